@@ -1,0 +1,99 @@
+"""The one protocol every detector follows.
+
+Images cross it as uint8 RGB arrays that already have the network's size; heat maps come back at that size.
+Mapping to and from source-image geometry is `lines.fit`'s work, files and shards are `work`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.results import Provenance
+
+Images = npt.NDArray[np.uint8]
+"""(B, H, W, 3) uint8 RGB."""
+
+
+class TrainImages(Protocol):
+    """OK images at the network's size, read on demand, so that memory does not grow with their number."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> Images:
+        """The images at `indices`, in that order: (B, H, W, 3) uint8 RGB, writable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scored:
+    """scores: (B,) float64, raw, higher is more anomalous. heatmaps: (B, H, W) float32, raw, or None."""
+
+    scores: npt.NDArray[np.float64]
+    heatmaps: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """seed: all randomness of training. device: torch name ("cpu", "cuda"). threads: CPU threads to use.
+    budget_s: iterative models stop in time to end within it; None: their own number of steps."""
+
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+    budget_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a fitted detector says of itself."""
+
+    name: str
+    backbone: str
+    provenance: Provenance
+    weights_note: str
+    parameters: int
+    memory_bank: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Detector(Protocol):
+    """One anomaly detector for one product line. Built by `registry.create`, restored by `registry.load`."""
+
+    def fit(self, images: TrainImages, context: FitContext) -> None:
+        """Train on OK images only."""
+        ...
+
+    def score(self, images: Images) -> Scored:
+        """Raw scores and heat maps of one batch. Deterministic; does not depend on the batch's other images."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything scoring needs (safetensors and JSON, no pickle) into an existing empty folder."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        ...
+
+    def card(self) -> Card: ...
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model before it is built. config: its settings, JSON types only; weights: name → sha256 of what it loads.
+
+    stride: the input's height and width must be multiples of it. min_side: and at least this many pixels.
+    """
+
+    name: str
+    summary: str
+    config: Mapping[str, Any]
+    weights: Mapping[str, str]
+    stride: int = 32
+    min_side: int = 64
