@@ -1,0 +1,101 @@
+"""A detector without torch, for tests: distance to the mean OK image, coarsely, and faults on demand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from raybench.errors import BadScores, IntegrityError, LineError, ModelError
+from raybench.models.base import Card, FitContext, Images, Scored, TrainImages
+from raybench.models.settings import FakeSettings
+
+_FILE = "fake.safetensors"
+_BATCH = 32
+_NOISE = 1.0  # grey levels added to every deviation: a pixel that never varied would score infinitely
+
+
+class Fake:
+    def __init__(self, settings: FakeSettings, height: int, width: int, context: FitContext) -> None:
+        self.settings = settings
+        self.height, self.width = height, width
+        self._mean = self._deviation = np.empty((0, 0, 3), np.float32)
+
+    def fit(self, images: TrainImages, context: FitContext) -> None:
+        """Mean and standard deviation of every cell. Raises LineError without images."""
+        if len(images) == 0:
+            raise LineError("fake needs at least one OK image")
+        self._misbehave("fit")
+        shape = (*self._grid(), 3)
+        total, squares = np.zeros(shape), np.zeros(shape)
+        for start in range(0, len(images), _BATCH):
+            for cell in self._shrink(images.batch(range(start, min(start + _BATCH, len(images))))):
+                total += cell
+                squares += np.square(cell, dtype=np.float64)
+        mean = total / len(images)
+        variance = np.maximum(squares / len(images) - mean**2, 0)
+        self._mean, self._deviation = mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+    def score(self, images: Images) -> Scored:
+        """Heat map: deviations from the mean, the largest channel. Score: the map's maximum."""
+        if self._mean.size == 0:
+            raise ModelError("fake is neither fitted nor restored")
+        self._misbehave("score")
+        away = np.abs(self._shrink(images) - self._mean) / (self._deviation + _NOISE)
+        cells = away.max(axis=3).astype(np.float32)
+        scores = cells.reshape(len(images), -1).max(axis=1).astype(np.float64)
+        if self.settings.nan_in_score:
+            raise BadScores(f"{len(images)} of {len(images)} scores are not finite")
+        size = (self.width, self.height)
+        maps = [cv2.resize(cell, size, interpolation=cv2.INTER_LINEAR) for cell in cells]
+        return Scored(scores, np.array(maps, np.float32).reshape(len(images), self.height, self.width))
+
+    def save(self, folder: Path) -> None:
+        save_file({"mean": self._mean, "deviation": self._deviation}, folder / _FILE)
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote. Raises IntegrityError."""
+        try:
+            state = load_file(folder / _FILE)
+            self._mean, self._deviation = state["mean"], state["deviation"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise IntegrityError(f"{folder / _FILE}: {error!r}") from error
+
+    def card(self) -> Card:
+        return Card("fake", "none", "none", "no weights", parameters=2 * self._mean.size)
+
+    def _grid(self) -> tuple[int, int]:
+        return min(self.settings.grid, self.height), min(self.settings.grid, self.width)
+
+    def _shrink(self, images: Images) -> npt.NDArray[np.float32]:
+        height, width = self._grid()
+        small = [
+            cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+            for image in images
+        ]
+        return np.array(small, np.float32).reshape(len(images), height, width, 3)
+
+    def _misbehave(self, phase: str) -> None:
+        chosen = self.settings
+        if chosen.sleep_s:
+            time.sleep(chosen.sleep_s)
+        if chosen.kill_in == phase and self._may_kill():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if chosen.fail_in == phase:
+            raise ModelError(f"fake was told to fail in {phase}")
+
+    def _may_kill(self) -> bool:
+        if not self.settings.kill_once_marker:
+            return True
+        try:
+            Path(self.settings.kill_once_marker).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True

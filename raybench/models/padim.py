@@ -1,0 +1,75 @@
+"""PaDiM (Defard et al. 2020, arXiv:2011.08785): one Gaussian per patch position, fitted as a stream.
+
+anomalib keeps every embedding; here mean and scatter are updated batch by batch (Chan, Golub and
+LeVeque 1979), so memory depends on the image size only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.models import backbone
+from raybench.models.anomalib_parts import PadimModel
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.settings import PadimSettings
+from raybench.models.tensors import TorchDetector, in_batches
+
+LAYERS = ["blocks.1", "blocks.2", "blocks.4"]
+_BATCH = 16
+_RIDGE = (
+    0.01 + 1e-5
+)  # anomalib's regularisation of the covariance: 0.01 (the paper's), then 1e-5 before inversion
+
+
+class Padim(TorchDetector[PadimSettings]):
+    def build(self) -> nn.Module:
+        model = PadimModel(backbone.TIMM_NAME, LAYERS, pre_trained=False, n_features=self.settings.n_features)
+        backbone.trim(model.feature_extractor)
+        return backbone.Normalised(model)
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        model: PadimModel = module.model.eval()
+        backbone.pretrain(model.feature_extractor)
+        stream = GaussianStream()
+        with torch.no_grad():
+            for batch in in_batches(images, _BATCH, self.device):
+                features = model.feature_extractor(backbone.normalise(batch))
+                stream.add(model.generate_embedding(features))
+        model.gaussian.mean, model.gaussian.inv_covariance = stream.finish(_RIDGE)
+
+    def card(self) -> Card:
+        return Card("padim", backbone.TIMM_NAME, "imagenet", backbone.NOTE, self.parameters())
+
+
+class GaussianStream:
+    """Mean and inverse covariance of every patch position, from batches of embeddings."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = torch.empty(0)
+        self._scatter = torch.empty(0)
+
+    def add(self, embedding: Tensor) -> None:
+        """embedding: (B, C, H, W) float."""
+        rows = embedding.flatten(2).permute(2, 0, 1)
+        added, mean = rows.shape[1], rows.mean(1, keepdim=True)
+        if self.count == 0:
+            self._mean = torch.zeros_like(mean)
+            self._scatter = rows.new_zeros(rows.shape[0], rows.shape[2], rows.shape[2])
+        shift, total = mean - self._mean, self.count + added
+        # The scatter between the batch's mean and the mean so far is one more row.
+        centred = torch.cat([rows - mean, shift * (self.count * added / total) ** 0.5], 1)
+        self._scatter.baddbmm_(centred.mT, centred)
+        self._mean += shift * (added / total)
+        self.count = total
+
+    def finish(self, ridge: float) -> tuple[Tensor, Tensor]:
+        """Mean (C, H*W) and inverse covariance (H*W, C, C), unbiased, `ridge` added to its diagonal."""
+        covariance = self._scatter.div_(self.count - 1)
+        covariance.diagonal(dim1=1, dim2=2).add_(ridge)
+        for part in covariance.split(256):
+            part.copy_(torch.linalg.inv(part))
+        return self._mean[:, 0].T.contiguous(), covariance

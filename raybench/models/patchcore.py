@@ -1,0 +1,118 @@
+"""PatchCore (Roth et al. 2021, arXiv:2106.08265): distance to a memory of OK patches.
+
+anomalib's model scores; its memory is filled here, from a bounded pool and by a faster k-center greedy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.models import backbone
+from raybench.models.anomalib_parts import PatchcoreModel
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.settings import PatchcoreSettings
+from raybench.models.tensors import TorchDetector, in_batches
+
+LAYERS = ["blocks.2", "blocks.4"]
+_BATCH = 8
+_CANDIDATES = 2048
+_CENTERS_AT_ONCE = 256  # bounds the distance matrix of an update to pool_rows x 256
+
+
+class Patchcore(TorchDetector[PatchcoreSettings]):
+    min_images = 1
+
+    def build(self) -> nn.Module:
+        model = PatchcoreModel(
+            LAYERS, backbone.TIMM_NAME, pre_trained=False, num_neighbors=self.settings.neighbours
+        )
+        backbone.trim(model.feature_extractor)
+        return backbone.Normalised(model)
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        model: PatchcoreModel = module.model
+        backbone.pretrain(model.feature_extractor)
+        draw = torch.Generator().manual_seed(context.seed)
+        with torch.no_grad():
+            pool = self._pool(model, images, draw)
+            wanted = max(1, min(round(len(pool) * self.settings.coreset_ratio), self.settings.bank_rows))
+            first = int(torch.randint(len(pool), (1,), generator=draw))
+            model.memory_bank = pool[k_center(pool, wanted, first)]
+        self.details = {"pool_rows": len(pool)}
+
+    def _pool(self, model: PatchcoreModel, images: TrainImages, draw: torch.Generator) -> Tensor:
+        """Patch features, an equal random share of every image, about `pool_rows` in all: (N, C) float32."""
+        share = max(1, self.settings.pool_rows // len(images))
+        rows = []
+        for batch in in_batches(images, _BATCH, self.device):
+            for patches in embed(model, backbone.normalise(batch)):
+                kept = torch.randperm(len(patches), generator=draw)[:share].sort().values
+                rows.append(patches[kept.to(self.device)])
+        return torch.cat(rows)
+
+    def card(self) -> Card:
+        bank = self.module.get_buffer("model.memory_bank")
+        return Card(
+            "patchcore",
+            backbone.TIMM_NAME,
+            "imagenet",
+            backbone.NOTE,
+            self.parameters(),
+            len(bank),
+            self.details,
+        )
+
+
+def embed(model: PatchcoreModel, images: Tensor) -> Tensor:
+    """anomalib's patch features of normalised images: (B, patches, C) float32."""
+    features = model.feature_extractor(images)
+    embedding = model.generate_embedding(
+        {name: model.feature_pooler(part) for name, part in features.items()}
+    )
+    return embedding.flatten(2).mT
+
+
+def k_center(rows: Tensor, count: int, first: int) -> Tensor:
+    """Indices of `count` rows, each the farthest from those before it (k-center greedy): (count,) int64.
+
+    Lazy but exact: the squared gap of a row to the chosen ones only shrinks, so a stale one is an upper bound.
+    Choices are made among the rows with the largest stale gaps while they beat the bound of all others; then
+    every gap is updated by one matrix product for all new choices, much faster than one by one.
+    """
+    norms = rows.square().sum(1)
+    chosen = torch.tensor([first], device=rows.device)
+    gaps = torch.full_like(norms, torch.inf)
+    fresh = chosen
+    while True:
+        _shrink(gaps, rows, norms, fresh)
+        if len(chosen) >= count:
+            return chosen
+        fresh = _farthest(rows, norms, gaps, count - len(chosen))
+        chosen = torch.cat([chosen, fresh])
+
+
+def _shrink(gaps: Tensor, rows: Tensor, norms: Tensor, fresh: Tensor) -> None:
+    for centers in fresh.split(_CENTERS_AT_ONCE):
+        distances = torch.addmm(norms[centers], rows, rows[centers].T, alpha=-2)
+        torch.minimum(gaps, distances.amin(1).add_(norms), out=gaps)
+    gaps[fresh] = -torch.inf
+
+
+def _farthest(rows: Tensor, norms: Tensor, gaps: Tensor, at_most: int) -> Tensor:
+    """The next choices, as many as the gaps known now can prove."""
+    stale, order = gaps.topk(min(_CANDIDATES + 1, len(gaps)))
+    bound = stale[-1] if len(order) > _CANDIDATES else -torch.inf
+    near, near_norms, local = rows[order], norms[order], stale.clone()
+    fresh: list[Tensor] = []
+    while len(fresh) < at_most:
+        best = local.argmax()
+        if fresh and local[best] < bound:
+            break
+        fresh.append(best)
+        distances = torch.addmv(near_norms + near_norms[best], near, near[best], alpha=-2)
+        torch.minimum(local, distances, out=local)
+        local[best] = -torch.inf
+    return order[torch.stack(fresh)]

@@ -1,0 +1,140 @@
+"""Detectors by name: resolve a name and settings to a spec, build it, save it, load it.
+
+Imports neither torch nor anomalib; a detector's module is imported when one is built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from raybench.errors import ExperimentError, InputError, IntegrityError, UnknownName, did_you_mean
+from raybench.models import settings, weights
+from raybench.models.base import Detector, FitContext, ModelSpec
+
+FORMAT_VERSION = 1
+DETECTOR_FILE = "detector.json"
+_LITE0 = {weights.BACKBONE: weights.BACKBONE_SHA256}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    summary: str
+    module: str
+    builder: str
+    settings: type[settings.Settings]
+    weights: Mapping[str, str] = field(default_factory=lambda: dict(_LITE0))
+    stride: int = 32
+    min_side: int = 64
+
+
+_ENTRIES: Mapping[str, _Entry] = {
+    "padim": _Entry(
+        "one Gaussian per patch position; quick to train, wants aligned parts",
+        "padim", "Padim", settings.PadimSettings,
+    ),
+    "patchcore": _Entry(
+        "nearest neighbour in a memory of OK patches; strong default",
+        "patchcore", "Patchcore", settings.PatchcoreSettings,
+    ),
+    "reverse_distillation": _Entry(
+        "a decoder learns to rebuild OK features; where it fails is the defect",
+        "reverse_distillation", "ReverseDistillation", settings.ReverseDistillationSettings,
+    ),
+    "efficient_ad": _Entry(
+        "small student, teacher and autoencoder; fast on a GPU, slow to train",
+        "efficient_ad", "EfficientAd", settings.EfficientAdSettings, min_side=256,
+    ),
+    "fake": _Entry(
+        "distance to the mean OK image; for tests, no torch",
+        "fake", "Fake", settings.FakeSettings, weights={}, stride=1, min_side=2,
+    ),
+}  # fmt: skip
+
+
+def names() -> tuple[str, ...]:
+    """All model names, sorted."""
+    return tuple(sorted(_ENTRIES))
+
+
+def resolve(name: str, config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a model with `config` over its defaults.
+
+    Raises UnknownName (no such model), ExperimentError (every unknown or unfit setting at once).
+    """
+    entry = _entry(name)
+    try:
+        checked = entry.settings.model_validate(dict(config))
+    except ValidationError as error:
+        raise ExperimentError(f"model {name!r}", _problems(error, entry.settings)) from None
+    return ModelSpec(
+        name=name,
+        summary=entry.summary,
+        config=checked.model_dump(),
+        weights=dict(entry.weights),
+        stride=entry.stride,
+        min_side=entry.min_side,
+    )
+
+
+def create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Detector:
+    """An untrained detector for images of `height` x `width` pixels. Raises InputError on an unfit size."""
+    for side in (height, width):
+        if side % spec.stride or side < spec.min_side:
+            raise InputError(
+                f"model {spec.name!r} takes sides of at least {spec.min_side} px that are multiples of "
+                f"{spec.stride} px, not {height}x{width}"
+            )
+    entry = _entry(spec.name)
+    builder = getattr(importlib.import_module(f"raybench.models.{entry.module}"), entry.builder)
+    return cast(Detector, builder(entry.settings(**spec.config), height, width, context))
+
+
+def save_detector(detector: Detector, spec: ModelSpec, height: int, width: int, folder: Path) -> None:
+    """Write a fitted detector into an existing empty folder; `detector.json` is written last."""
+    detector.save(folder)
+    about = {
+        "format": FORMAT_VERSION,
+        "spec": asdict(spec),
+        "height": height,
+        "width": width,
+        "card": asdict(detector.card()),
+    }
+    (folder / DETECTOR_FILE).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def load(folder: Path, device: str, threads: int) -> Detector:
+    """A detector that `save_detector` wrote, ready to score. Raises IntegrityError on any other content."""
+    try:
+        about = json.loads((folder / DETECTOR_FILE).read_text(encoding="utf-8"))
+        if about["format"] != FORMAT_VERSION:
+            raise IntegrityError(f"{folder}: detector format {about['format']}, expected {FORMAT_VERSION}")
+        spec = ModelSpec(**about["spec"])
+        detector = create(spec, about["height"], about["width"], FitContext(device=device, threads=threads))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{folder} is not a saved detector: {error!r}") from error
+    detector.restore(folder)
+    return detector
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _ENTRIES:
+        raise UnknownName("model", name, _ENTRIES)
+    return _ENTRIES[name]
+
+
+def _problems(error: ValidationError, model: type[settings.Settings]) -> list[str]:
+    return [_problem(fault["type"], str(fault["loc"][0]), fault["msg"], fault["input"], model)
+            for fault in error.errors()]  # fmt: skip
+
+
+def _problem(kind: str, key: str, message: str, value: object, model: type[settings.Settings]) -> str:
+    if kind == "extra_forbidden":
+        return f"unknown setting {key!r}; {did_you_mean(key, model.model_fields)}"
+    return f"{key}: {message[0].lower()}{message[1:]}, not {value!r}"

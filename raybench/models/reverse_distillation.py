@@ -1,0 +1,139 @@
+"""Reverse distillation (Deng and Li 2022, arXiv:2201.10703) over any feature pyramid.
+
+anomalib has decoders for resnets only; this one mirrors whatever channels the teacher has. Loss and map are
+anomalib's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.models import backbone
+from raybench.models.anomalib_parts import (
+    AnomalyMapGenerationMode,
+    AnomalyMapGenerator,
+    InferenceBatch,
+    ReverseDistillationLoss,
+)
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.settings import ReverseDistillationSettings
+from raybench.models.tensors import Clock, Draws, TorchDetector, to_tensor
+
+LAYERS = ["blocks.1", "blocks.2", "blocks.4"]
+_BETAS = (0.5, 0.999)  # the paper's
+
+
+class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
+    def build(self) -> nn.Module:
+        return Distiller((self.height, self.width), self.settings.width)
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        model: Distiller = module.train()
+        backbone.pretrain(model.teacher)
+        chosen, draws, clock = self.settings, Draws(len(images), context.seed), Clock(context.budget_s)
+        weights = [*model.bottleneck.parameters(), *model.decoder.parameters()]
+        optimiser = torch.optim.Adam(weights, lr=chosen.lr, betas=_BETAS)
+        loss_of, losses = ReverseDistillationLoss(), []
+        for _ in clock.steps(chosen.steps, share=0.95):
+            batch = to_tensor(images.batch(draws.take(chosen.batch)), self.device)
+            loss = loss_of(*model.features(batch))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+        self.details = {
+            "decoder": f"generic decoder over {backbone.TIMM_NAME}",
+            "steps": len(losses),
+            "stopped_by_budget": clock.stopped_early,
+            "loss_first": losses[0] if losses else None,
+            "loss_last": sum(losses[-10:]) / len(losses[-10:]) if losses else None,
+        }
+
+    def card(self) -> Card:
+        note = f"{backbone.NOTE}; generic decoder over {backbone.TIMM_NAME}"
+        name = "reverse_distillation"
+        return Card(name, backbone.TIMM_NAME, "imagenet", note, self.parameters(), details=self.details)
+
+
+class Distiller(nn.Module):
+    """A frozen teacher pyramid, a one-class bottleneck over it and a decoder that rebuilds it."""
+
+    def __init__(self, size: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.teacher = backbone.extractor(LAYERS).requires_grad_(False)
+        channels = [backbone.CHANNELS[layer] for layer in LAYERS]
+        self.bottleneck = Bottleneck(channels, width)
+        self.decoder = Decoder(width, channels)
+        self.to_map = AnomalyMapGenerator(size, mode=AnomalyMapGenerationMode.ADD)
+
+    def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The teacher's features and the decoder's, fine to coarse, of (B, 3, H, W) in [0, 1]."""
+        theirs = list(self.teacher(backbone.normalise(images)).values())
+        return theirs, self.decoder(self.bottleneck(theirs))
+
+    def forward(self, images: Tensor) -> InferenceBatch:
+        anomaly_map = self.to_map(*self.features(images))
+        return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch norm, ReLU."""
+    layer = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class Bottleneck(nn.Module):
+    """Brings every level to the coarsest one's size, joins them and halves the size once more."""
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    convolution(size if step == 0 else width, width, 2)
+                    for step in range(len(channels) - 1 - level)
+                )
+            )
+            for level, size in enumerate(channels)
+        )
+        joined = channels[-1] + width * (len(channels) - 1)
+        self.join = nn.Sequential(
+            nn.Conv2d(joined, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.halve = convolution(width, width, 2)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        levels = [down(part) for down, part in zip(self.down, features, strict=True)]
+        return self.halve(self.join(torch.cat(levels, 1)))  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """Doubles the size level by level, coarse to fine; linear heads rebuild the teacher's features."""
+
+    def __init__(self, width: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        widths = [width, *(max(32, min(width, size)) for size in reversed(channels))]
+        self.up = nn.ModuleList(
+            nn.Sequential(
+                nn.ConvTranspose2d(inputs, outputs, 4, 2, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+                convolution(outputs, outputs),
+            )
+            for inputs, outputs in itertools.pairwise(widths)
+        )
+        self.heads = nn.ModuleList(
+            nn.Conv2d(size, wanted, 1) for size, wanted in zip(widths[1:], reversed(channels), strict=True)
+        )
+
+    def forward(self, code: Tensor) -> list[Tensor]:
+        rebuilt = []
+        for up, head in zip(self.up, self.heads, strict=True):
+            code = up(code)
+            rebuilt.append(head(code))
+        return rebuilt[::-1]

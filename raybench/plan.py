@@ -1,0 +1,111 @@
+"""From an experiment to its units: everything that can be known to be wrong is said before a GPU second is spent."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raybench.errors import ExperimentError, InputError, did_you_mean
+from raybench.experiment import Experiment, ModelChoice
+from raybench.lines.fit import plan_fit
+from raybench.lines.manifest import Manifest, read_manifest
+from raybench.models import registry
+from raybench.models.base import ModelSpec
+from raybench.results import Input
+from raybench.store import Store, open_store
+from raybench.units import Unit
+
+MIN_TRAIN_OK = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """manifests: by line. units: longest-known order is the scheduler's business; here line, model, seed."""
+
+    experiment: Experiment
+    store: Store
+    manifests: Mapping[str, Manifest]
+    units: tuple[Unit, ...]
+
+
+def open_experiment_store(experiment: Experiment) -> Store:
+    return open_store(experiment.store, **experiment.storage.model_dump())
+
+
+def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
+    """The plan of `experiment`. Reads the store and writes nothing there.
+
+    Raises ExperimentError with every fault of models and lines, or the store's own errors.
+    """
+    store = open_experiment_store(experiment)
+    problems: list[str] = []
+    specs = [(choice, spec) for choice in experiment.models if (spec := _spec(choice, problems))]
+    manifests = _manifests(experiment, store.sub("lines"), problems)
+    if problems:
+        raise ExperimentError(where, problems)
+    units = tuple(
+        _unit(experiment, manifest, choice, spec, seed)
+        for manifest in manifests.values()
+        for choice, spec in specs
+        for seed in experiment.seeds
+    )
+    return Plan(experiment, store, manifests, units)
+
+
+def _spec(choice: ModelChoice, problems: list[str]) -> ModelSpec | None:
+    try:
+        return registry.resolve(choice.name, choice.config)
+    except ExperimentError as error:
+        problems.extend(f"models: {choice.shown}: {text}" for text in error.problems)
+    except InputError as error:
+        problems.append(f"models: {error}")
+    return None
+
+
+def _manifests(experiment: Experiment, lines: Store, problems: list[str]) -> dict[str, Manifest]:
+    packed = packed_lines(lines)
+    found: dict[str, Manifest] = {}
+    for pattern in experiment.lines:
+        names = fnmatch.filter(packed, pattern)
+        if not names:
+            hint = f"; {did_you_mean(pattern, packed)}" if packed else ""
+            problems.append(
+                f"lines: {pattern!r} is not packed in {lines.uri()}{hint}; "
+                f"pack it with: raybench pack FOLDER --line {pattern} --to {experiment.store}"
+            )
+        for name in names:
+            manifest = found[name] = read_manifest(lines, name)
+            if (ok := manifest.counts.get("train/ok", 0)) < MIN_TRAIN_OK:
+                problems.append(
+                    f"lines: {name} has {ok} OK images to train on and needs at least {MIN_TRAIN_OK}; add OK images "
+                    "to its train split and pack it again"
+                )
+    return found
+
+
+def packed_lines(lines: Store) -> list[str]:
+    """Names of the lines whose manifest stands in `lines`, sorted."""
+    suffix = "/manifest.json"
+    return [item.key.removesuffix(suffix) for item in lines.list() if item.key.endswith(suffix)]
+
+
+def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec: ModelSpec, seed: int) -> Unit:
+    choice_of_input = experiment.input
+    height, width = manifest.median_height, manifest.median_width
+    fit = plan_fit(
+        choice_of_input.fit, height, width, choice_of_input.pixels, stride=spec.stride, min_side=spec.min_side
+    )
+    config: dict[str, Any] = dict(spec.config)
+    return Unit(
+        line=manifest.line,
+        line_digest=manifest.digest,
+        model=choice.shown,
+        detector=spec.name,
+        config=config,
+        weights=dict(spec.weights),
+        input=Input(fit.mode, fit.height, fit.width, height, width),
+        seed=seed,
+        protocol=experiment.protocol,
+    )

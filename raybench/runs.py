@@ -1,0 +1,156 @@
+"""A run in the store: which object means what, and how a commit is made.
+
+    runs/<name>/experiment.yaml                     the latest experiment, beside experiment-<digest>.yaml of each
+    runs/<name>/units/<unit_id>/<blob>-<sha256>     content-addressed bytes: model files, score shards, sketches
+    runs/<name>/units/<unit_id>/train.json          ┐ commits: written last, put-if-absent, naming their blobs
+    runs/<name>/units/<unit_id>/score-<shard>.json  │ with size and SHA-256. A blob without a commit does not exist.
+    runs/<name>/units/<unit_id>/measure.json        │
+    runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
+    runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
+    runs/<name>/report/                             board, flags, index.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from raybench.errors import IntegrityError, ObjectMissing
+from raybench.results import Failure, Provenance, Size, Speed, Threshold
+from raybench.store import Store
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Bytes in the store that a commit vouches for. size: bytes. sha256: hex."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class TrainRecord:
+    """A trained detector. model: its files by name. heat_low, heat_high: heat-map values of held-back OK images
+    (median, highest), the anchor of the colour scale. train_s: wall time of `fit`."""
+
+    unit_id: str
+    model: Mapping[str, Blob]
+    threshold: Threshold
+    provenance: Provenance
+    backbone: str
+    weights_note: str
+    parameters: int
+    memory_bank: int
+    heat_low: float | None
+    heat_high: float | None
+    train_ok: int
+    held_out_ok: int
+    train_s: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScoreRecord:
+    """One shard scored. shard: the scores shard. images: image scores and labels. pixels: the mergeable sketch of
+    the pixel metrics, None where the shard has nothing to measure them on."""
+
+    unit_id: str
+    image_shard: str
+    rows: int
+    masks: int
+    shard: Blob
+    images: Blob
+    pixels: Blob | None
+
+
+@dataclass(frozen=True)
+class MeasureRecord:
+    unit_id: str
+    speed: Speed
+    size: Size
+
+
+class Run:
+    """One run's objects. Picklable; holds no state besides the store and the run's name."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store = store
+        self.name = name
+        self.root = f"runs/{name}"
+
+    def __reduce__(self) -> tuple[type[Run], tuple[Store, str]]:
+        return Run, (self.store, self.name)
+
+    def key(self, unit_id: str, name: str) -> str:
+        return f"{self.root}/units/{unit_id}/{name}"
+
+    def put_blob(self, unit_id: str, name: str, data: bytes) -> Blob:
+        """Store `data` under its digest, so that two writers of different bytes never overwrite each other."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        blob = Blob(self.key(unit_id, f"{name}-{sha256[:16]}"), len(data), sha256)
+        self.store.put(blob.key, data)
+        return blob
+
+    def get_blob(self, blob: Blob) -> bytes:
+        """The bytes `blob` vouches for. Raises IntegrityError when they are not the ones that were committed."""
+        data = self.store.get(blob.key)
+        if len(data) != blob.size or hashlib.sha256(data).hexdigest() != blob.sha256:
+            raise IntegrityError(f"{self.store.uri(blob.key)} is damaged: its bytes are not the committed ones")
+        return data
+
+    def commit(self, unit_id: str, name: str, record: R) -> R:
+        """Publish `record` unless one stands already; returns the one that stands."""
+        key = self.key(unit_id, f"{name}.json")
+        if self.store.put_if_absent(key, encode(record)):
+            return record
+        return decode(type(record), self.store.get(key), key)
+
+    def read(self, unit_id: str, name: str, kind: type[R]) -> R | None:
+        """The committed record, or None."""
+        key = self.key(unit_id, f"{name}.json")
+        try:
+            return decode(kind, self.store.get(key), key)
+        except ObjectMissing:
+            return None
+
+    def commits(self) -> dict[str, set[str]]:
+        """unit_id → names of its commits and of its failure, from one listing."""
+        found: dict[str, set[str]] = {}
+        prefix = f"{self.root}/units/"
+        for item in self.store.list(prefix):
+            unit_id, _, name = item.key.removeprefix(prefix).partition("/")
+            if name.endswith(".json"):
+                found.setdefault(unit_id, set()).add(name.removesuffix(".json"))
+        return found
+
+    def record_failure(self, unit_id: str, failure: Failure) -> None:
+        self.store.put(self.key(unit_id, "failure.json"), encode(failure))
+
+    def put_report(self, name: str, data: bytes) -> None:
+        self.store.put(f"{self.root}/report/{name}", data)
+
+    def freeze(self, text: str, digest: str) -> None:
+        """Keep the experiment as it runs now, beside every earlier form of it."""
+        data = text.encode()
+        self.store.put_if_absent(f"{self.root}/experiment-{digest[:12]}.yaml", data)
+        self.store.put(f"{self.root}/experiment.yaml", data)
+
+
+def encode(record: Any) -> bytes:
+    """JSON of a dataclass, UTF-8, one trailing newline."""
+    return TypeAdapter(type(record)).dump_json(record, indent=1) + b"\n"
+
+
+def decode(kind: type[R], data: bytes, where: str) -> R:
+    """The dataclass in `data`. Raises IntegrityError naming `where`."""
+    try:
+        return TypeAdapter(kind).validate_json(data)
+    except ValidationError as error:
+        raise IntegrityError(f"{where} is not a {kind.__name__}: {error}") from error
