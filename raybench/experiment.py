@@ -47,11 +47,11 @@ class ModelChoice(_Section):
 
 
 class Resources(_Section):
-    """What one unit takes. cpus: cores per task. gpus: share of a GPU per train or score task (0: CPU only).
-    memory of a task is not reserved. in_flight: tasks submitted ahead per slot. retries: after a lost worker."""
+    """What one task takes. cpus: cores. gpus: share of a GPU of a train or score task (0: CPU only; none: a whole GPU
+    where the cluster has any). in_flight: tasks submitted ahead per slot. retries: after a lost worker."""
 
     cpus: int = Field(default=1, ge=1, le=256)
-    gpus: float = Field(default=0.0, ge=0.0, le=1.0)
+    gpus: float | None = Field(default=None, ge=0.0, le=1.0)
     in_flight: int = Field(default=2, ge=1, le=16)
     retries: int = Field(default=2, ge=0, le=100)
 
@@ -130,7 +130,11 @@ def parse_experiment(text: str, where: str = "experiment") -> Experiment:
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        raise ExperimentError(where, [_sentence(fault, tree) for fault in error.errors()]) from error
+        faults = error.errors()
+        inside = {fault["loc"][:-1] for fault in faults}
+        # A list whose members are all bad is also reported as empty.
+        told = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in inside]
+        raise ExperimentError(where, [_sentence(fault, tree) for fault in told]) from error
 
 
 def _sentence(fault: Any, tree: yaml.Node | None) -> str:

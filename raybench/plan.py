@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raybench.errors import ExperimentError, InputError, did_you_mean
-from raybench.experiment import Experiment, ModelChoice
+from raybench.experiment import Experiment, ModelChoice, parse_experiment, read_experiment
 from raybench.lines.fit import plan_fit
 from raybench.lines.manifest import Manifest, read_manifest
 from raybench.models import registry
@@ -32,6 +33,18 @@ class Plan:
 
 def open_experiment_store(experiment: Experiment) -> Store:
     return open_store(experiment.store, **experiment.storage.model_dump())
+
+
+def experiment_of(name: str) -> Experiment:
+    """The experiment of a run, given its file or the run's URI `<store>/runs/<run>`.
+
+    Raises ExperimentError, InputError, or the store's own errors.
+    """
+    root, runs, run = name.rstrip("/").rpartition("/runs/")
+    if Path(name).is_file() or not runs:
+        return read_experiment(Path(name))
+    text = open_store(root).get(f"runs/{run}/experiment.yaml").decode()
+    return parse_experiment(text, f"{name}/experiment.yaml")
 
 
 def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:

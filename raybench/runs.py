@@ -1,13 +1,14 @@
 """A run in the store: which object means what, and how a commit is made.
 
-    runs/<name>/experiment.yaml                     the latest experiment, beside experiment-<digest>.yaml of each
-    runs/<name>/units/<unit_id>/<blob>-<sha256>     content-addressed bytes: model files, score shards, sketches
-    runs/<name>/units/<unit_id>/train.json          ┐ commits: written last, put-if-absent, naming their blobs
-    runs/<name>/units/<unit_id>/score-<shard>.json  │ with size and SHA-256. A blob without a commit does not exist.
-    runs/<name>/units/<unit_id>/measure.json        │
-    runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
-    runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
-    runs/<name>/report/                             board, flags, index.html
+runs/<name>/experiment.yaml                     the latest experiment, beside experiment-<digest>.yaml of each
+runs/<name>/units/<unit_id>/<blob>-<sha256>     content-addressed bytes: model files, score shards, sketches
+runs/<name>/units/<unit_id>/train.json          ┐ commits: written last, put-if-absent, naming their blobs
+runs/<name>/units/<unit_id>/score-<shard>.json  │ with size and SHA-256. A blob without a commit does not exist.
+runs/<name>/units/<unit_id>/quality.json        │ all shards merged
+runs/<name>/units/<unit_id>/measure.json        │
+runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
+runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
+runs/<name>/report/                             board, flags, index.html
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.errors import IntegrityError, ObjectMissing
-from raybench.results import Failure, Provenance, Size, Speed, Threshold
+from raybench.results import Failure, Provenance, Quality, Size, Speed, Threshold
 from raybench.store import Store
 
 R = TypeVar("R")
@@ -53,13 +55,14 @@ class TrainRecord:
     train_ok: int
     held_out_ok: int
     train_s: float
+    device: str
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ScoreRecord:
     """One shard scored. shard: the scores shard. images: image scores and labels. pixels: the mergeable sketch of
-    the pixel metrics, None where the shard has nothing to measure them on."""
+    the pixel metrics. masks: images among `rows` that have one."""
 
     unit_id: str
     image_shard: str
@@ -67,7 +70,7 @@ class ScoreRecord:
     masks: int
     shard: Blob
     images: Blob
-    pixels: Blob | None
+    pixels: Blob
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,22 @@ class MeasureRecord:
     unit_id: str
     speed: Speed
     size: Size
+
+
+@dataclass(frozen=True)
+class QualityRecord:
+    """All shards of a unit merged. images: all its image scores. scored: their number. masks: those with one."""
+
+    unit_id: str
+    quality: Quality
+    images: Blob
+    scored: int
+    masks: int
+
+
+def score_name(image_shard: str) -> str:
+    """The commit's name of a scored shard: `score-test-00000` for `<line>/test-00000.parquet`."""
+    return f"score-{PurePosixPath(image_shard).stem}"
 
 
 class Run:

@@ -42,7 +42,14 @@ T = TypeVar("T")
 GET_ATTEMPTS = 6
 FIRST_PAUSE_S = 0.2
 
-_DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_DENIED = {
+    "403",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+}
 _EXISTS = {"412", "PreconditionFailed"}
 _UNREACHABLE = (
     boto_errors.EndpointConnectionError,
@@ -209,7 +216,7 @@ class _S3:
             region_name=session.region_name or "us-east-1",
             verify=config.ca_bundle or None,
             config=Config(
-                retries={"mode": "standard", "max_attempts": 5},
+                retries={"mode": "standard", "max_attempts": 4},
                 connect_timeout=5,
                 read_timeout=60,
                 max_pool_connections=32,

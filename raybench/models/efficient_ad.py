@@ -113,12 +113,20 @@ class _Training:
         if AUG >= 2:
             coarse = torch.rand((n, 3, 5, 5), generator=self.random).to(self.device)
             texture = F.interpolate(coarse, size=out.shape[-2:], mode="bicubic")
-            mask = (F.interpolate(torch.rand((n, 1, 6, 6), generator=self.random).to(self.device), size=out.shape[-2:], mode="bilinear") > 0.6).float()
+            mask = (
+                F.interpolate(
+                    torch.rand((n, 1, 6, 6), generator=self.random).to(self.device),
+                    size=out.shape[-2:],
+                    mode="bilinear",
+                )
+                > 0.6
+            ).float()
             out = out * (1 - mask) + mask * (0.5 * texture + 0.5 * out.flip(0))
         return out.clamp(0, 1)
 
     def mark(self, name):
         import time
+
         self.marks.append((name, time.monotonic()))
         if len(self.marks) > 1:
             self.details["t_" + name] = round(self.marks[-1][1] - self.marks[-2][1], 1)

@@ -77,8 +77,7 @@ class Fake:
     def _shrink(self, images: Images) -> npt.NDArray[np.float32]:
         height, width = self._grid()
         small = [
-            cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
-            for image in images
+            cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) for image in images
         ]
         return np.array(small, np.float32).reshape(len(images), height, width, 3)
 

@@ -19,9 +19,7 @@ from raybench.models.tensors import TorchDetector, in_batches
 
 LAYERS = ["blocks.1", "blocks.2", "blocks.4"]
 _BATCH = 16
-_RIDGE = (
-    0.01 + 1e-5
-)  # anomalib's regularisation of the covariance: 0.01 (the paper's), then 1e-5 before inversion
+_RIDGE = 0.01 + 1e-5  # anomalib's regularisation of the covariance: 0.01 (the paper's), then 1e-5 before inversion
 
 
 class Padim(TorchDetector[PadimSettings]):

@@ -26,9 +26,7 @@ class Patchcore(TorchDetector[PatchcoreSettings]):
     min_images = 1
 
     def build(self) -> nn.Module:
-        model = PatchcoreModel(
-            LAYERS, backbone.TIMM_NAME, pre_trained=False, num_neighbors=self.settings.neighbours
-        )
+        model = PatchcoreModel(LAYERS, backbone.TIMM_NAME, pre_trained=False, num_neighbors=self.settings.neighbours)
         backbone.trim(model.feature_extractor)
         return backbone.Normalised(model)
 
@@ -69,9 +67,7 @@ class Patchcore(TorchDetector[PatchcoreSettings]):
 def embed(model: PatchcoreModel, images: Tensor) -> Tensor:
     """anomalib's patch features of normalised images: (B, patches, C) float32."""
     features = model.feature_extractor(images)
-    embedding = model.generate_embedding(
-        {name: model.feature_pooler(part) for name, part in features.items()}
-    )
+    embedding = model.generate_embedding({name: model.feature_pooler(part) for name, part in features.items()})
     return embedding.flatten(2).mT
 
 

@@ -94,17 +94,12 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.down = nn.ModuleList(
             nn.Sequential(
-                *(
-                    convolution(size if step == 0 else width, width, 2)
-                    for step in range(len(channels) - 1 - level)
-                )
+                *(convolution(size if step == 0 else width, width, 2) for step in range(len(channels) - 1 - level))
             )
             for level, size in enumerate(channels)
         )
         joined = channels[-1] + width * (len(channels) - 1)
-        self.join = nn.Sequential(
-            nn.Conv2d(joined, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
+        self.join = nn.Sequential(nn.Conv2d(joined, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         self.halve = convolution(width, width, 2)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

@@ -63,9 +63,7 @@ class TorchDetector(Generic[SettingsT]):
     def fit(self, images: TrainImages, context: FitContext) -> None:
         """Train on OK images. Raises LineError when there are too few of them."""
         if len(images) < self.min_images:
-            raise LineError(
-                f"{type(self).__name__} needs at least {self.min_images} OK images, got {len(images)}"
-            )
+            raise LineError(f"{type(self).__name__} needs at least {self.min_images} OK images, got {len(images)}")
         self.context, self.device = context, torch.device(context.device)
         torch.set_num_threads(context.threads)
         with torch.random.fork_rng():
@@ -77,9 +75,7 @@ class TorchDetector(Generic[SettingsT]):
     def score(self, images: Images) -> Scored:
         """Raw scores and heat maps. Raises ModelError on another size, BadScores on NaN or infinity."""
         if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, 3):
-            raise ModelError(
-                f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}"
-            )
+            raise ModelError(f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}")
         torch.set_num_threads(self.context.threads)
         step = max(1, _CHUNK_PX // (self.height * self.width))
         scores = np.empty(len(images), np.float64)
@@ -93,9 +89,7 @@ class TorchDetector(Generic[SettingsT]):
         return finite(Scored(scores, maps))
 
     def save(self, folder: Path) -> None:
-        state = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()
-        }
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
         save_file(state, folder / TENSORS_FILE, metadata={"details": json.dumps(self.details)})
 
     def restore(self, folder: Path) -> None:
@@ -124,9 +118,7 @@ def to_tensor(images: Images, device: torch.device) -> Tensor:
 def finite(scored: Scored) -> Scored:
     """`scored` unchanged. Raises BadScores when a score or a heat map is not finite."""
     if not np.isfinite(scored.scores).all():
-        raise BadScores(
-            f"{int((~np.isfinite(scored.scores)).sum())} of {len(scored.scores)} scores are not finite"
-        )
+        raise BadScores(f"{int((~np.isfinite(scored.scores)).sum())} of {len(scored.scores)} scores are not finite")
     if scored.heatmaps is not None and not np.isfinite(scored.heatmaps).all():
         raise BadScores("a heat map holds values that are not finite")
     return scored

@@ -1,0 +1,245 @@
+"""The command line: parse, call, print; nothing else.
+
+Exit codes: 0 done; 1 done, but some units failed; 2 the input or the store cannot be used as it is.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from raybench import demo as demo_lines
+from raybench.embedded import embedded_server
+from raybench.errors import RaybenchError
+from raybench.experiment import read_experiment
+from raybench.lines import pack as packing
+from raybench.lines.manifest import Manifest
+from raybench.models import registry
+from raybench.plan import Plan, experiment_of, make_plan
+from raybench.reports.publish import download, publish_again
+from raybench.reports.tables import console_board
+from raybench.runs import Run
+from raybench.store import Store, open_store
+
+OK, UNITS_FAILED, BAD_INPUT = 0, 1, 2
+SHOWN_REJECTS = 20
+
+app = typer.Typer(
+    name="raybench",
+    help="Which anomaly detector should each product line run, how sure are we, and which images to annotate next?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+StoreUri = Annotated[str, typer.Option("--to", help="The store: s3://bucket/prefix, file:///folder or a path.")]
+RunName = Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Local folder for a copy of the report.")]
+
+
+def main() -> None:
+    """Run the command line; errors that the user can mend are one message and exit code 2."""
+    try:
+        app()
+    except RaybenchError as error:
+        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(BAD_INPUT)
+
+
+@app.command()
+def pack(
+    source: Annotated[str, typer.Argument(help="Image folder: local, s3://, or any fsspec URI.")],
+    line: Annotated[str, typer.Option("--line", help="Name of the product line.")],
+    to: StoreUri,
+    layout: Annotated[str, typer.Option(help="mvtec, folder, csv; auto looks for itself.")] = "auto",
+) -> None:
+    """Pack a folder of images into Parquet shards."""
+    target = open_store(to)
+    manifest = _pack(open_store(source), target, line, layout)
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(manifest.counts.items()))
+    size_mb = sum(shard.size for shard in manifest.shards) / 1e6
+    out.print(f"{line}: {counts}; {len(manifest.shards)} shards, {size_mb:.1f} MB", highlight=False)
+    out.print(target.sub("lines").uri(f"{line}/manifest.json"), soft_wrap=True, highlight=False)
+    _print_rejects(manifest)
+
+
+@app.command()
+def check(experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")]) -> None:
+    """Validate an experiment and print its plan; touch nothing."""
+    plan = make_plan(read_experiment(experiment), str(experiment))
+    out.print(_plan_table(plan))
+    out.print(f"{len(plan.units)} units; digest {plan.experiment.digest[:12]}", highlight=False)
+
+
+@app.command()
+def models() -> None:
+    """List the models and their settings."""
+    table = Table("model", "what it does", "input sides", "settings (defaults)", box=None, header_style="bold")
+    for name in registry.names():
+        spec = registry.resolve(name, {})
+        settings = ", ".join(f"{key}={value}" for key, value in spec.config.items())
+        table.add_row(name, spec.summary, f"≥ {spec.min_side}, ×{spec.stride} px", settings)
+    out.print(table)
+
+
+@app.command()
+def run(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")],
+    out_folder: OutFolder = Path("out"),
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, else this machine.")] = None,
+) -> None:
+    """Train, score and measure every unit that is not done yet, then compare. Run it again to resume."""
+    sys.exit(_run(make_plan(read_experiment(experiment), str(experiment)), out_folder, address))
+
+
+@app.command()
+def status(name: RunName) -> None:
+    """What is done, under way, failed and waiting."""
+    plan = make_plan(experiment_of(name), name)
+    commits = Run(plan.store, plan.experiment.name).commits()
+    table = Table("line", "model", "seed", "state", "unit", box=None, header_style="bold")
+    for unit in plan.units:
+        shards = len(plan.manifests[unit.line].scored_shards)
+        state = _state(commits.get(unit.unit_id, set()), shards)
+        table.add_row(unit.line, unit.model, str(unit.seed), state, unit.unit_id)
+    done = sum("result" in commits.get(unit.unit_id, set()) for unit in plan.units)
+    out.print(table)
+    out.print(f"{done} of {len(plan.units)} units done", highlight=False)
+
+
+@app.command()
+def report(name: RunName, out_folder: OutFolder = Path("out")) -> None:
+    """Build the comparison of everything done so far, and show it."""
+    plan = make_plan(experiment_of(name), name)
+    board = publish_again(plan)
+    out.print(console_board(board))
+    _print_copy(plan, out_folder)
+
+
+@app.command()
+def store(
+    folder: Annotated[Path, typer.Argument(help="Where the data lives.")] = Path("out/store"),
+    bucket: Annotated[str, typer.Option(help="Bucket to create.")] = "raybench",
+) -> None:
+    """Run an S3 server on this machine, on loopback, until stopped."""
+    with embedded_server(folder) as server:
+        open_store(f"s3://{bucket}").create()
+        out.print(f"S3 server at {server.endpoint_url}, bucket {bucket!r}, data in {server.folder}", highlight=False)
+        out.print("In another shell:", highlight=False)
+        out.print(
+            f"  export AWS_SHARED_CREDENTIALS_FILE={server.write_credentials()}",
+            soft_wrap=True,
+            highlight=False,
+        )
+        out.print(f"  export AWS_ENDPOINT_URL={server.endpoint_url} AWS_DEFAULT_REGION=us-east-1", highlight=False)
+        out.print(f"  raybench pack FOLDER --line NAME --to s3://{bucket}/bench", highlight=False)
+        _wait_for_stop()
+
+
+@app.command()
+def demo(out_folder: OutFolder = Path("out")) -> None:
+    """Compare all models on real solar cells and one generated line, on an embedded S3 server."""
+    folder = out_folder / "demo"
+    with embedded_server(folder / "server"):
+        bucket = open_store("s3://raybench-demo")
+        bucket.create()
+        for line, images in demo_lines.write_lines(folder / "images").items():
+            _print_rejects(_pack(open_store(str(images)), bucket, line, "auto"))
+        plan = make_plan(demo_lines.experiment(bucket.uri()))
+        code = _run(plan, out_folder, None)
+    sys.exit(code)
+
+
+def _pack(source: Store, target: Store, line: str, layout: str) -> Manifest:
+    columns = (
+        TextColumn("pack {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
+        bar = bars.add_task(line, total=None, speed="")
+
+        def show(now: packing.Progress) -> None:
+            mb_s = now.bytes_done / 1e6 / max(bars.tasks[0].elapsed or 0.0, 1e-3)
+            bars.update(bar, completed=now.done, total=now.total, speed=f"{mb_s:.0f} MB/s")
+
+        options = packing.PackOptions(layout=layout)
+        return packing.pack(source, target.sub("lines"), line, options, show)
+
+
+def _print_rejects(manifest: Manifest) -> None:
+    for reject in manifest.rejects[:SHOWN_REJECTS]:
+        out.print(f"rejected {reject.path}: {reject.reason}: {reject.detail}", style="yellow", markup=False)
+    if len(manifest.rejects) > SHOWN_REJECTS:
+        out.print(
+            f"and {len(manifest.rejects) - SHOWN_REJECTS} more; the manifest lists all of them",
+            style="yellow",
+        )
+
+
+def _run(plan: Plan, out_folder: Path, address: str | None) -> int:
+    from raybench.schedule.cluster import connected
+    from raybench.schedule.progress import shown
+    from raybench.schedule.runner import run_plan
+
+    with connected(address), shown(err) as watch:
+        summary = run_plan(plan, watch)
+    out.print(console_board(summary.board))
+    for unit_id, failure in summary.failed.items():
+        out.print(
+            f"failed {unit_id} in {failure.phase}, attempt {failure.attempt}: {failure.error_type}: {failure.message}",
+            style="red",
+            markup=False,
+        )
+    done_now = summary.units - summary.reused - len(summary.failed)
+    out.print(
+        f"{summary.units} units: {done_now} done now, {summary.reused} done before, {len(summary.failed)} failed",
+        highlight=False,
+    )
+    _print_copy(plan, out_folder)
+    return UNITS_FAILED if summary.failed else OK
+
+
+def _print_copy(plan: Plan, out_folder: Path) -> None:
+    folder = download(Run(plan.store, plan.experiment.name), out_folder / plan.experiment.name / "report")
+    out.print(f"report: {folder / 'index.html'}", soft_wrap=True, highlight=False)
+
+
+def _plan_table(plan: Plan) -> Table:
+    table = Table("line", "model", "seed", "input", "train OK", "scored", box=None, header_style="bold")
+    for unit in plan.units:
+        manifest = plan.manifests[unit.line]
+        scored = sum(shard.rows for shard in manifest.scored_shards)
+        size = f"{unit.input.height}×{unit.input.width} {unit.input.mode}"
+        ok = str(manifest.counts.get("train/ok", 0))
+        table.add_row(unit.line, unit.model, str(unit.seed), size, ok, str(scored))
+    return table
+
+
+def _state(names: set[str], shards: int) -> str:
+    if "result" in names:
+        return "done"
+    scored = sum(name.startswith("score-") for name in names)
+    if "failure" in names:
+        return "failed; the same command tries it again"
+    if "train" in names:
+        return f"trained, {scored} of {shards} shards scored"
+    return "waiting"
+
+
+def _wait_for_stop() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()

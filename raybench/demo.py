@@ -1,0 +1,146 @@
+"""Images for the demo: real solar cells as two product lines, and a generated strip that is not square, with masks.
+
+The cells are the ELPV dataset (Buerhop-Lutz et al. 2018, CC BY-NC-SA 4.0), installed as the package `elpv-dataset` and
+not redistributed here. A cell's label is the share of experts who saw a defect: 0 is OK, 1 is NG, and what they could
+not agree on becomes the line's unlabelled images.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from raybench.errors import InputError
+from raybench.experiment import Experiment, InputChoice, ModelChoice
+
+MODELS = ("padim", "patchcore", "reverse_distillation", "efficient_ad")
+TRAIN_BUDGET_S = 12.0
+STRIP_HEIGHT, STRIP_WIDTH = 160, 480
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many images of each kind a demo line has."""
+
+    train_ok: int = 100
+    test_ok: int = 30
+    test_ng: int = 30
+    unlabelled: int = 15
+
+
+def experiment(store: str) -> Experiment:
+    """All models on the demo's lines, with seconds instead of minutes of training each."""
+    return Experiment(
+        name="demo",
+        store=store,
+        lines=("*",),
+        models=tuple(ModelChoice(name=name) for name in MODELS),
+        train_budget_s=TRAIN_BUDGET_S,
+        input=InputChoice(fit="native", pixels=256 * 256),
+    )
+
+
+def write_lines(folder: Path, sizes: Sizes | None = None) -> dict[str, Path]:
+    """The demo's image folders by line, written below `folder`. Raises InputError without the ELPV package."""
+    sizes = sizes or Sizes()
+    cells = _elpv()
+    lines = {f"solar-{kind}": _write_cells(folder / f"solar-{kind}", cells, kind, sizes) for kind in ("mono", "poly")}
+    return lines | {"strip": write_strips(folder / "strip", sizes)}
+
+
+def _elpv() -> Path:
+    found = importlib.util.find_spec("elpv_dataset")
+    if found is None or found.origin is None:
+        raise InputError("the demo's images are not installed: pip install 'raybench[demo]'")
+    return Path(found.origin).parent / "data"
+
+
+def _write_cells(folder: Path, data: Path, kind: str, sizes: Sizes) -> Path:
+    """One cell type as a `csv` line."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows = [line.split() for line in (data / "labels.csv").read_text().splitlines()]
+    paths = {
+        share: [path for path, found, type_ in rows if type_ == kind and float(found) == share] for share in (0, 1)
+    }
+    unsure = [path for path, found, type_ in rows if type_ == kind and 0 < float(found) < 1]
+    ok = _spread(paths[0], sizes.train_ok + sizes.test_ok)
+    table = [(path, "train", "ok") for path in ok[: sizes.train_ok]]
+    table += [(path, "test", "ok") for path in ok[sizes.train_ok :]]
+    table += [(path, "test", "ng") for path in _spread(paths[1], sizes.test_ng)]
+    table += [(path, "unlabelled", "unknown") for path in _spread(unsure, sizes.unlabelled)]
+    for path, _, _ in table:
+        shutil.copyfile(data / path, folder / path)
+    with (folder / "images.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "split", "label"))
+        writer.writerows(table)
+    return folder
+
+
+def _spread(paths: Sequence[str], count: int) -> list[str]:
+    """`count` of `paths`, shuffled the same way every time: neighbours come from one solar module."""
+    order = np.random.default_rng(0).permutation(len(paths))[:count]
+    return [paths[at] for at in order]
+
+
+def write_strips(folder: Path, sizes: Sizes) -> Path:
+    """Drilled metal strips as an `mvtec` line: OK, and scratched or with a hole missing."""
+    rng = np.random.default_rng(7)
+    for name, count in (("train/good", sizes.train_ok), ("test/good", sizes.test_ok)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            cv2.imwrite(str(folder / name / f"{index:03}.png"), _strip(rng))
+    for index in range(sizes.test_ng):
+        kind = ("scratch", "missing_hole")[index % 2]
+        for name in (f"test/{kind}", f"ground_truth/{kind}"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        image, mask = _scratched(rng) if kind == "scratch" else _undrilled(rng)
+        cv2.imwrite(str(folder / "test" / kind / f"{index:03}.png"), image)
+        cv2.imwrite(str(folder / "ground_truth" / kind / f"{index:03}_mask.png"), mask)
+    return folder
+
+
+_HOLES = [(60 + 90 * index, 80) for index in range(5)]
+_RADIUS = 18
+
+
+def _strip(rng: np.random.Generator, without: int | None = None) -> Image:
+    """(160, 480, 3) uint8: brushed metal with five holes, placed and lit a little differently each time."""
+    grain = rng.normal(0, 14, (STRIP_HEIGHT, STRIP_WIDTH)).astype(np.float32)
+    light = np.linspace(-10, 10, STRIP_WIDTH, dtype=np.float32) * rng.uniform(-1, 1)
+    metal = 150 + rng.uniform(-8, 8) + cv2.blur(grain, (31, 1)) * 3 + light
+    image = np.clip(metal, 0, 255).astype(np.uint8)
+    dx, dy = rng.integers(-3, 4, 2)
+    for at, (x, y) in enumerate(_HOLES):
+        if at != without:
+            cv2.circle(image, (int(x + dx), int(y + dy)), _RADIUS, 35, -1, cv2.LINE_AA)
+            cv2.circle(image, (int(x + dx), int(y + dy)), _RADIUS, 190, 2, cv2.LINE_AA)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR).astype(np.uint8)
+
+
+def _scratched(rng: np.random.Generator) -> tuple[Image, Image]:
+    image, mask = _strip(rng), np.zeros((STRIP_HEIGHT, STRIP_WIDTH), np.uint8)
+    start = rng.integers((30, 15), (STRIP_WIDTH - 90, STRIP_HEIGHT - 15))
+    steps = rng.integers((8, -8), (20, 9), (5, 2)).cumsum(0)
+    points = np.clip(start + steps, 2, (STRIP_WIDTH - 3, STRIP_HEIGHT - 3)).astype(np.int32)
+    tone = int(rng.choice([60, 235]))
+    cv2.polylines(image, [points], False, (tone, tone, tone), 2, cv2.LINE_AA)
+    cv2.polylines(mask, [points], False, 255, 4)
+    return image, mask
+
+
+def _undrilled(rng: np.random.Generator) -> tuple[Image, Image]:
+    at = int(rng.integers(len(_HOLES)))
+    mask = np.zeros((STRIP_HEIGHT, STRIP_WIDTH), np.uint8)
+    cv2.circle(mask, _HOLES[at], _RADIUS, 255, -1)
+    return _strip(rng, without=at), mask

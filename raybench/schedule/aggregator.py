@@ -1,0 +1,50 @@
+"""The aggregation actor: merges the partial metrics of scored shards and builds the report.
+
+It holds nothing that is not in the store: killed at any time, it comes back empty, and what it lacks is merged when a
+unit is closed. A unit's state is dropped then, so memory depends on the units under way, not on the length of the run.
+"""
+
+from __future__ import annotations
+
+import ray
+
+from raybench.findings.board import Board
+from raybench.plan import Plan
+from raybench.reports.publish import publish
+from raybench.results import Failure
+from raybench.runs import Run, ScoreRecord, score_name
+from raybench.schedule.backlog import Job
+from raybench.schedule.tasks import failure_of
+from raybench.work.conclude import Partials, merge
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Aggregator:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.run = Run(plan.store, plan.experiment.name)
+        self.units = {unit.unit_id: unit for unit in plan.units}
+        self.partials: dict[str, Partials] = {}
+
+    def add(self, unit_id: str, shard_key: str) -> None:
+        """Merge one committed shard. Idempotent."""
+        record = self.run.read(unit_id, score_name(shard_key), ScoreRecord)
+        if record is not None:
+            self.partials.setdefault(unit_id, Partials()).add(self.run, record)
+
+    def close(self, job: Job, attempt: int) -> Failure | None:
+        """Merge what is missing and commit the unit's quality."""
+        try:
+            partials = self.partials.pop(job.unit.unit_id, None) or Partials()
+            merge(job.unit, self.plan.manifests[job.unit.line], self.run, partials)
+        except Exception as error:
+            return failure_of(job, error, attempt)
+        return None
+
+    def drop(self, unit_id: str) -> None:
+        """Forget a unit that was given up."""
+        self.partials.pop(unit_id, None)
+
+    def report(self, created: str) -> Board:
+        """Build the comparison of everything committed and write the report into the store."""
+        return publish(self.plan, self.run, created)

@@ -1,0 +1,84 @@
+"""Join a Ray cluster, or start one on this machine; and how many tasks of an experiment fit it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from raybench.errors import InputError, RaybenchError
+from raybench.experiment import Resources
+
+LOCAL_OBJECT_STORE_MB = 256  # images and scores travel through the store and the decode cache, not through Ray
+
+
+@dataclass(frozen=True)
+class Node:
+    node_id: str
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Slots:
+    """count: train and score tasks at once. cpus, gpus: of each. device: torch name. nodes: those with CPUs."""
+
+    count: int
+    cpus: int
+    gpus: float
+    device: str
+    nodes: tuple[Node, ...]
+
+
+@contextlib.contextmanager
+def connected(address: str | None = None) -> Iterator[None]:
+    """A Ray connection while the block runs.
+
+    address: as in `ray.init`; by default RAY_ADDRESS, and without it a cluster of this machine alone, on loopback.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    settings: dict[str, Any] = {}
+    if where == "local":
+        # Ray's address rewriting waits for a network that an air-gapped machine does not have.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        settings = {
+            "_node_ip_address": "127.0.0.1",
+            "include_dashboard": False,
+            "object_store_memory": LOCAL_OBJECT_STORE_MB * 2**20,
+        }
+    try:
+        ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **settings)
+    except ConnectionError as error:
+        raise RaybenchError(f"no Ray cluster answers at {where!r}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slots(resources: Resources) -> Slots:
+    """How an experiment's tasks fit the connected cluster. Raises InputError when not even one does."""
+    nodes = tuple(_node(entry) for entry in ray.nodes() if entry["Alive"])
+    usable = tuple(node for node in nodes if node.cpus >= resources.cpus)
+    if not usable:
+        most = max((node.cpus for node in nodes), default=0)
+        raise InputError(f"resources.cpus is {resources.cpus}, but no node of the cluster has more than {most} CPUs")
+    gpus = resources.gpus if resources.gpus is not None else min(1.0, sum(node.gpus for node in nodes))
+    if gpus == 0:
+        count = sum(node.cpus // resources.cpus for node in usable)
+        return Slots(count, resources.cpus, 0.0, "cpu", usable)
+    count = sum(min(node.cpus // resources.cpus, int(node.gpus / gpus)) for node in usable)
+    if count == 0:
+        raise InputError(f"resources.gpus is {gpus}, but no node of the cluster has a GPU; set it to 0 for the CPU")
+    return Slots(count, resources.cpus, gpus, "cuda", tuple(node for node in usable if node.gpus))
+
+
+def _node(entry: dict[str, Any]) -> Node:
+    resources = entry["Resources"]
+    return Node(entry["NodeID"], int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))

@@ -1,0 +1,113 @@
+"""From a unit's commits to its row of the comparison. Partial metrics merge in any order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from raybench.errors import IntegrityError
+from raybench.lines.manifest import Manifest
+from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.pixel import PixelSketch
+from raybench.results import Counts, Quality, Threshold, UnitResult
+from raybench.runs import MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord, score_name
+from raybench.units import Unit
+
+R = TypeVar("R")
+
+
+@dataclass
+class Partials:
+    """What a unit's scored shards add up to so far. `add` is idempotent by shard."""
+
+    shards: set[str] = field(default_factory=set)
+    rows: int = 0
+    masks: int = 0
+    images: ImageScores = field(default_factory=ImageScores.empty)
+    pixels: PixelSketch = field(default_factory=PixelSketch.empty)
+
+    def add(self, run: Run, record: ScoreRecord) -> None:
+        if record.image_shard in self.shards:
+            return
+        self.images = self.images.merge(ImageScores.from_bytes(run.get_blob(record.images)))
+        self.pixels.merge(PixelSketch.from_bytes(run.get_blob(record.pixels)))
+        self.rows += record.rows
+        self.masks += record.masks
+        self.shards.add(record.image_shard)
+
+
+def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> QualityRecord:
+    """Merge what `partials` lacks, compute the unit's quality and commit it.
+
+    Raises IntegrityError when a shard is not committed or the counts are not the line's.
+    """
+    if done := run.read(unit.unit_id, "quality", QualityRecord):
+        return done
+    for shard in manifest.scored_shards:
+        if shard.key not in partials.shards:
+            partials.add(run, _committed(run, unit, score_name(shard.key), ScoreRecord))
+    expected = sum(shard.rows for shard in manifest.scored_shards)
+    if partials.rows != expected or len(partials.images.image_ids) != expected:
+        raise IntegrityError(f"{unit}: {partials.rows} images scored, {expected} in the line's manifest")
+    trained = _committed(run, unit, "train", TrainRecord)
+    images = run.put_blob(unit.unit_id, "images", partials.images.to_bytes())
+    quality = _quality(partials, trained.threshold)
+    record = QualityRecord(unit.unit_id, quality, images, partials.rows, partials.masks)
+    return run.commit(unit.unit_id, "quality", record)
+
+
+def conclude(unit: Unit, manifest: Manifest, run: Run) -> UnitResult:
+    """Commit the unit's result: it is done. Raises IntegrityError when a phase is not committed."""
+    trained = _committed(run, unit, "train", TrainRecord)
+    merged = _committed(run, unit, "quality", QualityRecord)
+    measured = _committed(run, unit, "measure", MeasureRecord)
+    return run.commit(unit.unit_id, "result", _result(unit, manifest, trained, merged, measured))
+
+
+def _committed(run: Run, unit: Unit, name: str, kind: type[R]) -> R:
+    record = run.read(unit.unit_id, name, kind)
+    if record is None:
+        raise IntegrityError(f"{unit}: {name} is not committed")
+    return record
+
+
+def _quality(partials: Partials, threshold: Threshold) -> Quality:
+    images = image_quality(partials.images, threshold)
+    pixels = partials.pixels.evaluate()
+    return Quality(
+        image_auroc=images.image_auroc,
+        image_ap=images.image_ap,
+        recall=images.recall,
+        false_alarm_rate=images.false_alarm_rate,
+        pixel_auroc=pixels.pixel_auroc,
+        pixel_ap=pixels.pixel_ap,
+        au_pro=pixels.au_pro,
+        au_pro_05=pixels.au_pro_05,
+    )
+
+
+def _result(
+    unit: Unit, manifest: Manifest, trained: TrainRecord, merged: QualityRecord, measured: MeasureRecord
+) -> UnitResult:
+    counts = Counts(
+        train_ok=trained.train_ok,
+        held_out_ok=trained.held_out_ok,
+        test_ok=manifest.counts.get("test/ok", 0),
+        test_ng=manifest.counts.get("test/ng", 0),
+        masks=merged.masks,
+    )
+    return UnitResult(
+        unit_id=unit.unit_id,
+        line=unit.line,
+        model=unit.model,
+        seed=unit.seed,
+        provenance=trained.provenance,
+        weights_note=trained.weights_note,
+        input=unit.input,
+        counts=counts,
+        threshold=trained.threshold,
+        quality=merged.quality,
+        speed=measured.speed,
+        size=measured.size,
+        train_s=trained.train_s,
+    )

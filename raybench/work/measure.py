@@ -1,0 +1,56 @@
+"""Measure one trained detector: speed with the device to itself, and size. The caller keeps the device idle."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.errors import IntegrityError
+from raybench.lines.decode import decode_image
+from raybench.lines.fit import to_network
+from raybench.lines.manifest import Manifest
+from raybench.lines.shards import read_rows
+from raybench.metrics.timing import TimingOptions, measure_speed
+from raybench.models import device
+from raybench.results import Size
+from raybench.runs import MeasureRecord, TrainRecord
+from raybench.units import Unit
+from raybench.work.site import Site, fit_of, hot_detector
+
+IMAGES = 16
+BUDGET_S = 4.0
+
+
+def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
+    """Time the unit's detector on images of its line and commit; a committed record is returned as it stands."""
+    if done := site.run.read(unit.unit_id, "measure", MeasureRecord):
+        return done
+    trained = site.run.read(unit.unit_id, "train", TrainRecord)
+    if trained is None:
+        raise IntegrityError(f"{unit}: measured before it was trained")
+    shard = (*manifest.scored_shards, *manifest.shards)[0]
+    encoded = [row.image for row in itertools.islice(read_rows(site.lines, shard), IMAGES)]
+    detector = hot_detector(unit, trained, site)
+
+    def prepare(index: int) -> npt.NDArray[np.uint8]:
+        image = decode_image(encoded[index % len(encoded)], manifest.white_level)
+        return to_network(image, fit_of(unit))[np.newaxis]
+
+    device.use_threads(site.threads)
+    device.reset_peak_memory(site.device)
+    options = TimingOptions(
+        device=device.describe(site.device),
+        threads=site.threads,
+        budget_s=BUDGET_S,
+        synchronize=lambda: device.synchronize(site.device),
+        peak_memory_mb=lambda: device.peak_memory_mb(site.device),
+    )
+    disk_mb = sum(blob.size for blob in trained.model.values()) / 1e6
+    record = MeasureRecord(
+        unit_id=unit.unit_id,
+        speed=measure_speed(detector.score, prepare, options),
+        size=Size(disk_mb, trained.parameters, trained.memory_bank),
+    )
+    return site.run.commit(unit.unit_id, "measure", record)

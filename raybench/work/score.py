@@ -1,0 +1,107 @@
+"""Score one shard with one trained detector: scores and heat maps back to the store, partial metrics beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.errors import IntegrityError
+from raybench.lines.decode import decode_mask
+from raybench.lines.fit import to_source
+from raybench.lines.manifest import Manifest, ShardInfo
+from raybench.lines.scores import ScoreRow, write_scores
+from raybench.lines.shards import Row, read_rows
+from raybench.metrics.image import ImageScores
+from raybench.metrics.pixel import PixelMap, PixelSketch
+from raybench.runs import ScoreRecord, TrainRecord, score_name
+from raybench.units import Unit
+from raybench.work.site import Site, fit_of, hot_detector, score_all
+
+
+def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> ScoreRecord:
+    """Score every image of `shard` and commit; a committed record is returned as it stands.
+
+    Raises IntegrityError when the unit is not trained.
+    """
+    name = score_name(shard.key)
+    if done := site.run.read(unit.unit_id, name, ScoreRecord):
+        return done
+    trained = site.run.read(unit.unit_id, "train", TrainRecord)
+    if trained is None:
+        raise IntegrityError(f"{unit}: scored before it was trained")
+    pass_ = _Pass(unit, manifest, shard, trained, site)
+    stem = Path(shard.key).stem
+    scores = write_scores(pass_.rows(), fit=unit.input.mode)
+    record = ScoreRecord(
+        unit_id=unit.unit_id,
+        image_shard=shard.key,
+        rows=len(pass_.scores),
+        masks=pass_.masks,
+        shard=site.run.put_blob(unit.unit_id, f"scores/{stem}", scores),
+        images=site.run.put_blob(unit.unit_id, f"partial/{stem}-images", pass_.image_scores().to_bytes()),
+        pixels=site.run.put_blob(unit.unit_id, f"partial/{stem}-pixels", pass_.pixels.to_bytes()),
+    )
+    return site.run.commit(unit.unit_id, name, record)
+
+
+class _Pass:
+    """One pass over a shard; holds one batch of heat maps at a time."""
+
+    def __init__(self, unit: Unit, manifest: Manifest, shard: ShardInfo, trained: TrainRecord, site: Site) -> None:
+        self.unit, self.trained = unit, trained
+        self.detector = hot_detector(unit, trained, site)
+        self.images = site.fitted(unit, manifest, shard)
+        self._masks = read_rows(site.lines, shard) if manifest.masks else None
+        self.pixels = PixelSketch.empty()
+        self.masks = 0
+        self.scores: list[float] = []
+
+    def rows(self) -> Iterator[ScoreRow]:
+        images, limit = self.images, self.trained.threshold.value
+        for positions, scored in score_all(self.detector, images):
+            maps = scored.heatmaps
+            if maps is not None:
+                self._add_pixels(positions, maps)
+            for at, row in enumerate(positions):
+                raw = float(scored.scores[at])
+                self.scores.append(raw)
+                yield ScoreRow(
+                    image_id=images.image_ids[row],
+                    line=self.unit.line,
+                    model=self.unit.model,
+                    unit_id=self.unit.unit_id,
+                    label=images.labels[row],
+                    score=raw,
+                    is_anomalous=None if limit is None else raw > limit,
+                    heatmap=None if maps is None else maps[at],
+                    height=images.heights[row],
+                    width=images.widths[row],
+                )
+
+    def _add_pixels(self, positions: range, maps: npt.NDArray[np.float32]) -> None:
+        """Pixel metrics at the source's own resolution, on images whose every pixel is known to be OK or NG."""
+        if self._masks is None:
+            return
+        found = []
+        for heatmap, at in zip(maps, positions, strict=True):
+            row = next(self._masks)
+            if row.image_id != self.images.image_ids[at]:
+                raise IntegrityError(f"{row.image_id}: the decode cache is not of this shard")
+            mask = _mask(row)
+            if mask is not None:
+                self.masks += row.mask is not None
+                full = to_source(heatmap, fit_of(self.unit), row.height, row.width)
+                found.append(PixelMap(row.image_id, full, mask))
+        self.pixels.add(found)
+
+    def image_scores(self) -> ImageScores:
+        return ImageScores.of(self.images.image_ids, self.images.labels, self.scores)
+
+
+def _mask(row: Row) -> npt.NDArray[np.bool_] | None:
+    if row.mask is not None:
+        return decode_mask(row.mask, row.height, row.width)
+    return np.zeros((row.height, row.width), bool) if row.label == "ok" else None

@@ -1,0 +1,84 @@
+"""Where a unit is worked on: its run and lines, this node's decode cache, the device, and the detectors kept hot."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raybench.errors import RaybenchError
+from raybench.lines.fit import InputFit
+from raybench.lines.fitted import FittedShard, open_fitted
+from raybench.lines.manifest import Manifest, ShardInfo
+from raybench.models import registry
+from raybench.models.base import Detector, FitContext, Scored, TrainImages
+from raybench.runs import Run, TrainRecord
+from raybench.store import Store
+from raybench.units import Unit
+
+HOT_DETECTORS = 2
+MAX_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Site:
+    """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task."""
+
+    run: Run
+    lines: Store
+    cache_dir: Path
+    device: str
+    threads: int
+
+    def context(self, unit: Unit) -> FitContext:
+        return FitContext(unit.seed, self.device, self.threads, unit.protocol.train_budget_s)
+
+    def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> FittedShard:
+        """The shard's images at the unit's network size, decoded once per node for all models of that size."""
+        return open_fitted(self.lines, manifest, shard, fit_of(unit), self.cache_dir)
+
+
+def node_cache() -> Path:
+    """This user's cache folder on this node: $RAYBENCH_CACHE, or one below the temporary folder.
+
+    Raises RaybenchError when somebody else owns it: cached images would be theirs to choose.
+    """
+    chosen = os.environ.get("RAYBENCH_CACHE")
+    path = Path(chosen) if chosen else Path(tempfile.gettempdir(), f"raybench-{os.getuid()}")
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = path.stat(follow_symlinks=False)
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+        raise RaybenchError(f"{path} is not a folder of this user; set RAYBENCH_CACHE to one that is")
+    return path
+
+
+def fit_of(unit: Unit) -> InputFit:
+    return InputFit(unit.input.mode, unit.input.height, unit.input.width)
+
+
+_hot: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
+
+
+def hot_detector(unit: Unit, trained: TrainRecord, site: Site) -> Detector:
+    """The unit's trained detector; the last few stay loaded in this process."""
+    key = (*sorted(blob.sha256 for blob in trained.model.values()), site.device)
+    if key not in _hot:
+        with tempfile.TemporaryDirectory(dir=site.cache_dir) as folder:
+            for name, blob in trained.model.items():
+                Path(folder, name).write_bytes(site.run.get_blob(blob))
+            _hot[key] = registry.load(Path(folder), site.device, site.threads)
+    _hot.move_to_end(key)
+    while len(_hot) > HOT_DETECTORS:
+        _hot.popitem(last=False)
+    return _hot[key]
+
+
+def score_all(detector: Detector, images: TrainImages) -> Iterator[tuple[range, Scored]]:
+    """Scores and heat maps batch by batch, each with the positions it belongs to."""
+    for start in range(0, len(images), MAX_BATCH):
+        positions = range(start, min(start + MAX_BATCH, len(images)))
+        yield positions, detector.score(images.batch(positions))

@@ -1,0 +1,101 @@
+"""Train one unit: fit on OK images, set the threshold on OK images held back, commit the detector."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.lines.fitted import ConcatImages, FittedShard
+from raybench.lines.manifest import Manifest
+from raybench.metrics.threshold import conformal_threshold
+from raybench.models import registry
+from raybench.models.base import Detector
+from raybench.runs import Blob, Run, TrainRecord
+from raybench.units import Protocol, Unit
+from raybench.work.site import Site, score_all
+
+
+def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
+    """Fit the unit's detector and commit it; a committed one is returned as it stands."""
+    if done := site.run.read(unit.unit_id, "train", TrainRecord):
+        return done
+    shards = [site.fitted(unit, manifest, shard) for shard in manifest.shards_of("train")]
+    kept, held_out = split_train(shards, unit.protocol)
+    context = site.context(unit)
+    spec = registry.resolve(unit.detector, unit.config)
+    detector = registry.create(spec, unit.input.height, unit.input.width, context)
+    started = time.perf_counter()
+    detector.fit(kept, context)
+    train_s = time.perf_counter() - started
+    scores, heat_low, heat_high = _held_out(detector, held_out)
+    card = detector.card()
+    return site.run.commit(
+        unit.unit_id,
+        "train",
+        TrainRecord(
+            unit_id=unit.unit_id,
+            model=_save(detector, unit, site),
+            threshold=conformal_threshold(scores, unit.protocol.false_alarm_budget),
+            provenance=card.provenance,
+            backbone=card.backbone,
+            weights_note=card.weights_note,
+            parameters=card.parameters,
+            memory_bank=card.memory_bank,
+            heat_low=heat_low,
+            heat_high=heat_high,
+            train_ok=len(kept),
+            held_out_ok=len(held_out),
+            train_s=train_s,
+            device=site.device,
+            details=dict(card.details),
+        ),
+    )
+
+
+def split_train(shards: Sequence[FittedShard], protocol: Protocol) -> tuple[ConcatImages, ConcatImages]:
+    """Images to train on, and images held back for the threshold.
+
+    Chosen by hash of the image id, so they are the same for every model, seed and order of shards. At least as many
+    are held back as the false-alarm budget needs for a finite threshold, at most half of all.
+    """
+    places = [(at, row) for at, shard in enumerate(shards) for row in range(len(shard))]
+    by_hash = sorted(places, key=lambda place: _hash(shards[place[0]].image_ids[place[1]]))
+    needed = math.ceil(1 / protocol.false_alarm_budget) - 1
+    count = min(max(round(protocol.held_out * len(places)), needed), len(places) // 2)
+    return ConcatImages(shards, sorted(by_hash[count:])), ConcatImages(shards, sorted(by_hash[:count]))
+
+
+def _hash(image_id: str) -> bytes:
+    return hashlib.sha256(image_id.encode()).digest()
+
+
+def _held_out(detector: Detector, images: ConcatImages) -> tuple[npt.NDArray[np.float64], float | None, float | None]:
+    """Scores (n,), and the median and the highest heat-map value: the anchors of a colour scale."""
+    scores: list[float] = []
+    medians: list[float] = []
+    peaks: list[float] = []
+    for _, scored in score_all(detector, images):
+        scores += scored.scores.tolist()
+        if scored.heatmaps is not None:
+            medians += np.median(scored.heatmaps, axis=(1, 2)).tolist()
+            peaks += scored.heatmaps.max(axis=(1, 2)).tolist()
+    low = float(np.median(medians)) if medians else None
+    return np.array(scores, np.float64), low, max(peaks, default=None)
+
+
+def _save(detector: Detector, unit: Unit, site: Site) -> dict[str, Blob]:
+    spec = registry.resolve(unit.detector, unit.config)
+    with tempfile.TemporaryDirectory(dir=site.cache_dir) as folder:
+        registry.save_detector(detector, spec, unit.input.height, unit.input.width, Path(folder))
+        return {path.name: _put(site.run, unit, path) for path in sorted(Path(folder).iterdir())}
+
+
+def _put(run: Run, unit: Unit, path: Path) -> Blob:
+    return run.put_blob(unit.unit_id, f"model/{path.name}", path.read_bytes())

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+from raybench.lines.manifest import Manifest, ShardInfo
+
+from raybench.results import Input
+from raybench.runs import score_name
+from raybench.schedule.backlog import Backlog, Job
+from raybench.units import Unit
+
+
+def manifest(line: str, shards: int) -> Manifest:
+    test = tuple(ShardInfo(f"{line}/test-{n:05}.parquet", "test", 10, 100, f"{n}") for n in range(shards))
+    return Manifest(
+        line=line,
+        schema_version=1,
+        layout="mvtec",
+        counts={"train/ok": 8, "test/ok": 10 * shards},
+        masks=0,
+        median_height=64,
+        median_width=64,
+        min_height=64,
+        min_width=64,
+        max_height=64,
+        max_width=64,
+        white_level=255,
+        shards=(ShardInfo(f"{line}/train-00000.parquet", "train", 8, 100, "t"), *test),
+        rejects=(),
+    )
+
+
+def unit(line: str, seed: int) -> Unit:
+    return Unit(line, "digest", "fake", "fake", {}, {}, Input("native", 64, 64, 64, 64), seed)
+
+
+def drain(backlog: Backlog, window: int, shuffle: random.Random, failing: set[tuple[str, str]]) -> list[Job]:
+    """Run everything with `window` jobs at once that end in any order; (unit_id, phase) in `failing` fail."""
+    running: list[Job] = []
+    order = []
+    while True:
+        while len(running) < window and (job := backlog.take(any(one.phase != "measure" for one in running))):
+            assert job.phase != "measure" or all(one.phase == "measure" for one in running)
+            running.append(job)
+        if not running:
+            return order
+        job = running.pop(shuffle.randrange(len(running)))
+        order.append(job)
+        if (job.unit.unit_id, job.phase) in failing:
+            backlog.fail(job)
+        else:
+            backlog.finish(job)
+
+
+@given(
+    seeds=st.integers(1, 4),
+    shards=st.integers(0, 4),
+    window=st.integers(1, 5),
+    data=st.data(),
+)
+def test_every_job_once_and_in_order(seeds: int, shards: int, window: int, data: st.DataObject) -> None:
+    lines = {name: manifest(name, shards) for name in ("a", "b")}
+    units = [unit(line, seed) for line in lines for seed in range(seeds)]
+    phases = st.sampled_from(["train", "score", "aggregate", "measure"])
+    failing = set(data.draw(st.lists(st.tuples(st.sampled_from([one.unit_id for one in units]), phases), max_size=3)))
+    backlog = Backlog(units, lines, {})
+    order = drain(backlog, window, random.Random(data.draw(st.integers(0, 99))), failing)
+    keys = [(job.unit.unit_id, job.phase, job.shard and job.shard.key) for job in order]
+    assert len(keys) == len(set(keys))
+    broken = {unit_id for unit_id, _ in failing}
+    for one in units:
+        phases_run = [job.phase for job in order if job.unit == one]
+        if one.unit_id not in broken:
+            assert phases_run == ["train", *["score"] * shards, "aggregate", "measure"]
+    for tally in backlog.tallies.values():
+        assert tally.done + tally.failed == tally.total
+
+
+def test_what_is_committed_is_not_done_again() -> None:
+    lines = {"a": manifest("a", 2)}
+    done, trained, scored = (unit("a", seed) for seed in range(3))
+    first, second = (score_name(shard.key) for shard in lines["a"].scored_shards)
+    commits = {
+        done.unit_id: {"train", first, second, "quality", "measure", "result"},
+        trained.unit_id: {"train", first, "failure"},
+        scored.unit_id: {"train", first, second},
+    }
+    backlog = Backlog([done, trained, scored], lines, commits)
+    order = drain(backlog, 1, random.Random(0), set())
+    assert backlog.reused == 1
+    assert [(job.unit.seed, job.phase) for job in order] == [
+        (2, "aggregate"),
+        (1, "score"),
+        (1, "aggregate"),
+        (2, "measure"),
+        (1, "measure"),
+    ]
+    assert backlog.tallies["score"].images == backlog.tallies["score"].images_total == 40
+
+
+def test_a_trained_unit_is_scored_before_the_next_is_trained() -> None:
+    lines = {"a": manifest("a", 2)}
+    order = drain(Backlog([unit("a", 0), unit("a", 1)], lines, {}), 1, random.Random(0), set())
+    assert [(job.unit.seed, job.phase) for job in order[:5]] == [
+        (0, "train"),
+        (0, "score"),
+        (0, "score"),
+        (0, "aggregate"),
+        (1, "train"),
+    ]

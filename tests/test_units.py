@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raybench.results import Input
+from raybench.units import Protocol, Unit, digest
+
+UNIT = Unit("line", "d1", "label", "padim", {"a": 1}, {"w": "s"}, Input("native", 32, 64, 100, 200), 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"line_digest": "d2"},
+        {"detector": "dfm"},
+        {"config": {"a": 2}},
+        {"weights": {"w": "t"}},
+        {"input": Input("squash", 32, 64, 100, 200)},
+        {"seed": 1},
+        {"protocol": Protocol(train_budget_s=1.0)},
+    ],
+)
+def test_what_changes_a_number_changes_the_identity(change: dict[str, object]) -> None:
+    assert replace(UNIT, **change).unit_id != UNIT.unit_id  # type: ignore[arg-type]
+
+
+def test_the_label_on_the_board_does_not() -> None:
+    assert replace(UNIT, model="other label").unit_id == UNIT.unit_id
+
+
+def test_identity_is_stable() -> None:
+    """A change here orphans every finished unit of every user: raise ID_VERSION and say so."""
+    assert UNIT.unit_id == "cf6fd829732cc8e0a676"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), json_values))
+def test_the_order_of_keys_does_not_matter(value: dict[str, object]) -> None:
+    assert digest(value) == digest(dict(reversed(value.items())))
+
+
+def test_not_a_number_has_no_digest() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        digest(float("nan"))
