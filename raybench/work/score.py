@@ -73,12 +73,12 @@ class _Pass:
                     line=self.unit.line,
                     model=self.unit.model,
                     unit_id=self.unit.unit_id,
-                    label=images.labels[row],
+                    label=images.index.labels[row],
                     score=raw,
                     is_anomalous=None if limit is None else raw > limit,
                     heatmap=None if maps is None else maps[at],
-                    height=images.heights[row],
-                    width=images.widths[row],
+                    height=images.index.heights[row],
+                    width=images.index.widths[row],
                 )
 
     def _add_pixels(self, positions: range, maps: npt.NDArray[np.float32]) -> None:
@@ -98,7 +98,7 @@ class _Pass:
         self.pixels.add(found)
 
     def image_scores(self) -> ImageScores:
-        return ImageScores.of(self.images.image_ids, self.images.labels, self.scores)
+        return ImageScores.of(self.images.image_ids, self.images.index.labels, self.scores)
 
 
 def _mask(row: Row) -> npt.NDArray[np.bool_] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from raybench.lines.fitted import ConcatImages, FittedShard
+from raybench.lines.fitted import Picks, FittedShard
 from raybench.lines.manifest import Manifest
 from raybench.metrics.threshold import conformal_threshold
 from raybench.models import registry
@@ -59,7 +59,7 @@ def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
     )
 
 
-def split_train(shards: Sequence[FittedShard], protocol: Protocol) -> tuple[ConcatImages, ConcatImages]:
+def split_train(shards: Sequence[FittedShard], protocol: Protocol) -> tuple[Picks, Picks]:
     """Images to train on, and images held back for the threshold.
 
     Chosen by hash of the image id, so they are the same for every model, seed and order of shards. At least as many
@@ -69,14 +69,14 @@ def split_train(shards: Sequence[FittedShard], protocol: Protocol) -> tuple[Conc
     by_hash = sorted(places, key=lambda place: _hash(shards[place[0]].image_ids[place[1]]))
     needed = math.ceil(1 / protocol.false_alarm_budget) - 1
     count = min(max(round(protocol.held_out * len(places)), needed), len(places) // 2)
-    return ConcatImages(shards, sorted(by_hash[count:])), ConcatImages(shards, sorted(by_hash[:count]))
+    return Picks(shards, sorted(by_hash[count:])), Picks(shards, sorted(by_hash[:count]))
 
 
 def _hash(image_id: str) -> bytes:
     return hashlib.sha256(image_id.encode()).digest()
 
 
-def _held_out(detector: Detector, images: ConcatImages) -> tuple[npt.NDArray[np.float64], float | None, float | None]:
+def _held_out(detector: Detector, images: Picks) -> tuple[npt.NDArray[np.float64], float | None, float | None]:
     """Scores (n,), and the median and the highest heat-map value: the anchors of a colour scale."""
     scores: list[float] = []
     medians: list[float] = []

@@ -1,0 +1,62 @@
+"""Encoded bytes to pixels: PNG, JPEG, BMP and TIFF, 8 and 16 bit, grey and colour."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from raybench.errors import RejectedImage
+
+# Decoding is spread over tasks; threads inside one would only fight over the cores.
+cv2.setNumThreads(1)
+# EXIF orientation is ignored: masks are drawn on the pixels as stored.
+_COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_AS_STORED = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def decode_image(data: bytes, white_level: int = 255) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB; grey becomes three equal channels, transparency is dropped.
+
+    white_level: the value of 16-bit images that becomes 255. Raises RejectedImage("unreadable").
+    """
+    pixels = _decode(data, _COLOUR)
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels, dtype=np.uint8)
+    scaled = pixels.astype(np.float32) * (255 / white_level)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def decode_mask(data: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
+    """(H, W) bool: True where any colour channel is above 0.
+
+    Raises RejectedImage("mask_unreadable"), or RejectedImage("mask_size") when it is not `height` x `width`.
+    """
+    try:
+        pixels = _decode(data, _AS_STORED)
+    except RejectedImage as error:
+        raise RejectedImage("mask_unreadable", error.detail) from error
+    if pixels.shape[:2] != (height, width):
+        found = f"{pixels.shape[0]}x{pixels.shape[1]}"
+        raise RejectedImage("mask_size", f"the mask has {found} pixels, its image {height}x{width} (height x width)")
+    if pixels.ndim == 3:
+        colours = 1 if pixels.shape[2] == 2 else 3  # grey + alpha, or colour (+ alpha)
+        pixels = pixels[..., :colours].max(axis=2)
+    return np.asarray(pixels > 0)
+
+
+def highest_pixel(data: bytes) -> int:
+    """The highest value of any channel. Raises RejectedImage("unreadable")."""
+    return int(_decode(data, _AS_STORED).max())
+
+
+def _decode(data: bytes, flags: int) -> npt.NDArray[np.uint8 | np.uint16]:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        raise RejectedImage("unreadable", f"cannot be decoded: {error.err}") from error
+    if pixels is None:
+        raise RejectedImage("unreadable", "cannot be decoded as PNG, JPEG, BMP or TIFF")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise RejectedImage("unreadable", f"pixels are {pixels.dtype}; 8 and 16 bit unsigned are read")
+    return pixels

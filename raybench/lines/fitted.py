@@ -1,0 +1,144 @@
+"""A shard's images at a network's size, decoded once per node and shared by every model and task on it.
+
+They are kept as one raw file per shard and size in a cache folder, not in Ray's object store: a decoded shard is far
+larger than its encoded one, must outlive the task that made it, and is read by few rows at a time. Rows are read with
+`pread`, so that the memory of a worker does not grow with what it has looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.lines.decode import decode_image
+from raybench.lines.fit import InputFit, to_network
+from raybench.lines.manifest import Manifest, ShardInfo
+from raybench.lines.shards import read_rows
+from raybench.store import Store
+
+CACHE_VERSION = 1
+LIMIT_MB = 8192
+_IN_USE_S = 600.0  # a file touched this recently is not evicted
+
+
+@dataclass(frozen=True)
+class Index:
+    """What stands beside the pixels. Order is the shard's."""
+
+    image_ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    heights: tuple[int, ...]
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FittedShard:
+    """All images of a shard at (height, width). heights, widths of `index` are the source's."""
+
+    index: Index
+    path: Path
+    height: int
+    width: int
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        return self.index.image_ids
+
+    def __len__(self) -> int:
+        return len(self.index.image_ids)
+
+    def batch(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """(B, H, W, 3) uint8 RGB, writable, in the order of `indices`."""
+        size = self.height * self.width * 3
+        images = np.empty((len(indices), self.height, self.width, 3), np.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            for at, index in enumerate(indices):
+                found = os.preadv(file.fileno(), [images[at].reshape(-1).data], index * size)
+                if found != size:
+                    raise OSError(f"{self.path}: image {index} is cut off")
+        return images
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Some images of several shards, in the order of `places` (shard, row). A `models.base.TrainImages`."""
+
+    shards: Sequence[FittedShard]
+    places: Sequence[tuple[int, int]]
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        return tuple(self.shards[shard].image_ids[row] for shard, row in self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def batch(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """(B, H, W, 3) uint8 RGB, writable, in the order of `indices`."""
+        images = [self.shards[shard].batch([row])[0] for shard, row in (self.places[index] for index in indices)]
+        return np.stack(images)
+
+
+def open_fitted(
+    lines: Store, manifest: Manifest, shard: ShardInfo, fit: InputFit, cache_dir: Path, limit_mb: int = LIMIT_MB
+) -> FittedShard:
+    """The shard at the network's size, decoded now or earlier on this node.
+
+    Raises IntegrityError when the shard is damaged, RejectedImage when an image of it cannot be decoded.
+    """
+    identity = [CACHE_VERSION, shard.sha256, manifest.white_level, asdict(fit)]
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    pixels, beside = cache_dir / f"{name}.u8", cache_dir / f"{name}.json"
+    if not (pixels.exists() and beside.exists()):
+        _evict(cache_dir, limit_mb * 2**20)
+        _decode(lines, manifest, shard, fit, (pixels, beside))
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(pixels)
+    about = json.loads(beside.read_text())
+    index = Index(*(tuple(about[name]) for name in ("image_ids", "labels", "heights", "widths")))
+    return FittedShard(index, pixels, fit.height, fit.width)
+
+
+def _decode(lines: Store, manifest: Manifest, shard: ShardInfo, fit: InputFit, target: tuple[Path, Path]) -> None:
+    """Write pixels and index under names of their own, then rename: of two that race, both are right."""
+    rows = []
+    written = [path.with_name(f"{path.name}.{uuid.uuid4().hex}") for path in target]
+    try:
+        with written[0].open("xb") as file:
+            for row in read_rows(lines, shard):
+                image = to_network(decode_image(row.image, manifest.white_level), fit)
+                file.write(image.data)
+                rows.append((row.image_id, row.label, row.height, row.width))
+        index = Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
+        written[1].write_text(json.dumps(asdict(index)))
+        for path, name in zip(written, target, strict=True):
+            path.replace(name)
+    finally:
+        for path in written:
+            path.unlink(missing_ok=True)
+
+
+def _evict(cache_dir: Path, limit: int) -> None:
+    """Remove the longest unused files until the cache is below its limit; never one that may be in use."""
+    found = []
+    for path in cache_dir.glob("*.u8"):
+        with contextlib.suppress(FileNotFoundError):
+            about = path.stat()
+            found.append((about.st_mtime, about.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for used, size, path in sorted(found):
+        if total <= limit or time.time() - used < _IN_USE_S:
+            return
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+        total -= size

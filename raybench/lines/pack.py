@@ -1,0 +1,206 @@
+"""Image folders to Parquet shards, as a stream: memory depends on the size of a shard, not of the line."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import statistics
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from raybench.errors import LineError, ObjectMissing, RejectedImage
+from raybench.lines import layouts
+from raybench.lines.checks import ImageFacts, check_image, check_mask
+from raybench.lines.layouts import Found, Item
+from raybench.lines.manifest import SCHEMA_VERSION, Manifest, Reject, ShardInfo, manifest_key, write_manifest
+from raybench.lines.shards import ROW_GROUP_MB, Row, write_shard
+from raybench.store import Store
+
+LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """layout: see `layouts`. shard_mb, shard_rows: a shard is closed at the first it reaches. readers: threads."""
+
+    layout: str = layouts.AUTO
+    shard_mb: int = 64
+    shard_rows: int = 1024
+    row_group_mb: int = ROW_GROUP_MB
+    readers: int = 8
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Images done of `total`, bytes read, images rejected so far."""
+
+    done: int
+    total: int
+    bytes_done: int
+    rejected: int
+
+
+def pack(
+    source: Store,
+    lines: Store,
+    line: str,
+    options: PackOptions | None = None,
+    progress: Callable[[Progress], None] = lambda now: None,
+) -> Manifest:
+    """Pack the images of `source` as the line `line` of the store `lines`.
+
+    What cannot be used is listed in the manifest's `rejects`; the rest is packed. The same images give the same
+    shards, byte for byte. Raises LineError for a bad name, an unknown layout or when no image is left.
+    """
+    if not LINE_NAME.fullmatch(line):
+        raise LineError(f"{line!r} is not a line name: letters, digits, `.`, `_` and `-`, at most 100")
+    options = options or PackOptions()
+    found = layouts.find(source, options.layout)
+    packing = _Packing(source, lines, line, options, found, progress)
+    shards = packing.write()
+    if not shards:
+        raise LineError(f"{source.uri()}: no image could be packed as {line!r}{_why(packing.rejects)}")
+    manifest = packing.manifest(shards)
+    write_manifest(lines, manifest)
+    _drop_old_shards(lines, manifest)
+    return manifest
+
+
+def _why(rejects: Iterable[Reject]) -> str:
+    reasons = Counter(reject.reason for reject in rejects)
+    return "; rejected: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()) if reasons else ""
+
+
+def _drop_old_shards(lines: Store, manifest: Manifest) -> None:
+    kept = {manifest_key(manifest.line), *(shard.key for shard in manifest.shards)}
+    for old in list(lines.list(f"{manifest.line}/")):
+        if old.key not in kept:
+            lines.delete(old.key)
+
+
+@dataclass
+class _Packing:
+    """One line being packed: what was found out about its images so far."""
+
+    source: Store
+    lines: Store
+    line: str
+    options: PackOptions
+    found: Found
+    progress: Callable[[Progress], None]
+    rejects: list[Reject] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    heights: list[int] = field(default_factory=list)
+    widths: list[int] = field(default_factory=list)
+    masks: int = 0
+    highest: int = 0
+
+    def write(self) -> list[ShardInfo]:
+        """Write all shards, one on its way to the store while the next is read."""
+        self.rejects = list(self.found.rejects)
+        shards: list[ShardInfo] = []
+        with ThreadPoolExecutor(1) as uploader:
+            waiting: Future[ShardInfo] | None = None
+            for split, items in itertools.groupby(self.found.items, key=lambda item: item.split):
+                for number, rows in enumerate(self._chunks(self._rows(items))):
+                    if waiting:
+                        shards.append(waiting.result())
+                    waiting = uploader.submit(self._put, split, number, rows)
+            if waiting:
+                shards.append(waiting.result())
+        return shards
+
+    def manifest(self, shards: list[ShardInfo]) -> Manifest:
+        return Manifest(
+            line=self.line,
+            schema_version=SCHEMA_VERSION,
+            layout=self.found.layout,
+            counts=dict(sorted(self.counts.items())),
+            masks=self.masks,
+            median_height=statistics.median_low(self.heights),
+            median_width=statistics.median_low(self.widths),
+            min_height=min(self.heights),
+            min_width=min(self.widths),
+            max_height=max(self.heights),
+            max_width=max(self.widths),
+            white_level=2 ** max(8, self.highest.bit_length()) - 1,
+            shards=tuple(shards),
+            rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
+        )
+
+    def _rows(self, items: Iterable[Item]) -> Iterator[Row]:
+        """The usable images in order, read and checked by a few threads."""
+        items = iter(items)
+        with ThreadPoolExecutor(self.options.readers) as pool:
+            window = deque(pool.submit(self._load, item) for item in itertools.islice(items, 2 * self.options.readers))
+            while window:
+                loaded = window.popleft().result()
+                window.extend(pool.submit(self._load, item) for item in itertools.islice(items, 1))
+                if isinstance(loaded, Reject):
+                    self.rejects.append(loaded)
+                else:
+                    row, facts = loaded
+                    self._note(row, facts)
+                    yield row
+
+    def _load(self, item: Item) -> tuple[Row, ImageFacts] | Reject:
+        try:
+            image = self._get(item.image_id)
+            facts = check_image(image)
+            mask = self._get(item.mask_key) if item.mask_key else None
+            if mask is not None:
+                check_mask(mask, facts.height, facts.width)
+        except RejectedImage as error:
+            return Reject(item.image_id, error.reason, error.detail)
+        row = Row(
+            image_id=item.image_id,
+            image=image,
+            image_path=item.image_id,
+            mask=mask,
+            mask_path=item.mask_key,
+            line=self.line,
+            split=item.split,
+            label=item.label,
+            defect_type=item.defect_type,
+            height=facts.height,
+            width=facts.width,
+            sha256=hashlib.sha256(image).hexdigest(),
+        )
+        return row, facts
+
+    def _get(self, key: str) -> bytes:
+        try:
+            return self.source.get(key)
+        except ObjectMissing as error:
+            raise RejectedImage("missing_file", f"{key} was listed and is gone") from error
+
+    def _note(self, row: Row, facts: ImageFacts) -> None:
+        self.counts[f"{row.split}/{row.label}"] += 1
+        self.masks += row.mask is not None
+        self.heights.append(row.height)
+        self.widths.append(row.width)
+        self.highest = max(self.highest, facts.highest or 0)
+
+    def _chunks(self, rows: Iterator[Row]) -> Iterator[list[Row]]:
+        """Rows of one shard each."""
+        shard: list[Row] = []
+        size = bytes_done = 0
+        for row in rows:
+            shard.append(row)
+            size += row.size
+            bytes_done += row.size
+            self.progress(Progress(len(self.heights), len(self.found.items), bytes_done, len(self.rejects)))
+            if size >= self.options.shard_mb * 1_000_000 or len(shard) >= self.options.shard_rows:
+                yield shard
+                shard, size = [], 0
+        if shard:
+            yield shard
+
+    def _put(self, split: str, number: int, rows: list[Row]) -> ShardInfo:
+        data = write_shard(rows, self.options.row_group_mb)
+        key = f"{self.line}/{split}-{number:05}.parquet"
+        self.lines.put(key, data)
+        return ShardInfo(key, split, len(rows), len(data), hashlib.sha256(data).hexdigest())
