@@ -1,0 +1,162 @@
+"""Image-level quality: how well scores tell NG from OK images, and what the OK-only threshold does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.errors import IntegrityError
+from raybench.metrics import archive, curves
+from raybench.metrics.intervals import LEVEL, bootstrap, clopper_pearson, percentile_interval
+from raybench.results import Number, Threshold
+
+_VERSION = 1
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """Scores by image, sorted by id, each image once. image_ids, labels ("ok", "ng", "unknown"): (n,) str.
+    scores: (n,) float64, raw."""
+
+    image_ids: npt.NDArray[np.str_]
+    labels: npt.NDArray[np.str_]
+    scores: Floats
+
+    @classmethod
+    def empty(cls) -> ImageScores:
+        return cls.of((), (), ())
+
+    @classmethod
+    def of(cls, image_ids: Sequence[str], labels: Sequence[str], scores: Sequence[float]) -> ImageScores:
+        """Raises IntegrityError when an id stands there twice."""
+        ids = np.array(image_ids, dtype=np.str_)
+        order = np.argsort(ids, kind="stable")
+        found = cls(ids[order], np.array(labels, np.str_)[order], np.array(scores, np.float64)[order])
+        if (found.image_ids[1:] == found.image_ids[:-1]).any():
+            raise IntegrityError("an image was scored twice")
+        return found
+
+    def merge(self, other: ImageScores) -> ImageScores:
+        """All images of both. Raises IntegrityError when one has two scores or two labels."""
+        ids = np.concatenate([self.image_ids, other.image_ids])
+        kept, first = np.unique(ids, return_index=True)
+        labels = np.concatenate([self.labels, other.labels])
+        scores = np.concatenate([self.scores, other.scores])
+        where = np.searchsorted(kept, ids)
+        if (scores[first][where] != scores).any() or (labels[first][where] != labels).any():
+            raise IntegrityError("one image has two different scores or labels")
+        return ImageScores(kept, labels[first], scores[first])
+
+    def of_label(self, label: str) -> Floats:
+        """(m,) float64: the scores of images with this label."""
+        return self.scores[self.labels == label]
+
+    def to_bytes(self) -> bytes:
+        arrays = {"image_ids": self.image_ids, "labels": self.labels, "scores": self.scores}
+        return archive.to_bytes("image scores", _VERSION, arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> ImageScores:
+        """Raises IntegrityError."""
+        return cls(**archive.from_bytes("image scores", _VERSION, data))
+
+
+@dataclass(frozen=True)
+class ImageQuality:
+    image_auroc: Number
+    image_ap: Number
+    recall: Number
+    false_alarm_rate: Number
+
+
+def image_quality(images: ImageScores, threshold: Threshold, seed: int = 0) -> ImageQuality:
+    """Quality on the images labelled ok and ng.
+
+    AUROC and AP have percentile intervals of a stratified bootstrap over images; recall (share of NG images above the
+    threshold) and false-alarm rate (of OK images) have Clopper-Pearson intervals.
+    """
+    ok, ng = images.of_label("ok"), images.of_label("ng")
+    auroc, ap = _ranking(ok, ng, seed)
+    return ImageQuality(auroc, ap, _share(ng, threshold, "NG"), _share(ok, threshold, "OK"))
+
+
+def paired_difference(first: ImageScores, second: ImageScores, resamples: int = 2000, seed: int = 0) -> Number:
+    """Image AUROC of `first` minus that of `second` on their common images, resampled together."""
+    _, a, b = np.intersect1d(first.image_ids, second.image_ids, assume_unique=True, return_indices=True)
+    labels = first.labels[a]
+    is_ok, is_ng = labels == "ok", labels == "ng"
+    if missing := _missing(int(is_ok.sum()), int(is_ng.sum())):
+        return missing
+    pairs = [(scores[is_ok], scores[is_ng]) for scores in (first.scores[a], second.scores[b])]
+    tables = [_Ranked(ok, ng) for ok, ng in pairs]
+
+    def difference(ok: Floats, ng: Floats) -> Floats:
+        return tables[0].auroc(ok, ng) - tables[1].auroc(ok, ng)
+
+    sizes = (int(is_ok.sum()), int(is_ng.sum()))
+    value = float(difference(*(np.ones((1, size)) for size in sizes))[0])
+    low, high = percentile_interval(bootstrap(sizes, difference, seed, resamples))
+    return Number(value, low, high, sum(sizes))
+
+
+class _Ranked:
+    """Scores of OK and NG images in falling order, equal ones in one bucket."""
+
+    def __init__(self, ok: Floats, ng: Floats) -> None:
+        scores = np.concatenate([ok, ng])
+        self._order = np.argsort(-scores, kind="stable")
+        ranked = scores[self._order]
+        self._starts = np.concatenate([[0], np.flatnonzero(ranked[1:] != ranked[:-1]) + 1])
+        self._ok, self._ng = len(ok), len(ng)
+
+    def _buckets(self, ok: Floats, ng: Floats) -> tuple[Floats, Floats]:
+        """Weights (B, n_ok) and (B, n_ng) to counts per bucket (B, K), normal and anomalous."""
+        zeros_ok, zeros_ng = np.zeros_like(ok), np.zeros_like(ng)
+        both = [np.concatenate(parts, 1)[:, self._order] for parts in ((ok, zeros_ng), (zeros_ok, ng))]
+        normal, anomalous = (np.add.reduceat(part, self._starts, axis=1) for part in both)
+        return normal, anomalous
+
+    def auroc(self, ok: Floats, ng: Floats) -> Floats:
+        return curves.auroc(*self._buckets(ok, ng))
+
+    def both(self, ok: Floats, ng: Floats) -> Floats:
+        buckets = self._buckets(ok, ng)
+        return np.stack([curves.auroc(*buckets), curves.average_precision(*buckets)])
+
+
+def _ranking(ok: Floats, ng: Floats, seed: int) -> tuple[Number, Number]:
+    if missing := _missing(len(ok), len(ng)):
+        return missing, missing
+    ranked, sizes = _Ranked(ok, ng), (len(ok), len(ng))
+    auroc, ap = (float(value[0]) for value in ranked.both(np.ones((1, len(ok))), np.ones((1, len(ng)))))
+    samples = bootstrap(sizes, ranked.both, seed)
+    return tuple(  # type: ignore[return-value]
+        Number(value, *_interval(value, sample, min(sizes)), sum(sizes))
+        for value, sample in zip((auroc, ap), samples, strict=True)
+    )
+
+
+def _interval(value: float, samples: Floats, n: int) -> tuple[float, float]:
+    """The percentile interval; at a perfect 1 every resample is perfect too and says nothing, so there the lower
+    end is that of n hits of n, n being the smaller class."""
+    low, high = percentile_interval(samples)
+    return (((1 - LEVEL) / 2) ** (1 / n), 1.0) if value == 1.0 else (low, high)
+
+
+def _share(scores: Floats, threshold: Threshold, name: str) -> Number:
+    if threshold.value is None:
+        return Number(None, n=len(scores), reason=f"no threshold: {threshold.note}")
+    if len(scores) == 0:
+        return Number(None, reason=f"no {name} images in the test split")
+    hits = int((scores > threshold.value).sum())
+    return Number(hits / len(scores), *clopper_pearson(hits, len(scores)), len(scores))
+
+
+def _missing(ok: int, ng: int) -> Number | None:
+    if ok and ng:
+        return None
+    return Number(None, n=ok + ng, reason=f"no {'NG' if ok else 'OK'} images in the test split")
