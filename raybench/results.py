@@ -29,12 +29,14 @@ class Threshold:
 
     value: flag an image when `score > value`; None when `n` is too small for the budget.
     n: held-back OK images. budget: false-alarm rate asked for. promised: the mean rate that `value` keeps to.
+    typical: their median score; how far it lies below `value` is the unit in which scores of models are compared.
     """
 
     value: float | None
     n: int
     budget: float
     promised: float
+    typical: float | None = None
     note: str = ""
 
 

@@ -26,14 +26,15 @@ def conformal_threshold(scores: npt.NDArray[np.float64], budget: float) -> Thres
     if not np.isfinite(scores).all():
         raise ValueError("held-back scores must be finite")
     n = len(scores)
+    typical = float(np.median(scores)) if n else None
     rank = _rank(n, budget)
     if rank > n:
         needed = math.ceil(1 / budget - _ROUNDING) - 1
         note = f"{n} held-back OK images; a false-alarm budget of {budget:g} needs at least {needed}"
-        return Threshold(None, n, budget, 0.0, note)
+        return Threshold(None, n, budget, 0.0, typical, note)
     low, high = far_interval(n, budget)
     note = f"on {n} held-back OK images; the rate it really has lies in {low:.3f}..{high:.3f}"
-    return Threshold(float(np.sort(scores)[rank - 1]), n, budget, (n + 1 - rank) / (n + 1), note)
+    return Threshold(float(np.sort(scores)[rank - 1]), n, budget, (n + 1 - rank) / (n + 1), typical, note)
 
 
 def far_interval(n: int, budget: float) -> tuple[float, float]:

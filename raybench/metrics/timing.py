@@ -33,9 +33,7 @@ class TimingOptions:
     clock: Callable[[], float] = time.perf_counter
 
 
-def measure_speed(
-    run: Callable[[Images], object], prepare: Callable[[int], Images], options: TimingOptions
-) -> Speed:
+def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Images], options: TimingOptions) -> Speed:
     """Speed of `run`, the model on (B, H, W, 3) uint8. prepare: image `i`, decoded and fitted, (1, H, W, 3).
 
     Three measurements share the budget: the model on one image, decoding and fitting included, and on a batch.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from raybench.findings.board import Board, BoardContext, build_board
-from raybench.findings.flags import build_flags, top_images
+from raybench.findings.flags import Seen, build_flags, look, top_images
 from raybench.lines.decode import decode_image, decode_mask
 from raybench.lines.fit import InputFit, to_source
+from raybench.lines.manifest import Manifest
 from raybench.lines.scores import ScoreRow, read_scores
 from raybench.lines.shards import Row, read_rows
 from raybench.metrics.image import ImageScores
@@ -52,10 +53,12 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
         digest=plan.experiment.digest,
         versions=versions,
         false_alarm_budget=plan.experiment.false_alarm_budget,
+        pending=len(plan.units) - len(rows),
     )
     board = build_board(results, scores, context)
-    flags = build_flags(results, scores)
-    pictures = list(_pictures(plan, run, board, finished))
+    seen = look(results, scores)
+    flags = build_flags(seen)
+    pictures = list(_pictures(plan, run, board, list(top_images(seen, PICTURES_PER_LINE))))
     run.put_report("board.json", board_json(board))
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
@@ -88,3 +91,60 @@ def _row(unit: Unit, run: Run) -> Finished | UnitResult | None:
     if failure is None:
         return None
     return UnitResult(unit.unit_id, unit.line, unit.model, unit.seed, input=unit.input, failure=failure)
+
+
+def _pictures(plan: Plan, run: Run, board: Board, tops: Sequence[Seen]) -> Iterator[Picture]:
+    """The most anomalous images, with heat maps of the model that the verdict names (or of any that has some)."""
+    for line in board.lines:
+        models = [name for name in (board.verdict_on(line).run, *(row.model for row in board.rows_of(line))) if name]
+        wanted = [seen for seen in tops if seen.line == line]
+        unit = next((unit for name in models for unit in plan.units if _shows(unit, line, name, wanted)), None)
+        if unit is not None:
+            yield from _of_line(plan, run, unit, wanted)
+
+
+def _shows(unit: Unit, line: str, model: str, wanted: Sequence[Seen]) -> bool:
+    return unit.line == line and unit.model == model and any(model in seen.excess for seen in wanted)
+
+
+def _of_line(plan: Plan, run: Run, unit: Unit, wanted: Sequence[Seen]) -> Iterator[Picture]:
+    manifest = plan.manifests[unit.line]
+    trained = run.read(unit.unit_id, "train", TrainRecord)
+    if trained is None:
+        return
+    ids = {seen.image_id for seen in wanted}
+    found = {row.image_id: (row, scored) for row, scored in _scored_images(plan, run, unit, manifest, ids)}
+    for seen in wanted:
+        if seen.image_id not in found:
+            continue
+        row, scored = found[seen.image_id]
+        size = (row.height, row.width)
+        fit = InputFit(unit.input.mode, unit.input.height, unit.input.width)
+        yield Picture(
+            line=unit.line,
+            image_id=seen.image_id,
+            label=seen.label,
+            excess=seen.excess,
+            flagged_by=seen.flagged_by,
+            model=unit.model,
+            image=decode_image(row.image, manifest.white_level),
+            heatmap=None if scored.heatmap is None else to_source(scored.heatmap, fit, *size),
+            mask=decode_mask(row.mask, *size) if row.mask else None,
+            heat_low=trained.heat_low,
+            heat_high=trained.heat_high,
+        )
+
+
+def _scored_images(
+    plan: Plan, run: Run, unit: Unit, manifest: Manifest, ids: set[str]
+) -> Iterator[tuple[Row, ScoreRow]]:
+    """Images and their scores, from the few shards that hold them: the small score tables tell which."""
+    lines = plan.store.sub("lines")
+    for shard in manifest.scored_shards:
+        record = run.read(unit.unit_id, score_name(shard.key), ScoreRecord)
+        if record is None:
+            continue
+        here = ids & set(ImageScores.from_bytes(run.get_blob(record.images)).image_ids.tolist())
+        if here:
+            scored = {row.image_id: row for row in read_scores(run.get_blob(record.shard), only=here)}
+            yield from ((row, scored[row.image_id]) for row in read_rows(lines, shard, only=here))

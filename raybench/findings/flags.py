@@ -1,0 +1,105 @@
+"""Which images a person should look at, and why.
+
+Scores of different models have different scales. They are compared in each model's own unit: how far an image lies above
+the threshold, divided by how far the threshold lies above a typical OK image (the *excess*: 0 at the threshold, 1 at twice
+that distance).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from raybench.metrics.image import ImageScores
+from raybench.results import Threshold, UnitResult
+
+MAX_EXCESS = 100.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image as all models of its line see it. excess: by model, in the model's own unit; see the module."""
+
+    line: str
+    image_id: str
+    label: str
+    excess: Mapping[str, float]
+
+    @property
+    def flagged_by(self) -> tuple[str, ...]:
+        return tuple(sorted(model for model, excess in self.excess.items() if excess > 0))
+
+    @property
+    def score(self) -> float:
+        """The mean excess over the models."""
+        return statistics.mean(self.excess.values())
+
+
+@dataclass(frozen=True)
+class Flag:
+    """An image to look at. models: those that flag it, of `of`. score: the mean excess over all models."""
+
+    line: str
+    image_id: str
+    label: str
+    models: tuple[str, ...]
+    of: int
+    score: float
+    reason: str
+
+
+def look(results: Sequence[UnitResult], scores: Mapping[str, ImageScores]) -> list[Seen]:
+    """Every scored image, most anomalous first within its line. scores: by unit_id.
+
+    Of several seeds the first counts; units without a threshold cannot flag and are left out.
+    """
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    for result in sorted(results, key=lambda one: one.seed):
+        images = scores.get(result.unit_id)
+        if images is None or result.threshold is None or result.threshold.value is None:
+            continue
+        for image_id, label, raw in zip(images.image_ids.tolist(), images.labels.tolist(), images.scores, strict=True):
+            by_model = found.setdefault((result.line, image_id, label), {})
+            by_model.setdefault(result.model, _excess(float(raw), result.threshold))
+    seen = [Seen(line, image_id, label, excess) for (line, image_id, label), excess in found.items()]
+    return sorted(seen, key=lambda one: (one.line, -one.score, one.image_id))
+
+
+def build_flags(seen: Sequence[Seen]) -> list[Flag]:
+    """The annotation queue: most models first, then the highest mean excess, line by line."""
+    flags = [
+        Flag(one.line, one.image_id, one.label, one.flagged_by, len(one.excess), one.score, reason)
+        for one in seen
+        if (reason := _reason(one))
+    ]
+    return sorted(flags, key=lambda flag: (flag.line, -len(flag.models), -flag.score, flag.image_id))
+
+
+def top_images(seen: Sequence[Seen], count: int) -> Iterator[Seen]:
+    """The `count` most anomalous images of each line."""
+    left = dict.fromkeys((one.line for one in seen), count)
+    for one in seen:
+        if left[one.line]:
+            left[one.line] -= 1
+            yield one
+
+
+def _excess(score: float, threshold: Threshold) -> float:
+    above = score - (threshold.value or 0.0)
+    unit = (threshold.value or 0.0) - (threshold.typical or 0.0)
+    if unit <= 0:  # all held-back images have one score: anything above it is far out
+        return MAX_EXCESS if above > 0 else 0.0
+    return min(above / unit, MAX_EXCESS)
+
+
+def _reason(seen: Seen) -> str:
+    """Empty where nobody needs to look."""
+    hits, of = len(seen.flagged_by), len(seen.excess)
+    if seen.label == "ng":
+        return "" if hits else f"labelled ng, but none of {of} models flags it: check the label, or it is hard to see"
+    if seen.label == "ok":
+        return f"labelled ok, but all of {of} models flag it: check the label" if hits == of and of > 1 else ""
+    if hits == of:
+        return f"likely a defect: all of {of} models agree"
+    return f"models disagree: {hits} of {of} flag it" if hits else ""

@@ -1,0 +1,89 @@
+"""One row of the comparison: a line × model, its seeds merged."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from raybench.results import Counts, Failure, Input, Number, Provenance, Quality, Size, Speed, Threshold, UnitResult
+
+
+@dataclass(frozen=True)
+class Row:
+    """seeds: those that finished. test_minutes: the line's test set, one image after the other, decoding included.
+    non_square: how the line's aspect reaches the network. failures: of the seeds that failed."""
+
+    line: str
+    model: str
+    seeds: tuple[int, ...]
+    provenance: Provenance | None
+    weights_note: str
+    quality: Quality | None
+    speed: Speed | None
+    size: Size | None
+    input: Input | None
+    counts: Counts | None
+    threshold: Threshold | None
+    train_s: float | None
+    test_minutes: float | None
+    non_square: str
+    failures: tuple[Failure, ...]
+
+
+def merge_seeds(results: Sequence[UnitResult]) -> Row:
+    """The results of one line and model. Numbers are means over the seeds that finished."""
+    done = [result for result in results if result.failure is None]
+    first = done[0] if done else results[0]
+    return Row(
+        line=first.line,
+        model=first.model,
+        seeds=tuple(sorted(result.seed for result in done)),
+        provenance=first.provenance,
+        weights_note=first.weights_note,
+        quality=_quality([result.quality for result in done if result.quality]),
+        speed=first.speed,
+        size=first.size,
+        input=first.input,
+        counts=first.counts,
+        threshold=first.threshold,
+        train_s=statistics.mean([result.train_s for result in done if result.train_s is not None]) if done else None,
+        test_minutes=_test_minutes(first),
+        non_square=_non_square(first.input),
+        failures=tuple(result.failure for result in results if result.failure),
+    )
+
+
+def _quality(qualities: Sequence[Quality]) -> Quality | None:
+    if not qualities:
+        return None
+    return Quality(
+        **{each.name: mean_number([getattr(quality, each.name) for quality in qualities]) for each in fields(Quality)}
+    )
+
+
+def mean_number(numbers: Sequence[Number]) -> Number:
+    """The mean over seeds. Its interval reaches from the lowest low to the highest high: images and seeds both vary."""
+    defined = [number for number in numbers if number.value is not None]
+    if not defined:
+        return numbers[0]
+    values = [number.value for number in defined if number.value is not None]
+    lows = [number.low for number in defined if number.low is not None]
+    highs = [number.high for number in defined if number.high is not None]
+    return Number(statistics.mean(values), min(lows, default=None), max(highs, default=None), defined[0].n)
+
+
+def _test_minutes(result: UnitResult) -> float | None:
+    if result.speed is None or result.counts is None:
+        return None
+    return result.speed.end_to_end_ms * (result.counts.test_ok + result.counts.test_ng) / 60_000
+
+
+def _non_square(size: Input | None) -> str:
+    if size is None:
+        return ""
+    shape = f"{size.height}×{size.width}"
+    if size.source_height == size.source_width:
+        return f"square line, {shape}"
+    how = {"native": "aspect kept", "letterbox": "aspect kept, padded", "squash": "squashed"}[size.mode]
+    return f"{how}: {size.source_height}×{size.source_width} as {shape}"

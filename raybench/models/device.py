@@ -1,0 +1,44 @@
+"""The device that detectors run on: what it is called, when it is done, how much memory it took."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+
+def describe(device: str) -> str:
+    """A name for people: of the GPU, or of the CPU."""
+    return torch.cuda.get_device_name(device) if _is_cuda(device) else _cpu_name()
+
+
+def use_threads(count: int) -> None:
+    """CPU threads of one operation."""
+    torch.set_num_threads(count)
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if _is_cuda(device):
+        torch.cuda.synchronize(device)
+
+
+def reset_peak_memory(device: str) -> None:
+    if _is_cuda(device):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_mb(device: str) -> float | None:
+    """Device memory (10^6 bytes) allocated at most since the reset; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 1e6 if _is_cuda(device) else None
+
+
+def _is_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
