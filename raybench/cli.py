@@ -31,6 +31,7 @@ from raybench.store import Store, open_store
 
 OK, UNITS_FAILED, BAD_INPUT = 0, 1, 2
 SHOWN_REJECTS = 20
+LOG_COLUMNS = 160
 
 app = typer.Typer(
     name="raybench",
@@ -40,6 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 out, err = Console(), Console(stderr=True)
+if not out.is_terminal:
+    out.width = LOG_COLUMNS
 
 StoreUri = Annotated[str, typer.Option("--to", help="The store: s3://bucket/prefix, file:///folder or a path.")]
 RunName = Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")]

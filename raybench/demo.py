@@ -22,7 +22,7 @@ from raybench.errors import InputError
 from raybench.experiment import Experiment, InputChoice, ModelChoice
 
 MODELS = ("padim", "patchcore", "reverse_distillation", "efficient_ad")
-TRAIN_BUDGET_S = 12.0
+TRAIN_BUDGET_S = 10.0
 STRIP_HEIGHT, STRIP_WIDTH = 160, 480
 
 Image = npt.NDArray[np.uint8]
@@ -32,10 +32,10 @@ Image = npt.NDArray[np.uint8]
 class Sizes:
     """How many images of each kind a demo line has."""
 
-    train_ok: int = 100
-    test_ok: int = 30
-    test_ng: int = 30
-    unlabelled: int = 15
+    train_ok: int = 80
+    test_ok: int = 20
+    test_ng: int = 20
+    unlabelled: int = 10
 
 
 def experiment(store: str) -> Experiment:

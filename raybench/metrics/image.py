@@ -14,6 +14,7 @@ from raybench.metrics.intervals import LEVEL, bootstrap, clopper_pearson, percen
 from raybench.results import Number, Threshold
 
 _VERSION = 1
+_ROUNDING = 1e-9  # sums of shares reach 1 only nearly
 Floats = npt.NDArray[np.float64]
 
 
@@ -144,7 +145,7 @@ def _interval(value: float, samples: Floats, n: int) -> tuple[float, float]:
     """The percentile interval; at a perfect 1 every resample is perfect too and says nothing, so there the lower
     end is that of n hits of n, n being the smaller class."""
     low, high = percentile_interval(samples)
-    return (((1 - LEVEL) / 2) ** (1 / n), 1.0) if value == 1.0 else (low, high)
+    return (((1 - LEVEL) / 2) ** (1 / n), 1.0) if value > 1 - _ROUNDING else (low, high)
 
 
 def _share(scores: Floats, threshold: Threshold, name: str) -> Number:

@@ -39,15 +39,14 @@ class ReverseDistillationSettings(Settings):
 
 
 class EfficientAdSettings(Settings):
-    """distil_steps: to train the teacher on lite0's features; steps: student and autoencoder together;
-    autoencoder_steps: autoencoder alone, before. closed_form: solve the last layers exactly afterwards."""
+    """distil_steps: of the teacher, on crops of crop_px pixels. autoencoder_steps: of the autoencoder alone. steps: of
+    student and autoencoder together. lr: Adam's learning rate, for all."""
 
-    distil_steps: int = Field(20, ge=0)
-    autoencoder_steps: int = Field(60, ge=0)
-    steps: int = Field(4, ge=0)
+    distil_steps: int = Field(300, ge=0)
+    autoencoder_steps: int = Field(200, ge=0)
+    steps: int = Field(100, ge=0)
     lr: float = Field(0.001, gt=0)
     crop_px: int = Field(64, ge=40)
-    closed_form: bool = True
 
 
 class FakeSettings(Settings):

@@ -20,7 +20,8 @@ from raybench.units import Unit
 from raybench.work.site import Site, fit_of, hot_detector
 
 IMAGES = 16
-BUDGET_S = 4.0
+BATCH = {"cpu": 4, "cuda": 32}
+BUDGET_S = 3.0
 
 
 def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
@@ -43,6 +44,7 @@ def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
     options = TimingOptions(
         device=device.describe(site.device),
         threads=site.threads,
+        batch=BATCH[site.device],
         budget_s=BUDGET_S,
         synchronize=lambda: device.synchronize(site.device),
         peak_memory_mb=lambda: device.peak_memory_mb(site.device),

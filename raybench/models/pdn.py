@@ -1,0 +1,91 @@
+"""Patch description networks (Batzner et al. 2023, arXiv:2303.14535) and their distillation from a backbone.
+
+The paper distils its teacher from a WideResNet-101 on ImageNet for 60,000 steps. Offline there is neither; here the
+teacher learns the features of lite0 on crops of the line's own OK images, plain and altered. The optimiser trains its
+first three layers; the last one is linear, and solved in closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from raybench.models import backbone
+from raybench.models.anomalib_parts import SmallPatchDescriptionNetwork
+from raybench.models.crops import Crops
+from raybench.models.ridge import Ridge, fit_last, patches
+
+LAYERS = ["blocks.2", "blocks.4"]
+CHANNELS = sum(backbone.CHANNELS[layer] for layer in LAYERS)
+KERNEL = 4  # of the last convolution
+ROWS = 5_000
+STRENGTH = 1e-3
+_EDGE = 4  # cells of 4 px that the unpadded convolutions lose on each side
+_CROPS = 8
+_STATISTICS = 4  # batches for the mean and the deviation of the targets
+
+
+def distil(teacher: SmallPatchDescriptionNetwork, crops: Crops, steps: Iterable[int], lr: float) -> dict[str, Any]:
+    """Teach `teacher` the features of lite0. Returns the steps done and the loss on new plain crops, where a teacher
+    that learned nothing has 1."""
+    source = backbone.extractor(LAYERS).to(next(teacher.parameters()).device)
+    backbone.pretrain(source)
+    with torch.no_grad():
+        sample = torch.cat([targets(source, crops.plain(_CROPS)) for _ in range(_STATISTICS)])
+    mean, std = sample.mean((0, 2, 3), keepdim=True), sample.std((0, 2, 3), keepdim=True)
+
+    def wanted(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return (targets(source, images) - mean) / std
+
+    done = _optimise(teacher.train(), crops, wanted, steps, lr)
+    teacher.eval().requires_grad_(False)
+    with torch.no_grad():
+        ridge = Ridge()
+        while ridge.rows < ROWS:
+            for images in (crops.plain(_CROPS), crops.altered(_CROPS)):
+                ridge.add(patches(trunk(teacher, images), KERNEL), rows_of(wanted(images)))
+        fit_last(teacher.conv4, ridge, STRENGTH)
+        test = crops.plain(4 * _CROPS)
+        loss = float(F.mse_loss(teacher(test), wanted(test)))
+    return {"distil_steps": done, "distil_loss": loss}
+
+
+def _optimise(teacher: nn.Module, crops: Crops, wanted: Any, steps: Iterable[int], lr: float) -> int:
+    optimiser = torch.optim.Adam(teacher.parameters(), lr=lr)
+    done = 0
+    for _ in steps:
+        images = crops.altered(_CROPS)
+        loss = F.mse_loss(teacher(images), wanted(images))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        done += 1
+    return done
+
+
+def trunk(network: SmallPatchDescriptionNetwork, images: Tensor) -> Tensor:
+    """What the last convolution reads."""
+    last, network.conv4 = network.conv4, nn.Identity()
+    try:
+        features: Tensor = network(images)
+        return features
+    finally:
+        network.conv4 = last
+
+
+def rows_of(features: Tensor) -> Tensor:
+    """(B, C, H, W) to (B * H * W, C), in the order of `ridge.patches`."""
+    return features.flatten(2).mT.flatten(0, 1)
+
+
+def targets(source: nn.Module, images: Tensor) -> Tensor:
+    """lite0's features of (B, 3, H, W) in [0, 1], a cell for every 4 px, at twice the scale: (B, C, H/4 - 8, W/4 - 8)."""
+    doubled = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+    fine, coarse = source(backbone.normalise(doubled)).values()
+    coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.cat([fine, coarse], 1)[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
