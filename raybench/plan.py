@@ -23,7 +23,7 @@ MIN_TRAIN_OK = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """manifests: by line. units: longest-known order is the scheduler's business; here line, model, seed."""
+    """manifests: by line. units: in the order they are started: by model as the experiment lists them, then by line."""
 
     experiment: Experiment
     store: Store
@@ -60,8 +60,8 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
         raise ExperimentError(where, problems)
     units = tuple(
         _unit(experiment, manifest, choice, spec, seed)
-        for manifest in manifests.values()
         for choice, spec in specs
+        for manifest in manifests.values()
         for seed in experiment.seeds
     )
     return Plan(experiment, store, manifests, units)

@@ -23,7 +23,8 @@ class Protocol:
     """How a unit is trained and judged.
 
     held_out: share of the OK training images kept back for the threshold. false_alarm_budget: the rate of false
-    alarms on OK images the threshold may cause. train_budget_s: iterative models stop within it (None: no limit).
+    alarms on OK images the threshold may cause. train_budget_s: seconds of optimiser steps, at most (None: each
+    model's own number of steps).
     """
 
     held_out: float = 0.2

@@ -14,7 +14,7 @@ from raybench.store import open_store
 
 def test_listens_on_loopback_only(server: EmbeddedServer) -> None:
     open_ports = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()]
-    inodes = {os.readlink(path) for path in Path(f"/proc/{server.pid}/fd").iterdir() if path.is_symlink()}
+    inodes = {str(path.readlink()) for path in Path(f"/proc/{server.pid}/fd").iterdir() if path.is_symlink()}
     listening = [row[1] for row in open_ports[1:] if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
     assert listening
     assert all(address.startswith("0100007F:") for address in listening)

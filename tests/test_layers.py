@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent / "raybench"
 LAYERS = [
     {"errors", "results", "units"},
     {"experiment", "store"},
+    {"runs"},
     {"embedded", "lines", "models", "metrics"},
     {"plan"},
     {"work"},

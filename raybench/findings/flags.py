@@ -1,8 +1,7 @@
 """Which images a person should look at, and why.
 
-Scores of different models have different scales. They are compared in each model's own unit: how far an image lies above
-the threshold, divided by how far the threshold lies above a typical OK image (the *excess*: 0 at the threshold, 1 at twice
-that distance).
+Scores of different models have different scales. They are compared in each model's own unit, the *excess*: how far an
+image lies above the threshold, divided by how far the threshold lies above a typical OK image.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which model a line should run, how sure that is, and why not the others.
 
 Image AUROC ranks. Two models are tied when the 95 % interval of their difference, resampled over the same images, holds
-zero. AU-PRO decides among the tied where there are masks and its intervals part them; those still tied are told as a tie,
-and the fastest of them is named.
+zero. AU-PRO decides among the tied where there are masks and its intervals part them. Those still tied are told as a
+tie, and the fastest of them is named.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _sentence(line: str, best: Row, sharp: Sequence[Row], tied: Sequence[Row]) -
 def _nothing(line: str, rows: Sequence[Row], conclusions: Mapping[str, str]) -> Verdict:
     reasons = {row.model: row.quality.image_auroc.reason or "" for row in rows if row.quality}
     why = next(iter(reasons.values()), "no model finished")
-    said = {model: "quality unknown" for model in reasons} | dict(conclusions)
+    said = dict.fromkeys(reasons, "quality unknown") | dict(conclusions)
     return Verdict(line, None, (), f"{line}: no verdict, {why}.", said)
 
 

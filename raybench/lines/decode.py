@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import RejectedImage
+
+Pixels = npt.NDArray[np.uint8 | np.uint16]
 
 # Decoding is spread over tasks; threads inside one would only fight over the cores.
 cv2.setNumThreads(1)
@@ -23,8 +27,8 @@ def decode_image(data: bytes, white_level: int = 255) -> npt.NDArray[np.uint8]:
     pixels = _decode(data, _COLOUR)
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
-    scaled = pixels.astype(np.float32) * (255 / white_level)
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    scaled: npt.NDArray[np.uint8] = np.clip(np.rint(pixels * (255 / white_level)), 0, 255).astype(np.uint8)
+    return scaled
 
 
 def decode_mask(data: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
@@ -50,7 +54,7 @@ def highest_pixel(data: bytes) -> int:
     return int(_decode(data, _AS_STORED).max())
 
 
-def _decode(data: bytes, flags: int) -> npt.NDArray[np.uint8 | np.uint16]:
+def _decode(data: bytes, flags: int) -> Pixels:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
@@ -59,4 +63,4 @@ def _decode(data: bytes, flags: int) -> npt.NDArray[np.uint8 | np.uint16]:
         raise RejectedImage("unreadable", "cannot be decoded as PNG, JPEG, BMP or TIFF")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise RejectedImage("unreadable", f"pixels are {pixels.dtype}; 8 and 16 bit unsigned are read")
-    return pixels
+    return cast(Pixels, pixels)

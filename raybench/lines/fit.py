@@ -78,11 +78,7 @@ def to_network(image: npt.NDArray[np.uint8], fit: InputFit) -> npt.NDArray[np.ui
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized = cv2.resize(image, (box.width, box.height), interpolation=how)
     below, right = fit.height - box.height - box.top, fit.width - box.width - box.left
-    if fit.mode == "letterbox":
-        border = cv2.BORDER_CONSTANT
-    else:
-        # Reflection without the edge pixel needs more than one pixel to reflect.
-        border = cv2.BORDER_REFLECT
+    border = cv2.BORDER_CONSTANT if fit.mode == "letterbox" else cv2.BORDER_REFLECT
     padded = cv2.copyMakeBorder(resized, box.top, below, box.left, right, border, value=_GREY)
     return np.ascontiguousarray(padded, dtype=np.uint8)
 

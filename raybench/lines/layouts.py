@@ -101,7 +101,7 @@ def _mvtec(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
 def _folder(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
     masks = {key.rpartition(".")[0]: key for key in sizes if key.startswith("masks/")}
     kinds = {"ok": ("train", "ok"), "test_ok": ("test", "ok"), "ng": ("test", "ng")}
-    kinds |= {name: ("unlabelled", "unknown") for name in _UNLABELLED}
+    kinds |= dict.fromkeys(_UNLABELLED, ("unlabelled", "unknown"))
     for key, size in sizes.items():
         top, _, rest = key.partition("/")
         if top == "masks" or not _is_image(key):

@@ -1,7 +1,7 @@
 """Scores shards: the Parquet twin of an image shard, with raw scores and quantised heat maps.
 
-A heat map is kept at the network's size, in 12 bits: `value = heatmap_lo + heatmap_scale * q`. `fit` names how the image met
-the network, so `fit.to_source` maps it exactly back to the source's `height` x `width`.
+A heat map is kept at the network's size, in 12 bits: `value = heatmap_lo + heatmap_scale * q`. `fit` names how the
+image met the network, so `fit.to_source` maps it exactly back to the source's `height` x `width`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raybench.errors import IntegrityError
 LEVELS = 2**12 - 1
 _ROWS_PER_GROUP = 64
 SCHEMA = pa.schema(
-    [
+    [  # type: ignore[arg-type]
         ("image_id", pa.string()),
         ("line", pa.string()),
         ("model", pa.string()),
@@ -70,7 +70,7 @@ def write_scores(rows: Iterable[ScoreRow], *, fit: str) -> bytes:
         sink,
         SCHEMA,
         compression="zstd",
-        use_dictionary=["line", "model", "unit_id", "label", "fit"],
+        use_dictionary=["line", "model", "unit_id", "label", "fit"],  # type: ignore[arg-type]
         column_encoding={_HEATMAP: "DELTA_BINARY_PACKED"},
         write_page_checksum=True,
     ) as writer:

@@ -54,7 +54,8 @@ class ImageScores:
 
     def of_label(self, label: str) -> Floats:
         """(m,) float64: the scores of images with this label."""
-        return self.scores[self.labels == label]
+        found: Floats = self.scores[self.labels == label]
+        return found
 
     def to_bytes(self) -> bytes:
         arrays = {"image_ids": self.image_ids, "labels": self.labels, "scores": self.scores}

@@ -151,8 +151,7 @@ class PixelSketch:
         weight = masses[image, kind] * shares[kind, at]
 
         def statistic(drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-            drawn = drawn[_usable(drawn, masses)]
-            placed = drawn[:, image] * weight
+            placed = drawn[_usable(drawn, masses)][:, image] * weight
             return _metrics(*(np.where(kind == column, placed, 0.0) for column in range(3)))
 
         whole = statistic(np.ones((1, n)))[:, 0]
@@ -162,8 +161,7 @@ class PixelSketch:
 
 def _usable(drawn: npt.NDArray[np.float64], masses: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Resamples that drew both normal and anomalous pixels."""
-    usable: npt.NDArray[np.bool_] = ((drawn @ masses) > 0).all(axis=1)
-    return usable
+    return np.asarray(((drawn @ masses) > 0).all(axis=1))
 
 
 def _metrics(

@@ -1,7 +1,7 @@
 """The image-score threshold from OK images alone: split conformal prediction (Vovk et al. 2005).
 
-With n held-back OK scores, the threshold is the k-th smallest, k = ceil((n + 1)(1 - budget)); a new OK image of the same
-process exceeds it with a probability of at most `budget`, whatever the distribution of the scores.
+With n held-back OK scores, the threshold is the k-th smallest, k = ceil((n + 1)(1 - budget)); a new OK image of the
+same process exceeds it with a probability of at most `budget`, whatever the distribution of the scores.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -58,16 +58,15 @@ def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Imag
 
 
 def _throughput(run: Callable[[Images], object], one: Images, options: TimingOptions) -> tuple[int, list[float]]:
-    batch = options.batch
-    while True:
-        images = np.repeat(one, batch, axis=0)
-        try:
-            run(images)
-            return batch, _repeat(lambda i: run(images), options)
-        except Exception as error:
-            if batch == 1 or "OutOfMemory" not in type(error).__name__:
-                raise
-        batch //= 2
+    """The largest batch that fits, and its times."""
+    images = np.repeat(one, options.batch, axis=0)
+    try:
+        run(images)
+        return options.batch, _repeat(lambda i: run(images), options)
+    except Exception as error:
+        if options.batch == 1 or "OutOfMemory" not in type(error).__name__:
+            raise
+    return _throughput(run, one, replace(options, batch=options.batch // 2))
 
 
 def _repeat(work: Callable[[int], object], options: TimingOptions) -> list[float]:

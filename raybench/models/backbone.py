@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -76,7 +76,7 @@ def imagenet_state() -> Mapping[str, Tensor]:
 
 def classifier() -> nn.Module:
     """The whole network, head included, with random weights."""
-    return cast(nn.Module, timm.create_model(TIMM_NAME, pretrained=False).eval())
+    return timm.create_model(TIMM_NAME, pretrained=False).eval()
 
 
 def remap(original: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ class Scored:
 @dataclass(frozen=True)
 class FitContext:
     """seed: all randomness of training. device: torch name ("cpu", "cuda"). threads: CPU threads to use.
-    budget_s: iterative models stop in time to end within it; None: their own number of steps."""
+    budget_s: of optimiser steps, at most; None: the model's own number of steps."""
 
     seed: int = 0
     device: str = "cpu"

@@ -19,6 +19,7 @@ from raybench.models.tensors import TorchDetector, in_batches
 
 LAYERS = ["blocks.1", "blocks.2", "blocks.4"]
 _BATCH = 16
+_POSITIONS_AT_ONCE = 256
 _RIDGE = 0.01 + 1e-5  # anomalib's regularisation of the covariance: 0.01 (the paper's), then 1e-5 before inversion
 
 
@@ -68,6 +69,6 @@ class GaussianStream:
         """Mean (C, H*W) and inverse covariance (H*W, C, C), unbiased, `ridge` added to its diagonal."""
         covariance = self._scatter.div_(self.count - 1)
         covariance.diagonal(dim1=1, dim2=2).add_(ridge)
-        for part in covariance.split(256):
+        for part in torch.split(covariance, _POSITIONS_AT_ONCE):
             part.copy_(torch.linalg.inv(part))
         return self._mean[:, 0].T.contiguous(), covariance

@@ -91,7 +91,7 @@ def k_center(rows: Tensor, count: int, first: int) -> Tensor:
 
 
 def _shrink(gaps: Tensor, rows: Tensor, norms: Tensor, fresh: Tensor) -> None:
-    for centers in fresh.split(_CENTERS_AT_ONCE):
+    for centers in torch.split(fresh, _CENTERS_AT_ONCE):
         distances = torch.addmm(norms[centers], rows, rows[centers].T, alpha=-2)
         torch.minimum(gaps, distances.amin(1).add_(norms), out=gaps)
     gaps[fresh] = -torch.inf

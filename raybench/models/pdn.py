@@ -22,7 +22,7 @@ from raybench.models.ridge import Ridge, fit_last, patches
 LAYERS = ["blocks.2", "blocks.4"]
 CHANNELS = sum(backbone.CHANNELS[layer] for layer in LAYERS)
 KERNEL = 4  # of the last convolution
-ROWS = 5_000
+ROWS = 4_000
 STRENGTH = 1e-3
 _EDGE = 4  # cells of 4 px that the unpadded convolutions lose on each side
 _CROPS = 8
@@ -62,7 +62,7 @@ def _optimise(teacher: nn.Module, crops: Crops, wanted: Any, steps: Iterable[int
         images = crops.altered(_CROPS)
         loss = F.mse_loss(teacher(images), wanted(images))
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         done += 1
     return done
@@ -70,7 +70,8 @@ def _optimise(teacher: nn.Module, crops: Crops, wanted: Any, steps: Iterable[int
 
 def trunk(network: SmallPatchDescriptionNetwork, images: Tensor) -> Tensor:
     """What the last convolution reads."""
-    last, network.conv4 = network.conv4, nn.Identity()
+    last = network.conv4
+    network.conv4 = nn.Identity()  # type: ignore[assignment]
     try:
         features: Tensor = network(images)
         return features
@@ -84,7 +85,7 @@ def rows_of(features: Tensor) -> Tensor:
 
 
 def targets(source: nn.Module, images: Tensor) -> Tensor:
-    """lite0's features of (B, 3, H, W) in [0, 1], a cell for every 4 px, at twice the scale: (B, C, H/4 - 8, W/4 - 8)."""
+    """lite0's features of (B, 3, H, W) in [0, 1] at twice the scale: (B, C, H/4 - 8, W/4 - 8), one per 4 px."""
     doubled = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
     fine, coarse = source(backbone.normalise(doubled)).values()
     coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)

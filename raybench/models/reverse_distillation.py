@@ -39,7 +39,7 @@ class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
         weights = [*model.bottleneck.parameters(), *model.decoder.parameters()]
         optimiser = torch.optim.Adam(weights, lr=chosen.lr, betas=_BETAS)
         loss_of, losses = ReverseDistillationLoss(), []
-        for _ in clock.steps(chosen.steps, share=0.95):
+        for _ in clock.steps(chosen.steps):
             batch = to_tensor(images.batch(draws.take(chosen.batch)), self.device)
             loss = loss_of(*model.features(batch))
             optimiser.zero_grad()

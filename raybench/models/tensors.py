@@ -131,17 +131,17 @@ def in_batches(images: TrainImages, size: int, device: torch.device) -> Iterator
 
 
 class Clock:
-    """Time since training began, against the budget of `FitContext`."""
+    """Optimiser steps against the budget of `FitContext`."""
 
     def __init__(self, budget_s: float | None) -> None:
         self._budget_s = budget_s
-        self._start_s = time.monotonic()
         self.stopped_early = False
 
-    def steps(self, count: int, share: float) -> Iterator[int]:
-        """0, 1, ... `count` - 1, or fewer when `share` of the budget is spent (noted in `stopped_early`)."""
+    def steps(self, count: int, share: float = 1.0) -> Iterator[int]:
+        """0, 1, ... `count` - 1, or fewer when they have taken `share` of the budget (noted in `stopped_early`)."""
+        started = time.monotonic()
         for step in range(count):
-            if self._budget_s is not None and time.monotonic() - self._start_s > share * self._budget_s:
+            if self._budget_s is not None and time.monotonic() - started > share * self._budget_s:
                 self.stopped_early = True
                 return
             yield step

@@ -15,6 +15,7 @@ _JPEG_QUALITY = 82
 _COLOURS = cv2.COLORMAP_INFERNO  # perceptually even, and readable with every kind of colour vision
 _MASK_COLOUR = (64, 220, 255)  # RGB
 _STRONGEST = 0.75
+_NO_SPAN = 1e-30  # where all OK images have one heat, whatever is above it is bright
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -52,13 +53,13 @@ class Picture:
 def overlay(image: Rgb, heat: npt.NDArray[np.float32], low: float, high: float) -> Rgb:
     """(H, W, 3) uint8. Colour and opacity grow from `low` to twice the way to `high`: at half of both a pixel is as hot
     as the hottest of the OK images."""
-    span = max(2 * (high - low), np.finfo(np.float32).tiny)
-    share = np.clip((heat - low) / span, 0, 1)
+    share = np.clip((heat - low) / max(2 * (high - low), _NO_SPAN), 0, 1)
     levels = np.rint(share * 255).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(levels, _COLOURS), cv2.COLOR_BGR2RGB)
     opacity = (share * _STRONGEST)[..., np.newaxis]
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return np.rint(grey * (1 - opacity) + colours * opacity).astype(np.uint8)
+    mixed: Rgb = np.rint(grey * (1 - opacity) + colours * opacity).astype(np.uint8)
+    return mixed
 
 
 def _small(image: Rgb) -> Rgb:

@@ -6,15 +6,16 @@ unit is closed. A unit's state is dropped then, so memory depends on the units u
 
 from __future__ import annotations
 
+import time
+
 import ray
 
 from raybench.findings.board import Board
 from raybench.plan import Plan
 from raybench.reports.publish import publish
-from raybench.results import Failure
 from raybench.runs import Run, ScoreRecord, score_name
 from raybench.schedule.backlog import Job
-from raybench.schedule.tasks import failure_of
+from raybench.schedule.tasks import Outcome, failure_of
 from raybench.work.conclude import Partials, merge
 
 
@@ -32,14 +33,15 @@ class Aggregator:
         if record is not None:
             self.partials.setdefault(unit_id, Partials()).add(self.run, record)
 
-    def close(self, job: Job, attempt: int) -> Failure | None:
+    def close(self, job: Job, attempt: int) -> Outcome:
         """Merge what is missing and commit the unit's quality."""
+        started = time.perf_counter()
         try:
             partials = self.partials.pop(job.unit.unit_id, None) or Partials()
             merge(job.unit, self.plan.manifests[job.unit.line], self.run, partials)
         except Exception as error:
-            return failure_of(job, error, attempt)
-        return None
+            return Outcome(time.perf_counter() - started, failure_of(job, error, attempt))
+        return Outcome(time.perf_counter() - started)
 
     def drop(self, unit_id: str) -> None:
         """Forget a unit that was given up."""

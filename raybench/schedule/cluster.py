@@ -64,7 +64,11 @@ def connected(address: str | None = None) -> Iterator[None]:
 
 def slots(resources: Resources) -> Slots:
     """How an experiment's tasks fit the connected cluster. Raises InputError when not even one does."""
-    nodes = tuple(_node(entry) for entry in ray.nodes() if entry["Alive"])
+    nodes = tuple(
+        _node(entry)
+        for entry in ray.nodes()  # type: ignore[no-untyped-call]
+        if entry["Alive"]
+    )
     usable = tuple(node for node in nodes if node.cpus >= resources.cpus)
     if not usable:
         most = max((node.cpus for node in nodes), default=0)

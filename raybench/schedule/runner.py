@@ -17,7 +17,7 @@ from raybench.runs import Run
 from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.cluster import Slots, slots
-from raybench.schedule.tasks import Desk, execute, failure_of
+from raybench.schedule.tasks import Desk, Outcome, execute, failure_of
 
 WAIT_S = 0.5
 Watcher = Callable[[Backlog], None]
@@ -95,14 +95,14 @@ class _Dispatch:
         name = f"{job.phase} {job.unit}"
         arguments = (job, self._manifests[job.unit.line], self._desk)
         if job.phase != "measure":
-            task = execute.options(num_cpus=self.fit.cpus, num_gpus=self.fit.gpus, max_retries=retries, name=name)
+            task: Any = execute.options(num_cpus=self.fit.cpus, num_gpus=self.fit.gpus, max_retries=retries, name=name)
             return task.remote(*arguments, self.fit.cpus, attempt)
         return self._submit_alone(arguments, attempt, {"max_retries": retries, "name": name})
 
     def _submit_alone(self, arguments: tuple[Any, ...], attempt: int, options: dict[str, Any]) -> Any:
         """A task that has a whole node's CPUs, and one whole GPU where there are any, to itself."""
         node = self._idle_nodes.pop()
-        task = execute.options(
+        task: Any = execute.options(
             num_cpus=node.cpus,
             num_gpus=1 if self.fit.gpus else 0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=True),
@@ -130,10 +130,10 @@ class _Dispatch:
         """What went wrong, a worker that died or a node that was lost included."""
         attempt = self._attempts.get(job.unit.unit_id, 0) + 1
         try:
-            answer = ray.get(reference)
+            answer: Outcome = ray.get(reference)
         except ray.exceptions.RayError as error:
             return failure_of(job, error, attempt)
-        return answer if job.phase == "aggregate" else answer.failure
+        return answer.failure
 
     def _attempt(self, unit_id: str) -> int:
         failure = self.run.read(unit_id, "failure", Failure)

@@ -20,8 +20,8 @@ from raybench.units import Unit
 from raybench.work.site import Site, fit_of, hot_detector
 
 IMAGES = 16
-BATCH = {"cpu": 4, "cuda": 32}
-BUDGET_S = 3.0
+BATCH = {"cpu": 2, "cuda": 32}
+BUDGET_S = 2.0
 
 
 def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from raybench.lines.fitted import Picks, FittedShard
+from raybench.lines.fitted import FittedShard, Picks
 from raybench.lines.manifest import Manifest
 from raybench.metrics.threshold import conformal_threshold
 from raybench.models import registry

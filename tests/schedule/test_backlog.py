@@ -4,8 +4,8 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from raybench.lines.manifest import Manifest, ShardInfo
 
+from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.results import Input
 from raybench.runs import score_name
 from raybench.schedule.backlog import Backlog, Job
@@ -39,7 +39,7 @@ def unit(line: str, seed: int) -> Unit:
 def drain(backlog: Backlog, window: int, shuffle: random.Random, failing: set[tuple[str, str]]) -> list[Job]:
     """Run everything with `window` jobs at once that end in any order; (unit_id, phase) in `failing` fail."""
     running: list[Job] = []
-    order = []
+    order: list[Job] = []
     while True:
         while len(running) < window and (job := backlog.take(any(one.phase != "measure" for one in running))):
             assert job.phase != "measure" or all(one.phase == "measure" for one in running)
