@@ -5,10 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from raybench.demo import Sizes, write_strips
 from raybench.embedded import EmbeddedServer, embedded_server
+from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.lines.pack import PackOptions, pack
+from raybench.schedule.cluster import connected
 from raybench.store import Store, open_store
 
 _numbers = itertools.count()
@@ -33,3 +38,36 @@ def bucket(server: EmbeddedServer) -> Store:
     store = open_store(f"s3://test-{os.getpid()}-{next(_numbers)}")
     store.create()
     return store
+
+
+@pytest.fixture(scope="session")
+def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated line in the mvtec layout, with masks: 24 OK images to train on, 6 OK and 6 NG to test."""
+    return write_strips(tmp_path_factory.mktemp("strips"), Sizes(24, 6, 6, 0))
+
+
+@pytest.fixture(scope="session")
+def cluster(server: EmbeddedServer) -> Iterator[None]:
+    """A Ray cluster of this machine, whose workers reach the server."""
+    with connected("local"):
+        yield
+
+
+@pytest.fixture
+def packed(bucket: Store, strips: Path) -> Store:
+    """A bucket that holds the line `strip`."""
+    pack(open_store(str(strips)), bucket.sub("lines"), "strip", PackOptions(shard_rows=4))
+    return bucket
+
+
+@pytest.fixture
+def experiment(packed: Store) -> Experiment:
+    """The fake model on the line `strip`."""
+    return Experiment(
+        name="night",
+        store=packed.uri(),
+        lines=("strip",),
+        models=(ModelChoice(name="fake"),),
+        false_alarm_budget=0.2,
+        input=InputChoice(pixels=64 * 64),
+    )

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from raybench.errors import IntegrityError
+from raybench.metrics import pixel as pixel_module
+from raybench.metrics.image import ImageScores
+from raybench.metrics.pixel import PixelMap, PixelSketch
+
+
+def scene(count: int, seed: int = 0, side: int = 48) -> list[PixelMap]:
+    rng = np.random.default_rng(seed)
+    maps = []
+    for number in range(count):
+        heat = cv2.GaussianBlur(rng.gamma(2, 1, (side, side + 16)), (0, 0), 1.5)
+        mask = np.zeros(heat.shape, bool)
+        for _ in range(number % 3):
+            y, x = rng.integers(0, side - 8, 2)
+            mask[y : y + rng.integers(1, 8), x : x + rng.integers(1, 8)] = True
+        heat = heat + mask * rng.normal(0.6, 0.4)
+        maps.append(PixelMap(f"image {number}", heat.astype(np.float32), mask))
+    return maps
+
+
+def exact(maps: list[PixelMap], limit: float) -> tuple[float, float, float]:
+    """AUROC and AP by scikit-learn; AU-PRO from every distinct score, region by region."""
+    mask = np.concatenate([one.mask.ravel() for one in maps])
+    heat = np.concatenate([one.heatmap.ravel() for one in maps])
+    regions = []
+    for one in maps:
+        _, labels = cv2.connectedComponents(one.mask.astype(np.uint8), connectivity=8)
+        regions += [np.sort(one.heatmap[labels == label]) for label in range(1, labels.max() + 1)]
+    steps = np.unique(heat)[::-1]
+    normal = np.sort(heat[~mask])
+    false = np.concatenate([[0], 1 - np.searchsorted(normal, steps, side="left") / len(normal)])
+    overlaps = [1 - np.searchsorted(region, steps, side="left") / len(region) for region in regions]
+    overlap = np.concatenate([[0], np.mean(overlaps, axis=0)])
+    inside = false <= limit
+    x = np.append(false[inside], limit)
+    y = np.append(overlap[inside], np.interp(limit, false, overlap))
+    return roc_auc_score(mask, heat), average_precision_score(mask, heat), np.trapezoid(y, x) / limit
+
+
+HARD = {
+    "gamma": lambda heat: heat,
+    "narrow": lambda heat: 0.98 + 0.02 * heat / heat.max(),
+    "far away": lambda heat: 1000 + heat,
+    "wide": lambda heat: np.exp(12 * heat / heat.max()),
+    "one outlier": lambda heat: np.where(heat == heat.max(), 1e6, heat),
+    "negative": lambda heat: heat - 3,
+    "8-bit ties": lambda heat: np.round(heat / heat.max() * 255),
+    "saturated": lambda heat: np.clip(heat, 0, np.quantile(heat, 0.7)),
+}
+
+
+@pytest.mark.parametrize("case", HARD)
+def test_agrees_with_an_exact_oracle(case: str) -> None:
+    maps = [
+        PixelMap(one.image_id, HARD[case](one.heatmap.astype(np.float64)).astype(np.float32), one.mask)
+        for one in scene(30)
+    ]
+    sketch = PixelSketch.empty()
+    for start in range(0, len(maps), 7):
+        sketch.add(maps[start : start + 7])
+    found = sketch.evaluate()
+    auroc, ap, au_pro = exact(maps, 0.3)
+    strict = exact(maps, 0.05)[2]
+    assert found.pixel_auroc.value == pytest.approx(auroc, abs=1e-5)
+    assert found.pixel_ap.value == pytest.approx(ap, abs=1e-4)
+    assert found.au_pro.value == pytest.approx(au_pro, abs=1e-5)
+    assert found.au_pro_05.value == pytest.approx(strict, abs=1e-5)
+
+
+def test_agrees_with_the_oracle_when_buckets_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raybench.metrics.sketch.CAP", 8192)
+    maps = scene(30)
+    sketch = PixelSketch.empty()
+    sketch.add(maps)
+    auroc, ap, au_pro = exact(maps, 0.3)
+    found = sketch.evaluate()
+    assert found.pixel_auroc.value == pytest.approx(auroc, abs=1e-5)
+    assert found.pixel_ap.value == pytest.approx(ap, abs=1e-3)
+    assert found.au_pro.value == pytest.approx(au_pro, abs=1e-4)
+
+
+def test_agrees_with_anomalib_inside_its_range() -> None:
+    """torchmetrics passes scores above 1 through a sigmoid, so anomalib is an oracle for scores in [0, 1] only."""
+    torch = pytest.importorskip("torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from anomalib.metrics.aupro import _AUPRO
+    maps = scene(9)
+    highest = max(float(one.heatmap.max()) for one in maps)
+    maps = [PixelMap(one.image_id, one.heatmap / np.float32(highest), one.mask) for one in maps]
+    theirs: Any = _AUPRO(fpr_limit=0.3)
+    theirs.update(
+        torch.tensor(np.stack([m.heatmap for m in maps])), torch.tensor(np.stack([m.mask for m in maps])).int()
+    )
+    sketch = PixelSketch.empty()
+    sketch.add(maps)
+    assert sketch.evaluate().au_pro.value == pytest.approx(float(theirs.compute()), abs=1e-4)
+
+
+@given(order=st.permutations(range(8)), cut=st.integers(0, 8))
+@settings(max_examples=15, deadline=None)
+def test_order_and_split_do_not_matter(order: list[int], cut: int) -> None:
+    maps = scene(8, side=24)
+    whole, first, second = PixelSketch.empty(), PixelSketch.empty(), PixelSketch.empty()
+    whole.add(maps)
+    first.add([maps[at] for at in order[:cut]])
+    second.add([maps[at] for at in order[cut:]])
+    second.merge(PixelSketch.from_bytes(first.to_bytes()))
+    assert second.to_bytes() == whole.to_bytes()
+
+
+def test_interval_holds_the_number_and_shrinks_with_more_images() -> None:
+    few, many = PixelSketch.empty(), PixelSketch.empty()
+    few.add(scene(9))
+    many.add(scene(120))
+    widths = []
+    for sketch in (few, many):
+        number = sketch.evaluate().au_pro
+        assert number.value is not None
+        assert number.low is not None
+        assert number.high is not None
+        assert number.low <= number.value <= number.high
+        widths.append(number.high - number.low)
+    assert widths[1] < widths[0]
+    assert many.evaluate() == many.evaluate()
+
+
+def test_undefined_numbers_say_why() -> None:
+    empty, clean = PixelSketch.empty(), PixelSketch.empty()
+    clean.add([PixelMap("a", np.ones((4, 4), np.float32), np.zeros((4, 4), bool))])
+    only = PixelSketch.empty()
+    only.add([PixelMap("a", np.ones((4, 4), np.float32), np.ones((4, 4), bool))])
+    for sketch, reason in ((empty, "no masks"), (clean, "no masks of anomalous"), (only, "no normal pixels")):
+        number = sketch.evaluate().au_pro
+        assert number.value is None
+        assert number.reason is not None
+        assert reason in number.reason
+
+
+def test_summaries_are_bounded_whatever_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_module, "SUMMARISED_IMAGES", 5)
+    maps = scene(12, side=16)
+    forth, back = PixelSketch.empty(), PixelSketch.empty()
+    forth.add(maps)
+    for one in reversed(maps):
+        back.add([one])
+    assert back.to_bytes() == forth.to_bytes()
+    assert forth.evaluate().pixel_auroc.n == 5
+
+
+@given(cut=st.integers(0, 2000))
+@settings(max_examples=20, deadline=None)
+def test_damage_is_noticed(cut: int) -> None:
+    sketch = PixelSketch.empty()
+    sketch.add(scene(3, side=16))
+    data = sketch.to_bytes()
+    with pytest.raises(IntegrityError):
+        PixelSketch.from_bytes(data[: min(cut, len(data) - 1)])
+
+
+def test_another_kind_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="not pixel sketch"):
+        PixelSketch.from_bytes(ImageScores.empty().to_bytes())
+
+
+def test_a_region_counts_the_same_whatever_its_size() -> None:
+    heat = np.zeros((40, 40), np.float32)
+    mask = np.zeros((40, 40), bool)
+    mask[:30, :30] = True
+    mask[38:, 38:] = True
+    heat[:30, :30] = 1  # the large region is found, the small one is missed
+    sketch = PixelSketch.empty()
+    sketch.add([PixelMap("a", heat, mask)])
+    background: npt.NDArray[np.float32] = heat[~mask]
+    assert background.max() == 0
+    assert sketch.evaluate().au_pro.value == pytest.approx(0.5 + 0.5 * 0.3 / 2, abs=1e-6)

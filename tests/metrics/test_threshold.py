@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raybench.metrics.threshold import conformal_threshold, far_interval
+
+
+@given(n=st.integers(1, 300), budget=st.sampled_from([0.01, 0.05, 0.1, 0.2]), seed=st.integers(0, 9))
+def test_the_rank_keeps_the_budget(n: int, budget: float, seed: int) -> None:
+    scores = np.random.default_rng(seed).normal(size=n)
+    found = conformal_threshold(scores, budget)
+    assert (found.value is None) == (n < round(1 / budget) - 1)
+    if found.value is not None:
+        above = int((scores > found.value).sum())
+        assert (above + 1) / (n + 1) <= budget + 1e-9
+        assert above == math.floor((n + 1) * budget + 1e-9) - 1
+        assert found.promised == pytest.approx((above + 1) / (n + 1))
+
+
+def test_the_mean_false_alarm_rate_is_what_is_promised() -> None:
+    rng = np.random.default_rng(0)
+    rates = []
+    for _ in range(400):
+        value = conformal_threshold(rng.normal(size=59), 0.05).value
+        assert value is not None
+        rates.append((rng.normal(size=2000) > value).mean())
+    assert np.mean(rates) == pytest.approx(0.05, abs=0.004)
+    low, high = far_interval(59, 0.05)
+    assert np.mean([low <= rate <= high for rate in rates]) == pytest.approx(0.95, abs=0.04)
+
+
+def test_too_few_images_are_said() -> None:
+    found = conformal_threshold(np.arange(5.0), 0.05)
+    assert found.value is None
+    assert "needs at least 19" in found.note
+    assert found.typical == 2.0
+    assert conformal_threshold(np.empty(0), 0.05).typical is None
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        conformal_threshold(np.array([1.0, np.nan]), 0.05)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from raybench.metrics.timing import TimingOptions, measure_speed
+
+Images = npt.NDArray[np.uint8]
+
+
+class OutOfMemoryError(RuntimeError):
+    pass
+
+
+class Machine:
+    """A clock that only moves when something works."""
+
+    def __init__(self, largest: int = 100) -> None:
+        self.now = 0.0
+        self.calls: list[int] = []
+        self.waits = 0
+        self.largest = largest
+
+    def run(self, images: Images) -> None:
+        if len(images) > self.largest:
+            raise OutOfMemoryError("no")
+        self.calls.append(len(images))
+        self.now += 0.010 * len(images)
+
+    def prepare(self, index: int) -> Images:
+        self.now += 0.005
+        return np.zeros((1, 4, 4, 3), np.uint8)
+
+    def wait(self) -> None:
+        self.waits += 1
+
+    def options(self, **more: object) -> TimingOptions:
+        return TimingOptions("box", clock=lambda: self.now, synchronize=self.wait, **more)  # type: ignore[arg-type]
+
+
+def test_what_is_measured() -> None:
+    machine = Machine()
+    found = measure_speed(machine.run, machine.prepare, machine.options(batch=8, repeats=5))
+    assert found.p50_ms == pytest.approx(10)
+    assert found.p95_ms == pytest.approx(10)
+    assert found.end_to_end_ms == pytest.approx(15)
+    assert found.images_per_s == pytest.approx(100)
+    assert (found.batch, found.device, found.peak_memory_mb) == (8, "box", None)
+    assert machine.waits == 2 * 3 * 5
+
+
+def test_the_batch_shrinks_until_it_fits() -> None:
+    machine = Machine(largest=3)
+    assert measure_speed(machine.run, machine.prepare, machine.options(batch=16)).batch == 2
+
+
+def test_other_errors_are_not_hidden() -> None:
+    def broken(images: Images) -> None:
+        raise ValueError("broken")
+
+    machine = Machine()
+    with pytest.raises(ValueError, match="broken"):
+        measure_speed(broken, machine.prepare, machine.options())
+    with pytest.raises(OutOfMemoryError):
+        measure_speed(Machine(largest=0).run, machine.prepare, machine.options())
+
+
+def test_it_ends_within_its_budget() -> None:
+    machine = Machine()
+    measure_speed(machine.run, machine.prepare, machine.options(repeats=10_000, budget_s=3.0))
+    assert machine.now < 3.5

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from raybench.findings.board import Board, BoardContext, build_board
+from raybench.findings.flags import Flag
+from raybench.metrics.image import ImageScores, image_quality
+from raybench.reports.gallery import Picture, overlay
+from raybench.reports.html import render
+from raybench.reports.tables import board_csv, board_from_json, board_json, board_md, console_board, flags_parquet
+from raybench.results import Counts, Failure, Input, Number, Quality, Size, Speed, Threshold, UnitResult
+
+EVIL = '<script>alert("x")</script>|'
+NONE = Number(None, reason="no masks")
+FLAGS = [Flag(EVIL, f"test/{EVIL}.png", "ng", ("padim",), 2, 1.25, "models disagree: 1 of 2 flag it")]
+
+
+def unit(model: str, gap: float, seed: int) -> tuple[UnitResult, ImageScores]:
+    rng = np.random.default_rng(seed)
+    scores = np.concatenate([rng.normal(0, 1, 30), rng.normal(gap, 1, 30)])
+    ids = [f"{number:03}" for number in range(60)]
+    images = ImageScores.of(ids, ["ok"] * 30 + ["ng"] * 30, scores.tolist())
+    threshold = Threshold(2.0, 19, 0.05, 0.05, 1.0)
+    found = image_quality(images, threshold)
+    result = UnitResult(
+        unit_id=model,
+        line=EVIL,
+        model=model,
+        seed=0,
+        provenance="imagenet",
+        weights_note="notes",
+        input=Input("native", 64, 64, 100, 100),
+        counts=Counts(80, 20, 30, 30, 0),
+        threshold=threshold,
+        quality=Quality(found.image_auroc, found.image_ap, found.recall, found.false_alarm_rate, *[NONE] * 4),
+        speed=Speed(10.0 + seed, 11.0, 20.0, 90.0, 8, "box", "float32", 2),
+        size=Size(12.5, 1000),
+        train_s=1.0,
+    )
+    return result, images
+
+
+@pytest.fixture(scope="module")
+def board() -> Board:
+    good, bad = unit("padim", 3.0, 0), unit("fake", 0.3, 1)
+    failed = UnitResult("f", EVIL, "broken", 0, failure=Failure("score", "ModelError", EVIL, f"Traceback {EVIL}", 2))
+    context = BoardContext("night", "2026-01-01T00:00:00+00:00", "d" * 64, {"raybench": "0.1"}, 0.05, pending=3)
+    return build_board([good[0], bad[0], failed], {"padim": good[1], "fake": bad[1]}, context)
+
+
+def picture() -> Picture:
+    heat = np.zeros((60, 90), np.float32)
+    heat[20:30, 20:30] = 5
+    mask = heat > 1
+    image = np.full((60, 90, 3), 128, np.uint8)
+    return Picture(EVIL, f"{EVIL}.png", "ng", {"padim": 2.0}, ("padim",), "padim", image, heat, mask, 0.0, 1.0)
+
+
+def test_json_round_trip_without_nan(board: Board) -> None:
+    data = board_json(board)
+    assert board_from_json(data) == board
+    json.loads(data, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+
+
+def test_csv_has_a_row_per_line_and_model_failures_included(board: Board) -> None:
+    table = pd.read_csv(io.BytesIO(board_csv(board)))
+    assert list(table["model"]) == ["broken", "fake", "padim"]
+    failed = table.iloc[0]
+    assert (failed["failure_error_type"], failed["failure_phase"], failed["failure_attempt"]) == (
+        "ModelError",
+        "score",
+        2,
+    )
+    assert pd.isna(failed["image_auroc"])
+    padim = table.iloc[2]
+    assert padim["image_auroc_low"] < padim["image_auroc"] <= padim["image_auroc_high"]
+    assert padim["au_pro_reason"] == "no masks"
+    assert padim["speed_p50_ms"] == 10.0
+
+
+def test_markdown_tables_stay_tables(board: Board) -> None:
+    rows = [line for line in board_md(board).splitlines() if line.startswith("|")]
+    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in rows}
+    assert len(widths) == 1 or widths == {12, 13}
+    assert "3 units are still to be done" in board_md(board)
+    assert "| padim | imagenet |" in board_md(board)
+
+
+def test_flags_round_trip() -> None:
+    table = pd.read_parquet(io.BytesIO(flags_parquet(FLAGS)))
+    assert table.loc[0, "image_id"] == FLAGS[0].image_id
+    assert table["models"][0].tolist() == ["padim"]
+    assert list(pd.read_parquet(io.BytesIO(flags_parquet([]))).columns) == list(table.columns)
+
+
+def test_terminal_shows_the_numbers(board: Board) -> None:
+    console = Console(width=160, file=io.StringIO(), force_terminal=False)
+    console.print(console_board(board))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "run padim" in text
+    assert "failed in score" in text
+    assert "10.0" in text
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_is_self_contained_and_escaped(board: Board) -> None:
+    text = render(board, FLAGS, [picture()])
+    page = Page()
+    page.feed(text)
+    assert "script" not in page.tags
+    assert EVIL not in text
+    assert page.addresses
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert "default-src 'none'" in text
+    assert page.tags.count("img") == 2
+    assert page.tags.count("details") == 1
+    assert "run padim" in text
+
+
+def test_the_page_of_an_empty_board() -> None:
+    context = BoardContext("night", "2026-01-01T00:00:00+00:00", "d" * 64, {}, 0.05)
+    assert "night" in render(build_board([], {}, context), [], [])
+
+
+def test_what_is_no_hotter_than_typical_stays_clear() -> None:
+    image = np.full((8, 8, 3), 100, np.uint8)
+    heat = np.zeros((8, 8), np.float32)
+    heat[0, 0] = 10
+    found = overlay(image, heat, 0.0, 1.0)
+    assert (found[4, 4] == 100).all()
+    assert (found[0, 0] != 100).any()
+    assert (overlay(image, heat, 5.0, 5.0)[0, 0] != 100).any()

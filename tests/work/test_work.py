@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from raybench.errors import IntegrityError
+from raybench.experiment import Experiment
+from raybench.lines.scores import read_scores
+from raybench.metrics.image import ImageScores
+from raybench.plan import Plan, make_plan
+from raybench.runs import QualityRecord, Run, ScoreRecord
+from raybench.work.conclude import Partials, conclude, merge
+from raybench.work.measure import measure
+from raybench.work.score import score
+from raybench.work.site import Site, node_cache
+from raybench.work.train import split_train, train
+
+
+@pytest.fixture
+def plan(experiment: Experiment) -> Plan:
+    return make_plan(experiment)
+
+
+@pytest.fixture
+def site(plan: Plan, tmp_path: Path) -> Site:
+    return Site(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
+
+
+def test_a_unit_from_training_to_its_result(plan: Plan, site: Site) -> None:
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    trained = train(unit, manifest, site)
+    assert (trained.train_ok, trained.held_out_ok) == (19, 5)
+    assert trained.threshold.value is not None
+    records = [score(unit, manifest, shard, site) for shard in manifest.scored_shards]
+    assert sum(record.rows for record in records) == 12
+    assert sum(record.masks for record in records) == 6
+    quality = merge(unit, manifest, site.run, Partials())
+    measure(unit, manifest, site)
+    result = conclude(unit, manifest, site.run)
+    assert result.quality == quality.quality
+    assert result.quality is not None
+    assert result.quality.pixel_auroc.value is not None
+    assert result.quality.image_auroc.n == 12
+    assert result.counts is not None
+    assert (result.counts.test_ok, result.counts.test_ng, result.counts.masks) == (6, 6, 6)
+    assert result.size is not None
+    assert result.size.disk_mb == pytest.approx(sum(blob.size for blob in trained.model.values()) / 1e6)
+
+
+def test_scores_shards_say_what_was_seen(plan: Plan, site: Site) -> None:
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    trained = train(unit, manifest, site)
+    record = score(unit, manifest, manifest.scored_shards[0], site)
+    data = site.run.get_blob(record.shard)
+    rows = read_scores(data)
+    assert len(rows) == record.rows == 4
+    for row in rows:
+        assert row.heatmap is not None
+        assert row.heatmap.shape == (unit.input.height, unit.input.width)
+        assert row.is_anomalous == (row.score > (trained.threshold.value or 0.0))
+        assert (row.line, row.model, row.unit_id) == ("strip", "fake", unit.unit_id)
+    assert pq.read_schema(io.BytesIO(data)).names[:3] == ["image_id", "line", "model"]
+    images = ImageScores.from_bytes(site.run.get_blob(record.images))
+    assert images.scores.tolist() == [row.score for row in sorted(rows, key=lambda row: row.image_id)]
+
+
+def test_what_is_committed_is_not_done_again(plan: Plan, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    first = train(unit, manifest, site), score(unit, manifest, manifest.scored_shards[0], site)
+    monkeypatch.setattr("raybench.models.registry.create", lambda *_: pytest.fail("built again"))
+    again = train(unit, manifest, site), score(unit, manifest, manifest.scored_shards[0], site)
+    assert again == first
+
+
+def test_shards_merge_in_any_order_and_once(plan: Plan, site: Site) -> None:
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    train(unit, manifest, site)
+    records: list[ScoreRecord] = [score(unit, manifest, shard, site) for shard in manifest.scored_shards]
+    forth, back = Partials(), Partials()
+    for record in records:
+        forth.add(site.run, record)
+    for record in [*reversed(records), *records]:
+        back.add(site.run, record)
+    assert (back.rows, back.masks) == (forth.rows, forth.masks) == (12, 6)
+    assert back.images.to_bytes() == forth.images.to_bytes()
+    assert back.pixels.to_bytes() == forth.pixels.to_bytes()
+
+
+def test_nothing_is_concluded_from_half_a_unit(plan: Plan, site: Site) -> None:
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    with pytest.raises(IntegrityError, match="before it was trained"):
+        score(unit, manifest, manifest.scored_shards[0], site)
+    train(unit, manifest, site)
+    score(unit, manifest, manifest.scored_shards[0], site)
+    with pytest.raises(IntegrityError, match="not committed"):
+        merge(unit, manifest, site.run, Partials())
+    assert site.run.read(unit.unit_id, "quality", QualityRecord) is None
+
+
+def test_a_damaged_partial_is_noticed(plan: Plan, site: Site) -> None:
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    train(unit, manifest, site)
+    records = [score(unit, manifest, shard, site) for shard in manifest.scored_shards]
+    site.run.store.put(records[0].pixels.key, b"damaged")
+    with pytest.raises(IntegrityError, match="damaged"):
+        merge(unit, manifest, site.run, Partials())
+
+
+def test_held_out_images_do_not_depend_on_shards(plan: Plan, site: Site) -> None:
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    shards = [site.fitted(unit, manifest, shard) for shard in manifest.shards_of("train")]
+    assert len(shards) == 6
+    kept, held = split_train(shards, unit.protocol)
+    again_kept, again_held = split_train(shards[::-1], unit.protocol)
+    assert set(held.image_ids) == set(again_held.image_ids)
+    assert set(kept.image_ids) == set(again_kept.image_ids)
+    assert not set(kept.image_ids) & set(held.image_ids)
+    assert np.array_equal(kept.batch([2])[0], shards[kept.places[2][0]].batch([kept.places[2][1]])[0])
+
+
+def test_the_cache_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYBENCH_CACHE", str(tmp_path / "cache"))
+    assert node_cache().stat().st_mode & 0o777 == 0o700
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    monkeypatch.setenv("RAYBENCH_CACHE", str(tmp_path / "link"))
+    with pytest.raises(Exception, match="not a folder of this user"):
+        node_cache()
