@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -50,7 +51,7 @@ def exact(maps: list[PixelMap], limit: float) -> tuple[float, float, float]:
     return roc_auc_score(mask, heat), average_precision_score(mask, heat), np.trapezoid(y, x) / limit
 
 
-HARD = {
+HARD: dict[str, Callable[[Any], Any]] = {
     "gamma": lambda heat: heat,
     "narrow": lambda heat: 0.98 + 0.02 * heat / heat.max(),
     "far away": lambda heat: 1000 + heat,

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raybench import cli
+from raybench.embedded import EmbeddedServer
+from raybench.store import Store, open_store
+
+EXPERIMENT = """
+name: night
+store: {store}
+lines: ["*"]
+models: [fake, {{name: fake, label: broken, config: {{fail_in: fit}}}}]
+false_alarm_budget: 0.2
+input: {{pixels: 4096}}
+"""
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The exit code of a command run in this process."""
+    monkeypatch.setattr(sys, "argv", ["raybench", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def shell(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("raybench")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "night.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_pack_says_what_it_packed_and_what_not(
+    strips: Path, bucket: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "images"
+    shutil.copytree(strips, source)
+    (source / "test" / "good" / "empty.png").write_bytes(b"")
+    assert call(monkeypatch, "pack", source, "--line", "strip", "--to", bucket.uri()) == 0
+    out = capsys.readouterr().out
+    assert "test/ng 6, test/ok 6, train/ok 24" in out
+    assert "rejected test/good/empty.png: empty_file" in out
+    assert bucket.uri("lines/strip/manifest.json") in out
+
+
+def test_check_prints_the_plan(
+    packed: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "check", write(tmp_path, EXPERIMENT.format(store=packed.uri()))) == 0
+    out = capsys.readouterr().out
+    assert "2 units" in out
+    assert "broken" in out
+
+
+def test_models_lists_the_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "models") == 0
+    out = capsys.readouterr().out
+    for name in ("padim", "patchcore", "reverse_distillation", "efficient_ad"):
+        assert name in out
+
+
+BAD = {
+    "a wrong key": ("seed: [1]\n", "unknown key; did you mean 'seeds'?"),
+    "an unknown model": ("models: [padin]\n", "did you mean 'padim'?"),
+    "a missing line": ("lines: [stripe]\n", "did you mean 'strip'?"),
+    "a missing bucket": ("store: s3://no-such-bucket\n", "the bucket 'no-such-bucket' does not exist"),
+    "an unreachable endpoint": ("storage: {endpoint_url: 'http://127.0.0.1:9'}\n", "no answer from http://127.0.0.1:9"),
+    "not YAML": ("models: [\n", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("command", ["check", "run", "status", "report"])
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_message_and_exit_code_2(
+    case: str,
+    command: str,
+    packed: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad, said = BAD[case]
+    key = bad.partition(":")[0]
+    good = EXPERIMENT.format(store=packed.uri()).splitlines()
+    text = "\n".join(line for line in good if not line.startswith(f"{key}:")) + f"\n{bad}"
+    assert call(monkeypatch, command, write(tmp_path, text)) == cli.BAD_INPUT
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    assert not list(packed.list("runs/"))
+
+
+def test_wrong_credentials(
+    packed: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
+    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=packed.uri()))) == cli.BAD_INPUT
+    err = capsys.readouterr().err
+    assert "refused the credentials" in err
+    assert "not the secret" not in err
+
+
+def test_a_line_without_ok_images(
+    strips: Path, bucket: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "images"
+    shutil.copytree(strips / "test" / "scratch", source / "ng")
+    assert call(monkeypatch, "pack", source, "--line", "bad", "--layout", "folder", "--to", bucket.uri()) == 0
+    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=bucket.uri()))) == cli.BAD_INPUT
+    assert "bad has 0 OK images to train on" in capsys.readouterr().err
+
+
+def test_sources_that_hold_no_line(
+    bucket: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "pack", tmp_path, "--line", "x", "--to", bucket.uri()) == cli.BAD_INPUT
+    assert "no known layout" in capsys.readouterr().err
+    assert call(monkeypatch, "pack", tmp_path, "--line", "../x", "--to", bucket.uri()) == cli.BAD_INPUT
+    assert "not a line name" in capsys.readouterr().err
+    assert (
+        call(monkeypatch, "pack", tmp_path, "--line", "x", "--layout", "mvtek", "--to", bucket.uri()) == cli.BAD_INPUT
+    )
+    assert "did you mean 'mvtec'" in capsys.readouterr().err
+
+
+@pytest.mark.cluster
+def test_run_status_report_and_run_again(packed: Store, tmp_path: Path, server: EmbeddedServer) -> None:
+    path = write(tmp_path, EXPERIMENT.format(store=packed.uri()))
+    waiting = shell("status", path)
+    assert "0 of 2 units done" in waiting.stdout
+    first = shell("run", path, "--out", tmp_path / "out", "--address", "local")
+    assert first.returncode == cli.UNITS_FAILED, first.stderr
+    assert "2 units: 1 done now, 0 done before, 1 failed" in first.stdout
+    assert "ModelError: fake was told to fail in fit" in first.stdout
+    assert first.stdout.strip().endswith("out/night/report/index.html")
+    assert "\r" not in first.stderr
+    report = tmp_path / "out" / "night" / "report"
+    assert {each.name for each in report.iterdir()} == {
+        "board.csv",
+        "board.json",
+        "board.md",
+        "flags.parquet",
+        "index.html",
+    }
+    done = {item.key: packed.get(item.key) for item in packed.list("runs/night/units/") if "failure" not in item.key}
+    again = shell("run", path, "--out", tmp_path / "out", "--address", "local")
+    assert "2 units: 0 done now, 1 done before, 1 failed" in again.stdout
+    assert "attempt 2" in again.stdout
+    assert done == {
+        item.key: packed.get(item.key) for item in packed.list("runs/night/units/") if "failure" not in item.key
+    }
+    by_uri = packed.uri("runs/night")
+    assert "1 of 2 units done" in shell("status", by_uri).stdout
+    assert "failed; the same command tries it again" in shell("status", by_uri).stdout
+    shutil.rmtree(report)
+    assert shell("report", by_uri, "--out", tmp_path / "out").returncode == 0
+    assert (report / "index.html").exists()
+    written = b"".join(packed.get(item.key) for item in packed.list("runs/"))
+    for secret in (server.secret_key, server.access_key):
+        assert secret.encode() not in written
+        assert secret not in first.stdout + first.stderr
+
+
+def test_store_serves_until_stopped(tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("raybench")), "store", str(tmp_path / "data"), "--bucket", "mine"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        settings = dict(part.split("=", 1) for line in lines[2:4] for part in line.split() if "=" in part)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        code = "from raybench.store import open_store as o; s = o('s3://mine'); s.put('k', b'1'); print(s.get('k'))"
+        found = subprocess.run([sys.executable, "-c", code], env=clean | settings, capture_output=True, text=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert found.stdout.strip() == "b'1'"
+
+
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--help") == 0
+    out = capsys.readouterr().out
+    for name in ("pack", "check", "models", "run", "status", "report", "store", "demo"):
+        assert name in out
+
+
+def test_unknown_scheme_is_read_only(
+    strips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "pack", strips, "--line", "strip", "--to", "memory://x") == cli.BAD_INPUT
+    assert "read-only" in capsys.readouterr().err
+    assert open_store("memory://x").uri() == "memory://x"
