@@ -15,9 +15,10 @@ MAX_PIXELS = 2**27  # a line scan of 16k x 8k; three bytes each when decoded
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 _JPEG_SHRINK = 8
 
-# Larger ones are refused below, with a reason; a warning besides would say nothing new.
+# What Pillow warns of (bombs, corrupt EXIF) is refused below with a reason, or does no harm to the pixels.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module="PIL")
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def _opened(data: bytes) -> Image.Image:
         raise RejectedImage("too_large", str(error)) from error
     except UnidentifiedImageError as error:
         raise RejectedImage("unreadable", "is not a PNG, JPEG, BMP or TIFF image") from error
-    except (OSError, SyntaxError, ValueError, OverflowError) as error:
-        raise RejectedImage("truncated", f"cannot be opened: {error}") from error
+    except Exception as error:
+        raise _damaged(error) from error
 
 
 def _check_whole(image: Image.Image, data: bytes, deep: bool) -> None:
@@ -83,5 +84,12 @@ def _check_whole(image: Image.Image, data: bytes, deep: bool) -> None:
             image.load()
         elif not deep:
             highest_pixel(data)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise RejectedImage("truncated", f"the file is damaged or incomplete: {error}") from error
+    except RejectedImage:
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> RejectedImage:
+    """Decoders meet damage with errors of every kind, warnings included; none of them may stop a line."""
+    return RejectedImage("truncated", f"the file is damaged or incomplete ({type(error).__name__}: {error})")

@@ -47,6 +47,8 @@ class Fake:
         """Heat map: deviations from the mean, the largest channel. Score: the map's maximum."""
         if self._mean.size == 0:
             raise ModelError("fake is neither fitted nor restored")
+        if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, 3):
+            raise ModelError(f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}")
         self._misbehave("score")
         away = np.abs(self._shrink(images) - self._mean) / (self._deviation + _NOISE)
         cells = away.max(axis=3).astype(np.float32)

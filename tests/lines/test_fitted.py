@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raybench.lines.decode import decode_image
+from raybench.lines.fit import InputFit, to_network
+from raybench.lines.fitted import Picks, open_fitted
+from raybench.lines.manifest import Manifest
+from raybench.lines.pack import PackOptions, pack
+from raybench.lines.shards import read_rows
+from raybench.store import Store, open_store
+
+FIT = InputFit("native", 32, 64)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "lines"))
+
+
+@pytest.fixture
+def manifest(strips: Path, lines: Store) -> Manifest:
+    return pack(open_store(str(strips)), lines, "strip", PackOptions(shard_rows=8))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+def test_rows_are_the_shards_images_at_the_networks_size(manifest: Manifest, lines: Store, cache: Path) -> None:
+    shard = manifest.shards[0]
+    fitted = open_fitted(lines, manifest, shard, FIT, cache)
+    rows = list(read_rows(lines, shard))
+    assert fitted.image_ids == tuple(row.image_id for row in rows)
+    assert fitted.index.labels == tuple(row.label for row in rows)
+    assert fitted.index.heights == (200,) * 8
+    images = fitted.batch(range(8))
+    for image, row in zip(images, rows, strict=True):
+        assert np.array_equal(image, to_network(decode_image(row.image), FIT))
+    assert np.array_equal(fitted.batch([5, 2]), images[[5, 2]])
+    assert images.flags.writeable
+
+
+def test_the_second_open_reads_nothing_from_the_store(manifest: Manifest, lines: Store, cache: Path) -> None:
+    shard = manifest.shards[0]
+    first = open_fitted(lines, manifest, shard, FIT, cache).batch([0])
+    lines.delete(shard.key)
+    assert np.array_equal(open_fitted(lines, manifest, shard, FIT, cache).batch([0]), first)
+
+
+def test_another_size_is_another_file(manifest: Manifest, lines: Store, cache: Path) -> None:
+    for fit in (FIT, InputFit("squash", 32, 64), InputFit("native", 64, 64)):
+        open_fitted(lines, manifest, manifest.shards[0], fit, cache)
+    assert len(list(cache.glob("*.u8"))) == 3
+
+
+def test_racing_readers_agree_and_leave_nothing_behind(manifest: Manifest, lines: Store, cache: Path) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        opened = list(pool.map(lambda _: open_fitted(lines, manifest, manifest.shards[0], FIT, cache), range(6)))
+    assert all(np.array_equal(each.batch([3]), opened[0].batch([3])) for each in opened)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_the_longest_unused_files_make_room(manifest: Manifest, lines: Store, cache: Path) -> None:
+    opened = [open_fitted(lines, manifest, shard, FIT, cache, limit_mb=0) for shard in manifest.shards[:2]]
+    assert all(each.path.exists() for each in opened)  # both may still be in use
+    long_ago = time.time() - 3600
+    os.utime(opened[0].path, (long_ago, long_ago))
+    open_fitted(lines, manifest, manifest.shards[2], FIT, cache, limit_mb=0)
+    assert [each.path.exists() for each in opened] == [False, True]
+
+
+def test_picks_keep_their_order(manifest: Manifest, lines: Store, cache: Path) -> None:
+    shards = [open_fitted(lines, manifest, shard, FIT, cache) for shard in manifest.shards_of("train")[:2]]
+    picks = Picks(shards, [(1, 4), (0, 2), (1, 0)])
+    assert picks.image_ids == (shards[1].image_ids[4], shards[0].image_ids[2], shards[1].image_ids[0])
+    assert np.array_equal(picks.batch([2, 0])[0], shards[1].batch([0])[0])
+    assert len(picks) == 3

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raybench.errors import LineError, UnknownName
+from raybench.lines.layouts import Found, find
+from raybench.store import open_store
+
+
+def tree(folder: Path, *paths: str) -> Path:
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x")
+    return folder
+
+
+def look(folder: Path, layout: str = "auto") -> Found:
+    return find(open_store(str(folder)), layout)
+
+
+def shown(found: Found) -> list[tuple[str, str, str, str, str | None]]:
+    return [(item.image_id, item.split, item.label, item.defect_type, item.mask_key) for item in found.items]
+
+
+def test_mvtec(tmp_path: Path) -> None:
+    tree(tmp_path, "train/good/1.png", "test/good/2.jpg", "test/cut/3.png", "test/cut/4.PNG", "test/hole/3.png")
+    tree(tmp_path, "ground_truth/cut/3_mask.png", "ground_truth/cut/4.png", "license.txt", "train/good/.hidden.png")
+    found = look(tmp_path)
+    assert found.layout == "mvtec"
+    assert shown(found) == [
+        ("test/cut/3.png", "test", "ng", "cut", "ground_truth/cut/3_mask.png"),
+        ("test/cut/4.PNG", "test", "ng", "cut", "ground_truth/cut/4.png"),
+        ("test/good/2.jpg", "test", "ok", "", None),
+        ("test/hole/3.png", "test", "ng", "hole", None),
+        ("train/good/1.png", "train", "ok", "", None),
+    ]
+    assert found.rejects == ()
+
+
+def test_folder(tmp_path: Path) -> None:
+    tree(tmp_path, "ok/1.png", "test_ok/2.png", "ng/3.png", "ng/cut/4.png", "unlabeled/5.png", "masks/cut/4.png")
+    found = look(tmp_path)
+    assert found.layout == "folder"
+    assert shown(found) == [
+        ("ng/3.png", "test", "ng", "", None),
+        ("ng/cut/4.png", "test", "ng", "cut", "masks/cut/4.png"),
+        ("test_ok/2.png", "test", "ok", "", None),
+        ("ok/1.png", "train", "ok", "", None),
+        ("unlabeled/5.png", "unlabelled", "unknown", "", None),
+    ]
+
+
+def test_csv(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.png", "a/2.png", "a/3.png", "m/2.png")
+    (tmp_path / "table.csv").write_text(
+        "Path,Split,Label,Mask,Defect_Type\n"
+        "a/1.png,train,OK,,\n"
+        "a\\2.png,test,ng,m/2.png,cut\n"
+        "\n"
+        "a/3.png,unlabelled,,,\n",
+        encoding="utf-8-sig",
+    )
+    found = look(tmp_path)
+    assert found.layout == "csv"
+    assert shown(found) == [
+        ("a/2.png", "test", "ng", "cut", "m/2.png"),
+        ("a/1.png", "train", "ok", "", None),
+        ("a/3.png", "unlabelled", "unknown", "", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a/1.png,trian,ok", "bad_split"),
+        ("a/1.png,train,fine", "bad_label"),
+        ("a/1.png,train,ng", "ng_in_train"),
+        ("../secret.png,train,ok", "path_outside"),
+        ("/etc/passwd,train,ok", "path_outside"),
+        ("C:\\x.png,train,ok", "path_outside"),
+        (",train,ok", "path_outside"),
+        ("a/none.png,train,ok", "missing_file"),
+        ("a/2.png,train,ok", "duplicate_id"),
+    ],
+)
+def test_bad_rows_are_rejected_by_number_and_the_rest_is_kept(tmp_path: Path, row: str, reason: str) -> None:
+    tree(tmp_path, "a/1.png", "a/2.png")
+    (tmp_path / "t.csv").write_text(f"path,split,label\na/2.png,train,ok\n{row}\n")
+    found = look(tmp_path)
+    assert [item.image_id for item in found.items] == ["a/2.png"]
+    assert [(reject.reason, "row 3" in reject.detail) for reject in found.rejects] == [(reason, True)]
+
+
+def test_a_mask_outside_or_missing(tmp_path: Path) -> None:
+    tree(tmp_path, "1.png", "2.png")
+    (tmp_path / "t.csv").write_text("path,split,label,mask\n1.png,test,ng,../m.png\n2.png,test,ng,none.png\n")
+    assert [reject.reason for reject in look(tmp_path).rejects] == ["path_outside", "missing_file"]
+
+
+def test_what_is_not_an_image_or_not_in_the_layout(tmp_path: Path) -> None:
+    tree(tmp_path, "train/good/1.png", "train/good/2.webp", "train/good/notes.txt", "train/bad/3.png", "extra/4.png")
+    found = look(tmp_path)
+    assert {(reject.path, reject.reason) for reject in found.rejects} == {
+        ("train/good/2.webp", "not_an_image"),
+        ("train/bad/3.png", "not_in_layout"),
+        ("extra/4.png", "not_in_layout"),
+    }
+    assert len(found.items) == 1
+
+
+def test_no_layout_fits(tmp_path: Path) -> None:
+    tree(tmp_path, "images/1.png")
+    with pytest.raises(LineError, match="found images"):
+        look(tmp_path)
+    with pytest.raises(UnknownName, match="did you mean 'mvtec'"):
+        look(tmp_path, "mvtek")
+    with pytest.raises(LineError, match="found 0"):
+        look(tmp_path, "csv")

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from raybench.errors import IntegrityError, LineError
+from raybench.lines.manifest import Manifest, Reject, read_manifest, write_manifest
+from raybench.lines.pack import PackOptions, Progress, pack
+from raybench.lines.shards import read_rows
+from raybench.store import Store, open_store
+
+
+@pytest.fixture
+def source(strips: Path, tmp_path: Path) -> Path:
+    shutil.copytree(strips, tmp_path / "images")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "lines"))
+
+
+def packed(source: Path, lines: Store, options: PackOptions | None = None) -> Manifest:
+    return pack(open_store(str(source)), lines, "strip", options)
+
+
+def test_every_image_is_kept_byte_for_byte(source: Path, lines: Store) -> None:
+    manifest = packed(source, lines)
+    rows = [row for shard in manifest.shards for row in read_rows(lines, shard)]
+    assert len(rows) == 36
+    for row in rows:
+        assert row.image == (source / row.image_id).read_bytes()
+        if row.label == "ng":
+            assert row.mask == (source / str(row.mask_path)).read_bytes()
+    assert (manifest.masks, manifest.median_height, manifest.median_width) == (6, 200, 320)
+    assert read_manifest(lines, "strip") == manifest
+
+
+def test_packing_twice_gives_the_same_bytes(source: Path, lines: Store, tmp_path: Path) -> None:
+    first = packed(source, lines, PackOptions(shard_rows=5, readers=1))
+    other = open_store(str(tmp_path / "other"))
+    second = packed(source, other, PackOptions(shard_rows=5, readers=8))
+    assert second == first
+    assert second.digest == first.digest
+    for item in lines.list():
+        assert other.get(item.key) == lines.get(item.key)
+
+
+def test_shards_are_of_one_split_and_bounded(source: Path, lines: Store) -> None:
+    manifest = packed(source, lines, PackOptions(shard_rows=5))
+    assert [shard.rows for shard in manifest.shards_of("train")] == [5, 5, 5, 5, 4]
+    assert [shard.rows for shard in manifest.scored_shards] == [5, 5, 2]
+    for shard in manifest.shards:
+        assert {row.split for row in read_rows(lines, shard)} == {shard.split}
+
+
+def test_pandas_opens_a_shard_as_it_is(source: Path, lines: Store, tmp_path: Path) -> None:
+    shard = packed(source, lines).shards[0]
+    table = pd.read_parquet(tmp_path / "lines" / shard.key)
+    first = table.iloc[0]
+    assert first["image"]["bytes"] == (source / first["image_id"]).read_bytes()
+    assert set(first["image"]) == {"bytes", "path"}
+
+
+def test_rejects_are_listed_and_the_rest_is_packed(source: Path, lines: Store) -> None:
+    good = source / "train" / "good"
+    (good / "000.png").write_bytes(b"")
+    (good / "001.png").write_bytes((good / "001.png").read_bytes()[:-100])
+    (good / "002.png").write_bytes(b"text")
+    cv2.imwrite(str(source / "ground_truth" / "scratch" / "000_mask.png"), np.zeros((5, 5), np.uint8))
+    manifest = packed(source, lines)
+    assert {(reject.path, reject.reason) for reject in manifest.rejects} == {
+        ("train/good/000.png", "empty_file"),
+        ("train/good/001.png", "truncated"),
+        ("train/good/002.png", "unreadable"),
+        ("test/scratch/000.png", "mask_size"),
+    }
+    assert dict(manifest.counts) == {"train/ok": 21, "test/ok": 6, "test/ng": 5}
+
+
+def test_rejects_do_not_change_the_identity_but_images_do(source: Path, lines: Store) -> None:
+    manifest = packed(source, lines)
+    with_reject = replace(manifest, rejects=(Reject("x", "y", "z"),), layout="folder")
+    assert with_reject.digest == manifest.digest
+    (source / "train" / "good" / "000.png").unlink()
+    assert packed(source, lines).digest != manifest.digest
+
+
+def test_shards_of_an_earlier_pack_are_removed(source: Path, lines: Store) -> None:
+    packed(source, lines, PackOptions(shard_rows=5))
+    manifest = packed(source, lines)
+    assert {item.key for item in lines.list()} == {"strip/manifest.json", *(shard.key for shard in manifest.shards)}
+
+
+def test_nothing_is_written_when_nothing_can_be_packed(source: Path, lines: Store) -> None:
+    for path in source.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(LineError, match="rejected: 36 empty_file"):
+        packed(source, lines)
+    assert list(lines.list()) == []
+
+
+def test_sixteen_bit_lines_know_their_white(source: Path, lines: Store) -> None:
+    for path in (source / "train" / "good").glob("*.png"):
+        cv2.imwrite(str(path), np.full((20, 30), 1000, np.uint16))
+    assert packed(source, lines).white_level == 1023
+
+
+def test_progress_counts_images_and_bytes(source: Path, lines: Store) -> None:
+    seen: list[Progress] = []
+    pack(open_store(str(source)), lines, "strip", progress=seen.append)
+    assert [now.done for now in seen] == list(range(1, 37))
+    assert {now.total for now in seen} == {36}
+
+
+def test_packing_from_and_to_s3(source: Path, bucket: Store) -> None:
+    for path in sorted(source.rglob("*.png")):
+        bucket.put(f"images/{path.relative_to(source).as_posix()}", path.read_bytes())
+    manifest = pack(bucket.sub("images"), bucket.sub("lines"), "strip")
+    assert manifest.digest == packed(source, bucket.sub("again")).digest
+
+
+def test_a_manifest_that_cannot_be_used(source: Path, lines: Store) -> None:
+    with pytest.raises(LineError, match="not packed"):
+        read_manifest(lines, "none")
+    lines.put("bad/manifest.json", b"{}")
+    with pytest.raises(IntegrityError, match="not a line manifest"):
+        read_manifest(lines, "bad")
+    write_manifest(lines, replace(packed(source, lines), schema_version=99))
+    with pytest.raises(LineError, match="pack the line again"):
+        read_manifest(lines, "strip")

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from raybench.errors import IntegrityError
+from raybench.lines.manifest import ShardInfo
+from raybench.lines.scores import LEVELS, ScoreRow, quantise, read_scores, write_scores
+from raybench.lines.shards import Row, read_rows, write_shard
+from raybench.store import Store, open_store
+
+ON_DISK = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=8)
+rows_of_any_kind = st.lists(
+    st.builds(
+        Row,
+        image_id=texts,
+        image=st.binary(min_size=1, max_size=200),
+        image_path=texts,
+        mask=st.none() | st.binary(min_size=1, max_size=50),
+        mask_path=st.just("mask.png"),
+        line=texts,
+        split=texts,
+        label=texts,
+        defect_type=texts,
+        height=st.integers(1, 2**31 - 1),
+        width=st.integers(1, 2**31 - 1),
+        sha256=texts,
+    ),
+    max_size=12,
+)
+
+
+def stored(lines: Store, rows: list[Row], row_group_mb: int = 16) -> ShardInfo:
+    data = write_shard(rows, row_group_mb)
+    lines.put("l/test-00000.parquet", data)
+    return ShardInfo("l/test-00000.parquet", "test", len(rows), len(data), hashlib.sha256(data).hexdigest())
+
+
+def some_rows(count: int, size: int = 2000) -> list[Row]:
+    rng = np.random.default_rng(0)
+    return [
+        Row(
+            image_id=f"image-{number}",
+            image=rng.bytes(size),
+            image_path=f"{number}.png",
+            mask=rng.bytes(50) if number % 2 else None,
+            mask_path=f"{number}_mask.png" if number % 2 else None,
+            line="l",
+            split="test",
+            label="ok",
+            defect_type="",
+            height=3,
+            width=4,
+            sha256="00",
+        )
+        for number in range(count)
+    ]
+
+
+@given(rows_of_any_kind)
+@ON_DISK
+def test_rows_come_back_as_they_were(tmp_path: Path, rows: list[Row]) -> None:
+    lines = open_store(str(tmp_path))
+    expected = [row if row.mask is not None else Row(**(vars(row) | {"mask_path": None})) for row in rows]
+    assert list(read_rows(lines, stored(lines, rows))) == expected
+
+
+def test_row_groups_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = open_store(str(tmp_path))
+    rows = some_rows(8, 400_000)
+    shard = stored(lines, rows, row_group_mb=1)
+    sizes: list[int] = []
+    ranged = Store.get_range
+
+    def watched(self: Store, key: str, start: int, length: int) -> bytes:
+        sizes.append(length)
+        return ranged(self, key, start, length)
+
+    monkeypatch.setattr(Store, "get_range", watched)
+    assert list(read_rows(lines, shard)) == rows
+    assert max(sizes) < 1_200_000
+    assert len(sizes) == 1 + 4
+    sizes.clear()
+    assert [row.mask for row in read_rows(lines, shard, images=False)] == [row.mask for row in rows]
+    assert sum(sizes) < 100_000
+
+
+def test_some_rows_only(tmp_path: Path) -> None:
+    lines = open_store(str(tmp_path))
+    rows = some_rows(5)
+    assert list(read_rows(lines, stored(lines, rows), only={"image-3"})) == [rows[3]]
+
+
+@given(place=st.floats(0, 0.999999), bit=st.integers(0, 7))
+@ON_DISK
+def test_a_flipped_bit_is_never_silent(tmp_path: Path, place: float, bit: int) -> None:
+    lines = open_store(str(tmp_path))
+    rows = some_rows(6)
+    shard = stored(lines, rows)
+    data = bytearray(lines.get(shard.key))
+    data[int(place * len(data))] ^= 1 << bit
+    lines.put(shard.key, bytes(data))
+    try:
+        found = list(read_rows(lines, shard))
+    except IntegrityError:
+        return
+    assert found == rows
+
+
+def test_a_shard_that_is_not_the_manifests(tmp_path: Path) -> None:
+    lines = open_store(str(tmp_path))
+    shard = stored(lines, some_rows(6))
+    data = lines.get(shard.key)
+    for damaged in (data[:-100], b"", b"PAR1", data[: len(data) // 2]):
+        lines.put(shard.key, damaged)
+        with pytest.raises(IntegrityError, match="damaged"):
+            list(read_rows(lines, shard))
+    lines.put(shard.key, data)
+    with pytest.raises(IntegrityError, match="6 rows, its manifest says 7"):
+        list(read_rows(lines, ShardInfo(shard.key, "test", 7, shard.size, shard.sha256)))
+
+
+heat = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
+    elements=st.floats(-(2.0**100), 2.0**100, width=32),
+)
+
+
+def score_row(heatmap: npt.NDArray[np.float32] | None, image_id: str = "a") -> ScoreRow:
+    return ScoreRow(image_id, "l", "m", "u", "ng", 1.25, True, heatmap, 100, 200)
+
+
+@given(heat)
+@settings(deadline=None)
+def test_heat_maps_come_back_within_half_a_step(heatmap: npt.NDArray[np.float32]) -> None:
+    [found] = read_scores(write_scores([score_row(heatmap)], fit="native"))
+    assert found.heatmap is not None
+    assert found.heatmap.shape == heatmap.shape
+    _, scale, _ = quantise(heatmap)
+    rounding = 4 * np.finfo(np.float32).eps * float(np.abs(heatmap).max())
+    assert np.abs(found.heatmap.astype(np.float64) - heatmap).max() <= float(scale) / 2 * (1 + 1e-3) + rounding
+    assert (float(heatmap.max()) - float(heatmap.min())) / LEVELS == pytest.approx(float(scale), rel=1e-5, abs=1e-38)
+
+
+def test_scores_without_heat_map_or_threshold() -> None:
+    row = ScoreRow("a", "l", "m", "u", "unknown", -1e300, None, None, 1, 2)
+    assert read_scores(write_scores([row], fit="squash")) == [row]
+    assert read_scores(write_scores([], fit="squash")) == []
+
+
+def test_many_maps_of_different_shapes() -> None:
+    rng = np.random.default_rng(0)
+    rows = [score_row(rng.random((4 + n % 3, 8)).astype(np.float32), f"{n:03}") for n in range(150)]
+    found = read_scores(write_scores(iter(rows), fit="native"))
+    assert [one.image_id for one in found] == [one.image_id for one in rows]
+    assert [one.heatmap.shape for one in found if one.heatmap is not None] == [(4 + n % 3, 8) for n in range(150)]
+    assert [one.image_id for one in read_scores(write_scores(rows, fit="native"), only={"007"})] == ["007"]
+
+
+@given(place=st.floats(0, 0.999999), bit=st.integers(0, 7))
+@ON_DISK
+def test_damaged_scores_are_never_silent(place: float, bit: int) -> None:
+    heatmap = np.random.default_rng(0).random((8, 8)).astype(np.float32)
+    good = write_scores([score_row(heatmap)], fit="native")
+    data = bytearray(good)
+    data[int(place * len(data))] ^= 1 << bit
+    try:
+        [found] = read_scores(bytes(data))
+    except IntegrityError:
+        return
+    [expected] = read_scores(good)
+    assert found.score == expected.score
+    assert found.heatmap is not None
+    assert expected.heatmap is not None
+    assert np.array_equal(found.heatmap, expected.heatmap)

@@ -1,0 +1,60 @@
+"""Each detector fitted once for all tests, on a few small images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.models import registry
+from raybench.models.base import Detector, FitContext, ModelSpec
+
+REAL = ("padim", "patchcore", "reverse_distillation", "efficient_ad")
+CONFIG = {
+    "padim": {"n_features": 16},
+    "patchcore": {"pool_rows": 600, "coreset_ratio": 0.2},
+    "reverse_distillation": {"steps": 3, "batch": 2},
+    "efficient_ad": {"distil_steps": 1, "autoencoder_steps": 1, "steps": 1},
+    "fake": {},
+}
+SIZE = {"efficient_ad": (256, 256)}
+CONTEXT = FitContext(seed=3, device="cpu", threads=1)
+
+
+class Images:
+    """OK images in memory: a soft pattern with noise, (n, h, w, 3) uint8."""
+
+    def __init__(self, count: int, height: int, width: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        wave = 120 + 60 * np.sin(np.arange(width) / 9)[None, :, None] * np.cos(np.arange(height) / 7)[:, None, None]
+        noise = rng.normal(0, 6, (count, height, width, 3))
+        self.pixels: npt.NDArray[np.uint8] = np.clip(wave + noise, 0, 255).astype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batch(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        return self.pixels[list(indices)].copy()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted detector and images it has not seen."""
+
+    name: str
+    spec: ModelSpec
+    detector: Detector
+    height: int
+    width: int
+    unseen: npt.NDArray[np.uint8]
+
+
+def fit(name: str, seed: int = 3) -> Fitted:
+    spec = registry.resolve(name, CONFIG[name])
+    height, width = SIZE.get(name, (64, 96))
+    context = FitContext(seed=seed, device="cpu", threads=1)
+    detector = registry.create(spec, height, width, context)
+    detector.fit(Images(8, height, width), context)
+    return Fitted(name, spec, detector, height, width, Images(3, height, width, seed=1).pixels)

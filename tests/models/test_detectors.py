@@ -1,0 +1,130 @@
+"""What every detector promises, whichever it is."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fitting import CONTEXT, REAL, Fitted, Images, fit
+
+from raybench.errors import BadScores, IntegrityError, LineError, ModelError
+from raybench.models import registry
+
+
+@pytest.fixture(scope="module", params=[*REAL, "fake"])
+def fitted(request: pytest.FixtureRequest) -> Fitted:
+    """Each detector in turn, fitted once."""
+    return fit(request.param)
+
+
+def test_scores_and_heat_maps(fitted: Fitted) -> None:
+    found = fitted.detector.score(fitted.unseen)
+    assert found.scores.shape == (3,)
+    assert found.scores.dtype == np.float64
+    assert np.isfinite(found.scores).all()
+    assert found.heatmaps is not None
+    assert found.heatmaps.shape == (3, fitted.height, fitted.width)
+    assert found.heatmaps.dtype == np.float32
+    assert np.isfinite(found.heatmaps).all()
+    assert found.heatmaps.std() > 0
+
+
+def test_a_score_does_not_depend_on_the_batch(fitted: Fitted) -> None:
+    together = fitted.detector.score(fitted.unseen)
+    alone = fitted.detector.score(fitted.unseen[1:2])
+    assert alone.scores[0] == pytest.approx(together.scores[1], rel=1e-4)
+    assert alone.heatmaps is not None
+    assert together.heatmaps is not None
+    np.testing.assert_allclose(alone.heatmaps[0], together.heatmaps[1], rtol=1e-3, atol=1e-4)
+
+
+def test_read_only_images_are_fine(fitted: Fitted) -> None:
+    images = fitted.unseen.copy()
+    images.flags.writeable = False
+    assert np.array_equal(fitted.detector.score(images).scores, fitted.detector.score(fitted.unseen).scores)
+
+
+def test_a_loaded_detector_scores_the_same(fitted: Fitted, tmp_path: Path) -> None:
+    registry.save_detector(fitted.detector, fitted.spec, fitted.height, fitted.width, tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
+    loaded = registry.load(tmp_path, "cpu", 1)
+    before, after = fitted.detector.score(fitted.unseen), loaded.score(fitted.unseen)
+    assert np.array_equal(before.scores, after.scores)
+    assert before.heatmaps is not None
+    assert after.heatmaps is not None
+    assert np.array_equal(before.heatmaps, after.heatmaps)
+    assert loaded.card() == fitted.detector.card()
+
+
+def test_damaged_files_are_noticed(fitted: Fitted, tmp_path: Path) -> None:
+    registry.save_detector(fitted.detector, fitted.spec, fitted.height, fitted.width, tmp_path)
+    tensors = next(tmp_path.glob("*.safetensors"))
+    tensors.write_bytes(tensors.read_bytes()[:-10])
+    with pytest.raises(IntegrityError):
+        registry.load(tmp_path, "cpu", 1)
+    (tmp_path / "detector.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(IntegrityError):
+        registry.load(tmp_path, "cpu", 1)
+
+
+def test_another_size_is_refused(fitted: Fitted) -> None:
+    with pytest.raises(ModelError, match="expected"):
+        fitted.detector.score(np.zeros((1, fitted.height + 32, fitted.width, 3), np.uint8))
+
+
+def test_the_card_says_where_the_weights_come_from(fitted: Fitted) -> None:
+    card = fitted.detector.card()
+    assert card.name == fitted.name
+    expected = {"efficient_ad": "distilled", "fake": "none"}
+    assert card.provenance == expected.get(fitted.name, "imagenet")
+    assert card.weights_note
+    assert card.parameters > 0
+    json.dumps(dict(card.details), allow_nan=False)
+
+
+def test_a_seed_gives_the_same_detector(fitted: Fitted) -> None:
+    again = fit(fitted.name)
+    assert np.array_equal(again.detector.score(fitted.unseen).scores, fitted.detector.score(fitted.unseen).scores)
+
+
+@pytest.mark.parametrize("name", ["padim", "patchcore", "fake"])
+def test_a_defect_scores_higher_where_it_is(name: str) -> None:
+    fitted = fit(name)
+    broken = fitted.unseen[:1].copy()
+    broken[0, 20:36, 40:56] = 255
+    clean, found = fitted.detector.score(fitted.unseen), fitted.detector.score(broken)
+    assert found.scores[0] > clean.scores.max()
+    assert found.heatmaps is not None
+    y, x = np.unravel_index(found.heatmaps[0].argmax(), found.heatmaps[0].shape)
+    assert 12 <= y < 44
+    assert 32 <= x < 64
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_too_few_images_are_said(name: str) -> None:
+    spec = registry.resolve(name, {})
+    detector = registry.create(spec, 256, 256, CONTEXT)
+    with pytest.raises(LineError, match="at least"):
+        detector.fit(Images(0, 256, 256), CONTEXT)
+    with pytest.raises(ModelError, match="neither fitted nor restored"):
+        detector.score(np.zeros((1, 256, 256, 3), np.uint8))
+
+
+def test_nothing_reaches_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: socket.socket, address: object) -> None:
+        pytest.fail(f"tried to reach {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    found = fit("padim")
+    assert np.isfinite(found.detector.score(found.unseen).scores).all()
+
+
+def test_scores_that_are_not_numbers_are_refused() -> None:
+    spec = registry.resolve("fake", {"nan_in_score": True})
+    detector = registry.create(spec, 64, 96, CONTEXT)
+    detector.fit(Images(4, 64, 96), CONTEXT)
+    with pytest.raises(BadScores, match="not finite"):
+        detector.score(Images(1, 64, 96).pixels)
