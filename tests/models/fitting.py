@@ -12,7 +12,7 @@ from raybench.models import registry
 from raybench.models.base import Detector, FitContext, ModelSpec
 
 REAL = ("padim", "patchcore", "reverse_distillation", "efficient_ad")
-CONFIG = {
+CONFIG: dict[str, dict[str, float]] = {
     "padim": {"n_features": 16},
     "patchcore": {"pool_rows": 600, "coreset_ratio": 0.2},
     "reverse_distillation": {"steps": 3, "batch": 2},

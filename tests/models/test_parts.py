@@ -77,6 +77,7 @@ def test_padim_fits_and_scores_as_anomalibs_own() -> None:
     found = ours.detector.score(ours.unseen)
     torch.testing.assert_close(module.gaussian.mean, theirs.gaussian.mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.scores, expected.pred_score.flatten().numpy(), rtol=1e-3)
+    assert found.heatmaps is not None
     np.testing.assert_allclose(found.heatmaps, expected.anomaly_map.squeeze(1).numpy(), rtol=2e-3, atol=1e-3)
 
 
