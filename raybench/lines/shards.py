@@ -67,7 +67,7 @@ def write_shard(rows: Sequence[Row], row_group_mb: int = ROW_GROUP_MB) -> bytes:
         sink, SCHEMA, compression="none", use_dictionary=False, write_page_checksum=True, write_statistics=False
     ) as writer:
         for group in _groups(rows, row_group_mb * 1_000_000):
-            writer.write_table(pa.Table.from_pylist([_record(row) for row in group], SCHEMA))
+            writer.write_table(_table(group))
     return sink.getvalue()
 
 
@@ -192,10 +192,18 @@ def _groups(rows: Sequence[Row], limit: int) -> Iterator[list[Row]]:
         yield group
 
 
-def _record(row: Row) -> dict[str, Any]:
-    mask = None if row.mask is None else {"bytes": row.mask, "path": row.mask_path}
-    flat = {name: getattr(row, name) for name in SCHEMA.names if name not in ("image", "mask")}
-    return flat | {"image": {"bytes": row.image, "path": row.image_path}, "mask": mask}
+def _table(rows: Sequence[Row]) -> pa.Table:
+    """Built column by column: a dictionary per row would copy every image once more."""
+    columns: list[Any] = []
+    for field in SCHEMA:
+        if field.type == _FILE:
+            found = [(getattr(row, field.name), getattr(row, f"{field.name}_path")) for row in rows]
+            parts = [pa.array(values, part.type) for values, part in zip(zip(*found, strict=True), _FILE, strict=True)]
+            missing = pa.array([data is None for data, _ in found])
+            columns.append(pa.StructArray.from_arrays(parts, fields=list(_FILE), mask=missing))
+        else:
+            columns.append(pa.array([getattr(row, field.name) for row in rows], field.type))
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def _row(record: dict[str, Any]) -> Row:
