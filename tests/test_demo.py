@@ -42,5 +42,5 @@ def test_masks_lie_on_the_defects(strips: Path) -> None:
 
 
 def test_all_models_so_far_are_compared() -> None:
-    assert set(MODELS) == set(registry.names()) - {"fake"}
+    assert set(MODELS) == set(registry.names())
     assert {model.name for model in experiment("s3://b").models} == set(MODELS)

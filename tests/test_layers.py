@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "raybench"
 
 LAYERS = [
     {"errors", "results", "units"},
-    {"experiment", "store"},
+    {"experiment", "backends", "store"},
     {"runs"},
     {"embedded", "lines", "models", "metrics"},
     {"plan"},
@@ -28,9 +28,9 @@ ONLY_IN = {
     "anomalib": {"models"},
     "torch": {"models"},
     "timm": {"models"},
-    "boto3": {"store"},
-    "botocore": {"store"},
-    "fsspec": {"store"},
+    "boto3": {"backends"},
+    "botocore": {"backends"},
+    "fsspec": {"backends"},
     "pyarrow.parquet": {"lines/shards", "lines/scores"},
     "typer": {"cli"},
 }

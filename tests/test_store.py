@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raybench import store as store_module
+from raybench import backends
+from raybench.backends import ObjectInfo
 from raybench.embedded import EmbeddedServer
 from raybench.errors import (
     BucketMissing,
@@ -25,7 +26,7 @@ from raybench.errors import (
     StoreUnreachable,
     UnsafeStore,
 )
-from raybench.store import ObjectInfo, Store, open_store
+from raybench.store import Store, open_store
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -94,7 +95,7 @@ def test_self_test_refuses_a_store_that_overwrites(tmp_path: Path, monkeypatch: 
         self.put(key, data)  # type: ignore[attr-defined]
         return True
 
-    monkeypatch.setattr(store_module._Folder, "put_if_absent", careless)
+    monkeypatch.setattr(backends.Folder, "put_if_absent", careless)
     with pytest.raises(UnsafeStore, match="If-None-Match"):
         open_store(str(tmp_path)).check()
 
@@ -206,5 +207,5 @@ def stuttering() -> Iterator[str]:
 def test_a_body_that_breaks_off_is_read_again(
     stuttering: str, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(backends, "FIRST_PAUSE_S", 0.01)
     assert open_store("s3://bucket", endpoint_url=stuttering).get("k") == b"0123456789"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -104,7 +104,7 @@ def _plot(rows: Sequence[Row], named: str | None) -> Plot | None:
     return Plot(dots, x_ticks, tuple((y(step), f"{step:.2f}") for step in steps))
 
 
-def _dot(model: str, number: Number, x: float, y, named: bool) -> Dot:  # type: ignore[no-untyped-def]
+def _dot(model: str, number: Number, x: float, y: Callable[[float], float], named: bool) -> Dot:
     value = number.value or 0.0
     low, high = (value if end is None else end for end in (number.low, number.high))
     return Dot(model, x, y(value), y(low), y(high), named)
