@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.results import Failure, Provenance, Quality, Size, Speed, Threshold
 from raybench.store import Store
+from raybench.versions import versions
 
 R = TypeVar("R")
 
@@ -156,8 +157,9 @@ class Run:
         self.store.put(f"{self.root}/report/{name}", data)
 
     def freeze(self, text: str, digest: str) -> None:
-        """Keep the experiment as it runs now, beside every earlier form of it."""
-        data = text.encode()
+        """Keep the experiment as it runs now, with its digest and the versions, beside every earlier form of it."""
+        installed = ", ".join(f"{name} {version}" for name, version in versions().items())
+        data = f"# digest {digest}\n# {installed}\n{text}".encode()
         self.store.put_if_absent(f"{self.root}/experiment-{digest[:12]}.yaml", data)
         self.store.put(f"{self.root}/experiment.yaml", data)
 

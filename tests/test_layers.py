@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "raybench"
 
 LAYERS = [
-    {"errors", "results", "units"},
+    {"errors", "results", "units", "versions"},
     {"experiment", "backends", "store"},
     {"runs"},
     {"embedded", "lines", "models", "metrics"},

@@ -63,12 +63,12 @@ def test_a_record_that_is_not_one(run: Run) -> None:
 def test_every_form_of_the_experiment_is_kept(run: Run) -> None:
     run.freeze("a: 1\n", "1" * 64)
     run.freeze("a: 2\n", "2" * 64)
-    kept = {item.key: run.store.get(item.key) for item in run.store.list("runs/night/")}
-    assert kept == {
-        f"runs/night/experiment-{'1' * 12}.yaml": b"a: 1\n",
-        f"runs/night/experiment-{'2' * 12}.yaml": b"a: 2\n",
-        "runs/night/experiment.yaml": b"a: 2\n",
-    }
+    kept = {item.key: run.store.get(item.key).decode() for item in run.store.list("runs/night/")}
+    first, second, latest = (f"runs/night/experiment{part}.yaml" for part in (f"-{'1' * 12}", f"-{'2' * 12}", ""))
+    assert set(kept) == {first, second, latest}
+    assert kept[first].startswith(f"# digest {'1' * 64}\n# raybench ")
+    assert kept[first].endswith("\na: 1\n")
+    assert kept[second] == kept[latest]
 
 
 def test_pickles(run: Run) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,10 +23,10 @@ from raybench.reports.tables import board_csv, board_json, board_md, flags_parqu
 from raybench.results import Failure, UnitResult
 from raybench.runs import QualityRecord, Run, ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit
+from raybench.versions import versions
 
 PICTURES_PER_LINE = 10
 READERS = 16
-PACKAGES = ("raybench", "anomalib", "torch", "timm", "ray", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,11 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     finished = [row for row in rows if isinstance(row, Finished)]
     results = [row.result if isinstance(row, Finished) else row for row in rows]
     scores = {row.unit.unit_id: row.images for row in finished}
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     context = BoardContext(
         run=run.name,
         created=created,
         digest=plan.experiment.digest,
-        versions=versions,
+        versions=versions(),
         false_alarm_budget=plan.experiment.false_alarm_budget,
         pending=len(plan.units) - len(rows),
     )
