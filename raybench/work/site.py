@@ -65,7 +65,7 @@ _hot: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
 
 def hot_detector(unit: Unit, trained: TrainRecord, site: Site) -> Detector:
     """The unit's trained detector; the last few stay loaded in this process."""
-    key = (*sorted(blob.sha256 for blob in trained.model.values()), site.device)
+    key = (*sorted(blob.sha256 for blob in trained.model.values()), site.device, str(site.threads))
     if key not in _hot:
         with tempfile.TemporaryDirectory(dir=site.cache_dir) as folder:
             for name, blob in trained.model.items():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,14 @@ from raybench.errors import IntegrityError
 from raybench.experiment import Experiment
 from raybench.lines.scores import read_scores
 from raybench.metrics.image import ImageScores
+from raybench.models import registry
+from raybench.models.base import Detector
 from raybench.plan import Plan, make_plan
 from raybench.runs import QualityRecord, Run, ScoreRecord
 from raybench.work.conclude import Partials, conclude, merge
 from raybench.work.measure import measure
 from raybench.work.score import score
-from raybench.work.site import Site, node_cache
+from raybench.work.site import Site, hot_detector, node_cache
 from raybench.work.train import split_train, train
 
 
@@ -129,3 +133,23 @@ def test_the_cache_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("RAYBENCH_CACHE", str(tmp_path / "link"))
     with pytest.raises(Exception, match="not a folder of this user"):
         node_cache()
+
+
+def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
+    plan: Plan, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    trained = train(unit, manifest, site)
+    loads: list[int] = []
+    load = registry.load
+
+    def counted(folder: Path, device: str, threads: int) -> Detector:
+        loads.append(threads)
+        return load(folder, device, threads)
+
+    monkeypatch.setattr(registry, "load", counted)
+    monkeypatch.setattr("raybench.work.site._hot", OrderedDict())
+    alone = replace(site, threads=2)
+    for place in (site, site, alone, site, alone):
+        hot_detector(unit, trained, place)
+    assert loads == [1, 2]
