@@ -14,17 +14,18 @@ from raybench.embedded import embedded_server
 from raybench.lines.pack import pack
 from raybench.store import Store, open_store
 
-IMAGES, SIDE = 400, 600
+IMAGES = {".png": 400, ".jpg": 1600}  # about 350 MB each
+SIDE = 600
 ROUNDS = 3
 OBJECTS, OBJECT_MB = 6, 64
 
 
 def write_images(folder: Path, suffix: str) -> float:
-    """Noise on a smooth ground, `IMAGES` of them; returns their megabytes."""
+    """Noise on a smooth ground, the hard case for a JPEG decoder; returns their megabytes."""
     rng = np.random.default_rng(0)
     ground = cv2.resize(rng.integers(40, 200, (8, 8, 3), dtype=np.uint8), (SIDE, SIDE))
     (folder / "ok").mkdir(parents=True)
-    for number in range(IMAGES):
+    for number in range(IMAGES[suffix]):
         noise = rng.integers(0, 48, (SIDE, SIDE, 3), dtype=np.uint8)
         cv2.imwrite(str(folder / "ok" / f"{number:04}{suffix}"), cv2.add(ground, noise))
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

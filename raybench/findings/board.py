@@ -37,6 +37,7 @@ class Overall:
     failed: int
     image_auroc: float | None
     recall: float | None
+    false_alarm_rate: float | None
     pixel_auroc: float | None
     au_pro: float | None
     ms_per_image: float | None
@@ -101,6 +102,7 @@ def _one(model: str, rows: Sequence[Row], named: Counter[str | None], tied: Coun
         failed=sum(bool(row.failures) for row in rows),
         image_auroc=_mean([quality.image_auroc for quality in qualities]),
         recall=_mean([quality.recall for quality in qualities]),
+        false_alarm_rate=_mean([quality.false_alarm_rate for quality in qualities]),
         pixel_auroc=_mean([quality.pixel_auroc for quality in qualities]),
         au_pro=_mean([quality.au_pro for quality in qualities]),
         ms_per_image=_average([row.speed.p50_ms for row in done if row.speed]),

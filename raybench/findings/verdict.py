@@ -39,7 +39,7 @@ def judge(line: str, rows: Sequence[Row], scores: Mapping[str, ImageScores]) -> 
     sharp = _sharpest(tied)
     best = min(sharp, key=_ms)
     for row in ranked:
-        conclusions[row.model] = _conclusion(row, best, sharp, tied, gaps.get(row.model))
+        conclusions[row.model] = _conclusion(row, best, sharp, tied, gaps.get(row.model)) + _alarms(row)
     others = tuple(row.model for row in sharp if row is not best)
     return Verdict(line, best.model, others, _sentence(line, best, sharp, tied), conclusions)
 
@@ -71,6 +71,14 @@ def _conclusion(row: Row, best: Row, sharp: Sequence[Row], tied: Sequence[Row], 
     if gap is None or gap.value is None:
         return "cannot be compared"
     return f"behind by {gap.value:.3f} ({gap.low:.3f}–{gap.high:.3f}) image AUROC"
+
+
+def _alarms(row: Row) -> str:
+    """A warning where OK images of the test split show that the threshold does not keep to its budget."""
+    rate = row.quality.false_alarm_rate if row.quality else None
+    if rate is None or row.threshold is None or (rate.low or 0.0) <= row.threshold.budget:
+        return ""
+    return f"; its threshold does not hold here: {rate.value:.0%} false alarms"
 
 
 def _failed(row: Row) -> str:

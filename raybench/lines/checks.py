@@ -80,7 +80,7 @@ def _check_whole(image: Image.Image, data: bytes, deep: bool) -> None:
         if image.format == "PNG":
             image.verify()
         elif image.format == "JPEG":
-            image.draft(image.mode, (image.width // _JPEG_SHRINK, image.height // _JPEG_SHRINK))
+            image.draft("L", (image.width // _JPEG_SHRINK, image.height // _JPEG_SHRINK))
             image.load()
         elif not deep:
             highest_pixel(data)

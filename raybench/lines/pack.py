@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 import statistics
 from collections import Counter, deque
@@ -19,18 +20,20 @@ from raybench.lines.manifest import SCHEMA_VERSION, Manifest, Reject, ShardInfo,
 from raybench.lines.shards import ROW_GROUP_MB, Row, write_shard
 from raybench.store import Store
 
+REMOTE_READERS = 16
 LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """layout: see `layouts`. shard_mb, shard_rows: a shard is closed at the first it reaches. readers: threads."""
+    """layout: see `layouts`. shard_mb, shard_rows: a shard is closed at the first it reaches. readers:
+    threads (None: one more than cores for a local folder, which is bound by the CPU; many for a remote one)."""
 
     layout: str = layouts.AUTO
     shard_mb: int = 64
     shard_rows: int = 1024
     row_group_mb: int = ROW_GROUP_MB
-    readers: int = 8
+    readers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ def pack(
     write_manifest(lines, manifest)
     _drop_old_shards(lines, manifest)
     return manifest
+
+
+def _readers(source: Store) -> int:
+    return (os.cpu_count() or 1) + 1 if source.uri().startswith("file://") else REMOTE_READERS
 
 
 def _why(rejects: Iterable[Reject]) -> str:
@@ -134,8 +141,9 @@ class _Packing:
     def _rows(self, items: Iterable[Item]) -> Iterator[Row]:
         """The usable images in order, read and checked by a few threads."""
         items = iter(items)
-        with ThreadPoolExecutor(self.options.readers) as pool:
-            window = deque(pool.submit(self._load, item) for item in itertools.islice(items, 2 * self.options.readers))
+        readers = self.options.readers or _readers(self.source)
+        with ThreadPoolExecutor(readers) as pool:
+            window = deque(pool.submit(self._load, item) for item in itertools.islice(items, 2 * readers))
             while window:
                 loaded = window.popleft().result()
                 window.extend(pool.submit(self._load, item) for item in itertools.islice(items, 1))

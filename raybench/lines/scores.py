@@ -64,7 +64,7 @@ class ScoreRow:
 
 def write_scores(rows: Iterable[ScoreRow], *, fit: str) -> bytes:
     """A scores shard. Holds a few dozen heat maps at a time. fit: the mode of `fit.InputFit`."""
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     rows = iter(rows)
     with pq.ParquetWriter(
         sink,
@@ -76,7 +76,7 @@ def write_scores(rows: Iterable[ScoreRow], *, fit: str) -> bytes:
     ) as writer:
         while group := list(itertools.islice(rows, _ROWS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist([_record(row, fit) for row in group], SCHEMA))
-    return sink.getvalue()
+    return sink.getvalue().to_pybytes()
 
 
 def read_scores(data: bytes, *, only: Collection[str] | None = None) -> list[ScoreRow]:

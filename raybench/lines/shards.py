@@ -62,13 +62,13 @@ class Row:
 
 def write_shard(rows: Sequence[Row], row_group_mb: int = ROW_GROUP_MB) -> bytes:
     """A shard of `rows`, the same bytes for the same rows."""
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink, SCHEMA, compression="none", use_dictionary=False, write_page_checksum=True, write_statistics=False
     ) as writer:
         for group in _groups(rows, row_group_mb * 1_000_000):
             writer.write_table(_table(group))
-    return sink.getvalue()
+    return sink.getvalue().to_pybytes()
 
 
 def read_rows(

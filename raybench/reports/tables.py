@@ -25,6 +25,7 @@ LINE_HEADERS = (
     "weights",
     "image AUROC",
     "recall",
+    "false alarms",
     "pixel AUROC",
     "AU-PRO",
     "ms/image",
@@ -33,7 +34,7 @@ LINE_HEADERS = (
     "non-square",
     "conclusion",
 )
-OVERALL_HEADERS = ("model", "weights", "lines", *LINE_HEADERS[2:9], "conclusion")
+OVERALL_HEADERS = ("model", "weights", "lines", *LINE_HEADERS[2:10], "conclusion")
 
 
 def board_json(board: Board) -> bytes:
@@ -88,6 +89,7 @@ def line_cells(board: Board, row: Row) -> list[str]:
         row.provenance or "–",
         shown(quality.image_auroc) if quality else "–",
         shown(quality.recall) if quality else "–",
+        short(quality.false_alarm_rate) if quality else "–",
         short(quality.pixel_auroc) if quality else "–",
         shown(quality.au_pro) if quality else "–",
         f"{speed.p50_ms:.1f}" if speed else "–",
@@ -108,7 +110,7 @@ def _overall_cells(one: Overall) -> list[str]:
         return "–" if value is None else f"{value:.{digits}f}"
 
     lines = f"{one.lines}, {one.failed} failed" if one.failed else str(one.lines)
-    quality = (one.image_auroc, one.recall, one.pixel_auroc, one.au_pro)
+    quality = (one.image_auroc, one.recall, one.false_alarm_rate, one.pixel_auroc, one.au_pro)
     return [
         one.model,
         one.provenance or "–",
@@ -134,12 +136,23 @@ def conditions(board: Board) -> list[str]:
         "decoding included; MB: the saved detector (10^6 bytes)",
     ]
     texts += [f"device: {text}" for text in speeds]
-    notes = sorted({f"{row.model}: {row.provenance}, {row.weights_note}" for row in board.rows if row.weights_note})
-    texts += notes
+    texts += _weights(board)
     if context.pending:
         texts.append(f"{context.pending} units are still to be done; the same command goes on with them")
     versions = ", ".join(f"{name} {version}" for name, version in context.versions.items())
     return [*texts, f"{context.created}, experiment {context.digest[:12]}, {versions}"]
+
+
+def _weights(board: Board) -> list[str]:
+    """Where each model's weights come from: said once, or line by line where lines differ."""
+    texts = []
+    for model in sorted({row.model for row in board.rows if row.weights_note}):
+        notes = {row.line: row.weights_note for row in board.rows if row.model == model and row.weights_note}
+        if len(set(notes.values())) == 1:
+            texts.append(f"{model}: {next(iter(notes.values()))}")
+        else:
+            texts += [f"{model} on {line}: {note}" for line, note in notes.items()]
+    return texts
 
 
 def short(number: Number) -> str:

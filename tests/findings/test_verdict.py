@@ -81,6 +81,16 @@ def test_overlapping_heat_maps_do_not() -> None:
     assert judge("bolt", [row(slow), row(quick)], scores).run == "quick"
 
 
+def test_a_threshold_that_does_not_hold_is_said() -> None:
+    """Recall is worth nothing where everything is flagged, because the line has changed since training."""
+    shifted = images(3.0)
+    shifted = ImageScores(shifted.image_ids, shifted.labels, shifted.scores + 5)
+    scores = {"steady": images(3.0), "upset": shifted}
+    verdict = judge("bolt", [row(result(model, found)) for model, found in scores.items()], scores)
+    assert verdict.conclusions["upset"].endswith("its threshold does not hold here: 100% false alarms")
+    assert "threshold" not in verdict.conclusions["steady"]
+
+
 def test_failures_are_said_and_never_win() -> None:
     scores = {"good": images(3.0)}
     failed = UnitResult("x", "bolt", "broken", 0, failure=FAILURE)
