@@ -18,14 +18,16 @@ Images = npt.NDArray[np.uint8]
 @dataclass(frozen=True)
 class TimingOptions:
     """device, dtype, threads: conditions that are reported as they are. batch: for throughput; halved while memory
-    runs out. repeats: of each measurement, fewer when `budget_s` ends. synchronize: waits for the device.
-    peak_memory_mb: the device's, afterwards. clock: seconds."""
+    runs out. warmup, warmup_s: at least so many calls and so long before anything is timed. repeats: of each
+    measurement, fewer when `budget_s` ends. synchronize: waits for the device. peak_memory_mb: the device's,
+    afterwards. clock: seconds."""
 
     device: str
     dtype: str = "float32"
     threads: int = 1
     batch: int = 8
     warmup: int = 2
+    warmup_s: float = 1.0
     repeats: int = 30
     budget_s: float = 10.0
     synchronize: Callable[[], None] = lambda: None
@@ -39,8 +41,7 @@ def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Imag
     Three measurements share the budget: the model on one image, decoding and fitting included, and on a batch.
     """
     one = prepare(0)
-    for _ in range(options.warmup):
-        run(one)
+    _warm_up(lambda: run(one), options)
     alone = _repeat(lambda i: run(one), options)
     end_to_end = _repeat(lambda i: run(prepare(i)), options)
     batch, times = _throughput(run, one, options)
@@ -55,6 +56,15 @@ def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Imag
         threads=options.threads,
         peak_memory_mb=options.peak_memory_mb(),
     )
+
+
+def _warm_up(work: Callable[[], object], options: TimingOptions) -> None:
+    """Caches, thread pools and clocks settle in a time, not in a number of calls."""
+    end, calls = options.clock() + options.warmup_s, 0
+    while calls < options.warmup or options.clock() < end:
+        work()
+        options.synchronize()
+        calls += 1
 
 
 def _throughput(run: Callable[[Images], object], one: Images, options: TimingOptions) -> tuple[int, list[float]]:

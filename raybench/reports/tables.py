@@ -184,8 +184,9 @@ def _markdown(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> list[st
 
 def _table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
     table = Table(*headers, box=None, header_style="dim", pad_edge=False, collapse_padding=True)
-    for column in table.columns[:1]:
-        column.no_wrap = True
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[0].no_wrap = True
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     return table
