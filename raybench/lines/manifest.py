@@ -17,13 +17,18 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """key: relative to the store of lines, `<line>/<split>-00000.parquet`. size: bytes. sha256: of the whole object."""
+    """key: relative to the store of lines, `<line>/<split>-00000.parquet`. size: bytes. sha256: of the whole object.
+
+    footer_size, footer_sha256: of the Parquet footer at its end, which has no checksum of its own.
+    """
 
     key: str
     split: str
     rows: int
     size: int
     sha256: str
+    footer_size: int
+    footer_sha256: str
 
 
 @dataclass(frozen=True)

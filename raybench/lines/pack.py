@@ -17,7 +17,7 @@ from raybench.lines import layouts
 from raybench.lines.checks import ImageFacts, check_image, check_mask
 from raybench.lines.layouts import Found, Item
 from raybench.lines.manifest import SCHEMA_VERSION, Manifest, Reject, ShardInfo, manifest_key, write_manifest
-from raybench.lines.shards import ROW_GROUP_MB, Row, write_shard
+from raybench.lines.shards import ROW_GROUP_MB, Row, describe, write_shard
 from raybench.store import Store
 
 REMOTE_READERS = 16
@@ -211,4 +211,4 @@ class _Packing:
         data = write_shard(rows, self.options.row_group_mb)
         key = f"{self.line}/{split}-{number:05}.parquet"
         self.lines.put(key, data)
-        return ShardInfo(key, split, len(rows), len(data), hashlib.sha256(data).hexdigest())
+        return describe(key, split, len(rows), data)

@@ -80,9 +80,14 @@ def write_scores(rows: Iterable[ScoreRow], *, fit: str) -> bytes:
 
 
 def read_scores(data: bytes, *, only: Collection[str] | None = None) -> list[ScoreRow]:
-    """The rows of a scores shard. only: image ids to keep. Raises IntegrityError for damage of any kind."""
+    """The rows of a scores shard. only: image ids to keep. Raises IntegrityError when it is not one.
+
+    data: a blob whose commit vouches for its bytes (`Run.get_blob`): a Parquet footer has no checksum of its own.
+    """
     try:
         file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        if not file.schema_arrow.equals(SCHEMA):
+            raise pa.ArrowInvalid("its columns are not those of a scores shard")
         return [
             _row(record)
             for at in range(file.num_row_groups)

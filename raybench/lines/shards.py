@@ -5,6 +5,7 @@ Images are kept as the bytes they came in; nothing is compressed a second time. 
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,6 @@ from raybench.lines.manifest import ShardInfo
 from raybench.store import Store
 
 ROW_GROUP_MB = 16
-_FOOTER_GUESS = 64 * 1024
 _TAIL = 8  # bytes of footer length and magic at a Parquet file's end
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
@@ -71,6 +71,13 @@ def write_shard(rows: Sequence[Row], row_group_mb: int = ROW_GROUP_MB) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def describe(key: str, split: str, rows: int, data: bytes) -> ShardInfo:
+    """What the manifest says of a shard that `write_shard` wrote."""
+    footer = data[-(int.from_bytes(data[-_TAIL:-4], "little") + _TAIL) :]
+    sha256, footer_sha256 = (hashlib.sha256(part).hexdigest() for part in (data, footer))
+    return ShardInfo(key, split, rows, len(data), sha256, len(footer), footer_sha256)
+
+
 def read_rows(
     lines: Store, shard: ShardInfo, *, images: bool = True, only: Collection[str] | None = None
 ) -> Iterator[Row]:
@@ -111,18 +118,15 @@ class _RangedFile:
 
     def __init__(self, lines: Store, shard: ShardInfo) -> None:
         self._lines, self._shard = lines, shard
-        self._footer = b""
         self._metadata: Any = None
 
     def metadata(self) -> Any:
-        size = self._shard.size
-        self._footer = self._lines.get_range(self._shard.key, max(0, size - _FOOTER_GUESS), min(size, _FOOTER_GUESS))
-        needed = int.from_bytes(self._footer[-_TAIL:-4], "little") + _TAIL
-        if self._footer[-4:] != b"PAR1" or needed > size:
-            raise pa.ArrowInvalid("no Parquet footer at its end")
-        if needed > len(self._footer):
-            self._footer = self._lines.get_range(self._shard.key, size - needed, needed)
-        self._metadata = pq.read_metadata(io.BytesIO(b"PAR1" + self._footer))
+        shard = self._shard
+        footer = self._lines.get_range(shard.key, shard.size - shard.footer_size, shard.footer_size)
+        # Checked before it is parsed: the reader aborts the whole process on some damaged footers.
+        if hashlib.sha256(footer).hexdigest() != shard.footer_sha256:
+            raise pa.ArrowInvalid("its footer is not the one that was written")
+        self._metadata = pq.read_metadata(io.BytesIO(b"PAR1" + footer))
         if not self._metadata.schema.to_arrow_schema().equals(SCHEMA):
             raise pa.ArrowInvalid("its columns are not those of an image shard")
         return self._metadata

@@ -54,7 +54,7 @@ class _Pass:
         self.unit, self.trained = unit, trained
         self.detector = hot_detector(unit, trained, site)
         self.images = site.fitted(unit, manifest, shard)
-        self._masks = read_rows(site.lines, shard) if manifest.masks else None
+        self._masks = read_rows(site.lines, shard, images=False) if manifest.masks else None
         self.pixels = PixelSketch.empty()
         self.masks = 0
         self.scores: list[float] = []

@@ -13,7 +13,7 @@ from raybench.units import Unit
 
 
 def manifest(line: str, shards: int) -> Manifest:
-    test = tuple(ShardInfo(f"{line}/test-{n:05}.parquet", "test", 10, 100, f"{n}") for n in range(shards))
+    test = tuple(ShardInfo(f"{line}/test-{n:05}.parquet", "test", 10, 100, f"{n}", 8, "") for n in range(shards))
     return Manifest(
         line=line,
         schema_version=1,
@@ -27,7 +27,7 @@ def manifest(line: str, shards: int) -> Manifest:
         max_height=64,
         max_width=64,
         white_level=255,
-        shards=(ShardInfo(f"{line}/train-00000.parquet", "train", 8, 100, "t"), *test),
+        shards=(ShardInfo(f"{line}/train-00000.parquet", "train", 8, 100, "t", 8, ""), *test),
         rejects=(),
     )
 
