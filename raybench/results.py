@@ -45,7 +45,8 @@ class Speed:
     """Inference time with the device to itself, and its conditions.
 
     p50_ms, p95_ms: model only, batch 1. end_to_end_ms: decode and input fit included, batch 1, median.
-    images_per_s: model only, at `batch`.
+    images_per_s: model only, at `batch`. other_load: share of the machine's cores that other programs took
+    meanwhile; should be near 0.
     """
 
     p50_ms: float
@@ -57,6 +58,7 @@ class Speed:
     dtype: str
     threads: int
     peak_memory_mb: float | None = None
+    other_load: float = 0.0
 
 
 @dataclass(frozen=True)

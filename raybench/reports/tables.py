@@ -20,6 +20,7 @@ from raybench.findings.verdict import shown
 from raybench.results import Number
 
 _BOARD = TypeAdapter(Board)
+BUSY = 0.15  # from here on, a time is reported with the load it was taken under
 LINE_HEADERS = (
     "model",
     "weights",
@@ -136,6 +137,11 @@ def conditions(board: Board) -> list[str]:
         "decoding included; MB: the saved detector (10^6 bytes)",
     ]
     texts += [f"device: {text}" for text in speeds]
+    texts += [
+        f"{row.model} on {row.line}: timed while other programs kept {row.speed.other_load:.0%} of the cores busy"
+        for row in board.rows
+        if row.speed and row.speed.other_load > BUSY
+    ]
     texts += _weights(board)
     if context.pending:
         texts.append(f"{context.pending} units are still to be done; the same command goes on with them")

@@ -17,6 +17,7 @@ from raybench.models import device
 from raybench.results import Size
 from raybench.runs import MeasureRecord, TrainRecord
 from raybench.units import Unit
+from raybench.work.quiet import undisturbed
 from raybench.work.site import Site, fit_of, hot_detector
 
 IMAGES = 16
@@ -52,7 +53,7 @@ def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
     disk_mb = sum(blob.size for blob in trained.model.values()) / 1e6
     record = MeasureRecord(
         unit_id=unit.unit_id,
-        speed=measure_speed(detector.score, prepare, options),
+        speed=undisturbed(lambda: measure_speed(detector.score, prepare, options)),
         size=Size(disk_mb, trained.parameters, trained.memory_bank),
     )
     return site.run.commit(unit.unit_id, "measure", record)
