@@ -2,7 +2,8 @@
 
 Image AUROC ranks. Two models are tied when the 95 % interval of their difference, resampled over the same images, holds
 zero. AU-PRO decides among the tied where there are masks and its intervals part them. Those still tied are told as a
-tie, and the fastest of them is named.
+tie. The one named is the best by image AUROC of those that take at most 1.5 times as long as the fastest: a smaller
+difference in time does not matter to a line, a larger one may.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from raybench.findings.rows import Row
 from raybench.metrics.image import ImageScores, paired_difference
 from raybench.results import Number
 
+ABOUT_AS_FAST = 1.5
 
 @dataclass(frozen=True)
 class Verdict:
@@ -37,7 +39,8 @@ def judge(line: str, rows: Sequence[Row], scores: Mapping[str, ImageScores]) -> 
     gaps = {row.model: paired_difference(scores[leader.model], scores[row.model]) for row in ranked[1:]}
     tied = [leader, *(row for row in ranked[1:] if (gaps[row.model].low or 0.0) <= 0.0)]
     sharp = _sharpest(tied)
-    best = min(sharp, key=_ms)
+    quick = [row for row in sharp if _ms(row) <= ABOUT_AS_FAST * min(map(_ms, sharp))]
+    best = max(quick, key=lambda row: _auroc(row) or 0.0)
     for row in ranked:
         conclusions[row.model] = _conclusion(row, best, sharp, tied, gaps.get(row.model)) + _alarms(row)
     others = tuple(row.model for row in sharp if row is not best)
@@ -63,7 +66,7 @@ def _sharpest(tied: Sequence[Row]) -> list[Row]:
 
 def _conclusion(row: Row, best: Row, sharp: Sequence[Row], tied: Sequence[Row], gap: Number | None) -> str:
     if row is best:
-        return "run this one" if len(sharp) == 1 else "run this one: fastest of the tied"
+        return "run this one" if len(sharp) == 1 else "run this one: best guess of the tied"
     if row in sharp:
         return f"tied; {_ms(row) / _ms(best):.1f}× the time of {best.model}" if _ms(best) > 0 else "tied"
     if row in tied:
@@ -93,7 +96,9 @@ def _sentence(line: str, best: Row, sharp: Sequence[Row], tied: Sequence[Row]) -
     start = f"{line}: run {best.model} ({', '.join(filter(None, (auroc, speed)))})."
     if len(sharp) > 1:
         names = ", ".join(row.model for row in sharp if row is not best)
-        return f"{start} It cannot be told apart from {names} on these images; it is the fastest of them."
+        slower = all(_ms(row) > ABOUT_AS_FAST * _ms(best) for row in sharp if row is not best)
+        why = "by far the fastest of them" if slower else "the best guess among the fast ones"
+        return f"{start} It cannot be told apart from {names} on these images; it is {why}."
     if len(tied) > 1:
         names = ", ".join(row.model for row in tied if row is not best)
         return f"{start} On images it is tied with {names}; its heat map is the more accurate."

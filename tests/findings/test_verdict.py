@@ -61,8 +61,16 @@ def test_a_tie_is_told_and_the_fastest_is_named() -> None:
     rows = [row(result("slow", scores["slow"], 50.0)), row(result("quick", scores["quick"], 5.0))]
     verdict = judge("bolt", rows, scores)
     assert (verdict.run, verdict.tied) == ("quick", ("slow",))
-    assert "cannot be told apart from slow" in verdict.sentence
+    assert "cannot be told apart from slow on these images; it is by far the fastest" in verdict.sentence
     assert verdict.conclusions["slow"] == "tied; 10.0× the time of quick"
+
+
+def test_a_small_gain_in_time_does_not_decide_a_tie() -> None:
+    scores = {"better": images(3.0), "quicker": images(3.0, noise=0.3)}
+    rows = [row(result("better", scores["better"], 12.0)), row(result("quicker", scores["quicker"], 10.0))]
+    verdict = judge("bolt", rows, scores)
+    assert (verdict.run, verdict.tied) == ("better", ("quicker",))
+    assert "it is the best guess among the fast ones" in verdict.sentence
 
 
 def test_heat_maps_decide_among_the_tied() -> None:
