@@ -17,6 +17,7 @@ from raybench.results import Number
 
 ABOUT_AS_FAST = 1.5
 
+
 @dataclass(frozen=True)
 class Verdict:
     """run: the model to run, None where nothing can be said. tied: models that are as good as far as one can tell.
