@@ -57,7 +57,12 @@ class Resources(_Section):
 
 
 class Experiment(_Section):
-    """What to compare. `digest` identifies all that can change a number; `resources` and `storage` can't."""
+    """What to compare. `digest` identifies all that can change a number; `resources`, `storage` and `weights` can't
+    (a unit knows its weights by their sha256).
+
+    preset: the models' default settings, "paper" (a GPU) or "cpu" (minutes on two cores). weights: URI of the weights
+    store (empty: $RAYBENCH_WEIGHTS, else none).
+    """
 
     name: str = Field(pattern=NAME)
     store: str = Field(min_length=1)
@@ -67,6 +72,8 @@ class Experiment(_Section):
     false_alarm_budget: float = Field(default=0.05, gt=0.0, lt=0.5)
     held_out: float = Field(default=0.2, gt=0.0, le=0.5)
     train_budget_s: float | None = Field(default=None, gt=0.0)
+    preset: Literal["paper", "cpu"] = "paper"
+    weights: str = ""
     input: InputChoice = Field(default_factory=InputChoice)
     resources: Resources = Field(default_factory=Resources)
     storage: Storage = Field(default_factory=Storage)
@@ -101,7 +108,7 @@ class Experiment(_Section):
 
     @property
     def digest(self) -> str:
-        return digest(self.model_dump(mode="json", exclude={"resources", "storage"}))
+        return digest(self.model_dump(mode="json", exclude={"resources", "storage", "weights"}))
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

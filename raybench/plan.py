@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raybench.errors import ExperimentError, InputError, did_you_mean
+from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
 from raybench.experiment import Experiment, ModelChoice, parse_experiment, read_experiment
 from raybench.lines.fit import plan_fit
 from raybench.lines.manifest import Manifest, read_manifest
-from raybench.models import registry
+from raybench.models import registry, weights
 from raybench.models.base import ModelSpec
 from raybench.results import Input
 from raybench.store import Store, open_store
@@ -23,12 +24,14 @@ MIN_TRAIN_OK = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """manifests: by line. units: in the order they are started: by model as the experiment lists them, then by line."""
+    """manifests: by line. units: in the order they are started: by model as the experiment lists them, then by line.
+    weights: the weights store, where one is named."""
 
     experiment: Experiment
     store: Store
     manifests: Mapping[str, Manifest]
     units: tuple[Unit, ...]
+    weights: Store | None = None
 
 
 def open_experiment_store(experiment: Experiment) -> Store:
@@ -54,7 +57,12 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     """
     store = open_experiment_store(experiment)
     problems: list[str] = []
-    specs = [(choice, spec) for choice in experiment.models if (spec := _spec(choice, problems))]
+    weights_store = open_weights_store(experiment)
+    specs = [
+        (choice, spec)
+        for choice in experiment.models
+        if (spec := _spec(choice, experiment.preset, weights_store, problems))
+    ]
     manifests = _manifests(experiment, store.sub("lines"), problems)
     if problems:
         raise ExperimentError(where, problems)
@@ -64,16 +72,23 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
         for manifest in manifests.values()
         for seed in experiment.seeds
     )
-    return Plan(experiment, store, manifests, units)
+    return Plan(experiment, store, manifests, units, weights_store)
 
 
-def _spec(choice: ModelChoice, problems: list[str]) -> ModelSpec | None:
+def open_weights_store(experiment: Experiment) -> Store | None:
+    """The weights store that the experiment or $RAYBENCH_WEIGHTS names; None when neither does."""
+    uri = experiment.weights or os.environ.get("RAYBENCH_WEIGHTS", "")
+    return open_store(uri, **experiment.storage.model_dump()) if uri else None
+
+
+def _spec(choice: ModelChoice, preset: str, weights_store: Store | None, problems: list[str]) -> ModelSpec | None:
     try:
-        return registry.resolve(choice.name, choice.config)
+        spec = registry.resolve(choice.name, choice.config, preset)
+        return replace(spec, weights=weights.resolve(spec.weights, weights_store))
     except ExperimentError as error:
         problems.extend(f"models: {choice.shown}: {text}" for text in error.problems)
-    except InputError as error:
-        problems.append(f"models: {error}")
+    except (InputError, ModelError) as error:
+        problems.append(f"models: {choice.shown}: {error}")
     return None
 
 

@@ -11,8 +11,17 @@ import warnings
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from anomalib.data import InferenceBatch
+    from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
     from anomalib.models.components import TimmFeatureExtractor
+    from anomalib.models.image.cflow.torch_model import CflowModel
+    from anomalib.models.image.cflow.utils import get_logp, positional_encoding_2d
+    from anomalib.models.image.dfm.torch_model import DFMModel
+    from anomalib.models.image.draem.loss import DraemLoss
+    from anomalib.models.image.draem.torch_model import DiscriminativeSubNetwork, ReconstructiveSubNetwork
     from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel, SmallPatchDescriptionNetwork
+    from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator as FastflowAnomalyMap
+    from anomalib.models.image.fastflow.loss import FastflowLoss
+    from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
     from anomalib.models.image.padim.torch_model import PadimModel
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
     from anomalib.models.image.reverse_distillation.anomaly_map import (
@@ -20,15 +29,39 @@ with warnings.catch_warnings():
         AnomalyMapGenerator,
     )
     from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
+    from anomalib.models.image.stfpm.anomaly_map import AnomalyMapGenerator as STFPMAnomalyMap
+    from anomalib.models.image.stfpm.loss import STFPMLoss
+    from anomalib.models.image.supersimplenet.anomaly_generator import AnomalyGenerator as SSNAnomalyGenerator
+    from anomalib.models.image.supersimplenet.loss import SSNLoss
+    from anomalib.models.image.supersimplenet.torch_model import AnomalyMapGenerator as SSNAnomalyMap
+    from anomalib.models.image.supersimplenet.torch_model import FeatureAdapter, SegmentationDetectionModule
 
 __all__ = [
     "AnomalyMapGenerationMode",
     "AnomalyMapGenerator",
+    "CflowModel",
+    "DFMModel",
+    "DiscriminativeSubNetwork",
+    "DraemLoss",
     "EfficientAdModel",
+    "FastflowAnomalyMap",
+    "FastflowLoss",
+    "FeatureAdapter",
     "InferenceBatch",
     "PadimModel",
     "PatchcoreModel",
+    "PerlinAnomalyGenerator",
+    "ReconstructiveSubNetwork",
     "ReverseDistillationLoss",
+    "SSNAnomalyGenerator",
+    "SSNAnomalyMap",
+    "SSNLoss",
+    "STFPMAnomalyMap",
+    "STFPMLoss",
+    "SegmentationDetectionModule",
     "SmallPatchDescriptionNetwork",
     "TimmFeatureExtractor",
+    "create_fast_flow_block",
+    "get_logp",
+    "positional_encoding_2d",
 ]

@@ -39,14 +39,24 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class WeightsFile:
+    """A file of the weights store, fetched to this node and verified."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class FitContext:
     """seed: all randomness of training. device: torch name ("cpu", "cuda"). threads: CPU threads to use.
-    budget_s: of optimiser steps, at most; None: the model's own number of steps."""
+    budget_s: of optimiser steps, at most; None: the model's own number of steps. weights: what the spec asks for, by
+    name."""
 
     seed: int = 0
     device: str = "cpu"
     threads: int = 1
     budget_s: float | None = None
+    weights: Mapping[str, WeightsFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,8 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model before it is built. config: its settings, JSON types only; weights: name → sha256 of what it loads.
+    """A model before it is built. config: its settings, JSON types only. weights: name → sha256 of what it loads (a
+    prefix or empty where only the weights store knows the file).
 
     stride: the input's height and width must be multiples of it. min_side: and at least this many pixels.
     """

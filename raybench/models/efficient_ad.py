@@ -1,13 +1,13 @@
 """EfficientAD-S (Batzner et al. 2023, arXiv:2303.14535): anomalib's model, losses and maps, with a teacher of our own.
 
-anomalib downloads its teacher and the ImageNette images that keep the student from generalising. Here the teacher is
-distilled (see `pdn`), and scrambled crops stand for images that are not OK. The student's last layer is linear, and
-solved in closed form after the optimiser's steps, so that a short training is not wasted.
+anomalib downloads its teacher and the ImageNette images that keep the student from generalising. Here the teacher comes
+from the weights store or is distilled on the spot (see `pdn`), and scrambled crops stand for images that are not OK.
+The student's last layer is linear, and solved in closed form after the optimiser's steps, so that a short training is
+not wasted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from raybench.models import backbone, pdn
+from raybench.models import pdn
 from raybench.models.anomalib_parts import EfficientAdModel
-from raybench.models.base import Card, FitContext, Images, TrainImages
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.catalog import LITE0
 from raybench.models.crops import Crops
 from raybench.models.ridge import Ridge, fit_last, patches
 from raybench.models.settings import EfficientAdSettings
-from raybench.models.tensors import Clock, TorchDetector, to_tensor
+from raybench.models.tensors import Clock, Subset, TorchDetector, to_tensor
+from raybench.results import Provenance
 
-_REMEMBERED = 6  # images whose teacher features are kept while training: bounds time and memory
 _HELD_BACK = 4
 _QUANTILES = {"qa": 0.9, "qb": 0.995}  # the paper's, for putting both maps on one scale
 _DISTIL, _AUTOENCODE, _JOIN = 0.5, 0.25, 0.25  # shares of the budget
@@ -33,7 +34,8 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
     min_images = 4
 
     def build(self) -> nn.Module:
-        model: nn.Module = EfficientAdModel(teacher_out_channels=pdn.CHANNELS)
+        official = self.settings.teacher == "pdn-official"
+        model: nn.Module = EfficientAdModel(pdn.OFFICIAL_CHANNELS if official else pdn.CHANNELS)
         return model.to(memory_format=torch.channels_last)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
@@ -41,9 +43,8 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         order = np.random.default_rng(context.seed).permutation(len(images)).tolist()
         held = order[: max(1, min(_HELD_BACK, len(order) // 5))]
         crops = Crops(Subset(images, order[len(held) :]), chosen.crop_px, context.seed, self.device)
-        steps = clock.steps(chosen.distil_steps, _DISTIL)
-        self.details = pdn.distil(module.teacher, crops, steps, chosen.lr)
-        kept = order[len(held) :][:_REMEMBERED]
+        self.details = self._teach(module.teacher, crops, clock, context)
+        kept = order[len(held) :][: chosen.remembered]
         pair = _Pair(module, to_tensor(images.batch(kept), self.device), crops, context.seed, chosen.lr)
         self.details["autoencoder_steps"] = pair.autoencode(clock.steps(chosen.autoencoder_steps, _AUTOENCODE))
         self.details["steps"] = pair.join(clock.steps(chosen.steps, _JOIN))
@@ -51,25 +52,25 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         pair.close()
         _set_quantiles(module, to_tensor(images.batch(held), self.device))
 
+    def _teach(self, teacher: Any, crops: Crops, clock: Clock, context: FitContext) -> dict[str, Any]:
+        chosen = self.settings
+        if chosen.teacher == "line":
+            steps = clock.steps(chosen.distil_steps, _DISTIL)
+            return pdn.distil(teacher, crops, steps, chosen.lr, context)
+        file = context.weights[chosen.teacher]
+        pdn.load(teacher, chosen.teacher, file)
+        return {"teacher_sha256": file.sha256}
+
     def card(self) -> Card:
-        note = (
-            f"teacher distilled from {backbone.TIMM_NAME} on the line's own OK images, loss "
-            f"{self.details['distil_loss']:.2f} of 1; scrambled crops in place of ImageNette"
-        )
-        return Card("efficient_ad", "pdn-small", "distilled", note, self.parameters(), details=self.details)
+        note = f"{self._teacher_note()}; scrambled crops in place of ImageNette"
+        provenance: Provenance = "official" if self.settings.teacher == "pdn-official" else "distilled"
+        return Card("efficient_ad", "pdn-small", provenance, note, self.parameters(), details=self.details)
 
-
-class Subset:
-    """Some of the training images."""
-
-    def __init__(self, images: TrainImages, indices: Sequence[int]) -> None:
-        self._images, self._indices = images, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def batch(self, indices: Sequence[int]) -> Images:
-        return self._images.batch([self._indices[index] for index in indices])
+    def _teacher_note(self) -> str:
+        if self.settings.teacher == "line":
+            loss = self.details["distil_loss"]
+            return f"teacher distilled from {LITE0} on the line's own OK images, loss {loss:.2f} of 1"
+        return f"teacher {self.settings.teacher} from the weights store, sha256 {self.details['teacher_sha256'][:12]}"
 
 
 class _Pair:

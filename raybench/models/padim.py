@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from raybench.models import backbone
 from raybench.models.anomalib_parts import PadimModel
 from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.catalog import BACKBONES
 from raybench.models.settings import PadimSettings
 from raybench.models.tensors import TorchDetector, in_batches
 
-LAYERS = ["blocks.1", "blocks.2", "blocks.4"]
+STRIDES = (4, 8, 16)
 _BATCH = 16
 _POSITIONS_AT_ONCE = 256
 _RIDGE = 0.01 + 1e-5  # anomalib's regularisation of the covariance: 0.01 (the paper's), then 1e-5 before inversion
@@ -25,22 +26,26 @@ _RIDGE = 0.01 + 1e-5  # anomalib's regularisation of the covariance: 0.01 (the p
 
 class Padim(TorchDetector[PadimSettings]):
     def build(self) -> nn.Module:
-        model = PadimModel(backbone.TIMM_NAME, LAYERS, pre_trained=False, n_features=self.settings.n_features)
+        chosen = self.settings
+        layout = BACKBONES[chosen.backbone]
+        kept = min(chosen.n_features, sum(layout.channels(*STRIDES)))
+        model = PadimModel(layout.timm_name, layout.names(*STRIDES), pre_trained=False, n_features=kept)
         backbone.trim(model.feature_extractor)
-        return backbone.Normalised(model)
+        return backbone.Normalised(model, chosen.backbone)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         model: PadimModel = module.model.eval()
-        backbone.pretrain(model.feature_extractor)
+        backbone.pretrain(model.feature_extractor, self.settings.backbone, context)
         stream = GaussianStream()
         with torch.no_grad():
             for batch in in_batches(images, _BATCH, self.device):
-                features = model.feature_extractor(backbone.normalise(batch))
+                features = model.feature_extractor(module.normalise(batch))
                 stream.add(model.generate_embedding(features))
         model.gaussian.mean, model.gaussian.inv_covariance = stream.finish(_RIDGE)
+        self.describe_weights(context)
 
     def card(self) -> Card:
-        return Card("padim", backbone.TIMM_NAME, "imagenet", backbone.NOTE, self.parameters())
+        return self.backbone_card("padim")
 
 
 class GaussianStream:

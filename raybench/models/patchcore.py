@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from raybench.models import backbone
 from raybench.models.anomalib_parts import PatchcoreModel
 from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.catalog import BACKBONES
 from raybench.models.settings import PatchcoreSettings
 from raybench.models.tensors import TorchDetector, in_batches
 
-LAYERS = ["blocks.2", "blocks.4"]
+STRIDES = (8, 16)
 _BATCH = 8
 _CANDIDATES = 2048
 _CENTERS_AT_ONCE = 256  # bounds the distance matrix of an update to pool_rows x 256
@@ -26,42 +27,38 @@ class Patchcore(TorchDetector[PatchcoreSettings]):
     min_images = 1
 
     def build(self) -> nn.Module:
-        model = PatchcoreModel(LAYERS, backbone.TIMM_NAME, pre_trained=False, num_neighbors=self.settings.neighbours)
+        chosen = self.settings
+        layout = BACKBONES[chosen.backbone]
+        names = layout.names(*STRIDES)
+        model = PatchcoreModel(names, layout.timm_name, pre_trained=False, num_neighbors=chosen.neighbours)
         backbone.trim(model.feature_extractor)
-        return backbone.Normalised(model)
+        return backbone.Normalised(model, chosen.backbone)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         model: PatchcoreModel = module.model
-        backbone.pretrain(model.feature_extractor)
+        backbone.pretrain(model.feature_extractor, self.settings.backbone, context)
         draw = torch.Generator().manual_seed(context.seed)
         with torch.no_grad():
-            pool = self._pool(model, images, draw)
+            pool = self._pool(module, images, draw)
             wanted = max(1, min(round(len(pool) * self.settings.coreset_ratio), self.settings.bank_rows))
             first = int(torch.randint(len(pool), (1,), generator=draw))
             model.memory_bank = pool[k_center(pool, wanted, first)]
         self.details = {"pool_rows": len(pool)}
+        self.describe_weights(context)
 
-    def _pool(self, model: PatchcoreModel, images: TrainImages, draw: torch.Generator) -> Tensor:
+    def _pool(self, module: Any, images: TrainImages, draw: torch.Generator) -> Tensor:
         """Patch features, an equal random share of every image, about `pool_rows` in all: (N, C) float32."""
         share = max(1, self.settings.pool_rows // len(images))
         rows = []
         for batch in in_batches(images, _BATCH, self.device):
-            for patches in embed(model, backbone.normalise(batch)):
+            for patches in embed(module.model, module.normalise(batch)):
                 kept = torch.randperm(len(patches), generator=draw)[:share].sort().values
                 rows.append(patches[kept.to(self.device)])
         return torch.cat(rows)
 
     def card(self) -> Card:
         bank = self.module.get_buffer("model.memory_bank")
-        return Card(
-            "patchcore",
-            backbone.TIMM_NAME,
-            "imagenet",
-            backbone.NOTE,
-            self.parameters(),
-            len(bank),
-            self.details,
-        )
+        return self.backbone_card("patchcore", bank=len(bank))
 
 
 def embed(model: PatchcoreModel, images: Tensor) -> Tensor:

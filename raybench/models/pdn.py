@@ -1,26 +1,35 @@
 """Patch description networks (Batzner et al. 2023, arXiv:2303.14535) and their distillation from a backbone.
 
 The paper distils its teacher from a WideResNet-101 on ImageNet for 60,000 steps. Offline there is neither; here the
-teacher learns the features of lite0 on crops of the line's own OK images, plain and altered. The optimiser trains its
-first three layers; the last one is linear, and solved in closed form.
+teacher learns the features of lite0 on crops of OK images, plain and altered: of one line, or once for all lines. The
+optimiser trains its first three layers; the last one is linear, and solved in closed form.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from raybench.models import backbone
+from raybench.errors import WeightsCorrupt
+from raybench.models import backbone, weights
 from raybench.models.anomalib_parts import SmallPatchDescriptionNetwork
+from raybench.models.base import FitContext, WeightsFile
+from raybench.models.catalog import BACKBONES, LITE0
 from raybench.models.crops import Crops
 from raybench.models.ridge import Ridge, fit_last, patches
 
-LAYERS = ["blocks.2", "blocks.4"]
-CHANNELS = sum(backbone.CHANNELS[layer] for layer in LAYERS)
+STRIDES = (8, 16)
+CHANNELS = sum(BACKBONES[LITE0].channels(*STRIDES))
+OFFICIAL_CHANNELS = 384
+_OFFICIAL_FILE = "pretrained_teacher_small.pth"
 KERNEL = 4  # of the last convolution
 ROWS = 4_000
 STRENGTH = 1e-3
@@ -29,18 +38,20 @@ _CROPS = 8
 _STATISTICS = 4  # batches for the mean and the deviation of the targets
 
 
-def distil(teacher: SmallPatchDescriptionNetwork, crops: Crops, steps: Iterable[int], lr: float) -> dict[str, Any]:
+def distil(
+    teacher: SmallPatchDescriptionNetwork, crops: Crops, steps: Iterable[int], lr: float, context: FitContext
+) -> dict[str, Any]:
     """Teach `teacher` the features of lite0. Returns the steps done and the loss on new plain crops, where a teacher
     that learned nothing has 1."""
-    source = backbone.extractor(LAYERS).to(next(teacher.parameters()).device)
-    backbone.pretrain(source)
+    source = Source(context).to(next(teacher.parameters()).device)
     with torch.no_grad():
-        sample = torch.cat([targets(source, crops.plain(_CROPS)) for _ in range(_STATISTICS)])
+        sample = torch.cat([source(crops.plain(_CROPS)) for _ in range(_STATISTICS)])
     mean, std = sample.mean((0, 2, 3), keepdim=True), sample.std((0, 2, 3), keepdim=True)
 
     def wanted(images: Tensor) -> Tensor:
         with torch.no_grad():
-            return (targets(source, images) - mean) / std
+            features: Tensor = (source(images) - mean) / std
+            return features
 
     done = _optimise(teacher.train(), crops, wanted, steps, lr)
     teacher.eval().requires_grad_(False)
@@ -84,9 +95,36 @@ def rows_of(features: Tensor) -> Tensor:
     return features.flatten(2).mT.flatten(0, 1)
 
 
-def targets(source: nn.Module, images: Tensor) -> Tensor:
+class Source(nn.Module):
     """lite0's features of (B, 3, H, W) in [0, 1] at twice the scale: (B, C, H/4 - 8, W/4 - 8), one per 4 px."""
-    doubled = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
-    fine, coarse = source(backbone.normalise(doubled)).values()
-    coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
-    return torch.cat([fine, coarse], 1)[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
+
+    def __init__(self, context: FitContext) -> None:
+        super().__init__()
+        extractor = backbone.extractor(LITE0, *STRIDES)
+        backbone.pretrain(extractor, LITE0, context)
+        self.levels = backbone.Normalised(extractor, LITE0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        doubled = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+        fine, coarse = self.levels(doubled).values()
+        coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.cat([fine, coarse], 1)[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
+
+
+def load(teacher: SmallPatchDescriptionNetwork, name: str, file: WeightsFile) -> None:
+    """Put a teacher of the weights store ("pdn-lite0", "pdn-official") into `teacher`. Raises WeightsCorrupt."""
+    try:
+        state = _official(file) if name == "pdn-official" else load_file(file.path)
+        teacher.load_state_dict(state)
+    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
+        raise WeightsCorrupt(f"{file.path} is no teacher: {error}") from error
+    teacher.eval().requires_grad_(False)
+
+
+def _official(file: WeightsFile) -> dict[str, Tensor]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = next(weights.unpacked(file, Path(folder)).rglob(_OFFICIAL_FILE), None)
+        if found is None:
+            raise KeyError(_OFFICIAL_FILE)
+        state: dict[str, Tensor] = torch.load(found, map_location="cpu", weights_only=True)
+        return state

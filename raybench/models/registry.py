@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 from raybench.errors import ExperimentError, InputError, IntegrityError, UnknownName, did_you_mean
-from raybench.models import settings, weights
+from raybench.models import settings
 from raybench.models.base import Detector, FitContext, ModelSpec
+from raybench.models.catalog import ASSETS, BACKBONES, LITE0
 
 FORMAT_VERSION = 1
 DETECTOR_FILE = "detector.json"
-_LITE0 = {weights.BACKBONE: weights.BACKBONE_SHA256}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,6 @@ class _Entry:
     module: str
     builder: str
     settings: type[settings.Settings]
-    weights: Mapping[str, str] = field(default_factory=lambda: dict(_LITE0))
     stride: int = 32
     min_side: int = 64
     for_tests: bool = False
@@ -44,6 +43,14 @@ _ENTRIES: Mapping[str, _Entry] = {
         "nearest neighbour in a memory of OK patches; strong default",
         "patchcore", "Patchcore", settings.PatchcoreSettings,
     ),
+    "dfm": _Entry(
+        "what principal components of OK features lose; quickest, coarse heat map",
+        "dfm", "Dfm", settings.DfmSettings,
+    ),
+    "stfpm": _Entry(
+        "a student learns the teacher's features on OK images; where it cannot is the defect",
+        "stfpm", "Stfpm", settings.StfpmSettings,
+    ),
     "reverse_distillation": _Entry(
         "a decoder learns to rebuild OK features; where it fails is the defect",
         "reverse_distillation", "ReverseDistillation", settings.ReverseDistillationSettings,
@@ -52,9 +59,25 @@ _ENTRIES: Mapping[str, _Entry] = {
         "small student, teacher and autoencoder; fast on a GPU, slow to train",
         "efficient_ad", "EfficientAd", settings.EfficientAdSettings, min_side=256,
     ),
+    "fastflow": _Entry(
+        "normalizing flows over feature maps: how likely is what is seen",
+        "fastflow", "Fastflow", settings.FastflowSettings,
+    ),
+    "cflow": _Entry(
+        "normalizing flows over features, told their place; slow to score on a CPU",
+        "cflow", "Cflow", settings.CflowSettings,
+    ),
+    "supersimplenet": _Entry(
+        "learns to tell OK features from disturbed ones",
+        "supersimplenet", "Supersimplenet", settings.SupersimplenetSettings, min_side=128,
+    ),
+    "draem": _Entry(
+        "learns from scratch to repair made anomalies and to find them; wants a GPU",
+        "draem", "Draem", settings.DraemSettings,
+    ),
     "fake": _Entry(
         "distance to the mean OK image; for tests, no torch",
-        "fake", "Fake", settings.FakeSettings, weights={}, stride=1, min_side=2, for_tests=True,
+        "fake", "Fake", settings.FakeSettings, stride=1, min_side=2, for_tests=True,
     ),
 }  # fmt: skip
 
@@ -64,24 +87,35 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(name for name, entry in _ENTRIES.items() if not entry.for_tests))
 
 
-def resolve(name: str, config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a model with `config` over its defaults.
+def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> ModelSpec:
+    """The spec of a model with `config` over the defaults of `preset` (one of `settings.PRESETS`).
 
     Raises UnknownName (no such model), ExperimentError (every unknown or unfit setting at once).
     """
     entry = _entry(name)
+    defaults = entry.settings.CPU if preset == "cpu" else {}
     try:
-        checked = entry.settings.model_validate(dict(config))
+        checked = entry.settings.model_validate({**defaults, **config})
     except ValidationError as error:
         raise ExperimentError(f"model {name!r}", _problems(error, entry.settings)) from None
     return ModelSpec(
         name=name,
         summary=entry.summary,
         config=checked.model_dump(),
-        weights=dict(entry.weights),
+        weights={name: ASSETS[name].sha256 for name in _weights(checked)},
         stride=entry.stride,
         min_side=entry.min_side,
     )
+
+
+def _weights(chosen: settings.Settings) -> Iterator[str]:
+    """Names of the weights that a detector with these settings loads."""
+    if isinstance(chosen, settings.OnBackbone) and (asset := BACKBONES[chosen.backbone].asset):
+        yield asset
+    if isinstance(chosen, settings.EfficientAdSettings):
+        yield LITE0 if chosen.teacher == "line" else chosen.teacher
+    if isinstance(chosen, settings.DraemSettings) and chosen.textures != "line":
+        yield chosen.textures
 
 
 def create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Detector:

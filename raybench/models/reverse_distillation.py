@@ -21,59 +21,52 @@ from raybench.models.anomalib_parts import (
     ReverseDistillationLoss,
 )
 from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.catalog import BACKBONES
 from raybench.models.settings import ReverseDistillationSettings
-from raybench.models.tensors import Clock, Draws, TorchDetector, to_tensor
+from raybench.models.tensors import TorchDetector
+from raybench.models.training import descend
 
-LAYERS = ["blocks.1", "blocks.2", "blocks.4"]
+STRIDES = (4, 8, 16)
 _BETAS = (0.5, 0.999)  # the paper's
 
 
 class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
     def build(self) -> nn.Module:
-        return Distiller((self.height, self.width), self.settings.width)
+        distiller = Distiller(self.settings, (self.height, self.width))
+        return backbone.Normalised(distiller, self.settings.backbone)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
-        model: Distiller = module.train()
-        backbone.pretrain(model.teacher)
-        chosen, draws, clock = self.settings, Draws(len(images), context.seed), Clock(context.budget_s)
+        model: Distiller = module.model
+        backbone.pretrain(model.teacher, self.settings.backbone, context)
         weights = [*model.bottleneck.parameters(), *model.decoder.parameters()]
-        optimiser = torch.optim.Adam(weights, lr=chosen.lr, betas=_BETAS)
-        loss_of, losses = ReverseDistillationLoss(), []
-        for _ in clock.steps(chosen.steps):
-            batch = to_tensor(images.batch(draws.take(chosen.batch)), self.device)
-            loss = loss_of(*model.features(batch))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses.append(float(loss.detach()))
-        self.details = {
-            "decoder": f"generic decoder over {backbone.TIMM_NAME}",
-            "steps": len(losses),
-            "stopped_by_budget": clock.stopped_early,
-            "loss_first": losses[0] if losses else None,
-            "loss_last": sum(losses[-10:]) / len(losses[-10:]) if losses else None,
-        }
+        optimiser = torch.optim.Adam(weights, lr=self.settings.lr, betas=_BETAS)
+        loss_of = ReverseDistillationLoss()
+
+        def loss(batch: Tensor) -> Tensor:
+            value: Tensor = loss_of(*model.features(module.normalise(batch)))
+            return value
+
+        self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+        self.describe_weights(context)
 
     def card(self) -> Card:
-        note = f"{backbone.NOTE}; generic decoder over {backbone.TIMM_NAME}"
-        name = "reverse_distillation"
-        return Card(name, backbone.TIMM_NAME, "imagenet", note, self.parameters(), details=self.details)
+        return self.backbone_card("reverse_distillation", note="generic decoder over its pyramid")
 
 
 class Distiller(nn.Module):
     """A frozen teacher pyramid, a one-class bottleneck over it and a decoder that rebuilds it."""
 
-    def __init__(self, size: tuple[int, int], width: int) -> None:
+    def __init__(self, chosen: ReverseDistillationSettings, size: tuple[int, int]) -> None:
         super().__init__()
-        self.teacher = backbone.extractor(LAYERS).requires_grad_(False)
-        channels = [backbone.CHANNELS[layer] for layer in LAYERS]
-        self.bottleneck = Bottleneck(channels, width)
-        self.decoder = Decoder(width, channels)
+        self.teacher = backbone.extractor(chosen.backbone, *STRIDES).requires_grad_(False)
+        channels = BACKBONES[chosen.backbone].channels(*STRIDES)
+        self.bottleneck = Bottleneck(channels, chosen.width)
+        self.decoder = Decoder(chosen.width, channels)
         self.to_map = AnomalyMapGenerator(size, mode=AnomalyMapGenerationMode.ADD)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The teacher's features and the decoder's, fine to coarse, of (B, 3, H, W) in [0, 1]."""
-        theirs = list(self.teacher(backbone.normalise(images)).values())
+        """The teacher's features and the decoder's, fine to coarse, of normalised images."""
+        theirs = list(self.teacher(images).values())
         return theirs, self.decoder(self.bottleneck(theirs))
 
     def forward(self, images: Tensor) -> InferenceBatch:

@@ -1,52 +1,140 @@
-"""What can be set in each detector, with its default and its bounds. Knows no torch."""
+"""What can be set in each detector, with its default and its bounds. Knows no torch.
+
+The defaults are the papers': meant for a GPU. `CPU` holds what the preset "cpu" puts in their place, so that ten models
+on one line of 120 images take minutes on two cores. Papers count epochs; steps are those of a line of about 240 images.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from raybench.models.catalog import BackboneName
+
+PRESETS = ("paper", "cpu")
 
 
 class Settings(BaseModel):
     """Strict: no unknown keys, no conversions (an int counts as a float), no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    CPU: ClassVar[Mapping[str, Any]] = {}
 
 
-class PadimSettings(Settings):
-    """n_features: channels kept of the 176; the detector's size and scoring time grow with its square."""
+class OnBackbone(Settings):
+    """backbone: whose features; "random" is a control with random weights."""
 
-    n_features: int = Field(64, ge=1, le=176)
+    backbone: BackboneName = "efficientnet-lite0"
 
 
-class PatchcoreSettings(Settings):
+class Steps(Settings):
+    """steps: optimiser steps, at most, of `batch` images each. lr: the learning rate."""
+
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(8, ge=1)
+    lr: float = Field(1e-3, gt=0)
+
+
+class PadimSettings(OnBackbone):
+    """n_features: channels kept of the embedding's; the detector's size and scoring time grow with its square."""
+
+    n_features: int = Field(100, ge=1)
+    CPU = {"n_features": 64}
+
+
+class PatchcoreSettings(OnBackbone):
     """pool_rows: patches kept before the coreset, over all images. coreset_ratio: part of them to remember.
     bank_rows: and at most so many. neighbours: for the re-weighting of the image score (1: none)."""
 
-    coreset_ratio: float = Field(0.05, gt=0, le=1)
-    pool_rows: int = Field(60_000, ge=100)
-    bank_rows: int = Field(10_000, ge=10)
+    coreset_ratio: float = Field(0.1, gt=0, le=1)
+    pool_rows: int = Field(400_000, ge=100)
+    bank_rows: int = Field(40_000, ge=10)
     neighbours: int = Field(9, ge=1)
+    CPU = {"coreset_ratio": 0.05, "pool_rows": 60_000, "bank_rows": 10_000}
 
 
-class ReverseDistillationSettings(Settings):
-    """steps: optimiser steps of `batch` images. lr: Adam's learning rate. width: bottleneck channels."""
+class DfmSettings(OnBackbone):
+    """pooling: side of the averaged cells, in features of stride 16. variance: share that the PCA keeps."""
 
-    steps: int = Field(100, ge=1)
-    batch: int = Field(8, ge=1)
+    pooling: int = Field(4, ge=1)
+    variance: float = Field(0.97, gt=0, lt=1)
+
+
+class StfpmSettings(OnBackbone, Steps):
+    steps: int = Field(800, ge=1)
+    batch: int = Field(32, ge=1)
+    lr: float = Field(0.4, gt=0)
+    CPU = {"steps": 150, "batch": 8}
+
+
+class ReverseDistillationSettings(OnBackbone, Steps):
+    """width: bottleneck channels."""
+
+    steps: int = Field(3000, ge=1)
+    batch: int = Field(16, ge=1)
     lr: float = Field(0.005, gt=0)
-    width: int = Field(128, ge=8)
+    width: int = Field(256, ge=8)
+    CPU = {"steps": 100, "batch": 8, "width": 128}
+
+
+class FastflowSettings(OnBackbone, Steps):
+    """flow_steps: coupling blocks per level."""
+
+    steps: int = Field(4000, ge=1)
+    batch: int = Field(32, ge=1)
+    flow_steps: int = Field(8, ge=1)
+    CPU = {"steps": 120, "batch": 4}
+
+
+class CflowSettings(OnBackbone, Steps):
+    """fibers: positions per optimiser step; a batch of images gives many. coupling_blocks: per level."""
+
+    steps: int = Field(400, ge=1)
+    batch: int = Field(32, ge=1)
+    lr: float = Field(1e-4, gt=0)
+    fibers: int = Field(64, ge=2)
+    coupling_blocks: int = Field(8, ge=1)
+    CPU = {"steps": 40, "batch": 4, "lr": 1e-3, "fibers": 512}
+
+
+class SupersimplenetSettings(OnBackbone, Steps):
+    """lr: of the feature adaptor; the heads learn twice as fast. noise: deviation of the made anomalies."""
+
+    steps: int = Field(2250, ge=1)
+    batch: int = Field(32, ge=1)
+    lr: float = Field(1e-4, gt=0)
+    noise: float = Field(0.015, gt=0)
+    CPU = {"steps": 80, "batch": 4, "lr": 1e-3}
+
+
+class DraemSettings(Steps):
+    """width: channels of the reconstructing network's first level (the other's: half). textures: what anomalies are
+    made of: "line" (altered OK images and Perlin noise) or "dtd" (from the weights store)."""
+
+    steps: int = Field(21_000, ge=1)
+    batch: int = Field(8, ge=1)
+    lr: float = Field(1e-4, gt=0)
+    width: int = Field(128, ge=4)
+    textures: Literal["line", "dtd"] = "line"
+    CPU = {"steps": 150, "batch": 4, "lr": 1e-3, "width": 16}
 
 
 class EfficientAdSettings(Settings):
-    """distil_steps: of the teacher, on crops of crop_px pixels. autoencoder_steps: of the autoencoder alone. steps: of
-    student and autoencoder together. lr: Adam's learning rate, for all."""
+    """teacher: "line" (distilled here, on crops of crop_px pixels of the line's OK images, in distil_steps), or from
+    the weights store "pdn-lite0" or "pdn-official". autoencoder_steps: of the autoencoder alone. steps: of student and
+    autoencoder together, on at most `remembered` images, whose teacher features are kept. lr: Adam's learning rate,
+    for all."""
 
-    distil_steps: int = Field(300, ge=0)
-    autoencoder_steps: int = Field(200, ge=0)
-    steps: int = Field(100, ge=0)
-    lr: float = Field(0.001, gt=0)
+    teacher: Literal["line", "pdn-lite0", "pdn-official"] = "line"
+    distil_steps: int = Field(10_000, ge=0)
+    autoencoder_steps: int = Field(2000, ge=0)
+    steps: int = Field(70_000, ge=0)
+    lr: float = Field(1e-4, gt=0)
     crop_px: int = Field(64, ge=40)
+    remembered: int = Field(256, ge=1)
+    CPU = {"distil_steps": 300, "autoencoder_steps": 200, "steps": 100, "lr": 1e-3, "remembered": 6}
 
 
 class FakeSettings(Settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
-from raybench.models.base import FitContext, Images, Scored, TrainImages
-from raybench.models.settings import Settings
+from raybench.models import backbone
+from raybench.models.base import Card, FitContext, Images, Scored, TrainImages
+from raybench.models.catalog import BACKBONES
 
 TENSORS_FILE = "model.safetensors"
 _CHUNK_PX = 8 * 256 * 256  # images of one forward pass: bounds the memory of scoring on any batch
-SettingsT = TypeVar("SettingsT", bound=Settings)
+SettingsT = TypeVar("SettingsT", bound=Any)
 
 
 class Prediction(Protocol):
@@ -104,6 +105,17 @@ class TorchDetector(Generic[SettingsT]):
             raise IntegrityError(f"{folder / TENSORS_FILE}: {error}") from error
         self._module = module.to(self.device).eval().requires_grad_(False)
 
+    def describe_weights(self, context: FitContext) -> None:
+        """Keep, for the card, where the backbone's weights come from."""
+        self.details["weights_note"] = backbone.note(self.settings.backbone, context)
+
+    def backbone_card(self, name: str, *, note: str = "", bank: int = 0) -> Card:
+        """The card of a model over `settings.backbone`; `note` goes behind that of the weights."""
+        chosen = self.settings.backbone
+        about = "; ".join(filter(None, (self.details["weights_note"], note)))
+        layout = BACKBONES[chosen]
+        return Card(name, layout.timm_name, layout.provenance, about, self.parameters(), bank, self.details)
+
     def parameters(self) -> int:
         """Count of all parameters, the backbone's included."""
         return sum(parameter.numel() for parameter in self.module.parameters())
@@ -128,6 +140,19 @@ def in_batches(images: TrainImages, size: int, device: torch.device) -> Iterator
     """All images once, in order: (B, 3, H, W) float32 in [0, 1]."""
     for start in range(0, len(images), size):
         yield to_tensor(images.batch(range(start, min(start + size, len(images)))), device)
+
+
+class Subset:
+    """Some of the training images."""
+
+    def __init__(self, images: TrainImages, indices: Sequence[int]) -> None:
+        self._images, self._indices = images, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def batch(self, indices: Sequence[int]) -> Images:
+        return self._images.batch([self._indices[index] for index in indices])
 
 
 class Clock:

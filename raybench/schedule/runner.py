@@ -58,7 +58,7 @@ class _Dispatch:
         self.plan, self.run, self.fit, self.backlog = plan, run, fit, backlog
         self.aggregator = Aggregator.remote(plan)  # type: ignore[attr-defined]
         self.failed: dict[str, Failure] = {}
-        self._desk = ray.put(Desk(run, plan.store.sub("lines"), fit.device))
+        self._desk = ray.put(Desk(run, plan.store.sub("lines"), fit.device, plan.weights))
         self._manifests = {line: ray.put(manifest) for line, manifest in plan.manifests.items()}
         self._attempts = {unit_id: self._attempt(unit_id) for unit_id, names in commits.items() if "failure" in names}
         self._running: dict[Any, Job] = {}

@@ -34,6 +34,7 @@ class Desk:
     run: Run
     lines: Store
     device: str
+    weights: Store | None = None
 
 
 @ray.remote(max_calls=REUSE_WORKER)
@@ -50,7 +51,7 @@ def execute(job: Job, manifest: Manifest, desk: Desk, threads: int, attempt: int
 def _work(job: Job, manifest: Manifest, desk: Desk, threads: int) -> None:
     from raybench.work import conclude, measure, score, site, train
 
-    place = site.Site(desk.run, desk.lines, site.node_cache(), desk.device, threads)
+    place = site.Site(desk.run, desk.lines, site.node_cache(), desk.device, threads, desk.weights)
     if job.phase == "train":
         train.train(job.unit, manifest, place)
     elif job.phase == "score" and job.shard is not None:

@@ -14,7 +14,7 @@ from raybench.errors import RaybenchError
 from raybench.lines.fit import InputFit
 from raybench.lines.fitted import FittedShard, open_fitted
 from raybench.lines.manifest import Manifest, ShardInfo
-from raybench.models import registry
+from raybench.models import registry, weights
 from raybench.models.base import Detector, FitContext, Scored, TrainImages
 from raybench.runs import Run, TrainRecord
 from raybench.store import Store
@@ -26,16 +26,20 @@ MAX_BATCH = 16
 
 @dataclass(frozen=True)
 class Site:
-    """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task."""
+    """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task.
+    weights_store: of pretrained files, where one is named."""
 
     run: Run
     lines: Store
     cache_dir: Path
     device: str
     threads: int
+    weights_store: Store | None = None
 
     def context(self, unit: Unit) -> FitContext:
-        return FitContext(unit.seed, self.device, self.threads, unit.protocol.train_budget_s)
+        """How to train the unit, its pretrained weights fetched to this node."""
+        files = weights.fetch(unit.weights, self.weights_store, self.cache_dir)
+        return FitContext(unit.seed, self.device, self.threads, unit.protocol.train_budget_s, files)
 
     def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> FittedShard:
         """The shard's images at the unit's network size, decoded once per node for all models of that size."""

@@ -11,15 +11,21 @@ import numpy.typing as npt
 from raybench.models import registry
 from raybench.models.base import Detector, FitContext, ModelSpec
 
-REAL = ("padim", "patchcore", "reverse_distillation", "efficient_ad")
+REAL = registry.names()
 CONFIG: dict[str, dict[str, float]] = {
     "padim": {"n_features": 16},
     "patchcore": {"pool_rows": 600, "coreset_ratio": 0.2},
+    "dfm": {},
+    "stfpm": {"steps": 3, "batch": 2},
     "reverse_distillation": {"steps": 3, "batch": 2},
     "efficient_ad": {"distil_steps": 1, "autoencoder_steps": 1, "steps": 1},
+    "fastflow": {"steps": 3, "batch": 2, "flow_steps": 2},
+    "cflow": {"steps": 2, "batch": 2, "fibers": 64, "coupling_blocks": 2},
+    "supersimplenet": {"steps": 3, "batch": 2},
+    "draem": {"steps": 2, "batch": 2, "width": 8},
     "fake": {},
 }
-SIZE = {"efficient_ad": (256, 256)}
+SIZE = {"efficient_ad": (256, 256), "supersimplenet": (128, 160)}
 CONTEXT = FitContext(seed=3, device="cpu", threads=1)
 
 
@@ -52,7 +58,7 @@ class Fitted:
 
 
 def fit(name: str, seed: int = 3) -> Fitted:
-    spec = registry.resolve(name, CONFIG[name])
+    spec = registry.resolve(name, CONFIG[name], "cpu")
     height, width = SIZE.get(name, (64, 96))
     context = FitContext(seed=seed, device="cpu", threads=1)
     detector = registry.create(spec, height, width, context)

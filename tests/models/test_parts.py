@@ -18,17 +18,18 @@ from raybench.errors import ExperimentError, IntegrityError, UnknownName, Weight
 from raybench.models import backbone, registry, weights
 from raybench.models.anomalib_parts import PadimModel
 from raybench.models.base import FitContext
+from raybench.models.catalog import BACKBONES, LITE0, LITE0_SHA256
 from raybench.models.crops import Crops
-from raybench.models.padim import LAYERS, GaussianStream
+from raybench.models.padim import STRIDES, GaussianStream
 from raybench.models.patchcore import k_center
 from raybench.models.ridge import Ridge
 from raybench.models.tensors import Clock, Draws
 
 
 def test_the_backbone_has_its_imagenet_weights() -> None:
-    original = torch.load(weights.backbone_file(), map_location="cpu", weights_only=True)
+    original = torch.load(weights.packaged_lite0(), map_location="cpu", weights_only=True)
     expected = backbone.classifier().state_dict()
-    state = backbone.imagenet_state()
+    state = backbone.lite0_state()
     assert len(original) == len(state) == 296
     for (theirs, tensor), (ours, mapped) in zip(original.items(), state.items(), strict=True):
         assert theirs.rsplit(".", 1)[-1] == ours.rsplit(".", 1)[-1]
@@ -37,7 +38,7 @@ def test_the_backbone_has_its_imagenet_weights() -> None:
 
 
 def test_weights_in_another_order_or_shape_are_refused() -> None:
-    original = torch.load(weights.backbone_file(), map_location="cpu", weights_only=True)
+    original = torch.load(weights.packaged_lite0(), map_location="cpu", weights_only=True)
     expected = backbone.classifier().state_dict()
     with pytest.raises(WeightsCorrupt, match="does not fit"):
         backbone.remap(dict(reversed(original.items())), expected)
@@ -51,29 +52,30 @@ def test_weights_that_are_missing_or_changed(tmp_path: Path) -> None:
         weights.verified(tmp_path / "none.pth", "00")
     (tmp_path / "some.pth").write_bytes(b"other")
     with pytest.raises(WeightsCorrupt, match="sha256"):
-        weights.verified(tmp_path / "some.pth", weights.BACKBONE_SHA256)
+        weights.verified(tmp_path / "some.pth", LITE0_SHA256)
 
 
 def test_padim_fits_and_scores_as_anomalibs_own() -> None:
     """Fidelity: anomalib keeps all embeddings and fits at once; here they are a stream."""
-    ours = fit("padim")
+    ours, lite0 = fit("padim"), BACKBONES[LITE0]
     module = ours.detector.module.model  # type: ignore[attr-defined]
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        theirs = PadimModel(backbone.TIMM_NAME, LAYERS, pre_trained=False, n_features=16)
+        theirs = PadimModel(lite0.timm_name, lite0.names(*STRIDES), pre_trained=False, n_features=16)
     backbone.trim(theirs.feature_extractor)
-    backbone.pretrain(theirs.feature_extractor)
+    backbone.pretrain(theirs.feature_extractor, LITE0, CONTEXT)
+    normalised = backbone.Normalised(theirs, LITE0)
     theirs.idx = module.idx
     pixels = torch.from_numpy(Images(8, 64, 96).pixels).permute(0, 3, 1, 2) / 255
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         theirs.train()
         theirs.feature_extractor.eval()
-        theirs(backbone.normalise(pixels))
+        normalised(pixels)
         theirs.fit()
         theirs.eval()
         unseen = torch.from_numpy(ours.unseen).permute(0, 3, 1, 2) / 255
-        expected = theirs(backbone.normalise(unseen))
+        expected = normalised(unseen)
     found = ours.detector.score(ours.unseen)
     torch.testing.assert_close(module.gaussian.mean, theirs.gaussian.mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.scores, expected.pred_score.flatten().numpy(), rtol=1e-3)

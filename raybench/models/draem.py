@@ -1,0 +1,89 @@
+"""DRAEM (Zavrtanik et al. 2021, arXiv:2108.07610): one network repairs made anomalies, another finds what it repaired.
+
+Networks, loss and anomaly generator are anomalib's. Anomalies are made of textures: of the Describable Textures set
+where it is asked for, else of the line's own OK images, altered, and Perlin noise.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+
+from raybench.models.anomalib_parts import (
+    DiscriminativeSubNetwork,
+    DraemLoss,
+    InferenceBatch,
+    PerlinAnomalyGenerator,
+    ReconstructiveSubNetwork,
+)
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.crops import Crops
+from raybench.models.settings import DraemSettings
+from raybench.models.tensors import TorchDetector
+from raybench.models.training import descend
+from raybench.models.weights import unpacked
+
+_BLEND = (0.1, 1.0)  # anomalib's
+_TEXTURES = 64
+
+
+class Draem(TorchDetector[DraemSettings]):
+    def build(self) -> nn.Module:
+        return Repairer(self.settings.width)
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        loss_of = DraemLoss()
+        optimiser = torch.optim.Adam(module.parameters(), lr=self.settings.lr)
+        with tempfile.TemporaryDirectory() as folder:
+            anomalies = PerlinAnomalyGenerator(self._textures(images, Path(folder), context), blend_factor=_BLEND)
+            anomalies.anomaly_source_paths.sort()
+
+            def loss(batch: Tensor) -> Tensor:
+                with warnings.catch_warnings():  # of torchvision's image reader, which anomalib still uses
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    broken, masks = anomalies(batch)
+                repaired, found = module.pair(broken)
+                value: Tensor = loss_of(batch, repaired, masks, found)
+                return value
+
+            self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+        self.details["textures"] = self.settings.textures
+
+    def _textures(self, images: TrainImages, folder: Path, context: FitContext) -> Path:
+        if self.settings.textures == "dtd":
+            return unpacked(context.weights["dtd"], folder)
+        crops = Crops(images, min(self.height, self.width), context.seed, torch.device("cpu"))
+        for at in range(_TEXTURES):
+            texture = (crops.altered(1) if at % 2 else crops.scrambled(1))[0]
+            pixels = (texture * 255).byte().permute(1, 2, 0).numpy()
+            cv2.imwrite(str(folder / f"{at:02}.png"), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        return folder
+
+    def card(self) -> Card:
+        made_of = {"dtd": "Describable Textures", "line": "the line's own OK images, altered, and Perlin noise"}
+        note = f"trained from scratch, width {self.settings.width}; anomalies made of {made_of[self.settings.textures]}"
+        return Card("draem", "none", "none", note, self.parameters(), details=self.details)
+
+
+class Repairer(nn.Module):
+    """A network that repairs an image, and one that finds what was repaired."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.repair = ReconstructiveSubNetwork(base_width=width)
+        self.find = DiscriminativeSubNetwork(in_channels=6, out_channels=2, base_width=width // 2)
+
+    def pair(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The repaired images (B, 3, H, W), and logits (B, 2, H, W) of "OK" and "anomalous"."""
+        repaired = self.repair(images)
+        return repaired, self.find(torch.cat([images, repaired], 1))
+
+    def forward(self, images: Tensor) -> InferenceBatch:
+        anomaly_map = self.pair(images)[1].softmax(1)[:, 1]
+        return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)

@@ -1,0 +1,70 @@
+"""FastFlow (Yu et al. 2021, arXiv:2111.07677): a 2D normalizing flow over each level of a feature pyramid.
+
+Flow blocks, loss and map are anomalib's; its model class knows four backbones only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.models import backbone
+from raybench.models.anomalib_parts import FastflowAnomalyMap, FastflowLoss, InferenceBatch, create_fast_flow_block
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.catalog import BACKBONES
+from raybench.models.settings import FastflowSettings
+from raybench.models.tensors import TorchDetector
+from raybench.models.training import descend
+
+STRIDES = (4, 8, 16)
+
+
+class Fastflow(TorchDetector[FastflowSettings]):
+    def build(self) -> nn.Module:
+        flow = Flow(self.settings.backbone, (self.height, self.width), self.settings.flow_steps)
+        return backbone.Normalised(flow, self.settings.backbone)
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        flow: Flow = module.model
+        backbone.pretrain(flow.teacher, self.settings.backbone, context)
+        loss_of = FastflowLoss()
+        learned = [*flow.norms.parameters(), *flow.blocks.parameters()]
+        optimiser = torch.optim.Adam(learned, lr=self.settings.lr, weight_decay=1e-5)  # anomalib's
+
+        def loss(batch: Tensor) -> Tensor:
+            value: Tensor = loss_of(*flow.hidden(module.normalise(batch)))
+            return value
+
+        self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+        self.describe_weights(context)
+
+    def card(self) -> Card:
+        return self.backbone_card("fastflow")
+
+
+class Flow(nn.Module):
+    def __init__(self, name: str, size: tuple[int, int], flow_steps: int) -> None:
+        super().__init__()
+        self.teacher = backbone.extractor(name, *STRIDES).requires_grad_(False)
+        shapes = [
+            [channels, size[0] // stride, size[1] // stride]
+            for channels, stride in zip(BACKBONES[name].channels(*STRIDES), STRIDES, strict=True)
+        ]
+        self.norms = nn.ModuleList(nn.LayerNorm(shape) for shape in shapes)
+        self.blocks = nn.ModuleList(
+            create_fast_flow_block(shape, conv3x3_only=False, hidden_ratio=1.0, flow_steps=flow_steps)
+            for shape in shapes
+        )
+        self.to_map = FastflowAnomalyMap(size)
+
+    def hidden(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Latent variables and log-determinants, level by level."""
+        levels = self.teacher(images).values()
+        pairs = [block(norm(level)) for block, norm, level in zip(self.blocks, self.norms, levels, strict=True)]
+        return [latent for latent, _ in pairs], [jacobian for _, jacobian in pairs]
+
+    def forward(self, images: Tensor) -> InferenceBatch:
+        anomaly_map = self.to_map(self.hidden(images)[0])
+        return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)

@@ -1,0 +1,60 @@
+"""STFPM (Wang et al. 2021, arXiv:2103.04257): a student learns the teacher's feature pyramid on OK images.
+
+Loss and map are anomalib's; its model class insists on fetching the teacher from a hub.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raybench.models import backbone
+from raybench.models.anomalib_parts import InferenceBatch, STFPMAnomalyMap, STFPMLoss
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.settings import StfpmSettings
+from raybench.models.tensors import TorchDetector
+from raybench.models.training import descend
+
+STRIDES = (4, 8, 16)
+
+
+class Stfpm(TorchDetector[StfpmSettings]):
+    def build(self) -> nn.Module:
+        return backbone.Normalised(Pair(self.settings.backbone), self.settings.backbone)
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        pair: Pair = module.model
+        backbone.pretrain(pair.teacher, self.settings.backbone, context)
+        loss_of = STFPMLoss()
+        # anomalib's: SGD, momentum 0.9, weight decay 0.001. Its loss sums over the batch, ours is per image.
+        optimiser = torch.optim.SGD(pair.student.parameters(), lr=self.settings.lr, momentum=0.9, weight_decay=0.001)
+
+        def loss(batch: Tensor) -> Tensor:
+            summed: Tensor = loss_of(*pair.features(module.normalise(batch)))
+            return summed / len(batch)
+
+        self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+        self.describe_weights(context)
+
+    def card(self) -> Card:
+        return self.backbone_card("stfpm")
+
+
+class Pair(nn.Module):
+    """A frozen teacher and a student of the same shape."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.teacher = backbone.extractor(name, *STRIDES).requires_grad_(False)
+        self.student = backbone.extractor(name, *STRIDES, trainable=True)
+        self.to_map = STFPMAnomalyMap()
+
+    def features(self, images: Tensor) -> tuple[dict[Any, Tensor], dict[Any, Tensor]]:
+        return self.teacher(images), self.student(images)
+
+    def forward(self, images: Tensor) -> InferenceBatch:
+        theirs, ours = self.features(images)
+        anomaly_map = self.to_map(teacher_features=theirs, student_features=ours, image_size=images.shape[-2:])
+        return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)

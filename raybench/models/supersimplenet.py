@@ -1,0 +1,97 @@
+"""SuperSimpleNet (Rolih et al. 2024, arXiv:2408.03143), trained on OK images and anomalies made in feature space.
+
+Its parts are anomalib's; its model class insists on fetching the backbone from a hub.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from raybench.models import backbone
+from raybench.models.anomalib_parts import (
+    FeatureAdapter,
+    InferenceBatch,
+    SegmentationDetectionModule,
+    SSNAnomalyGenerator,
+    SSNAnomalyMap,
+    SSNLoss,
+)
+from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.catalog import BACKBONES
+from raybench.models.settings import SupersimplenetSettings
+from raybench.models.tensors import TorchDetector
+from raybench.models.training import descend
+
+STRIDES = (8, 16)
+_PERLIN_THRESHOLD = 0.2  # anomalib's
+
+
+class Supersimplenet(TorchDetector[SupersimplenetSettings]):
+    def build(self) -> nn.Module:
+        return backbone.Normalised(Heads(self.settings), self.settings.backbone)
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        heads: Heads = module.model
+        backbone.pretrain(heads.teacher, self.settings.backbone, context)
+        loss_of, lr = SSNLoss(), self.settings.lr
+        optimiser = torch.optim.AdamW(
+            [
+                {"params": heads.adaptor.parameters(), "lr": lr},
+                {"params": heads.segdec.parameters(), "lr": 2 * lr, "weight_decay": 1e-5},
+            ]
+        )
+
+        def loss(batch: Tensor) -> Tensor:
+            maps, scores, masks, labels = heads.with_anomalies(module.normalise(batch))
+            value: Tensor = loss_of(pred_map=maps, pred_score=scores, target_mask=masks, target_label=labels)
+            return value
+
+        self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+        self.describe_weights(context)
+
+    def card(self) -> Card:
+        return self.backbone_card("supersimplenet")
+
+
+class Heads(nn.Module):
+    """A frozen pyramid, an adaptor, and heads for map and score."""
+
+    def __init__(self, chosen: SupersimplenetSettings) -> None:
+        super().__init__()
+        self.teacher = backbone.extractor(chosen.backbone, *STRIDES).requires_grad_(False)
+        channels = sum(BACKBONES[chosen.backbone].channels(*STRIDES))
+        self.pooler = nn.AvgPool2d(3, stride=1, padding=1)
+        self.adaptor = FeatureAdapter(channels)
+        self.segdec = SegmentationDetectionModule(channels, stop_grad=True)
+        self.generator = SSNAnomalyGenerator(noise_mean=0, noise_std=chosen.noise, threshold=_PERLIN_THRESHOLD)
+        self.to_map = SSNAnomalyMap(sigma=4)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H/4, W/4): both levels at twice the finer one's size, averaged over 3x3."""
+        levels = list(self.teacher(images).values())
+        size = [2 * side for side in levels[0].shape[-2:]]
+        resized = [F.interpolate(level, size=size, mode="bilinear") for level in levels]
+        pooled: Tensor = self.pooler(torch.cat(resized, 1))
+        return pooled
+
+    def with_anomalies(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Maps and scores of OK features doubled and disturbed, and what they should be."""
+        features = self.features(images)
+        masks = features.new_zeros(len(images), 1, *features.shape[-2:])
+        noised, noised_adapted, masks, labels = self.generator(
+            input_features=features, adapted_features=self.adaptor(features), masks=masks,
+            labels=features.new_zeros(len(images)),
+        )  # fmt: skip
+        maps, scores = self.segdec(seg_features=noised_adapted, cls_features=noised)
+        return maps, scores, masks, labels
+
+    def forward(self, images: Tensor) -> InferenceBatch:
+        features = self.features(images)
+        maps, scores = self.segdec(seg_features=self.adaptor(features), cls_features=features)
+        anomaly_map = self.to_map(maps, final_size=images.shape[-2:]).sigmoid()
+        # In float64: a float32 sigmoid ties all that is above 17.
+        return InferenceBatch(pred_score=scores.double().sigmoid(), anomaly_map=anomaly_map)
