@@ -10,9 +10,12 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from anomalib.data import InferenceBatch
+    import anomalib.models.image as image_models
+    from anomalib.callbacks.checkpoint import ModelCheckpoint
+    from anomalib.data import ImageBatch, InferenceBatch
     from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
-    from anomalib.models.components import TimmFeatureExtractor
+    from anomalib.engine import Engine
+    from anomalib.models.components import MemoryBankMixin, TimmFeatureExtractor
     from anomalib.models.image.cflow.torch_model import CflowModel
     from anomalib.models.image.cflow.utils import get_logp, positional_encoding_2d
     from anomalib.models.image.dfm.torch_model import DFMModel
@@ -35,6 +38,7 @@ with warnings.catch_warnings():
     from anomalib.models.image.supersimplenet.loss import SSNLoss
     from anomalib.models.image.supersimplenet.torch_model import AnomalyMapGenerator as SSNAnomalyMap
     from anomalib.models.image.supersimplenet.torch_model import FeatureAdapter, SegmentationDetectionModule
+    from anomalib.pre_processing import PreProcessor
 
 __all__ = [
     "AnomalyMapGenerationMode",
@@ -44,13 +48,18 @@ __all__ = [
     "DiscriminativeSubNetwork",
     "DraemLoss",
     "EfficientAdModel",
+    "Engine",
     "FastflowAnomalyMap",
     "FastflowLoss",
     "FeatureAdapter",
+    "ImageBatch",
     "InferenceBatch",
+    "MemoryBankMixin",
+    "ModelCheckpoint",
     "PadimModel",
     "PatchcoreModel",
     "PerlinAnomalyGenerator",
+    "PreProcessor",
     "ReconstructiveSubNetwork",
     "ReverseDistillationLoss",
     "SSNAnomalyGenerator",
@@ -63,5 +72,6 @@ __all__ = [
     "TimmFeatureExtractor",
     "create_fast_flow_block",
     "get_logp",
+    "image_models",
     "positional_encoding_2d",
 ]

@@ -48,11 +48,21 @@ def pretrain(built: TimmFeatureExtractor, name: str, context: FitContext) -> Non
 
     Raises WeightsMissing, WeightsCorrupt.
     """
+    _fill(built.feature_extractor, name, context)
+
+
+def whole(name: str, context: FitContext) -> nn.Module:
+    """The backbone as a classifier, head included, with its weights. Raises WeightsMissing, WeightsCorrupt."""
+    model = classifier(name)
+    _fill(model, name, context)
+    return model
+
+
+def _fill(target: nn.Module, name: str, context: FitContext) -> None:
     asset = BACKBONES[name].asset
     if not asset:
         return
     state = _read(context.weights[asset].path, name) if asset in context.weights else lite0_state()
-    target = built.feature_extractor
     wanted = target.state_dict()
     missing = [key for key in wanted if key not in state and not key.endswith(_COUNTERS)]
     if missing:
@@ -109,10 +119,10 @@ def lite0_state() -> Mapping[str, Tensor]:
     return remap(original, classifier().state_dict())
 
 
-def classifier() -> nn.Module:
-    """The whole of lite0, head included, with random weights, and the random state as it was."""
+def classifier(name: str = LITE0) -> nn.Module:
+    """The whole network, head included, with random weights; draws no random numbers."""
     with torch.random.fork_rng():
-        return timm.create_model(BACKBONES[LITE0].timm_name, pretrained=False).eval()
+        return timm.create_model(BACKBONES[name].timm_name, pretrained=False).eval()
 
 
 def remap(original: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

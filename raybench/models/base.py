@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from raybench.results import Provenance
 
+CODE = "code"
+"""Among a spec's weights, the sha256 of the source of a detector of the user's own; no file of the weights store."""
+
 Images = npt.NDArray[np.uint8]
 """(B, H, W, 3) uint8 RGB."""
 

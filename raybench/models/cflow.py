@@ -59,7 +59,7 @@ class Cflow(TorchDetector[CflowSettings]):
         """The loss of every group of `fibers` positions, in random order, level by level."""
         for level, (features, places) in enumerate(likelihood.levels(images)):
             order = torch.randperm(len(features)).to(features.device)
-            for some in order.split(self.settings.fibers):
+            for some in order.split(self.settings.fibers):  # type: ignore[no-untyped-call]
                 yield -F.logsigmoid(likelihood.of(level, features[some], places[some])).mean()
 
     def card(self) -> Card:

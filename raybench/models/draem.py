@@ -35,7 +35,8 @@ _TEXTURES = 64
 
 class Draem(TorchDetector[DraemSettings]):
     def build(self) -> nn.Module:
-        return Repairer(self.settings.width)
+        repairer: nn.Module = Repairer(self.settings.width)
+        return repairer.to(memory_format=torch.channels_last)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         loss_of = DraemLoss()

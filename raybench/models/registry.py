@@ -5,7 +5,10 @@ Imports neither torch nor anomalib; a detector's module is imported when one is 
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +18,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from raybench.errors import ExperimentError, InputError, IntegrityError, UnknownName, did_you_mean
-from raybench.models import settings
+from raybench.models import own, settings
 from raybench.models.base import Detector, FitContext, ModelSpec
 from raybench.models.catalog import ASSETS, BACKBONES, LITE0
 
@@ -82,29 +85,37 @@ _ENTRIES: Mapping[str, _Entry] = {
 }  # fmt: skip
 
 
+ANOMALIB = "anomalib:"
+
+
 def names() -> tuple[str, ...]:
-    """The models that can be compared, sorted."""
+    """The ten models that come with raybench, sorted."""
     return tuple(sorted(name for name, entry in _ENTRIES.items() if not entry.for_tests))
 
 
 def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> ModelSpec:
     """The spec of a model with `config` over the defaults of `preset` (one of `settings.PRESETS`).
 
-    Raises UnknownName (no such model), ExperimentError (every unknown or unfit setting at once).
+    name: one of `names`, `anomalib:Class`, `package.module:Class`, or an entry point `raybench.detectors`.
+    Raises UnknownName (no such model), InputError (no such module), ExperimentError (every unknown or unfit setting at
+    once).
     """
+    if _is_own(name):
+        return own.spec(name, config)
     entry = _entry(name)
     defaults = entry.settings.CPU if preset == "cpu" else {}
     try:
         checked = entry.settings.model_validate({**defaults, **config})
     except ValidationError as error:
         raise ExperimentError(f"model {name!r}", _problems(error, entry.settings)) from None
+    chosen = checked.model_dump()
     return ModelSpec(
         name=name,
         summary=entry.summary,
-        config=checked.model_dump(),
+        config=chosen,
         weights={name: ASSETS[name].sha256 for name in _weights(checked)},
-        stride=entry.stride,
-        min_side=entry.min_side,
+        stride=chosen.get("stride", entry.stride),
+        min_side=chosen.get("min_side", entry.min_side),
     )
 
 
@@ -126,9 +137,14 @@ def create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Det
                 f"model {spec.name!r} takes sides of at least {spec.min_side} px that are multiples of "
                 f"{spec.stride} px, not {height}x{width}"
             )
+    if _is_own(spec.name):
+        return own.create(spec, height, width, context)
     entry = _entry(spec.name)
     builder = getattr(importlib.import_module(f"raybench.models.{entry.module}"), entry.builder)
-    return cast(Detector, builder(entry.settings(**spec.config), height, width, context))
+    chosen = entry.settings(**spec.config)
+    if spec.name.startswith(ANOMALIB):
+        return cast(Detector, builder(spec.name.removeprefix(ANOMALIB), chosen, height, width, context))
+    return cast(Detector, builder(chosen, height, width, context))
 
 
 def save_detector(detector: Detector, spec: ModelSpec, height: int, width: int, folder: Path) -> None:
@@ -158,10 +174,35 @@ def load(folder: Path, device: str, threads: int) -> Detector:
     return detector
 
 
+def _is_own(name: str) -> bool:
+    return name not in _ENTRIES and not name.startswith(ANOMALIB) and (":" in name or name in own.registered())
+
+
 def _entry(name: str) -> _Entry:
+    if name.startswith(ANOMALIB):
+        return _anomalib_entry(name)
     if name not in _ENTRIES:
-        raise UnknownName("model", name, names())
+        raise UnknownName("model", name, (*names(), *own.registered()))
     return _ENTRIES[name]
+
+
+def _anomalib_entry(name: str) -> _Entry:
+    known = {f"{ANOMALIB}{each}" for each in _anomalib_names()}
+    if name not in known:
+        raise UnknownName("model", name, known)
+    summary = f"anomalib's {name.removeprefix(ANOMALIB)}, trained by its Engine"
+    return _Entry(summary, "anomalib_any", "AnyAnomalib", settings.AnomalibSettings)
+
+
+@functools.cache
+def _anomalib_names() -> frozenset[str]:
+    """The image models of the installed anomalib, read from its source: importing it takes ten seconds and torch."""
+    found = importlib.util.find_spec("anomalib")
+    if found is None or found.origin is None:
+        raise InputError("anomalib is not installed")
+    path = Path(found.origin).parent / "models" / "image" / "__init__.py"
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body
+    return frozenset(alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names)
 
 
 def _problems(error: ValidationError, model: type[settings.Settings]) -> list[str]:

@@ -118,7 +118,7 @@ class DraemSettings(Steps):
     lr: float = Field(1e-4, gt=0)
     width: int = Field(128, ge=4)
     textures: Literal["line", "dtd"] = "line"
-    CPU = {"steps": 150, "batch": 4, "lr": 1e-3, "width": 16}
+    CPU = {"steps": 60, "batch": 4, "lr": 1e-3, "width": 16}
 
 
 class EfficientAdSettings(Settings):
@@ -135,6 +135,18 @@ class EfficientAdSettings(Settings):
     crop_px: int = Field(64, ge=40)
     remembered: int = Field(256, ge=1)
     CPU = {"distil_steps": 300, "autoencoder_steps": 200, "steps": 100, "lr": 1e-3, "remembered": 6}
+
+
+class AnomalibSettings(OnBackbone):
+    """steps: of anomalib's trainer, of `batch` images each. init: further arguments of the model's constructor.
+    backbone: where the constructor takes one and `init` does not give it. stride, min_side: of the input, in pixels."""
+
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(8, ge=1)
+    init: dict[str, Any] = Field(default_factory=dict)
+    stride: int = Field(32, ge=1)
+    min_side: int = Field(64, ge=1)
+    CPU = {"steps": 60, "batch": 4}
 
 
 class FakeSettings(Settings):

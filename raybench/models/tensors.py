@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,7 +29,7 @@ class Prediction(Protocol):
     """What anomalib's torch models return in eval mode (`anomalib.data.InferenceBatch`)."""
 
     pred_score: Tensor
-    anomaly_map: Tensor
+    anomaly_map: Tensor | None
 
 
 class TorchDetector(Generic[SettingsT]):
@@ -80,13 +81,16 @@ class TorchDetector(Generic[SettingsT]):
         torch.set_num_threads(self.context.threads)
         step = max(1, _CHUNK_PX // (self.height * self.width))
         scores = np.empty(len(images), np.float64)
-        maps = np.empty(images.shape[:3], np.float32)
+        maps: npt.NDArray[np.float32] | None = np.empty(images.shape[:3], np.float32)
         with torch.inference_mode():
             for start in range(0, len(images), step):
                 part = slice(start, start + step)
                 found: Prediction = self.module(to_tensor(images[part], self.device))
                 scores[part] = found.pred_score.reshape(-1).double().cpu().numpy()
-                maps[part] = found.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
+                if found.anomaly_map is None:
+                    maps = None
+                elif maps is not None:
+                    maps[part] = found.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
         return finite(Scored(scores, maps))
 
     def save(self, folder: Path) -> None:

@@ -15,7 +15,7 @@ from raybench.models.base import FitContext, TrainImages
 from raybench.models.settings import Steps
 from raybench.models.tensors import Clock, Draws, Subset, to_tensor
 
-CHECKS = 20  # of the held-back loss, over all steps
+CHECKS, LEAST_STEPS = 20, 10  # checks of the held-back loss over all steps, and steps between two at least
 PATIENCE = 5  # checks without a new best before training stops
 _HELD_BACK, _HELD_BACK_SHARE = 8, 8  # an eighth of the images, at most eight
 _BETTER = 1e-3  # of the best loss: less is no progress
@@ -97,7 +97,7 @@ def walk(
     kept = Subset(images, order[len(held) :])
     draws, clock, plateau, done = Draws(len(kept), context.seed), Clock(context.budget_s), Plateau(), Trained()
     done.held_back = len(held)
-    every = max(1, chosen.steps // CHECKS)
+    every = max(LEAST_STEPS, chosen.steps // CHECKS)
     module.train()
     for at in clock.steps(chosen.steps):
         batch = to_tensor(kept.batch(draws.take(chosen.batch)), device)

@@ -11,6 +11,7 @@ import fcntl
 import functools
 import hashlib
 import importlib.util
+import shutil
 import tarfile
 import uuid
 import zipfile
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
-from raybench.models.base import WeightsFile
+from raybench.models.base import CODE, WeightsFile
 from raybench.models.catalog import ASSETS, LITE0, LITE0_SHA256, Asset
 from raybench.store import Store
 
@@ -99,6 +100,8 @@ def resolve(wanted: Mapping[str, str], store: Store | None) -> dict[str, str]:
             found[name] = held[name].sha256
         elif name == LITE0:
             found[name] = LITE0_SHA256
+        elif name == CODE:
+            found[name] = digits
         else:
             raise WeightsMissing(_missing(asset_of(name), store))
         if not found[name].startswith(digits):
@@ -123,11 +126,11 @@ def fetch(wanted: Mapping[str, str], store: Store | None, cache_dir: Path) -> di
 
     Left out is the default backbone where its package has it. Raises WeightsMissing, WeightsCorrupt.
     """
-    held = stored(store) if store and set(wanted) - {LITE0} else {}
+    held = stored(store) if store and set(wanted) - {LITE0, CODE} else {}
     return {
         name: WeightsFile(_fetched(held, name, sha256, store, cache_dir), sha256)
         for name, sha256 in wanted.items()
-        if name != LITE0 or sha256 != LITE0_SHA256
+        if name != CODE and (name, sha256) != (LITE0, LITE0_SHA256)
     }
 
 
@@ -158,16 +161,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def unpacked(archive: WeightsFile, folder: Path) -> Path:
-    """The tar or zip archive's files below `folder`. Raises WeightsCorrupt."""
+    """The tar or zip archive's files below `folder`; members that lead elsewhere are refused. Raises
+    WeightsCorrupt."""
     try:
-        if zipfile.is_zipfile(archive.path):
-            with zipfile.ZipFile(archive.path) as zipped:
-                zipped.extractall(folder)
-        else:
-            # The filter keeps every member below the folder.
-            with tarfile.open(archive.path) as tarred:
-                tarred.extractall(folder, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, OSError) as error:
+        shutil.unpack_archive(archive.path, folder, filter=None if archive.path.suffix == ".zip" else "data")
+    except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, OSError) as error:
         raise WeightsCorrupt(f"{archive.path} cannot be unpacked: {error}") from error
     return folder
 
