@@ -28,18 +28,22 @@ class Storage(_Section):
 
 
 class InputChoice(_Section):
-    """fit: how images meet the network. pixels: the network's pixel budget (height × width)."""
+    """fit: how images meet the network. pixels: the network's pixel budget (height × width). tiles: with fit `tile`,
+    how many network inputs an image may be cut into, about."""
 
-    fit: Literal["native", "letterbox", "squash"] = "native"
+    fit: Literal["native", "letterbox", "squash", "tile"] = "native"
     pixels: int = Field(default=256 * 256, ge=32 * 32, le=4096 * 4096)
+    tiles: int = Field(default=9, ge=1, le=1024)
 
 
 class ModelChoice(_Section):
-    """name: a registered detector. label: its name on the board. config: its own settings."""
+    """name: a detector of raybench's, `anomalib:Class` or `package.module:Class`. label: its name on the board.
+    config: its own settings. input: in place of the experiment's."""
 
     name: str
     label: str = ""
     config: dict[str, Any] = Field(default_factory=dict)
+    input: InputChoice | None = None
 
     @property
     def shown(self) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
-from raybench.experiment import Experiment, ModelChoice, parse_experiment, read_experiment
-from raybench.lines.fit import plan_fit
+from raybench.experiment import Experiment, InputChoice, ModelChoice, parse_experiment, read_experiment
+from raybench.lines.fit import plan_fit, plan_tiles
 from raybench.lines.manifest import Manifest, read_manifest
 from raybench.models import registry, weights
 from raybench.models.base import ModelSpec
@@ -120,11 +120,6 @@ def packed_lines(lines: Store) -> list[str]:
 
 
 def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec: ModelSpec, seed: int) -> Unit:
-    choice_of_input = experiment.input
-    height, width = manifest.median_height, manifest.median_width
-    fit = plan_fit(
-        choice_of_input.fit, height, width, choice_of_input.pixels, stride=spec.stride, min_side=spec.min_side
-    )
     config: dict[str, Any] = dict(spec.config)
     return Unit(
         line=manifest.line,
@@ -133,7 +128,17 @@ def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec:
         detector=spec.name,
         config=config,
         weights=dict(spec.weights),
-        input=Input(fit.mode, fit.height, fit.width, height, width),
+        input=_input(choice.input or experiment.input, manifest, spec),
         seed=seed,
         protocol=experiment.protocol,
     )
+
+
+def _input(choice: InputChoice, manifest: Manifest, spec: ModelSpec) -> Input:
+    height, width, tile = manifest.median_height, manifest.median_width, 0
+    limits = {"stride": spec.stride, "min_side": spec.min_side}
+    if choice.fit == "tile":
+        fit, tile = plan_tiles(height, width, choice.pixels, choice.tiles, **limits)
+    else:
+        fit = plan_fit(choice.fit, height, width, choice.pixels, **limits)
+    return Input(fit.mode, fit.height, fit.width, height, width, tile)

@@ -73,13 +73,15 @@ class Size:
 
 @dataclass(frozen=True)
 class Input:
-    """How source images reach the network: fit mode, network H and W, median source H and W (pixels)."""
+    """How source images reach the network: fit mode, network H and W, median source H and W (pixels). tile: side of
+    the square tiles that the network sees one by one; 0: it sees the whole."""
 
     mode: str
     height: int
     width: int
     source_height: int
     source_width: int
+    tile: int = 0
 
 
 @dataclass(frozen=True)

@@ -85,5 +85,7 @@ def _non_square(size: Input | None) -> str:
     shape = f"{size.height}×{size.width}"
     if size.source_height == size.source_width:
         return f"square line, {shape}"
-    how = {"native": "aspect kept", "letterbox": "aspect kept, padded", "squash": "squashed"}[size.mode]
+    how = {"native": "aspect kept", "letterbox": "aspect kept, padded", "squash": "squashed", "tile": "tiled"}[
+        size.mode
+    ]
     return f"{how}: {size.source_height}×{size.source_width} as {shape}"

@@ -4,6 +4,7 @@ native     the image's own aspect, at about a pixel budget: resized to fit insid
            rounded up to the network's stride; what is left is filled by reflection
 letterbox  the same into a square, filled with grey
 squash     stretched to a square: the aspect is lost
+tile       as native, for large images: at a budget of several network inputs, of which `models.tiled` cuts square tiles
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-MODES = ("native", "letterbox", "squash")
+MODES = ("native", "letterbox", "squash", "tile")
 _GREY = (114, 114, 114)  # the usual letterbox colour of detection networks (YOLO)
 
 
@@ -45,7 +46,7 @@ def plan_fit(mode: str, height: int, width: int, pixels: int, *, stride: int, mi
     """
     if mode not in MODES:
         raise ValueError(f"unknown fit {mode!r}; known: {', '.join(MODES)}")
-    aspect = height / width if mode == "native" else 1.0
+    aspect = height / width if mode in ("native", "tile") else 1.0
     ideal_width = math.sqrt(pixels / aspect)
     # A side below the network's least is raised, and the other with it: the aspect is what `native` promises.
     scale = max(1.0, min_side / min(ideal_width, ideal_width * aspect))
@@ -54,6 +55,16 @@ def plan_fit(mode: str, height: int, width: int, pixels: int, *, stride: int, mi
         _multiple(ideal_width * aspect * scale, stride, min_side),
         _multiple(ideal_width * scale, stride, min_side),
     )
+
+
+def plan_tiles(height: int, width: int, pixels: int, tiles: int, *, stride: int, min_side: int) -> tuple[InputFit, int]:
+    """The input of a line of large images, and the side of the square tiles (about `pixels`) it is cut into.
+
+    The input has the image's own size, or less so that about `tiles` tiles cover it; no side is below a tile's.
+    """
+    tile = _multiple(math.sqrt(pixels), stride, min_side)
+    whole = plan_fit("tile", height, width, min(height * width, tiles * pixels), stride=stride, min_side=tile)
+    return whole, tile
 
 
 def _multiple(side: float, stride: int, least: int) -> int:

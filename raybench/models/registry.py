@@ -21,8 +21,9 @@ from raybench.errors import ExperimentError, InputError, IntegrityError, Unknown
 from raybench.models import own, settings
 from raybench.models.base import Detector, FitContext, ModelSpec
 from raybench.models.catalog import ASSETS, BACKBONES, LITE0
+from raybench.models.tiled import Tiled
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DETECTOR_FILE = "detector.json"
 
 
@@ -129,8 +130,24 @@ def _weights(chosen: settings.Settings) -> Iterator[str]:
         yield chosen.textures
 
 
-def create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Detector:
-    """An untrained detector for images of `height` x `width` pixels. Raises InputError on an unfit size."""
+@dataclass(frozen=True)
+class Size:
+    """Of the images a detector takes, in pixels. tile: side of the square tiles its network sees; 0: the whole."""
+
+    height: int
+    width: int
+    tile: int = 0
+
+
+def create(spec: ModelSpec, size: Size, context: FitContext) -> Detector:
+    """An untrained detector for images of `size`. Raises InputError on an unfit one."""
+    if size.tile:
+        inner = _create(spec, size.tile, size.tile, context)
+        return Tiled(inner, size.height, size.width, size.tile)
+    return _create(spec, size.height, size.width, context)
+
+
+def _create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Detector:
     for side in (height, width):
         if side % spec.stride or side < spec.min_side:
             raise InputError(
@@ -147,14 +164,13 @@ def create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Det
     return cast(Detector, builder(chosen, height, width, context))
 
 
-def save_detector(detector: Detector, spec: ModelSpec, height: int, width: int, folder: Path) -> None:
+def save_detector(detector: Detector, spec: ModelSpec, size: Size, folder: Path) -> None:
     """Write a fitted detector into an existing empty folder; `detector.json` is written last."""
     detector.save(folder)
     about = {
         "format": FORMAT_VERSION,
         "spec": asdict(spec),
-        "height": height,
-        "width": width,
+        "size": asdict(size),
         "card": asdict(detector.card()),
     }
     (folder / DETECTOR_FILE).write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
@@ -167,7 +183,7 @@ def load(folder: Path, device: str, threads: int) -> Detector:
         if about["format"] != FORMAT_VERSION:
             raise IntegrityError(f"{folder}: detector format {about['format']}, expected {FORMAT_VERSION}")
         spec = ModelSpec(**about["spec"])
-        detector = create(spec, about["height"], about["width"], FitContext(device=device, threads=threads))
+        detector = create(spec, Size(**about["size"]), FitContext(device=device, threads=threads))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{folder} is not a saved detector: {error!r}") from error
     detector.restore(folder)

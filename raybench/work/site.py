@@ -64,6 +64,10 @@ def fit_of(unit: Unit) -> InputFit:
     return InputFit(unit.input.mode, unit.input.height, unit.input.width)
 
 
+def size_of(unit: Unit) -> registry.Size:
+    return registry.Size(unit.input.height, unit.input.width, unit.input.tile)
+
+
 _hot: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
 
 

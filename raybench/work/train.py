@@ -19,7 +19,7 @@ from raybench.models import registry
 from raybench.models.base import Detector
 from raybench.runs import Blob, Run, TrainRecord
 from raybench.units import Protocol, Unit
-from raybench.work.site import Site, score_all
+from raybench.work.site import Site, score_all, size_of
 
 
 def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
@@ -30,7 +30,7 @@ def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
     kept, held_out = split_train(shards, unit.protocol)
     context = site.context(unit)
     spec = registry.resolve(unit.detector, unit.config)
-    detector = registry.create(spec, unit.input.height, unit.input.width, context)
+    detector = registry.create(spec, size_of(unit), context)
     started = time.perf_counter()
     detector.fit(kept, context)
     train_s = time.perf_counter() - started
@@ -93,7 +93,7 @@ def _held_out(detector: Detector, images: Picks) -> tuple[npt.NDArray[np.float64
 def _save(detector: Detector, unit: Unit, site: Site) -> dict[str, Blob]:
     spec = registry.resolve(unit.detector, unit.config)
     with tempfile.TemporaryDirectory(dir=site.cache_dir) as folder:
-        registry.save_detector(detector, spec, unit.input.height, unit.input.width, Path(folder))
+        registry.save_detector(detector, spec, size_of(unit), Path(folder))
         return {path.name: _put(site.run, unit, path) for path in sorted(Path(folder).iterdir())}
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from raybench.models import registry
 from raybench.models.base import Detector, FitContext, ModelSpec
+from raybench.models.registry import Size
 
 REAL = registry.names()
 CONFIG: dict[str, dict[str, float]] = {
@@ -61,6 +62,6 @@ def fit(name: str, seed: int = 3) -> Fitted:
     spec = registry.resolve(name, CONFIG[name], "cpu")
     height, width = SIZE.get(name, (64, 96))
     context = FitContext(seed=seed, device="cpu", threads=1)
-    detector = registry.create(spec, height, width, context)
+    detector = registry.create(spec, Size(height, width), context)
     detector.fit(Images(8, height, width), context)
     return Fitted(name, spec, detector, height, width, Images(3, height, width, seed=1).pixels)

@@ -12,6 +12,7 @@ from fitting import CONTEXT, REAL, Fitted, Images, fit
 
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
 from raybench.models import registry
+from raybench.models.registry import Size
 
 
 def refused(self: socket.socket, address: object) -> None:
@@ -57,7 +58,7 @@ def test_read_only_images_are_fine(fitted: Fitted) -> None:
 
 
 def test_a_loaded_detector_scores_the_same(fitted: Fitted, tmp_path: Path) -> None:
-    registry.save_detector(fitted.detector, fitted.spec, fitted.height, fitted.width, tmp_path)
+    registry.save_detector(fitted.detector, fitted.spec, Size(fitted.height, fitted.width), tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
     loaded = registry.load(tmp_path, "cpu", 1)
     before, after = fitted.detector.score(fitted.unseen), loaded.score(fitted.unseen)
@@ -69,7 +70,7 @@ def test_a_loaded_detector_scores_the_same(fitted: Fitted, tmp_path: Path) -> No
 
 
 def test_damaged_files_are_noticed(fitted: Fitted, tmp_path: Path) -> None:
-    registry.save_detector(fitted.detector, fitted.spec, fitted.height, fitted.width, tmp_path)
+    registry.save_detector(fitted.detector, fitted.spec, Size(fitted.height, fitted.width), tmp_path)
     tensors = next(tmp_path.glob("*.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-10])
     with pytest.raises(IntegrityError):
@@ -115,7 +116,7 @@ def test_a_defect_scores_higher_where_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", REAL)
 def test_too_few_images_are_said(name: str) -> None:
     spec = registry.resolve(name, {})
-    detector = registry.create(spec, 256, 256, CONTEXT)
+    detector = registry.create(spec, Size(256, 256), CONTEXT)
     with pytest.raises(LineError, match="at least"):
         detector.fit(Images(0, 256, 256), CONTEXT)
     with pytest.raises(ModelError, match="neither fitted nor restored"):
@@ -124,7 +125,7 @@ def test_too_few_images_are_said(name: str) -> None:
 
 def test_scores_that_are_not_numbers_are_refused() -> None:
     spec = registry.resolve("fake", {"nan_in_score": True})
-    detector = registry.create(spec, 64, 96, CONTEXT)
+    detector = registry.create(spec, Size(64, 96), CONTEXT)
     detector.fit(Images(4, 64, 96), CONTEXT)
     with pytest.raises(BadScores, match="not finite"):
         detector.score(Images(1, 64, 96).pixels)

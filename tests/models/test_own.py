@@ -11,6 +11,7 @@ from fitting import CONTEXT, Images
 
 from raybench.errors import InputError, ModelError, UnknownName
 from raybench.models import registry
+from raybench.models.registry import Size
 
 MINE = '''
 import numpy as np
@@ -57,12 +58,12 @@ def test_a_class_of_ones_own(module: Path, tmp_path: Path) -> None:
     spec = registry.resolve("my_detectors:Brightest", {"offset": 2})
     assert "my_detectors" not in sys.modules
     assert (spec.summary, spec.stride, spec.min_side) == ("The brightest pixel.", 4, 16)
-    detector = registry.create(spec, 32, 48, CONTEXT)
+    detector = registry.create(spec, Size(32, 48), CONTEXT)
     detector.fit(Images(4, 32, 48), CONTEXT)
     found = detector.score(Images(2, 32, 48).pixels)
     folder = tmp_path / "saved"
     folder.mkdir()
-    registry.save_detector(detector, spec, 32, 48, folder)
+    registry.save_detector(detector, spec, Size(32, 48), folder)
     again = registry.load(folder, "cpu", 1).score(Images(2, 32, 48).pixels)
     assert np.array_equal(found.scores, again.scores)
 
@@ -72,7 +73,7 @@ def test_changed_code_is_another_detector(module: Path) -> None:
     module.write_text(MINE.replace("max(axis", "min(axis"))
     assert registry.resolve("my_detectors:Brightest", {}).weights != before.weights
     with pytest.raises(InputError, match="not the file the run was planned with"):
-        registry.create(before, 32, 48, CONTEXT)
+        registry.create(before, Size(32, 48), CONTEXT)
 
 
 def test_modules_and_classes_that_do_not_exist(module: Path) -> None:
@@ -86,19 +87,19 @@ def test_an_entry_point(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raybench.models.own.registered", lambda: {"brightest": "my_detectors:Brightest"})
     spec = registry.resolve("brightest", {})
     assert spec.name == "brightest"
-    assert registry.create(spec, 32, 32, CONTEXT)
+    assert registry.create(spec, Size(32, 32), CONTEXT)
     with pytest.raises(UnknownName, match="did you mean 'brightest'"):
         registry.resolve("brightes", {})
 
 
 def test_anomalibs_other_models_by_name(tmp_path: Path) -> None:
     spec = registry.resolve("anomalib:Dfkde", {"batch": 8}, "cpu")
-    detector = registry.create(spec, 64, 96, CONTEXT)
+    detector = registry.create(spec, Size(64, 96), CONTEXT)
     detector.fit(Images(24, 64, 96), CONTEXT)
     found = detector.score(Images(3, 64, 96, seed=1).pixels)
     assert np.isfinite(found.scores).all()
     assert found.heatmaps is None
-    registry.save_detector(detector, spec, 64, 96, tmp_path)
+    registry.save_detector(detector, spec, Size(64, 96), tmp_path)
     again = registry.load(tmp_path, "cpu", 1).score(Images(3, 64, 96, seed=1).pixels)
     np.testing.assert_allclose(found.scores, again.scores)
     assert detector.card().provenance == "imagenet"
@@ -107,7 +108,7 @@ def test_anomalibs_other_models_by_name(tmp_path: Path) -> None:
 
 
 def test_a_state_that_is_not_saved_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = registry.create(registry.resolve("anomalib:Cflow", {"steps": 1, "batch": 4}), 128, 128, CONTEXT)
+    detector = registry.create(registry.resolve("anomalib:Cflow", {"steps": 1, "batch": 4}), Size(128, 128), CONTEXT)
     monkeypatch.setattr(type(detector), "restore", lambda self, folder: setattr(self, "_module", self.build().eval()))
     with pytest.raises(ModelError, match="not all of its state"):
         detector.fit(Images(4, 128, 128), CONTEXT)

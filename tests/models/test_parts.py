@@ -22,6 +22,7 @@ from raybench.models.catalog import BACKBONES, LITE0, LITE0_SHA256
 from raybench.models.crops import Crops
 from raybench.models.padim import STRIDES, GaussianStream
 from raybench.models.patchcore import k_center
+from raybench.models.registry import Size
 from raybench.models.ridge import Ridge
 from raybench.models.tensors import Clock, Draws
 
@@ -167,7 +168,7 @@ def test_names_and_settings_that_do_not_exist() -> None:
 def test_an_unfit_size_is_refused() -> None:
     spec = registry.resolve("padim", {})
     with pytest.raises(Exception, match="multiples of 32"):
-        registry.create(spec, 65, 96, CONTEXT)
+        registry.create(spec, Size(65, 96), CONTEXT)
 
 
 def test_the_registry_imports_no_torch() -> None:
@@ -188,6 +189,6 @@ def test_a_detector_scores_the_same_on_a_gpu() -> None:
     ours = fit("patchcore")
     spec = registry.resolve("patchcore", dict(ours.spec.config))
     context = FitContext(3, "cuda", 1)
-    detector = registry.create(spec, 64, 96, context)
+    detector = registry.create(spec, Size(64, 96), context)
     detector.fit(Images(8, 64, 96), context)
     np.testing.assert_allclose(detector.score(ours.unseen).scores, ours.detector.score(ours.unseen).scores, rtol=0.05)

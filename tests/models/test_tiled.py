@@ -1,0 +1,91 @@
+"""Tiles: every pixel seen, heat maps where the image is."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from fitting import CONTEXT, Images
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raybench.lines.fit import plan_tiles, to_network, to_source
+from raybench.models import registry
+from raybench.models.base import Card, FitContext, Scored, TrainImages
+from raybench.models.registry import Size
+from raybench.models.tiled import Tiled, starts
+
+
+class Brightness:
+    """The heat map is the image's first channel."""
+
+    def fit(self, images: TrainImages, context: FitContext) -> None:
+        self.seen = images.batch(range(len(images)))
+
+    def score(self, images: np.ndarray) -> Scored:
+        maps = images[..., 0].astype(np.float32)
+        return Scored(maps.max((1, 2)).astype(np.float64), maps)
+
+    def save(self, folder: Path) -> None: ...
+
+    def restore(self, folder: Path) -> None: ...
+
+    def card(self) -> Card:
+        return Card("brightness", "none", "none", "none", 0)
+
+
+@given(length=st.integers(32, 3000), tile=st.integers(8, 32))
+def test_tiles_cover_a_side_and_overlap(length: int, tile: int) -> None:
+    found = starts(length, tile)
+    assert found[0] == 0
+    assert found[-1] == length - tile
+    assert all(here < there <= here + tile for here, there in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("aspect", np.geomspace(0.25, 4, 25).tolist())
+def test_a_blob_is_found_where_it_was_planted(aspect: float) -> None:
+    height, width = round(900 * aspect**0.5), round(900 / aspect**0.5)
+    fit, tile = plan_tiles(height, width, 128 * 128, 9, stride=32, min_side=64)
+    detector = Tiled(Brightness(), fit.height, fit.width, tile)
+    for y, x in ((0.15, 0.2), (0.5, 0.5), (0.8, 0.9)):
+        image = np.zeros((height, width, 3), np.uint8)
+        centre = (int(y * height), int(x * width))
+        cv2.circle(image, centre[::-1], 12, (255, 255, 255), -1)
+        found = detector.score(to_network(image, fit)[np.newaxis])
+        assert found.heatmaps is not None
+        assert found.scores[0] > 200
+        heat = to_source(found.heatmaps[0], fit, height, width)
+        at = np.unravel_index(cv2.GaussianBlur(heat, (0, 0), 4).argmax(), heat.shape)
+        assert abs(at[0] - centre[0]) <= 5
+        assert abs(at[1] - centre[1]) <= 5
+
+
+def test_training_sees_every_tile_of_every_image() -> None:
+    inner, images = Brightness(), Images(3, 64, 96)
+    detector = Tiled(inner, 64, 96, 48)
+    detector.fit(images, CONTEXT)
+    assert inner.seen.shape == (3 * len(detector.places), 48, 48, 3)
+    top, left = detector.places[1]
+    assert np.array_equal(inner.seen[1], images.pixels[0, top : top + 48, left : left + 48])
+    assert "tiles of 48x48 px" in detector.card().weights_note
+
+
+def test_a_saved_tiled_detector_scores_the_same(tmp_path: Path) -> None:
+    spec, size = registry.resolve("patchcore", {"pool_rows": 400}, "cpu"), Size(96, 160, 64)
+    detector = registry.create(spec, size, CONTEXT)
+    detector.fit(Images(3, 96, 160), CONTEXT)
+    registry.save_detector(detector, spec, size, tmp_path)
+    images = Images(2, 96, 160, seed=2).pixels
+    before, after = detector.score(images), registry.load(tmp_path, "cpu", 1).score(images)
+    assert np.array_equal(before.scores, after.scores)
+    assert before.heatmaps is not None
+    assert before.heatmaps.shape == (2, 96, 160)
+
+
+def test_an_image_no_larger_than_a_tile_is_one_tile() -> None:
+    fit, tile = plan_tiles(100, 100, 128 * 128, 9, stride=32, min_side=64)
+    assert (fit.height, fit.width, tile) == (128, 128, 128)
+    assert starts(128, 128) == [0]
