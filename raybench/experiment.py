@@ -64,6 +64,7 @@ class Experiment(_Section):
     """What to compare. `digest` identifies all that can change a number; `resources`, `storage` and `weights` can't
     (a unit knows its weights by their sha256).
 
+    squashed_twins: on lines that are not square, also run each model on squashed images, for the non-square column.
     preset: the models' default settings, "paper" (a GPU) or "cpu" (minutes on two cores). weights: URI of the weights
     store (empty: $RAYBENCH_WEIGHTS, else none).
     """
@@ -76,6 +77,7 @@ class Experiment(_Section):
     false_alarm_budget: float = Field(default=0.05, gt=0.0, lt=0.5)
     held_out: float = Field(default=0.2, gt=0.0, le=0.5)
     train_budget_s: float | None = Field(default=None, gt=0.0)
+    squashed_twins: bool = True
     preset: Literal["paper", "cpu"] = "paper"
     weights: str = ""
     input: InputChoice = Field(default_factory=InputChoice)

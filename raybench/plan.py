@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
 from raybench.experiment import Experiment, InputChoice, ModelChoice, parse_experiment, read_experiment
-from raybench.lines.fit import plan_fit, plan_tiles
+from raybench.lines.fit import is_square, plan_fit, plan_tiles
 from raybench.lines.manifest import Manifest, read_manifest
 from raybench.models import registry, weights
 from raybench.models.base import ModelSpec
@@ -24,14 +24,22 @@ MIN_TRAIN_OK = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """manifests: by line. units: in the order they are started: by model as the experiment lists them, then by line.
-    weights: the weights store, where one is named."""
+    """manifests: by line. units: in the order they are started: by model as the experiment lists them, then by line,
+    then those on squashed images. squashed: their unit_id by that of the unit they are held against. asides: unit_ids
+    that are there for the non-square column only. weights: the weights store, where one is named."""
 
     experiment: Experiment
     store: Store
     manifests: Mapping[str, Manifest]
     units: tuple[Unit, ...]
     weights: Store | None = None
+    squashed: Mapping[str, str] = field(default_factory=dict)
+    asides: frozenset[str] = frozenset()
+
+    @property
+    def compared(self) -> tuple[Unit, ...]:
+        """The units that are rows of the board."""
+        return tuple(unit for unit in self.units if unit.unit_id not in self.asides)
 
 
 def open_experiment_store(experiment: Experiment) -> Store:
@@ -72,7 +80,12 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
         for manifest in manifests.values()
         for seed in experiment.seeds
     )
-    return Plan(experiment, store, manifests, units, weights_store)
+    twins = {unit.unit_id: twin for unit in units if (twin := _squashed(unit, experiment, specs))}
+    listed = {unit.unit_id for unit in units}
+    extra = tuple(twin for twin in twins.values() if twin.unit_id not in listed)
+    squashed = {unit_id: twin.unit_id for unit_id, twin in twins.items()}
+    asides = frozenset(twin.unit_id for twin in extra)
+    return Plan(experiment, store, manifests, (*units, *extra), weights_store, squashed, asides)
 
 
 def open_weights_store(experiment: Experiment) -> Store | None:
@@ -132,6 +145,20 @@ def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec:
         seed=seed,
         protocol=experiment.protocol,
     )
+
+
+def _squashed(unit: Unit, experiment: Experiment, specs: Sequence[tuple[ModelChoice, ModelSpec]]) -> Unit | None:
+    """The same unit on squashed images, for a line that is not square; of the first seed only."""
+    here = unit.input
+    if not experiment.squashed_twins or unit.seed != experiment.seeds[0] or here.mode == "squash":
+        return None
+    if is_square(here.source_height, here.source_width):
+        return None
+    choice, spec = next(pair for pair in specs if pair[0].shown == unit.model)
+    pixels = (choice.input or experiment.input).pixels
+    fit = plan_fit("squash", here.source_height, here.source_width, pixels, stride=spec.stride, min_side=spec.min_side)
+    size = Input(fit.mode, fit.height, fit.width, here.source_height, here.source_width)
+    return replace(unit, model=f"{unit.model} (squashed)", input=size)
 
 
 def _input(choice: InputChoice, manifest: Manifest, spec: ModelSpec) -> Input:

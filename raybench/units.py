@@ -15,7 +15,7 @@ from typing import Any
 
 from raybench.results import Input
 
-ID_VERSION = 1
+ID_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -70,4 +70,5 @@ def experiment(packed: Store) -> Experiment:
         models=(ModelChoice(name="fake"),),
         false_alarm_budget=0.2,
         input=InputChoice(pixels=64 * 64),
+        squashed_twins=False,
     )

@@ -18,6 +18,7 @@ name: night
 store: {store}
 lines: ["*"]
 models: [fake, {{name: fake, label: broken, config: {{fail_in: fit}}}}]
+squashed_twins: false
 false_alarm_budget: 0.2
 input: {{pixels: 4096}}
 """

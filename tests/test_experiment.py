@@ -35,7 +35,7 @@ def test_short_and_long_forms() -> None:
 def test_every_fault_is_named_at_once_with_its_row() -> None:
     found = problems(GOOD + "seed: [1]\nfalse_alarm_budget: 2\ninput: {fit: stretch}\nresources: {cpu: 1}\n")
     assert sorted(found) == [
-        "row 10: input.fit: Input should be 'native', 'letterbox' or 'squash'",
+        "row 10: input.fit: Input should be 'native', 'letterbox', 'squash' or 'tile'",
         "row 11: resources.cpu: unknown key; did you mean 'cpus'?",
         "row 8: seed: unknown key; did you mean 'seeds'?",
         "row 9: false_alarm_budget: Input should be less than 0.5",

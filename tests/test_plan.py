@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raybench.errors import BucketMissing, ExperimentError, StoreDenied, StoreUnreachable
-from raybench.experiment import Experiment, ModelChoice, Storage
+from raybench.experiment import Experiment, InputChoice, ModelChoice, Storage
 from raybench.lines.pack import pack
 from raybench.plan import experiment_of, make_plan
 from raybench.runs import Run
@@ -74,3 +74,35 @@ def test_an_experiment_by_file_or_by_its_run(experiment: Experiment, packed: Sto
     assert experiment_of(packed.uri("runs/night")) == experiment
     with pytest.raises(ExperimentError, match="no such file"):
         experiment_of(str(tmp_path / "none.yaml"))
+
+
+def test_a_line_that_is_not_square_gets_squashed_twins(experiment: Experiment) -> None:
+    models = (ModelChoice(name="fake"), ModelChoice(name="fake", label="stretched", input=InputChoice(fit="squash")))
+    plan = make_plan(experiment.model_copy(update={"models": models, "seeds": (0, 1), "squashed_twins": True}))
+    assert [unit.model for unit in plan.compared] == ["fake", "fake", "stretched", "stretched"]
+    (aside,) = [unit for unit in plan.units if unit.unit_id in plan.asides]
+    assert (aside.model, aside.seed, aside.input.mode, aside.input.height) == ("fake (squashed)", 0, "squash", 64)
+    assert plan.squashed == {plan.units[0].unit_id: aside.unit_id}
+
+
+def test_a_squashed_model_of_the_experiment_is_its_own_twin_and_stays_on_the_board(experiment: Experiment) -> None:
+    squash = InputChoice(fit="squash", pixels=experiment.input.pixels)
+    models = (ModelChoice(name="fake"), ModelChoice(name="fake", label="squashed", input=squash))
+    plan = make_plan(experiment.model_copy(update={"models": models, "squashed_twins": True}))
+    assert len(plan.units) == len(plan.compared) == 2
+    assert plan.squashed == {plan.units[0].unit_id: plan.units[1].unit_id}
+
+
+def test_tiles_are_planned(experiment: Experiment) -> None:
+    tiled = make_plan(experiment.model_copy(update={"input": InputChoice(fit="tile", pixels=64 * 64, tiles=4)}))
+    found = tiled.units[0].input
+    assert (found.mode, found.tile) == ("tile", 64)
+    assert found.height * found.width == pytest.approx(4 * 64 * 64, rel=0.1)
+    assert found.width / found.height == pytest.approx(320 / 200, rel=0.1)
+
+
+def test_weights_that_no_store_holds(experiment: Experiment, tmp_path: Path) -> None:
+    models = (ModelChoice(name="padim", config={"backbone": "resnet18"}),)
+    bad = experiment.model_copy(update={"models": models, "weights": str(tmp_path)})
+    with pytest.raises(ExperimentError, match=r"weights 'resnet18' \(resnet18-f37072fd.pth\) are not in .*weights add"):
+        make_plan(bad)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from raybench.findings.non_square import Twin
 from raybench.findings.rows import Row, merge_seeds
 from raybench.findings.verdict import Verdict, judge
 from raybench.metrics.image import ImageScores
@@ -66,14 +67,21 @@ class Board:
         return next(verdict for verdict in self.verdicts if verdict.line == line)
 
 
-def build_board(results: Sequence[UnitResult], scores: Mapping[str, ImageScores], context: BoardContext) -> Board:
-    """The comparison of all results, failed ones included. scores: by unit_id, of the finished units."""
+def build_board(
+    results: Sequence[UnitResult],
+    scores: Mapping[str, ImageScores],
+    context: BoardContext,
+    twins: Sequence[Twin] = (),
+) -> Board:
+    """The comparison of all results, failed ones included. scores: by unit_id, of the finished units. twins: units that
+    were also run on squashed images."""
 
     def place(result: UnitResult) -> tuple[str, str]:
         return result.line, result.model
 
     ordered = sorted(results, key=lambda result: (*place(result), result.seed))
-    rows = tuple(merge_seeds(list(group)) for _, group in itertools.groupby(ordered, key=place))
+    twin_of = {place(twin.chosen): twin for twin in twins}
+    rows = tuple(merge_seeds(list(group), twin_of.get(at)) for at, group in itertools.groupby(ordered, key=place))
     first = {place(result): scores[result.unit_id] for result in reversed(ordered) if result.unit_id in scores}
     verdicts = []
     for line in sorted({row.line for row in rows}):

@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from raybench.findings.non_square import NonSquare, Twin, non_square
 from raybench.results import Counts, Failure, Input, Number, Provenance, Quality, Size, Speed, Threshold, UnitResult
 
 
 @dataclass(frozen=True)
 class Row:
     """seeds: those that finished. test_minutes: the line's test set, one image after the other, decoding included.
-    non_square: how the line's aspect reaches the network. failures: of the seeds that failed."""
+    non_square: how the line's aspect reaches the network, and its worth. failures: of the seeds that failed."""
 
     line: str
     model: str
@@ -27,12 +28,12 @@ class Row:
     threshold: Threshold | None
     train_s: float | None
     test_minutes: float | None
-    non_square: str
+    non_square: NonSquare
     failures: tuple[Failure, ...]
 
 
-def merge_seeds(results: Sequence[UnitResult]) -> Row:
-    """The results of one line and model. Numbers are means over the seeds that finished."""
+def merge_seeds(results: Sequence[UnitResult], twin: Twin | None = None) -> Row:
+    """The results of one line and model. Numbers are means over the seeds that finished. twin: the squashed one."""
     done = [result for result in results if result.failure is None]
     first = done[0] if done else results[0]
     return Row(
@@ -49,7 +50,7 @@ def merge_seeds(results: Sequence[UnitResult]) -> Row:
         threshold=first.threshold,
         train_s=statistics.mean([result.train_s for result in done if result.train_s is not None]) if done else None,
         test_minutes=_test_minutes(first),
-        non_square=_non_square(first.input),
+        non_square=non_square(first.input, twin),
         failures=tuple(result.failure for result in results if result.failure),
     )
 
@@ -77,15 +78,3 @@ def _test_minutes(result: UnitResult) -> float | None:
     if result.speed is None or result.counts is None:
         return None
     return result.speed.end_to_end_ms * (result.counts.test_ok + result.counts.test_ng) / 60_000
-
-
-def _non_square(size: Input | None) -> str:
-    if size is None:
-        return ""
-    shape = f"{size.height}×{size.width}"
-    if size.source_height == size.source_width:
-        return f"square line, {shape}"
-    how = {"native": "aspect kept", "letterbox": "aspect kept, padded", "squash": "squashed", "tile": "tiled"}[
-        size.mode
-    ]
-    return f"{how}: {size.source_height}×{size.source_width} as {shape}"

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 MODES = ("native", "letterbox", "squash", "tile")
+SQUARE_UP_TO = 1.1  # longer side over the shorter one
 _GREY = (114, 114, 114)  # the usual letterbox colour of detection networks (YOLO)
 
 
@@ -69,6 +70,11 @@ def plan_tiles(height: int, width: int, pixels: int, tiles: int, *, stride: int,
 
 def _multiple(side: float, stride: int, least: int) -> int:
     return max(round(side / stride), math.ceil(least / stride), 1) * stride
+
+
+def is_square(height: int, width: int) -> bool:
+    """Whether squashing an image of this size would change next to nothing."""
+    return max(height, width) < SQUARE_UP_TO * min(height, width)
 
 
 def box_of(fit: InputFit, height: int, width: int) -> Box:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Seen, build_flags, look, top_images
+from raybench.findings.non_square import Twin
 from raybench.lines.decode import decode_image, decode_mask
 from raybench.lines.fit import InputFit, to_source
 from raybench.lines.manifest import Manifest
@@ -42,9 +43,11 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     """Build the comparison of everything committed so far and write it below `runs/<name>/report/`."""
     with ThreadPoolExecutor(READERS) as pool:
         rows = [row for row in pool.map(lambda unit: _row(unit, run), plan.units) if row is not None]
-    finished = [row for row in rows if isinstance(row, Finished)]
+    finished = {row.unit.unit_id: row for row in rows if isinstance(row, Finished)}
+    shown = {unit.unit_id for unit in plan.compared}
     results = [row.result if isinstance(row, Finished) else row for row in rows]
-    scores = {row.unit.unit_id: row.images for row in finished}
+    results = [result for result in results if result.unit_id in shown]
+    scores = {unit_id: row.images for unit_id, row in finished.items() if unit_id in shown}
     context = BoardContext(
         run=run.name,
         created=created,
@@ -53,7 +56,7 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
         false_alarm_budget=plan.experiment.false_alarm_budget,
         pending=len(plan.units) - len(rows),
     )
-    board = build_board(results, scores, context)
+    board = build_board(results, scores, context, list(_twins(plan, finished)))
     seen = look(results, scores)
     flags = build_flags(seen)
     pictures = list(_pictures(plan, run, board, list(top_images(seen, PICTURES_PER_LINE))))
@@ -77,6 +80,13 @@ def download(run: Run, folder: Path) -> Path:
     for item in run.store.list(prefix):
         (folder / Path(item.key).name).write_bytes(run.store.get(item.key))
     return folder
+
+
+def _twins(plan: Plan, finished: Mapping[str, Finished]) -> Iterator[Twin]:
+    for unit_id, squashed_id in plan.squashed.items():
+        if unit_id in finished and squashed_id in finished:
+            chosen, squashed = finished[unit_id], finished[squashed_id]
+            yield Twin(chosen.result, squashed.result, chosen.images, squashed.images)
 
 
 def _row(unit: Unit, run: Run) -> Finished | UnitResult | None:

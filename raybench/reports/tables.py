@@ -15,6 +15,7 @@ from rich.text import Text
 
 from raybench.findings.board import Board, Overall
 from raybench.findings.flags import Flag
+from raybench.findings.non_square import NonSquare
 from raybench.findings.rows import Row
 from raybench.findings.verdict import shown
 from raybench.results import Number
@@ -96,7 +97,7 @@ def line_cells(board: Board, row: Row) -> list[str]:
         f"{speed.p50_ms:.1f}" if speed else "–",
         f"{row.test_minutes:.2f}" if row.test_minutes is not None else "–",
         f"{size.disk_mb:.1f}" if size else "–",
-        row.non_square or "–",
+        row.non_square.text or "–",
         board.verdict_on(row.line).conclusions.get(row.model, ""),
     ]
 
@@ -174,11 +175,24 @@ def _flat(board: Board, row: Row) -> dict[str, Any]:
     flat |= {f"size_{name}": value for name, value in (asdict(row.size) if row.size else {}).items()}
     flat |= {f"images_{name}": value for name, value in (asdict(row.counts) if row.counts else {}).items()}
     flat |= {"threshold": row.threshold.value if row.threshold else None, "train_s": row.train_s}
-    flat |= {"test_minutes": row.test_minutes, "non_square": row.non_square, "weights_note": row.weights_note}
+    flat |= {"test_minutes": row.test_minutes, "weights_note": row.weights_note}
+    flat |= _flat_non_square(row.non_square)
     flat["conclusion"] = board.verdict_on(row.line).conclusions.get(row.model, "")
     failure = row.failures[-1] if row.failures else None
     names = ("phase", "error_type", "message", "attempt")
     return flat | {f"failure_{name}": getattr(failure, name) if failure else None for name in names}
+
+
+def _flat_non_square(found: NonSquare) -> dict[str, Any]:
+    gain = found.gain or Number(None)
+    return {
+        "non_square": found.text,
+        "non_square_gain": gain.value,
+        "non_square_gain_low": gain.low,
+        "non_square_gain_high": gain.high,
+        "non_square_au_pro_gain": found.au_pro_gain,
+        "non_square_time_ratio": found.time_ratio,
+    }
 
 
 def _markdown(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:

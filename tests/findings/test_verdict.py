@@ -139,11 +139,11 @@ def test_seeds_are_averaged_and_failed_ones_kept() -> None:
 def test_test_minutes_and_aspect() -> None:
     found = row(result("m", images(3.0), ms=30.0))
     assert found.test_minutes == pytest.approx(60e-3 * 80 / 60)
-    assert found.non_square == "aspect kept: 300×600 as 64×128"
+    assert found.non_square.text == "aspect kept: 300×600 as 64×128"
     squashed = replace(result("m", images(3.0)), input=Input("squash", 64, 64, 300, 600))
-    assert row(squashed).non_square == "squashed: 300×600 as 64×64"
+    assert row(squashed).non_square.text == "squashed: 300×600 as 64×64"
     square = replace(result("m", images(3.0)), input=Input("native", 64, 64, 300, 300))
-    assert row(square).non_square == "square line, 64×64"
+    assert row(square).non_square.text == "square line, 64×64"
 
 
 def test_undefined_numbers_stay_undefined() -> None:
