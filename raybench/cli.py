@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from raybench import demo as demo_lines
+from raybench import weights_cli
 from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError
 from raybench.experiment import read_experiment
@@ -43,6 +44,8 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 if not out.is_terminal:
     out.width = LOG_COLUMNS
+
+app.add_typer(weights_cli.app, name="weights")
 
 StoreUri = Annotated[str, typer.Option("--to", help="The store: s3://bucket/prefix, file:///folder or a path.")]
 RunName = Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")]

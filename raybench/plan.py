@@ -126,6 +126,17 @@ def _manifests(experiment: Experiment, lines: Store, problems: list[str]) -> dic
     return found
 
 
+def matching_lines(lines: Store, patterns: Sequence[str]) -> list[str]:
+    """Names of packed lines that match any of `patterns`. Raises InputError when one matches none."""
+    packed, found = packed_lines(lines), []
+    for pattern in patterns:
+        names = fnmatch.filter(packed, pattern)
+        if not names:
+            raise InputError(f"{pattern!r} is not packed in {lines.uri()}; {did_you_mean(pattern, packed)}")
+        found += names
+    return sorted(set(found))
+
+
 def packed_lines(lines: Store) -> list[str]:
     """Names of the lines whose manifest stands in `lines`, sorted."""
     suffix = "/manifest.json"

@@ -20,6 +20,7 @@ LAYERS = [
     {"reports"},
     {"schedule"},
     {"demo"},
+    {"weights_cli"},
     {"cli"},
 ]
 SIDE_BY_SIDE = {"lines", "models", "metrics", "embedded"}
@@ -32,7 +33,7 @@ ONLY_IN = {
     "botocore": {"backends"},
     "fsspec": {"backends"},
     "pyarrow.parquet": {"lines/shards", "lines/scores"},
-    "typer": {"cli"},
+    "typer": {"cli", "weights_cli"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 

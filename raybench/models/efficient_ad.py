@@ -56,7 +56,7 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         chosen = self.settings
         if chosen.teacher == "line":
             steps = clock.steps(chosen.distil_steps, _DISTIL)
-            return pdn.distil(teacher, crops, steps, chosen.lr, context)
+            return pdn.distil(teacher, pdn.Lessons(crops, crops, steps, chosen.distil_steps, chosen.lr), context)
         file = context.weights[chosen.teacher]
         pdn.load(teacher, chosen.teacher, file)
         return {"teacher_sha256": file.sha256}

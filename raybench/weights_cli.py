@@ -1,0 +1,115 @@
+"""`raybench weights`: what the weights store holds, and how files get there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from raybench.models import weights
+from raybench.models.catalog import ASSETS
+from raybench.store import Store, open_store
+
+CORRUPT = 1
+
+app = typer.Typer(help="Pretrained files by name and sha256, for machines without internet.", no_args_is_help=True)
+out = Console()
+
+To = Annotated[str, typer.Option("--to", envvar="RAYBENCH_WEIGHTS", help="The weights store: a folder or s3:// URI.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Take the place of another file of that name.")]
+
+
+@app.command("list")
+def list_(to: To) -> None:
+    """What the store holds, and what else models may ask for."""
+    held = weights.stored(open_store(to))
+    table = Table("name", "file", "in the store", "what it is", box=None, header_style="bold")
+    for name, asset in ASSETS.items():
+        here = held.get(name)
+        table.add_row(name, asset.file, f"{here.size / 1e6:.1f} MB, {here.sha256[:12]}" if here else "–", asset.about)
+    out.print(table)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="A name that `weights list` shows.")],
+    file: Annotated[Path, typer.Argument(help="The file.", exists=True, dir_okay=False)],
+    to: To,
+    replace: Replace = False,
+) -> None:
+    """Put a file into the store."""
+    _say(weights.add(_made(to), name, file.read_bytes(), replace=replace), to)
+
+
+@app.command()
+def verify(to: To) -> None:
+    """Read every file again; exit code 1 when one is not what it was."""
+    bad = [here for here, whole in weights.verify(open_store(to)) if not _told(here, whole)]
+    if bad:
+        raise typer.Exit(CORRUPT)
+
+
+@app.command()
+def mirror(
+    to: To,
+    names: Annotated[list[str] | None, typer.Argument(help="Names; all that are published when none is given.")] = None,
+    replace: Replace = False,
+) -> None:
+    """Fetch files from their publishers, where there is internet."""
+    store = _made(to)
+    for name in names or [name for name, asset in ASSETS.items() if asset.official]:
+        _say(weights.add(store, name, weights.published(name), replace=replace), to)
+
+
+@app.command()
+def distil(
+    lines: Annotated[list[str], typer.Argument(help="Packed lines (patterns) to learn from.")],
+    source: Annotated[str, typer.Option("--from", help="The store that holds the lines.")],
+    to: To,
+    steps: Annotated[int, typer.Option(help="Optimiser steps of eight crops each.", min=1)] = 4000,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
+    replace: Replace = False,
+) -> None:
+    """Distil EfficientAD's teacher from the default backbone, once for all lines."""
+    from raybench.lines.manifest import read_manifest
+    from raybench.models.base import FitContext
+    from raybench.plan import matching_lines
+    from raybench.work.distil import Distillation, distil
+    from raybench.work.site import node_cache
+
+    packed = open_store(source).sub("lines")
+    manifests = [read_manifest(packed, line) for line in matching_lines(packed, lines)]
+    store = _made(to)
+    context = FitContext(device=device, threads=threads)
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task("distil", total=steps)
+        data, details = distil(
+            packed, manifests, Distillation(steps), node_cache(), context,
+            lambda step: bars.update(bar, completed=step),
+        )  # fmt: skip
+    _say(weights.add(store, "pdn-lite0", data, replace=replace), to)
+    out.print(
+        f"{details['distil_steps']} steps on {details['images']} images of {len(manifests)} lines; loss "
+        f"{details['distil_loss']:.3f} on images it never saw (1: learned nothing)",
+        highlight=False,
+    )
+
+
+def _made(uri: str) -> Store:
+    store = open_store(uri)
+    store.create()
+    return store
+
+
+def _say(here: weights.Stored, to: str) -> None:
+    out.print(f"{here.name}: {open_store(to).uri(here.key)}", soft_wrap=True, highlight=False)
+
+
+def _told(here: weights.Stored, whole: bool) -> bool:
+    out.print(f"{here.name}: {'as written' if whole else f'DAMAGED: {here.key}'}", soft_wrap=True, highlight=False)
+    return whole

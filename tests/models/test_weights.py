@@ -1,0 +1,220 @@
+"""The weights store, on a real S3 server: shape-correct files in place of the published ones."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import timm
+import torch
+from fitting import CONTEXT, Images
+from safetensors.torch import save
+from typer.testing import CliRunner
+
+from raybench.cli import app
+from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
+from raybench.models import backbone, catalog, pdn, registry, weights
+from raybench.models.anomalib_parts import SmallPatchDescriptionNetwork
+from raybench.models.catalog import LITE0
+from raybench.models.registry import Size
+from raybench.store import Store
+
+
+@pytest.fixture
+def shelf(bucket: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """An empty weights store; files need not be the published ones, only of their shape."""
+    for name, asset in catalog.ASSETS.items():
+        if name != LITE0:
+            monkeypatch.setitem(catalog.ASSETS, name, replace(asset, sha256=""))  # type: ignore[arg-type]
+    return bucket.sub("weights")
+
+
+def resnet18() -> bytes:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = timm.create_model("resnet18", pretrained=False)
+    # Older published files have no batch counters.
+    return saved({name: value for name, value in model.state_dict().items() if "num_batches" not in name})
+
+
+def saved(state: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def textures(folder: Path) -> bytes:
+    """A tar.gz with two pictures, as the Describable Textures come."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for at, picture in enumerate(np.random.default_rng(0).integers(0, 255, (2, 40, 50, 3), np.uint8)):
+            cv2.imwrite(str(folder / f"{at}.jpg"), picture)
+            tar.add(folder / f"{at}.jpg", f"dtd/images/banded/{at}.jpg")
+    return buffer.getvalue()
+
+
+def test_files_go_in_and_come_out_by_name(shelf: Store, tmp_path: Path) -> None:
+    data = resnet18()
+    here = weights.add(shelf, "resnet18", data)
+    assert here.sha256 == hashlib.sha256(data).hexdigest()
+    assert weights.stored(shelf) == {"resnet18": here}
+    assert weights.resolve({"resnet18": "", LITE0: ""}, shelf) == {"resnet18": here.sha256, LITE0: catalog.LITE0_SHA256}
+    wanted = {"resnet18": here.sha256, LITE0: catalog.LITE0_SHA256}
+    found = weights.fetch(wanted, shelf, tmp_path)
+    assert set(found) == {"resnet18"}  # the default backbone stays in its package
+    assert found["resnet18"].path.read_bytes() == data
+    shelf.delete(here.key)
+    shelf.put(here.key, b"damaged")
+    assert weights.fetch(wanted, shelf, tmp_path) == found  # once per node
+    assert [whole for _, whole in weights.verify(shelf)] == [False]
+    with pytest.raises(WeightsCorrupt, match="sha256 of its key"):
+        weights.fetch(wanted, shelf, tmp_path / "other-node")
+
+
+def test_a_name_has_one_file(shelf: Store) -> None:
+    first = weights.add(shelf, "dinov2", b"one")
+    assert weights.add(shelf, "dinov2", b"one") == first
+    with pytest.raises(InputError, match="--replace"):
+        weights.add(shelf, "dinov2", b"two")
+    second = weights.add(shelf, "dinov2", b"two", replace=True)
+    assert weights.stored(shelf) == {"dinov2": second}
+    shelf.put(first.key, b"one")
+    with pytest.raises(WeightsCorrupt, match="two files named 'dinov2'"):
+        weights.stored(shelf)
+
+
+def test_what_was_not_published_is_refused(bucket: Store) -> None:
+    with pytest.raises(WeightsCorrupt, match=r"not resnet18-f37072fd\.pth"):
+        weights.add(bucket, "resnet18", b"other")
+    with pytest.raises(UnknownName, match="did you mean 'resnet18'"):
+        weights.add(bucket, "resnet81", b"other")
+
+
+def test_a_missing_file_names_the_remedy(shelf: Store, tmp_path: Path) -> None:
+    with pytest.raises(
+        WeightsMissing, match=r"'wide_resnet50_2' \(wide_resnet50_2-95faca4d.pth\) are not in s3://.*mirror"
+    ):
+        weights.resolve({"wide_resnet50_2": ""}, shelf)
+    with pytest.raises(WeightsMissing, match="no weights store is named"):
+        weights.resolve({"wide_resnet50_2": ""}, None)
+    with pytest.raises(WeightsMissing, match="weights distil"):
+        weights.resolve({"pdn-lite0": ""}, shelf)
+    with pytest.raises(WeightsMissing, match="are not in"):
+        weights.fetch({"resnet18": "0" * 64}, shelf, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["padim", "patchcore", "dfm", "stfpm", "reverse_distillation", "fastflow", "cflow"])
+def test_models_on_a_backbone_of_the_store(name: str, shelf: Store, tmp_path: Path) -> None:
+    steps = {"steps": 1, "batch": 1} if name in ("stfpm", "reverse_distillation", "fastflow", "cflow") else {}
+    spec = registry.resolve(name, {"backbone": "resnet18"} | steps, "cpu")
+    assert set(spec.weights) == {"resnet18"}
+    here = weights.add(shelf, "resnet18", resnet18())
+    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
+    detector = registry.create(spec, Size(64, 64), context)
+    detector.fit(Images(4, 64, 64), context)
+    assert detector.card().weights_note.startswith(
+        f"ImageNet weights of resnet18 from the weights store, sha256 {here.sha256[:12]}"
+    )
+    loaded = tmp_path / "saved"
+    loaded.mkdir()
+    registry.save_detector(detector, spec, Size(64, 64), loaded)
+    images = Images(2, 64, 64, seed=1).pixels
+    assert np.array_equal(detector.score(images).scores, registry.load(loaded, "cpu", 1).score(images).scores)
+
+
+def test_the_store_s_weights_are_what_the_backbone_has(shelf: Store, tmp_path: Path) -> None:
+    here = weights.add(shelf, "resnet18", resnet18())
+    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
+    built = backbone.extractor("resnet18", 4, 8, 16)
+    backbone.pretrain(built, "resnet18", context)
+    state = torch.load(context.weights["resnet18"].path, weights_only=True)
+    for name, value in built.feature_extractor.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, state[name])
+
+
+def test_files_of_another_shape_are_named(shelf: Store, tmp_path: Path) -> None:
+    here = weights.add(shelf, "resnet18", saved({"conv1.weight": torch.zeros(1)}))
+    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
+    with pytest.raises(WeightsCorrupt, match=r"lack bn1\.weight"):
+        backbone.pretrain(backbone.extractor("resnet18", 4), "resnet18", context)
+
+
+def test_efficient_ad_takes_its_teacher_from_the_store(shelf: Store, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        teacher = SmallPatchDescriptionNetwork(pdn.CHANNELS)
+    here = weights.add(shelf, "pdn-lite0", save(teacher.state_dict()))
+    config = {"teacher": "pdn-lite0", "autoencoder_steps": 1, "steps": 1}
+    spec = registry.resolve("efficient_ad", config, "cpu")
+    assert set(spec.weights) == {"pdn-lite0"}
+    context = replace(CONTEXT, weights=weights.fetch({"pdn-lite0": here.sha256}, shelf, tmp_path))
+    detector = registry.create(spec, Size(256, 256), context)
+    detector.fit(Images(5, 256, 256), context)
+    state = detector.module.teacher.state_dict()  # type: ignore[attr-defined]
+    assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
+    assert "teacher pdn-lite0 from the weights store" in detector.card().weights_note
+
+
+def test_draem_takes_its_textures_from_the_store(shelf: Store, tmp_path: Path) -> None:
+    here = weights.add(shelf, "dtd", textures(tmp_path))
+    spec = registry.resolve("draem", {"textures": "dtd", "steps": 2, "batch": 2, "width": 8})
+    context = replace(CONTEXT, weights=weights.fetch({"dtd": here.sha256}, shelf, tmp_path))
+    detector = registry.create(spec, Size(64, 64), context)
+    detector.fit(Images(4, 64, 64), context)
+    assert "Describable Textures" in detector.card().weights_note
+
+
+def test_the_command_line(shelf: Store, tmp_path: Path) -> None:
+    runner, uri = CliRunner(), shelf.uri()
+    file = tmp_path / "any.pth"
+    file.write_bytes(b"weights")
+    assert runner.invoke(app, ["weights", "add", "dinov2", str(file), "--to", uri]).exit_code == 0
+    shown = runner.invoke(app, ["weights", "list", "--to", uri])
+    assert "dinov2" in shown.output
+    assert hashlib.sha256(b"weights").hexdigest()[:12] in shown.output
+    assert runner.invoke(app, ["weights", "verify", "--to", uri]).exit_code == 0
+    shelf.put(weights.stored(shelf)["dinov2"].key, b"other")
+    damaged = runner.invoke(app, ["weights", "verify", "--to", uri])
+    assert (damaged.exit_code, "DAMAGED" in damaged.output) == (1, True)
+
+
+def test_mirror_asks_the_publisher(shelf: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The publisher is a folder here: the address comes from where its code keeps it."""
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"published")
+    address = (tmp_path / "resnet18-f37072fd.pth").as_uri()
+    asset = replace(catalog.ASSETS["resnet18"], official="raybench.models.catalog:ADDRESS")
+    monkeypatch.setattr(catalog, "ADDRESS", address, raising=False)
+    monkeypatch.setitem(catalog.ASSETS, "resnet18", asset)
+    assert CliRunner().invoke(app, ["weights", "mirror", "resnet18", "--to", shelf.uri()]).exit_code == 0
+    assert shelf.get(weights.stored(shelf)["resnet18"].key) == b"published"
+    with pytest.raises(InputError, match="no publisher's address"):
+        weights.published("dinov2")
+
+
+def test_published_addresses_exist_where_the_catalogue_says() -> None:
+    """Looked up in the publishers' code, without fetching."""
+    import functools
+    import importlib
+
+    for asset in catalog.ASSETS.values():
+        if asset.official:
+            module, _, path = asset.official.partition(":")
+            url = functools.reduce(getattr, path.split("."), importlib.import_module(module))
+            assert str(url).endswith(asset.file)
+
+
+def test_a_teacher_is_distilled_for_all_lines(packed: Store, shelf: Store) -> None:
+    found = CliRunner().invoke(
+        app,
+        ["weights", "distil", "strip", "--from", packed.uri(), "--to", shelf.uri(), "--steps", "2", "--threads", "1"],
+    )
+    assert found.exit_code == 0, found.output
+    assert "2 steps on 24 images of 1 lines; loss 0." in found.output
+    data = shelf.get(weights.stored(shelf)["pdn-lite0"].key)
+    assert len(data) > 1_000_000
