@@ -74,7 +74,7 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
             return {}
         layout = BACKBONES[self.settings.backbone]
         found: dict[str, Any] = {
-            "backbone": f"local-dir:{_as_timm_folder(folder, self.settings.backbone, self.context)}"
+            "backbone": f"local-dir:{as_timm_folder(folder, self.settings.backbone, self.context)}"
         }
         if "layers" in wanted:
             default = wanted["layers"].default
@@ -165,7 +165,7 @@ class _Batches:
             yield ImageBatch(image=batch, gt_label=labels, gt_mask=masks)
 
 
-def _as_timm_folder(folder: Path, name: str, context: FitContext) -> Path:
+def as_timm_folder(folder: Path, name: str, context: FitContext) -> Path:
     """The backbone in timm's own form, for models that load it by themselves."""
     layout = BACKBONES[name]
     model = backbone.whole(name, context)

@@ -31,7 +31,7 @@ def shelf(bucket: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
     """An empty weights store; files need not be the published ones, only of their shape."""
     for name, asset in catalog.ASSETS.items():
         if name != LITE0:
-            monkeypatch.setitem(catalog.ASSETS, name, replace(asset, sha256=""))  # type: ignore[arg-type]
+            monkeypatch.setitem(catalog.ASSETS, name, replace(asset, sha256=""))
     return bucket.sub("weights")
 
 
