@@ -132,6 +132,27 @@ def report(name: RunName, out_folder: OutFolder = Path("out")) -> None:
 
 
 @app.command()
+def export(
+    name: RunName,
+    line: Annotated[str, typer.Option("--line", help="Product line.")],
+    model: Annotated[str | None, typer.Option(help="Label of the model; default: the one the verdict names.")] = None,
+    folder: Annotated[Path, typer.Option("--to", help="Local folder for the files.")] = Path("out/export"),
+) -> None:
+    """Write a line's detector as ONNX (and OpenVINO), threshold included, checked against the original."""
+    from raybench.reports.export import export as write
+    from raybench.work.site import node_cache
+
+    found = write(make_plan(experiment_of(name), name), line, model, folder, node_cache())
+    for file in found.files:
+        out.print(str(file), soft_wrap=True, highlight=False)
+    out.print(
+        f"{found.model} on {found.line}: largest difference to the detector {found.difference:.1e} of the value, over "
+        f"{found.images} images",
+        highlight=False,
+    )
+
+
+@app.command()
 def store(
     folder: Annotated[Path, typer.Argument(help="Where the data lives.")] = Path("out/store"),
     bucket: Annotated[str, typer.Option(help="Bucket to create.")] = "raybench",

@@ -133,4 +133,5 @@ class UnitResult:
     speed: Speed | None = None
     size: Size | None = None
     train_s: float | None = None
+    not_exportable: str = ""
     failure: Failure | None = None

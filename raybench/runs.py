@@ -58,6 +58,7 @@ class TrainRecord:
     train_s: float
     device: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    not_exportable: str = ""
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,10 @@ class Run:
 
     def put_report(self, name: str, data: bytes) -> None:
         self.store.put(f"{self.root}/report/{name}", data)
+
+    def get_report(self, name: str) -> bytes:
+        """Raises ObjectMissing."""
+        return self.store.get(f"{self.root}/report/{name}")
 
     def freeze(self, text: str, digest: str) -> None:
         """Keep the experiment as it runs now, with its digest and the versions, beside every earlier form of it."""

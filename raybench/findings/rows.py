@@ -30,6 +30,7 @@ class Row:
     test_minutes: float | None
     non_square: NonSquare
     failures: tuple[Failure, ...]
+    not_exportable: str = ""
 
 
 def merge_seeds(results: Sequence[UnitResult], twin: Twin | None = None) -> Row:
@@ -52,6 +53,7 @@ def merge_seeds(results: Sequence[UnitResult], twin: Twin | None = None) -> Row:
         test_minutes=_test_minutes(first),
         non_square=non_square(first.input, twin),
         failures=tuple(result.failure for result in results if result.failure),
+        not_exportable=first.not_exportable,
     )
 
 

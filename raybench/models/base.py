@@ -64,7 +64,7 @@ class FitContext:
 
 @dataclass(frozen=True)
 class Card:
-    """What a fitted detector says of itself."""
+    """What a fitted detector says of itself. not_exportable: why it cannot become an ONNX file; empty: it can."""
 
     name: str
     backbone: str
@@ -73,6 +73,7 @@ class Card:
     parameters: int
     memory_bank: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+    not_exportable: str = ""
 
 
 class Detector(Protocol):

@@ -71,7 +71,7 @@ class Fake:
             raise IntegrityError(f"{folder / _FILE}: {error!r}") from error
 
     def card(self) -> Card:
-        return Card("fake", "none", "none", "no weights", parameters=2 * self._mean.size)
+        return Card("fake", "none", "none", "no weights", 2 * self._mean.size, not_exportable="it has no torch module")
 
     def _grid(self) -> tuple[int, int]:
         return min(self.settings.grid, self.height), min(self.settings.grid, self.width)

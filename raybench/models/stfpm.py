@@ -28,12 +28,12 @@ class Stfpm(TorchDetector[StfpmSettings]):
         pair: Pair = module.model
         backbone.pretrain(pair.teacher, self.settings.backbone, context)
         loss_of = STFPMLoss()
-        # anomalib's: SGD, momentum 0.9, weight decay 0.001. Its loss sums over the batch, ours is per image.
+        # anomalib's: SGD, momentum 0.9, weight decay 0.001; its loss is a sum over the batch.
         optimiser = torch.optim.SGD(pair.student.parameters(), lr=self.settings.lr, momentum=0.9, weight_decay=0.001)
 
         def loss(batch: Tensor) -> Tensor:
-            summed: Tensor = loss_of(*pair.features(module.normalise(batch)))
-            return summed / len(batch)
+            value: Tensor = loss_of(*pair.features(module.normalise(batch)))
+            return value
 
         self.details = descend(module, optimiser, loss, images, self.settings, context).details()
         self.describe_weights(context)

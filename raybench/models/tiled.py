@@ -54,7 +54,8 @@ class Tiled:
     def card(self) -> Card:
         inner = self.inner.card()
         how = f"scored in {len(self.places)} tiles of {self.tile}x{self.tile} px"
-        return replace(inner, weights_note=f"{inner.weights_note}; {how}")
+        outside = "its tiles are cut and joined outside the network"
+        return replace(inner, weights_note=f"{inner.weights_note}; {how}", not_exportable=outside)
 
 
 class _Tiles:

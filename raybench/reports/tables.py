@@ -144,6 +144,7 @@ def conditions(board: Board) -> list[str]:
         if row.speed and row.speed.other_load > BUSY
     ]
     texts += _weights(board)
+    texts += sorted({f"{row.model} cannot be exported: {why}" for row in board.rows if (why := row.not_exportable)})
     if context.pending:
         texts.append(f"{context.pending} units are still to be done; the same command goes on with them")
     versions = ", ".join(f"{name} {version}" for name, version in context.versions.items())

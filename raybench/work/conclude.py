@@ -110,4 +110,5 @@ def _result(
         speed=measured.speed,
         size=measured.size,
         train_s=trained.train_s,
+        not_exportable=trained.not_exportable,
     )

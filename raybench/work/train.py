@@ -16,7 +16,7 @@ from raybench.lines.fitted import FittedShard, Picks
 from raybench.lines.manifest import Manifest
 from raybench.metrics.threshold import conformal_threshold
 from raybench.models import registry
-from raybench.models.base import Detector
+from raybench.models.base import CODE, Card, Detector
 from raybench.runs import Blob, Run, TrainRecord
 from raybench.units import Protocol, Unit
 from raybench.work.site import Site, score_all, size_of
@@ -55,8 +55,14 @@ def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
             train_s=train_s,
             device=site.device,
             details=dict(card.details),
+            not_exportable=_not_exportable(card, unit),
         ),
     )
+
+
+def _not_exportable(card: Card, unit: Unit) -> str:
+    is_own = CODE in unit.weights
+    return card.not_exportable or ("it is a class of your own" if is_own else "")
 
 
 def split_train(shards: Sequence[FittedShard], protocol: Protocol) -> tuple[Picks, Picks]:

@@ -1,0 +1,131 @@
+"""The winner of a line as a file for production: ONNX and OpenVINO, checked against the detector it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.errors import InputError, ModelError, UnknownName
+from raybench.lines.decode import decode_image
+from raybench.lines.fit import to_network
+from raybench.lines.shards import read_rows
+from raybench.models import onnx_file
+from raybench.models.base import Detector, Scored
+from raybench.plan import Plan
+from raybench.reports.tables import board_from_json
+from raybench.runs import Run, TrainRecord
+from raybench.units import Unit
+from raybench.work.site import Site, fit_of, hot_detector
+
+TOLERANCE = 1e-3  # relative, of scores; of a heat map relative to its highest value
+CHECKED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Exported:
+    """files: written. difference: the largest relative difference to the detector's scores and heat maps on `images`
+    images of the line."""
+
+    line: str
+    model: str
+    files: tuple[Path, ...]
+    difference: float
+    images: int
+
+
+def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Path) -> Exported:
+    """Write `<line>-<model>.onnx`, its `.json` and, where the package is installed, OpenVINO's `.xml` and `.bin`.
+
+    model: a label of the experiment; None: the one the verdict names. Raises InputError (no such line, nothing to
+    choose, not trained), ModelError (cannot be exported, or the file scores otherwise).
+    """
+    run = Run(plan.store, plan.experiment.name)
+    unit = _unit(plan, line, model or _winner(run, line))
+    trained = run.read(unit.unit_id, "train", TrainRecord)
+    if trained is None:
+        raise InputError(f"{unit} is not trained yet; run the experiment first")
+    site = Site(run, plan.store.sub("lines"), cache_dir, "cpu", 1)
+    detector = hot_detector(unit, trained, site)
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx = folder / f"{line}-{unit.model}.onnx"
+    try:
+        onnx_file.write_onnx(detector, trained.threshold.value, onnx)
+    except ModelError as error:
+        raise ModelError(f"{unit}: {error}") from error
+    images = _images(plan, unit)
+    files, scorers = [onnx], [onnx_file.onnx_scorer(onnx)]
+    if onnx_file.has_openvino():
+        openvino = onnx.with_suffix(".xml")
+        onnx_file.write_openvino(onnx, openvino)
+        files += [openvino, onnx.with_suffix(".bin")]
+        scorers.append(onnx_file.openvino_scorer(openvino))
+    difference = max(_difference(detector, scorer(images), images) for scorer in scorers)
+    if difference > TOLERANCE:
+        raise ModelError(f"{unit}: the exported file scores otherwise, by {difference:.2g} of its value")
+    about = onnx.with_suffix(".json")
+    about.write_text(json.dumps(_about(unit, trained, difference, len(images)), indent=2) + "\n", encoding="utf-8")
+    return Exported(line, unit.model, (*files, about), difference, len(images))
+
+
+def _winner(run: Run, line: str) -> str:
+    board = board_from_json(run.get_report("board.json"))
+    if line not in board.lines:
+        raise UnknownName("line", line, board.lines)
+    chosen = board.verdict_on(line).run
+    if chosen is None:
+        raise InputError(f"{board.verdict_on(line).sentence} Name one with --model")
+    return chosen
+
+
+def _unit(plan: Plan, line: str, model: str) -> Unit:
+    if line not in plan.manifests:
+        raise UnknownName("line", line, plan.manifests)
+    found = [unit for unit in plan.compared if unit.line == line and unit.model == model]
+    if not found:
+        raise UnknownName("model", model, {unit.model for unit in plan.compared})
+    return found[0]
+
+
+def _images(plan: Plan, unit: Unit) -> npt.NDArray[np.uint8]:
+    """(N, H, W, 3) uint8: some of the line's images at the network's size."""
+    manifest = plan.manifests[unit.line]
+    shard = (*manifest.scored_shards, *manifest.shards)[0]
+    rows = islice(read_rows(plan.store.sub("lines"), shard), CHECKED_IMAGES)
+    return np.stack([to_network(decode_image(row.image, manifest.white_level), fit_of(unit)) for row in rows])
+
+
+def _difference(detector: Detector, found: Scored, images: npt.NDArray[np.uint8]) -> float:
+    expected = detector.score(images)
+    gaps = [_relative(found.scores, expected.scores, np.abs(expected.scores))]
+    if expected.heatmaps is not None and found.heatmaps is not None:
+        peak = np.abs(expected.heatmaps).max(axis=(1, 2), keepdims=True)
+        gaps.append(_relative(found.heatmaps, expected.heatmaps, peak))
+    return max(gaps)
+
+
+def _relative(
+    found: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], scale: npt.NDArray[np.floating]
+) -> float:
+    return float((np.abs(found - expected) / np.maximum(scale, np.finfo(np.float32).tiny)).max())
+
+
+def _about(unit: Unit, trained: TrainRecord, difference: float, images: int) -> dict[str, object]:
+    outputs: Sequence[str] = onnx_file.OUTPUTS
+    return {
+        "line": unit.line,
+        "model": unit.model,
+        "detector": unit.detector,
+        "unit_id": unit.unit_id,
+        "input": {"name": onnx_file.INPUT, "shape": [1, unit.input.height, unit.input.width, 3], "dtype": "uint8 RGB"},
+        "fit": asdict(unit.input),
+        "outputs": list(outputs),
+        "threshold": asdict(trained.threshold),
+        "weights": trained.weights_note,
+        "checked": {"images": images, "largest_relative_difference": difference},
+    }
