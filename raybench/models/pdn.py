@@ -34,18 +34,18 @@ CHANNELS = sum(BACKBONES[LITE0].channels(*STRIDES))
 OFFICIAL_CHANNELS = 384
 _OFFICIAL_FILE = "pretrained_teacher_small.pth"
 KERNEL = 4  # of the last convolution
-ROWS, _STORE_ROWS = 4_000, 24_000
+ROWS, _STORE_ROWS, _STORE_BATCHES = 4_000, 24_000, 24
 _ASIDE = 16  # one image of so many is kept aside for the loss of a teacher for the weights store
 STRENGTH = 1e-3
 _EDGE = 4  # cells of 4 px that the unpadded convolutions lose on each side
 _CROPS = 8
-_STATISTICS = 4  # batches for the mean and the deviation of the targets
 
 
 @dataclass(frozen=True)
 class Lessons:
     """crops: to learn from. test: to take the loss on. steps: optimiser steps, `total` of them at most, while the
-    learning rate falls from `lr` to 0 as a cosine. rows: patches that the last layer is solved for."""
+    learning rate falls from `lr` to 0 as a cosine. rows: patches that the last layer is solved for. batches: of eight
+    crops of two images, for the statistics of the targets and for the loss."""
 
     crops: Crops
     test: Crops
@@ -53,6 +53,7 @@ class Lessons:
     total: int
     lr: float
     rows: int = ROWS
+    batches: int = 4
 
 
 def distil(teacher: SmallPatchDescriptionNetwork, lessons: Lessons, context: FitContext) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def distil(teacher: SmallPatchDescriptionNetwork, lessons: Lessons, context: Fit
     crops = lessons.crops
     source = Source(context).to(next(teacher.parameters()).device)
     with torch.no_grad():
-        sample = torch.cat([source(crops.plain(_CROPS)) for _ in range(_STATISTICS)])
+        sample = torch.cat([source(crops.plain(_CROPS)) for _ in range(lessons.batches)])
     mean, std = sample.mean((0, 2, 3), keepdim=True), sample.std((0, 2, 3), keepdim=True)
 
     def wanted(images: Tensor) -> Tensor:
@@ -77,9 +78,15 @@ def distil(teacher: SmallPatchDescriptionNetwork, lessons: Lessons, context: Fit
             for images in (crops.plain(_CROPS), crops.altered(_CROPS)):
                 ridge.add(patches(trunk(teacher, images), KERNEL), rows_of(wanted(images)))
         fit_last(teacher.conv4, ridge, STRENGTH)
-        test = lessons.test.plain(4 * _CROPS)
-        loss = float(F.mse_loss(teacher(test), wanted(test)))
-    return {"distil_steps": done, "distil_loss": loss}
+        return {"distil_steps": done, "distil_loss": _loss(teacher, lessons, wanted)}
+
+
+def _loss(teacher: nn.Module, lessons: Lessons, wanted: Any) -> float:
+    """Squared error over the variance of what was wanted, the mean over channels."""
+    tests = [lessons.test.plain(_CROPS) for _ in range(lessons.batches)]
+    found, expected = (torch.cat([of(test) for test in tests]) for of in (teacher, wanted))
+    errors = (found - expected).square().mean((0, 2, 3))
+    return float((errors / expected.var((0, 2, 3))).mean())
 
 
 def _optimise(teacher: nn.Module, lessons: Lessons, wanted: Any) -> int:
@@ -110,7 +117,7 @@ def new_teacher(
     with torch.random.fork_rng():
         torch.manual_seed(context.seed)
         teacher = SmallPatchDescriptionNetwork(CHANNELS).to(device)
-        details = distil(teacher, Lessons(learn, test, steps, total, lr, _STORE_ROWS), context)
+        details = distil(teacher, Lessons(learn, test, steps, total, lr, _STORE_ROWS, _STORE_BATCHES), context)
     return save({name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}), details
 
 

@@ -100,13 +100,14 @@ class CflowSettings(OnBackbone, Steps):
 
 
 class SupersimplenetSettings(OnBackbone, Steps):
-    """lr: of the feature adaptor; the heads learn twice as fast. noise: deviation of the made anomalies."""
+    """lr: of the feature adaptor; the heads learn twice as fast. noise: deviation of the made anomalies, in that of
+    the features on OK images."""
 
     steps: int = Field(2250, ge=1)
     batch: int = Field(32, ge=1)
     lr: float = Field(1e-4, gt=0)
-    noise: float = Field(0.015, gt=0)
-    CPU = {"steps": 80, "batch": 4, "lr": 1e-3}
+    noise: float = Field(0.5, gt=0)
+    CPU = {"steps": 120, "batch": 4, "lr": 3e-4}
 
 
 class DraemSettings(Steps):

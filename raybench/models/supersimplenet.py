@@ -23,11 +23,13 @@ from raybench.models.anomalib_parts import (
 from raybench.models.base import Card, FitContext, TrainImages
 from raybench.models.catalog import BACKBONES
 from raybench.models.settings import SupersimplenetSettings
-from raybench.models.tensors import TorchDetector
+from raybench.models.tensors import Draws, TorchDetector, to_tensor
 from raybench.models.training import descend
 
 STRIDES = (8, 16)
 _PERLIN_THRESHOLD = 0.2  # anomalib's
+_SEEN = 16  # OK images whose features give centre and spread
+_LEAST_SPREAD = 1e-6
 
 
 class Supersimplenet(TorchDetector[SupersimplenetSettings]):
@@ -37,6 +39,9 @@ class Supersimplenet(TorchDetector[SupersimplenetSettings]):
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         heads: Heads = module.model
         backbone.pretrain(heads.teacher, self.settings.backbone, context)
+        some = Draws(len(images), context.seed).take(min(len(images), _SEEN))
+        with torch.no_grad():
+            heads.standardise(module.normalise(to_tensor(images.batch(some), self.device)))
         loss_of, lr = SSNLoss(), self.settings.lr
         optimiser = torch.optim.AdamW(
             [
@@ -58,13 +63,22 @@ class Supersimplenet(TorchDetector[SupersimplenetSettings]):
 
 
 class Heads(nn.Module):
-    """A frozen pyramid, an adaptor, and heads for map and score."""
+    """A frozen pyramid, an adaptor, and heads for map and score.
+
+    centre, spread: (C, 1, 1), mean and deviation of each channel on OK images. The noise that makes anomalies suits
+    features of one scale; those of backbones differ by a factor of twenty.
+    """
+
+    centre: Tensor
+    spread: Tensor
 
     def __init__(self, chosen: SupersimplenetSettings) -> None:
         super().__init__()
         self.teacher = backbone.extractor(chosen.backbone, *STRIDES).requires_grad_(False)
         channels = sum(BACKBONES[chosen.backbone].channels(*STRIDES))
         self.pooler = nn.AvgPool2d(3, stride=1, padding=1)
+        self.register_buffer("centre", torch.zeros(channels, 1, 1))
+        self.register_buffer("spread", torch.ones(channels, 1, 1))
         self.adaptor = FeatureAdapter(channels)
         self.segdec = SegmentationDetectionModule(channels, stop_grad=True)
         self.generator = SSNAnomalyGenerator(noise_mean=0, noise_std=chosen.noise, threshold=_PERLIN_THRESHOLD)
@@ -76,7 +90,13 @@ class Heads(nn.Module):
         size = [2 * side for side in levels[0].shape[-2:]]
         resized = [F.interpolate(level, size=size, mode="bilinear") for level in levels]
         pooled: Tensor = self.pooler(torch.cat(resized, 1))
-        return pooled
+        return (pooled - self.centre) / self.spread
+
+    def standardise(self, images: Tensor) -> None:
+        """Take centre and spread from OK images."""
+        features = self.features(images)
+        self.spread.copy_(features.std((0, 2, 3)).view_as(self.spread).clamp(min=_LEAST_SPREAD))
+        self.centre.copy_(features.mean((0, 2, 3)).view_as(self.centre))
 
     def with_anomalies(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Maps and scores of OK features doubled and disturbed, and what they should be."""
