@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test check format bench ten-models lock clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ format: $(READY) ## Format the code and mend what ruff can mend
 
 bench: $(READY) ## Measure packing, streaming, memory and metrics, side by side with the peers
 	$(BIN)/python -m benchmarks
+
+ten-models: $(READY) ## Compare ten models on the lines below DATA (layout mvtec) and write docs/ten-models.md; about an hour
+	$(BIN)/python -m benchmarks.ten_models $(DATA)
 
 lock: $(READY) ## Compile requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header --no-emit-index-url --quiet -o requirements.lock

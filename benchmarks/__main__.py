@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 
-from benchmarks import memory, metrics, packing
+from benchmarks import coreset, memory, metrics, packing
 
 
 def main() -> None:
     print(f"{platform.platform()}, Python {platform.python_version()}")
-    for part in (packing, metrics, memory):
+    for part in (packing, metrics, coreset, memory):
         print(f"\n{part.__doc__}".rstrip())
         part.main()
 

@@ -1,0 +1,123 @@
+"""Ten models on real lines: `python -m benchmarks.ten_models FOLDER` packs every line below FOLDER (layout mvtec),
+distils EfficientAD's teacher on them, runs the comparison with the CPU preset and writes docs/ten-models.md.
+
+Two models run again with random weights in place of ImageNet's: a control that must fall behind.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from raybench.findings.board import Board
+from raybench.findings.rows import Row
+from raybench.findings.verdict import shown
+from raybench.models import weights
+from raybench.plan import packed_lines
+from raybench.reports.tables import board_from_json, conditions, short
+from raybench.store import open_store
+
+MODELS = (
+    "efficient_ad", "stfpm", "supersimplenet", "cflow", "reverse_distillation", "draem", "fastflow",
+    "padim", "patchcore", "dfm",
+)  # fmt: skip
+CONTROLS = ("padim", "patchcore")
+WORK = Path("out/ten-models")
+PAGE = Path("docs/ten-models.md")
+HEADERS = (
+    "line", "model", "weights", "image AUROC", "AU-PRO", "recall", "false alarms", "MB", "ms/image", "train s",
+    "non-square gain (image AUROC)",
+)  # fmt: skip
+
+
+def main(source: Path, work: Path = WORK) -> None:
+    store, weights_uri = (work / name for name in ("store", "weights"))
+    lines = open_store(str(store)).sub("lines")
+    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
+        if folder.name not in packed_lines(lines):
+            _raybench("pack", str(folder), "--line", folder.name, "--to", str(store))
+    open_store(str(weights_uri)).create()
+    if "pdn-lite0" not in weights.stored(open_store(str(weights_uri))):
+        _raybench("weights", "distil", "*", "--from", str(store), "--to", str(weights_uri))
+    experiment = work / "ten-models.yaml"
+    experiment.write_text(yaml.safe_dump(_experiment(store, weights_uri), sort_keys=False))
+    _raybench("run", str(experiment), "--out", str(work))
+    board = board_from_json((work / "ten-models" / "report" / "board.json").read_bytes())
+    PAGE.write_text(page(board), encoding="utf-8")
+    print(f"written: {PAGE}")
+
+
+def _experiment(store: Path, weights_uri: Path) -> dict[str, object]:
+    models: list[object] = [
+        {"name": name, "config": {"teacher": "pdn-lite0"}} if name == "efficient_ad" else name for name in MODELS
+    ]
+    models += [{"name": name, "label": f"{name}-random-weights", "config": {"backbone": "random"}} for name in CONTROLS]
+    return {
+        "name": "ten-models",
+        "store": str(store.resolve()),
+        "weights": str(weights_uri.resolve()),
+        "lines": ["*"],
+        "models": models,
+        "preset": "cpu",
+    }
+
+
+def _raybench(*arguments: str) -> None:
+    code = "from raybench.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], env=os.environ, check=False)
+    if done.returncode > 1:  # 1: some units failed, and the page says which
+        raise SystemExit(done.returncode)
+
+
+def page(board: Board) -> str:
+    rows = sorted(board.rows, key=lambda row: (row.line, -_auroc(row)))
+    table = [HEADERS, ("---",) * len(HEADERS), *(_cells(row) for row in rows)]
+    about = "\n".join(f"- {text}" for text in conditions(board))
+    verdicts = "\n".join(f"- {verdict.sentence}" for verdict in board.verdicts)
+    lines = "\n".join("| " + " | ".join(cells) + " |" for cells in table)
+    return f"""# Ten models on four real lines
+
+Written by `make ten-models DATA=FOLDER` (see `benchmarks/ten_models.py`): the CPU preset, native aspect, about 256×256
+pixels, seed 0. The lines are subsets of MVTec AD (bottle), MVTec 3D-AD (tire), KolektorSDD and DeepPCB; their images
+are not part of this repository. `…-random-weights` are controls: the same detector on an untrained backbone.
+The CPU preset trains for seconds to minutes; the models that learn by gradient are not at their best under it.
+
+{verdicts}
+
+{lines}
+
+{about}
+"""
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    quality, gain = row.quality, row.non_square.gain
+    if quality is None:
+        return (row.line, row.model, "", f"failed: {row.failures[-1].message}", *[""] * (len(HEADERS) - 4))
+    return (
+        row.line,
+        row.model,
+        row.provenance or "",
+        shown(quality.image_auroc),
+        short(quality.au_pro),
+        shown(quality.recall),
+        short(quality.false_alarm_rate),
+        f"{row.size.disk_mb:.1f}" if row.size else "",
+        f"{row.speed.p50_ms:.0f}" if row.speed else "",
+        f"{row.train_s:.0f}" if row.train_s is not None else "",
+        f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+        if gain and gain.value is not None
+        else "square line",
+    )
+
+
+def _auroc(row: Row) -> float:
+    return (row.quality.image_auroc.value if row.quality else None) or 0.0
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else WORK)
