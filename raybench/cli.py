@@ -19,11 +19,12 @@ from rich.table import Table
 from raybench import demo as demo_lines
 from raybench import weights_cli
 from raybench.embedded import embedded_server
-from raybench.errors import RaybenchError
+from raybench.errors import RaybenchError, UnknownName
 from raybench.experiment import read_experiment
 from raybench.lines import pack as packing
 from raybench.lines.manifest import Manifest
 from raybench.models import registry
+from raybench.models.settings import PRESETS
 from raybench.plan import Plan, experiment_of, make_plan
 from raybench.reports.publish import download, publish_again
 from raybench.reports.tables import console_board
@@ -87,11 +88,15 @@ def check(experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML
 
 
 @app.command()
-def models() -> None:
+def models(
+    preset: Annotated[str, typer.Option(help="Whose defaults to show: paper or cpu.")] = "paper",
+) -> None:
     """List the models and their settings."""
+    if preset not in PRESETS:
+        raise UnknownName("preset", preset, PRESETS)
     table = Table("model", "what it does", "input sides", "settings (defaults)", box=None, header_style="bold")
     for name in registry.names():
-        spec = registry.resolve(name, {})
+        spec = registry.resolve(name, {}, preset)
         settings = ", ".join(f"{key}={value}" for key, value in spec.config.items())
         table.add_row(name, spec.summary, f"≥ {spec.min_side}, ×{spec.stride} px", settings)
     out.print(table)
@@ -216,11 +221,13 @@ def _print_rejects(manifest: Manifest) -> None:
 
 
 def _run(plan: Plan, out_folder: Path, address: str | None) -> int:
-    from raybench.schedule.cluster import connected
+    from raybench.schedule.cluster import connected, slots
     from raybench.schedule.progress import shown
     from raybench.schedule.runner import run_plan
 
     with connected(address), shown(err) as watch:
+        if plan.experiment.preset == "paper" and slots(plan.experiment.resources).device == "cpu":
+            err.print("there is no GPU: the papers' settings may take hours per model; `preset: cpu` takes minutes")
         summary = run_plan(plan, watch)
     out.print(console_board(summary.board))
     for unit_id, failure in summary.failed.items():

@@ -112,3 +112,21 @@ def test_a_state_that_is_not_saved_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(type(detector), "restore", lambda self, folder: setattr(self, "_module", self.build().eval()))
     with pytest.raises(ModelError, match="not all of its state"):
         detector.fit(Images(4, 128, 128), CONTEXT)
+
+
+def test_the_readmes_detector_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    code = readme.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "mymodel.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = registry.resolve("mymodel:Deviation", {})
+    detector = registry.create(spec, Size(32, 48), CONTEXT)
+    detector.fit(Images(4, 32, 48), CONTEXT)
+    images = Images(2, 32, 48, seed=1).pixels
+    images[1, 10:20, 10:20] = 255
+    found = detector.score(images)
+    assert found.scores[1] > found.scores[0]
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    registry.save_detector(detector, spec, Size(32, 48), saved)
+    assert np.array_equal(registry.load(saved, "cpu", 1).score(images).scores, found.scores)
