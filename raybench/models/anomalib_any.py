@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from raybench.models.anomalib_parts import (
     image_models,
 )
 from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.catalog import BACKBONES
+from raybench.models.catalog import BACKBONES, DINOV2, DINOV2_TIMM_NAME
 from raybench.models.settings import AnomalibSettings
 from raybench.models.tensors import Draws, TorchDetector, to_tensor
 
@@ -48,6 +48,12 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
     def __init__(self, name: str, settings: AnomalibSettings, height: int, width: int, context: FitContext) -> None:
         super().__init__(settings, height, width, context)
         self.name = name
+        self._pretrained = True
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote; pretrained files are not needed any more. Raises IntegrityError."""
+        self._pretrained = False
+        super().restore(folder)
 
     def build(self) -> nn.Module:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -69,13 +75,15 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
 
     def _offline(self, kind: type, folder: Path) -> dict[str, Any]:
         """Constructor arguments that give the model a backbone of raybench's, where it takes one."""
-        wanted = inspect.signature(kind).parameters
-        if "backbone" not in wanted or "backbone" in self.settings.init:
+        wanted, chosen = inspect.signature(kind).parameters, self.settings.backbone
+        argument = "encoder_name" if chosen == DINOV2 else "backbone"
+        if argument not in wanted or argument in self.settings.init:
             return {}
-        layout = BACKBONES[self.settings.backbone]
-        found: dict[str, Any] = {
-            "backbone": f"local-dir:{as_timm_folder(folder, self.settings.backbone, self.context)}"
-        }
+        where = f"local-dir:{as_timm_folder(folder, chosen, self.context if self._pretrained else None)}"
+        if chosen == DINOV2:
+            return {argument: where}
+        layout = BACKBONES[chosen]
+        found: dict[str, Any] = {argument: where}
         if "layers" in wanted:
             default = wanted["layers"].default
             found["layers"] = layout.names(*_STRIDES[-min(len(default), len(_STRIDES)) :])
@@ -101,7 +109,11 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
             engine.fit(module.inner, train_dataloaders=_Batches(images, self.settings.batch, context))
         module.to(self.device)
         self.details = {"anomalib_model": self.name}
-        self.describe_weights(context)
+        if self.settings.backbone == DINOV2:
+            digest = context.weights[DINOV2].sha256[:12]
+            self.details["weights_note"] = f"DINOv2 weights from the weights store, sha256 {digest}"
+        else:
+            self.describe_weights(context)
 
     def fit(self, images: TrainImages, context: FitContext) -> None:
         """Train, and make sure that what is saved is all there is. Raises ModelError when it is not."""
@@ -118,6 +130,9 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
             )
 
     def card(self) -> Card:
+        if self.settings.backbone == DINOV2:
+            note = self.details["weights_note"]
+            return Card(f"{PREFIX}{self.name}", DINOV2, "official", note, self.parameters(), details=self.details)
         return self.backbone_card(f"{PREFIX}{self.name}")
 
 
@@ -165,11 +180,25 @@ class _Batches:
             yield ImageBatch(image=batch, gt_label=labels, gt_mask=masks)
 
 
-def as_timm_folder(folder: Path, name: str, context: FitContext) -> Path:
-    """The backbone in timm's own form, for models that load it by themselves."""
-    layout = BACKBONES[name]
-    model = backbone.whole(name, context)
-    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, folder / "model.safetensors")
-    about = {"architecture": layout.timm_name, "num_classes": 1000, "pretrained_cfg": {"num_classes": 1000}}
-    (folder / "config.json").write_text(json.dumps(about))
-    return folder
+def as_timm_folder(folder: Path, name: str, context: FitContext | None) -> Path:
+    """The backbone in timm's own form, for models that load it by themselves. context: None for random weights.
+
+    The folder has the network's name: some models look for "vit" or "small" in it.
+    """
+    timm_name = DINOV2_TIMM_NAME if name == DINOV2 else BACKBONES[name].timm_name
+    target = folder / timm_name
+    target.mkdir()
+    save_file({key: tensor.contiguous() for key, tensor in _state(name, context).items()}, target / "model.safetensors")
+    classes = 0 if name == DINOV2 else 1000
+    about = {"architecture": timm_name, "num_classes": classes, "pretrained_cfg": {"num_classes": classes}}
+    (target / "config.json").write_text(json.dumps(about))
+    return target
+
+
+def _state(name: str, context: FitContext | None) -> Mapping[str, Tensor]:
+    if name == DINOV2:
+        if context is None:
+            return backbone.random_state(DINOV2_TIMM_NAME)
+        state: Mapping[str, Tensor] = torch.load(context.weights[DINOV2].path, map_location="cpu", weights_only=True)
+        return state
+    return (backbone.classifier(name) if context is None else backbone.whole(name, context)).state_dict()

@@ -125,6 +125,12 @@ def classifier(name: str = LITE0) -> nn.Module:
         return timm.create_model(BACKBONES[name].timm_name, pretrained=False).eval()
 
 
+def random_state(timm_name: str) -> Mapping[str, Tensor]:
+    """The tensors of a network with random weights; draws no random numbers from the global state."""
+    with torch.random.fork_rng():
+        return timm.create_model(timm_name, pretrained=False, num_classes=0).state_dict()
+
+
 def remap(original: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`original`'s tensors under `expected`'s names, matched by order.
 

@@ -9,6 +9,7 @@ from typing import Literal
 from raybench.results import Provenance
 
 BackboneName = Literal["efficientnet-lite0", "resnet18", "wide_resnet50_2", "random"]
+DINOV2, DINOV2_TIMM_NAME = "dinov2", "vit_small_patch14_dinov2"
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -64,7 +65,7 @@ ASSETS: Mapping[str, Asset] = {
             "EfficientAD's teacher, distilled from efficientnet-lite0 by `raybench weights distil`",
         ),
         Asset(
-            "dinov2",
+            DINOV2,
             "dinov2_vits14_pretrain.pth",
             "DINOv2 ViT-S/14, for anomalib's DINO models",
         ),

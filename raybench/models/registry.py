@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from raybench.errors import ExperimentError, InputError, IntegrityError, UnknownName, did_you_mean
 from raybench.models import own, settings
 from raybench.models.base import Detector, FitContext, ModelSpec
-from raybench.models.catalog import ASSETS, BACKBONES, LITE0
+from raybench.models.catalog import ASSETS, BACKBONES, DINOV2, LITE0
 from raybench.models.tiled import Tiled
 
 FORMAT_VERSION = 2
@@ -122,8 +122,9 @@ def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> Mode
 
 def _weights(chosen: settings.Settings) -> Iterator[str]:
     """Names of the weights that a detector with these settings loads."""
-    if isinstance(chosen, settings.OnBackbone) and (asset := BACKBONES[chosen.backbone].asset):
-        yield asset
+    if isinstance(chosen, settings.OnBackbone | settings.AnomalibSettings):
+        asset = DINOV2 if chosen.backbone == DINOV2 else BACKBONES[chosen.backbone].asset
+        yield from filter(None, [asset])
     if isinstance(chosen, settings.EfficientAdSettings):
         yield LITE0 if chosen.teacher == "line" else chosen.teacher
     if isinstance(chosen, settings.DraemSettings) and chosen.textures != "line":

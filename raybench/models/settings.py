@@ -138,10 +138,12 @@ class EfficientAdSettings(Settings):
     CPU = {"distil_steps": 300, "autoencoder_steps": 200, "steps": 100, "lr": 1e-3, "remembered": 6}
 
 
-class AnomalibSettings(OnBackbone):
+class AnomalibSettings(Settings):
     """steps: of anomalib's trainer, of `batch` images each. init: further arguments of the model's constructor.
-    backbone: where the constructor takes one and `init` does not give it. stride, min_side: of the input, in pixels."""
+    backbone: where the constructor takes one and `init` does not give it; dinov2 for those that take an `encoder_name`
+    (their stride is 14). stride, min_side: of the input, in pixels."""
 
+    backbone: BackboneName | Literal["dinov2"] = "efficientnet-lite0"
     steps: int = Field(1000, ge=1)
     batch: int = Field(8, ge=1)
     init: dict[str, Any] = Field(default_factory=dict)

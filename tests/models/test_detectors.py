@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -95,9 +97,13 @@ def test_the_card_says_where_the_weights_come_from(fitted: Fitted) -> None:
     json.dumps(dict(card.details), allow_nan=False)
 
 
-def test_a_seed_gives_the_same_detector(fitted: Fitted) -> None:
+def test_a_seed_gives_the_same_detector_and_nothing_keeps_it(fitted: Fitted) -> None:
     again = fit(fitted.name)
     assert np.array_equal(again.detector.score(fitted.unseen).scores, fitted.detector.score(fitted.unseen).scores)
+    kept = weakref.ref(getattr(again.detector, "module", again.detector))
+    del again
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize("name", ["padim", "patchcore", "fake"])

@@ -218,3 +218,20 @@ def test_a_teacher_is_distilled_for_all_lines(packed: Store, shelf: Store) -> No
     assert "2 steps on 24 images of 1 lines; loss 0." in found.output
     data = shelf.get(weights.stored(shelf)["pdn-lite0"].key)
     assert len(data) > 1_000_000
+
+
+def test_dino_models_of_anomalib_take_dinov2_from_the_store(shelf: Store, tmp_path: Path) -> None:
+    here = weights.add(shelf, "dinov2", saved(dict(backbone.random_state(catalog.DINOV2_TIMM_NAME))))
+    spec = registry.resolve("anomalib:AnomalyDINO", {"backbone": "dinov2", "stride": 14, "min_side": 56, "batch": 2})
+    assert set(spec.weights) == {"dinov2"}
+    context = replace(CONTEXT, weights=weights.fetch({"dinov2": here.sha256}, shelf, tmp_path))
+    detector = registry.create(spec, Size(56, 84), context)
+    detector.fit(Images(4, 56, 84), context)
+    assert detector.card().provenance == "official"
+    assert here.sha256[:12] in detector.card().weights_note
+    saved_to = tmp_path / "saved"
+    saved_to.mkdir()
+    registry.save_detector(detector, spec, Size(56, 84), saved_to)
+    images = Images(2, 56, 84, seed=1).pixels
+    again = registry.load(saved_to, "cpu", 1).score(images)  # needs no weights store
+    np.testing.assert_allclose(again.scores, detector.score(images).scores, rtol=1e-5)
