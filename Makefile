@@ -5,10 +5,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench ten-models lock clean
+.PHONY: help setup demo browser test check audit format bench bench-metrics bench-resume chaos ten-models lock bundle bundle-check clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Create .venv from the lock (once; again only when the lock changes)
 
@@ -22,14 +22,27 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## Compare the models on real solar cells and one generated line; prints the board and the report's path
 	$(BIN)/raybench demo
 
-test: $(READY) ## Run the tests (no network, no GPU needed)
+browser: ## Install Debian's Chromium for the tests of the report, where that can be done
+	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -qq -y chromium) >/dev/null 2>&1 \
+	  || echo "no Chromium, and none can be installed here: the tests of the report in a browser will be skipped"
+
+test: $(READY) browser ## Run the tests (no network, no GPU needed)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
 
-check: $(READY) ## Format, lint, types and the direction of imports
+check: $(READY) ## Format, lint (ruff's security rules included), types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
+
+audit: $(READY) ## Look the lock's packages up among known vulnerabilities; says so where there is no network
+	@found=$$(timeout 60 $(BIN)/pip-audit -r requirements.lock --disable-pip --no-deps --progress-spinner off --timeout 10 2>&1); \
+	code=$$?; \
+	case "$$code:$$found" in \
+	0:*) echo "pip-audit: no known vulnerabilities" ;; \
+	124:*|127:*|*ConnectionError*|*"Max retries"*|*Timeout*) echo "pip-audit: not run, it is not installed or there is no network" ;; \
+	*) echo "$$found"; exit 1 ;; \
+	esac
 
 format: $(READY) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
@@ -38,8 +51,24 @@ format: $(READY) ## Format the code and mend what ruff can mend
 bench: $(READY) ## Measure packing, streaming, memory and metrics, side by side with the peers
 	$(BIN)/python -m benchmarks
 
+bench-metrics: $(READY) ## Measure the metrics alone, side by side with the peers
+	$(BIN)/python -m benchmarks.metrics
+
+chaos: $(READY) ## Break real runs on purpose, by a seeded schedule, and compare them with a quiet one; about 20 minutes
+	$(BIN)/python -m benchmarks.chaos
+
+bench-resume: $(READY) ## Time to run a finished run of 10,000 fake units again; some minutes to make it
+	$(BIN)/python -m benchmarks.resume
+
 ten-models: $(READY) ## Compare ten models on the lines below DATA (layout mvtec) and write docs/ten-models.md; about an hour
 	$(BIN)/python -m benchmarks.ten_models $(DATA)
+
+bundle: $(READY) ## Pack wheels, weights and experiments for machines without internet; BUNDLE="--python 3.12 --weights FOLDER"
+	$(BIN)/python cluster/bundle.py $(BUNDLE)
+
+bundle-check: ## Install dist/raybench-bundle.tar into a clean environment with the network refused, and use it
+	rm -rf out/bundle && mkdir -p out/bundle && tar -xf dist/raybench-bundle.tar -C out/bundle
+	unshare --net --map-root-user sh -c 'out/bundle/install.sh out/bundle/venv $(PYTHON) && out/bundle/venv/bin/raybench models'
 
 lock: $(READY) ## Compile requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header --no-emit-index-url --quiet -o requirements.lock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import tempfile
 import time
 import warnings
@@ -27,6 +28,7 @@ SIZES = Sizes(64, 48, 48, 0)
 
 
 def main() -> None:
+    os.environ["TQDM_DISABLE"] = "1"
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         images = write_lines(Path(folder), SIZES)[LINE]

@@ -16,9 +16,10 @@ import yaml
 from raybench.findings.board import Board
 from raybench.findings.rows import Row
 from raybench.findings.verdict import shown
+from raybench.lines.fit import is_square
 from raybench.models import weights
 from raybench.plan import packed_lines
-from raybench.reports.tables import board_from_json, conditions, short
+from raybench.reports.tables import board_from_json, conditions, rank, short
 from raybench.store import open_store
 
 MODELS = (
@@ -29,8 +30,8 @@ CONTROLS = ("padim", "patchcore")
 WORK = Path("out/ten-models")
 PAGE = Path("docs/ten-models.md")
 HEADERS = (
-    "line", "model", "weights", "image AUROC", "AU-PRO", "recall", "false alarms", "MB", "ms/image", "train s",
-    "non-square gain (image AUROC)",
+    "line", "model", "rank", "grade", "weights", "image AUROC", "AU-PRO", "heat map", "recall", "false alarms", "MB",
+    "ms/image", "train s", "non-square gain (image AUROC)",
 )  # fmt: skip
 
 
@@ -75,9 +76,10 @@ def _raybench(*arguments: str) -> None:
 
 def page(board: Board) -> str:
     rows = sorted(board.rows, key=lambda row: (row.line, -_auroc(row)))
-    table = [HEADERS, ("---",) * len(HEADERS), *(_cells(row) for row in rows)]
+    table = [HEADERS, ("---",) * len(HEADERS), *(_cells(board, row) for row in rows)]
     about = "\n".join(f"- {text}" for text in conditions(board))
-    verdicts = "\n".join(f"- {verdict.sentence}" for verdict in board.verdicts)
+    judged = [*([board.over_all] if board.over_all else []), *board.verdicts]
+    verdicts = "\n".join(f"- {verdict.sentence}" for verdict in judged)
     lines = "\n".join("| " + " | ".join(cells) + " |" for cells in table)
     return f"""# Ten models on four real lines
 
@@ -94,25 +96,36 @@ The CPU preset trains for seconds to minutes; the models that learn by gradient 
 """
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    quality, gain = row.quality, row.non_square.gain
+def _cells(board: Board, row: Row) -> tuple[str, ...]:
+    quality, verdict = row.quality, board.verdict_on(row.line)
     if quality is None:
-        return (row.line, row.model, "", f"failed: {row.failures[-1].message}", *[""] * (len(HEADERS) - 4))
+        failed = f"failed: {row.failures[-1].message}"
+        return (row.line, row.model, "", verdict.grades.get(row.model, ""), "", failed, *[""] * (len(HEADERS) - 6))
     return (
         row.line,
         row.model,
+        rank(verdict, row.model),
+        verdict.grades.get(row.model, ""),
         row.provenance or "",
         shown(quality.image_auroc),
         short(quality.au_pro),
+        str(row.heat or ""),
         shown(quality.recall),
         short(quality.false_alarm_rate),
         f"{row.size.disk_mb:.1f}" if row.size else "",
         f"{row.speed.p50_ms:.0f}" if row.speed else "",
         f"{row.train_s:.0f}" if row.train_s is not None else "",
-        f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
-        if gain and gain.value is not None
-        else "square line",
+        _gain(row),
     )
+
+
+def _gain(row: Row) -> str:
+    size, gain = row.input, row.non_square.gain
+    if size is None or is_square(size.source_height, size.source_width):
+        return "square line"
+    if gain is None or gain.value is None:
+        return "–"
+    return f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
 
 
 def _auroc(row: Row) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 GET_ATTEMPTS = 6
 FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 5.0
 
 _DENIED = {
     "403",
@@ -40,12 +43,13 @@ _DENIED = {
     "InvalidToken",
 }
 _EXISTS = {"412", "PreconditionFailed"}
+_BUSY = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "Throttling", "ThrottlingException", "TooManyRequests"}
 _UNREACHABLE = (
     boto_errors.EndpointConnectionError,
     boto_errors.ConnectTimeoutError,
     boto_errors.ProxyConnectionError,
-    boto_errors.SSLError,
 )
+_SERVER_ERROR = 500
 # botocore retries the request, never the reading of its body
 _BROKEN_BODY = (
     boto_errors.ResponseStreamingError,
@@ -57,13 +61,17 @@ _BROKEN_BODY = (
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """How to reach a store, without any secret. Empty fields mean the standard chain's own choice."""
+    """How to reach a store, without any secret. Empty fields mean the standard chain's own choice.
+
+    patience_s: how long to wait for a server that does not answer or is in trouble, before an error is raised.
+    """
 
     uri: str
     endpoint_url: str = ""
     region: str = ""
     profile: str = ""
     ca_bundle: str = ""
+    patience_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,8 @@ def scheme_of(uri: str) -> str:
 class S3:
     def __init__(self, config: StoreConfig) -> None:
         parsed = urlparse(config.uri)
+        if config.ca_bundle and not Path(config.ca_bundle).exists():
+            raise InputError(f"{config.ca_bundle}: there is no such file; it is to be the CA bundle of the store")
         self.config = config
         self.bucket = parsed.netloc
         self.root = parsed.path.strip("/")
@@ -121,12 +131,29 @@ class S3:
         return f"{self.root}/{key}" if self.root else key
 
     def _call(self, work: Callable[[], T], key: str = "") -> T:
+        """`work`, again and again while the server is in trouble and there is patience left."""
+        end, pause_s = time.monotonic() + self.config.patience_s, FIRST_PAUSE_S
+        while True:
+            try:
+                return self._once(work, key)
+            except StoreUnreachable:
+                if time.monotonic() + pause_s > end:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _once(self, work: Callable[[], T], key: str) -> T:
         where = f"s3://{self.bucket}/{self._key(key)}"
         try:
             return work()
         except _UNREACHABLE as error:
             endpoint = self.config.endpoint_url or "the default AWS endpoint"
             raise StoreUnreachable(f"{where}: no answer from {endpoint} ({type(error).__name__}); is it up?") from error
+        except boto_errors.SSLError as error:
+            raise StoreUnreachable(
+                f"{where}: the certificate of {self.config.endpoint_url} is not trusted ({error}); name the bundle of "
+                "its authority with `storage: {ca_bundle: FILE}` or AWS_CA_BUNDLE"
+            ) from error
         except (boto_errors.NoCredentialsError, boto_errors.PartialCredentialsError) as error:
             raise StoreDenied(
                 f"{where}: no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
@@ -135,6 +162,8 @@ class S3:
             raise StoreDenied(f"{where}: {error}") from error
         except boto_errors.ClientError as error:
             raise self._named(error, where) from error
+        except (*_BROKEN_BODY, boto_errors.HTTPClientError) as error:
+            raise StoreUnreachable(f"{where}: the connection broke off ({type(error).__name__})") from error
         except boto_errors.BotoCoreError as error:
             raise StoreError(f"{where}: {error}") from error
 
@@ -146,6 +175,8 @@ class S3:
             return BucketMissing(f"the bucket {self.bucket!r} does not exist; create it or correct the URI")
         if code in {"404", "NoSuchKey"}:
             return ObjectMissing(where)
+        if code in _BUSY or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= _SERVER_ERROR:
+            return StoreUnreachable(f"{where}: the server is in trouble ({code})")
         return StoreError(f"{where}: {error}")
 
     def get(self, key: str, start: int | None, length: int | None) -> bytes:
@@ -181,15 +212,16 @@ class S3:
         return True
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        pages = iter(
-            self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self._key(prefix) if prefix or self.root else ""
-            )
-        )
+        # Page by page here: a paginator that met an error ends, and what it listed would look like all there is.
         cut = len(self.root) + 1 if self.root else 0
-        while (page := self._call(lambda: next(pages, None), prefix)) is not None:
+        wanted = {"Bucket": self.bucket, "Prefix": self._key(prefix) if prefix or self.root else ""}
+        while True:
+            page = self._call(functools.partial(self.client.list_objects_v2, **wanted), prefix)
             for item in page.get("Contents", ()):
                 yield ObjectInfo(item["Key"][cut:], int(item["Size"]))
+            if not page.get("IsTruncated"):
+                return
+            wanted["ContinuationToken"] = page["NextContinuationToken"]
 
     def delete(self, key: str) -> None:
         self._call(lambda: self.client.delete_object(Bucket=self.bucket, Key=self._key(key)), key)
@@ -208,7 +240,9 @@ class Folder:
 
     def get(self, key: str, start: int | None, length: int | None) -> bytes:
         try:
-            with (self.root / key).open("rb") as file:
+            with open(self.root / key, "rb", opener=_without_waiting) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise ObjectMissing(f"{self.root / key} is not a file")  # a pipe or a device may never end
                 if start is None:
                     return file.read()
                 file.seek(start)
@@ -248,25 +282,33 @@ class Folder:
             raise StoreError(f"{target}: {error.strerror}") from error
 
     def exists(self, key: str) -> bool:
-        return (self.root / key).is_file()
+        with _named_after(self.root / key):
+            return (self.root / key).is_file()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         folder = self.root / prefix.rpartition("/")[0]
         found = []
-        for parent, _, names in os.walk(folder):
+        for parent, _, names in os.walk(folder, onerror=self._unless_missing):
             for name in names:
                 path = Path(parent, name)
                 key = path.relative_to(self.root).as_posix()
                 if key.startswith(prefix) and not name.startswith(".writing-"):
                     found.append((key, path))
         for key, path in sorted(found):
-            yield ObjectInfo(key, path.stat().st_size)
+            yield ObjectInfo(key, _size(path))
+
+    def _unless_missing(self, error: OSError) -> None:
+        """A folder that cannot be read must not look like an empty one."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise StoreError(f"{error.filename}: {error.strerror}") from error
 
     def delete(self, key: str) -> None:
-        (self.root / key).unlink(missing_ok=True)
+        with _named_after(self.root / key):
+            (self.root / key).unlink(missing_ok=True)
 
     def create(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
+        with _named_after(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
 
 
 class ReadOnly:
@@ -279,10 +321,8 @@ class ReadOnly:
 
     def get(self, key: str, start: int | None, length: int | None) -> bytes:
         end = None if start is None else start + (length or 0)
-        try:
+        with _fsspec_errors(f"{self.uri}/{key}"):
             data: bytes = self.files.cat_file(f"{self.root}/{key}", start=start, end=end)
-        except FileNotFoundError as error:
-            raise ObjectMissing(f"{self.uri}/{key}") from error
         return data
 
     def put(self, key: str, data: bytes) -> None:
@@ -293,10 +333,13 @@ class ReadOnly:
         return False
 
     def exists(self, key: str) -> bool:
-        return bool(self.files.isfile(f"{self.root}/{key}"))
+        with _fsspec_errors(f"{self.uri}/{key}"):
+            return bool(self.files.isfile(f"{self.root}/{key}"))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        for path, info in sorted(self.files.find(self.root, detail=True).items()):
+        with _fsspec_errors(self.uri):
+            found = sorted(self.files.find(self.root, detail=True).items())
+        for path, info in found:
             key = path.removeprefix(self.root).lstrip("/")
             if key.startswith(prefix):
                 yield ObjectInfo(key, int(info["size"]))
@@ -306,6 +349,37 @@ class ReadOnly:
 
     def create(self) -> None:
         self.put("", b"")
+
+
+@contextlib.contextmanager
+def _fsspec_errors(where: str) -> Iterator[None]:
+    """fsspec's file systems raise errors of their own libraries, of any kind."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissing(where) from error
+    except Exception as error:
+        raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _named_after(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 for a link that leads nowhere: reading it will say so."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _with_retry(work: Callable[[], T], broken: tuple[type[Exception], ...]) -> T:

@@ -1,6 +1,7 @@
 """The command line: parse, call, print; nothing else.
 
-Exit codes: 0 done; 1 done, but some units failed; 2 the input or the store cannot be used as it is.
+Exit codes: 0 done; 1 done, but some units failed or something is damaged; 2 the input or the store cannot be used as it
+is; 3 stopped in good order by SIGTERM (`ray job stop`) or SIGINT (Ctrl-C): the same command does the rest.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from raybench import demo as demo_lines
+from raybench import verify as verifying
 from raybench import weights_cli
 from raybench.embedded import embedded_server
-from raybench.errors import RaybenchError, UnknownName
+from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
+from raybench.ledger import Ledger
 from raybench.lines import pack as packing
 from raybench.lines.manifest import Manifest
 from raybench.models import registry
 from raybench.models.settings import PRESETS
 from raybench.plan import Plan, experiment_of, make_plan
+from raybench.reports import unchanged
 from raybench.reports.publish import download, publish_again
 from raybench.reports.tables import console_board
 from raybench.runs import Run
 from raybench.store import Store, open_store
 
-OK, UNITS_FAILED, BAD_INPUT = 0, 1, 2
+OK, UNITS_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
+NOT_WHOLE = 1
 SHOWN_REJECTS = 20
 LOG_COLUMNS = 160
 
@@ -116,7 +121,8 @@ def run(
 def status(name: RunName) -> None:
     """What is done, under way, failed and waiting."""
     plan = make_plan(experiment_of(name), name)
-    commits = Run(plan.store, plan.experiment.name).commits()
+    ledger = Ledger.read(Run(plan.store, plan.experiment.name))
+    commits = ledger.commits([unit.unit_id for unit in plan.units])
     table = Table("line", "model", "seed", "state", "unit", box=None, header_style="bold")
     for unit in plan.units:
         shards = len(plan.manifests[unit.line].scored_shards)
@@ -134,6 +140,23 @@ def report(name: RunName, out_folder: OutFolder = Path("out")) -> None:
     board = publish_again(plan)
     out.print(console_board(board))
     _print_copy(plan, out_folder)
+
+
+@app.command()
+def verify(
+    name: Annotated[str, typer.Argument(help="An experiment file, STORE/runs/NAME, or a line: STORE/lines/NAME.")],
+) -> None:
+    """Read everything of a run or a line again, and list what is not as it was written."""
+    found = verifying.verify(name)
+    table = Table("what", "objects", "MB", "problems", box=None, header_style="bold")
+    for kind, tally in found.tallies.items():
+        table.add_row(kind, str(tally.objects), f"{tally.size / 1e6:.1f}", str(tally.problems))
+    out.print(table)
+    for problem in found.problems:
+        out.print(f"{problem.uri}: {problem.what}", style="red", markup=False, soft_wrap=True, highlight=False)
+    if found.problems:
+        sys.exit(NOT_WHOLE)
+    out.print("everything is as it was written", highlight=False)
 
 
 @app.command()
@@ -225,10 +248,19 @@ def _run(plan: Plan, out_folder: Path, address: str | None) -> int:
     from raybench.schedule.progress import shown
     from raybench.schedule.runner import run_plan
 
+    if standing := unchanged.find(plan, Run(plan.store, plan.experiment.name)):  # no cluster is needed for that
+        out.print(console_board(standing))
+        out.print(f"{len(plan.units)} units: 0 done now, {len(plan.units)} done before, 0 failed", highlight=False)
+        _print_copy(plan, out_folder)
+        return OK
     with connected(address), shown(err) as watch:
         if plan.experiment.preset == "paper" and slots(plan.experiment.resources).device == "cpu":
             err.print("there is no GPU: the papers' settings may take hours per model; `preset: cpu` takes minutes")
-        summary = run_plan(plan, watch)
+        try:
+            summary = run_plan(plan, watch)
+        except RunStopped as stopped:  # told at once: `ray job stop` kills what is not gone after three seconds
+            err.print(str(stopped), style="yellow", markup=False, highlight=False, soft_wrap=True)
+            return STOPPED
     out.print(console_board(summary.board))
     for unit_id, failure in summary.failed.items():
         out.print(

@@ -81,23 +81,24 @@ class EmbeddedServer:
 
 
 @contextlib.contextmanager
-def embedded_server(folder: Path, export: bool = True) -> Iterator[EmbeddedServer]:
+def embedded_server(folder: Path, export: bool = True, keys: tuple[str, str] | None = None) -> Iterator[EmbeddedServer]:
     """Run the server over `folder` until the block ends.
 
     export: put the endpoint and the keys into this process's environment meanwhile, where boto3 and the Ray
-    workers started from here find them. Raises StoreError when the server does not come up.
+    workers started from here find them. keys: access and secret key, of a server that comes back; new ones otherwise.
+    Raises StoreError when the server does not come up.
     """
     folder = folder.resolve()
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    access_key, secret_key = secrets.token_hex(10), secrets.token_urlsafe(30)
+    access_key, secret_key = keys or (secrets.token_hex(10), secrets.token_urlsafe(30))
     ports = _free_ports(len(_PORTS))
     command = [_weed(), "mini", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}", *_QUIET]
     command += [f"-{name}={port}" for name, port in zip(_PORTS, ports, strict=True)]
-    keys = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
+    environment = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603
             command,
-            env=_without_aws() | keys,
+            env=_without_aws() | environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,

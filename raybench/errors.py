@@ -7,11 +7,13 @@ RaybenchError
 │   ├── RejectedImage       one image that is not packed; carries the reason written to the manifest
 │   └── UnknownName         a model, layout or key that does not exist, with the closest that does
 ├── StoreError              object storage
-│   ├── StoreUnreachable    no answer from the endpoint
+│   ├── StoreUnreachable    no answer from the endpoint, or only ones of a server in trouble
 │   ├── StoreDenied         credentials missing or refused
 │   ├── BucketMissing       the bucket does not exist
 │   ├── ObjectMissing       the key does not exist
 │   └── UnsafeStore         conditional PUT is not honoured, so commits could be lost
+├── RunStopped              a signal ended the run early; nothing is lost, the same command goes on
+├── TimeLimit               a unit that took longer than the experiment allows
 ├── IntegrityError          bytes that are not what was written (size, digest, page checksum, schema)
 └── ModelError              a detector
     ├── WeightsMissing      weights that must be there and are not, with the remedy
@@ -81,7 +83,7 @@ class StoreError(RaybenchError):
 
 
 class StoreUnreachable(StoreError):
-    """The endpoint did not answer."""
+    """The endpoint did not answer, broke off, or answered that it is in trouble (5xx): later it may be well again."""
 
 
 class StoreDenied(StoreError):
@@ -98,6 +100,14 @@ class ObjectMissing(StoreError):
 
 class UnsafeStore(StoreError):
     """The store ignores `If-None-Match`, so two writers could both believe they committed."""
+
+
+class RunStopped(RaybenchError):
+    """A signal asked the run to end; what is committed stays, and the same command does the rest."""
+
+
+class TimeLimit(RaybenchError):
+    """A unit took longer than `resources.unit_timeout_s`."""
 
 
 class IntegrityError(RaybenchError):

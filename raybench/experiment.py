@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from raybench.errors import ExperimentError, did_you_mean
 from raybench.units import Protocol, digest
 
+MAX_DEPTH, MAX_VALUES = 40, 100_000  # of an experiment file
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Storage(_Section):
@@ -45,6 +49,18 @@ class ModelChoice(_Section):
     config: dict[str, Any] = Field(default_factory=dict)
     input: InputChoice | None = None
 
+    @field_validator("config")
+    @classmethod
+    def _plain(cls, config: dict[str, Any]) -> dict[str, Any]:
+        wanted = "takes text, finite numbers, true and false, lists, and mappings of text to these"
+        try:
+            same = json.loads(json.dumps(config, allow_nan=False)) == config
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{wanted}: {error}") from error
+        if not same:
+            raise ValueError(wanted)
+        return config
+
     @property
     def shown(self) -> str:
         return self.label or self.name
@@ -52,12 +68,25 @@ class ModelChoice(_Section):
 
 class Resources(_Section):
     """What one task takes. cpus: cores. gpus: share of a GPU of a train or score task (0: CPU only; none: a whole GPU
-    where the cluster has any). in_flight: tasks submitted ahead per slot. retries: after a lost worker."""
+    where the cluster has any). in_flight: tasks submitted ahead per slot. retries: of a task whose worker, node, store
+    or disk failed. unit_timeout_s: what all tasks of a unit may take together; a unit that takes longer has failed."""
 
     cpus: int = Field(default=1, ge=1, le=256)
     gpus: float | None = Field(default=None, ge=0.0, le=1.0)
     in_flight: int = Field(default=2, ge=1, le=16)
     retries: int = Field(default=2, ge=0, le=100)
+    unit_timeout_s: float | None = Field(default=None, gt=0.0)
+
+
+class VerdictWeights(_Section):
+    """What counts among models that tell NG from OK images equally well, from 0 up; only their ratios matter. See
+    `findings.merits`."""
+
+    recall: float = Field(default=0.4, ge=0.0, allow_inf_nan=False)
+    heat_map: float = Field(default=0.3, ge=0.0, allow_inf_nan=False)
+    speed: float = Field(default=0.15, ge=0.0, allow_inf_nan=False)
+    size: float = Field(default=0.05, ge=0.0, allow_inf_nan=False)
+    non_square: float = Field(default=0.1, ge=0.0, allow_inf_nan=False)
 
 
 class Experiment(_Section):
@@ -80,6 +109,7 @@ class Experiment(_Section):
     squashed_twins: bool = True
     preset: Literal["paper", "cpu"] = "paper"
     weights: str = ""
+    verdict: VerdictWeights = Field(default_factory=VerdictWeights)
     input: InputChoice = Field(default_factory=InputChoice)
     resources: Resources = Field(default_factory=Resources)
     storage: Storage = Field(default_factory=Storage)
@@ -95,16 +125,14 @@ class Experiment(_Section):
     @classmethod
     def _labels_differ(cls, models: tuple[ModelChoice, ...]) -> tuple[ModelChoice, ...]:
         shown = [model.shown for model in models]
-        twice = sorted({name for name in shown if shown.count(name) > 1})
-        if twice:
+        if twice := _twice(shown):
             raise ValueError(f"{', '.join(twice)} stands there twice; give each its own label")
         return models
 
     @field_validator("lines", "seeds")
     @classmethod
     def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        twice = sorted({str(value) for value in values if values.count(value) > 1})
-        if twice:
+        if twice := _twice(values):
             raise ValueError(f"{', '.join(twice)} stands there twice")
         return values
 
@@ -135,19 +163,54 @@ def parse_experiment(text: str, where: str = "experiment") -> Experiment:
     """The experiment in YAML `text`. Raises ExperimentError naming every fault and its row."""
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ExperimentError(where, [f"is not valid YAML: {error}"]) from error
+        faults = _faults(tree)
+        data = None if faults else yaml.safe_load(text)
+    except RecursionError as error:
+        raise ExperimentError(where, [f"is nested more than {MAX_DEPTH} levels deep"]) from error
+    except Exception as error:  # PyYAML meets a scalar that does not fit its tag with errors of many kinds
+        raise ExperimentError(where, [f"is not valid YAML: {type(error).__name__}: {error}"]) from error
+    if faults:
+        raise ExperimentError(where, faults)
     if not isinstance(data, dict):
         raise ExperimentError(where, ["must be a YAML mapping; `raybench models` and the README show an example"])
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        faults = error.errors()
-        inside = {fault["loc"][:-1] for fault in faults}
+        found = error.errors()
+        inside = {fault["loc"][:depth] for fault in found for depth in range(len(fault["loc"]))}
         # A list whose members are all bad is also reported as empty.
-        told = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in inside]
+        told = [fault for fault in found if fault["type"] != "too_short" or fault["loc"] not in inside]
         raise ExperimentError(where, [_sentence(fault, tree) for fault in told]) from error
+
+
+def _faults(tree: yaml.Node | None) -> list[str]:
+    """What YAML allows and no experiment means: a key twice, lone surrogates, nesting or aliases without end."""
+    problems: list[str] = []
+    waiting, seen = [(tree, 0)] if tree else [], 0
+    while waiting:
+        node, depth = waiting.pop()
+        row, seen = node.start_mark.line + 1, seen + 1
+        if depth > MAX_DEPTH or seen > MAX_VALUES:
+            return [f"row {row}: more than {MAX_DEPTH} levels or {MAX_VALUES} values, aliases written out"]
+        if isinstance(node, yaml.ScalarNode):
+            if not _is_unicode(node.value):
+                problems.append(f"row {row}: text that is not Unicode (a lone surrogate)")
+            continue
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and _is_unicode(key.value)]
+            problems += [f"row {row}: {key} stands there twice" for key in _twice(keys)]
+            waiting += [(part, depth + 1) for pair in node.value for part in pair]
+        else:
+            waiting += [(part, depth + 1) for part in node.value]
+    return list(dict.fromkeys(problems))
+
+
+def _twice(values: Iterable[Any]) -> list[str]:
+    return sorted(str(value) for value, count in Counter(values).items() if count > 1)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _sentence(fault: Any, tree: yaml.Node | None) -> str:
@@ -166,6 +229,7 @@ def _keys(loc: tuple[Any, ...]) -> list[str]:
         "input": InputChoice,
         "models": ModelChoice,
         "resources": Resources,
+        "verdict": VerdictWeights,
     }
     for part in loc:
         section = children.get(str(part), section)

@@ -54,8 +54,12 @@ def experiment_of(name: str) -> Experiment:
     root, runs, run = name.rstrip("/").rpartition("/runs/")
     if Path(name).is_file() or not runs:
         return read_experiment(Path(name))
-    text = open_store(root).get(f"runs/{run}/experiment.yaml").decode()
-    return parse_experiment(text, f"{name}/experiment.yaml")
+    where = f"{name}/experiment.yaml"
+    try:
+        text = open_store(root).get(f"runs/{run}/experiment.yaml").decode()
+    except UnicodeDecodeError as error:
+        raise ExperimentError(where, [f"cannot be read as UTF-8 text: {error}"]) from error
+    return parse_experiment(text, where)
 
 
 def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:

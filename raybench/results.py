@@ -5,6 +5,7 @@ Undefined numbers are `None` with a reason; NaN and infinity never leave a unit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,8 +28,8 @@ class Number:
 class Threshold:
     """The image-score threshold, from held-back OK images only.
 
-    value: flag an image when `score > value`; None when `n` is too small for the budget.
-    n: held-back OK images. budget: false-alarm rate asked for. promised: the mean rate that `value` keeps to.
+    value: flag an image when `score > value`; None without OK images. n: held-back OK images. budget: false-alarm rate
+    asked for. promised: the mean rate that `value` keeps to, above the budget when `n` is too small for it.
     typical: their median score; how far it lies below `value` is the unit in which scores of models are compared.
     """
 
@@ -44,19 +45,22 @@ class Threshold:
 class Speed:
     """Inference time with the device to itself, and its conditions.
 
-    p50_ms, p95_ms: model only, batch 1. end_to_end_ms: decode and input fit included, batch 1, median.
-    images_per_s: model only, at `batch`. other_load: share of the machine's cores that other programs took
-    meanwhile; should be near 0.
+    p50_ms, p95_ms: model only, batch 1. prepare_ms: decoding and input fit, median. end_to_end_ms: all together, batch
+    1, median. images_per_s: model only, at `batch`, the fastest of those tried. out_of_memory_at: the batch that did
+    not fit the device. peak_memory_mb: of the device (10^6 bytes), where it says. other_load: share of the machine's
+    cores that other programs took meanwhile; should be near 0.
     """
 
     p50_ms: float
     p95_ms: float
+    prepare_ms: float
     end_to_end_ms: float
     images_per_s: float
     batch: int
     device: str
     dtype: str
     threads: int
+    out_of_memory_at: int | None = None
     peak_memory_mb: float | None = None
     other_load: float = 0.0
 
@@ -95,16 +99,35 @@ class Counts:
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality on the test split. Image numbers need OK and NG images, pixel numbers need masks."""
+    """Quality on the test split. Image numbers need OK and NG images, pixel numbers need masks.
+
+    au_pro, au_pro_05: up to a false-positive rate of 0.3 and of 0.05. ..._f1_max: the F1 score of the best threshold.
+    noise_ok, noise_around, sharpness: how clean the heat maps are; see `metrics.glow`.
+    """
 
     image_auroc: Number
     image_ap: Number
+    image_f1_max: Number
     recall: Number
     false_alarm_rate: Number
     pixel_auroc: Number
     pixel_ap: Number
+    pixel_f1_max: Number
     au_pro: Number
     au_pro_05: Number
+    aupimo: Number
+    noise_ok: Number
+    noise_around: Number
+    sharpness: Number
+
+
+@dataclass(frozen=True)
+class RegionRecall:
+    """Share of the masks' regions that the thresholded heat map touches: all, by defect type, by size."""
+
+    all: Number
+    by_type: Mapping[str, Number]
+    by_size: Mapping[str, Number]
 
 
 @dataclass(frozen=True)
@@ -118,7 +141,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class UnitResult:
-    """One row of the comparison. A failed unit has `failure` and no numbers."""
+    """One row of the comparison. A failed unit has `failure` and no numbers. pixel_threshold: of heat-map values, so
+    that no more OK images than the budget have one above it."""
 
     unit_id: str
     line: str
@@ -129,7 +153,9 @@ class UnitResult:
     input: Input | None = None
     counts: Counts | None = None
     threshold: Threshold | None = None
+    pixel_threshold: Threshold | None = None
     quality: Quality | None = None
+    regions: RegionRecall | None = None
     speed: Speed | None = None
     size: Size | None = None
     train_s: float | None = None

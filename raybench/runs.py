@@ -8,6 +8,7 @@ runs/<name>/units/<unit_id>/quality.json        │ all shards merged
 runs/<name>/units/<unit_id>/measure.json        │
 runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
 runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
+runs/<name>/ledger/                             copies of finished units' commits, in few objects: see `ledger`
 runs/<name>/report/                             board, flags, index.html
 """
 
@@ -17,12 +18,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.errors import IntegrityError, ObjectMissing
-from raybench.results import Failure, Provenance, Quality, Size, Speed, Threshold
+from raybench.results import Failure, Provenance, Quality, RegionRecall, Size, Speed, Threshold
 from raybench.store import Store
 from raybench.versions import versions
 
@@ -40,12 +41,14 @@ class Blob:
 
 @dataclass(frozen=True)
 class TrainRecord:
-    """A trained detector. model: its files by name. heat_low, heat_high: heat-map values of held-back OK images
+    """A trained detector. model: its files by name. threshold, pixel_threshold: of image scores and of heat-map values
+    (an image has any above it). heat_low, heat_high: heat-map values of held-back OK images
     (median, highest), the anchor of the colour scale. train_s: wall time of `fit`."""
 
     unit_id: str
     model: Mapping[str, Blob]
     threshold: Threshold
+    pixel_threshold: Threshold
     provenance: Provenance
     backbone: str
     weights_note: str
@@ -64,7 +67,8 @@ class TrainRecord:
 @dataclass(frozen=True)
 class ScoreRecord:
     """One shard scored. shard: the scores shard. images: image scores and labels. pixels: the mergeable sketch of
-    the pixel metrics. masks: images among `rows` that have one."""
+    the pixel metrics. regions: those of the masks. glow: how clean the heat maps are. masks: images among `rows` that
+    have one."""
 
     unit_id: str
     image_shard: str
@@ -73,6 +77,8 @@ class ScoreRecord:
     shard: Blob
     images: Blob
     pixels: Blob
+    regions: Blob
+    glow: Blob
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class QualityRecord:
 
     unit_id: str
     quality: Quality
+    regions: RegionRecall
     images: Blob
     scored: int
     masks: int
@@ -98,11 +105,17 @@ def score_name(image_shard: str) -> str:
     return f"score-{PurePosixPath(image_shard).stem}"
 
 
-class Run:
-    """One run's objects. Picklable; holds no state besides the store and the run's name."""
+class Remembered(Protocol):
+    def get(self, key: str) -> bytes | None: ...
 
-    def __init__(self, store: Store, name: str) -> None:
+
+class Run:
+    """One run's objects. Picklable; holds no state besides the store and the run's name. remembered: committed bytes
+    by key, that need not be fetched; they do not travel with it."""
+
+    def __init__(self, store: Store, name: str, remembered: Remembered | None = None) -> None:
         self.store = store
+        self.remembered = remembered
         self.name = name
         self.root = f"runs/{name}"
 
@@ -121,7 +134,7 @@ class Run:
 
     def get_blob(self, blob: Blob) -> bytes:
         """The bytes `blob` vouches for. Raises IntegrityError when they are not the ones that were committed."""
-        data = self.store.get(blob.key)
+        data = self._fetch(blob.key)
         if len(data) != blob.size or hashlib.sha256(data).hexdigest() != blob.sha256:
             raise IntegrityError(f"{self.store.uri(blob.key)} is damaged: its bytes are not the committed ones")
         return data
@@ -137,15 +150,19 @@ class Run:
         """The committed record, or None."""
         key = self.key(unit_id, f"{name}.json")
         try:
-            return decode(kind, self.store.get(key), key)
+            return decode(kind, self._fetch(key), key)
         except ObjectMissing:
             return None
 
-    def commits(self) -> dict[str, set[str]]:
-        """unit_id → names of its commits and of its failure, from one listing."""
+    def _fetch(self, key: str) -> bytes:
+        known = self.remembered.get(key) if self.remembered else None
+        return self.store.get(key) if known is None else known
+
+    def commits(self, unit_id: str = "") -> dict[str, set[str]]:
+        """unit_id → names of its commits and of its failure, from one listing: of one unit, or of all."""
         found: dict[str, set[str]] = {}
         prefix = f"{self.root}/units/"
-        for item in self.store.list(prefix):
+        for item in self.store.list(f"{prefix}{unit_id}/" if unit_id else prefix):
             unit_id, _, name = item.key.removeprefix(prefix).partition("/")
             if name.endswith(".json"):
                 found.setdefault(unit_id, set()).add(name.removesuffix(".json"))

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlparse
 
 from raybench.backends import Backend, ObjectInfo, StoreConfig, backend, scheme_of
@@ -72,6 +73,10 @@ class Store:
         """The store rooted at `prefix` below this one."""
         return Store(replace(self.config, uri=self.uri(prefix)))
 
+    def patient(self, seconds: float) -> Store:
+        """The same store, whose methods wait so long for a server in trouble before they raise StoreUnreachable."""
+        return Store(replace(self.config, patience_s=seconds))
+
     def uri(self, key: str = "") -> str:
         root = self.config.uri.rstrip("/")
         return f"{root}/{key.strip('/')}" if key.strip("/") else root
@@ -86,17 +91,17 @@ class Store:
         Raises UnsafeStore, besides the errors of every method.
         """
         key = f".raybench-self-test/{uuid.uuid4().hex}"
-        first, second = self.put_if_absent(key, b"1"), self.put_if_absent(key, b"2")
-        kept = self.get(key)
+        self.put_if_absent(key, b"1")  # its answer may be lost, and a second try then finds the key taken
+        overwritten, kept = self.put_if_absent(key, b"2"), self.get(key)
         self.delete(key)
-        if not first or second or kept != b"1":
+        if overwritten or kept != b"1":
             raise UnsafeStore(
                 f"{self.config.uri}: the server ignores If-None-Match on PUT, so two workers could commit the same "
                 "result twice; use a server that honours it (AWS S3, SeaweedFS, MinIO, Ceph >= Squid)"
             )
 
 
-def open_store(uri: str, **settings: str) -> Store:
+def open_store(uri: str, **settings: Any) -> Store:
     """The store at `uri`; `settings` are the other fields of StoreConfig.
 
     The endpoint is taken from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL where it is not given, and travels with the
@@ -104,7 +109,9 @@ def open_store(uri: str, **settings: str) -> Store:
     """
     if not uri:
         raise InputError("the store URI is empty; give s3://bucket/prefix, file:///folder or a path")
-    if scheme_of(uri) == "s3":
+    scheme = scheme_of(uri)
+    _check_uri(uri, scheme)
+    if scheme == "s3":
         if not urlparse(uri).netloc:
             raise InputError(f"{uri}: an s3:// URI names a bucket: s3://bucket/prefix")
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
@@ -112,8 +119,41 @@ def open_store(uri: str, **settings: str) -> Store:
             name: value for name, value in settings.items() if value
         }
     elif "://" not in uri:
-        uri = Path(uri).expanduser().resolve().as_uri()
+        try:
+            uri = Path(uri).expanduser().resolve().as_uri()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(f"{uri[:200]!r} is not a path: {error}") from error
+    _check_no_secret(settings.get("endpoint_url", ""))
     return Store(StoreConfig(uri=uri.rstrip("/"), **settings))
+
+
+def _check_uri(uri: str, scheme: str) -> None:
+    """Refuse what would be read as another place than it seems to name, and credentials."""
+    if any(ord(letter) < ord(" ") or letter == "\x7f" for letter in uri):
+        raise InputError(f"{uri[:200]!r}: a store URI has no control characters")
+    _check_no_secret(uri)
+    if not scheme:
+        raise InputError(f"{uri}: nothing stands before ://; give s3://bucket/prefix, file:///folder or a path")
+    if "://" not in uri or scheme not in ("s3", "file"):
+        return
+    parsed = urlparse(uri)
+    if parsed.query or parsed.fragment or ";" in uri:
+        raise InputError(f"{uri}: `?`, `#` and `;` cannot stand in the URI of a store")
+    if scheme == "file" and (parsed.netloc or not parsed.path):
+        raise InputError(f"{uri}: a file URI has three slashes and no host: file:///folder")
+
+
+def _check_no_secret(uri: str) -> None:
+    """URIs are shown and stored; credentials come from the standard chain."""
+    try:
+        parsed = urlparse(uri)
+        secret = parsed.username is not None or parsed.password is not None
+    except ValueError as error:
+        raise InputError(f"{uri!r} is not a URI: {error}") from error
+    if secret and "://" in uri:
+        raise InputError(
+            "a store's URI or endpoint holds a user name or password; take it out, and use the environment"
+        )
 
 
 def _checked(key: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from raybench.results import Input
 
-ID_VERSION = 2
+ID_VERSION = 3
 
 
 @dataclass(frozen=True)

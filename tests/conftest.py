@@ -34,8 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 @pytest.fixture
 def bucket(server: EmbeddedServer) -> Store:
-    """A new, empty bucket."""
-    store = open_store(f"s3://test-{os.getpid()}-{next(_numbers)}")
+    """A new, empty place in a bucket. One bucket for all: SeaweedFS reserves a gigabyte of disk for each."""
+    store = open_store(f"s3://test-{os.getpid()}/{next(_numbers)}")
     store.create()
     return store
 

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parent.parent / "raybench"
 LAYERS = [
     {"errors", "results", "units", "versions"},
     {"experiment", "backends", "store"},
-    {"runs"},
+    {"runs", "ledger"},
     {"embedded", "lines", "models", "metrics"},
-    {"plan"},
+    {"plan", "verify"},
     {"work"},
     {"findings"},
     {"reports"},

@@ -6,18 +6,20 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from raybench.experiment import VerdictWeights
 from raybench.findings.non_square import Twin
 from raybench.findings.rows import Row, merge_seeds
-from raybench.findings.verdict import Verdict, judge
+from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all
 from raybench.metrics.image import ImageScores
 from raybench.results import Number, Provenance, UnitResult
 
 
 @dataclass(frozen=True)
 class BoardContext:
-    """created: ISO 8601. digest: the experiment's. pending: units that are still to be done."""
+    """created: ISO 8601. digest: the experiment's. pending: units that are still to be done. weights: of the verdict's
+    criteria, see `merits`."""
 
     run: str
     created: str
@@ -25,12 +27,13 @@ class BoardContext:
     versions: Mapping[str, str]
     false_alarm_budget: float
     pending: int = 0
+    weights: Mapping[str, float] = field(default_factory=lambda: VerdictWeights().model_dump())
 
 
 @dataclass(frozen=True)
 class Overall:
     """One model over all lines: means over the lines where a number is defined. lines: finished. failed: lines.
-    run_in: lines whose verdict names it. tied_in: lines where it is as good as the named one."""
+    run_in: lines whose verdict names it. tied_in: lines where it is as good as the named one. grade: over all lines."""
 
     model: str
     provenance: Provenance | None
@@ -39,6 +42,7 @@ class Overall:
     image_auroc: float | None
     recall: float | None
     false_alarm_rate: float | None
+    region_recall: float | None
     pixel_auroc: float | None
     au_pro: float | None
     ms_per_image: float | None
@@ -46,15 +50,19 @@ class Overall:
     size_mb: float | None
     run_in: int
     tied_in: int
+    grade: str
     conclusion: str
 
 
 @dataclass(frozen=True)
 class Board:
+    """verdicts: of each line. over_all: over all of them, where there is more than one to judge by."""
+
     context: BoardContext
     rows: tuple[Row, ...]
     overall: tuple[Overall, ...]
     verdicts: tuple[Verdict, ...]
+    over_all: Verdict | None
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -82,27 +90,44 @@ def build_board(
     ordered = sorted(results, key=lambda result: (*place(result), result.seed))
     twin_of = {place(twin.chosen): twin for twin in twins}
     rows = tuple(merge_seeds(list(group), twin_of.get(at)) for at, group in itertools.groupby(ordered, key=place))
-    first = {place(result): scores[result.unit_id] for result in reversed(ordered) if result.unit_id in scores}
-    verdicts = []
-    for line in sorted({row.line for row in rows}):
-        of_line = {model: images for (name, model), images in first.items() if name == line}
-        verdicts.append(judge(line, [row for row in rows if row.line == line], of_line))
-    return Board(context, rows, _overall(rows, verdicts), tuple(verdicts))
+    cases = [_case(line, rows, ordered, scores, context) for line in sorted({row.line for row in rows})]
+    verdicts = tuple(case if isinstance(case, Verdict) else judge(case) for case in cases)
+    together = over_all([case for case in cases if isinstance(case, Case)])
+    return Board(context, rows, _overall(rows, verdicts, together), verdicts, together)
 
 
-def _overall(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> tuple[Overall, ...]:
+def _case(
+    line: str,
+    rows: Sequence[Row],
+    results: Sequence[UnitResult],
+    scores: Mapping[str, ImageScores],
+    context: BoardContext,
+) -> Case | Verdict:
+    of_line: dict[str, list[ImageScores]] = {}
+    for result in results:
+        if result.line == line and result.unit_id in scores:
+            of_line.setdefault(result.model, []).append(scores[result.unit_id])
+    here = [row for row in rows if row.line == line]
+    return case_of(line, here, of_line, context.weights, context.false_alarm_budget)
+
+
+def _overall(rows: Sequence[Row], verdicts: Sequence[Verdict], together: Verdict | None) -> tuple[Overall, ...]:
     named = Counter(verdict.run for verdict in verdicts)
     tied = Counter(model for verdict in verdicts for model in verdict.tied)
     judged = sum(verdict.run is not None for verdict in verdicts)
-    models = sorted({row.model for row in rows})
-    found = [_one(model, [row for row in rows if row.model == model], named, tied, judged) for model in models]
+    grades = together.grades if together else {}
+    found = [
+        _one(model, [row for row in rows if row.model == model], (named[model], tied[model], judged), grades)
+        for model in sorted({row.model for row in rows})
+    ]
     return tuple(sorted(found, key=lambda one: (-(one.run_in + one.tied_in), -(one.image_auroc or 0.0), one.model)))
 
 
-def _one(model: str, rows: Sequence[Row], named: Counter[str | None], tied: Counter[str], judged: int) -> Overall:
+def _one(model: str, rows: Sequence[Row], counted: tuple[int, int, int], grades: Mapping[str, str]) -> Overall:
+    """counted: lines where the model is named, where it is tied, and lines that have a verdict."""
     done = [row for row in rows if row.quality]
     qualities = [row.quality for row in done if row.quality]
-    good_in = named[model] + tied[model]
+    run_in, tied_in, judged = counted
     return Overall(
         model=model,
         provenance=next((row.provenance for row in done), None),
@@ -111,14 +136,16 @@ def _one(model: str, rows: Sequence[Row], named: Counter[str | None], tied: Coun
         image_auroc=_mean([quality.image_auroc for quality in qualities]),
         recall=_mean([quality.recall for quality in qualities]),
         false_alarm_rate=_mean([quality.false_alarm_rate for quality in qualities]),
+        region_recall=_mean([row.regions.all for row in done if row.regions]),
         pixel_auroc=_mean([quality.pixel_auroc for quality in qualities]),
         au_pro=_mean([quality.au_pro for quality in qualities]),
         ms_per_image=_average([row.speed.p50_ms for row in done if row.speed]),
         test_minutes=_average([row.test_minutes for row in done if row.test_minutes is not None]),
         size_mb=_average([row.size.disk_mb for row in done if row.size]),
-        run_in=named[model],
-        tied_in=tied[model],
-        conclusion=f"best or tied on {good_in} of {judged} lines" if done else "finished on no line",
+        run_in=run_in,
+        tied_in=tied_in,
+        grade=grades.get(model, ""),
+        conclusion=f"best or tied on {run_in + tied_in} of {judged} lines" if done else "finished on no line",
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from raybench.metrics.image import ImageScores
 from raybench.results import Threshold, UnitResult
 
 MAX_EXCESS = 100.0
+Kind = Literal["check label", "likely defect", "models disagree"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Flag:
-    """An image to look at. models: those that flag it, of `of`. score: the mean excess over all models."""
+    """An image to look at. models: those that flag it, of `of`. score: the mean excess over all models. kind, reason:
+    why, in a word or two and in a sentence."""
 
     line: str
     image_id: str
@@ -45,6 +48,7 @@ class Flag:
     models: tuple[str, ...]
     of: int
     score: float
+    kind: Kind
     reason: str
 
 
@@ -68,9 +72,9 @@ def look(results: Sequence[UnitResult], scores: Mapping[str, ImageScores]) -> li
 def build_flags(seen: Sequence[Seen]) -> list[Flag]:
     """The annotation queue: most models first, then the highest mean excess, line by line."""
     flags = [
-        Flag(one.line, one.image_id, one.label, one.flagged_by, len(one.excess), one.score, reason)
+        Flag(one.line, one.image_id, one.label, one.flagged_by, len(one.excess), one.score, *reason)
         for one in seen
-        if (reason := _reason(one))
+        if (reason := _reason(one)) is not None
     ]
     return sorted(flags, key=lambda flag: (flag.line, -len(flag.models), -flag.score, flag.image_id))
 
@@ -92,13 +96,15 @@ def _excess(score: float, threshold: Threshold) -> float:
     return min(above / unit, MAX_EXCESS)
 
 
-def _reason(seen: Seen) -> str:
-    """Empty where nobody needs to look."""
+def _reason(seen: Seen) -> tuple[Kind, str] | None:
+    """None where nobody needs to look."""
     hits, of = len(seen.flagged_by), len(seen.excess)
     if seen.label == "ng":
-        return "" if hits else f"labelled ng, but none of {of} models flags it: check the label, or it is hard to see"
+        missed = f"labelled ng, but none of {of} models flags it: check the label, or it is hard to see"
+        return None if hits else ("check label", missed)
     if seen.label == "ok":
-        return f"labelled ok, but all of {of} models flag it: check the label" if hits == of and of > 1 else ""
+        wrong = f"labelled ok, but all of {of} models flag it: check the label"
+        return ("check label", wrong) if hits == of and of > 1 else None
     if hits == of:
-        return f"likely a defect: all of {of} models agree"
-    return f"models disagree: {hits} of {of} flag it" if hits else ""
+        return "likely defect", f"likely a defect: all of {of} models agree"
+    return ("models disagree", f"models disagree: {hits} of {of} flag it") if hits else None

@@ -6,14 +6,28 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from raybench.findings.heat_words import HeatWord, heat_word
 from raybench.findings.non_square import NonSquare, Twin, non_square
-from raybench.results import Counts, Failure, Input, Number, Provenance, Quality, Size, Speed, Threshold, UnitResult
+from raybench.results import (
+    Counts,
+    Failure,
+    Input,
+    Number,
+    Provenance,
+    Quality,
+    RegionRecall,
+    Size,
+    Speed,
+    Threshold,
+    UnitResult,
+)
 
 
 @dataclass(frozen=True)
 class Row:
     """seeds: those that finished. test_minutes: the line's test set, one image after the other, decoding included.
-    non_square: how the line's aspect reaches the network, and its worth. failures: of the seeds that failed."""
+    non_square: how the line's aspect reaches the network, and its worth. heat: its heat maps in words. failures: of
+    the seeds that failed."""
 
     line: str
     model: str
@@ -21,14 +35,17 @@ class Row:
     provenance: Provenance | None
     weights_note: str
     quality: Quality | None
+    regions: RegionRecall | None
     speed: Speed | None
     size: Size | None
     input: Input | None
     counts: Counts | None
     threshold: Threshold | None
+    pixel_threshold: Threshold | None
     train_s: float | None
     test_minutes: float | None
     non_square: NonSquare
+    heat: HeatWord | None
     failures: tuple[Failure, ...]
     not_exportable: str = ""
 
@@ -37,21 +54,25 @@ def merge_seeds(results: Sequence[UnitResult], twin: Twin | None = None) -> Row:
     """The results of one line and model. Numbers are means over the seeds that finished. twin: the squashed one."""
     done = [result for result in results if result.failure is None]
     first = done[0] if done else results[0]
+    quality = _quality([result.quality for result in done if result.quality])
     return Row(
         line=first.line,
         model=first.model,
         seeds=tuple(sorted(result.seed for result in done)),
         provenance=first.provenance,
         weights_note=first.weights_note,
-        quality=_quality([result.quality for result in done if result.quality]),
+        quality=quality,
+        regions=_regions([result.regions for result in done if result.regions]),
         speed=first.speed,
         size=first.size,
         input=first.input,
         counts=first.counts,
         threshold=first.threshold,
+        pixel_threshold=first.pixel_threshold,
         train_s=statistics.mean([result.train_s for result in done if result.train_s is not None]) if done else None,
         test_minutes=_test_minutes(first),
         non_square=non_square(first.input, twin),
+        heat=heat_word(quality) if quality else None,
         failures=tuple(result.failure for result in results if result.failure),
         not_exportable=first.not_exportable,
     )
@@ -63,6 +84,17 @@ def _quality(qualities: Sequence[Quality]) -> Quality | None:
     return Quality(
         **{each.name: mean_number([getattr(quality, each.name) for quality in qualities]) for each in fields(Quality)}
     )
+
+
+def _regions(found: Sequence[RegionRecall]) -> RegionRecall | None:
+    if not found:
+        return None
+
+    def by(name: str) -> dict[str, Number]:
+        parts = [getattr(one, name) for one in found]
+        return {key: mean_number([part[key] for part in parts if key in part]) for key in parts[0]}
+
+    return RegionRecall(mean_number([one.all for one in found]), by("by_type"), by("by_size"))
 
 
 def mean_number(numbers: Sequence[Number]) -> Number:

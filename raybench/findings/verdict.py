@@ -1,88 +1,203 @@
 """Which model a line should run, how sure that is, and why not the others.
 
-Image AUROC ranks. Two models are tied when the 95 % interval of their difference, resampled over the same images, holds
-zero. AU-PRO decides among the tied where there are masks and its intervals part them. Those still tied are told as a
-tie. The one named is the best by image AUROC of those that take at most 1.5 times as long as the fastest: a smaller
-difference in time does not matter to a line, a larger one may.
+Image AUROC ranks. Two models are *tied* when the 95 % interval of their difference, resampled over the same images,
+holds zero. Of those tied with the leader, the one is named that is worth most by the weighted criteria of `merits`.
+
+Every model gets a grade:
+
+best         tied with the leader, and image AUROC 0.8 or more
+good         behind it by 0.1 image AUROC at most, and 0.8 or more
+not good     the rest, and every model whose false-alarm rate on OK test images is surely above its budget
+not enough images to tell
+             where even the leader's image AUROC is known to 0.3 only, or may be that of a coin
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from raybench.findings.merits import Merits, merits, worth
 from raybench.findings.rows import Row
-from raybench.metrics.image import ImageScores, paired_difference
+from raybench.metrics.image import ImageScores
+from raybench.metrics.ranking import Ranking, mean_ranking, rank
 from raybench.results import Number
 
-ABOUT_AS_FAST = 1.5
+BEST, GOOD, NOT_GOOD, UNKNOWN = "best", "good", "not good", "not enough images to tell"
+ENOUGH, NEAR = 0.8, 0.1  # image AUROC: of any use at all; near enough to the best
+TOO_WIDE, COIN = 0.3, 0.5
+ALL_LINES = "all lines"
+CRITERIA = {
+    "recall": "recall",
+    "heat_map": "heat map",
+    "speed": "speed",
+    "size": "size",
+    "non_square": "images that are not square",
+}
 
 
 @dataclass(frozen=True)
 class Verdict:
     """run: the model to run, None where nothing can be said. tied: models that are as good as far as one can tell.
-    sentence: for a person. conclusions: a few words on each model."""
+    sentence: for a person. grades, conclusions: of each model, a word and why. places: the best and the worst that a
+    model may have in the ranking. merits, worth: by criterion, and their weighted mean."""
 
     line: str
     run: str | None
     tied: tuple[str, ...]
     sentence: str
-    conclusions: Mapping[str, str]
+    grades: Mapping[str, str] = field(default_factory=dict)
+    conclusions: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    merits: Mapping[str, Merits] = field(default_factory=dict)
+    worth: Mapping[str, float] = field(default_factory=dict)
 
 
-def judge(line: str, rows: Sequence[Row], scores: Mapping[str, ImageScores]) -> Verdict:
-    """The verdict on one line. scores: by model, of one seed."""
-    conclusions = {row.model: _failed(row) for row in rows if row.quality is None}
-    ranked = sorted((row for row in rows if _auroc(row) is not None), key=lambda row: -(_auroc(row) or 0.0))
+@dataclass(frozen=True)
+class Case:
+    """All that a verdict rests on. numbers: image AUROC of each model as it is shown. alarms: false-alarm rates of
+    models that surely exceed their budget. failed: what became of models without numbers."""
+
+    name: str
+    ranking: Ranking
+    numbers: Mapping[str, Number]
+    merits: Mapping[str, Merits]
+    weights: Mapping[str, float]
+    alarms: Mapping[str, float]
+    failed: Mapping[str, str]
+
+    def worth(self, model: str) -> float:
+        return worth(self.merits.get(model, {}), self.weights)
+
+
+def case_of(
+    line: str,
+    rows: Sequence[Row],
+    scores: Mapping[str, Sequence[ImageScores]],
+    weights: Mapping[str, float],
+    budget: float,
+) -> Case | Verdict:
+    """The case of one line, or the verdict that there is none. scores: by model, of each seed."""
+    failed = {row.model: _failed(row) for row in rows if row.quality is None}
+    ranked = {row.model: scores[row.model] for row in rows if row.quality}
     if not ranked:
-        return _nothing(line, rows, conclusions)
-    leader = ranked[0]
-    gaps = {row.model: paired_difference(scores[leader.model], scores[row.model]) for row in ranked[1:]}
-    tied = [leader, *(row for row in ranked[1:] if (gaps[row.model].low or 0.0) <= 0.0)]
-    sharp = _sharpest(tied)
-    quick = [row for row in sharp if _ms(row) <= ABOUT_AS_FAST * min(map(_ms, sharp))]
-    best = max(quick, key=lambda row: _auroc(row) or 0.0)
-    for row in ranked:
-        conclusions[row.model] = _conclusion(row, best, sharp, tied, gaps.get(row.model)) + _alarms(row)
-    others = tuple(row.model for row in sharp if row is not best)
-    return Verdict(line, best.model, others, _sentence(line, best, sharp, tied), conclusions)
+        return _nothing(line, "no model finished", failed)
+    found = rank(ranked, name=line)
+    if isinstance(found, Number):
+        return _nothing(line, found.reason or "", failed | dict.fromkeys(ranked, "quality unknown"))
+    alarms = {row.model: rate for row in rows if (rate := _alarms(row))}
+    numbers = {row.model: row.quality.image_auroc for row in rows if row.quality}
+    return Case(line, found, numbers, merits(rows, budget), weights, alarms, failed)
 
 
-def _auroc(row: Row) -> float | None:
-    return row.quality.image_auroc.value if row.quality else None
+def over_all(cases: Sequence[Case]) -> Verdict | None:
+    """The verdict over several lines, on the models that finished on all of them; None with fewer than two lines."""
+    ranking = mean_ranking([case.ranking for case in cases])
+    if ranking is None or len(cases) < 2:
+        return None
+    merits_of = {model: _mean_merits([case.merits[model] for case in cases]) for model in ranking.models}
+    every = {model for case in cases for model in (*case.ranking.models, *case.failed)}
+    failed = dict.fromkeys(sorted(every - set(ranking.models)), "did not finish on every line")
+    alarms = {
+        model: max(case.alarms.get(model, 0.0) for case in cases)
+        for model in ranking.models
+        if sum(model in case.alarms for case in cases) * 2 > len(cases)  # on most lines
+    }
+    numbers = {model: ranking.value(model) for model in ranking.models}
+    return judge(Case(ALL_LINES, ranking, numbers, merits_of, cases[0].weights, alarms, failed))
 
 
-def _ms(row: Row) -> float:
-    return row.speed.p50_ms if row.speed else float("inf")
+def judge(case: Case) -> Verdict:
+    """The verdict on a case."""
+    ranking = case.ranking
+    tied = [model for model in ranking.tied if model not in case.alarms] or list(ranking.tied)
+    best = max(tied, key=lambda model: (case.worth(model), case.numbers[model].value or 0.0))
+    others = sorted((model for model in tied if model != best), key=lambda model: (-case.worth(model), model))
+    grades = {model: _grade(case, model) for model in ranking.models}
+    conclusions = {model: _conclusion(case, model, best, tied) for model in ranking.models}
+    return Verdict(
+        line=case.name,
+        run=best,
+        tied=tuple(others),
+        sentence=_sentence(case, best, others, grades[best]),
+        grades=grades | dict.fromkeys(case.failed, NOT_GOOD),
+        conclusions=conclusions | dict(case.failed),
+        places={model: ranking.places(model) for model in ranking.models},
+        merits=case.merits,
+        worth={model: case.worth(model) for model in ranking.models},
+    )
 
 
-def _sharpest(tied: Sequence[Row]) -> list[Row]:
-    """Those whose AU-PRO interval reaches the best one's; all where it is not defined."""
-    measured = [(row, row.quality.au_pro) for row in tied if row.quality and row.quality.au_pro.value is not None]
-    if len(measured) < len(tied):
-        return list(tied)
-    top = max((number for _, number in measured), key=lambda number: number.value or 0.0)
-    return [row for row, number in measured if (number.high or 0.0) >= (top.low or 0.0)]
+def _grade(case: Case, model: str) -> str:
+    leader, value = case.numbers[case.ranking.leader], case.numbers[model].value or 0.0
+    if model in case.alarms:
+        return NOT_GOOD
+    if model in case.ranking.tied and _is_unsure(leader):
+        return UNKNOWN
+    if value < ENOUGH:
+        return NOT_GOOD
+    if model in case.ranking.tied:
+        return BEST
+    return GOOD if (leader.value or 0.0) - value <= NEAR else NOT_GOOD
 
 
-def _conclusion(row: Row, best: Row, sharp: Sequence[Row], tied: Sequence[Row], gap: Number | None) -> str:
-    if row is best:
-        return "run this one" if len(sharp) == 1 else "run this one: best guess of the tied"
-    if row in sharp:
-        return f"tied; {_ms(row) / _ms(best):.1f}× the time of {best.model}" if _ms(best) > 0 else "tied"
-    if row in tied:
-        return "tied on images; heat map less accurate"
-    if gap is None or gap.value is None:
-        return "cannot be compared"
+def _is_unsure(leader: Number) -> bool:
+    low, high = leader.low or 0.0, leader.high or 1.0
+    return high - low > TOO_WIDE or low <= COIN
+
+
+def _conclusion(case: Case, model: str, best: str, tied: Sequence[str]) -> str:
+    if model in case.alarms:
+        return f"its threshold does not hold here: {case.alarms[model]:.0%} false alarms"
+    if model == best:
+        return "run this one" if len(tied) == 1 else "run this one: tied, and worth most"
+    if model in tied:
+        return f"tied; worth {case.worth(model):.2f}, {best} {case.worth(best):.2f}"
+    gap = case.ranking.gap(case.ranking.leader, model)
     return f"behind by {gap.value:.3f} ({gap.low:.3f}–{gap.high:.3f}) image AUROC"
 
 
-def _alarms(row: Row) -> str:
-    """A warning where OK images of the test split show that the threshold does not keep to its budget."""
+def _sentence(case: Case, best: str, others: Sequence[str], grade: str) -> str:
+    number = case.numbers[best]
+    start = f"{case.name}: run {best} (image AUROC {shown(number)})."
+    if grade == UNKNOWN:
+        start = f"{case.name}: {UNKNOWN} ({number.n}); the best guess is {best} (image AUROC {shown(number)})."
+    why = ""
+    if others:
+        why = f"It cannot be told apart from {', '.join(others)} on these images; {_reason(case, best, others[0])}."
+    elif case.ranking.tied == (best,) and len(case.ranking.models) > 1:
+        why = "It is better than every other model tried."
+    if passed_over := [model for model in case.ranking.tied if model in case.alarms and model != best]:
+        why += f" {', '.join(passed_over)} would rank with it, but the threshold does not hold here."
+    if best in case.alarms:
+        why += f" But {_conclusion(case, best, best, ())}."
+    elif grade == NOT_GOOD:
+        why += " None of them is good here."
+    return f"{start} {why.strip()}".rstrip()
+
+
+def _reason(case: Case, best: str, other: str) -> str:
+    """What speaks most for the named one against the next best."""
+    mine, theirs = case.merits.get(best, {}), case.merits.get(other, {})
+    leads = {name: case.weights[name] * (mine[name] - theirs[name]) for name in mine if name in theirs}
+    name = max(leads, key=lambda name: leads[name], default=None)
+    if name is None or leads[name] <= 0:
+        return "nothing else parts them"
+    return f"its {CRITERIA[name]} speaks for it"
+
+
+def _alarms(row: Row) -> float | None:
+    """The false-alarm rate, where OK images of the test split show that the threshold does not keep to its budget."""
     rate = row.quality.false_alarm_rate if row.quality else None
-    if rate is None or row.threshold is None or (rate.low or 0.0) <= row.threshold.budget:
-        return ""
-    return f"; its threshold does not hold here: {rate.value:.0%} false alarms"
+    if rate is None or row.threshold is None or (rate.low or 0.0) <= max(row.threshold.budget, row.threshold.promised):
+        return None
+    return rate.value
+
+
+def _mean_merits(found: Sequence[Merits]) -> Merits:
+    names = [name for name in CRITERIA if any(name in one for one in found)]
+    known = {name: [one[name] for one in found if name in one] for name in names}
+    return {name: sum(values) / len(values) for name, values in known.items()}
 
 
 def _failed(row: Row) -> str:
@@ -90,27 +205,8 @@ def _failed(row: Row) -> str:
     return f"failed in {failure.phase}: {failure.error_type}"
 
 
-def _sentence(line: str, best: Row, sharp: Sequence[Row], tied: Sequence[Row]) -> str:
-    quality = best.quality
-    auroc = f"image AUROC {shown(quality.image_auroc)}" if quality else ""
-    speed = f"{_ms(best):.0f} ms an image" if best.speed else ""
-    start = f"{line}: run {best.model} ({', '.join(filter(None, (auroc, speed)))})."
-    if len(sharp) > 1:
-        names = ", ".join(row.model for row in sharp if row is not best)
-        slower = all(_ms(row) > ABOUT_AS_FAST * _ms(best) for row in sharp if row is not best)
-        why = "by far the fastest of them" if slower else "the best guess among the fast ones"
-        return f"{start} It cannot be told apart from {names} on these images; it is {why}."
-    if len(tied) > 1:
-        names = ", ".join(row.model for row in tied if row is not best)
-        return f"{start} On images it is tied with {names}; its heat map is the more accurate."
-    return f"{start} It is better than every other model tried."
-
-
-def _nothing(line: str, rows: Sequence[Row], conclusions: Mapping[str, str]) -> Verdict:
-    reasons = {row.model: row.quality.image_auroc.reason or "" for row in rows if row.quality}
-    why = next(iter(reasons.values()), "no model finished")
-    said = dict.fromkeys(reasons, "quality unknown") | dict(conclusions)
-    return Verdict(line, None, (), f"{line}: no verdict, {why}.", said)
+def _nothing(line: str, why: str, conclusions: Mapping[str, str]) -> Verdict:
+    return Verdict(line, None, (), f"{line}: no verdict, {why}.", conclusions=dict(conclusions))
 
 
 def shown(number: Number) -> str:

@@ -1,7 +1,8 @@
-"""Encoded bytes to pixels: PNG, JPEG, BMP and TIFF, 8 and 16 bit, grey and colour."""
+"""Encoded bytes to pixels: PNG, JPEG, BMP and TIFF, 8 and 16 bit, grey, colour and CMYK, turned as EXIF says."""
 
 from __future__ import annotations
 
+import functools
 from typing import cast
 
 import cv2
@@ -9,13 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import RejectedImage
+from raybench.lines.header import UPRIGHT, is_tiff, orientation_of, turned
 
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 
 # Decoding is spread over tasks; threads inside one would only fight over the cores.
 cv2.setNumThreads(1)
-# EXIF orientation is ignored: masks are drawn on the pixels as stored.
+# OpenCV turns some formats with some flags only, so it is told not to; TIFF it always turns.
 _COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+# Asked for RGB, OpenCV 5.0 mixes up the channels and pixels of 16-bit colour TIFF.
+_TIFF_COLOUR = cv2.IMREAD_COLOR_BGR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _AS_STORED = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
 
 
@@ -24,11 +28,22 @@ def decode_image(data: bytes, white_level: int = 255) -> npt.NDArray[np.uint8]:
 
     white_level: the value of 16-bit images that becomes 255. Raises RejectedImage("unreadable").
     """
-    pixels = _decode(data, _COLOUR)
+    pixels = decode_deep(data)
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
-    scaled: npt.NDArray[np.uint8] = np.clip(np.rint(pixels * (255 / white_level)), 0, 255).astype(np.uint8)
-    return scaled
+    return np.take(_scaling(white_level), pixels)
+
+
+@functools.lru_cache(maxsize=8)
+def _scaling(white_level: int) -> npt.NDArray[np.uint8]:
+    """(65536,) uint8: what each 16-bit value becomes."""
+    scaled = np.clip(np.rint(np.arange(2**16) * (255 / white_level)), 0, 255)
+    return np.asarray(scaled, np.uint8)
+
+
+def decode_deep(data: bytes) -> Pixels:
+    """(H, W, 3) RGB, uint8 or uint16 as stored. Raises RejectedImage("unreadable")."""
+    return _decode(data, _TIFF_COLOUR)[..., ::-1] if is_tiff(data) else _decode(data, _COLOUR)
 
 
 def decode_mask(data: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
@@ -46,12 +61,13 @@ def decode_mask(data: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
     if pixels.ndim == 3:
         colours = 1 if pixels.shape[2] == 2 else 3  # grey + alpha, or colour (+ alpha)
         pixels = pixels[..., :colours].max(axis=2)
-    return np.asarray(pixels > 0)
+    return np.ascontiguousarray(pixels > 0)
 
 
-def highest_pixel(data: bytes) -> int:
-    """The highest value of any channel. Raises RejectedImage("unreadable")."""
-    return int(_decode(data, _AS_STORED).max())
+def encode_mask(mask: npt.NDArray[np.bool_]) -> bytes:
+    """(H, W) bool to an 8-bit PNG of 0 and 255."""
+    _, data = cv2.imencode(".png", mask.astype(np.uint8) * 255)
+    return data.tobytes()
 
 
 def _decode(data: bytes, flags: int) -> Pixels:
@@ -63,4 +79,5 @@ def _decode(data: bytes, flags: int) -> Pixels:
         raise RejectedImage("unreadable", "cannot be decoded as PNG, JPEG, BMP or TIFF")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise RejectedImage("unreadable", f"pixels are {pixels.dtype}; 8 and 16 bit unsigned are read")
-    return cast(Pixels, pixels)
+    orientation = UPRIGHT if is_tiff(data) else orientation_of(data)
+    return turned(cast(Pixels, pixels), orientation)

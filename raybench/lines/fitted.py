@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from raybench.errors import IntegrityError, RejectedImage
 from raybench.lines.decode import decode_image
 from raybench.lines.fit import InputFit, to_network
 from raybench.lines.manifest import Manifest, ShardInfo
-from raybench.lines.shards import read_rows
+from raybench.lines.shards import Row, read_rows
 from raybench.store import Store
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2  # 2: images are turned as EXIF says
 LIMIT_MB = 8192
 _IN_USE_S = 600.0  # a file touched this recently is not evicted
 
@@ -83,6 +84,12 @@ class Picks:
     def __len__(self) -> int:
         return len(self.places)
 
+    def source_size(self, index: int) -> tuple[int, int]:
+        """Height and width of the source image, pixels."""
+        shard, row = self.places[index]
+        about = self.shards[shard].index
+        return about.heights[row], about.widths[row]
+
     def batch(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """(B, H, W, 3) uint8 RGB, writable, in the order of `indices`."""
         images = [self.shards[shard].batch([row])[0] for shard, row in (self.places[index] for index in indices)]
@@ -116,8 +123,7 @@ def _decode(lines: Store, manifest: Manifest, shard: ShardInfo, fit: InputFit, t
     try:
         with written[0].open("xb") as file:
             for row in read_rows(lines, shard):
-                image = to_network(decode_image(row.image, manifest.white_level), fit)
-                file.write(image.data)
+                file.write(to_network(_decoded(row, manifest), fit).data)
                 rows.append((row.image_id, row.label, row.height, row.width))
         index = Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
         written[1].write_text(json.dumps(asdict(index)))
@@ -126,6 +132,19 @@ def _decode(lines: Store, manifest: Manifest, shard: ShardInfo, fit: InputFit, t
     finally:
         for path in written:
             path.unlink(missing_ok=True)
+
+
+def _decoded(row: Row, manifest: Manifest) -> npt.NDArray[np.uint8]:
+    try:
+        image = decode_image(row.image, manifest.white_level)
+    except RejectedImage as error:
+        raise RejectedImage(error.reason, f"{row.image_id} of {manifest.line}: {error.detail}") from error
+    if image.shape[:2] != (row.height, row.width):
+        found = f"{image.shape[0]}x{image.shape[1]}"
+        raise IntegrityError(
+            f"{row.image_id} of {manifest.line}: {found} pixels, its row says {row.height}x{row.width}"
+        )
+    return image
 
 
 def _evict(cache_dir: Path, limit: int) -> None:

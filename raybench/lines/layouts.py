@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,6 +21,7 @@ from raybench.store import Store
 AUTO = "auto"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _NOT_IMAGES = frozenset({".txt", ".json", ".md", ".csv", ".xml", ".yaml", ".yml", ".db", ".ini", ".pdf", ""})
+_EXTRA = ""  # the name of what stands beyond the last column
 _UNLABELLED = ("unlabelled", "unlabeled")
 _LABELS = {"ok": "ok", "good": "ok", "normal": "ok", "ng": "ng", "defect": "ng", "anomaly": "ng", "bad": "ng"}
 _SPLITS = {"train": "train", "test": "test", **dict.fromkeys(_UNLABELLED, "unlabelled")}
@@ -58,13 +60,35 @@ def find(source: Store, layout: str = AUTO) -> Found:
     if layout == AUTO:
         layout = _detect(source, sizes)
     items, rejects = [], []
-    for found in _READERS[layout](source, sizes):
+    for found in map(_with_plain_name, _READERS[layout](source, sizes)):
         if isinstance(found, Reject):
             rejects.append(found)
         else:
             items.append(found)
     items.sort(key=lambda item: (item.split, item.image_id))
     return Found(layout, tuple(items), tuple(sorted(rejects, key=lambda reject: reject.path)))
+
+
+def _with_plain_name(found: Item | Reject) -> Item | Reject:
+    """Names go to terminals, tables and reports: one that is not Unicode, or holds control characters, is refused.
+
+    A Reject tells it escaped.
+    """
+    if isinstance(found, Reject):
+        return Reject(_escaped(found.path), found.reason, _escaped(found.detail))
+    for name in (found.image_id, found.mask_key or "", found.defect_type):
+        if _escaped(name) != name:
+            what = "control characters, or bytes that are not UTF-8"
+            return Reject(_escaped(found.image_id), "bad_name", f"{_escaped(name)} holds {what}; rename it")
+    return found
+
+
+def _escaped(name: str) -> str:
+    """`name` with control characters and lone surrogates (bytes that are not UTF-8) as backslash escapes."""
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ("Cc", "Cs") else letter
+        for letter in name
+    )
 
 
 def _detect(source: Store, sizes: Sizes) -> str:
@@ -133,6 +157,8 @@ def _csv(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
 
 
 def _csv_item(row: Mapping[str, str], sizes: Sizes, where: str) -> Item:
+    if row[_EXTRA]:
+        raise RejectedImage("bad_row", f"{where}: {row[_EXTRA]!r} stands beyond the last column; is a comma unquoted?")
     key, mask = _inside(row.get("path", ""), where), row.get("mask", "")
     split, label = row.get("split", "").lower(), row.get("label", "").lower()
     if split not in _SPLITS:
@@ -166,15 +192,23 @@ def _tables(source: Store, sizes: Sizes) -> dict[str, Iterable[tuple[int, dict[s
             text = source.get(key).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise LineError(f"{source.uri(key)} is not UTF-8 text: {error}") from error
-        lines = list(csv.reader(io.StringIO(text)))
-        header = [name.strip().lower() for name in lines[0]] if lines else []
-        if "path" in header:
-            found[key] = [
-                (number, dict(zip(header, (cell.strip() for cell in line), strict=False)))
-                for number, line in enumerate(lines[1:], start=2)
-                if any(cell.strip() for cell in line)
-            ]
+        reader = csv.reader(io.StringIO(text), strict=True)
+        try:
+            lines = [([cell.strip() for cell in line], reader.line_num) for line in reader]
+        except csv.Error as error:
+            raise LineError(f"{source.uri(key)} row {reader.line_num}: {error}; is a quote left open?") from error
+        header = [name.lower() for name in lines[0][0]] if lines else []
+        if "path" not in header:
+            continue
+        if twice := {name for name in header if name and header.count(name) > 1}:
+            raise LineError(f"{source.uri(key)}: the column {', '.join(sorted(twice))} stands there twice")
+        found[key] = [(number, _record(header, line)) for line, number in lines[1:] if any(line)]
     return found
+
+
+def _record(header: list[str], line: list[str]) -> dict[str, str]:
+    """The row by column, and under _EXTRA what stands beyond the last one."""
+    return dict(zip(header, line, strict=False)) | {_EXTRA: ",".join(filter(None, line[len(header) :]))}
 
 
 def _is_image(key: str) -> bool:

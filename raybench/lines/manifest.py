@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -12,7 +14,8 @@ from raybench.errors import IntegrityError, LineError, ObjectMissing
 from raybench.store import Store
 from raybench.units import digest
 
-SCHEMA_VERSION = 1
+# 2: images, their sizes and their masks are turned as EXIF says; 1 took pixels as stored.
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,31 @@ def read_manifest(lines: Store, line: str) -> Manifest:
             f"{lines.uri(key)} has schema version {found.schema_version}, this raybench reads {SCHEMA_VERSION}; "
             "pack the line again"
         )
+    if faults := _faults(found, line):
+        raise IntegrityError(f"{lines.uri(key)} contradicts itself: {'; '.join(faults)}")
     return found
+
+
+def _faults(manifest: Manifest, line: str) -> list[str]:
+    """What no packing writes: a manifest copied to another name, edited by hand, or made to mislead a reader."""
+    shards, keys = manifest.shards, [shard.key for shard in manifest.shards]
+    rows, counted = Counter[str](), Counter[str]()
+    for shard in shards:
+        rows[shard.split] += shard.rows
+    for name, count in manifest.counts.items():
+        counted[name.partition("/")[0]] += count
+    sides = (manifest.min_height, manifest.min_width)
+    shard_key = re.compile(rf"{re.escape(line)}/[a-z]+-\d+\.parquet")
+    checks = {
+        f"it is of the line {manifest.line!r}": manifest.line == line,
+        "a shard lies outside the line": all(map(shard_key.fullmatch, keys)),
+        "a shard stands there twice": len(set(keys)) == len(keys),
+        "a shard's sizes cannot be": all(0 < shard.footer_size < shard.size and shard.rows > 0 for shard in shards),
+        "its counts are not its shards' rows": rows == counted,
+        "its image sizes cannot be": min(sides) > 0,
+        "its white level cannot be": 255 <= manifest.white_level < 2**16,
+    }
+    return [fault for fault, passed in checks.items() if not passed]
 
 
 def write_manifest(lines: Store, manifest: Manifest) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from raybench.errors import LineError, ObjectMissing, RejectedImage
 from raybench.lines import layouts
-from raybench.lines.checks import ImageFacts, check_image, check_mask
+from raybench.lines.checks import ImageFacts, check_image, fit_mask
 from raybench.lines.layouts import Found, Item
 from raybench.lines.manifest import SCHEMA_VERSION, Manifest, Reject, ShardInfo, manifest_key, write_manifest
 from raybench.lines.shards import ROW_GROUP_MB, Row, describe, write_shard
@@ -158,9 +158,7 @@ class _Packing:
         try:
             image = self._get(item.image_id)
             facts = check_image(image)
-            mask = self._get(item.mask_key) if item.mask_key else None
-            if mask is not None:
-                check_mask(mask, facts.height, facts.width)
+            mask = fit_mask(self._get(item.mask_key), facts) if item.mask_key else None
         except RejectedImage as error:
             return Reject(item.image_id, error.reason, error.detail)
         row = Row(

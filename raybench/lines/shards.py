@@ -40,7 +40,8 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Row:
-    """One image. image, mask: encoded bytes, untouched. height, width: pixels. sha256: hex, of `image`."""
+    """One image. image: encoded bytes, untouched. mask: the same, but for one that was turned with its image (see
+    `checks.fit_mask`). height, width: pixels, turned as EXIF says. sha256: hex, of `image`."""
 
     image_id: str
     image: bytes

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from raybench.errors import IntegrityError
 from raybench.metrics import archive, curves
-from raybench.metrics.intervals import LEVEL, bootstrap, clopper_pearson, percentile_interval
+from raybench.metrics.intervals import LEVEL, RESAMPLES, bootstrap, clopper_pearson, percentile_interval
 from raybench.results import Number, Threshold
 
 _VERSION = 1
@@ -57,6 +57,11 @@ class ImageScores:
         found: Floats = self.scores[self.labels == label]
         return found
 
+    def only(self, image_ids: npt.NDArray[np.str_]) -> ImageScores:
+        """Those of these images; all of them must be there."""
+        at = np.searchsorted(self.image_ids, image_ids)
+        return ImageScores(self.image_ids[at], self.labels[at], self.scores[at])
+
     def to_bytes(self) -> bytes:
         arrays = {"image_ids": self.image_ids, "labels": self.labels, "scores": self.scores}
         return archive.to_bytes("image scores", _VERSION, arrays)
@@ -71,41 +76,23 @@ class ImageScores:
 class ImageQuality:
     image_auroc: Number
     image_ap: Number
+    image_f1_max: Number
     recall: Number
     false_alarm_rate: Number
 
 
-def image_quality(images: ImageScores, threshold: Threshold, seed: int = 0) -> ImageQuality:
+def image_quality(images: ImageScores, threshold: Threshold, draws: int = RESAMPLES, seed: int = 0) -> ImageQuality:
     """Quality on the images labelled ok and ng.
 
-    AUROC and AP have percentile intervals of a stratified bootstrap over images; recall (share of NG images above the
-    threshold) and false-alarm rate (of OK images) have Clopper-Pearson intervals.
+    AUROC, AP and the highest F1 have percentile intervals of a stratified bootstrap over images; recall (share of NG
+    images above the threshold) and false-alarm rate (of OK images) have Clopper-Pearson intervals.
     """
     ok, ng = images.of_label("ok"), images.of_label("ng")
-    auroc, ap = _ranking(ok, ng, seed)
-    return ImageQuality(auroc, ap, _share(ng, threshold, "NG"), _share(ok, threshold, "OK"))
+    auroc, ap, f1 = _ranking(ok, ng, draws, seed)
+    return ImageQuality(auroc, ap, f1, _share(ng, threshold, "NG"), _share(ok, threshold, "OK"))
 
 
-def paired_difference(first: ImageScores, second: ImageScores, resamples: int = 2000, seed: int = 0) -> Number:
-    """Image AUROC of `first` minus that of `second` on their common images, resampled together."""
-    _, a, b = np.intersect1d(first.image_ids, second.image_ids, assume_unique=True, return_indices=True)
-    labels = first.labels[a]
-    is_ok, is_ng = labels == "ok", labels == "ng"
-    if missing := _missing(int(is_ok.sum()), int(is_ng.sum())):
-        return missing
-    pairs = [(scores[is_ok], scores[is_ng]) for scores in (first.scores[a], second.scores[b])]
-    tables = [_Ranked(ok, ng) for ok, ng in pairs]
-
-    def difference(ok: Floats, ng: Floats) -> Floats:
-        return tables[0].auroc(ok, ng) - tables[1].auroc(ok, ng)
-
-    sizes = (int(is_ok.sum()), int(is_ng.sum()))
-    value = float(difference(*(np.ones((1, size)) for size in sizes))[0])
-    low, high = percentile_interval(bootstrap(sizes, difference, seed, resamples))
-    return Number(value, low, high, sum(sizes))
-
-
-class _Ranked:
+class Ranked:
     """Scores of OK and NG images in falling order, equal ones in one bucket."""
 
     def __init__(self, ok: Floats, ng: Floats) -> None:
@@ -125,21 +112,23 @@ class _Ranked:
     def auroc(self, ok: Floats, ng: Floats) -> Floats:
         return curves.auroc(*self._buckets(ok, ng))
 
-    def both(self, ok: Floats, ng: Floats) -> Floats:
+    def all(self, ok: Floats, ng: Floats) -> Floats:
+        """(3, B): AUROC, AP and the highest F1."""
         buckets = self._buckets(ok, ng)
-        return np.stack([curves.auroc(*buckets), curves.average_precision(*buckets)])
+        return np.stack([curves.auroc(*buckets), curves.average_precision(*buckets), curves.f1_max(*buckets)])
 
 
-def _ranking(ok: Floats, ng: Floats, seed: int) -> tuple[Number, Number]:
-    if missing := _missing(len(ok), len(ng)):
-        return missing, missing
-    ranked, sizes = _Ranked(ok, ng), (len(ok), len(ng))
-    auroc, ap = (float(value[0]) for value in ranked.both(np.ones((1, len(ok))), np.ones((1, len(ng)))))
-    samples = bootstrap(sizes, ranked.both, seed)
-    return tuple(  # type: ignore[return-value]
+def _ranking(ok: Floats, ng: Floats, draws: int, seed: int) -> list[Number]:
+    """AUROC, AP and the highest F1."""
+    if why := missing(len(ok), len(ng)):
+        return [why] * 3
+    ranked, sizes = Ranked(ok, ng), (len(ok), len(ng))
+    values = ranked.all(np.ones((1, len(ok))), np.ones((1, len(ng))))[:, 0].tolist()
+    samples = bootstrap(sizes, ranked.all, seed, draws)
+    return [
         Number(value, *_interval(value, sample, min(sizes)), sum(sizes))
-        for value, sample in zip((auroc, ap), samples, strict=True)
-    )
+        for value, sample in zip(values, samples, strict=True)
+    ]
 
 
 def _interval(value: float, samples: Floats, n: int) -> tuple[float, float]:
@@ -158,7 +147,8 @@ def _share(scores: Floats, threshold: Threshold, name: str) -> Number:
     return Number(hits / len(scores), *clopper_pearson(hits, len(scores)), len(scores))
 
 
-def _missing(ok: int, ng: int) -> Number | None:
+def missing(ok: int, ng: int) -> Number | None:
+    """Why nothing can be ranked, where one class has no images."""
     if ok and ng:
         return None
     return Number(None, n=ok + ng, reason=f"no {'NG' if ok else 'OK'} images in the test split")

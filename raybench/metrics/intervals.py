@@ -9,8 +9,8 @@ import numpy.typing as npt
 from scipy import stats
 
 LEVEL = 0.95
-RESAMPLES = 1000
-_CELLS = 20_000_000  # of a block of resamples: bounds memory
+RESAMPLES = 2000
+_CELLS = 1_000_000  # of a block of resamples: bounds memory
 
 Floats = npt.NDArray[np.float64]
 
@@ -30,10 +30,15 @@ def resamples(sizes: tuple[int, ...], count: int, seed: int, cells: int = 0) -> 
     block = max(1, _CELLS // max(*sizes, cells, 1))
     for start in range(0, count, block):
         rows = min(block, count - start)
-        yield tuple(
-            rng.multinomial(size, np.full(size, 1 / size), rows).astype(np.float64) if size else np.empty((rows, 0))
-            for size in sizes
-        )
+        yield tuple(_drawn(rng, rows, size) for size in sizes)
+
+
+def _drawn(rng: np.random.Generator, rows: int, size: int) -> Floats:
+    """(rows, size): how often each of `size` members is drawn in `size` draws."""
+    draws = (
+        rng.integers(0, max(size, 1), (rows, size), np.int32) + np.arange(rows, dtype=np.int32)[:, np.newaxis] * size
+    )
+    return np.bincount(draws.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
 
 
 def percentile_interval(samples: Floats) -> tuple[float, float]:

@@ -21,25 +21,26 @@ _ROUNDING = 1e-9  # (n + 1)(1 - budget) of an exact product may come out a hair 
 def conformal_threshold(scores: npt.NDArray[np.float64], budget: float) -> Threshold:
     """The threshold of (n,) held-back OK scores; flag what is above, not what is equal.
 
-    `value` is None when n is too small for the budget. Raises ValueError on scores that are not finite.
+    With too few images for the budget it is the highest of them, and what that promises is said: 1 / (n + 1). `value`
+    is None without any. Raises ValueError on scores that are not finite.
     """
     if not np.isfinite(scores).all():
         raise ValueError("held-back scores must be finite")
     n = len(scores)
-    typical = float(np.median(scores)) if n else None
-    rank = _rank(n, budget)
-    if rank > n:
-        needed = math.ceil(1 / budget - _ROUNDING) - 1
-        note = f"{n} held-back OK images; a false-alarm budget of {budget:g} needs at least {needed}"
-        return Threshold(None, n, budget, 0.0, typical, note)
-    low, high = far_interval(n, budget)
+    if n == 0:
+        return Threshold(None, 0, budget, 0.0, None, "no held-back OK images")
+    rank = min(_rank(n, budget), n)
+    promised = (n + 1 - rank) / (n + 1)
+    low, high = far_interval(n, rank)
     note = f"on {n} held-back OK images; the rate it really has lies in {low:.3f}..{high:.3f}"
-    return Threshold(float(np.sort(scores)[rank - 1]), n, budget, (n + 1 - rank) / (n + 1), typical, note)
+    if promised > budget + _ROUNDING:
+        needed = math.ceil(1 / budget - _ROUNDING) - 1
+        note += f"; a budget of {budget:g} needs at least {needed} images, these can promise {promised:.3f}"
+    return Threshold(float(np.sort(scores)[rank - 1]), n, budget, promised, float(np.median(scores)), note)
 
 
-def far_interval(n: int, budget: float) -> tuple[float, float]:
-    """Where the false-alarm rate of one threshold lies with 95 %: it is Beta(n + 1 - k, k) distributed."""
-    rank = _rank(n, budget)
+def far_interval(n: int, rank: int) -> tuple[float, float]:
+    """Where the false-alarm rate of the `rank`-th smallest of n scores lies with 95 %: Beta(n + 1 - rank, rank)."""
     spread = stats.beta(n + 1 - rank, rank)
     return float(spread.ppf((1 - LEVEL) / 2)), float(spread.ppf((1 + LEVEL) / 2))
 

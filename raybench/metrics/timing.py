@@ -12,13 +12,16 @@ import numpy.typing as npt
 from raybench.results import Speed
 
 MIN_REPEATS = 3
+_SHARES = 4  # of the budget
+_BATCH_REPEATS = 5
+_GAIN = 1.02  # a larger batch must bring at least this much more
 Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class TimingOptions:
-    """device, dtype, threads: conditions that are reported as they are. batch: for throughput; halved while memory
-    runs out. warmup, warmup_s: at least so many calls and so long before anything is timed. repeats: of each
+    """device, dtype, threads: conditions that are reported as they are. batch: the largest to try for throughput.
+    warmup, warmup_s: at least so many calls and so long before anything is timed. repeats: of each
     measurement, fewer when `budget_s` ends. synchronize: waits for the device. peak_memory_mb: the device's,
     afterwards. clock: seconds."""
 
@@ -38,19 +41,22 @@ class TimingOptions:
 def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Images], options: TimingOptions) -> Speed:
     """Speed of `run`, the model on (B, H, W, 3) uint8. prepare: image `i`, decoded and fitted, (1, H, W, 3).
 
-    Three measurements share the budget: the model on one image, decoding and fitting included, and on a batch.
+    Four measurements share the budget: decoding and fitting, the model on one image, both together, and batches.
     """
     one = prepare(0)
     _warm_up(lambda: run(one), options)
+    prepared = _repeat(prepare, options)
     alone = _repeat(lambda i: run(one), options)
     end_to_end = _repeat(lambda i: run(prepare(i)), options)
-    batch, times = _throughput(run, one, options)
+    best = _throughput(run, one, options)
     return Speed(
         p50_ms=float(np.median(alone)) * 1e3,
         p95_ms=float(np.quantile(alone, 0.95)) * 1e3,
+        prepare_ms=float(np.median(prepared)) * 1e3,
         end_to_end_ms=float(np.median(end_to_end)) * 1e3,
-        images_per_s=batch / float(np.median(times)),
-        batch=batch,
+        images_per_s=best.images_per_s,
+        batch=best.batch,
+        out_of_memory_at=best.out_of_memory_at,
         device=options.device,
         dtype=options.dtype,
         threads=options.threads,
@@ -67,21 +73,35 @@ def _warm_up(work: Callable[[], object], options: TimingOptions) -> None:
         calls += 1
 
 
-def _throughput(run: Callable[[Images], object], one: Images, options: TimingOptions) -> tuple[int, list[float]]:
-    """The largest batch that fits, and its times."""
-    images = np.repeat(one, options.batch, axis=0)
-    try:
-        run(images)
-        return options.batch, _repeat(lambda i: run(images), options)
-    except Exception as error:
-        if options.batch == 1 or "OutOfMemory" not in type(error).__name__:
-            raise
-    return _throughput(run, one, replace(options, batch=options.batch // 2))
+@dataclass(frozen=True)
+class _Batches:
+    batch: int = 0
+    images_per_s: float = 0.0
+    out_of_memory_at: int | None = None
+
+
+def _throughput(run: Callable[[Images], object], one: Images, options: TimingOptions) -> _Batches:
+    """The batch with the most images a second: doubled until memory runs out or a larger one gains nothing."""
+    best, batch, few = _Batches(), 1, replace(options, repeats=_BATCH_REPEATS)
+    while batch <= options.batch:
+        images = np.repeat(one, batch, axis=0)
+        try:
+            run(images)
+            images_per_s = batch / float(np.median(_repeat(lambda i: run(images), few)))  # noqa: B023
+        except Exception as error:
+            if batch == 1 or not (isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__):
+                raise
+            return replace(best, out_of_memory_at=batch)
+        if images_per_s < best.images_per_s * _GAIN:
+            return best
+        best = _Batches(batch, images_per_s)
+        batch *= 2
+    return best
 
 
 def _repeat(work: Callable[[int], object], options: TimingOptions) -> list[float]:
-    """Seconds of each call, at least three, within a third of the budget."""
-    end = options.clock() + options.budget_s / 3
+    """Seconds of each call, at least three, within a share of the budget."""
+    end = options.clock() + options.budget_s / _SHARES
     times: list[float] = []
     while len(times) < MIN_REPEATS or (len(times) < options.repeats and options.clock() < end):
         options.synchronize()

@@ -59,19 +59,22 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             kind = getattr(image_models, self.name)
-            arguments = self._offline(kind, Path(folder)) | dict(self.settings.init)
-            return Wrapped(kind(pre_processor=self._normalisation(kind), **_SWITCHES, **arguments), self.size)
+            ours = self._offline(kind, Path(folder))
+            processor = PreProcessor(transform=Compose([Resize(self.size), *self._normalisation(kind, ours)]))
+            return Wrapped(kind(pre_processor=processor, **_SWITCHES, **(ours | dict(self.settings.init))), self.size)
 
     @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
 
-    def _normalisation(self, kind: Any) -> PreProcessor:
-        """The model's own pre-processor without cropping; its size, which some models ask for, is that of the input."""
+    def _normalisation(self, kind: Any, ours: Mapping[str, Any]) -> list[Normalize]:
+        """That of the model's own pre-processor; of the backbone where it is one of raybench's."""
+        if "backbone" in ours:
+            chosen = BACKBONES[self.settings.backbone]
+            return [Normalize(chosen.mean, chosen.std)]
         whole = kind.configure_pre_processor(image_size=self.size).transform
         parts = whole.transforms if isinstance(whole, Compose) else [whole]
-        normalising = [part for part in parts if isinstance(part, Normalize)]
-        return PreProcessor(transform=Compose([Resize(self.size), *normalising]))
+        return [part for part in parts if isinstance(part, Normalize)]
 
     def _offline(self, kind: type, folder: Path) -> dict[str, Any]:
         """Constructor arguments that give the model a backbone of raybench's, where it takes one."""

@@ -58,7 +58,7 @@ class Draem(TorchDetector[DraemSettings]):
 
     def _textures(self, images: TrainImages, folder: Path, context: FitContext) -> Path:
         if self.settings.textures == "dtd":
-            return unpacked(context.weights["dtd"], folder)
+            return unpacked(context.weights["dtd"])
         crops = Crops(images, min(self.height, self.width), context.seed, torch.device("cpu"))
         for at in range(_TEXTURES):
             texture = (crops.altered(1) if at % 2 else crops.scrambled(1))[0]

@@ -1,13 +1,14 @@
 """EfficientAD-S (Batzner et al. 2023, arXiv:2303.14535): anomalib's model, losses and maps, with a teacher of our own.
 
-anomalib downloads its teacher and the ImageNette images that keep the student from generalising. Here the teacher comes
-from the weights store or is distilled on the spot (see `pdn`), and scrambled crops stand for images that are not OK.
+anomalib downloads its teacher and the ImageNette images that keep the student from generalising. Here both come from
+the weights store; or the teacher is distilled on the spot (see `pdn`), and scrambled crops stand for ImageNette.
 The student's last layer is linear, and solved in closed form after the optimiser's steps, so that a short training is
 not wasted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,10 @@ from raybench.models.catalog import LITE0
 from raybench.models.crops import Crops
 from raybench.models.ridge import Ridge, fit_last, patches
 from raybench.models.settings import EfficientAdSettings
+from raybench.models.strangers import Strangers
 from raybench.models.tensors import Clock, Subset, TorchDetector, to_tensor
+from raybench.models.training import Plateau, steps_between_checks
+from raybench.models.weights import unpacked
 from raybench.results import Provenance
 
 _HELD_BACK = 4
@@ -45,12 +49,22 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         crops = Crops(Subset(images, order[len(held) :]), chosen.crop_px, context.seed, self.device)
         self.details = self._teach(module.teacher, crops, clock, context)
         kept = order[len(held) :][: chosen.remembered]
-        pair = _Pair(module, to_tensor(images.batch(kept), self.device), crops, context.seed, chosen.lr)
+        unseen = to_tensor(images.batch(held), self.device)
+        pair = _Pair(module, to_tensor(images.batch(kept), self.device), unseen, context.seed, chosen.lr)
         self.details["autoencoder_steps"] = pair.autoencode(clock.steps(chosen.autoencoder_steps, _AUTOENCODE))
-        self.details["steps"] = pair.join(clock.steps(chosen.steps, _JOIN))
+        self.details["steps"] = pair.join(
+            clock.steps(chosen.steps, _JOIN), self._not_ok(crops, context), steps_between_checks(chosen.steps)
+        )
         self.details["stopped_by_budget"] = clock.stopped_early
         pair.close()
-        _set_quantiles(module, to_tensor(images.batch(held), self.device))
+        _set_quantiles(module, unseen)
+
+    def _not_ok(self, crops: Crops, context: FitContext) -> Callable[[int], Tensor]:
+        """Draws of images (N, 3, h, w) in [0, 1] that are not OK."""
+        if self.settings.not_ok == "line":
+            return crops.scrambled
+        folder = unpacked(context.weights[self.settings.not_ok])
+        return Strangers(folder, self.height, self.width, context.seed, self.device).take
 
     def _teach(self, teacher: Any, crops: Crops, clock: Clock, context: FitContext) -> dict[str, Any]:
         chosen = self.settings
@@ -62,7 +76,8 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         return {"teacher_sha256": file.sha256}
 
     def card(self) -> Card:
-        note = f"{self._teacher_note()}; scrambled crops in place of ImageNette"
+        not_ok = {"line": "scrambled crops of the line", "imagenette": "ImageNette"}[self.settings.not_ok]
+        note = f"{self._teacher_note()}; images that are not OK: {not_ok}"
         provenance: Provenance = "official" if self.settings.teacher == "pdn-official" else "distilled"
         return Card("efficient_ad", "pdn-small", provenance, note, self.parameters(), details=self.details)
 
@@ -74,10 +89,13 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
 
 
 class _Pair:
-    """Student and autoencoder in training, on a few remembered images and their teacher features."""
+    """Student and autoencoder in training, on a few remembered images and their teacher features.
 
-    def __init__(self, model: Any, images: Tensor, crops: Crops, seed: int, lr: float) -> None:
-        self.model, self.images, self.crops, self.lr = model, images, crops, lr
+    held: images (N, 3, H, W) that no step sees.
+    """
+
+    def __init__(self, model: Any, images: Tensor, held: Tensor, seed: int, lr: float) -> None:
+        self.model, self.images, self.held, self.lr = model, images, held, lr
         self.random = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             raw = torch.cat([model.teacher(one) for one in images.split(1)])  # type: ignore[no-untyped-call]
@@ -95,24 +113,42 @@ class _Pair:
 
         return self._descend(optimiser, loss, steps)
 
-    def join(self, steps: Any) -> int:
-        """Both together by the paper's losses: hard features, penalty, student against autoencoder."""
+    def join(self, steps: Iterable[int], not_ok: Callable[[int], Tensor], every: int) -> int:
+        """Both together by the paper's losses: hard features, penalty, student against autoencoder.
+
+        Ends early when the maps of held-back images, looked at after `every` steps, no longer get darker.
+        """
         self.model.train()
         parameters = [*self.model.student.parameters(), *self.model.ae.parameters()]
         optimiser = torch.optim.Adam(parameters, lr=self.lr)
 
         def loss(at: Tensor) -> Tensor:
-            parts = self.model(self.images[at], self.crops.scrambled(1))
+            parts = self.model(self.images[at], not_ok(1))
             return torch.stack(list(parts)).sum()
 
-        return self._descend(optimiser, loss, steps)
+        return self._descend(optimiser, loss, self._until_plateau(steps, every))
 
-    def _descend(self, optimiser: torch.optim.Optimizer, loss_of: Any, steps: Any) -> int:
+    def _until_plateau(self, steps: Iterable[int], every: int) -> Iterator[int]:
+        plateau = Plateau()
+        for at in steps:
+            if at and at % every == 0 and plateau.reached(self._held_back_loss()):
+                return
+            yield at
+
+    def _held_back_loss(self) -> float:
+        """Mean of both maps on the images that no step sees."""
+        with torch.no_grad():
+            pairs = [self.model.get_maps(one) for one in self.held.split(1)]  # type: ignore[no-untyped-call]
+            return sum(float(each.mean()) for pair in pairs for each in pair)
+
+    def _descend(
+        self, optimiser: torch.optim.Optimizer, loss_of: Callable[[Tensor], Tensor], steps: Iterable[int]
+    ) -> int:
         done = 0
         for _ in steps:
             loss = loss_of(torch.randint(len(self.images), (1,), generator=self.random))
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             done += 1
         return done

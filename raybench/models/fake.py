@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from raybench.errors import BadScores, IntegrityError, LineError, ModelError
+from raybench.errors import IntegrityError, LineError, ModelError
 from raybench.models.base import Card, FitContext, Images, Scored, TrainImages
 from raybench.models.settings import FakeSettings
 
@@ -53,11 +55,22 @@ class Fake:
         away = np.abs(self._shrink(images) - self._mean) / (self._deviation + _NOISE)
         cells = away.max(axis=3).astype(np.float32)
         scores = cells.reshape(len(images), -1).max(axis=1).astype(np.float64)
-        if self.settings.nan_in_score:
-            raise BadScores(f"{len(images)} of {len(images)} scores are not finite")
         size = (self.width, self.height)
         maps = [cv2.resize(cell, size, interpolation=cv2.INTER_LINEAR) for cell in cells]
-        return Scored(scores, np.array(maps, np.float32).reshape(len(images), self.height, self.width))
+        return self._spoilt(scores, np.array(maps, np.float32).reshape(len(images), self.height, self.width), images)
+
+    def _spoilt(self, scores: npt.NDArray[np.float64], maps: npt.NDArray[np.float32], images: Images) -> Scored:
+        """What the settings ask for in place of right scores and heat maps."""
+        chosen = self.settings
+        if chosen.nan_in_score:
+            scores[:] = np.nan
+        if chosen.poison_above is not None:
+            maps[images.max(axis=(1, 2, 3)) > chosen.poison_above] = np.inf
+        if chosen.wrong_shape:
+            scores = scores[:, np.newaxis]
+        if chosen.mb_per_image:
+            _allocate(chosen.mb_per_image * len(images), chosen.memory_mb)
+        return Scored(scores, maps)
 
     def save(self, folder: Path) -> None:
         save_file({"mean": self._mean, "deviation": self._deviation}, folder / _FILE)
@@ -87,6 +100,8 @@ class Fake:
         chosen = self.settings
         if chosen.sleep_s:
             time.sleep(chosen.sleep_s)
+        if chosen.hang_in == phase:
+            threading.Event().wait()
         if chosen.kill_in == phase and self._may_kill():
             os.kill(os.getpid(), signal.SIGKILL)
         if chosen.fail_in == phase:
@@ -100,3 +115,14 @@ class Fake:
         except FileExistsError:
             return False
         return True
+
+
+def _allocate(megabytes: float, limit_mb: float) -> None:
+    """Take memory and give it back. Raises MemoryError, from the allocator, above `limit_mb`."""
+    address_space = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space + int(limit_mb * 2**20), before[1]))
+    try:
+        np.ones(int(megabytes * 2**20), np.uint8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

@@ -7,10 +7,8 @@ optimiser trains its first three layers; the last one is linear, and solved in c
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,9 +162,8 @@ def load(teacher: SmallPatchDescriptionNetwork, name: str, file: WeightsFile) ->
 
 
 def _official(file: WeightsFile) -> dict[str, Tensor]:
-    with tempfile.TemporaryDirectory() as folder:
-        found = next(weights.unpacked(file, Path(folder)).rglob(_OFFICIAL_FILE), None)
-        if found is None:
-            raise KeyError(_OFFICIAL_FILE)
-        state: dict[str, Tensor] = torch.load(found, map_location="cpu", weights_only=True)
-        return state
+    found = next(weights.unpacked(file).rglob(_OFFICIAL_FILE), None)
+    if found is None:
+        raise KeyError(_OFFICIAL_FILE)
+    state: dict[str, Tensor] = torch.load(found, map_location="cpu", weights_only=True)
+    return state

@@ -127,6 +127,8 @@ def _weights(chosen: settings.Settings) -> Iterator[str]:
         yield from filter(None, [asset])
     if isinstance(chosen, settings.EfficientAdSettings):
         yield LITE0 if chosen.teacher == "line" else chosen.teacher
+        if chosen.not_ok != "line":
+            yield chosen.not_ok
     if isinstance(chosen, settings.DraemSettings) and chosen.textures != "line":
         yield chosen.textures
 

@@ -126,16 +126,18 @@ class EfficientAdSettings(Settings):
     """teacher: "line" (distilled here, on crops of crop_px pixels of the line's OK images, in distil_steps), or from
     the weights store "pdn-lite0" or "pdn-official". autoencoder_steps: of the autoencoder alone. steps: of student and
     autoencoder together, on at most `remembered` images, whose teacher features are kept. lr: Adam's learning rate,
-    for all."""
+    for all. not_ok: the images that keep the student from generalising: "line" (scrambled crops of the line's OK
+    images) or "imagenette" (from the weights store)."""
 
     teacher: Literal["line", "pdn-lite0", "pdn-official"] = "line"
+    not_ok: Literal["line", "imagenette"] = "line"
     distil_steps: int = Field(10_000, ge=0)
     autoencoder_steps: int = Field(2000, ge=0)
     steps: int = Field(70_000, ge=0)
     lr: float = Field(1e-4, gt=0)
     crop_px: int = Field(64, ge=40)
     remembered: int = Field(256, ge=1)
-    CPU = {"distil_steps": 300, "autoencoder_steps": 200, "steps": 100, "lr": 1e-3, "remembered": 6}
+    CPU = {"distil_steps": 300, "autoencoder_steps": 100, "steps": 50, "lr": 1e-3, "remembered": 6}
 
 
 class AnomalibSettings(Settings):
@@ -153,12 +155,19 @@ class AnomalibSettings(Settings):
 
 
 class FakeSettings(Settings):
-    """grid: side of the low-resolution mean image. The rest injects faults: where to fail or to be killed
-    (only once, when `kill_once_marker` names a file that does not exist yet), NaN scores, sleep."""
+    """grid: side of the low-resolution mean image. The rest injects faults: where to fail, to hang or to be killed
+    (only once, when `kill_once_marker` names a file that does not exist yet), NaN scores, scores of a wrong shape,
+    infinite heat on images with a brighter pixel than `poison_above`, sleep, and mb_per_image of memory taken while
+    memory_mb are allowed."""
 
     grid: int = Field(32, ge=2)
     fail_in: Literal["none", "fit", "score"] = "none"
+    hang_in: Literal["none", "fit", "score"] = "none"
     kill_in: Literal["none", "fit", "score"] = "none"
     kill_once_marker: str = ""
     nan_in_score: bool = False
+    wrong_shape: bool = False
+    poison_above: int | None = None
     sleep_s: float = Field(0.0, ge=0)
+    mb_per_image: float = Field(0.0, ge=0)
+    memory_mb: float = Field(64.0, ge=0)

@@ -38,6 +38,10 @@ class Plateau:
         return self.waited >= PATIENCE
 
 
+def steps_between_checks(steps: int) -> int:
+    return max(LEAST_STEPS, steps // CHECKS)
+
+
 @dataclass
 class Trained:
     """What a loop did. loss_first, loss_last: means over the first and the last ten steps."""
@@ -97,7 +101,7 @@ def walk(
     kept = Subset(images, order[len(held) :])
     draws, clock, plateau, done = Draws(len(kept), context.seed), Clock(context.budget_s), Plateau(), Trained()
     done.held_back = len(held)
-    every = max(LEAST_STEPS, chosen.steps // CHECKS)
+    every = steps_between_checks(chosen.steps)
     module.train()
     for at in clock.steps(chosen.steps):
         batch = to_tensor(kept.batch(draws.take(chosen.batch)), device)

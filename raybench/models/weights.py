@@ -175,13 +175,19 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def unpacked(archive: WeightsFile, folder: Path) -> Path:
-    """The tar or zip archive's files below `folder`; members that lead elsewhere are refused. Raises
-    WeightsCorrupt."""
-    try:
-        shutil.unpack_archive(archive.path, folder, filter=None if archive.path.suffix == ".zip" else "data")
-    except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, OSError) as error:
-        raise WeightsCorrupt(f"{archive.path} cannot be unpacked: {error}") from error
+def unpacked(archive: WeightsFile) -> Path:
+    """The folder of the tar or zip archive's files, unpacked beside it once per node; members that lead elsewhere are
+    refused. Raises WeightsCorrupt."""
+    folder = archive.path.with_name("unpacked")
+    with _locked(archive.path.with_name("lock")):
+        if not folder.exists():
+            written = folder.with_name(uuid.uuid4().hex)
+            try:
+                shutil.unpack_archive(archive.path, written, filter=None if archive.path.suffix == ".zip" else "data")
+            except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, OSError) as error:
+                shutil.rmtree(written, ignore_errors=True)
+                raise WeightsCorrupt(f"{archive.path} cannot be unpacked: {error}") from error
+            written.rename(folder)
     return folder
 
 

@@ -1,24 +1,40 @@
-"""The report as one self-contained page: no script, no outside address, everything from the data escaped."""
+"""The report as one self-contained page: no outside address, everything from the data escaped.
+
+The page's two scripts (Plotly and `page.js`) are inlined and named by their hash in its content security policy, so
+nothing that comes from the data can ever run. Without scripts all but the charts is there.
+"""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.resources
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jinja2
+from plotly.offline import get_plotlyjs
 
 from raybench.findings.board import Board
-from raybench.findings.flags import Flag
+from raybench.findings.flags import Flag, Seen
 from raybench.findings.rows import Row
+from raybench.findings.verdict import CRITERIA, shown
+from raybench.reports.charts import Chart, charts
 from raybench.reports.gallery import Picture
-from raybench.reports.tables import LINE_HEADERS, OVERALL_HEADERS, conditions, line_cells, overall_cells
+from raybench.reports.tables import (
+    AUROC_COLUMN,
+    EXPLAINED,
+    LINE_HEADERS,
+    OVERALL_HEADERS,
+    conditions,
+    line_cells,
+    overall_cells,
+)
 from raybench.results import Number
 
 FLAGS_SHOWN = 50
-_PLOT_WIDTH, _PLOT_HEIGHT, _PLOT_EDGE = 520, 220, 40
+NOT_FLAGGED = "not flagged"
 
 
 @dataclass(frozen=True)
@@ -30,43 +46,68 @@ class Bar:
     value: float
 
 
-@dataclass(frozen=True)
-class Dot:
-    """A model in the plot of quality against speed, in pixels of the plot."""
-
-    model: str
-    x: float
-    y: float
-    low: float
-    high: float
-    named: bool
-
-
-@dataclass(frozen=True)
-class Plot:
-    dots: tuple[Dot, ...]
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-
-
-def render(board: Board, flags: Sequence[Flag], pictures: Sequence[Picture]) -> str:
-    """The page. pictures: in the order they are shown, grouped by line."""
+def render(board: Board, flags: Sequence[Flag], pictures: Sequence[Picture], seen: Sequence[Seen] = ()) -> str:
+    """The page. pictures: in the order they are shown, grouped by line. seen: every image, for the charts."""
     by_line = {line: list(group) for line, group in itertools.groupby(pictures, key=lambda picture: picture.line)}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = importlib.resources.files("raybench.reports").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    kinds = {(flag.line, flag.image_id): flag.kind for flag in flags}
+
+    def reason_of(picture: Picture) -> str:
+        return kinds.get((picture.line, picture.image_id), NOT_FLAGGED)
+
+    def choices(line: str) -> dict[str, list[str]]:
+        """What can be filtered by, and its values."""
+        shown_flags = [flag for flag in flags if flag.line == line][:FLAGS_SHOWN]
+        of_line = by_line.get(line, [])
+        found = {
+            "label": {*(flag.label for flag in shown_flags), *(picture.label for picture in of_line)},
+            "model": {model for models in _models(shown_flags, of_line) for model in models},
+            "reason": {*(flag.kind for flag in shown_flags), *(reason_of(picture) for picture in of_line)},
+        }
+        return {name: sorted(values) for name, values in found.items()}
+
+    def charts_of(line: str) -> list[Chart]:
+        return charts(board.rows_of(line), [one for one in seen if one.line == line], board.verdict_on(line).run)
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    scripts = (get_plotlyjs(), _part("page.js"))
+    return environment.from_string(_part("page.html.j2")).render(
         board=board,
         line_headers=LINE_HEADERS,
+        auroc_column=AUROC_COLUMN,
         overall_headers=OVERALL_HEADERS,
+        explained=EXPLAINED,
+        criteria=CRITERIA,
         line_cells=line_cells,
         overall=overall_cells(board),
         bar=_bar,
-        plot=lambda line: _plot(board.rows_of(line), board.verdict_on(line).run),
+        defect_kinds=_defect_kinds,
+        found_of=_found_of,
+        charts_of=charts_of,
+        choices=choices,
+        reason_of=reason_of,
         pictures=by_line,
         flags={line: [flag for flag in flags if flag.line == line] for line in board.lines},
         flags_shown=FLAGS_SHOWN,
         conditions=conditions(board),
+        style=_part("page.css"),
+        scripts=scripts,
+        script_sources=" ".join(_source(script) for script in scripts),
     )
+
+
+def _part(name: str) -> str:
+    return importlib.resources.files("raybench.reports").joinpath(name).read_text(encoding="utf-8")
+
+
+def _source(script: str) -> str:
+    """What a content security policy calls a script by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _models(flags: Sequence[Flag], pictures: Sequence[Picture]) -> list[tuple[str, ...]]:
+    return [*(flag.models for flag in flags), *(picture.flagged_by for picture in pictures)]
 
 
 def _bar(row: Row) -> Bar | None:
@@ -76,40 +117,14 @@ def _bar(row: Row) -> Bar | None:
     return Bar(100 * number.low, max(100 * (number.high - number.low), 0.5), 100 * number.value)
 
 
-def _plot(rows: Sequence[Row], named: str | None) -> Plot | None:
-    """Image AUROC against ms/image on a logarithmic scale; None with fewer than two models to show."""
-    shown = [
-        (row.model, row.quality.image_auroc, row.speed.p50_ms)
-        for row in rows
-        if row.quality and row.speed and row.quality.image_auroc.value is not None
-    ]
-    if len(shown) < 2:
-        return None
-    times = [ms for _, _, ms in shown]
-    lows = [number.low if number.low is not None else number.value or 0.0 for _, number, _ in shown]
-    x_range = (math.log10(min(times)) - 0.15, math.log10(max(times)) + 0.35)
-    y_range = (math.floor(min(lows) * 20) / 20, 1.0)
-
-    def x(ms: float) -> float:
-        share = (math.log10(ms) - x_range[0]) / (x_range[1] - x_range[0])
-        return _PLOT_EDGE + share * (_PLOT_WIDTH - _PLOT_EDGE - 8)
-
-    def y(auroc: float) -> float:
-        share = (auroc - y_range[0]) / max(y_range[1] - y_range[0], 0.05)
-        return (_PLOT_HEIGHT - 28) - share * (_PLOT_HEIGHT - 40)
-
-    dots = tuple(_dot(model, number, x(ms), y, model == named) for model, number, ms in shown)
-    x_ticks = tuple((x(ms), f"{ms:g} ms") for ms in _decades(*(10**end for end in x_range)))
-    steps = [y_range[0] + (1 - y_range[0]) * part / 4 for part in range(5)]
-    return Plot(dots, x_ticks, tuple((y(step), f"{step:.2f}") for step in steps))
+def _kinds(row: Row) -> dict[str, Number]:
+    return {**row.regions.by_type, **row.regions.by_size} if row.regions else {}
 
 
-def _dot(model: str, number: Number, x: float, y: Callable[[float], float], named: bool) -> Dot:
-    value = number.value or 0.0
-    low, high = (value if end is None else end for end in (number.low, number.high))
-    return Dot(model, x, y(value), y(low), y(high), named)
+def _defect_kinds(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """Types and sizes of the line's masked defects, and how many there are."""
+    return list({kind: number.n for row in rows for kind, number in _kinds(row).items()}.items())
 
 
-def _decades(low: float, high: float) -> list[float]:
-    marks = [digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5)]
-    return [mark for mark in marks if low <= mark <= high]
+def _found_of(row: Row, kind: str) -> str:
+    return shown(_kinds(row).get(kind, Number(None)))

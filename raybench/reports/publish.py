@@ -11,6 +11,7 @@ from pathlib import Path
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Seen, build_flags, look, top_images
 from raybench.findings.non_square import Twin
+from raybench.ledger import Ledger
 from raybench.lines.decode import decode_image, decode_mask
 from raybench.lines.fit import InputFit, to_source
 from raybench.lines.manifest import Manifest
@@ -55,6 +56,7 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
         versions=versions(),
         false_alarm_budget=plan.experiment.false_alarm_budget,
         pending=len(plan.units) - len(rows),
+        weights=plan.experiment.verdict.model_dump(),
     )
     board = build_board(results, scores, context, list(_twins(plan, finished)))
     seen = look(results, scores)
@@ -64,13 +66,14 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
     run.put_report("flags.parquet", flags_parquet(flags))
-    run.put_report("index.html", render(board, flags, pictures).encode())
+    run.put_report("index.html", render(board, flags, pictures, seen).encode())
     return board
 
 
 def publish_again(plan: Plan) -> Board:
     """The report of what is done by now."""
-    return publish(plan, Run(plan.store, plan.experiment.name), datetime.now(UTC).isoformat(timespec="seconds"))
+    run = Run(plan.store, plan.experiment.name)
+    return publish(plan, Run(plan.store, run.name, Ledger.read(run)), datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def download(run: Run, folder: Path) -> Path:

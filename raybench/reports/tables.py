@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,26 +18,66 @@ from raybench.findings.board import Board, Overall
 from raybench.findings.flags import Flag
 from raybench.findings.non_square import NonSquare
 from raybench.findings.rows import Row
-from raybench.findings.verdict import shown
-from raybench.results import Number
+from raybench.findings.verdict import CRITERIA, Verdict, shown
+from raybench.results import Number, RegionRecall
 
 _BOARD = TypeAdapter(Board)
 BUSY = 0.15  # from here on, a time is reported with the load it was taken under
 LINE_HEADERS = (
     "model",
+    "rank",
     "weights",
     "image AUROC",
     "recall",
     "false alarms",
-    "pixel AUROC",
+    "defects found",
     "AU-PRO",
+    "heat map",
     "ms/image",
     "test min",
     "MB",
     "non-square",
     "conclusion",
 )
-OVERALL_HEADERS = ("model", "weights", "lines", *LINE_HEADERS[2:10], "conclusion")
+NOT_ON_TERMINALS = ("weights", "test min")
+AUROC_COLUMN = LINE_HEADERS.index("image AUROC")
+OVERALL_HEADERS = (
+    "model",
+    "rank",
+    "weights",
+    "lines",
+    "image AUROC",
+    "recall",
+    "false alarms",
+    "defects found",
+    "pixel AUROC",
+    "AU-PRO",
+    "ms/image",
+    "test min",
+    "MB",
+    "conclusion",
+)
+
+
+EXPLAINED = {
+    "rank": "All places that the intervals of the differences between models leave; 1 is best.",
+    "weights": "Where the network's weights come from: imagenet, distilled, official, random, or none.",
+    "lines": "Lines on which the model finished.",
+    "image AUROC": "How often an NG image scores higher than an OK one; 0.5 is a coin. In brackets: 95 % interval.",
+    "recall": "Share of NG images above the threshold, which was set from OK images alone.",
+    "false alarms": "Share of OK test images above the threshold, beside what the held-back OK images can promise.",
+    "defects found": "Share of the masks' regions that the heat map touches above its own OK-only threshold.",
+    "pixel AUROC": "As image AUROC, pixel by pixel, at the source's own resolution.",
+    "AU-PRO": "How much of each defect's region is covered, up to 30 % false-positive pixels.",
+    "heat map": "From AU-PRO, noise around defects and noise on OK images; the worst of the three counts.",
+    "ms/image": "Model only, one image at a time, median, alone on the device.",
+    "test min": "The whole test set one by one, decoding included, in minutes.",
+    "MB": "The saved detector: all that is needed to score (10^6 bytes).",
+    "non-square": "What keeping the aspect is worth against squashed images.",
+    "conclusion": "best, good, not good, or not enough images to tell; and why.",
+    "excess": "How far above the threshold, in units of how far the threshold lies above a typical OK image.",
+    "flagged by": "Models above whose threshold the image lies.",
+}
 
 
 def board_json(board: Board) -> bytes:
@@ -55,7 +96,10 @@ def board_csv(board: Board) -> bytes:
 
 def board_md(board: Board) -> str:
     """GitHub tables: the overall one first, then one per line, then the conditions."""
-    parts = [f"# {board.context.run}", "", "## All lines", "", *_markdown(OVERALL_HEADERS, overall_cells(board))]
+    parts = [f"# {board.context.run}", "", "## All lines", ""]
+    if board.over_all:
+        parts += [board.over_all.sentence, ""]
+    parts += _markdown(OVERALL_HEADERS, overall_cells(board))
     for line in board.lines:
         cells = [line_cells(board, row) for row in board.rows_of(line)]
         parts += ["", f"## {line}", "", board.verdict_on(line).sentence, "", *_markdown(LINE_HEADERS, cells)]
@@ -63,7 +107,7 @@ def board_md(board: Board) -> str:
 
 
 def flags_parquet(flags: Sequence[Flag]) -> bytes:
-    columns = ["line", "image_id", "label", "models", "of", "score", "reason"]
+    columns = ["line", "image_id", "label", "models", "of", "score", "kind", "reason"]
     rows = [asdict(flag) | {"models": list(flag.models)} for flag in flags]
     sink = io.BytesIO()
     pd.DataFrame(rows, columns=columns).to_parquet(sink, index=False)
@@ -77,7 +121,7 @@ def console_board(board: Board) -> RenderableType:
         parts.append(Text(board.verdict_on(line).sentence, style="bold"))
         parts.append(_table(LINE_HEADERS, [line_cells(board, row) for row in board.rows_of(line)]))
     if len(board.lines) > 1:
-        parts.append(Text("All lines (means)", style="bold"))
+        parts.append(Text(board.over_all.sentence if board.over_all else "all lines", style="bold"))
         parts.append(_table(OVERALL_HEADERS, overall_cells(board)))
     parts += [Text(text, style="dim") for text in conditions(board)]
     return Group(*parts)
@@ -86,42 +130,65 @@ def console_board(board: Board) -> RenderableType:
 def line_cells(board: Board, row: Row) -> list[str]:
     """The cells of LINE_HEADERS."""
     quality, speed, size = row.quality, row.speed, row.size
+    verdict = board.verdict_on(row.line)
     return [
         row.model,
+        rank(verdict, row.model),
         row.provenance or "–",
         shown(quality.image_auroc) if quality else "–",
         shown(quality.recall) if quality else "–",
-        short(quality.false_alarm_rate) if quality else "–",
-        short(quality.pixel_auroc) if quality else "–",
+        _alarms(row),
+        shown(row.regions.all) if row.regions else "–",
         shown(quality.au_pro) if quality else "–",
+        str(row.heat) if row.heat else "–",
         f"{speed.p50_ms:.1f}" if speed else "–",
         f"{row.test_minutes:.2f}" if row.test_minutes is not None else "–",
         f"{size.disk_mb:.1f}" if size else "–",
         row.non_square.text or "–",
-        board.verdict_on(row.line).conclusions.get(row.model, ""),
+        _conclusion(verdict.grades.get(row.model, ""), verdict.conclusions.get(row.model, "")),
     ]
+
+
+def rank(verdict: Verdict | None, model: str) -> str:
+    """The place, or the places that it may have."""
+    if verdict is None or model not in verdict.places:
+        return "–"
+    best, worst = verdict.places[model]
+    return str(best) if best == worst else f"{best}–{worst}"
+
+
+def _alarms(row: Row) -> str:
+    """The false-alarm rate on OK test images beside the one that is promised."""
+    if row.quality is None or row.threshold is None:
+        return "–"
+    return f"{shown(row.quality.false_alarm_rate)}, promised {row.threshold.promised:.3f}"
+
+
+def _conclusion(grade: str, why: str) -> str:
+    return f"{grade}: {why}" if grade and why else grade or why
 
 
 def overall_cells(board: Board) -> list[list[str]]:
     """The cells of OVERALL_HEADERS, one list per model."""
-    return [_overall_cells(one) for one in board.overall]
+    return [_overall_cells(board, one) for one in board.overall]
 
 
-def _overall_cells(one: Overall) -> list[str]:
+def _overall_cells(board: Board, one: Overall) -> list[str]:
     def plain(value: float | None, digits: int) -> str:
         return "–" if value is None else f"{value:.{digits}f}"
 
     lines = f"{one.lines}, {one.failed} failed" if one.failed else str(one.lines)
-    quality = (one.image_auroc, one.recall, one.false_alarm_rate, one.pixel_auroc, one.au_pro)
+    quality = (one.image_auroc, one.recall, one.false_alarm_rate, one.region_recall, one.pixel_auroc, one.au_pro)
     return [
         one.model,
+        rank(board.over_all, one.model),
         one.provenance or "–",
         lines,
         *(plain(value, 3) for value in quality),
         plain(one.ms_per_image, 1),
         plain(one.test_minutes, 2),
         plain(one.size_mb, 1),
-        one.conclusion,
+        _conclusion(one.grade, one.conclusion),
     ]
 
 
@@ -132,11 +199,18 @@ def conditions(board: Board) -> list[str]:
         {f"{speed.device}, {speed.dtype}, {speed.threads} threads" for row in board.rows if (speed := row.speed)}
     )
     texts = [
-        "intervals: 95 %, over images; recall at the OK-only threshold with a false-alarm budget of "
-        f"{context.false_alarm_budget:.0%}",
+        "intervals: 95 %, over images; rank: all places that the intervals leave; recall and false alarms at the "
+        f"OK-only threshold with a budget of {context.false_alarm_budget:.0%}; promised: what the held-back OK images "
+        "can promise on average",
+        "defects found: regions of the masks that the heat map touches, above the value that at most that share of OK "
+        "images reaches anywhere",
         "ms/image: model only, batch 1, median, alone on the device; test min: the test set one by one, "
         "decoding included; MB: the saved detector (10^6 bytes)",
     ]
+    weights = ", ".join(f"{CRITERIA[name]} {weight:g}" for name, weight in context.weights.items())
+    texts.append(
+        f"of models that cannot be told apart by image AUROC the verdict names the one worth most by {weights}"
+    )
     texts += [f"device: {text}" for text in speeds]
     texts += [
         f"{row.model} on {row.line}: timed while other programs kept {row.speed.other_load:.0%} of the cores busy"
@@ -172,16 +246,29 @@ def _flat(board: Board, row: Row) -> dict[str, Any]:
     for name, number in (asdict(row.quality) if row.quality else {}).items():
         flat |= {name: number["value"], f"{name}_low": number["low"], f"{name}_high": number["high"]}
         flat |= {f"{name}_n": number["n"], f"{name}_reason": number["reason"]}
+    flat |= _flat_regions(row.regions)
     flat |= {f"speed_{name}": value for name, value in (asdict(row.speed) if row.speed else {}).items()}
     flat |= {f"size_{name}": value for name, value in (asdict(row.size) if row.size else {}).items()}
     flat |= {f"images_{name}": value for name, value in (asdict(row.counts) if row.counts else {}).items()}
     flat |= {"threshold": row.threshold.value if row.threshold else None, "train_s": row.train_s}
+    flat |= {"pixel_threshold": row.pixel_threshold.value if row.pixel_threshold else None}
     flat |= {"test_minutes": row.test_minutes, "weights_note": row.weights_note}
     flat |= _flat_non_square(row.non_square)
-    flat["conclusion"] = board.verdict_on(row.line).conclusions.get(row.model, "")
+    verdict = board.verdict_on(row.line)
+    flat |= {"heat_map": row.heat.word if row.heat else None, "heat_map_why": row.heat.why if row.heat else None}
+    flat |= {"threshold_promised": row.threshold.promised if row.threshold else None, "rank": rank(verdict, row.model)}
+    flat |= {"grade": verdict.grades.get(row.model), "worth": verdict.worth.get(row.model)}
+    flat["conclusion"] = verdict.conclusions.get(row.model, "")
     failure = row.failures[-1] if row.failures else None
     names = ("phase", "error_type", "message", "attempt")
     return flat | {f"failure_{name}": getattr(failure, name) if failure else None for name in names}
+
+
+def _flat_regions(found: RegionRecall | None) -> dict[str, Any]:
+    number = found.all if found else Number(None)
+    names = {"region_recall": number.value, "region_recall_low": number.low, "region_recall_high": number.high}
+    parts = {**found.by_type, **found.by_size} if found else {}
+    return names | {"region_recall_by": json.dumps({name: part.value for name, part in parts.items()})}
 
 
 def _flat_non_square(found: NonSquare) -> dict[str, Any]:
@@ -204,10 +291,12 @@ def _markdown(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> list[st
 
 
 def _table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
-    table = Table(*headers, box=None, header_style="dim", pad_edge=False, collapse_padding=True)
+    """Without the columns that a terminal has no room for."""
+    kept = [at for at, header in enumerate(headers) if header not in NOT_ON_TERMINALS]
+    table = Table(*(headers[at] for at in kept), box=None, header_style="dim", pad_edge=False, collapse_padding=True)
     for column in table.columns:
         column.overflow = "fold"
     table.columns[0].no_wrap = True
     for row in cells:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(row[at]) for at in kept))
     return table

@@ -7,6 +7,7 @@ nothing else is left to run, because a busy machine measures slow.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,11 +61,31 @@ class Backlog:
         self._open: dict[str, _Open] = {}
         self._ready: deque[Job] = deque()
         self._last: deque[Job] = deque()
+        self._paused: list[tuple[float, Job]] = []
         for unit in units:
             self._plan(unit, commits.get(unit.unit_id, set()))
 
+    @property
+    def waiting(self) -> bool:
+        """Whether jobs are left that can be taken now or later."""
+        return bool(self._ready or self._last or self._paused)
+
+    def is_open(self, unit_id: str) -> bool:
+        """Whether the unit is still under way: neither done nor given up."""
+        return unit_id in self._open
+
+    def put_back(self, job: Job, pause_s: float) -> None:
+        """`job` is to be done again, no sooner than after a pause."""
+        self._paused.append((time.monotonic() + pause_s, job))
+
+    @property
+    def units_open(self) -> int:
+        """How many units are neither done nor given up."""
+        return len(self._open)
+
     def take(self, busy: bool) -> Job | None:
         """The next job, or None while there is none ready. `busy`: jobs other than `measure` are running."""
+        self._end_pauses()
         if self._ready:
             return self._ready.popleft()
         return self._last.popleft() if self._last and not busy else None
@@ -95,10 +116,19 @@ class Backlog:
         state = self._open.pop(unit_id, None)
         if state is None:
             return False
-        given_up = [other for other in self._ready if other.unit.unit_id == unit_id]
+        waiting = [*self._ready, *(other for _, other in self._paused)]
+        given_up = [other for other in waiting if other.unit.unit_id == unit_id]
         self._ready = deque(other for other in self._ready if other.unit.unit_id != unit_id)
+        self._paused = [(end, other) for end, other in self._paused if other.unit.unit_id != unit_id]
         self._forget(state, job.phase, given_up)
         return True
+
+    def _end_pauses(self) -> None:
+        now = time.monotonic()
+        over = [job for end, job in self._paused if end <= now]
+        self._paused = [(end, job) for end, job in self._paused if end > now]
+        self._last.extendleft(job for job in over if job.phase == "measure")
+        self._ready.extendleft(job for job in over if job.phase != "measure")
 
     def _forget(self, state: _Open, phase: Phase, given_up: Sequence[Job]) -> None:
         """Jobs that will not come any more leave the totals."""

@@ -49,6 +49,8 @@ def connected(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # By default an idle worker ends after a second: its loaded models are lost, and its end disturbs measurements.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "3600000")
+        # By default workers yield to every other program, and would measure their own politeness.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         settings = {
             "_node_ip_address": "127.0.0.1",
             "include_dashboard": False,

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import time
 import traceback
 from dataclasses import dataclass
 
 import ray
 
+from raybench.errors import StoreUnreachable, TimeLimit
 from raybench.lines.manifest import Manifest
 from raybench.results import Failure
 from raybench.runs import Run
 from raybench.schedule.backlog import Job
+from raybench.schedule.limit import limited
+from raybench.schedule.metrics import metered
+from raybench.schedule.retries import Trouble
 from raybench.store import Store
 
 # A CPU worker is always used again; GPU tasks would by default get a fresh process each, and pay the import again.
 REUSE_WORKER = 0
 TRACEBACK_CHARS = 8000
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """seconds: inside the task. failure: None when the job is committed."""
+    """seconds: inside the task. failure: None when the job is committed. trouble: what the failure is due to, where
+    that is not the model."""
 
     seconds: float
     failure: Failure | None = None
+    trouble: Trouble | None = None
 
 
 @dataclass(frozen=True)
@@ -37,33 +46,75 @@ class Desk:
     weights: Store | None = None
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How to go about a job; changes no number. limit_s: seconds until the task is ended. halvings: of the batch.
+    again: whether the task, or its unit in an earlier run, has been tried before."""
+
+    attempt: int
+    threads: int
+    limit_s: float | None = None
+    halvings: int = 0
+    again: bool = False
+
+
 @ray.remote(max_calls=REUSE_WORKER)
-def execute(job: Job, manifest: Manifest, desk: Desk, threads: int, attempt: int) -> Outcome:
+def execute(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Outcome:
     """Do `job` and commit it; an exception becomes a Failure."""
     started = time.perf_counter()
     try:
-        _work(job, manifest, desk, threads)
+        time_is_up = functools.partial(_time_is_up, job, desk, effort)
+        with limited(effort.limit_s, time_is_up), metered(desk.run.name, job, effort.again):
+            _work(job, manifest, desk, effort)
     except Exception as error:
-        return Outcome(time.perf_counter() - started, failure_of(job, error, attempt))
+        return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble_of(error))
     return Outcome(time.perf_counter() - started)
 
 
-def _work(job: Job, manifest: Manifest, desk: Desk, threads: int) -> None:
-    from raybench.work import conclude, measure, score, site, train
+def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> None:
+    """What a phase needs is imported when it comes: torch takes seconds, and not every detector's training needs it."""
+    from raybench.work import site
 
-    place = site.Site(desk.run, desk.lines, site.node_cache(), desk.device, threads, desk.weights)
+    batch = max(1, site.MAX_BATCH >> effort.halvings)
+    place = site.Site(desk.run, desk.lines, site.node_cache(), desk.device, effort.threads, desk.weights, batch)
     if job.phase == "train":
+        from raybench.work import train
+
         train.train(job.unit, manifest, place)
     elif job.phase == "score" and job.shard is not None:
+        from raybench.work import score
+
         score.score(job.unit, manifest, job.shard, place)
     elif job.phase == "measure":
+        from raybench.work import conclude, measure
+
         measure.measure(job.unit, manifest, place)
         conclude.conclude(job.unit, manifest, desk.run)
     else:
         raise ValueError(f"no such task: {job.phase}")
 
 
+def _time_is_up(job: Job, desk: Desk, effort: Effort, stack: str) -> None:
+    message = (
+        f"no end after {effort.limit_s:.1f} s, what was left of resources.unit_timeout_s; it hung at the traceback"
+    )
+    name = TimeLimit.__name__
+    failure = Failure(job.phase, name, message, stack[-TRACEBACK_CHARS:], effort.attempt)
+    desk.run.record_failure(job.unit.unit_id, failure)
+
+
 def failure_of(job: Job, error: BaseException, attempt: int) -> Failure:
     """`error` as a row. The traceback is cut at its older end."""
     text = "".join(traceback.format_exception(error))
     return Failure(job.phase, type(error).__name__, str(error), text[-TRACEBACK_CHARS:], attempt)
+
+
+def trouble_of(error: BaseException) -> Trouble | None:
+    """What `error` is due to, where that is not the model."""
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "memory"
+    if isinstance(error, ray.exceptions.RayError):
+        return "worker"
+    if isinstance(error, StoreUnreachable) or (isinstance(error, OSError) and error.errno in _DISK):
+        return "surroundings"
+    return None

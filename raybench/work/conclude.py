@@ -7,8 +7,10 @@ from typing import TypeVar
 
 from raybench.errors import IntegrityError
 from raybench.lines.manifest import Manifest
+from raybench.metrics.glow import Glow, heat_quality
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.pixel import PixelSketch
+from raybench.metrics.regions import Regions, region_recall
 from raybench.results import Counts, Quality, Threshold, UnitResult
 from raybench.runs import MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit
@@ -25,12 +27,16 @@ class Partials:
     masks: int = 0
     images: ImageScores = field(default_factory=ImageScores.empty)
     pixels: PixelSketch = field(default_factory=PixelSketch.empty)
+    regions: Regions = field(default_factory=Regions.empty)
+    glow: Glow = field(default_factory=Glow.empty)
 
     def add(self, run: Run, record: ScoreRecord) -> None:
         if record.image_shard in self.shards:
             return
         self.images = self.images.merge(ImageScores.from_bytes(run.get_blob(record.images)))
         self.pixels.merge(PixelSketch.from_bytes(run.get_blob(record.pixels)))
+        self.regions = self.regions.merge(Regions.from_bytes(run.get_blob(record.regions)))
+        self.glow = self.glow.merge(Glow.from_bytes(run.get_blob(record.glow)))
         self.rows += record.rows
         self.masks += record.masks
         self.shards.add(record.image_shard)
@@ -51,8 +57,9 @@ def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> Quali
         raise IntegrityError(f"{unit}: {partials.rows} images scored, {expected} in the line's manifest")
     trained = _committed(run, unit, "train", TrainRecord)
     images = run.put_blob(unit.unit_id, "images", partials.images.to_bytes())
+    regions = region_recall(partials.regions, trained.pixel_threshold)
     quality = _quality(partials, trained.threshold)
-    record = QualityRecord(unit.unit_id, quality, images, partials.rows, partials.masks)
+    record = QualityRecord(unit.unit_id, quality, regions, images, partials.rows, partials.masks)
     return run.commit(unit.unit_id, "quality", record)
 
 
@@ -74,16 +81,8 @@ def _committed(run: Run, unit: Unit, name: str, kind: type[R]) -> R:
 def _quality(partials: Partials, threshold: Threshold) -> Quality:
     images = image_quality(partials.images, threshold)
     pixels = partials.pixels.evaluate()
-    return Quality(
-        image_auroc=images.image_auroc,
-        image_ap=images.image_ap,
-        recall=images.recall,
-        false_alarm_rate=images.false_alarm_rate,
-        pixel_auroc=pixels.pixel_auroc,
-        pixel_ap=pixels.pixel_ap,
-        au_pro=pixels.au_pro,
-        au_pro_05=pixels.au_pro_05,
-    )
+    heat = heat_quality(partials.glow)
+    return Quality(**vars(images), **vars(pixels), **vars(heat))
 
 
 def _result(
@@ -106,7 +105,9 @@ def _result(
         input=unit.input,
         counts=counts,
         threshold=trained.threshold,
+        pixel_threshold=trained.pixel_threshold,
         quality=merged.quality,
+        regions=merged.regions,
         speed=measured.speed,
         size=measured.size,
         train_s=trained.train_s,

@@ -21,7 +21,7 @@ from raybench.work.quiet import undisturbed
 from raybench.work.site import Site, fit_of, hot_detector
 
 IMAGES = 16
-BATCH = {"cpu": 2, "cuda": 32}
+LARGEST_BATCH = {"cpu": 8, "cuda": 256}
 BUDGET_S = 2.0
 
 
@@ -45,7 +45,7 @@ def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
     options = TimingOptions(
         device=device.describe(site.device),
         threads=site.threads,
-        batch=BATCH[site.device],
+        batch=LARGEST_BATCH[site.device],
         budget_s=BUDGET_S,
         synchronize=lambda: device.synchronize(site.device),
         peak_memory_mb=lambda: device.peak_memory_mb(site.device),

@@ -14,11 +14,16 @@ from raybench.lines.fit import to_source
 from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.lines.scores import ScoreRow, write_scores
 from raybench.lines.shards import Row, read_rows
+from raybench.metrics.glow import Glow
 from raybench.metrics.image import ImageScores
 from raybench.metrics.pixel import PixelMap, PixelSketch
+from raybench.metrics.regions import Regions
 from raybench.runs import ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit
-from raybench.work.site import Site, fit_of, hot_detector, score_all
+from raybench.work.batches import score_all
+from raybench.work.site import Site, fit_of, hot_detector
+
+JUDGED = ("ok", "ng")
 
 
 def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> ScoreRecord:
@@ -43,6 +48,8 @@ def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> Score
         shard=site.run.put_blob(unit.unit_id, f"scores/{stem}", scores),
         images=site.run.put_blob(unit.unit_id, f"partial/{stem}-images", pass_.image_scores().to_bytes()),
         pixels=site.run.put_blob(unit.unit_id, f"partial/{stem}-pixels", pass_.pixels.to_bytes()),
+        regions=site.run.put_blob(unit.unit_id, f"partial/{stem}-regions", pass_.regions.to_bytes()),
+        glow=site.run.put_blob(unit.unit_id, f"partial/{stem}-glow", pass_.glow.to_bytes()),
     )
     return site.run.commit(unit.unit_id, name, record)
 
@@ -54,14 +61,17 @@ class _Pass:
         self.unit, self.trained = unit, trained
         self.detector = hot_detector(unit, trained, site)
         self.images = site.fitted(unit, manifest, shard)
-        self._masks = read_rows(site.lines, shard, images=False) if manifest.masks else None
+        self._facts = read_rows(site.lines, shard, images=False)
         self.pixels = PixelSketch.empty()
+        self.regions = Regions.empty()
+        self.glow = Glow.empty()
+        self.threads, self.batch, self.has_masks = site.threads, site.batch, manifest.masks > 0
         self.masks = 0
         self.scores: list[float] = []
 
     def rows(self) -> Iterator[ScoreRow]:
         images, limit = self.images, self.trained.threshold.value
-        for positions, scored in score_all(self.detector, images):
+        for positions, scored in score_all(self.detector, images, self.batch):
             maps = scored.heatmaps
             if maps is not None:
                 self._add_pixels(positions, maps)
@@ -82,20 +92,26 @@ class _Pass:
                 )
 
     def _add_pixels(self, positions: range, maps: npt.NDArray[np.float32]) -> None:
-        """Pixel metrics at the source's own resolution, on images whose every pixel is known to be OK or NG."""
-        if self._masks is None:
-            return
-        found = []
+        """What heat maps of labelled images say, at the source's own resolution; pixel metrics on those whose every
+        pixel is known to be OK or NG."""
+        typical = self.trained.heat_low or 0.0
+        found, regions, glow = [], [], []
         for heatmap, at in zip(maps, positions, strict=True):
-            row = next(self._masks)
+            row = next(self._facts)
             if row.image_id != self.images.image_ids[at]:
                 raise IntegrityError(f"{row.image_id}: the decode cache is not of this shard")
+            if row.label not in JUDGED:
+                continue
             mask = _mask(row)
-            if mask is not None:
+            full = to_source(heatmap, fit_of(self.unit), row.height, row.width)
+            glow.append(Glow.of(row.image_id, row.label, full, typical, mask))
+            if mask is not None and self.has_masks:
                 self.masks += row.mask is not None
-                full = to_source(heatmap, fit_of(self.unit), row.height, row.width)
                 found.append(PixelMap(row.image_id, full, mask))
-        self.pixels.add(found)
+                regions.append(Regions.of(row.image_id, row.defect_type, full, mask))
+        self.pixels.add(found, self.threads)
+        self.regions = self.regions.merge(*regions)
+        self.glow = self.glow.merge(*glow)
 
     def image_scores(self) -> ImageScores:
         return ImageScores.of(self.images.image_ids, self.images.index.labels, self.scores)

@@ -6,7 +6,6 @@ import os
 import stat
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from raybench.lines.fit import InputFit
 from raybench.lines.fitted import FittedShard, open_fitted
 from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.models import registry, weights
-from raybench.models.base import Detector, FitContext, Scored, TrainImages
+from raybench.models.base import Detector, FitContext
 from raybench.runs import Run, TrainRecord
 from raybench.store import Store
 from raybench.units import Unit
@@ -27,7 +26,7 @@ MAX_BATCH = 16
 @dataclass(frozen=True)
 class Site:
     """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task.
-    weights_store: of pretrained files, where one is named."""
+    weights_store: of pretrained files, where one is named. batch: images scored at once, at most."""
 
     run: Run
     lines: Store
@@ -35,6 +34,7 @@ class Site:
     device: str
     threads: int
     weights_store: Store | None = None
+    batch: int = MAX_BATCH
 
     def context(self, unit: Unit) -> FitContext:
         """How to train the unit, its pretrained weights fetched to this node."""
@@ -83,10 +83,3 @@ def hot_detector(unit: Unit, trained: TrainRecord, site: Site) -> Detector:
     while len(_hot) > HOT_DETECTORS:
         _hot.popitem(last=False)
     return _hot[key]
-
-
-def score_all(detector: Detector, images: TrainImages) -> Iterator[tuple[range, Scored]]:
-    """Scores and heat maps batch by batch, each with the positions it belongs to."""
-    for start in range(0, len(images), MAX_BATCH):
-        positions = range(start, min(start + MAX_BATCH, len(images)))
-        yield positions, detector.score(images.batch(positions))

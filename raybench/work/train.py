@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from raybench.lines.fit import InputFit, to_source
 from raybench.lines.fitted import FittedShard, Picks
 from raybench.lines.manifest import Manifest
 from raybench.metrics.threshold import conformal_threshold
@@ -19,7 +20,10 @@ from raybench.models import registry
 from raybench.models.base import CODE, Card, Detector
 from raybench.runs import Blob, Run, TrainRecord
 from raybench.units import Protocol, Unit
-from raybench.work.site import Site, score_all, size_of
+from raybench.work.batches import score_all
+from raybench.work.site import MAX_BATCH, Site, fit_of, size_of
+
+Floats = npt.NDArray[np.float64]
 
 
 def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
@@ -34,7 +38,7 @@ def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
     started = time.perf_counter()
     detector.fit(kept, context)
     train_s = time.perf_counter() - started
-    scores, heat_low, heat_high = _held_out(detector, held_out)
+    scores, medians, peaks = _held_out(detector, held_out, fit_of(unit))
     card = detector.card()
     return site.run.commit(
         unit.unit_id,
@@ -43,13 +47,14 @@ def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
             unit_id=unit.unit_id,
             model=_save(detector, unit, site),
             threshold=conformal_threshold(scores, unit.protocol.false_alarm_budget),
+            pixel_threshold=conformal_threshold(peaks, unit.protocol.false_alarm_budget),
             provenance=card.provenance,
             backbone=card.backbone,
             weights_note=card.weights_note,
             parameters=card.parameters,
             memory_bank=card.memory_bank,
-            heat_low=heat_low,
-            heat_high=heat_high,
+            heat_low=float(np.median(medians)) if len(medians) else None,
+            heat_high=float(peaks.max()) if len(peaks) else None,
             train_ok=len(kept),
             held_out_ok=len(held_out),
             train_s=train_s,
@@ -82,18 +87,21 @@ def _hash(image_id: str) -> bytes:
     return hashlib.sha256(image_id.encode()).digest()
 
 
-def _held_out(detector: Detector, images: Picks) -> tuple[npt.NDArray[np.float64], float | None, float | None]:
-    """Scores (n,), and the median and the highest heat-map value: the anchors of a colour scale."""
+def _held_out(detector: Detector, images: Picks, fit: InputFit) -> tuple[Floats, Floats, Floats]:
+    """Image by image: its score, and the median and the highest value of its heat map (none without heat maps).
+
+    Heat maps are looked at in the source's geometry, as those of the test images are.
+    """
     scores: list[float] = []
     medians: list[float] = []
     peaks: list[float] = []
-    for _, scored in score_all(detector, images):
+    for positions, scored in score_all(detector, images, MAX_BATCH):
         scores += scored.scores.tolist()
-        if scored.heatmaps is not None:
-            medians += np.median(scored.heatmaps, axis=(1, 2)).tolist()
-            peaks += scored.heatmaps.max(axis=(1, 2)).tolist()
-    low = float(np.median(medians)) if medians else None
-    return np.array(scores, np.float64), low, max(peaks, default=None)
+        for at, heatmap in zip(positions, () if scored.heatmaps is None else scored.heatmaps, strict=False):
+            whole = to_source(heatmap, fit, *images.source_size(at))
+            medians.append(float(np.median(whole)))
+            peaks.append(float(whole.max()))
+    return np.array(scores, np.float64), np.array(medians, np.float64), np.array(peaks, np.float64)
 
 
 def _save(detector: Detector, unit: Unit, site: Site) -> dict[str, Blob]:

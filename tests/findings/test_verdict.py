@@ -1,17 +1,21 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
+from raybench.experiment import VerdictWeights
 from raybench.findings.rows import Row, mean_number, merge_seeds
-from raybench.findings.verdict import judge, shown
+from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all, shown
+from raybench.metrics.glow import HeatQuality
 from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.pixel import PixelQuality
 from raybench.results import Counts, Failure, Input, Number, Quality, Size, Speed, Threshold, UnitResult
 
 THRESHOLD = Threshold(2.0, 19, 0.05, 0.05, 1.0)
 NONE = Number(None, reason="no masks")
+PIXELS = [each.name for part in (PixelQuality, HeatQuality) for each in fields(part)]
 FAILURE = Failure("train", "ModelError", "no", "Traceback", 1)
 
 
@@ -34,10 +38,8 @@ def result(model: str, scores: ImageScores, ms: float = 10.0, au_pro: Number = N
         input=Input("native", 64, 128, 300, 600),
         counts=Counts(80, 20, 40, 40, 0),
         threshold=THRESHOLD,
-        quality=Quality(
-            found.image_auroc, found.image_ap, found.recall, found.false_alarm_rate, NONE, NONE, au_pro, NONE
-        ),
-        speed=Speed(ms, ms, 2 * ms, 100.0, 8, "cpu", "float32", 1),
+        quality=Quality(**vars(found), **dict.fromkeys(PIXELS, NONE) | {"au_pro": au_pro}),
+        speed=Speed(ms, ms, ms, 2 * ms, 100.0, 8, "cpu", "float32", 1),
         size=Size(5.0, 100),
         train_s=3.0,
     )
@@ -47,78 +49,112 @@ def row(*results: UnitResult) -> Row:
     return merge_seeds(results)
 
 
+def verdict_on(
+    *results: UnitResult, scores: dict[str, ImageScores], weights: dict[str, float] | None = None
+) -> Verdict:
+    by_seed = {model: [images] for model, images in scores.items()}
+    rows = [row(one) for one in results]
+    case = case_of("bolt", rows, by_seed, weights or VerdictWeights().model_dump(), 0.05)
+    return case if isinstance(case, Verdict) else judge(case)
+
+
 def test_a_clear_winner() -> None:
-    scores = {"good": images(3.0), "bad": images(0.5)}
-    verdict = judge("bolt", [row(result(model, found)) for model, found in scores.items()], scores)
+    scores = {"good": images(3.0), "near": images(1.6), "bad": images(0.5)}
+    verdict = verdict_on(*(result(model, found) for model, found in scores.items()), scores=scores)
     assert (verdict.run, verdict.tied) == ("good", ())
     assert verdict.conclusions["good"] == "run this one"
     assert verdict.conclusions["bad"].startswith("behind by 0.")
+    assert verdict.grades == {"good": "best", "near": "good", "bad": "not good"}
+    assert verdict.places == {"good": (1, 1), "near": (2, 2), "bad": (3, 3)}
     assert "better than every other" in verdict.sentence
 
 
-def test_a_tie_is_told_and_the_fastest_is_named() -> None:
+def test_a_tie_is_told_and_what_is_worth_most_is_named() -> None:
     scores = {"slow": images(3.0), "quick": images(3.0, noise=0.05)}
-    rows = [row(result("slow", scores["slow"], 50.0)), row(result("quick", scores["quick"], 5.0))]
-    verdict = judge("bolt", rows, scores)
+    results = result("slow", scores["slow"], 50.0), result("quick", scores["quick"], 5.0)
+    verdict = verdict_on(*results, scores=scores)
     assert (verdict.run, verdict.tied) == ("quick", ("slow",))
-    assert "cannot be told apart from slow on these images; it is by far the fastest" in verdict.sentence
-    assert verdict.conclusions["slow"] == "tied; 10.0× the time of quick"
+    assert "cannot be told apart from slow on these images; its speed speaks for it" in verdict.sentence
+    assert verdict.places == {"slow": (1, 2), "quick": (1, 2)}
+    assert verdict.grades == {"slow": "best", "quick": "best"}
+    assert verdict.conclusions["slow"].startswith("tied; worth 0.")
 
 
-def test_a_small_gain_in_time_does_not_decide_a_tie() -> None:
-    scores = {"better": images(3.0), "quicker": images(3.0, noise=0.3)}
-    rows = [row(result("better", scores["better"], 12.0)), row(result("quicker", scores["quicker"], 10.0))]
-    verdict = judge("bolt", rows, scores)
-    assert (verdict.run, verdict.tied) == ("better", ("quicker",))
-    assert "it is the best guess among the fast ones" in verdict.sentence
+def test_weights_decide_a_tie() -> None:
+    scores = {"sharp": images(3.0), "quick": images(3.0, noise=0.05)}
+    sharp = result("sharp", scores["sharp"], 50.0, Number(0.95, 0.9, 0.97, 40))
+    quick = result("quick", scores["quick"], 5.0, Number(0.5, 0.45, 0.55, 40))
+    equal = dict.fromkeys(VerdictWeights().model_dump(), 0.0)
+    assert verdict_on(sharp, quick, scores=scores, weights=equal | {"heat_map": 1.0}).run == "sharp"
+    assert verdict_on(sharp, quick, scores=scores, weights=equal | {"speed": 1.0}).run == "quick"
 
 
-def test_heat_maps_decide_among_the_tied() -> None:
-    scores = {"sharp": images(3.0), "blurred": images(3.0, noise=0.05)}
-    sharp = result("sharp", scores["sharp"], 50.0, Number(0.9, 0.88, 0.92, 40))
-    blurred = result("blurred", scores["blurred"], 5.0, Number(0.5, 0.45, 0.55, 40))
-    verdict = judge("bolt", [row(sharp), row(blurred)], scores)
-    assert (verdict.run, verdict.tied) == ("sharp", ())
-    assert verdict.conclusions["blurred"] == "tied on images; heat map less accurate"
-
-
-def test_overlapping_heat_maps_do_not() -> None:
-    scores = {"slow": images(3.0), "quick": images(3.0, noise=0.05)}
-    slow = result("slow", scores["slow"], 50.0, Number(0.9, 0.8, 0.95, 40))
-    quick = result("quick", scores["quick"], 5.0, Number(0.85, 0.75, 0.9, 40))
-    assert judge("bolt", [row(slow), row(quick)], scores).run == "quick"
-
-
-def test_a_threshold_that_does_not_hold_is_said() -> None:
+def test_a_threshold_that_does_not_hold_is_not_good() -> None:
     """Recall is worth nothing where everything is flagged, because the line has changed since training."""
     shifted = images(3.0)
     shifted = ImageScores(shifted.image_ids, shifted.labels, shifted.scores + 5)
-    scores = {"steady": images(3.0), "upset": shifted}
-    verdict = judge("bolt", [row(result(model, found)) for model, found in scores.items()], scores)
-    assert verdict.conclusions["upset"].endswith("its threshold does not hold here: 100% false alarms")
-    assert "threshold" not in verdict.conclusions["steady"]
+    scores = {"steady": images(3.0, noise=0.5), "upset": shifted}
+    verdict = verdict_on(*(result(model, found) for model, found in scores.items()), scores=scores)
+    assert verdict.conclusions["upset"] == "its threshold does not hold here: 100% false alarms"
+    assert (verdict.run, verdict.grades["upset"]) == ("steady", "not good")
+    assert "better than every other" not in verdict.sentence
+    assert "upset would rank with it, but the threshold does not hold here." in verdict.sentence
+    alone = verdict_on(result("upset", shifted), scores={"upset": shifted})
+    assert alone.run == "upset"
+    assert "But its threshold does not hold here: 100% false alarms." in alone.sentence
+
+
+def test_the_best_of_a_bad_lot_is_not_good() -> None:
+    scores = {"poor": images(0.8, ng=200)}
+    verdict = verdict_on(result("poor", scores["poor"]), scores=scores)
+    assert (verdict.run, verdict.grades["poor"]) == ("poor", "not good")
+    assert verdict.sentence.endswith("None of them is good here.")
+
+
+def test_too_few_images_tell_nothing() -> None:
+    scores = {"one": images(1.0, ng=3), "two": images(0.8, ng=3)}
+    verdict = verdict_on(*(result(model, found) for model, found in scores.items()), scores=scores)
+    assert set(verdict.grades.values()) == {"not enough images to tell"}
+    assert verdict.sentence.startswith("bolt: not enough images to tell (43); the best guess is ")
 
 
 def test_failures_are_said_and_never_win() -> None:
     scores = {"good": images(3.0)}
     failed = UnitResult("x", "bolt", "broken", 0, failure=FAILURE)
-    verdict = judge("bolt", [row(result("good", scores["good"])), row(failed)], scores)
+    verdict = verdict_on(result("good", scores["good"]), failed, scores=scores)
     assert verdict.run == "good"
     assert verdict.conclusions["broken"] == "failed in train: ModelError"
+    assert verdict.grades["broken"] == "not good"
 
 
 def test_without_ng_images_nothing_is_ranked() -> None:
     scores = {"one": images(0.0, ng=0), "two": images(0.0, ng=0)}
-    verdict = judge("bolt", [row(result(model, found)) for model, found in scores.items()], scores)
+    verdict = verdict_on(*(result(model, found) for model, found in scores.items()), scores=scores)
     assert verdict.run is None
     assert "no NG images" in verdict.sentence
     assert verdict.conclusions["one"] == "quality unknown"
 
 
 def test_nothing_finished() -> None:
-    failed = UnitResult("x", "bolt", "broken", 0, failure=FAILURE)
-    verdict = judge("bolt", [row(failed)], {})
+    verdict = verdict_on(UnitResult("x", "bolt", "broken", 0, failure=FAILURE), scores={})
     assert (verdict.run, verdict.sentence) == (None, "bolt: no verdict, no model finished.")
+
+
+def test_over_all_lines() -> None:
+    def line(name: str, **gaps: float) -> Case:
+        scores = {model: images(gap) for model, gap in gaps.items()}
+        rows = [row(replace(result(model, found), line=name)) for model, found in scores.items()]
+        by_seed = {model: [found] for model, found in scores.items()}
+        case = case_of(name, rows, by_seed, VerdictWeights().model_dump(), 0.05)
+        assert isinstance(case, Case)
+        return case
+
+    found = over_all([line("a", steady=2.5, moody=3.0), line("b", steady=2.5, moody=0.8, absent=9.0)])
+    assert found is not None
+    assert (found.line, found.run) == ("all lines", "steady")
+    assert found.grades["moody"] != "best"
+    assert found.conclusions["absent"] == "did not finish on every line"
+    assert over_all([line("a", steady=2.5)]) is None
 
 
 def test_seeds_are_averaged_and_failed_ones_kept() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from typing import Any
@@ -10,9 +11,10 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from raybench.errors import RejectedImage
-from raybench.lines.checks import check_image, check_mask
+from raybench.lines.checks import ImageFacts, check_image, fit_mask
 from raybench.lines.decode import decode_image, decode_mask
 
 RNG = np.random.default_rng(0)
@@ -61,8 +63,10 @@ def test_jpeg() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_sixteen_bits_are_scaled_by_the_lines_white(suffix: str) -> None:
-    data = encoded(suffix, DEEP)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_are_scaled_by_the_lines_white(suffix: str, channels: int) -> None:
+    opaque = np.full_like(DEEP, 65535)
+    data = encoded(suffix, DEEP if channels == 1 else np.dstack([DEEP, DEEP, DEEP, opaque][:channels]))
     assert check_image(data).highest == DEEP.max()
     found = decode_image(data, 4095)
     assert np.array_equal(found[..., 0], np.rint(DEEP * (255 / 4095)).astype(np.uint8))
@@ -102,17 +106,95 @@ def test_masks() -> None:
     mask[3:5, 7:9] = 1
     for pixels in (mask, np.dstack([mask] * 3), np.dstack([mask, mask, mask, np.full_like(mask, 255)])):
         data = encoded(".png", pixels)
-        check_mask(data, 20, 30)
+        assert fit_mask(data, ImageFacts(20, 30, None)) == data
         assert np.array_equal(decode_mask(data, 20, 30), mask > 0)
 
 
 @pytest.mark.parametrize(("data", "expected"), [(b"", "mask_unreadable"), (b"junk", "mask_unreadable")])
 def test_masks_that_cannot_be_read(data: bytes, expected: str) -> None:
     with pytest.raises(RejectedImage) as caught:
-        check_mask(data, 20, 30)
+        assert fit_mask(data, ImageFacts(20, 30, None)) == data
     assert caught.value.reason == expected
 
 
 def test_a_mask_of_another_size() -> None:
     with pytest.raises(RejectedImage, match="mask_size"):
-        check_mask(encoded(".png", GREY), 30, 20)
+        fit_mask(encoded(".png", GREY), ImageFacts(30, 20, None))
+
+
+ORIENTATIONS = range(1, 9)
+
+
+def with_orientation(form: str, pixels: npt.NDArray[np.uint8], orientation: int) -> bytes:
+    sink = io.BytesIO()
+    if form == "TIFF":
+        Image.fromarray(pixels).save(sink, form, tiffinfo={274: orientation})
+    else:
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(pixels).save(sink, form, exif=exif)
+    return sink.getvalue()
+
+
+def as_shown(data: bytes) -> npt.NDArray[np.uint8]:
+    """As Pillow's own transposition shows it: the judge of ours."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
+def test_an_image_is_turned_as_its_exif_says(form: str, orientation: int) -> None:
+    smooth = np.asarray(cv2.GaussianBlur(COLOUR, (0, 0), 3), np.uint8)
+    data = with_orientation(form, smooth, orientation)
+    shown = as_shown(data)
+    facts = check_image(data)
+    found = decode_image(data)
+    assert facts == ImageFacts(shown.shape[0], shown.shape[1], None, orientation)
+    assert found.shape == shown.shape
+    assert np.abs(found.astype(int) - shown).max() <= (4 if form == "JPEG" else 0)
+    assert found.flags.c_contiguous
+    assert found.flags.writeable
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
+def test_a_mask_drawn_on_the_stored_pixels_is_turned_with_its_image(form: str, orientation: int) -> None:
+    spot = np.zeros((24, 40, 3), np.uint8)
+    spot[2:6, 30:36] = 255
+    image, mask = with_orientation(form, spot, orientation), encoded(".png", spot[..., 0])
+    facts = check_image(image)
+    fitted = decode_mask(fit_mask(mask, facts), facts.height, facts.width)
+    assert np.array_equal(fitted, decode_image(image)[..., 0] > 127)
+    if orientation == 1:
+        assert fit_mask(mask, facts) == mask
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_mask_drawn_on_the_turned_image_is_taken_as_it_is(orientation: int) -> None:
+    spot = np.zeros((24, 40, 3), np.uint8)
+    spot[2:6, 30:36] = 255
+    image = with_orientation("PNG", spot, orientation)
+    mask = encoded(".png", decode_image(image)[..., 0])
+    assert fit_mask(mask, check_image(image)) == mask
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_a_mask_with_an_orientation_of_its_own_is_turned_by_that(form: str, orientation: int) -> None:
+    spot = np.zeros((24, 40, 3), np.uint8)
+    spot[2:6, 30:36] = 255
+    image, mask = with_orientation("JPEG", spot, orientation), with_orientation(form, spot, orientation)
+    facts = check_image(image)
+    assert fit_mask(mask, facts) == mask or orientation == 1
+    assert np.array_equal(decode_mask(mask, facts.height, facts.width), decode_image(image)[..., 0] > 127)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_an_orientation_that_is_none_turns_nothing(value: int) -> None:
+    exif = Image.Exif()
+    exif[274] = value
+    sink = io.BytesIO()
+    Image.fromarray(COLOUR).save(sink, "PNG", exif=exif)
+    assert check_image(sink.getvalue()) == ImageFacts(20, 30, None)
+    assert np.array_equal(decode_image(sink.getvalue()), COLOUR)

@@ -16,8 +16,8 @@ class OutOfMemoryError(RuntimeError):
 class Machine:
     """A clock that only moves when something works."""
 
-    def __init__(self, largest: int = 100) -> None:
-        self.now = 0.0
+    def __init__(self, largest: int = 100, per_call: float = 0.0) -> None:
+        self.now, self.per_call = 0.0, per_call
         self.calls: list[int] = []
         self.waits = 0
         self.largest = largest
@@ -26,7 +26,7 @@ class Machine:
         if len(images) > self.largest:
             raise OutOfMemoryError("no")
         self.calls.append(len(images))
-        self.now += 0.010 * len(images)
+        self.now += self.per_call + 0.010 * len(images)
 
     def prepare(self, index: int) -> Images:
         self.now += 0.005
@@ -44,15 +44,24 @@ def test_what_is_measured() -> None:
     found = measure_speed(machine.run, machine.prepare, machine.options(batch=8, repeats=5))
     assert found.p50_ms == pytest.approx(10)
     assert found.p95_ms == pytest.approx(10)
+    assert found.prepare_ms == pytest.approx(5)
     assert found.end_to_end_ms == pytest.approx(15)
     assert found.images_per_s == pytest.approx(100)
-    assert (found.batch, found.device, found.peak_memory_mb) == (8, "box", None)
-    assert machine.waits == 2 * 3 * 5 + 100  # each call between two waits; a second of warm-up at 10 ms
+    assert (found.batch, found.device, found.peak_memory_mb, found.out_of_memory_at) == (1, "box", None, None)
+    assert machine.waits == 2 * 5 * 5 + 100  # each call between two waits; a second of warm-up at 10 ms
 
 
-def test_the_batch_shrinks_until_it_fits() -> None:
-    machine = Machine(largest=3)
-    assert measure_speed(machine.run, machine.prepare, machine.options(batch=16)).batch == 2
+def test_the_batch_grows_while_that_pays() -> None:
+    machine = Machine(per_call=0.030)
+    found = measure_speed(machine.run, machine.prepare, machine.options(batch=16))
+    assert found.batch == 16
+    assert found.images_per_s == pytest.approx(16 / 0.190)
+
+
+def test_the_batch_that_does_not_fit_is_recorded() -> None:
+    machine = Machine(largest=3, per_call=0.030)
+    found = measure_speed(machine.run, machine.prepare, machine.options(batch=16))
+    assert (found.batch, found.out_of_memory_at) == (2, 4)
 
 
 def test_other_errors_are_not_hidden() -> None:

@@ -14,7 +14,9 @@ from fitting import CONTEXT, REAL, Fitted, Images, fit
 
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
 from raybench.models import registry
+from raybench.models.base import Scored
 from raybench.models.registry import Size
+from raybench.models.tensors import finite
 
 
 def refused(self: socket.socket, address: object) -> None:
@@ -130,8 +132,9 @@ def test_too_few_images_are_said(name: str) -> None:
 
 
 def test_scores_that_are_not_numbers_are_refused() -> None:
-    spec = registry.resolve("fake", {"nan_in_score": True})
-    detector = registry.create(spec, Size(64, 96), CONTEXT)
-    detector.fit(Images(4, 64, 96), CONTEXT)
-    with pytest.raises(BadScores, match="not finite"):
-        detector.score(Images(1, 64, 96).pixels)
+    maps = np.zeros((1, 2, 2), np.float32)
+    with pytest.raises(BadScores, match="1 of 2 scores are not finite"):
+        finite(Scored(np.array([1.0, np.nan]), None))
+    with pytest.raises(BadScores, match="a heat map holds"):
+        finite(Scored(np.array([1.0]), maps + np.inf))
+    assert finite(Scored(np.array([1.0]), maps)).heatmaps is maps

@@ -49,8 +49,8 @@ def saved(state: object) -> bytes:
     return buffer.getvalue()
 
 
-def textures(folder: Path) -> bytes:
-    """A tar.gz with two pictures, as the Describable Textures come."""
+def pictures(folder: Path) -> bytes:
+    """A tar.gz with two pictures, as the Describable Textures and ImageNette come."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for at, picture in enumerate(np.random.default_rng(0).integers(0, 255, (2, 40, 50, 3), np.uint8)):
@@ -162,12 +162,23 @@ def test_efficient_ad_takes_its_teacher_from_the_store(shelf: Store, tmp_path: P
 
 
 def test_draem_takes_its_textures_from_the_store(shelf: Store, tmp_path: Path) -> None:
-    here = weights.add(shelf, "dtd", textures(tmp_path))
+    here = weights.add(shelf, "dtd", pictures(tmp_path))
     spec = registry.resolve("draem", {"textures": "dtd", "steps": 2, "batch": 2, "width": 8})
     context = replace(CONTEXT, weights=weights.fetch({"dtd": here.sha256}, shelf, tmp_path))
     detector = registry.create(spec, Size(64, 64), context)
     detector.fit(Images(4, 64, 64), context)
     assert "Describable Textures" in detector.card().weights_note
+
+
+def test_efficient_ad_takes_its_strangers_from_the_store(shelf: Store, tmp_path: Path) -> None:
+    here = weights.add(shelf, "imagenette", pictures(tmp_path))
+    config = {"not_ok": "imagenette", "distil_steps": 1, "autoencoder_steps": 1, "steps": 2}
+    spec = registry.resolve("efficient_ad", config, "cpu")
+    assert set(spec.weights) == {LITE0, "imagenette"}
+    context = replace(CONTEXT, weights=weights.fetch({"imagenette": here.sha256}, shelf, tmp_path))
+    detector = registry.create(spec, Size(256, 256), context)
+    detector.fit(Images(5, 256, 256), context)
+    assert detector.card().weights_note.endswith("images that are not OK: ImageNette")
 
 
 def test_the_command_line(shelf: Store, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import re
+from dataclasses import fields
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,16 +14,21 @@ import pytest
 from rich.console import Console
 
 from raybench.findings.board import Board, BoardContext, build_board
-from raybench.findings.flags import Flag
+from raybench.findings.flags import Flag, Seen
+from raybench.metrics.glow import HeatQuality
 from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.pixel import PixelQuality
 from raybench.reports.gallery import Picture, overlay
 from raybench.reports.html import render
 from raybench.reports.tables import board_csv, board_from_json, board_json, board_md, console_board, flags_parquet
-from raybench.results import Counts, Failure, Input, Number, Quality, Size, Speed, Threshold, UnitResult
+from raybench.results import Counts, Failure, Input, Number, Quality, RegionRecall, Size, Speed, Threshold, UnitResult
 
 EVIL = '<script>alert("x")</script>|'
 NONE = Number(None, reason="no masks")
-FLAGS = [Flag(EVIL, f"test/{EVIL}.png", "ng", ("padim",), 2, 1.25, "models disagree: 1 of 2 flag it")]
+PIXELS = [each.name for part in (PixelQuality, HeatQuality) for each in fields(part)]
+FLAGS = [
+    Flag(EVIL, f"test/{EVIL}.png", "ng", ("padim",), 2, 1.25, "models disagree", "models disagree: 1 of 2 flag it")
+]
 
 
 def unit(model: str, gap: float, seed: int) -> tuple[UnitResult, ImageScores]:
@@ -40,8 +48,9 @@ def unit(model: str, gap: float, seed: int) -> tuple[UnitResult, ImageScores]:
         input=Input("native", 64, 64, 100, 100),
         counts=Counts(80, 20, 30, 30, 0),
         threshold=threshold,
-        quality=Quality(found.image_auroc, found.image_ap, found.recall, found.false_alarm_rate, *[NONE] * 4),
-        speed=Speed(10.0 + seed, 11.0, 20.0, 90.0, 8, "box", "float32", 2),
+        quality=Quality(**vars(found), **dict.fromkeys(PIXELS, NONE)),
+        regions=RegionRecall(Number(0.5, 0.4, 0.6, 10), {EVIL: Number(0.5, 0.4, 0.6, 10)}, {}),
+        speed=Speed(10.0 + seed, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2),
         size=Size(12.5, 1000),
         train_s=1.0,
     )
@@ -91,7 +100,7 @@ def test_markdown_tables_stay_tables(board: Board) -> None:
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in rows}
     assert len(widths) == 1 or widths == {13, 14}
     assert "3 units are still to be done" in board_md(board)
-    assert "| padim | imagenet |" in board_md(board)
+    assert "| padim | 1 | imagenet |" in board_md(board)
 
 
 def test_flags_round_trip() -> None:
@@ -106,33 +115,70 @@ def test_terminal_shows_the_numbers(board: Board) -> None:
     console.print(console_board(board))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "run padim" in text
-    assert "failed in score" in text
+    assert "not good: failed" in text
     assert "10.0" in text
+    assert "promised" in text
 
 
 class Page(HTMLParser):
+    """scripts: those that a browser runs. data: those that it only holds."""
+
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.addresses: list[str] = []
+        self.scripts: list[str] = []
+        self.data: list[str] = []
+        self.policy = ""
+        self._open: list[str] | None = None
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag == "script":
+            self._open = self.data if ("type", "application/json") in attrs else self.scripts
+        if ("http-equiv", "Content-Security-Policy") in attrs:
+            self.policy = dict(attrs)["content"] or ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open is not None:
+            self._open.append(data)
+            self._open = None
+
+
+SEEN = [Seen(EVIL, f"{EVIL}{at}", label, {"padim": at - 2.0}) for at, label in enumerate(["ok", "ok", "ng", "ng"])]
 
 
 def test_the_page_is_self_contained_and_escaped(board: Board) -> None:
-    text = render(board, FLAGS, [picture()])
+    text = render(board, FLAGS, [picture()], SEEN)
     page = Page()
     page.feed(text)
-    assert "script" not in page.tags
     assert EVIL not in text
     assert page.addresses
-    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
-    assert "default-src 'none'" in text
+    assert all(address.startswith(("data:image/jpeg;base64,", "#line-")) for address in page.addresses)
+    assert "default-src 'none'" in page.policy
     assert page.tags.count("img") == 2
     assert page.tags.count("details") == 1
     assert "run padim" in text
+
+
+def test_only_the_page_s_own_scripts_may_run(board: Board) -> None:
+    page = Page()
+    page.feed(render(board, FLAGS, [picture()], SEEN))
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts]
+    assert page.policy.partition("script-src ")[2].split() == [f"'sha256-{digest}'" for digest in digests]
+    assert len(digests) == 2
+
+
+def test_charts_hold_what_the_board_holds(board: Board) -> None:
+    page = Page()
+    page.feed(render(board, FLAGS, [], SEEN))
+    speed, size, histogram, roc, precision = (json.loads(data) for data in page.data)
+    assert speed["data"][1]["text"] == ["fake", "padim"]
+    assert size["data"][1]["x"] == [12.5, 12.5]
+    assert sum(len(trace["x"]) for trace in histogram["data"]) == 4
+    assert roc["data"][0]["y"][-1] == 1.0
+    assert precision["data"][0]["y"][0] == 1.0
 
 
 def test_the_page_of_an_empty_board() -> None:

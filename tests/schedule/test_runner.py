@@ -11,7 +11,9 @@ import ray
 
 from raybench.errors import InputError
 from raybench.experiment import Experiment, ModelChoice, Resources
+from raybench.ledger import Ledger
 from raybench.plan import make_plan
+from raybench.reports import unchanged
 from raybench.reports.tables import board_from_json
 from raybench.results import UnitResult
 from raybench.runs import Run
@@ -43,7 +45,7 @@ def test_a_run_and_the_same_run_again(experiment: Experiment, packed: Store) -> 
     assert report == {"board.json", "board.csv", "board.md", "flags.parquet", "index.html"}
     assert board_from_json(packed.get("runs/night/report/board.json")) == second.board
     page = packed.get("runs/night/report/index.html").decode()
-    assert page.count("<figure>") == 10
+    assert page.count("<figure data-item") == 10
     assert page.count("<img") == 20
     flags = pd.read_parquet(io.BytesIO(packed.get("runs/night/report/flags.parquet")))
     assert set(flags["line"]) <= {"strip"}
@@ -88,6 +90,8 @@ def test_an_aggregator_that_comes_back_empty_loses_nothing(experiment: Experimen
     for item in list(packed.list("runs/night/units/")):
         if item.key.endswith(("quality.json", "result.json")):
             packed.delete(item.key)
+    for item in list(packed.list("runs/night/ledger/")):
+        packed.delete(item.key)
     plan = make_plan(experiment)
     actor = Aggregator.remote(plan)  # type: ignore[attr-defined]
     for shard in plan.manifests["strip"].scored_shards[:2]:
@@ -137,3 +141,32 @@ def test_real_models_through_the_whole_way(experiment: Experiment) -> None:
         assert row.size is not None
         assert row.size.disk_mb > 1
     assert summary.board.verdicts[0].run in ("padim", "patchcore")
+
+
+def test_a_finished_run_is_shown_without_a_cluster(experiment: Experiment, packed: Store) -> None:
+    board = run(experiment).board
+    plan = make_plan(experiment)
+    here = Run(packed, "night")
+    assert unchanged.find(plan, here) == board
+    more = make_plan(experiment.model_copy(update={"seeds": (0, 1)}))
+    assert unchanged.find(more, here) is None
+    here.put_report("board.json", here.get_report("board.json") + b"\n")
+    assert unchanged.find(plan, here) is None
+    packed.put("runs/night/ledger/report.json", b"[]")
+    assert unchanged.find(plan, here) is None
+
+
+def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store) -> None:
+    run(experiment)
+    here = Run(packed, "night")
+    unit_ids = [unit.unit_id for unit in make_plan(experiment).units]
+    ledger = Ledger.read(here)
+    assert ledger.done == set(unit_ids)
+    for key in (here.key(unit_ids[0], "result.json"), here.key(unit_ids[0], "quality.json")):
+        assert ledger.get(key) == packed.get(key)
+
+
+def test_a_run_with_failures_is_not_taken_for_finished(experiment: Experiment, packed: Store) -> None:
+    broken = with_models(experiment, ModelChoice(name="fake", config={"fail_in": "fit"}))
+    run(broken)
+    assert unchanged.find(make_plan(broken), Run(packed, "night")) is None

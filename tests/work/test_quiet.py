@@ -11,7 +11,7 @@ import pytest
 from raybench.results import Speed
 from raybench.work.quiet import ATTEMPTS, OtherLoad, undisturbed
 
-SPEED = Speed(1.0, 2.0, 3.0, 4.0, 1, "cpu", "float32", 1)
+SPEED = Speed(1.0, 2.0, 1.0, 3.0, 4.0, 1, "cpu", "float32", 1)
 
 
 class Scripted(OtherLoad):

@@ -1,22 +1,26 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from raybench.errors import IntegrityError
-from raybench.experiment import Experiment
+from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.lines.pack import PackOptions, pack
 from raybench.lines.scores import read_scores
 from raybench.metrics.image import ImageScores
 from raybench.models import registry
 from raybench.models.base import Detector
 from raybench.plan import Plan, make_plan
 from raybench.runs import QualityRecord, Run, ScoreRecord
+from raybench.store import Store, open_store
 from raybench.work.conclude import Partials, conclude, merge
 from raybench.work.measure import measure
 from raybench.work.score import score
@@ -153,3 +157,30 @@ def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
     for place in (site, site, alone, site, alone):
         hot_detector(unit, trained, place)
     assert loads == [1, 2]
+
+
+def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips: Path, tmp_path: Path) -> None:
+    """Take the test images away and put others in their place: detector and thresholds stay the same, bit for bit."""
+    swapped = tmp_path / "swapped"
+    shutil.copytree(strips, swapped)
+    for path in sorted((swapped / "test").rglob("*.png")):
+        image = cv2.imread(str(path))
+        assert image is not None
+        cv2.imwrite(str(path), 255 - image)
+    pack(open_store(str(swapped)), packed.sub("lines"), "swapped", PackOptions(shard_rows=4))
+    chosen = Experiment(
+        name="night",
+        store=packed.uri(),
+        lines=("strip", "swapped"),
+        models=(ModelChoice(name="fake"), ModelChoice(name="padim")),
+        input=InputChoice(pixels=64 * 64),
+        squashed_twins=False,
+    )
+    plan = make_plan(chosen)
+    site = Site(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
+    for model in ("fake", "padim"):
+        one, other = (train(unit, plan.manifests[unit.line], site) for unit in plan.units if unit.model == model)
+        assert one.unit_id != other.unit_id
+        assert (one.threshold, one.pixel_threshold) == (other.threshold, other.pixel_threshold)
+        digests = [{name: blob.sha256 for name, blob in record.model.items()} for record in (one, other)]
+        assert digests[0] == digests[1]

@@ -1,0 +1,116 @@
+"""Time to run a finished run of 10,000 units again, against the real S3 server, in a driver of its own.
+
+The units are fake ones: one is really trained, scored and measured; its commits are copied under the other ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from raybench.demo import Sizes, write_strips
+from raybench.embedded import embedded_server
+from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.ledger import Ledger
+from raybench.lines.pack import PackOptions, pack
+from raybench.plan import Plan, make_plan
+from raybench.reports.publish import publish_again
+from raybench.runs import QualityRecord, Run
+from raybench.schedule.cluster import connected
+from raybench.schedule.runner import run_plan
+from raybench.store import open_store
+from raybench.units import Unit
+
+UNITS = 10_000
+LINES = 10
+WRITERS = 32
+DRIVER = "from raybench.cli import main; main()"
+
+
+def prepare(folder: Path, units: int) -> Plan:
+    """A run with `units` finished units: lines × 10 models × seeds."""
+    store = open_store("s3://resume")
+    store.create()
+    images = write_strips(folder / "images", Sizes(24, 6, 6, 0))
+    for number in range(LINES):
+        pack(open_store(str(images)), store.sub("lines"), f"line-{number}", PackOptions(shard_rows=12))
+    models = tuple(ModelChoice(name="fake", label=f"grid-{grid}", config={"grid": grid}) for grid in range(8, 18))
+    experiment = Experiment(
+        name="long",
+        store=store.uri(),
+        lines=("line-*",),
+        models=models,
+        seeds=tuple(range(units // LINES // len(models))),
+        input=InputChoice(pixels=64 * 64),
+        squashed_twins=False,
+    )
+    plan = make_plan(experiment)
+    one = experiment.model_copy(update={"name": "one", "lines": ("line-0",), "models": models[:1], "seeds": (0,)})
+    with connected("local"):
+        run_plan(make_plan(one))
+    source = make_plan(one).units[0]
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(lambda unit: _copy(plan, source, unit), plan.units))
+    return plan
+
+
+def _copy(plan: Plan, source: Unit, unit: Unit) -> None:
+    """The commits of `source`, in run "one", as those of `unit`."""
+    here, there = Run(plan.store, "one"), Run(plan.store, "long")
+    merged = here.read(source.unit_id, "quality", QualityRecord)
+    if merged is None:
+        raise RuntimeError("the one real unit has no quality")
+    images = there.put_blob(unit.unit_id, "images", here.get_blob(merged.images))
+    there.commit(unit.unit_id, "quality", replace(merged, unit_id=unit.unit_id, images=images))
+    for name in ("train", "measure", "result"):
+        text = plan.store.get(here.key(source.unit_id, f"{name}.json")).decode()
+        text = text.replace(source.unit_id, unit.unit_id).replace('"line-0"', f'"{unit.line}"')
+        text = re.sub(r'("model": )"grid-8"', rf'\1"{unit.model}"', text)
+        text = re.sub(r'("seed": )\d+', rf"\g<1>{unit.seed}", text)
+        plan.store.put(there.key(unit.unit_id, f"{name}.json"), text.encode())
+
+
+def again(plan: Plan, folder: Path) -> tuple[float, str]:
+    """Wall time of `raybench run` as a process, Python's start and Ray's included, and its last lines."""
+    path = folder / "long.yaml"
+    path.write_text(plan.experiment.to_yaml())
+    command = [sys.executable, "-c", DRIVER, "run", str(path), "--out", str(folder / "out")]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return time.perf_counter() - started, done.stdout.splitlines()[-2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--units", type=int, default=UNITS)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, embedded_server(Path(name, "server")):
+        folder = Path(name)
+        plan = prepare(folder, chosen.units)
+        run = Run(plan.store, "long")
+        _timed("listing every object of the run", lambda: str(sum(map(len, run.commits().values()))) + " commits")
+        print(f"first: {again(plan, folder)}", flush=True)
+        _timed("planning", lambda: f"{len(make_plan(plan.experiment).units)} units")
+        _timed("reading the ledger", lambda: f"{len(Ledger.read(run).done)} units, {len(Ledger.read(run).pages)} pages")
+        for _ in range(2):
+            seconds, said = again(plan, folder)
+            print(f"the same command again, from start to exit: {seconds:.1f} s ({said})", flush=True)
+        _timed("building the report anew", lambda: f"{len(publish_again(plan).rows)} rows")
+
+
+def _timed(what: str, work: Callable[[], str]) -> None:
+    started = time.perf_counter()
+    said = work()
+    print(f"{what}: {time.perf_counter() - started:.1f} s ({said})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Heat maps in the words of a quality engineer, and the rule behind them.
+
+A map is judged by three numbers, and the worst of the three grades is its word:
+
+                   AU-PRO       noise around defects   noise on OK images
+accurate           0.90 or more     0.10 or less           0.40 or less
+a little noisy     0.80 or more     0.25 or less           0.70 or less
+noisy              0.60 or more     0.50 or less           0.90 or less
+unusable           less             more                   more
+
+Without masks only the last can be known; the word is then marked. See `metrics.glow` for the two noises.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raybench.results import Number, Quality
+
+WORDS = ("accurate", "a little noisy", "noisy", "unusable")
+AU_PRO = (0.9, 0.8, 0.6)
+NOISE_AROUND = (0.1, 0.25, 0.5)
+NOISE_OK = (0.4, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class HeatWord:
+    """word: one of WORDS. by_masks: whether masks were there to judge by. why: what held it back; empty for accurate
+    maps. worth: from 0 to 1, the mean of AU-PRO and of what the noises leave of 1, those that are known."""
+
+    word: str
+    by_masks: bool
+    why: str
+    worth: float
+
+    def __str__(self) -> str:
+        return self.word if self.by_masks else f"{self.word} (without masks)"
+
+
+def heat_word(quality: Quality) -> HeatWord | None:
+    """None without heat maps, or without OK and NG images to see them on."""
+    grades = [
+        _grade("AU-PRO", quality.au_pro, [-limit for limit in AU_PRO], -1),
+        _grade("noise around defects", quality.noise_around, NOISE_AROUND, 1),
+        _grade("noise on OK images", quality.noise_ok, NOISE_OK, 1),
+    ]
+    known = [grade for grade in grades if grade is not None]
+    if not known:
+        return None
+    worst, why = max(known, key=lambda grade: grade[0])
+    noises = (quality.noise_around.value, quality.noise_ok.value)
+    parts = [quality.au_pro.value, *(1 - noise for noise in noises if noise is not None)]
+    worth = statistics.mean(part for part in parts if part is not None)
+    return HeatWord(WORDS[worst], quality.au_pro.value is not None, why if worst else "", worth)
+
+
+def _grade(name: str, number: Number, limits: Sequence[float], sign: int) -> tuple[int, str] | None:
+    """The place in WORDS, and the number in words. limits: ascending, of sign × value."""
+    if number.value is None:
+        return None
+    return sum(sign * number.value > limit for limit in limits), f"{name} {number.value:.2f}"

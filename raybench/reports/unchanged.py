@@ -1,0 +1,43 @@
+"""A report that need not be built again: nothing has been committed since, and nothing else about it differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from pydantic import ValidationError
+
+from raybench.errors import ObjectMissing
+from raybench.findings.board import Board
+from raybench.plan import Plan
+from raybench.reports.tables import board_from_json
+from raybench.runs import Run
+from raybench.units import digest
+from raybench.versions import versions
+
+
+def note(plan: Plan, run: Run, board: Board) -> None:
+    """Write down what the report of `board`, just published, rests on. Not where units failed or are to be done."""
+    if not board.context.pending and not any(row.failures for row in board.rows):
+        sha256 = hashlib.sha256(run.get_report("board.json")).hexdigest()
+        run.store.put(_key(run), json.dumps({"basis": _basis(plan), "board": sha256}).encode())
+
+
+def find(plan: Plan, run: Run) -> Board | None:
+    """The board that stands, where every unit was done when it was published; None where it has to be built."""
+    try:
+        noted = json.loads(run.store.get(_key(run)))
+        data = run.get_report("board.json")
+        same = noted["basis"] == _basis(plan) and noted["board"] == hashlib.sha256(data).hexdigest()
+        return board_from_json(data) if same else None
+    except (ObjectMissing, ValueError, KeyError, TypeError, ValidationError):
+        return None
+
+
+def _basis(plan: Plan) -> str:
+    units = [[unit.unit_id, unit.model] for unit in plan.units]
+    return digest([plan.experiment.digest, units, dict(plan.squashed), sorted(plan.asides), dict(versions())])
+
+
+def _key(run: Run) -> str:
+    return f"{run.root}/ledger/report.json"

@@ -1,0 +1,51 @@
+"""Which tasks are tried again within a run, and after what pause. Pure bookkeeping: knows no Ray.
+
+Ray's own retries know nothing of why a worker died. Here a hang is not tried again, want of memory is met with smaller
+batches, and a store or a disk in trouble with a pause.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+from raybench.schedule.backlog import Job
+
+PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+MAX_HALVINGS = 4  # from the largest batch, 16 images, down to one
+
+Trouble = Literal["worker", "memory", "surroundings"]
+Key = tuple[str, str, str]
+
+
+class Retries:
+    """limit: tries after the first, of one task."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._tries: Counter[Key] = Counter()
+        self._halvings: Counter[Key] = Counter()
+
+    def pause_s(self, job: Job, trouble: Trouble) -> float | None:
+        """Seconds until `job` is to be tried again; None: it has failed. A batch is halved as long as it can be."""
+        key = _key(job)
+        if trouble == "memory" and job.phase == "score" and self._halvings[key] < MAX_HALVINGS:
+            self._halvings[key] += 1
+            return 0.0
+        if self._tries[key] >= self.limit:
+            return None
+        self._tries[key] += 1
+        return min(PAUSE_S * 2 ** (self._tries[key] - 1), LONGEST_PAUSE_S) if trouble == "surroundings" else 0.0
+
+    def again(self, job: Job) -> bool:
+        """Whether `job` has been tried before."""
+        return bool(self._tries[_key(job)] or self._halvings[_key(job)])
+
+    def halvings(self, job: Job) -> int:
+        """How often the batch of `job` has been halved."""
+        return self._halvings[_key(job)]
+
+
+def _key(job: Job) -> Key:
+    return job.unit.unit_id, job.phase, job.shard.key if job.shard else ""

@@ -1,0 +1,95 @@
+"""The Kubernetes manifests, without a cluster."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from commands import ROOT, faults
+from jsonschema import Draft202012Validator
+
+KUBERAY = ROOT / "cluster" / "kuberay"
+SCHEMAS = ROOT.parent / "shared" / "schemas"
+MANIFESTS = ("raycluster", "rayjob")
+
+
+def manifest(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((KUBERAY / f"{name}.yaml").read_text()))
+
+
+def pods(name: str) -> Iterator[dict[str, Any]]:
+    spec = manifest(name)["spec"]
+    cluster = spec.get("rayClusterSpec", spec)
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        yield group["template"]["spec"]
+
+
+def schema(name: str) -> Draft202012Validator:
+    path = SCHEMAS / f"{name}.v1.strict.schema.json.gz"
+    if not path.exists():
+        pytest.skip("the strict KubeRay schemas are not on this machine")
+    return Draft202012Validator(json.loads(gzip.decompress(path.read_bytes())))
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kuberay_takes_it(name: str) -> None:
+    validator, found = schema(name), manifest(name)
+    assert [f"{error.json_path}: {error.message}" for error in validator.iter_errors(found)] == []
+    assert found["apiVersion"] == "ray.io/v1"
+    found["spec"]["headGroupSpecs"] = {}
+    assert list(validator.iter_errors(found)), "the schema is not strict"
+
+
+def test_the_job_has_the_same_cluster() -> None:
+    assert manifest("rayjob")["spec"]["rayClusterSpec"] == manifest("raycluster")["spec"]
+
+
+def test_the_head_works_on_nothing_and_the_workers_scale() -> None:
+    spec = manifest("raycluster")["spec"]
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+    assert groups["gpu"]["maxReplicas"] > groups["gpu"]["minReplicas"]
+    limits = groups["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == "1"
+    assert set(groups) == {"gpu", "cpu"}
+
+
+def test_every_pod_is_bounded_probed_and_not_root() -> None:
+    for pod in pods("raycluster"):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            assert container["resources"]["limits"] == container["resources"]["requests"]
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert ":" in container["image"]
+            assert not container["image"].endswith(":latest")
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_secrets_come_by_reference(name: str) -> None:
+    for pod in pods(name):
+        for container in pod["containers"]:
+            assert container["envFrom"] == [{"secretRef": {"name": "raybench-s3"}}]
+            plain = [variable["name"] for variable in container["env"] if "value" in variable]
+            assert not [each for each in plain if any(word in each for word in ("AWS", "TOKEN", "SECRET", "PASSWORD"))]
+    spec = manifest(name)["spec"]
+    cluster = spec.get("rayClusterSpec", spec)
+    assert set(cluster["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]) == {"secretKeyRef"}
+    assert cluster["authOptions"] == {"mode": "token"}
+
+
+def test_the_job_names_what_the_image_holds() -> None:
+    spec = manifest("rayjob")["spec"]
+    assert faults(spec["entrypoint"]) == []
+    env = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["env_vars"]
+    assert yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"] == env
+
+
+def test_ray_is_the_locked_one() -> None:
+    assert f"ray=={manifest('raycluster')['spec']['rayVersion']}" in (ROOT / "requirements.lock").read_text()

@@ -1,0 +1,48 @@
+"""The cluster-launcher files, by the launcher's own validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from commands import ROOT, faults
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+FILES = sorted((ROOT / "cluster" / "launcher").glob("*.yaml"))
+COMMANDS = ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
+
+
+def read(path: Any) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_launcher_takes_it(path: Any) -> None:
+    validate_config(prepare_config(read(path)))
+    with pytest.raises(Exception, match="max_worker"):
+        validate_config(prepare_config(read(path) | {"max_worker": 1}))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_its_commands_exist_and_ask_for_a_token(path: Any) -> None:
+    config = read(path)
+    for kind in COMMANDS:
+        for command in config.get(kind, []):
+            assert faults(command) == []
+    assert "~/.ray/auth_token" in config["file_mounts"]
+    assert "RAY_AUTH_MODE=token" in path.read_text()
+    assert "--num-cpus=0" in config["head_start_ray_commands"][1]
+
+
+def test_one_for_machines_of_ones_own_and_one_for_a_cloud() -> None:
+    assert {read(path)["provider"]["type"] for path in FILES} == {"local", "aws"}
+
+
+def test_a_wrong_command_is_found() -> None:
+    assert faults("ulimit -n 9; ray start --haed --port=1") == ["ray start has no option --haed"]
+    assert faults("ray begin") == ["ray has no command 'begin'"]
+    assert faults("A=1 python jobs/none.py && raybench rum x") == [
+        "there is no jobs/none.py",
+        "raybench has no command 'rum'",
+    ]

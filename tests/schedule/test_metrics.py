@@ -1,0 +1,116 @@
+"""The metrics, scraped as Prometheus would; and the dashboard, which may ask for nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from raybench.experiment import Experiment, ModelChoice
+from raybench.plan import make_plan
+from raybench.schedule.backlog import Backlog
+from raybench.schedule.metrics import COUNTERS, GAUGES, PREFIX, states
+from raybench.schedule.runner import run_plan
+
+DASHBOARDS = Path(__file__).parent.parent.parent / "cluster" / "dashboards"
+EXPORTED = {PREFIX + name for name in GAUGES} | {f"{PREFIX}{name}_total" for name in COUNTERS}
+REPORTED_WITHIN_S = 60.0
+Series = dict[tuple[str, str], float]
+
+
+def scraped(text: str) -> Series:
+    """Values by name and tags, those that Ray adds left out; of several workers the sum."""
+    found: Series = {}
+    for name, tags, value in re.findall(r"^(\w+)\{(.*)\} (\S+)$", text, re.M):
+        own = ",".join(sorted(re.findall(r'(?:run|model|phase|state)="[^"]*"', tags)))
+        found[name, own] = found.get((name, own), 0.0) + float(value)
+    return found
+
+
+def scrape(*, until: tuple[str, str]) -> Series:
+    port = ray.nodes()[0]["MetricsExportPort"]  # type: ignore[no-untyped-call]
+    end = time.monotonic() + REPORTED_WITHIN_S
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            found = scraped(answer.read().decode())
+        if until in found or time.monotonic() > end:
+            return found
+        time.sleep(1)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_a_local_run_is_scraped(experiment: Experiment) -> None:
+    broken = ModelChoice(name="fake", label="broken", config={"fail_in": "score"})
+    chosen = experiment.model_copy(update={"name": "metered", "models": (ModelChoice(name="fake"), broken)})
+    for _ in range(2):
+        run_plan(make_plan(chosen))
+    run = 'run="metered"'
+    retries = (f"{PREFIX}raybench_retries_total", f'model="broken",phase="train",{run}')
+    found = scrape(until=retries)
+    assert retries in found, [key for key in found if "raybench" in key[0]]
+    assert found[retries] >= 1
+    assert found[f"{PREFIX}raybench_images_scored_total", f'model="fake",{run}'] == 12
+    assert (f"{PREFIX}raybench_images_scored_total", f'model="broken",{run}') not in found
+    assert 0 < found[f"{PREFIX}raybench_cpu_seconds_total", f'model="fake",phase="train",{run}'] < 120
+    units = {
+        state: found[f"{PREFIX}raybench_units", f'{run},state="{state}"'] for state in ("done", "failed", "trained")
+    }
+    assert units == {"done": 1, "failed": 1, "trained": 0}
+    assert found[f"{PREFIX}raybench_tasks_left", f'phase="score",{run}'] == 0
+    assert {name for name, _ in found if "raybench" in name} == EXPORTED - {f"{PREFIX}raybench_gpu_seconds_total"}
+
+
+def test_every_unit_is_in_one_state(experiment: Experiment) -> None:
+    chosen = experiment.model_copy(
+        update={"models": (ModelChoice(name="fake"), ModelChoice(name="fake", label="b", config={"grid": 16}))}
+    )
+    plan = make_plan(chosen)
+    backlog = Backlog(plan.units, plan.manifests, {})
+    seen = [states(backlog, 2)]
+    for at in range(20):
+        job = backlog.take(busy=False)
+        if job is None:
+            break
+        backlog.fail(job) if at == 1 and job.phase == "score" else backlog.finish(job)
+        seen.append(states(backlog, 2))
+    assert seen[0] == {"waiting": 2, "trained": 0, "done": 0, "failed": 0}
+    assert seen[-1] == {"waiting": 0, "trained": 0, "done": 1, "failed": 1}
+    assert all(sum(each.values()) == 2 and min(each.values()) >= 0 for each in seen)
+
+
+def queries(board: Any) -> list[str]:
+    return [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+
+
+def test_the_dashboard_asks_for_what_is_exported_and_for_all_of_it() -> None:
+    board = json.loads((DASHBOARDS / "grafana.json").read_text())
+    asked = {name for query in queries(board) for name in re.findall(r"ray_\w+", query)}
+    variables = " ".join(str(each["query"]) for each in board["templating"]["list"])
+    assert asked == EXPORTED
+    assert set(re.findall(r"ray_\w+", variables)) <= EXPORTED
+    known = {"run", "model", "phase", "state"}
+    for query in queries(board):
+        assert set(re.findall(r"by \(([^)]*)\)", query)) <= known | {"model, phase"}
+        assert 'run=~"$run"' in query
+
+
+def test_prometheus_finds_the_port_of_the_manifests() -> None:
+    config = yaml.safe_load((DASHBOARDS / "prometheus.yml").read_text())
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    assert set(jobs) == {"raybench-kubernetes", "raybench-machines"}
+    raycluster = (DASHBOARDS.parent / "kuberay" / "raycluster.yaml").read_text()
+    assert raycluster.count("{containerPort: 8080, name: metrics}") == 2
+    keep = jobs["raybench-kubernetes"]["relabel_configs"][0]
+    assert (keep["action"], keep["regex"]) == ("keep", "raybench;metrics")
+    targets = jobs["raybench-machines"]["static_configs"][0]["targets"]
+    assert {target.rpartition(":")[2] for target in targets} == {"8080"}
+    for path in (DASHBOARDS.parent / "launcher").glob("*.yaml"):
+        assert path.read_text().count("--metrics-export-port=8080") == 2

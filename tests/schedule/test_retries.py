@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import errno
+import random
+import time
+
+import ray
+from test_backlog import drain, manifest, unit
+
+from raybench.errors import ModelError, ObjectMissing, StoreDenied, StoreUnreachable
+from raybench.schedule.backlog import Backlog, Job
+from raybench.schedule.retries import LONGEST_PAUSE_S, MAX_HALVINGS, Retries
+from raybench.schedule.tasks import trouble_of
+
+LINES = {"a": manifest("a", 2)}
+SHARD = LINES["a"].scored_shards[0]
+TRAIN, SCORE = Job("train", unit("a", 0), 0), Job("score", unit("a", 0), 10, SHARD)
+
+
+def test_a_dead_worker_is_replaced_at_once_and_not_for_ever() -> None:
+    retries = Retries(2)
+    assert [retries.pause_s(TRAIN, "worker") for _ in range(3)] == [0.0, 0.0, None]
+    assert retries.pause_s(SCORE, "worker") == 0.0
+
+
+def test_trouble_around_is_given_time() -> None:
+    retries = Retries(7)
+    pauses = [retries.pause_s(TRAIN, "surroundings") for _ in range(8)]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, LONGEST_PAUSE_S, LONGEST_PAUSE_S, None]
+
+
+def test_want_of_memory_halves_the_batch_down_to_one_image() -> None:
+    retries = Retries(0)
+    assert [retries.pause_s(SCORE, "memory") for _ in range(MAX_HALVINGS + 1)] == [0.0] * MAX_HALVINGS + [None]
+    assert 16 >> retries.halvings(SCORE) == 1
+    assert retries.pause_s(TRAIN, "memory") is None
+
+
+def test_whose_fault_it_is() -> None:
+    assert trouble_of(ray.exceptions.WorkerCrashedError()) == "worker"
+    assert trouble_of(ray.exceptions.OutOfMemoryError("x")) == "memory"  # type: ignore[no-untyped-call]
+    assert trouble_of(StoreUnreachable("x")) == "surroundings"
+    assert trouble_of(OSError(errno.ENOSPC, "full")) == "surroundings"
+    for error in (StoreDenied("x"), ObjectMissing("x"), ModelError("x"), MemoryError(), OSError(errno.ENOENT, "x")):
+        assert trouble_of(error) is None
+
+
+def test_a_job_comes_back_after_its_pause() -> None:
+    backlog = Backlog([unit("a", 0)], LINES, {})
+    job = backlog.take(busy=False)
+    assert job is not None
+    backlog.put_back(job, 0.1)
+    assert backlog.waiting
+    assert backlog.take(busy=False) is None
+    time.sleep(0.15)
+    assert backlog.take(busy=False) == job
+    assert not backlog.waiting
+
+
+def test_jobs_that_wait_leave_with_their_unit() -> None:
+    backlog = Backlog([unit("a", 0), unit("a", 1)], LINES, {})
+    train = backlog.take(busy=False)
+    assert train is not None
+    backlog.finish(train)
+    first, second = backlog.take(busy=True), backlog.take(busy=True)
+    assert first is not None
+    assert second is not None
+    backlog.put_back(first, 0.0)
+    assert backlog.fail(second)
+    assert not backlog.is_open(second.unit.unit_id)
+    order = drain(backlog, 1, random.Random(0), set())
+    assert {job.unit.seed for job in order} == {1}
+    for tally in backlog.tallies.values():
+        assert tally.done + tally.failed == tally.total

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from raybench import cli, verify
+from raybench.errors import InputError
+from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.lines.pack import PackOptions, pack
+from raybench.plan import make_plan
+from raybench.runs import Run
+from raybench.store import Store, open_store
+from raybench.verify import Verified, verify_line, verify_run
+from raybench.work.conclude import Partials, conclude, merge
+from raybench.work.measure import measure
+from raybench.work.score import score
+from raybench.work.site import Site
+from raybench.work.train import train
+
+
+@pytest.fixture(scope="module")
+def finished(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store with a line and a run whose only unit is finished."""
+    folder = tmp_path_factory.mktemp("finished")
+    store = open_store(str(folder))
+    pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions(shard_rows=4))
+    experiment = Experiment(
+        name="night",
+        store=store.uri(),
+        lines=("strip",),
+        models=(ModelChoice(name="fake"),),
+        false_alarm_budget=0.2,
+        input=InputChoice(pixels=64 * 64),
+        squashed_twins=False,
+    )
+    plan = make_plan(experiment)
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    site = Site(Run(store, "night"), store.sub("lines"), tmp_path_factory.mktemp("cache"), "cpu", 1)
+    train(unit, manifest, site)
+    for shard in manifest.scored_shards:
+        score(unit, manifest, shard, site)
+    merge(unit, manifest, site.run, Partials())
+    measure(unit, manifest, site)
+    conclude(unit, manifest, site.run)
+    return folder
+
+
+@pytest.fixture
+def done(finished: Path, tmp_path: Path) -> Store:
+    """A copy of it, to damage."""
+    return open_store(str(shutil.copytree(finished, tmp_path / "store")))
+
+
+def key_of(store: Store, part: str) -> str:
+    return next(item.key for item in store.list() if part in item.key)
+
+
+def flip(store: Store, key: str) -> None:
+    data = bytearray(store.get(key))
+    data[len(data) // 2] ^= 1
+    store.put(key, bytes(data))
+
+
+def both(store: Store) -> list[Verified]:
+    return [verify_line(store.sub("lines"), "strip"), verify_run(Run(store, "night"))]
+
+
+def test_what_is_whole_has_no_problems(done: Store) -> None:
+    line, run = both(done)
+    assert line.problems == run.problems == []
+    sizes = {item.key: item.size for item in done.list()}
+    assert sum(tally.size for tally in line.tallies.values()) == sum(
+        size for key, size in sizes.items() if key.startswith("lines/")
+    )
+    assert sum(tally.size for tally in run.tallies.values()) == sum(
+        size for key, size in sizes.items() if key.startswith("runs/night/units/")
+    )
+    assert {kind: tally.objects for kind, tally in run.tallies.items()}.items() >= {
+        "commit": 7,
+        "scores shard": 3,
+        "partial metrics": 13,
+    }.items()
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("lines/strip/test-00000", "shard"),
+        ("/scores/test-00001", "scores shard"),
+        ("/model/", "model file"),
+        ("/partial/test-00000-pixels", "partial metrics"),
+        ("/images-", "partial metrics"),
+    ],
+)
+@pytest.mark.parametrize("pieces", ["whole", "small"])
+def test_a_flipped_byte_is_found_and_named(
+    done: Store, part: str, kind: str, pieces: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pieces == "small":
+        monkeypatch.setattr(verify, "PIECE", 1000)
+    key = key_of(done, part)
+    flip(done, key)
+    found = [each for each in both(done) if each.problems]
+    assert len(found) == 1
+    assert {problem.uri for problem in found[0].problems} == {done.uri(key)}
+    assert "its bytes are not those that were written" in [problem.what for problem in found[0].problems]
+    assert [name for name, tally in found[0].tallies.items() if tally.problems] == [kind]
+
+
+def test_every_problem_is_listed(done: Store) -> None:
+    done.delete(key_of(done, "/model/"))
+    cut = key_of(done, "/partial/test-00000-images")
+    done.put(cut, done.get(cut)[:-1])
+    done.put(key_of(done, "measure.json"), b"{}")
+    done.delete(key_of(done, "score-test-00002.json"))
+    said = [problem.what.partition("\n")[0] for problem in verify_run(Run(done, "night")).problems]
+    size = len(done.get(cut))
+    assert "is missing" in said
+    assert f"has {size} bytes, {size + 1} were written" in said
+    assert any("is not a MeasureRecord" in text for text in said)
+    assert "its scored shards have 8 images, its quality is of 12" in said
+    assert len(said) == 4
+
+
+def test_a_result_without_its_parts(done: Store) -> None:
+    done.delete(key_of(done, "train.json"))
+    said = [problem.what for problem in verify_run(Run(done, "night")).problems]
+    assert said == ["its result is committed, train is not"]
+
+
+def test_a_damaged_manifest_is_a_problem_of_the_line(done: Store) -> None:
+    done.put("lines/strip/manifest.json", b"{")
+    found = verify_line(done.sub("lines"), "strip")
+    assert found.tallies["manifest"].problems == 1
+
+
+def test_the_command(
+    done: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(name: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["raybench", "verify", name])
+        try:
+            cli.main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    file = tmp_path / "night.yaml"
+    file.write_text(f"name: night\nstore: {done.uri()}\nlines: [strip]\nmodels: [fake]\n")
+    for name in (done.uri("runs/night"), done.uri("lines/strip"), str(file)):
+        assert call(name) == 0
+        assert "everything is as it was written" in capsys.readouterr().out
+    key = key_of(done, "/scores/")
+    flip(done, key)
+    assert call(str(file)) == 1
+    assert f"{done.uri(key)}: its bytes are not those that were written" in capsys.readouterr().out
+    assert call(done.uri("runs/none")) == 2
+    assert "nothing is committed there" in capsys.readouterr().err
+
+
+def test_nothing_there(done: Store) -> None:
+    with pytest.raises(InputError, match="no line 'none' is packed"):
+        verify_line(done.sub("lines"), "none")
+
+
+def test_on_s3(done: Store, bucket: Store) -> None:
+    for item in done.list():
+        bucket.put(item.key, done.get(item.key))
+    assert [found.problems for found in both(bucket)] == [[], []]
+    flip(bucket, key_of(bucket, "/scores/"))
+    assert [len(found.problems) for found in both(bucket)] == [0, 1]
