@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from benchmarks.faults.compare import Findings, findings_of, wrong_commits
@@ -29,6 +29,7 @@ BETWEEN_S = (1.0, 4.0)
 ROUND_S = 900.0
 STARTS = 25
 OK, STOPPED = 0, 3
+Inject = Callable[[], bool]
 
 
 @dataclass
@@ -44,12 +45,14 @@ class Round:
 
 @dataclass
 class Ground:
-    """Where rounds take place: the world, the packed line, the quiet run's findings."""
+    """Where rounds take place: the world, the packed line, the quiet run's findings. once: kinds of faults that are
+    injected, each once; all kinds again and again where it is empty."""
 
     world: World
     store: Store
     base: Experiment
     quiet: Findings
+    once: frozenset[str] = frozenset()
 
     def plan(self, name: str) -> Plan:
         """Rounds are planned past the proxy."""
@@ -57,11 +60,11 @@ class Ground:
         return make_plan(self.base.model_copy(update={"name": name, "storage": direct}))
 
 
-def faults(ground: Ground, rng: random.Random) -> dict[str, Callable[[], bool]]:
+def faults(ground: Ground, rng: random.Random) -> dict[str, Inject]:
     """By name: what injects it, and tells whether it could."""
     at, proxy = ground.world, ground.world.proxy
 
-    def requests(fault: str) -> Callable[[], bool]:
+    def requests(fault: str) -> Inject:
         def inject() -> bool:
             before = proxy.met
             proxy.inject(fault, rng.randint(2, 12))  # type: ignore[arg-type]
@@ -70,7 +73,7 @@ def faults(ground: Ground, rng: random.Random) -> dict[str, Callable[[], bool]]:
 
         return inject
 
-    found: dict[str, Callable[[], bool]] = {
+    found: dict[str, Inject] = {
         "kill -9 of a worker in train": lambda: at.kill_worker("train"),
         "kill -9 of a worker in score": lambda: at.kill_worker("score"),
         "kill -9 of a worker in measure": lambda: at.kill_worker("measure"),
@@ -119,7 +122,7 @@ def fight(ground: Ground, name: str, rng: random.Random, counts: Counter[str], m
                 break
             at.start(experiment)
         elif len(done.injected) < most and time.monotonic() > pause_until and at.processes("Aggregator"):
-            _one(inject, rng, counts, done)
+            _one(_wanted(inject, ground.once, counts), rng, counts, done)
             pause_until = time.monotonic() + rng.uniform(*BETWEEN_S)
         time.sleep(0.1)
     at._end_drivers()
@@ -132,7 +135,11 @@ def fight(ground: Ground, name: str, rng: random.Random, counts: Counter[str], m
     return done
 
 
-def _one(inject: dict[str, Callable[[], bool]], rng: random.Random, counts: Counter[str], done: Round) -> None:
+def _wanted(inject: dict[str, Inject], once: Collection[str], counts: Counter[str]) -> dict[str, Inject]:
+    return {kind: work for kind, work in inject.items() if not once or (kind in once and not counts[kind])}
+
+
+def _one(inject: dict[str, Inject], rng: random.Random, counts: Counter[str], done: Round) -> None:
     """Inject one fault: of those met least so far, the first that is possible now."""
     kinds = sorted(inject, key=lambda kind: (counts[kind], rng.random()))
     for kind in kinds:
@@ -181,12 +188,11 @@ def prepare(at: World) -> Ground:
 
 
 def chaos(
-    at: World, wanted: int, seed: int, until: float, say: Callable[[str], None]
+    ground: Ground, wanted: int, seed: int, until: float, say: Callable[[str], None]
 ) -> tuple[Counter[str], list[Round]]:
     """Rounds until `wanted` faults are injected or the monotonic clock shows `until`."""
     rng, counts = random.Random(seed), Counter[str]()  # noqa: S311
     rounds: list[Round] = []
-    ground = prepare(at)
     say(f"quiet run: {len(ground.quiet.results)} units")
     while counts.total() < wanted and time.monotonic() < until:
         name = f"round-{len(rounds)}"
@@ -223,7 +229,7 @@ def main() -> None:
         if at.no_tmpfs:
             print(f"no full disk here: {at.no_tmpfs}")
         until = time.monotonic() + 60 * chosen.minutes
-        _, rounds = chaos(at, chosen.faults, chosen.seed, until, lambda text: print(text, flush=True))
+        _, rounds = chaos(prepare(at), chosen.faults, chosen.seed, until, lambda text: print(text, flush=True))
     print("\n".join(summary(rounds)))
     sys.exit(any(done.wrong for done in rounds))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from raybench.errors import InputError, RaybenchError
 from raybench.experiment import Resources
@@ -39,11 +40,13 @@ class Slots:
 def connected(address: str | None = None) -> Iterator[None]:
     """A Ray connection while the block runs.
 
-    address: as in `ray.init`; by default RAY_ADDRESS, and without it a cluster of this machine alone, on loopback.
+    address: as in `ray.init`; by default RAY_ADDRESS, and without it a cluster of this machine alone, on loopback,
+    which only holders of the user's Ray token can join.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     settings: dict[str, Any] = {}
+    clusters_enabled = ray_constants.ENABLE_RAY_CLUSTER
     if where == "local":
         # Ray's address rewriting waits for a network that an air-gapped machine does not have.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -51,6 +54,8 @@ def connected(address: str | None = None) -> Iterator[None]:
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "3600000")
         # By default workers yield to every other program, and would measure their own politeness.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # That variable counts when Ray is imported, which has happened: without this Ray would listen to the network.
+        ray_constants.ENABLE_RAY_CLUSTER = False
         settings = {
             "_node_ip_address": "127.0.0.1",
             "include_dashboard": False,
@@ -64,6 +69,7 @@ def connected(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = clusters_enabled
 
 
 def slots(resources: Resources) -> Slots:

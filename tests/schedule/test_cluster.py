@@ -1,0 +1,45 @@
+"""A cluster of this machine alone is out of reach for others: on loopback, and only with the token."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
+
+
+def is_loopback(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def test_all_of_it_listens_on_loopback_only() -> None:
+    here = psutil.Process()
+    found = {
+        (process.name(), socket.laddr.ip)
+        for process in (here, *here.children(recursive=True))
+        for socket in process.net_connections("tcp")
+        if socket.status == psutil.CONN_LISTEN
+    }
+    assert {name for name, _ in found} >= {"gcs_server", "raylet", "weed"}
+    assert [each for each in found if not is_loopback(each[1])] == []
+
+
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_nobody_joins_without_the_token(mode: str, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    code = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('joined')"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    stranger = kept | {"HOME": str(tmp_path), "RAY_AUTH_MODE": mode}
+    joined = subprocess.run([sys.executable, "-c", code], env=stranger, capture_output=True, text=True, check=False)
+    assert joined.returncode != 0
+    assert "joined" not in joined.stdout
+    owner = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "joined" in owner.stdout, owner.stderr
