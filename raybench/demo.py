@@ -19,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import InputError
-from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources
 
 MODELS = (  # the slowest first, so that none is left alone
     "efficient_ad", "draem", "cflow", "supersimplenet", "stfpm", "fastflow", "reverse_distillation",
     "padim", "patchcore", "dfm",
 )  # fmt: skip
-TRAIN_BUDGET_S = 5.0
+TRAIN_BUDGET_S = 4.0
+MEASURE_S = 1.0
 PIXELS = 128 * 128
 STRIP_HEIGHT, STRIP_WIDTH = 200, 320
 
@@ -52,6 +53,7 @@ def experiment(store: str) -> Experiment:
         train_budget_s=TRAIN_BUDGET_S,
         preset="cpu",
         input=InputChoice(fit="native", pixels=PIXELS),
+        resources=Resources(measure_s=MEASURE_S),
     )
 
 

@@ -74,7 +74,8 @@ class _Dispatch:
         self.plan, self.run, self.fit, self.backlog = plan, run, fit, backlog
         self.aggregator = Aggregator.remote(plan)  # type: ignore[attr-defined]
         self.failed: dict[str, Failure] = {}
-        self._desk = ray.put(Desk(run, plan.store.sub("lines"), fit.device, plan.weights))
+        measure_s = plan.experiment.resources.measure_s
+        self._desk = ray.put(Desk(run, plan.store.sub("lines"), fit.device, plan.weights, measure_s))
         self._manifests = {line: ray.put(manifest) for line, manifest in plan.manifests.items()}
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:

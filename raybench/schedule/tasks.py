@@ -38,12 +38,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Desk:
-    """What every task of a run needs besides its job."""
+    """What every task of a run needs besides its job. measure_s: for timing a unit."""
 
     run: Run
     lines: Store
     device: str
     weights: Store | None = None
+    measure_s: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> None:
     from raybench.work import site
 
     batch = max(1, site.MAX_BATCH >> effort.halvings)
-    place = site.Site(desk.run, desk.lines, site.node_cache(), desk.device, effort.threads, desk.weights, batch)
+    place = site.Site(
+        desk.run, desk.lines, site.node_cache(), desk.device, effort.threads, desk.weights, batch, desk.measure_s
+    )
     if job.phase == "train":
         from raybench.work import train
 

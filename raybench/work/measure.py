@@ -22,7 +22,7 @@ from raybench.work.site import Site, fit_of, hot_detector
 
 IMAGES = 16
 LARGEST_BATCH = {"cpu": 8, "cuda": 256}
-BUDGET_S = 2.0
+LONGEST_WARM_UP_S = 1.0
 
 
 def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
@@ -46,7 +46,8 @@ def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
         device=device.describe(site.device),
         threads=site.threads,
         batch=LARGEST_BATCH[site.device],
-        budget_s=BUDGET_S,
+        budget_s=site.measure_s,
+        warmup_s=min(LONGEST_WARM_UP_S, site.measure_s / 2),
         synchronize=lambda: device.synchronize(site.device),
         peak_memory_mb=lambda: device.peak_memory_mb(site.device),
     )

@@ -26,7 +26,7 @@ MAX_BATCH = 16
 @dataclass(frozen=True)
 class Site:
     """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task.
-    weights_store: of pretrained files, where one is named. batch: images scored at once, at most."""
+    weights_store: of pretrained files, where one is named. batch: images scored at once, at most. measure_s: for timing."""
 
     run: Run
     lines: Store
@@ -35,6 +35,7 @@ class Site:
     threads: int
     weights_store: Store | None = None
     batch: int = MAX_BATCH
+    measure_s: float = 2.0
 
     def context(self, unit: Unit) -> FitContext:
         """How to train the unit, its pretrained weights fetched to this node."""
