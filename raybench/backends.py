@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlparse
 import boto3
 import botocore.exceptions as boto_errors
 import fsspec
+import urllib3
 from botocore.config import Config
 
 from raybench.errors import (
@@ -56,6 +57,7 @@ _BROKEN_BODY = (
     boto_errors.IncompleteReadError,
     boto_errors.ReadTimeoutError,
     boto_errors.ConnectionClosedError,
+    urllib3.exceptions.HTTPError,  # as it is, where the body of an error was being read
 )
 
 

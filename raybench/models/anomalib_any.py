@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, Normalize, Resize
@@ -191,7 +191,8 @@ def as_timm_folder(folder: Path, name: str, context: FitContext | None) -> Path:
     timm_name = DINOV2_TIMM_NAME if name == DINOV2 else BACKBONES[name].timm_name
     target = folder / timm_name
     target.mkdir()
-    save_file({key: tensor.contiguous() for key, tensor in _state(name, context).items()}, target / "model.safetensors")
+    tensors = {key: tensor.contiguous() for key, tensor in _state(name, context).items()}
+    (target / "model.safetensors").write_bytes(save(tensors))
     classes = 0 if name == DINOV2 else 1000
     about = {"architecture": timm_name, "num_classes": classes, "pretrained_cfg": {"num_classes": classes}}
     (target / "config.json").write_text(json.dumps(about))

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from raybench.errors import IntegrityError, LineError, ModelError
 from raybench.models.base import Card, FitContext, Images, Scored, TrainImages
@@ -73,7 +73,7 @@ class Fake:
         return Scored(scores, maps)
 
     def save(self, folder: Path) -> None:
-        save_file({"mean": self._mean, "deviation": self._deviation}, folder / _FILE)
+        (folder / _FILE).write_bytes(save({"mean": self._mean, "deviation": self._deviation}))
 
     def restore(self, folder: Path) -> None:
         """Read what `save` wrote. Raises IntegrityError."""

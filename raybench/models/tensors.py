@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
@@ -95,7 +95,8 @@ class TorchDetector(Generic[SettingsT]):
 
     def save(self, folder: Path) -> None:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
-        save_file(state, folder / TENSORS_FILE, metadata={"details": json.dumps(self.details)})
+        # Not `save_file`: of a full disk it tells in an error of its own kind.
+        (folder / TENSORS_FILE).write_bytes(save(state, metadata={"details": json.dumps(self.details)}))
 
     def restore(self, folder: Path) -> None:
         """Read what `save` wrote. Raises IntegrityError when it does not fit."""

@@ -26,7 +26,8 @@ MAX_BATCH = 16
 @dataclass(frozen=True)
 class Site:
     """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task.
-    weights_store: of pretrained files, where one is named. batch: images scored at once, at most. measure_s: for timing."""
+    weights_store: of pretrained files, where one is named. batch: images scored at once, at most.
+    measure_s: of timing."""
 
     run: Run
     lines: Store

@@ -15,7 +15,7 @@ from benchmarks.faults import proxy as proxies
 from benchmarks.faults.compare import wrong_commits
 from benchmarks.faults.proxy import Fault, FaultProxy, fault_proxy
 from raybench.embedded import EmbeddedServer, embedded_server
-from raybench.errors import StoreUnreachable
+from raybench.errors import ObjectMissing, StoreUnreachable
 from raybench.store import Store, open_store
 
 FAULTS: tuple[Fault, ...] = ("busy", "reset", "answer lost", "stall", "truncated")
@@ -56,6 +56,14 @@ def test_every_method_outlasts(fault: Fault, store: Store, proxy: FaultProxy) ->
     store.delete("a/one")
     assert proxy.met == 6
     assert not store.exists("a/one")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_missing_is_missing_though_the_answer_broke_off(fault: Fault, store: Store, proxy: FaultProxy) -> None:
+    proxy.inject(fault, 1)
+    with pytest.raises(ObjectMissing):
+        store.get("none")
+    assert proxy.met == 1
 
 
 def test_a_longer_storm_than_the_client_retries(store: Store, proxy: FaultProxy) -> None:
