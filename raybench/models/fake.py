@@ -70,6 +70,8 @@ class Fake:
             scores = scores[:, np.newaxis]
         if chosen.mb_per_image:
             _allocate(chosen.mb_per_image * len(images), chosen.memory_mb)
+        if chosen.leak_mb_per_image:
+            _leaked.append(np.ones(int(chosen.leak_mb_per_image * len(images) * 2**20), np.uint8))
         return Scored(scores, maps)
 
     def save(self, folder: Path) -> None:
@@ -115,6 +117,9 @@ class Fake:
         except FileExistsError:
             return False
         return True
+
+
+_leaked: list[npt.NDArray[np.uint8]] = []
 
 
 def _allocate(megabytes: float, limit_mb: float) -> None:
