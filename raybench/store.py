@@ -19,7 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
-from raybench.backends import Backend, ObjectInfo, StoreConfig, backend, scheme_of
+from raybench.backends.base import Backend, ObjectInfo, StoreConfig, scheme_of
+from raybench.backends.folder import Folder
+from raybench.backends.read_only import ReadOnly
+from raybench.backends.s3 import S3
 from raybench.errors import InputError, UnsafeStore
 
 
@@ -40,7 +43,10 @@ class Store:
 
     @functools.cached_property
     def _backend(self) -> Backend:
-        return backend(self.config)
+        scheme = scheme_of(self.config.uri)
+        if scheme == "s3":
+            return S3(self.config)
+        return Folder(self.config) if scheme == "file" else ReadOnly(self.config)
 
     def get(self, key: str) -> bytes:
         """The whole object. Raises ObjectMissing."""

@@ -30,6 +30,7 @@ ONLY_IN = {
     "torch": {"models"},
     "timm": {"models"},
     "boto3": {"backends"},
+    "urllib3": {"backends"},
     "botocore": {"backends"},
     "fsspec": {"backends"},
     "pyarrow.parquet": {"lines/shards", "lines/scores"},

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raybench import backends
-from raybench.backends import ObjectInfo
+from raybench.backends import s3
+from raybench.backends.base import ObjectInfo
+from raybench.backends.folder import Folder
 from raybench.embedded import EmbeddedServer
 from raybench.errors import (
     BucketMissing,
@@ -95,7 +96,7 @@ def test_self_test_refuses_a_store_that_overwrites(tmp_path: Path, monkeypatch: 
         self.put(key, data)  # type: ignore[attr-defined]
         return True
 
-    monkeypatch.setattr(backends.Folder, "put_if_absent", careless)
+    monkeypatch.setattr(Folder, "put_if_absent", careless)
     with pytest.raises(UnsafeStore, match="If-None-Match"):
         open_store(str(tmp_path)).check()
 
@@ -207,5 +208,5 @@ def stuttering() -> Iterator[str]:
 def test_a_body_that_breaks_off_is_read_again(
     stuttering: str, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(s3, "FIRST_PAUSE_S", 0.01)
     assert open_store("s3://bucket", endpoint_url=stuttering).get("k") == b"0123456789"

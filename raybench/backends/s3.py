@@ -1,33 +1,21 @@
-"""What stands behind a `Store`: S3 through boto3, a folder, and read-only everything else through fsspec."""
+"""S3 and what speaks like it, through boto3."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from urllib.parse import unquote, urlparse
+from typing import Any, TypeVar
+from urllib.parse import urlparse
 
 import boto3
 import botocore.exceptions as boto_errors
-import fsspec
 import urllib3
 from botocore.config import Config
 
-from raybench.errors import (
-    BucketMissing,
-    InputError,
-    ObjectMissing,
-    StoreDenied,
-    StoreError,
-    StoreUnreachable,
-)
+from raybench.backends.base import ObjectInfo, StoreConfig
+from raybench.errors import BucketMissing, InputError, ObjectMissing, StoreDenied, StoreError, StoreUnreachable
 
 T = TypeVar("T")
 
@@ -59,51 +47,6 @@ _BROKEN_BODY = (
     boto_errors.ConnectionClosedError,
     urllib3.exceptions.HTTPError,  # as it is, where the body of an error was being read
 )
-
-
-@dataclass(frozen=True)
-class StoreConfig:
-    """How to reach a store, without any secret. Empty fields mean the standard chain's own choice.
-
-    patience_s: how long to wait for a server that does not answer or is in trouble, before an error is raised.
-    """
-
-    uri: str
-    endpoint_url: str = ""
-    region: str = ""
-    profile: str = ""
-    ca_bundle: str = ""
-    patience_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """key: relative to the store's root. size: bytes."""
-
-    key: str
-    size: int
-
-
-class Backend(Protocol):
-    def get(self, key: str, start: int | None, length: int | None) -> bytes: ...
-    def put(self, key: str, data: bytes) -> None: ...
-    def put_if_absent(self, key: str, data: bytes) -> bool: ...
-    def list(self, prefix: str) -> Iterator[ObjectInfo]: ...
-    def delete(self, key: str) -> None: ...
-    def exists(self, key: str) -> bool: ...
-    def create(self) -> None: ...
-
-
-def backend(config: StoreConfig) -> Backend:
-    """The backend of the URI's scheme. Raises InputError for one that fsspec does not know."""
-    scheme = scheme_of(config.uri)
-    if scheme == "s3":
-        return S3(config)
-    return Folder(config) if scheme == "file" else ReadOnly(config)
-
-
-def scheme_of(uri: str) -> str:
-    return uri.split("://", 1)[0].split("::", 1)[0] if "://" in uri else "file"
 
 
 class S3:
@@ -234,154 +177,6 @@ class S3:
         except StoreError as error:
             if "BucketAlreadyOwnedByYou" not in str(error) and "BucketAlreadyExists" not in str(error):
                 raise
-
-
-class Folder:
-    def __init__(self, config: StoreConfig) -> None:
-        self.root = Path(unquote(urlparse(config.uri).path))
-
-    def get(self, key: str, start: int | None, length: int | None) -> bytes:
-        try:
-            with open(self.root / key, "rb", opener=_without_waiting) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise ObjectMissing(f"{self.root / key} is not a file")  # a pipe or a device may never end
-                if start is None:
-                    return file.read()
-                file.seek(start)
-                return file.read(length)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise ObjectMissing(str(self.root / key)) from error
-        except OSError as error:
-            raise StoreError(f"{self.root / key}: {error.strerror}") from error
-
-    def put(self, key: str, data: bytes) -> None:
-        with self._written(key, data) as temporary:
-            temporary.replace(self.root / key)
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        with self._written(key, data) as temporary:
-            try:
-                (self.root / key).hardlink_to(temporary)
-            except FileExistsError:
-                return False
-            return True
-
-    @contextlib.contextmanager
-    def _written(self, key: str, data: bytes) -> Iterator[Path]:
-        target = self.root / key
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".writing-", dir=target.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                yield Path(name)
-            finally:
-                Path(name).unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"{target}: {error.strerror}") from error
-
-    def exists(self, key: str) -> bool:
-        with _named_after(self.root / key):
-            return (self.root / key).is_file()
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        folder = self.root / prefix.rpartition("/")[0]
-        found = []
-        for parent, _, names in os.walk(folder, onerror=self._unless_missing):
-            for name in names:
-                path = Path(parent, name)
-                key = path.relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not name.startswith(".writing-"):
-                    found.append((key, path))
-        for key, path in sorted(found):
-            yield ObjectInfo(key, _size(path))
-
-    def _unless_missing(self, error: OSError) -> None:
-        """A folder that cannot be read must not look like an empty one."""
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise StoreError(f"{error.filename}: {error.strerror}") from error
-
-    def delete(self, key: str) -> None:
-        with _named_after(self.root / key):
-            (self.root / key).unlink(missing_ok=True)
-
-    def create(self) -> None:
-        with _named_after(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-
-
-class ReadOnly:
-    def __init__(self, config: StoreConfig) -> None:
-        self.uri = config.uri
-        try:
-            self.files, self.root = fsspec.core.url_to_fs(config.uri)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"{config.uri}: {error}") from error
-
-    def get(self, key: str, start: int | None, length: int | None) -> bytes:
-        end = None if start is None else start + (length or 0)
-        with _fsspec_errors(f"{self.uri}/{key}"):
-            data: bytes = self.files.cat_file(f"{self.root}/{key}", start=start, end=end)
-        return data
-
-    def put(self, key: str, data: bytes) -> None:
-        raise StoreError(f"{self.uri}: this kind of store is read-only here; write to s3:// or file://")
-
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        self.put(key, data)
-        return False
-
-    def exists(self, key: str) -> bool:
-        with _fsspec_errors(f"{self.uri}/{key}"):
-            return bool(self.files.isfile(f"{self.root}/{key}"))
-
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        with _fsspec_errors(self.uri):
-            found = sorted(self.files.find(self.root, detail=True).items())
-        for path, info in found:
-            key = path.removeprefix(self.root).lstrip("/")
-            if key.startswith(prefix):
-                yield ObjectInfo(key, int(info["size"]))
-
-    def delete(self, key: str) -> None:
-        self.put(key, b"")
-
-    def create(self) -> None:
-        self.put("", b"")
-
-
-@contextlib.contextmanager
-def _fsspec_errors(where: str) -> Iterator[None]:
-    """fsspec's file systems raise errors of their own libraries, of any kind."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ObjectMissing(where) from error
-    except Exception as error:
-        raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
-
-
-@contextlib.contextmanager
-def _named_after(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _size(path: Path) -> int:
-    """Bytes; 0 for a link that leads nowhere: reading it will say so."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _with_retry(work: Callable[[], T], broken: tuple[type[Exception], ...]) -> T:

@@ -1,0 +1,111 @@
+"""A folder, local or shared."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from raybench.backends.base import ObjectInfo, StoreConfig
+from raybench.errors import ObjectMissing, StoreError
+
+
+class Folder:
+    def __init__(self, config: StoreConfig) -> None:
+        self.root = Path(unquote(urlparse(config.uri).path))
+
+    def get(self, key: str, start: int | None, length: int | None) -> bytes:
+        try:
+            with open(self.root / key, "rb", opener=_without_waiting) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise ObjectMissing(f"{self.root / key} is not a file")  # a pipe or a device may never end
+                if start is None:
+                    return file.read()
+                file.seek(start)
+                return file.read(length)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise ObjectMissing(str(self.root / key)) from error
+        except OSError as error:
+            raise StoreError(f"{self.root / key}: {error.strerror}") from error
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._written(key, data) as temporary:
+            temporary.replace(self.root / key)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        with self._written(key, data) as temporary:
+            try:
+                (self.root / key).hardlink_to(temporary)
+            except FileExistsError:
+                return False
+            return True
+
+    @contextlib.contextmanager
+    def _written(self, key: str, data: bytes) -> Iterator[Path]:
+        target = self.root / key
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".writing-", dir=target.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                yield Path(name)
+            finally:
+                Path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{target}: {error.strerror}") from error
+
+    def exists(self, key: str) -> bool:
+        with _named_after(self.root / key):
+            return (self.root / key).is_file()
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        folder = self.root / prefix.rpartition("/")[0]
+        found = []
+        for parent, _, names in os.walk(folder, onerror=self._unless_missing):
+            for name in names:
+                path = Path(parent, name)
+                key = path.relative_to(self.root).as_posix()
+                if key.startswith(prefix) and not name.startswith(".writing-"):
+                    found.append((key, path))
+        for key, path in sorted(found):
+            yield ObjectInfo(key, _size(path))
+
+    def _unless_missing(self, error: OSError) -> None:
+        """A folder that cannot be read must not look like an empty one."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise StoreError(f"{error.filename}: {error.strerror}") from error
+
+    def delete(self, key: str) -> None:
+        with _named_after(self.root / key):
+            (self.root / key).unlink(missing_ok=True)
+
+    def create(self) -> None:
+        with _named_after(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _named_after(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 for a link that leads nowhere: reading it will say so."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

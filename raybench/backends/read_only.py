@@ -1,0 +1,62 @@
+"""Everything else that fsspec reads (gs://, abfs://, zip::…): good enough to pack images from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import fsspec
+
+from raybench.backends.base import ObjectInfo, StoreConfig
+from raybench.errors import InputError, ObjectMissing, StoreError
+
+
+class ReadOnly:
+    def __init__(self, config: StoreConfig) -> None:
+        self.uri = config.uri
+        try:
+            self.files, self.root = fsspec.core.url_to_fs(config.uri)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"{config.uri}: {error}") from error
+
+    def get(self, key: str, start: int | None, length: int | None) -> bytes:
+        end = None if start is None else start + (length or 0)
+        with _fsspec_errors(f"{self.uri}/{key}"):
+            data: bytes = self.files.cat_file(f"{self.root}/{key}", start=start, end=end)
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        raise StoreError(f"{self.uri}: this kind of store is read-only here; write to s3:// or file://")
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        self.put(key, data)
+        return False
+
+    def exists(self, key: str) -> bool:
+        with _fsspec_errors(f"{self.uri}/{key}"):
+            return bool(self.files.isfile(f"{self.root}/{key}"))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        with _fsspec_errors(self.uri):
+            found = sorted(self.files.find(self.root, detail=True).items())
+        for path, info in found:
+            key = path.removeprefix(self.root).lstrip("/")
+            if key.startswith(prefix):
+                yield ObjectInfo(key, int(info["size"]))
+
+    def delete(self, key: str) -> None:
+        self.put(key, b"")
+
+    def create(self) -> None:
+        self.put("", b"")
+
+
+@contextlib.contextmanager
+def _fsspec_errors(where: str) -> Iterator[None]:
+    """fsspec's file systems raise errors of their own libraries, of any kind."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissing(where) from error
+    except Exception as error:
+        raise StoreError(f"{where}: {type(error).__name__}: {error}") from error
