@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from raybench.errors import BadScores
 from raybench.results import Provenance
 
 CODE = "code"
@@ -39,6 +40,20 @@ class Scored:
 
     scores: npt.NDArray[np.float64]
     heatmaps: npt.NDArray[np.float32] | None
+
+
+def checked(scored: Scored, count: int) -> Scored:
+    """`scored` unchanged. Raises BadScores unless it holds `count` finite scores and as many heat maps, or none."""
+    maps = scored.heatmaps
+    if scored.scores.shape != (count,):
+        raise BadScores(f"scores of shape {scored.scores.shape} for {count} images; it must be ({count},)")
+    if maps is not None and (maps.ndim != 3 or len(maps) != count):
+        raise BadScores(f"heat maps of shape {maps.shape} for {count} images; it must be ({count}, H, W)")
+    if not np.isfinite(scored.scores).all():
+        raise BadScores(f"{int((~np.isfinite(scored.scores)).sum())} of {count} scores are not finite")
+    if maps is not None and not np.isfinite(maps).all():
+        raise BadScores("a heat map holds values that are not finite")
+    return scored
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from raybench.errors import BadScores, IntegrityError, LineError, ModelError
+from raybench.errors import IntegrityError, LineError, ModelError
 from raybench.models import backbone
-from raybench.models.base import Card, FitContext, Images, Scored, TrainImages
+from raybench.models.base import Card, FitContext, Images, Scored, TrainImages, checked
 from raybench.models.catalog import BACKBONES
 
 TENSORS_FILE = "model.safetensors"
@@ -91,7 +91,7 @@ class TorchDetector(Generic[SettingsT]):
                     maps = None
                 elif maps is not None:
                     maps[part] = found.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
-        return finite(Scored(scores, maps))
+        return checked(Scored(scores, maps), len(images))
 
     def save(self, folder: Path) -> None:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
@@ -130,15 +130,6 @@ def to_tensor(images: Images, device: torch.device) -> Tensor:
     """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]; read-only arrays (Ray's) are copied."""
     owned = images if images.flags.writeable else images.copy()
     return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).float().div_(255).contiguous()
-
-
-def finite(scored: Scored) -> Scored:
-    """`scored` unchanged. Raises BadScores when a score or a heat map is not finite."""
-    if not np.isfinite(scored.scores).all():
-        raise BadScores(f"{int((~np.isfinite(scored.scores)).sum())} of {len(scored.scores)} scores are not finite")
-    if scored.heatmaps is not None and not np.isfinite(scored.heatmaps).all():
-        raise BadScores("a heat map holds values that are not finite")
-    return scored
 
 
 def in_batches(images: TrainImages, size: int, device: torch.device) -> Iterator[Tensor]:

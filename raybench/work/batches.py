@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import numpy as np
-
-from raybench.errors import BadScores, ModelError
-from raybench.models.base import Detector, Images, Scored
+from raybench.errors import ModelError
+from raybench.models.base import Detector, Images, Scored, checked
 
 
 class NamedImages(Protocol):
@@ -48,22 +46,7 @@ def score_all(detector: Detector, images: NamedImages, batch: int) -> Iterator[t
 
 
 def _scored(detector: Detector, images: NamedImages, positions: range) -> Scored:
-    scored = detector.score(images.batch(positions))
-    _check(scored, len(positions))
-    return scored
-
-
-def _check(scored: Scored, count: int) -> None:
-    """Raises BadScores unless there are `count` finite scores, and as many heat maps (B, H, W) or none."""
-    maps = scored.heatmaps
-    if scored.scores.shape != (count,):
-        raise BadScores(f"scores of shape {scored.scores.shape} for {count} images; it must be ({count},)")
-    if maps is not None and (maps.ndim != 3 or len(maps) != count):
-        raise BadScores(f"heat maps of shape {maps.shape} for {count} images; it must be ({count}, H, W)")
-    if not np.isfinite(scored.scores).all():
-        raise BadScores(f"{int((~np.isfinite(scored.scores)).sum())} of {count} scores are not finite")
-    if maps is not None and not np.isfinite(maps).all():
-        raise BadScores("a heat map holds values that are not finite")
+    return checked(detector.score(images.batch(positions)), len(positions))
 
 
 def _named(error: Exception, detector: Detector, images: NamedImages, positions: range) -> Exception:

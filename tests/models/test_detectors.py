@@ -14,9 +14,8 @@ from fitting import CONTEXT, REAL, Fitted, Images, fit
 
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
 from raybench.models import registry
-from raybench.models.base import Scored
+from raybench.models.base import Scored, checked
 from raybench.models.registry import Size
-from raybench.models.tensors import finite
 
 
 def refused(self: socket.socket, address: object) -> None:
@@ -134,7 +133,7 @@ def test_too_few_images_are_said(name: str) -> None:
 def test_scores_that_are_not_numbers_are_refused() -> None:
     maps = np.zeros((1, 2, 2), np.float32)
     with pytest.raises(BadScores, match="1 of 2 scores are not finite"):
-        finite(Scored(np.array([1.0, np.nan]), None))
+        checked(Scored(np.array([1.0, np.nan]), None), 2)
     with pytest.raises(BadScores, match="a heat map holds"):
-        finite(Scored(np.array([1.0]), maps + np.inf))
-    assert finite(Scored(np.array([1.0]), maps)).heatmaps is maps
+        checked(Scored(np.array([1.0]), maps + np.inf), 1)
+    assert checked(Scored(np.array([1.0]), maps), 1).heatmaps is maps
