@@ -97,7 +97,8 @@ def main() -> None:
         plan = prepare(folder, chosen.units)
         run = Run(plan.store, "long")
         _timed("listing every object of the run", lambda: str(sum(map(len, run.commits().values()))) + " commits")
-        print(f"first: {again(plan, folder)}", flush=True)
+        seconds, said = again(plan, folder)
+        print(f"first: {seconds:.1f} s ({said})", flush=True)
         _timed("planning", lambda: f"{len(make_plan(plan.experiment).units)} units")
         _timed("reading the ledger", lambda: f"{len(Ledger.read(run).done)} units, {len(Ledger.read(run).pages)} pages")
         for _ in range(2):
