@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -132,7 +133,9 @@ def _print(summary: Summary) -> None:
 
 def _named_after(uri: str) -> str:
     """A prediction's name from the last part of its source's URI."""
-    return _plain(uri.rstrip("/").rpartition("/")[2])
+    scheme, _, path = uri.partition("://")
+    last = path.rstrip("/").rpartition("/")[2]
+    return _plain(unquote(last) if scheme == "file" else last)
 
 
 def _plain(text: str) -> str:
