@@ -37,12 +37,15 @@ def test_shards_are_scored_on_the_cluster_and_what_is_committed_is_not_done_agai
 ) -> None:
     images = Path(shutil.copytree(strips / "test", tmp_path / "images"))
     cv2.imwrite(str(images / "zz-white.png"), np.full((200, 320, 3), 255, np.uint8))
-    fragile = {"kill_in": "score", "kill_once_marker": str(tmp_path / "killed"), "poison_above": 250}
+    marker = tmp_path / "killed"
+    marker.touch()  # training scores too, in this process: there is to be no kill yet
+    fragile = {"kill_in": "score", "kill_once_marker": str(marker), "poison_above": 250}
     found = prediction(experiment, images, tmp_path, ModelChoice(name="fake", config=fragile))
+    marker.unlink()
     keys = [shard.key for shard in found.manifest.shards]
     done: list[str] = []
     failed = score_shards(found, Resources(), lambda shard: done.append(shard.key))
-    assert (tmp_path / "killed").exists()
+    assert marker.exists()
     assert sorted(done) == keys
     assert list(failed) == [keys[3]]
     assert failed[keys[3]].error_type == "BadScores"
