@@ -15,6 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from raybench.errors import RunStopped
 from raybench.experiment import Resources
 from raybench.findings.predictions import Summary
 from raybench.lines.manifest import ShardInfo
@@ -27,7 +28,7 @@ from raybench.store import open_store
 from raybench.terminal import err, out, pack_bar, print_json, print_rejects
 from raybench.work.predict import Prediction, prepare, score_here
 
-SHARDS_FAILED = 1
+SHARDS_FAILED, STOPPED = 1, 3  # exit codes, as in `cli`
 SHOWN = 10
 NAME_CHARS = 100
 
@@ -52,14 +53,19 @@ def predict(
     plan = make_plan(experiment_of(name), name)
     unit, images = chosen_unit(plan, line, model), open_store(source)
     plan.store.check()
-    with _stdout_is_ours(as_json):
-        with pack_bar(line) as show:
-            run, chosen_name = Run(plan.store, plan.experiment.name), prediction or _named_after(images.uri())
-            found = prepare(run, unit, plan.manifests[line], images, chosen_name, show)
-        print_rejects(found.manifest, err if as_json else out)
-        failed = _score(found, plan.experiment.resources, address or os.environ.get("RAY_ADDRESS"))
-        folder = out_folder / plan.experiment.name / "predictions" / found.name / _plain(unit.model)
-        summary = publish(found, plan.manifests[line], failed, folder)
+    run, called = Run(plan.store, plan.experiment.name), prediction or _named_after(images.uri())
+    folder = out_folder / plan.experiment.name / "predictions" / called / _plain(unit.model)
+    try:
+        with _stdout_is_ours(as_json):
+            with pack_bar(line) as show:
+                found = prepare(run, unit, plan.manifests[line], images, called, show)
+            print_rejects(found.manifest, err if as_json else out)
+            failed = _score(found, plan.experiment.resources, address or os.environ.get("RAY_ADDRESS"))
+            summary = publish(found, plan.manifests[line], failed, folder)
+    except (RunStopped, KeyboardInterrupt) as stopped:
+        text = str(stopped) or "stopped: run the same command again to do the rest"
+        err.print(text, style="yellow", markup=False, highlight=False)
+        raise typer.Exit(STOPPED) from stopped
     _tell(summary, found, folder, as_json)
     if failed:
         raise typer.Exit(SHARDS_FAILED)

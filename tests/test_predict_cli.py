@@ -155,6 +155,18 @@ def test_some_shards_fail(
     assert "somebody's own" in shown.err
 
 
+def test_stopped_in_good_order(
+    experiment: Path, strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raybench.work.predict.score", stopped)
+    command = ("predict", experiment, strips / "test", "--line", "strip", "--name", "cut", "--out", tmp_path)
+    assert call(monkeypatch, *command) == cli.STOPPED
+    assert "run the same command again" in capsys.readouterr().err
+
+
 def test_report_and_run_print_the_reports_own_board(
     experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
