@@ -51,7 +51,8 @@ def predict(
 ) -> None:
     """Score new images with a line's chosen detector. Run it again to resume."""
     plan = make_plan(experiment_of(name), name)
-    unit, images = chosen_unit(plan, line, model), open_store(source)
+    unit = chosen_unit(plan, line, model)
+    images = open_store(source, **plan.experiment.storage.model_dump())
     plan.store.check()
     run, called = Run(plan.store, plan.experiment.name), prediction or _named_after(images.uri())
     folder = out_folder / plan.experiment.name / "predictions" / called / _plain(unit.model)
