@@ -105,6 +105,8 @@ def reasons(images: Manifest) -> dict[str, int]:
 
 def sentence(images: int, anomalous: int, threshold: Threshold) -> str:
     """What a person wants to know first."""
+    if images == 0:
+        return "no image is scored"
     if threshold.value is None:
         return f"{images} images are scored; none can be called anomalous: {threshold.note}"
     are = "image is" if images == 1 else "images are"

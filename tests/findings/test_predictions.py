@@ -70,5 +70,6 @@ def test_the_sentence() -> None:
         "37 of 500 images are anomalous at the threshold that promises at most 4.95 % false alarms"
     )
     assert sentence(1, 1, threshold).startswith("1 of 1 image is anomalous")
+    assert sentence(0, 0, threshold) == "no image is scored"
     none = Threshold(None, 0, 0.05, 0.0, None, "no held-back OK images")
     assert sentence(9, 0, none) == "9 images are scored; none can be called anomalous: no held-back OK images"
