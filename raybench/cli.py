@@ -9,36 +9,34 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from raybench import demo as demo_lines
+from raybench import overview, predict_cli, weights_cli
 from raybench import verify as verifying
-from raybench import weights_cli
 from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
+from raybench.findings.board import Board
 from raybench.ledger import Ledger
 from raybench.lines import pack as packing
 from raybench.lines.manifest import Manifest
-from raybench.models import registry
 from raybench.models.settings import PRESETS
 from raybench.plan import Plan, experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.publish import download, publish_again
-from raybench.reports.tables import console_board
-from raybench.runs import Run
+from raybench.reports.tables import board_json, console_board
+from raybench.runs import Run, encode
 from raybench.store import Store, open_store
+from raybench.terminal import err, out, pack_bar, print_json, print_rejects
 
 OK, UNITS_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 NOT_WHOLE = 1
-SHOWN_REJECTS = 20
-LOG_COLUMNS = 160
 
 app = typer.Typer(
     name="raybench",
@@ -47,15 +45,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
-if not out.is_terminal:
-    out.width = LOG_COLUMNS
-
 app.add_typer(weights_cli.app, name="weights")
 
 StoreUri = Annotated[str, typer.Option("--to", help="The store: s3://bucket/prefix, file:///folder or a path.")]
 RunName = Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Local folder for a copy of the report.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and all else on stderr.")]
 
 
 def main() -> None:
@@ -81,29 +76,41 @@ def pack(
     size_mb = sum(shard.size for shard in manifest.shards) / 1e6
     out.print(f"{line}: {counts}; {len(manifest.shards)} shards, {size_mb:.1f} MB", highlight=False)
     out.print(target.sub("lines").uri(f"{line}/manifest.json"), soft_wrap=True, highlight=False)
-    _print_rejects(manifest)
+    print_rejects(manifest)
 
 
 @app.command()
-def check(experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")]) -> None:
+def check(experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")], as_json: Json = False) -> None:
     """Validate an experiment and print its plan; touch nothing."""
     plan = make_plan(read_experiment(experiment), str(experiment))
-    out.print(_plan_table(plan))
-    out.print(f"{len(plan.units)} units; digest {plan.experiment.digest[:12]}", highlight=False)
+    units = overview.planned(plan)
+    if as_json:
+        print_json({"run": plan.experiment.name, "digest": plan.experiment.digest, "units": list(map(asdict, units))})
+        return
+    table = Table("line", "model", "seed", "input", "train OK", "scored", box=None, header_style="bold")
+    for unit in units:
+        size = f"{unit.input.height}×{unit.input.width} {unit.input.mode}"
+        table.add_row(unit.line, unit.model, str(unit.seed), size, str(unit.train_ok), str(unit.scored))
+    out.print(table)
+    out.print(f"{len(units)} units; digest {plan.experiment.digest[:12]}", highlight=False)
 
 
 @app.command()
 def models(
     preset: Annotated[str, typer.Option(help="Whose defaults to show: paper or cpu.")] = "paper",
+    as_json: Json = False,
 ) -> None:
     """List the models and their settings."""
     if preset not in PRESETS:
         raise UnknownName("preset", preset, PRESETS)
+    known = overview.known(preset)
+    if as_json:
+        print_json({"preset": preset, "models": list(map(asdict, known))})
+        return
     table = Table("model", "what it does", "input sides", "settings (defaults)", box=None, header_style="bold")
-    for name in registry.names():
-        spec = registry.resolve(name, {}, preset)
-        settings = ", ".join(f"{key}={value}" for key, value in spec.config.items())
-        table.add_row(name, spec.summary, f"≥ {spec.min_side}, ×{spec.stride} px", settings)
+    for model in known:
+        settings = ", ".join(f"{key}={value}" for key, value in model.settings.items())
+        table.add_row(model.name, model.summary, f"≥ {model.min_side}, ×{model.stride} px", settings)
     out.print(table)
 
 
@@ -112,42 +119,50 @@ def run(
     experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")],
     out_folder: OutFolder = Path("out"),
     address: Annotated[str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, else this machine.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Train, score and measure every unit that is not done yet, then compare. Run it again to resume."""
-    sys.exit(_run(make_plan(read_experiment(experiment), str(experiment)), out_folder, address))
+    sys.exit(_run(make_plan(read_experiment(experiment), str(experiment)), out_folder, address, as_json))
+
+
+app.command()(predict_cli.predict)
 
 
 @app.command()
-def status(name: RunName) -> None:
+def status(name: RunName, as_json: Json = False) -> None:
     """What is done, under way, failed and waiting."""
     plan = make_plan(experiment_of(name), name)
     ledger = Ledger.read(Run(plan.store, plan.experiment.name))
-    commits = ledger.commits([unit.unit_id for unit in plan.units])
+    units = overview.standing(plan, ledger.commits([unit.unit_id for unit in plan.units]))
+    done = sum(unit.state == "done" for unit in units)
+    if as_json:
+        print_json({"run": plan.experiment.name, "done": done, "units": list(map(asdict, units))})
+        return
     table = Table("line", "model", "seed", "state", "unit", box=None, header_style="bold")
-    for unit in plan.units:
-        shards = len(plan.manifests[unit.line].scored_shards)
-        state = _state(commits.get(unit.unit_id, set()), shards)
-        table.add_row(unit.line, unit.model, str(unit.seed), state, unit.unit_id)
-    done = sum("result" in commits.get(unit.unit_id, set()) for unit in plan.units)
+    for unit in units:
+        table.add_row(unit.line, unit.model, str(unit.seed), unit.text, unit.unit_id)
     out.print(table)
-    out.print(f"{done} of {len(plan.units)} units done", highlight=False)
+    out.print(f"{done} of {len(units)} units done", highlight=False)
 
 
 @app.command()
-def report(name: RunName, out_folder: OutFolder = Path("out")) -> None:
+def report(name: RunName, out_folder: OutFolder = Path("out"), as_json: Json = False) -> None:
     """Build the comparison of everything done so far, and show it."""
     plan = make_plan(experiment_of(name), name)
-    board = publish_again(plan)
-    out.print(console_board(board))
-    _print_copy(plan, out_folder)
+    _print_board(publish_again(plan), as_json)
+    _print_copy(plan, out_folder, as_json)
 
 
 @app.command()
 def verify(
     name: Annotated[str, typer.Argument(help="An experiment file, STORE/runs/NAME, or a line: STORE/lines/NAME.")],
+    as_json: Json = False,
 ) -> None:
     """Read everything of a run or a line again, and list what is not as it was written."""
     found = verifying.verify(name)
+    if as_json:
+        print_json(encode(found))
+        sys.exit(NOT_WHOLE if found.problems else OK)
     table = Table("what", "objects", "MB", "problems", box=None, header_style="bold")
     for kind, tally in found.tallies.items():
         table.add_row(kind, str(tally.objects), f"{tally.size / 1e6:.1f}", str(tally.problems))
@@ -208,50 +223,27 @@ def demo(out_folder: OutFolder = Path("out")) -> None:
         bucket = open_store("s3://raybench-demo")
         bucket.create()
         for line, images in demo_lines.write_lines(folder / "images").items():
-            _print_rejects(_pack(open_store(str(images)), bucket, line, "auto"))
+            print_rejects(_pack(open_store(str(images)), bucket, line, "auto"))
         plan = make_plan(demo_lines.experiment(bucket.uri()))
-        code = _run(plan, out_folder, None)
+        code = _run(plan, out_folder, None, as_json=False)
     sys.exit(code)
 
 
 def _pack(source: Store, target: Store, line: str, layout: str) -> Manifest:
-    columns = (
-        TextColumn("pack {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
-        bar = bars.add_task(line, total=None, speed="")
-
-        def show(now: packing.Progress) -> None:
-            mb_s = now.bytes_done / 1e6 / max(bars.tasks[0].elapsed or 0.0, 1e-3)
-            bars.update(bar, completed=now.done, total=now.total, speed=f"{mb_s:.0f} MB/s")
-
-        options = packing.PackOptions(layout=layout)
-        return packing.pack(source, target.sub("lines"), line, options, show)
+    with pack_bar(line) as show:
+        return packing.pack(source, target.sub("lines"), line, packing.PackOptions(layout=layout), show)
 
 
-def _print_rejects(manifest: Manifest) -> None:
-    for reject in manifest.rejects[:SHOWN_REJECTS]:
-        out.print(f"rejected {reject.path}: {reject.reason}: {reject.detail}", style="yellow", markup=False)
-    if len(manifest.rejects) > SHOWN_REJECTS:
-        out.print(
-            f"and {len(manifest.rejects) - SHOWN_REJECTS} more; the manifest lists all of them",
-            style="yellow",
-        )
-
-
-def _run(plan: Plan, out_folder: Path, address: str | None) -> int:
+def _run(plan: Plan, out_folder: Path, address: str | None, as_json: bool) -> int:
     from raybench.schedule.cluster import connected, slots
     from raybench.schedule.progress import shown
     from raybench.schedule.runner import run_plan
 
+    told = err if as_json else out
     if standing := unchanged.find(plan, Run(plan.store, plan.experiment.name)):  # no cluster is needed for that
-        out.print(console_board(standing))
-        out.print(f"{len(plan.units)} units: 0 done now, {len(plan.units)} done before, 0 failed", highlight=False)
-        _print_copy(plan, out_folder)
+        _print_board(standing, as_json)
+        told.print(f"{len(plan.units)} units: 0 done now, {len(plan.units)} done before, 0 failed", highlight=False)
+        _print_copy(plan, out_folder, as_json)
         return OK
     with connected(address), shown(err) as watch:
         if plan.experiment.preset == "paper" and slots(plan.experiment.resources).device == "cpu":
@@ -261,47 +253,34 @@ def _run(plan: Plan, out_folder: Path, address: str | None) -> int:
         except RunStopped as stopped:  # told at once: `ray job stop` kills what is not gone after three seconds
             err.print(str(stopped), style="yellow", markup=False, highlight=False, soft_wrap=True)
             return STOPPED
-    out.print(console_board(summary.board))
+    _print_board(summary.board, as_json)
     for unit_id, failure in summary.failed.items():
-        out.print(
+        told.print(
             f"failed {unit_id} in {failure.phase}, attempt {failure.attempt}: {failure.error_type}: {failure.message}",
             style="red",
             markup=False,
         )
     done_now = summary.units - summary.reused - len(summary.failed)
-    out.print(
+    told.print(
         f"{summary.units} units: {done_now} done now, {summary.reused} done before, {len(summary.failed)} failed",
         highlight=False,
     )
-    _print_copy(plan, out_folder)
+    _print_copy(plan, out_folder, as_json)
     return UNITS_FAILED if summary.failed else OK
 
 
-def _print_copy(plan: Plan, out_folder: Path) -> None:
+def _print_board(board: Board, as_json: bool) -> None:
+    """As JSON: byte for byte what the report's board.json holds."""
+    if as_json:
+        print_json(board_json(board))
+    else:
+        out.print(console_board(board))
+
+
+def _print_copy(plan: Plan, out_folder: Path, as_json: bool) -> None:
     folder = download(Run(plan.store, plan.experiment.name), out_folder / plan.experiment.name / "report")
-    out.print(f"report: {folder / 'index.html'}", soft_wrap=True, highlight=False)
-
-
-def _plan_table(plan: Plan) -> Table:
-    table = Table("line", "model", "seed", "input", "train OK", "scored", box=None, header_style="bold")
-    for unit in plan.units:
-        manifest = plan.manifests[unit.line]
-        scored = sum(shard.rows for shard in manifest.scored_shards)
-        size = f"{unit.input.height}×{unit.input.width} {unit.input.mode}"
-        ok = str(manifest.counts.get("train/ok", 0))
-        table.add_row(unit.line, unit.model, str(unit.seed), size, ok, str(scored))
-    return table
-
-
-def _state(names: set[str], shards: int) -> str:
-    if "result" in names:
-        return "done"
-    scored = sum(name.startswith("score-") for name in names)
-    if "failure" in names:
-        return "failed; the same command tries it again"
-    if "train" in names:
-        return f"trained, {scored} of {shards} shards scored"
-    return "waiting"
+    told = err if as_json else out
+    told.print(f"report: {folder / 'index.html'}", soft_wrap=True, highlight=False)
 
 
 def _wait_for_stop() -> None:

@@ -10,6 +10,7 @@ runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
 runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
 runs/<name>/ledger/                             copies of finished units' commits, in few objects: see `ledger`
 runs/<name>/report/                             board, flags, index.html
+runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored: see `work.predict`
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from raybench.results import Failure, Provenance, Quality, RegionRecall, Size, S
 from raybench.store import Store
 from raybench.versions import versions
 
+PREDICTIONS = "/predictions/"
 R = TypeVar("R")
 
 
@@ -121,6 +123,10 @@ class Run:
 
     def __reduce__(self) -> tuple[type[Run], tuple[Store, str]]:
         return Run, (self.store, self.name)
+
+    def prediction(self, name: str) -> Run:
+        """Commits of a prediction are made as those of a run, below it."""
+        return Run(self.store, f"{self.name}{PREDICTIONS}{name}")
 
     def key(self, unit_id: str, name: str) -> str:
         return f"{self.root}/units/{unit_id}/{name}"

@@ -16,8 +16,9 @@ from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
 from raybench.experiment import read_experiment
 from raybench.lines.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.lines.shards import read_rows
+from raybench.plan import packed_lines
 from raybench.results import Failure, UnitResult
-from raybench.runs import Blob, MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord
+from raybench.runs import PREDICTIONS, Blob, MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord
 from raybench.store import Store, open_store
 
 PIECE = 8 * 2**20
@@ -65,7 +66,7 @@ class Verified:
 
 
 def verify(name: str) -> Verified:
-    """name: an experiment file, `<store>/runs/<run>` or `<store>/lines/<line>`.
+    """name: an experiment file, `<store>/runs/<run>` (its predictions included) or `<store>/lines/<line>`.
 
     Raises ExperimentError, InputError when nothing is stored there, and the store's own errors.
     """
@@ -83,21 +84,29 @@ def _line_at(store: Store, line: str) -> Verified:
 
 
 def _run_at(store: Store, name: str) -> Verified:
-    return verify_run(Run(store, name))
+    return verify_run(Run(store, name.partition(PREDICTIONS)[0]))
 
 
 def verify_line(lines: Store, line: str) -> Verified:
     """Shards against the manifest's digests, and every image of theirs against its own. Raises InputError."""
     found = Verified()
+    _check_line(lines, line, found)
+    if not found.tallies:
+        raise InputError(f"no line {line!r} is packed in {lines.uri()}")
+    return found
+
+
+def _check_line(lines: Store, line: str, found: Verified) -> None:
+    """Nothing is added where the line has no manifest: it is not packed, or not yet."""
     sizes = {item.key: item.size for item in lines.list(f"{line}/")}
     key = manifest_key(line)
     if key not in sizes:
-        raise InputError(f"no line {line!r} is packed in {lines.uri()}")
+        return
     try:
         manifest = read_manifest(lines, line)
     except (IntegrityError, LineError) as error:
         found.add("manifest", sizes[key], lines.uri(key), [str(error)])
-        return found
+        return
     found.add("manifest", sizes[key], lines.uri(key), [])
     for shard in manifest.shards:
         blob = Blob(shard.key, shard.size, shard.sha256)
@@ -105,7 +114,6 @@ def verify_line(lines: Store, line: str) -> Verified:
         if shard.key in sizes:
             problems += _row_problems(lines, shard)
         found.add("shard", shard.size, lines.uri(shard.key), problems)
-    return found
 
 
 def _row_problems(lines: Store, shard: ShardInfo) -> list[str]:
@@ -121,20 +129,36 @@ def _row_problems(lines: Store, shard: ShardInfo) -> list[str]:
 
 
 def verify_run(run: Run) -> Verified:
-    """Every commit, every blob against the digest in its commit, and whether finished units are whole.
+    """Every commit, every blob against the digest in its commit, and whether finished units are whole; and the same of
+    the run's predictions, with their images.
 
-    Reports carry no digest and are not looked at. Raises InputError when the run has no commit.
+    Reports and tables carry no digest and are not looked at. Raises InputError when the run has no commit.
     """
+    sizes = {item.key: item.size for item in run.store.list(f"{run.root}/")}
+    found = Verified()
+    _check_units(run, sizes, found)
+    if not found.tallies:
+        raise InputError(f"{run.store.uri(run.root)}: nothing is committed there")
+    start = f"{run.root}{PREDICTIONS}"
+    for name in sorted({key.removeprefix(start).partition("/")[0] for key in sizes if key.startswith(start)}):
+        prediction = run.prediction(name)
+        images = run.store.sub(f"{prediction.root}/images")
+        for line in packed_lines(images):
+            _check_line(images, line, found)
+        _check_units(prediction, sizes, found)
+    return found
+
+
+def _check_units(run: Run, sizes: Mapping[str, int], found: Verified) -> None:
+    """sizes: of all objects that the units' commits may name."""
     prefix = f"{run.root}/units/"
-    sizes = {item.key: item.size for item in run.store.list(prefix)}
     units: dict[str, set[str]] = {}
     for key in sizes:
+        if not key.startswith(prefix):
+            continue
         unit_id, _, name = key.removeprefix(prefix).partition("/")
         if name.endswith(".json") and "/" not in name:
             units.setdefault(unit_id, set()).add(name.removesuffix(".json"))
-    if not units:
-        raise InputError(f"{run.store.uri(run.root)}: nothing is committed there")
-    found = Verified()
     with ThreadPoolExecutor(READERS) as pool:
         for unit_id, names in units.items():
             records = _records(run, unit_id, names, sizes, found)
@@ -144,7 +168,6 @@ def verify_run(run: Run) -> Verified:
                 found.add(kind, blob.size, run.store.uri(blob.key), problems)
             for problem in _unit_problems(records, names):
                 found.problems.append(Problem(run.store.uri(f"{prefix}{unit_id}"), problem))
-    return found
 
 
 def _against(store: Store, sizes: Mapping[str, int]) -> Callable[[Blob], list[str]]:

@@ -14,13 +14,13 @@ LAYERS = [
     {"experiment", "backends", "store"},
     {"runs", "ledger"},
     {"embedded", "lines", "models", "metrics"},
-    {"plan", "verify"},
+    {"plan", "verify", "overview"},
     {"work"},
     {"findings"},
     {"reports"},
     {"schedule"},
     {"demo"},
-    {"weights_cli"},
+    {"weights_cli", "predict_cli", "terminal"},
     {"cli"},
 ]
 SIDE_BY_SIDE = {"lines", "models", "metrics", "embedded"}
@@ -34,7 +34,7 @@ ONLY_IN = {
     "botocore": {"backends"},
     "fsspec": {"backends"},
     "pyarrow.parquet": {"lines/shards", "lines/scores"},
-    "typer": {"cli", "weights_cli"},
+    "typer": {"cli", "weights_cli", "predict_cli"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 

@@ -67,6 +67,17 @@ def test_list_is_sorted_and_relative(store: Store) -> None:
     assert list(store.list("none/")) == []
 
 
+def test_a_stamp_tells_that_an_object_was_written_again(store: Store) -> None:
+    store.put("k", b"one")
+    [before] = store.list()
+    [same] = store.list()
+    store.put("k", b"two")
+    [after] = store.list()
+    assert before.stamp
+    assert before.stamp == same.stamp
+    assert before.stamp != after.stamp
+
+
 def test_delete(store: Store) -> None:
     store.put("k", b"1")
     store.delete("k")

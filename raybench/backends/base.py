@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -24,10 +24,12 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """key: relative to the store's root. size: bytes."""
+    """key: relative to the store's root. size: bytes. stamp: changes when the object is written again (an ETag, or a
+    time); empty where the store tells none."""
 
     key: str
     size: int
+    stamp: str = field(default="", compare=False)
 
 
 class Backend(Protocol):

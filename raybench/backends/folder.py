@@ -75,7 +75,7 @@ class Folder:
                 if key.startswith(prefix) and not name.startswith(".writing-"):
                     found.append((key, path))
         for key, path in sorted(found):
-            yield ObjectInfo(key, _size(path))
+            yield _info(key, path)
 
     def _unless_missing(self, error: OSError) -> None:
         """A folder that cannot be read must not look like an empty one."""
@@ -103,9 +103,10 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _size(path: Path) -> int:
-    """Bytes; 0 for a link that leads nowhere: reading it will say so."""
+def _info(key: str, path: Path) -> ObjectInfo:
+    """0 bytes for a link that leads nowhere: reading it will say so."""
     try:
-        return path.stat().st_size
+        about = path.stat()
     except OSError:
-        return 0
+        return ObjectInfo(key, 0)
+    return ObjectInfo(key, about.st_size, str(about.st_mtime_ns))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import fsspec
 
 from raybench.backends.base import ObjectInfo, StoreConfig
 from raybench.errors import InputError, ObjectMissing, StoreError
+
+_STAMPS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
 
 class ReadOnly:
@@ -42,13 +45,18 @@ class ReadOnly:
         for path, info in found:
             key = path.removeprefix(self.root).lstrip("/")
             if key.startswith(prefix):
-                yield ObjectInfo(key, int(info["size"]))
+                yield ObjectInfo(key, int(info["size"]), _stamp(info))
 
     def delete(self, key: str) -> None:
         self.put(key, b"")
 
     def create(self) -> None:
         self.put("", b"")
+
+
+def _stamp(info: dict[str, Any]) -> str:
+    """What fsspec's file systems call it."""
+    return next((str(info[name]) for name in _STAMPS if info.get(name)), "")
 
 
 @contextlib.contextmanager

@@ -163,7 +163,7 @@ class S3:
         while True:
             page = self._call(functools.partial(self.client.list_objects_v2, **wanted), prefix)
             for item in page.get("Contents", ()):
-                yield ObjectInfo(item["Key"][cut:], int(item["Size"]))
+                yield ObjectInfo(item["Key"][cut:], int(item["Size"]), item.get("ETag", ""))
             if not page.get("IsTruncated"):
                 return
             wanted["ContinuationToken"] = page["NextContinuationToken"]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raybench.metrics.image import ImageScores
-from raybench.results import Threshold, UnitResult
+from raybench.metrics.threshold import excess_of
+from raybench.results import UnitResult
 
-MAX_EXCESS = 100.0
 Kind = Literal["check label", "likely defect", "models disagree"]
 
 
@@ -64,7 +64,7 @@ def look(results: Sequence[UnitResult], scores: Mapping[str, ImageScores]) -> li
             continue
         for image_id, label, raw in zip(images.image_ids.tolist(), images.labels.tolist(), images.scores, strict=True):
             by_model = found.setdefault((result.line, image_id, label), {})
-            by_model.setdefault(result.model, _excess(float(raw), result.threshold))
+            by_model.setdefault(result.model, excess_of(float(raw), result.threshold))
     seen = [Seen(line, image_id, label, excess) for (line, image_id, label), excess in found.items()]
     return sorted(seen, key=lambda one: (one.line, -one.score, one.image_id))
 
@@ -86,14 +86,6 @@ def top_images(seen: Sequence[Seen], count: int) -> Iterator[Seen]:
         if left[one.line]:
             left[one.line] -= 1
             yield one
-
-
-def _excess(score: float, threshold: Threshold) -> float:
-    above = score - (threshold.value or 0.0)
-    unit = (threshold.value or 0.0) - (threshold.typical or 0.0)
-    if unit <= 0:  # all held-back images have one score: anything above it is far out
-        return MAX_EXCESS if above > 0 else 0.0
-    return min(above / unit, MAX_EXCESS)
 
 
 def _reason(seen: Seen) -> tuple[Kind, str] | None:

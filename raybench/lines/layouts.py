@@ -3,6 +3,7 @@
 mvtec    train/good, test/good, test/<defect>, ground_truth/<defect>/<stem>_mask.png (or <stem>.png)
 folder   ok (to train on), ng or ng/<defect>, unlabelled; optional: test_ok, masks/<same path as in ng>
 csv      one .csv at the root: path, split (train, test, unlabelled), label (ok, ng); optional: mask, defect_type
+images   every image, wherever it lies, is unlabelled; never found out by itself
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from raybench.errors import LineError, RejectedImage, UnknownName
 from raybench.lines.manifest import Reject
 from raybench.store import Store
 
-AUTO = "auto"
+AUTO, IMAGES = "auto", "images"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _NOT_IMAGES = frozenset({".txt", ".json", ".md", ".csv", ".xml", ".yaml", ".yml", ".db", ".ini", ".pdf", ""})
 _EXTRA = ""  # the name of what stands beyond the last column
@@ -138,6 +139,14 @@ def _folder(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
             yield _outside(key, ", ".join(kinds))
 
 
+def _images(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
+    for key, size in sizes.items():
+        if _is_image(key):
+            yield Item(key, "unlabelled", "unknown", "", None, size)
+        else:
+            yield from _unless_known(key, in_image_folder=True)
+
+
 def _csv(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
     tables = _tables(source, sizes)
     if len(tables) != 1:
@@ -230,4 +239,4 @@ def _outside(key: str, wanted: str) -> Reject:
     return Reject(key, "not_in_layout", f"an image outside {wanted}")
 
 
-_READERS: Mapping[str, _Reader] = {"mvtec": _mvtec, "folder": _folder, "csv": _csv}
+_READERS: Mapping[str, _Reader] = {"mvtec": _mvtec, "folder": _folder, "csv": _csv, IMAGES: _images}

@@ -21,19 +21,22 @@ from raybench.lines.shards import ROW_GROUP_MB, Row, describe, write_shard
 from raybench.store import Store
 
 REMOTE_READERS = 16
+EIGHT_BITS = 255
 LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class PackOptions:
     """layout: see `layouts`. shard_mb, shard_rows: a shard is closed at the first it reaches. readers:
-    threads (None: one more than cores for a local folder, which is bound by the CPU; many for a remote one)."""
+    threads (None: one more than cores for a local folder, which is bound by the CPU; many for a remote one).
+    white_level: of the line that these images are to be compared with; None: found out, see `Manifest`."""
 
     layout: str = layouts.AUTO
     shard_mb: int = 64
     shard_rows: int = 1024
     row_group_mb: int = ROW_GROUP_MB
     readers: int | None = None
+    white_level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class _Packing:
             min_width=min(self.widths),
             max_height=max(self.heights),
             max_width=max(self.widths),
-            white_level=2 ** max(8, self.highest.bit_length()) - 1,
+            white_level=self.options.white_level or 2 ** max(8, self.highest.bit_length()) - 1,
             shards=tuple(shards),
             rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
         )
@@ -158,6 +161,7 @@ class _Packing:
         try:
             image = self._get(item.image_id)
             facts = check_image(image)
+            self._check_depth(facts)
             mask = fit_mask(self._get(item.mask_key), facts) if item.mask_key else None
         except RejectedImage as error:
             return Reject(item.image_id, error.reason, error.detail)
@@ -176,6 +180,11 @@ class _Packing:
             sha256=hashlib.sha256(image).hexdigest(),
         )
         return row, facts
+
+    def _check_depth(self, facts: ImageFacts) -> None:
+        """Among images of 8 bits, one of more would be all white."""
+        if self.options.white_level == EIGHT_BITS < (facts.highest or 0):
+            raise RejectedImage("too_deep", f"its values reach {facts.highest}; the line's images have 8 bits")
 
     def _get(self, key: str) -> bytes:
         try:

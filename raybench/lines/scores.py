@@ -10,6 +10,7 @@ import io
 import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,21 @@ SCHEMA = pa.schema(
     ]
 )
 _HEATMAP = "heatmap.list.element"
+_PREDICTIONS_PER_GROUP = 2**15
+PREDICTIONS_SCHEMA = pa.schema(
+    [  # type: ignore[arg-type]
+        ("image_id", pa.string()),
+        ("line", pa.string()),
+        ("model", pa.string()),
+        ("score", pa.float64()),
+        ("is_anomalous", pa.bool_()),
+        ("threshold", pa.float64()),
+        ("excess", pa.float64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("odd_size", pa.bool_()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,31 @@ class ScoreRow:
     height: int
     width: int
     signal: str | None = None
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One image of a prediction, without its heat map. is_anomalous, threshold, excess: None where no threshold could
+    be set; excess: see `metrics.threshold`. odd_size: its size or aspect is none that the line's images have."""
+
+    image_id: str
+    line: str
+    model: str
+    score: float
+    is_anomalous: bool | None
+    threshold: float | None
+    excess: float | None
+    height: int
+    width: int
+    odd_size: bool
+
+
+def write_predictions(rows: Iterable[Predicted], path: Path) -> None:
+    """A table of predictions as Parquet, a row group in memory at a time."""
+    rows = iter(rows)
+    with pq.ParquetWriter(path, PREDICTIONS_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+        while group := list(itertools.islice(rows, _PREDICTIONS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist([vars(row) for row in group], PREDICTIONS_SCHEMA))
 
 
 def write_scores(rows: Iterable[ScoreRow], *, fit: str) -> bytes:

@@ -15,6 +15,7 @@ from scipy import stats
 from raybench.metrics.intervals import LEVEL
 from raybench.results import Threshold
 
+MAX_EXCESS = 100.0
 _ROUNDING = 1e-9  # (n + 1)(1 - budget) of an exact product may come out a hair above an integer
 
 
@@ -37,6 +38,16 @@ def conformal_threshold(scores: npt.NDArray[np.float64], budget: float) -> Thres
         needed = math.ceil(1 / budget - _ROUNDING) - 1
         note += f"; a budget of {budget:g} needs at least {needed} images, these can promise {promised:.3f}"
     return Threshold(float(np.sort(scores)[rank - 1]), n, budget, promised, float(np.median(scores)), note)
+
+
+def excess_of(score: float, threshold: Threshold) -> float:
+    """How far `score` lies above the threshold, in units of how far the threshold lies above a typical OK image: scores
+    of different models have different scales, this has one. At most MAX_EXCESS; of a threshold that has a value."""
+    above = score - (threshold.value or 0.0)
+    unit = (threshold.value or 0.0) - (threshold.typical or 0.0)
+    if unit <= 0:  # all held-back images have one score: anything above it is far out
+        return MAX_EXCESS if above > 0 else 0.0
+    return min(above / unit, MAX_EXCESS)
 
 
 def far_interval(n: int, rank: int) -> tuple[float, float]:

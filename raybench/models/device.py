@@ -13,6 +13,11 @@ def describe(device: str) -> str:
     return torch.cuda.get_device_name(device) if _is_cuda(device) else _cpu_name()
 
 
+def available(gpus: float | None = None) -> str:
+    """ "cuda" where this process has a GPU, and `gpus` of an experiment's resources does not say no; else "cpu"."""
+    return "cuda" if gpus != 0 and torch.cuda.is_available() else "cpu"
+
+
 def use_threads(count: int) -> None:
     """CPU threads of one operation."""
     torch.set_num_threads(count)

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from raybench.errors import InputError, ModelError, UnknownName
+from raybench.errors import InputError, ModelError
 from raybench.lines.decode import decode_image
 from raybench.lines.fit import to_network
 from raybench.lines.shards import read_rows
 from raybench.models import onnx_file
 from raybench.models.base import Detector, Scored
 from raybench.plan import Plan
-from raybench.reports.tables import board_from_json
+from raybench.reports.choice import chosen_unit
 from raybench.runs import Run, TrainRecord
 from raybench.units import Unit
 from raybench.work.site import Site, fit_of, hot_detector
@@ -46,7 +46,7 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
     choose, not trained), ModelError (cannot be exported, or the file scores otherwise).
     """
     run = Run(plan.store, plan.experiment.name)
-    unit = _unit(plan, line, model or _winner(run, line))
+    unit = chosen_unit(plan, line, model)
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
@@ -71,25 +71,6 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
     about = onnx.with_suffix(".json")
     about.write_text(json.dumps(_about(unit, trained, difference, len(images)), indent=2) + "\n", encoding="utf-8")
     return Exported(line, unit.model, (*files, about), difference, len(images))
-
-
-def _winner(run: Run, line: str) -> str:
-    board = board_from_json(run.get_report("board.json"))
-    if line not in board.lines:
-        raise UnknownName("line", line, board.lines)
-    chosen = board.verdict_on(line).run
-    if chosen is None:
-        raise InputError(f"{board.verdict_on(line).sentence} Name one with --model")
-    return chosen
-
-
-def _unit(plan: Plan, line: str, model: str) -> Unit:
-    if line not in plan.manifests:
-        raise UnknownName("line", line, plan.manifests)
-    found = [unit for unit in plan.compared if unit.line == line and unit.model == model]
-    if not found:
-        raise UnknownName("model", model, {unit.model for unit in plan.compared})
-    return found[0]
 
 
 def _images(plan: Plan, unit: Unit) -> npt.NDArray[np.uint8]:

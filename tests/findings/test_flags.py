@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from raybench.findings.flags import MAX_EXCESS, build_flags, look, top_images
+from raybench.findings.flags import build_flags, look, top_images
 from raybench.metrics.image import ImageScores
+from raybench.metrics.threshold import MAX_EXCESS
 from raybench.results import Threshold, UnitResult
 
 

@@ -118,3 +118,14 @@ def test_no_layout_fits(tmp_path: Path) -> None:
         look(tmp_path, "mvtek")
     with pytest.raises(LineError, match="found 0"):
         look(tmp_path, "csv")
+
+
+def test_images_of_no_layout_are_unlabelled_and_must_be_asked_for(tmp_path: Path) -> None:
+    tree(tmp_path, "1.png", "ok/2.png", "a/b/3.jpg", ".hidden/4.png", "a/movie.avi", "notes.txt")
+    (tmp_path / "table.csv").write_text("path,split,label\n1.png,test,ng\n")
+    found = look(tmp_path, "images")
+    assert shown(found) == [
+        (image_id, "unlabelled", "unknown", "", None) for image_id in ("1.png", "a/b/3.jpg", "ok/2.png")
+    ]
+    assert [(reject.path, reject.reason) for reject in found.rejects] == [("a/movie.avi", "not_an_image")]
+    assert look(tmp_path).layout == "csv"

@@ -113,6 +113,16 @@ def test_sixteen_bit_lines_know_their_white(source: Path, lines: Store) -> None:
     assert packed(source, lines).white_level == 1023
 
 
+def test_images_for_another_line_keep_to_its_white(source: Path, lines: Store) -> None:
+    path = source / "train" / "good" / "000.png"
+    cv2.imwrite(str(path), np.full((20, 30), 1000, np.uint16))
+    assert packed(source, lines, PackOptions(white_level=4095)).white_level == 4095
+    manifest = packed(source, lines, PackOptions(white_level=255))
+    assert [(reject.path, reject.reason) for reject in manifest.rejects] == [("train/good/000.png", "too_deep")]
+    cv2.imwrite(str(path), np.full((20, 30), 200, np.uint16))
+    assert packed(source, lines, PackOptions(white_level=255)).rejects == ()
+
+
 def test_progress_counts_images_and_bytes(source: Path, lines: Store) -> None:
     seen: list[Progress] = []
     pack(open_store(str(source)), lines, "strip", progress=seen.append)

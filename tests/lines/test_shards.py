@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from raybench.errors import IntegrityError
 from raybench.lines.manifest import ShardInfo
-from raybench.lines.scores import LEVELS, ScoreRow, quantise, read_scores, write_scores
+from raybench.lines.scores import LEVELS, Predicted, ScoreRow, quantise, read_scores, write_predictions, write_scores
 from raybench.lines.shards import Row, describe, read_rows, write_shard
 from raybench.store import Store, open_store
 
@@ -149,6 +150,7 @@ def test_heat_maps_come_back_within_half_a_step(heatmap: npt.NDArray[np.float32]
     assert found.heatmap.shape == heatmap.shape
     _, scale, _ = quantise(heatmap)
     rounding = 4 * np.finfo(np.float32).eps * float(np.abs(heatmap).max())
+    rounding += LEVELS * float(np.finfo(np.float32).smallest_subnormal)  # of so narrow a map the step itself is 0
     assert np.abs(found.heatmap.astype(np.float64) - heatmap).max() <= float(scale) / 2 * (1 + 1e-3) + rounding
     assert (float(heatmap.max()) - float(heatmap.min())) / LEVELS == pytest.approx(float(scale), rel=1e-5, abs=1e-38)
 
@@ -166,6 +168,16 @@ def test_many_maps_of_different_shapes() -> None:
     assert [one.image_id for one in found] == [one.image_id for one in rows]
     assert [one.heatmap.shape for one in found if one.heatmap is not None] == [(4 + n % 3, 8) for n in range(150)]
     assert [one.image_id for one in read_scores(write_scores(rows, fit="native"), only={"007"})] == ["007"]
+
+
+def test_predictions_stream_into_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raybench.lines.scores._PREDICTIONS_PER_GROUP", 10)
+    rows = [Predicted(f"{at}é", "l", "m", at / 3, at > 9, 3.0, at / 3 - 3, 10, 20, at == 5) for at in range(25)]
+    rows.append(Predicted("none", "l", "m", 1.0, None, None, None, 10, 20, False))
+    write_predictions(iter(rows), tmp_path / "t.parquet")
+    file = pq.ParquetFile(tmp_path / "t.parquet")
+    assert [file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)] == [10, 10, 6]
+    assert [Predicted(**record) for record in file.read().to_pylist()] == rows
 
 
 def test_what_is_not_a_scores_shard_is_refused() -> None:

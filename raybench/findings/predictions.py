@@ -1,0 +1,116 @@
+"""What a detector says of new images: a row per image, and all of them summed up while they stream by."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from raybench.lines.fit import SQUARE_UP_TO
+from raybench.lines.manifest import Manifest
+from raybench.lines.scores import Predicted
+from raybench.lines.shards import Row
+from raybench.metrics.threshold import excess_of
+from raybench.results import Failure, Threshold
+from raybench.units import Unit
+
+TOP = 20
+ODD_SIZE = 2.0  # a side so many times longer than the line's longest, or shorter than its shortest
+
+
+@dataclass(frozen=True)
+class Summary:
+    """images: scored. anomalous: of these; None without a threshold. odd_sizes: images whose size or aspect the line's
+    do not have. rejected: images that could not be packed, by reason. failed: shards that could not be scored, and why;
+    not_scored: images in them. top: the highest scores."""
+
+    run: str
+    prediction: str
+    source: str
+    line: str
+    model: str
+    unit_id: str
+    images: int
+    anomalous: int | None
+    threshold: Threshold
+    odd_sizes: int
+    rejected: Mapping[str, int]
+    failed: Mapping[str, Failure]
+    not_scored: int
+    top: tuple[Predicted, ...]
+    sentence: str
+
+
+@dataclass
+class Tally:
+    """Adds up rows one by one; keeps the TOP highest scores, each with the shard that holds it."""
+
+    images: int = 0
+    anomalous: int = 0
+    odd_sizes: int = 0
+    _top: list[tuple[float, int, Predicted, str]] = field(default_factory=list)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(0, -1))
+
+    def add(self, row: Predicted, shard_key: str) -> None:
+        self.images += 1
+        self.anomalous += bool(row.is_anomalous)
+        self.odd_sizes += row.odd_size
+        entry = (row.score, next(self._numbers), row, shard_key)
+        if len(self._top) < TOP:
+            heapq.heappush(self._top, entry)
+        else:
+            heapq.heappushpop(self._top, entry)
+
+    @property
+    def top(self) -> list[tuple[Predicted, str]]:
+        """Rows and shards, the highest score first; of equal ones the one that was added first."""
+        return [(row, shard_key) for _, _, row, shard_key in sorted(self._top, key=lambda entry: entry[:2])[::-1]]
+
+
+def judge(row: Row, score: float, unit: Unit, threshold: Threshold, line: Manifest) -> Predicted:
+    """line: what the unit was trained on."""
+    limit = threshold.value
+    return Predicted(
+        image_id=row.image_id,
+        line=unit.line,
+        model=unit.model,
+        score=score,
+        is_anomalous=None if limit is None else score > limit,
+        threshold=limit,
+        excess=None if limit is None else excess_of(score, threshold),
+        height=row.height,
+        width=row.width,
+        odd_size=is_odd(row.height, row.width, line),
+    )
+
+
+def is_odd(height: int, width: int, line: Manifest) -> bool:
+    """Whether an image is so much larger, smaller, or of so different an aspect than all of the line's that the
+    detector's input shows it otherwise than what it was trained on: the threshold promises nothing for it then."""
+    aspect = height / width
+    lowest, highest = line.min_height / line.max_width, line.max_height / line.min_width
+    return not (
+        line.min_height / ODD_SIZE <= height <= line.max_height * ODD_SIZE
+        and line.min_width / ODD_SIZE <= width <= line.max_width * ODD_SIZE
+        and lowest / SQUARE_UP_TO <= aspect <= highest * SQUARE_UP_TO
+    )
+
+
+def reasons(images: Manifest) -> dict[str, int]:
+    """How many images were rejected, by reason."""
+    return dict(sorted(Counter(reject.reason for reject in images.rejects).items()))
+
+
+def sentence(images: int, anomalous: int, threshold: Threshold) -> str:
+    """What a person wants to know first."""
+    if images == 0:
+        return "no image is scored"
+    if threshold.value is None:
+        return f"{images} images are scored; none can be called anomalous: {threshold.note}"
+    are = "image is" if images == 1 else "images are"
+    return (
+        f"{anomalous} of {images} {are} anomalous at the threshold that promises at most "
+        f"{100 * threshold.promised:.3g} % false alarms"
+    )

@@ -1,0 +1,163 @@
+"""A prediction for people: a table of all images, a summary, and a page of the most anomalous ones under heat maps.
+
+The images stream by shard by shard: memory holds one shard's scores and the few images of the page, however many
+there are.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.resources
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import jinja2
+
+from raybench.errors import IntegrityError
+from raybench.findings.predictions import Summary, Tally, judge, reasons, sentence
+from raybench.lines.decode import decode_image
+from raybench.lines.fit import to_source
+from raybench.lines.manifest import Manifest
+from raybench.lines.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions
+from raybench.lines.shards import Row, read_rows
+from raybench.metrics.image import ImageScores
+from raybench.reports.gallery import Picture
+from raybench.results import Failure
+from raybench.runs import PREDICTIONS, ScoreRecord, encode, score_name
+from raybench.work.predict import Prediction
+from raybench.work.site import fit_of
+
+TABLE, SHEET, SUMMARY, PAGE = "predictions.parquet", "predictions.csv", "summary.json", "index.html"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image of the page. image, heat: data URIs; heat is empty for a model without heat maps."""
+
+    row: Predicted
+    image: str
+    heat: str
+
+
+def publish(prediction: Prediction, line: Manifest, failed: Mapping[str, Failure], folder: Path) -> Summary:
+    """Write table, summary and page of all that is scored into `folder`, and the same into the store.
+
+    line: what the unit was trained on. failed: shards that could not be scored, by key.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tally = Tally()
+    with (folder / SHEET).open("w", newline="", encoding="utf-8") as sheet:
+        write_predictions(_noted(prediction, line, tally, sheet), folder / TABLE)
+    summary = _summary(prediction, tally, failed)
+    (folder / SUMMARY).write_bytes(summary_json(summary))
+    (folder / PAGE).write_text(render(summary, _cards(prediction, tally.top)), encoding="utf-8")
+    for name in (TABLE, SHEET, SUMMARY, PAGE):
+        prediction.run.store.put(f"{tables(prediction)}/{name}", (folder / name).read_bytes())
+    return summary
+
+
+def tables(prediction: Prediction) -> str:
+    """The key below which the store has what `publish` wrote."""
+    return f"{prediction.run.root}/tables/{prediction.unit.unit_id}"
+
+
+def summary_json(summary: Summary) -> bytes:
+    return encode(summary)
+
+
+def render(summary: Summary, cards: Sequence[Card]) -> str:
+    """The page: no script, no outside address, everything from the data escaped."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string(_part("predictions.html.j2"))
+    return page.render(summary=summary, cards=cards, style=_part("page.css"))
+
+
+def _part(name: str) -> str:
+    return importlib.resources.files("raybench.reports").joinpath(name).read_text(encoding="utf-8")
+
+
+def _noted(prediction: Prediction, line: Manifest, tally: Tally, sheet: TextIO) -> Iterator[Predicted]:
+    """The rows, added to `tally` and written to `sheet` as they pass."""
+    columns = PREDICTIONS_SCHEMA.names
+    writer = csv.DictWriter(sheet, columns)
+    writer.writeheader()
+    for row, shard_key in _rows(prediction, line):
+        tally.add(row, shard_key)
+        writer.writerow(vars(row))
+        yield row
+
+
+def _rows(prediction: Prediction, line: Manifest) -> Iterator[tuple[Predicted, str]]:
+    """Every scored image and the key of its shard, in the order of the shards."""
+    unit, threshold = prediction.unit, prediction.trained.threshold
+    for shard in prediction.manifest.shards:
+        record = _record(prediction, shard.key)
+        if record is None:
+            continue
+        found = ImageScores.from_bytes(prediction.run.get_blob(record.images))
+        scores = dict(zip(found.image_ids.tolist(), found.scores.tolist(), strict=True))
+        for row in read_rows(prediction.images, shard, images=False):
+            if row.image_id not in scores:
+                raise IntegrityError(f"{row.image_id} of {shard.key} was not scored with its shard")
+            yield judge(row, scores[row.image_id], unit, threshold, line), shard.key
+
+
+def _record(prediction: Prediction, shard_key: str) -> ScoreRecord | None:
+    return prediction.run.read(prediction.unit.unit_id, score_name(shard_key), ScoreRecord)
+
+
+def _summary(prediction: Prediction, tally: Tally, failed: Mapping[str, Failure]) -> Summary:
+    threshold = prediction.trained.threshold
+    return Summary(
+        run=prediction.run.name.partition(PREDICTIONS)[0],
+        prediction=prediction.name,
+        source=prediction.source.uri,
+        line=prediction.unit.line,
+        model=prediction.unit.model,
+        unit_id=prediction.unit.unit_id,
+        images=tally.images,
+        anomalous=None if threshold.value is None else tally.anomalous,
+        threshold=threshold,
+        odd_sizes=tally.odd_sizes,
+        rejected=reasons(prediction.manifest),
+        failed=failed,
+        not_scored=sum(shard.rows for shard in prediction.manifest.shards) - tally.images,
+        top=tuple(row for row, _ in tally.top),
+        sentence=sentence(tally.images, tally.anomalous, threshold),
+    )
+
+
+def _cards(prediction: Prediction, top: Sequence[tuple[Predicted, str]]) -> list[Card]:
+    """In the order of `top`, read from the few shards that hold them, and made small one by one."""
+    found: dict[str, Card] = {}
+    for shard in prediction.manifest.shards:
+        wanted = {row.image_id: row for row, shard_key in top if shard_key == shard.key}
+        record = _record(prediction, shard.key) if wanted else None
+        if record is None:
+            continue
+        scored = {row.image_id: row for row in read_scores(prediction.run.get_blob(record.shard), only=wanted)}
+        for image in read_rows(prediction.images, shard, only=wanted):
+            found[image.image_id] = _card(prediction, wanted[image.image_id], image, scored[image.image_id])
+    return [found[row.image_id] for row, _ in top]
+
+
+def _card(prediction: Prediction, row: Predicted, image: Row, scored: ScoreRow) -> Card:
+    heatmap, size = scored.heatmap, (image.height, image.width)
+    picture = Picture(
+        line=row.line,
+        image_id=row.image_id,
+        label=image.label,
+        excess={row.model: row.excess or 0.0},
+        flagged_by=(row.model,) if row.is_anomalous else (),
+        model=row.model,
+        image=decode_image(image.image, prediction.manifest.white_level),
+        heatmap=None if heatmap is None else to_source(heatmap, fit_of(prediction.unit), *size),
+        mask=None,
+        heat_low=prediction.trained.heat_low,
+        heat_high=prediction.trained.heat_high,
+    )
+    return Card(row, picture.image_uri(), picture.overlay_uri())

@@ -1,0 +1,92 @@
+"""Score a prediction's shards on Ray: a bounded window of the tasks that score a run's shards."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from raybench.errors import RunStopped
+from raybench.experiment import Resources
+from raybench.lines.manifest import ShardInfo
+from raybench.results import Failure
+from raybench.schedule.backlog import Job
+from raybench.schedule.cluster import slots
+from raybench.schedule.retries import Retries
+from raybench.schedule.stop import Stop, stoppable
+from raybench.schedule.tasks import Desk, Effort, Outcome, execute, failure_of, trouble_of
+from raybench.work.predict import Prediction
+
+WAIT_S = 0.5
+Done = Callable[[ShardInfo], None]
+
+
+def score_shards(prediction: Prediction, resources: Resources, done: Done) -> dict[str, Failure]:
+    """Score what is not scored yet on the connected cluster. Returns failures by shard; the others are committed.
+
+    done: called with each shard that is scored or has failed. Raises InputError when not even one task fits the
+    cluster, and RunStopped on SIGTERM or SIGINT.
+    """
+    with stoppable() as stop:
+        return _Window(prediction, resources, done).drain(stop)
+
+
+class _Window:
+    """The tasks in flight."""
+
+    def __init__(self, prediction: Prediction, resources: Resources, done: Done) -> None:
+        self.fit, self.resources, self.done = slots(resources), resources, done
+        self._desk = ray.put(Desk(prediction.run, prediction.images, self.fit.device))
+        self._manifest = ray.put(prediction.manifest)
+        self._retries = Retries(resources.retries)
+        self._waiting = deque(Job("score", prediction.unit, shard.rows, shard) for shard in prediction.waiting())
+        self._running: dict[Any, Job] = {}
+
+    def drain(self, stop: Stop) -> dict[str, Failure]:
+        failed: dict[str, Failure] = {}
+        while self._waiting or self._running:
+            if stop.asked:
+                raise RunStopped(f"stopped by {stop.asked}: run the same command again to do the rest")
+            while self._waiting and len(self._running) < self.fit.count * self.resources.in_flight:
+                job = self._waiting.popleft()
+                self._running[self._submit(job)] = job
+            finished, _ = ray.wait(list(self._running), num_returns=1, timeout=WAIT_S)
+            for reference in finished:
+                job = self._running.pop(reference)
+                outcome = _outcome(reference, job)
+                if outcome.failure and self._put_back(job, outcome):
+                    continue
+                if job.shard is not None:
+                    failed |= {job.shard.key: outcome.failure} if outcome.failure else {}
+                    self.done(job.shard)
+        return failed
+
+    def _submit(self, job: Job) -> Any:
+        effort = Effort(
+            1, self.fit.cpus, self.resources.unit_timeout_s, self._retries.halvings(job), self._retries.again(job)
+        )
+        task: Any = execute.options(
+            num_cpus=self.fit.cpus, num_gpus=self.fit.gpus, max_retries=0, name=f"predict {job.unit}"
+        )
+        return task.remote(job, self._manifest, self._desk, effort)
+
+    def _put_back(self, job: Job, outcome: Outcome) -> bool:
+        """Whether the job is to be done again. With a store or a disk in trouble nothing else is begun meanwhile."""
+        pause_s = self._retries.pause_s(job, outcome.trouble) if outcome.trouble else None
+        if pause_s is None:
+            return False
+        time.sleep(pause_s)
+        self._waiting.appendleft(job)
+        return True
+
+
+def _outcome(reference: Any, job: Job) -> Outcome:
+    """How the job ended, in a worker that died included."""
+    try:
+        answer: Outcome = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return Outcome(0.0, failure_of(job, error, 1), trouble_of(error))
+    return answer

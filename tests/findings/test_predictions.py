@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from raybench.findings.predictions import TOP, Tally, is_odd, sentence
+from raybench.lines.manifest import Manifest
+from raybench.lines.scores import Predicted
+from raybench.results import Threshold
+
+
+def row(name: str, score: float, odd_size: bool = False) -> Predicted:
+    return Predicted(name, "bolt", "fake", score, score > 1.0, 1.0, score - 1.0, 10, 10, odd_size)
+
+
+def line(heights: tuple[int, int], widths: tuple[int, int]) -> Manifest:
+    return Manifest("bolt", 2, "folder", {}, 0, heights[0], widths[0], heights[0], widths[0], heights[1], widths[1],
+                    255, (), ())  # fmt: skip
+
+
+def test_the_highest_scores_are_kept_whatever_their_order() -> None:
+    rows = [row(f"{at:04}", at / 100) for at in range(500)]
+    shuffled = rows.copy()
+    random.Random(1).shuffle(shuffled)
+    tally = Tally()
+    for at, one in enumerate(shuffled):
+        tally.add(one, f"shard-{at % 3}")
+    assert [found for found, _ in tally.top] == rows[: -TOP - 1 : -1]
+    assert all(shard == f"shard-{shuffled.index(found) % 3}" for found, shard in tally.top)
+    assert (tally.images, tally.anomalous, tally.odd_sizes) == (500, 399, 0)
+
+
+def test_of_equal_scores_the_first_stays() -> None:
+    tally = Tally()
+    for at in range(3 * TOP):
+        tally.add(row(f"{at:03}", 2.0, odd_size=at == 0), "shard")
+    assert [found.image_id for found, _ in tally.top] == [f"{at:03}" for at in range(TOP)]
+    assert tally.odd_sizes == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "odd"),
+    [
+        ((200, 300), False),
+        ((400, 600), False),  # twice as many pixels a side
+        ((100, 150), False),
+        ((402, 603), True),
+        ((98, 147), True),
+        ((300, 200), True),  # on its side
+        ((200, 326), False),
+        ((200, 335), True),  # more than a tenth wider
+        ((200, 268), True),
+    ],
+)
+def test_sizes_that_a_line_of_one_size_does_not_have(size: tuple[int, int], odd: bool) -> None:
+    assert is_odd(*size, line((200, 200), (300, 300))) == odd
+
+
+def test_a_line_of_many_sizes_allows_what_it_has() -> None:
+    mixed = line((100, 400), (100, 400))
+    assert not is_odd(100, 400, mixed)
+    assert not is_odd(400, 100, mixed)
+    assert is_odd(900, 400, mixed)
+
+
+def test_the_sentence() -> None:
+    threshold = Threshold(1.0, 100, 0.05, 0.0495, 0.5, "note")
+    assert sentence(500, 37, threshold) == (
+        "37 of 500 images are anomalous at the threshold that promises at most 4.95 % false alarms"
+    )
+    assert sentence(1, 1, threshold).startswith("1 of 1 image is anomalous")
+    assert sentence(0, 0, threshold) == "no image is scored"
+    none = Threshold(None, 0, 0.05, 0.0, None, "no held-back OK images")
+    assert sentence(9, 0, none) == "9 images are scored; none can be called anomalous: no held-back OK images"

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.lines.pack import PackOptions, pack
+from raybench.overview import known, planned, standing
+from raybench.plan import Plan, make_plan
+from raybench.store import open_store
+
+
+@pytest.fixture
+def plan(strips: Path, tmp_path: Path) -> Plan:
+    store = open_store(str(tmp_path / "store"))
+    pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions(shard_rows=4))
+    models = (ModelChoice(name="fake"), ModelChoice(name="fake", label="other", config={"grid": 4}))
+    return make_plan(
+        Experiment(
+            name="night",
+            store=store.uri(),
+            lines=("strip",),
+            models=models,
+            seeds=(0, 1),
+            squashed_twins=False,
+            input=InputChoice(pixels=64 * 64),
+        )
+    )
+
+
+def test_what_is_planned(plan: Plan) -> None:
+    found = planned(plan)
+    assert [(unit.model, unit.seed, unit.train_ok, unit.scored) for unit in found] == [
+        ("fake", 0, 24, 12),
+        ("fake", 1, 24, 12),
+        ("other", 0, 24, 12),
+        ("other", 1, 24, 12),
+    ]
+    assert [unit.unit_id for unit in found] == [unit.unit_id for unit in plan.units]
+
+
+def test_how_far_it_is(plan: Plan) -> None:
+    done, trained, failed, waiting = plan.units
+    commits = {
+        done.unit_id: {"result"},  # as the ledger tells it
+        trained.unit_id: {"train", "score-test-00000"},
+        failed.unit_id: {"train", "score-test-00000", "failure"},
+    }
+    found = standing(plan, commits)
+    assert [unit.unit_id for unit in found] == [one.unit_id for one in (done, trained, failed, waiting)]
+    assert [(unit.state, unit.scored_shards, unit.shards) for unit in found] == [
+        ("done", 3, 3),
+        ("trained", 1, 3),
+        ("failed", 1, 3),
+        ("waiting", 0, 3),
+    ]
+    assert [unit.text for unit in found] == [
+        "done",
+        "trained, 1 of 3 shards scored",
+        "failed; the same command tries it again",
+        "waiting",
+    ]
+
+
+def test_models_with_the_defaults_of_a_preset() -> None:
+    paper, cpu = ({model.name: model for model in known(preset)} for preset in ("paper", "cpu"))
+    assert paper.keys() == cpu.keys()
+    assert paper["draem"].settings != cpu["draem"].settings
+    assert "fake" not in paper

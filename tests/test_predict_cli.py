@@ -1,0 +1,232 @@
+"""`predict` and `--json`, on a store in a folder and without a cluster."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from raybench import cli
+from raybench.lines.pack import PackOptions, pack
+from raybench.plan import experiment_of, make_plan
+from raybench.predict_cli import _named_after, _plain
+from raybench.reports import unchanged
+from raybench.reports.publish import publish_again
+from raybench.runs import Run
+from raybench.store import open_store
+from raybench.work.conclude import Partials, conclude, merge
+from raybench.work.measure import measure
+from raybench.work.score import score
+from raybench.work.site import Site
+from raybench.work.train import train
+
+EXPERIMENT = """
+name: night
+store: {store}
+lines: [strip]
+models: [fake, {{name: fake, label: ../two words, config: {{grid: 4}}}}]
+false_alarm_budget: 0.2
+squashed_twins: false
+input: {{pixels: 4096}}
+"""
+
+
+@pytest.fixture(scope="module")
+def experiment(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an experiment that is done, its report published."""
+    folder = tmp_path_factory.mktemp("night")
+    file = folder / "night.yaml"
+    store = open_store(str(folder / "store"))
+    file.write_text(EXPERIMENT.format(store=store.uri()))
+    pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions(shard_rows=8))
+    plan = make_plan(experiment_of(str(file)))
+    run, manifest = Run(store, "night"), plan.manifests["strip"]
+    run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
+    site = Site(run, store.sub("lines"), folder, "cpu", 1)
+    for unit in plan.units:
+        train(unit, manifest, site)
+        for shard in manifest.scored_shards:
+            score(unit, manifest, shard, site)
+        merge(unit, manifest, run, Partials())
+        measure(unit, manifest, site)
+        conclude(unit, manifest, run)
+    unchanged.note(plan, run, publish_again(plan))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAYBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["raybench", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    """The one JSON document on stdout."""
+    return json.loads(capsys.readouterr().out)
+
+
+def test_new_images_by_the_chosen_model(
+    experiment: Path, strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = Path(shutil.copytree(strips / "test", tmp_path / "day one"))
+    (images / "empty.png").write_bytes(b"")
+    command = ("predict", experiment, images, "--line", "strip", "--out", tmp_path / "out")
+    assert call(monkeypatch, *command) == 0
+    out = capsys.readouterr().out
+    assert "of 12 images are anomalous at the threshold that promises at most" in out
+    assert "rejected empty.png: empty_file" in out
+    [page] = (tmp_path / "out").rglob("index.html")
+    assert out.strip().endswith(str(page))
+    assert page.parent.parent == tmp_path / "out" / "night" / "predictions" / "day-one"
+    run = open_store(str(experiment.parent / "store")).uri("runs/night")
+    again = ("predict", run, *command[2:], "--json")
+    monkeypatch.setattr("raybench.work.predict.score", lambda *_: pytest.fail("scored again"))
+    assert call(monkeypatch, *again) == 0
+    summary = told(capsys)
+    assert summary == json.loads((page.parent / "summary.json").read_text())
+    assert (summary["images"], summary["rejected"], summary["not_scored"]) == (12, {"empty_file": 1}, 0)
+    assert len(pd.read_parquet(page.parent / "predictions.parquet")) == 12
+
+
+def test_a_model_by_its_label_and_a_name(
+    experiment: Path, strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("predict", experiment, strips / "test", "--line", "strip", "--out", tmp_path / "out", "--json")
+    assert call(monkeypatch, *command, "--name", "mine", "--model", "../two words") == 0
+    summary = told(capsys)
+    assert (summary["model"], summary["prediction"]) == ("../two words", "mine")
+    [page] = tmp_path.rglob("index.html")
+    assert page.parent == tmp_path / "out" / "night" / "predictions" / "mine" / "two-words"
+    assert call(monkeypatch, *command, "--name", "mine", "--model", "fake") == 0
+    assert told(capsys)["model"] == "fake"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--line", "stripe"), "did you mean 'strip'"),
+        (("--line", "strip", "--model", "fak"), "did you mean 'fake'"),
+        (("--line", "strip", "--name", "../x"), "not a prediction's name"),
+    ],
+)
+def test_what_does_not_exist_is_one_message(
+    experiment: Path,
+    strips: Path,
+    arguments: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, "predict", experiment, strips / "test", "--json", *arguments) == cli.BAD_INPUT
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.out == ""
+
+
+def test_some_shards_fail(
+    experiment: Path, strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        print("a detector of somebody's own")  # noqa: T201
+        raise ValueError("no")
+
+    monkeypatch.setattr("raybench.work.predict.score", broken)
+    command = ("predict", experiment, strips / "test", "--line", "strip", "--name", "bad", "--out", tmp_path, "--json")
+    assert call(monkeypatch, *command) == 1
+    shown = capsys.readouterr()
+    summary = json.loads(shown.out)
+    assert [failure["message"] for failure in summary["failed"].values()] == ["no"]
+    assert (summary["images"], summary["not_scored"], summary["top"]) == (0, 12, [])
+    assert "ValueError: no" in shown.err
+    assert "somebody's own" in shown.err
+
+
+def test_stopped_in_good_order(
+    experiment: Path, strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raybench.work.predict.score", stopped)
+    command = ("predict", experiment, strips / "test", "--line", "strip", "--name", "cut", "--out", tmp_path)
+    assert call(monkeypatch, *command) == cli.STOPPED
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_report_and_run_print_the_reports_own_board(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("run", "report"):
+        assert call(monkeypatch, command, experiment, "--out", tmp_path, "--json") == 0
+        shown = capsys.readouterr()
+        assert shown.out == (tmp_path / "night" / "report" / "board.json").read_text()
+        assert str(tmp_path / "night" / "report" / "index.html") in shown.err
+        assert [row["model"] for row in json.loads(shown.out)["rows"]] == ["../two words", "fake"]
+
+
+def test_check_status_models_and_verify(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(experiment_of(str(experiment)))
+    ids = [unit.unit_id for unit in plan.units]
+    assert call(monkeypatch, "check", experiment, "--json") == 0
+    checked = told(capsys)
+    assert (checked["run"], checked["digest"]) == ("night", plan.experiment.digest)
+    assert [(unit["unit_id"], unit["train_ok"], unit["scored"]) for unit in checked["units"]] == [
+        (unit_id, 24, 12) for unit_id in ids
+    ]
+    assert call(monkeypatch, "status", experiment, "--json") == 0
+    status = told(capsys)
+    assert status["done"] == 2
+    assert [(unit["unit_id"], unit["state"], unit["scored_shards"]) for unit in status["units"]] == [
+        (unit_id, "done", 2) for unit_id in ids
+    ]
+    assert call(monkeypatch, "models", "--json", "--preset", "cpu") == 0
+    models = {model["name"]: model for model in told(capsys)["models"]}
+    assert models["patchcore"]["settings"]["backbone"]
+    assert models["efficient_ad"]["min_side"] == 256
+    assert call(monkeypatch, "verify", experiment, "--json") == 0
+    assert told(capsys)["problems"] == []
+
+
+def test_verify_lists_problems_as_json(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store(str(shutil.copytree(experiment.parent / "store", tmp_path / "store")))
+    key = next(item.key for item in store.list("runs/") if "/model/" in item.key)
+    store.delete(key)
+    assert call(monkeypatch, "verify", store.uri("runs/night"), "--json") == 1
+    assert {(problem["uri"], problem["what"]) for problem in told(capsys)["problems"]} == {
+        (store.uri(key), "is missing")
+    }
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("s3://bucket/days/2026-01-01/", "2026-01-01"),
+        ("file:///photos/..hidden", "hidden"),
+        ("s3://bucket", "bucket"),
+        ("file:///photos/line%20ä", "line-"),
+        ("s3://bucket/50%20", "50-20"),
+        ("file:///", "images"),
+        ("file:///" + "x" * 300, "x" * 100),
+    ],
+)
+def test_names_after_sources(uri: str, name: str) -> None:
+    assert _named_after(uri) == name
+    assert _plain(name) == name
