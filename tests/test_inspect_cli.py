@@ -27,7 +27,7 @@ def store(strips: Path, tmp_path: Path) -> Store:
     """Holds a line with a leak, a dark image and a file that is none."""
     images = Path(shutil.copytree(strips, tmp_path / "images"))
     good = images / "train" / "good"
-    cv2.imwrite(str(good / "000.png"), np.asarray(cv2.imread(str(good / "000.png")) // 3))
+    cv2.imwrite(str(good / "000.png"), np.asarray(cv2.imread(str(good / "000.png"))) // 3)
     shutil.copy(good / "001.png", images / "test" / "good" / "[red]leaked.png")
     (good / "empty.png").write_bytes(b"")
     found = open_store(str(tmp_path / "store"))

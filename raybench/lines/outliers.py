@@ -33,12 +33,12 @@ Bools = npt.NDArray[np.bool_]
 @dataclass(frozen=True)
 class Issue:
     """One image that something is wrong with. score: higher is worse, in units of its kind: distance from the line's
-    median in quartile distances; for odd colours the share of images that have others; for a leak 1 - distance.
+    median in quartile distances; for odd colours the share of images that have others; for a leak 1 - distance; else 1.
     detail: a sentence for a person."""
 
     image_id: str
     split: str
-    kind: Fault | Literal["leak", "two labels"]
+    kind: Fault | Literal["unreadable", "leak", "two labels"]
     score: float
     detail: str
 

@@ -8,7 +8,7 @@ about 0.6 KB an image.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -40,61 +40,78 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """An image that was packed and cannot be decoded: a PNG whose checksums are right and whose pixels are not."""
+
+    image_id: str
+    split: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Properties:
     """table: a row per image: image_id, split, label, height, width (pixels), colours, pixels (digest), sharpness,
-    contrast, elongation (log2 of height / width) and CleanVision's own columns. fingerprints: (N, 63) float32."""
+    contrast, elongation (log2 of height / width) and CleanVision's own columns. fingerprints: (N, 63) float32.
+    unreadable: images that are in neither."""
 
     table: pd.DataFrame
     fingerprints: Floats
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def join(parts: Sequence[Properties]) -> Properties:
     """The images of all parts, in their order."""
-    table = pd.concat([part.table for part in parts], ignore_index=True)
-    return Properties(table, np.concatenate([part.fingerprints for part in parts]))
+    full = [part for part in parts if len(part.table)]
+    table = pd.concat([part.table for part in full], ignore_index=True) if full else pd.DataFrame()
+    prints = np.concatenate([part.fingerprints for part in parts])
+    return Properties(table, prints, tuple(one for part in parts for one in part.unreadable))
 
 
 def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: int = 1) -> Properties:
     """Every image of a shard, decoded once. Encoded, the shard is held whole; decoded, `threads` images are.
 
-    Raises RejectedImage for an image that cannot be decoded, IntegrityError, and the store's own errors.
+    Raises IntegrityError, and the store's own errors.
     """
 
-    def one(row: Row) -> tuple[dict[str, Any], Floats]:
-        return _measure(row, manifest.white_level)
+    def one(row: Row) -> _Measured | Unreadable:
+        try:
+            return _measure(row, manifest.white_level)
+        except RejectedImage as error:
+            return Unreadable(row.image_id, row.split, error.detail)
 
     with ThreadPoolExecutor(threads) as pool:
-        return _properties(pool.map(one, read_rows(lines, shard)))
+        found = list(pool.map(one, read_rows(lines, shard)))
+    measured = [each for each in found if not isinstance(each, Unreadable)]
+    return Properties(
+        table=pd.DataFrame([values for values, _ in measured]),
+        fingerprints=np.array([print_ for _, print_ in measured], np.float32).reshape(-1, FINGERPRINT),
+        unreadable=tuple(each for each in found if isinstance(each, Unreadable)),
+    )
 
 
-def _properties(found: Iterable[tuple[dict[str, Any], Floats]]) -> Properties:
-    rows, prints = zip(*found, strict=True)
-    return Properties(pd.DataFrame(list(rows)), np.stack(prints))
+_Measured = tuple[dict[str, Any], Floats]
 
 
-def _measure(row: Row, white_level: int) -> tuple[dict[str, Any], Floats]:
-    try:
-        stored = decode_deep(row.image)
-    except RejectedImage as error:
-        raise RejectedImage(error.reason, f"{row.line}/{row.image_id}: {error.detail}") from error
+def _measure(row: Row, white_level: int) -> _Measured:
+    stored = decode_deep(row.image)
     pixels = eight_bit(stored, white_level)
     is_grey = _is_grey(pixels)
     grey = np.ascontiguousarray(pixels[..., 0]) if is_grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    seen = np.asarray(grey, np.uint8) if is_grey else pixels
+    grey = np.asarray(grey, np.uint8)
     depth = ", 16 bit" if stored.dtype == np.uint16 else ""
-    table = {
+    values = {
         "image_id": row.image_id,
         "split": row.split,
         "label": row.label,
         "height": row.height,
         "width": row.width,
         "colours": ("grey" if is_grey else "colour") + depth,
-        "sharpness": sharpness(np.asarray(grey, np.uint8)),
+        "sharpness": sharpness(grey),
         "contrast": float(grey.std()) / 255,
         "elongation": float(np.log2(row.height / row.width)),
-        **_of_cleanvision(seen),
+        **_of_cleanvision(grey if is_grey else pixels),
     }
-    return table, fingerprint(np.asarray(grey, np.uint8))
+    return values, fingerprint(grey)
 
 
 def _is_grey(pixels: npt.NDArray[np.uint8]) -> bool:

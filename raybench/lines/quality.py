@@ -50,7 +50,7 @@ def inspect(
 ) -> Inspection:
     """Decode the line once and judge it. progress: is told how many images more have been looked at.
 
-    Raises RejectedImage, IntegrityError, and the store's own errors.
+    Raises IntegrityError, and the store's own errors.
     """
     parts = []
     for shard in manifest.shards:
@@ -62,9 +62,11 @@ def inspect(
 def judge(manifest: Manifest, parts: Sequence[Properties]) -> Inspection:
     """parts: of `measure_shard`, one per shard, in the manifest's order; they may come from anywhere."""
     found = join(parts)
-    outliers, traits = find_outliers(found.table)
-    groups = find_groups(found)
-    issues = (*outliers, *_leaks(groups), *_two_labels(groups))
+    readable = len(found.table) > 0
+    outliers, traits = find_outliers(found.table) if readable else ([], [])
+    groups = find_groups(found) if readable else ()
+    broken = [Issue(one.image_id, one.split, "unreadable", 1.0, one.detail) for one in found.unreadable]
+    issues = (*broken, *outliers, *_leaks(groups), *_two_labels(groups))
     counts = Counter[str](issue.kind for issue in issues)
     for group in groups:
         counts[f"{group.kind} duplicates"] += len(group.copies)
@@ -72,12 +74,12 @@ def judge(manifest: Manifest, parts: Sequence[Properties]) -> Inspection:
         version=VERSION,
         line=manifest.line,
         line_digest=manifest.digest,
-        images=len(found.table),
+        images=len(found.table) + len(found.unreadable),
         counts=dict(sorted(counts.items())),
         issues=issues,
         traits=tuple(traits),
         groups=groups,
-        drifts=find_drifts(found.table),
+        drifts=find_drifts(found.table) if readable else (),
     )
 
 

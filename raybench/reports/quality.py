@@ -20,6 +20,7 @@ WORST = 5  # of each kind
 SHOWN = 20  # groups, and rejects
 NAMED = 4  # images of a group
 EXPLAINED = {
+    "unreadable": "Packed, but its pixels cannot be decoded: units that read it fail.",
     "dark": "Far darker than the line, or too dark by CleanVision's limit.",
     "over-exposed": "Far brighter than the line, or too bright by CleanVision's limit.",
     "blur": "Its finest edges are far wider than those of the line.",

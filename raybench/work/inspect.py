@@ -17,7 +17,7 @@ def inspect_line(
     """The inspection of these very images. Two that make it at once write the same bytes.
 
     From lines that may be read only it is made each time: nothing rests on its being kept.
-    Raises RejectedImage, IntegrityError, and the store's own errors.
+    Raises IntegrityError, and the store's own errors.
     """
     standing = read_inspection(lines, manifest)
     if standing is not None:
