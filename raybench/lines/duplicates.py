@@ -74,13 +74,13 @@ def find_groups(found: Properties) -> tuple[Group, ...]:
 
 def _groups(table: pd.DataFrame, cluster: Indices, exact: Indices, longest: Doubles) -> Iterator[Group]:
     """cluster, exact: (N,) number of each image's group, and of its pixels."""
-    order = np.argsort(cluster, kind="stable")
-    for at in np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1):
-        if len(at) > 1:
-            rows = table.iloc[at][["image_id", "split", "label"]].itertuples(index=False)
-            copies = tuple(sorted((Copy(*row) for row in rows), key=lambda copy: copy.image_id))
-            kind: Literal["exact", "near"] = "exact" if len(set(exact[at].tolist())) == 1 else "near"
-            yield Group(kind, round(float(longest[cluster[at[0]]]), 4), copies)
+    shared = np.flatnonzero(np.bincount(cluster)[cluster] > 1)
+    order = shared[np.argsort(cluster[shared], kind="stable")]
+    for at in np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1) if len(order) else ():
+        rows = table.iloc[at][["image_id", "split", "label"]].itertuples(index=False)
+        copies = tuple(sorted((Copy(*row) for row in rows), key=lambda copy: copy.image_id))
+        kind: Literal["exact", "near"] = "exact" if len(set(exact[at].tolist())) == 1 else "near"
+        yield Group(kind, round(float(longest[cluster[at[0]]]), 4), copies)
 
 
 def standardised(fingerprints: Floats) -> Floats:
