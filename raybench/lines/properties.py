@@ -96,8 +96,8 @@ def _measure(row: Row, white_level: int) -> _Measured:
     stored = decode_deep(row.image)
     pixels = eight_bit(stored, white_level)
     is_grey = _is_grey(pixels)
-    grey = np.ascontiguousarray(pixels[..., 0]) if is_grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    grey = np.asarray(grey, np.uint8)
+    plane = np.ascontiguousarray(pixels[..., 0]) if is_grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    grey = np.asarray(plane, np.uint8)
     depth = ", 16 bit" if stored.dtype == np.uint16 else ""
     values = {
         "image_id": row.image_id,
