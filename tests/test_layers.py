@@ -20,7 +20,7 @@ LAYERS = [
     {"reports"},
     {"schedule"},
     {"demo"},
-    {"weights_cli", "predict_cli", "terminal"},
+    {"weights_cli", "predict_cli", "inspect_cli", "terminal"},
     {"cli"},
 ]
 SIDE_BY_SIDE = {"lines", "models", "metrics", "embedded"}
@@ -34,7 +34,8 @@ ONLY_IN = {
     "botocore": {"backends"},
     "fsspec": {"backends"},
     "pyarrow.parquet": {"lines/shards", "lines/scores"},
-    "typer": {"cli", "weights_cli", "predict_cli"},
+    "cleanvision": {"lines"},
+    "typer": {"cli", "weights_cli", "predict_cli", "inspect_cli"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 

@@ -28,7 +28,11 @@ def decode_image(data: bytes, white_level: int = 255) -> npt.NDArray[np.uint8]:
 
     white_level: the value of 16-bit images that becomes 255. Raises RejectedImage("unreadable").
     """
-    pixels = decode_deep(data)
+    return eight_bit(decode_deep(data), white_level)
+
+
+def eight_bit(pixels: Pixels, white_level: int = 255) -> npt.NDArray[np.uint8]:
+    """The same pixels as uint8, those of 16 bits scaled as `decode_image` says."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
     return np.take(_scaling(white_level), pixels)

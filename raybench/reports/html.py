@@ -10,8 +10,9 @@ import base64
 import hashlib
 import importlib.resources
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import jinja2
 from plotly.offline import get_plotlyjs
@@ -22,6 +23,7 @@ from raybench.findings.rows import Row
 from raybench.findings.verdict import CRITERIA, shown
 from raybench.reports.charts import Chart, charts
 from raybench.reports.gallery import Picture
+from raybench.reports.quality import Section
 from raybench.reports.tables import (
     AUROC_COLUMN,
     EXPLAINED,
@@ -46,8 +48,15 @@ class Bar:
     value: float
 
 
-def render(board: Board, flags: Sequence[Flag], pictures: Sequence[Picture], seen: Sequence[Seen] = ()) -> str:
-    """The page. pictures: in the order they are shown, grouped by line. seen: every image, for the charts."""
+def render(
+    board: Board,
+    flags: Sequence[Flag],
+    pictures: Sequence[Picture],
+    seen: Sequence[Seen] = (),
+    sections: Mapping[str, Section] = MappingProxyType({}),
+) -> str:
+    """The page. pictures: in the order they are shown, grouped by line. seen: every image, for the charts. sections:
+    of data quality, by line."""
     by_line = {line: list(group) for line, group in itertools.groupby(pictures, key=lambda picture: picture.line)}
     kinds = {(flag.line, flag.image_id): flag.kind for flag in flags}
 
@@ -69,7 +78,11 @@ def render(board: Board, flags: Sequence[Flag], pictures: Sequence[Picture], see
         return charts(board.rows_of(line), [one for one in seen if one.line == line], board.verdict_on(line).run)
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_part),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     scripts = (get_plotlyjs(), _part("page.js"))
     return environment.from_string(_part("page.html.j2")).render(
@@ -90,6 +103,7 @@ def render(board: Board, flags: Sequence[Flag], pictures: Sequence[Picture], see
         pictures=by_line,
         flags={line: [flag for flag in flags if flag.line == line] for line in board.lines},
         flags_shown=FLAGS_SHOWN,
+        sections=sections,
         conditions=conditions(board),
         style=_part("page.css"),
         scripts=scripts,

@@ -15,12 +15,14 @@ from raybench.ledger import Ledger
 from raybench.lines.decode import decode_image, decode_mask
 from raybench.lines.fit import InputFit, to_source
 from raybench.lines.manifest import Manifest
+from raybench.lines.quality import read_inspection
 from raybench.lines.scores import ScoreRow, read_scores
 from raybench.lines.shards import Row, read_rows
 from raybench.metrics.image import ImageScores
 from raybench.plan import Plan
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
+from raybench.reports.quality import Section, section
 from raybench.reports.tables import board_csv, board_json, board_md, flags_parquet
 from raybench.results import Failure, UnitResult
 from raybench.runs import QualityRecord, Run, ScoreRecord, TrainRecord, score_name
@@ -66,8 +68,16 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
     run.put_report("flags.parquet", flags_parquet(flags))
-    run.put_report("index.html", render(board, flags, pictures, seen).encode())
+    run.put_report("index.html", render(board, flags, pictures, seen, _sections(plan)).encode())
     return board
+
+
+def _sections(plan: Plan) -> dict[str, Section]:
+    """Data quality by line, from the inspections that stand: a report decodes no line for it."""
+    lines = plan.store.sub("lines")
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda manifest: section(read_inspection(lines, manifest), manifest), plan.manifests.values())
+        return dict(zip(plan.manifests, found, strict=True))
 
 
 def publish_again(plan: Plan) -> Board:

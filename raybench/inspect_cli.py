@@ -1,0 +1,46 @@
+"""`raybench inspect`: is a line's data fit to train on?"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from raybench.errors import InputError
+from raybench.lines.manifest import Manifest, read_manifest
+from raybench.lines.quality import Inspection, inspection_json
+from raybench.reports.quality import section, table
+from raybench.store import Store, open_store
+from raybench.work.inspect import inspect_line
+
+LOG_COLUMNS = 160
+
+
+def inspect(
+    line: Annotated[str, typer.Argument(help="A packed line: STORE/lines/NAME.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that was found, for machines.")] = False,
+) -> None:
+    """Look for bad images, copies, leaks and drift in a line. What is found is kept beside the line, for reports."""
+    root, found, name = line.rstrip("/").rpartition("/lines/")
+    if not (found and root and name):
+        raise InputError(f"{line!r} is not a packed line; give STORE/lines/NAME, as `raybench pack` prints it")
+    lines = open_store(root).sub("lines")
+    manifest = read_manifest(lines, name)
+    inspection = _inspect(lines, manifest)
+    if as_json:
+        typer.echo(inspection_json(inspection).decode(), nl=False)
+        return
+    out = Console()
+    if not out.is_terminal:
+        out.width = LOG_COLUMNS
+    out.print(table(section(inspection, manifest)))
+
+
+def _inspect(lines: Store, manifest: Manifest) -> Inspection:
+    err = Console(stderr=True)
+    with Progress(console=err, disable=not err.is_terminal, transient=True) as bars:
+        bar = bars.add_task(f"inspect {manifest.line}", total=sum(manifest.counts.values()))
+        return inspect_line(lines, manifest, os.cpu_count() or 1, lambda images: bars.advance(bar, images))

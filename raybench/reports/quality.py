@@ -1,0 +1,159 @@
+"""What a line's inspection says, for a person: rows for the report's section and for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from raybench.lines.drift import Drift
+from raybench.lines.duplicates import Group as Copies
+from raybench.lines.manifest import Manifest
+from raybench.lines.outliers import Issue
+from raybench.lines.quality import Inspection
+
+WORST = 5  # of each kind
+SHOWN = 20  # groups, and rejects
+NAMED = 4  # images of a group
+EXPLAINED = {
+    "unreadable": "Packed, but its pixels cannot be decoded: units that read it fail.",
+    "dark": "Far darker than the line, or too dark by CleanVision's limit.",
+    "over-exposed": "Far brighter than the line, or too bright by CleanVision's limit.",
+    "blur": "Its finest edges are far wider than those of the line.",
+    "low information": "Nearly empty: few bits per pixel.",
+    "odd size": "Far larger or smaller than the line's images.",
+    "odd shape": "Another height / width than the line's images.",
+    "odd colours": "Grey among colour, or another bit depth than most of the line.",
+    "leak": "A test image that is trained on too; its score says nothing.",
+    "two labels": "The same pixels, labelled OK and NG.",
+    "exact duplicates": "Images of which the line holds the same pixels more than once.",
+    "near duplicates": "Images saved twice: as JPEG, resized, or with another gain.",
+    "rejected": "Files that were not packed; the manifest says why.",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of finding: images, their share of the line, and what it means."""
+
+    kind: str
+    images: int
+    share: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that a page or a terminal shows of a line's data. inspected: False where only the manifest was read.
+    worst: the first few images of every kind. rejects: path and why. Sentences elsewhere."""
+
+    line: str
+    inspected: bool
+    images: int
+    verdict: str
+    findings: tuple[Finding, ...] = ()
+    worst: tuple[Issue, ...] = ()
+    usual: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+    drifts: tuple[str, ...] = ()
+    rejects: tuple[tuple[str, str], ...] = ()
+
+
+def section(inspection: Inspection | None, manifest: Manifest) -> Section:
+    """inspection: None where the line has not been inspected."""
+    images = sum(manifest.counts.values())
+    rejects = tuple((one.path, f"{one.reason}: {one.detail}") for one in manifest.rejects[:SHOWN])
+    if inspection is None:
+        verdict = f"not inspected yet: raybench inspect STORE/lines/{manifest.line}"
+        return Section(manifest.line, False, images, verdict, _findings({}, manifest), rejects=rejects)
+    return Section(
+        line=manifest.line,
+        inspected=True,
+        images=images,
+        verdict=_verdict(inspection, manifest),
+        findings=_findings(inspection.counts, manifest),
+        worst=tuple(_worst(inspection.issues)),
+        usual=tuple(
+            f"{trait.kind}: {trait.images} images ({trait.share:.0%}), so many that it is taken for this line's nature"
+            f" (such as {', '.join(trait.examples[:2])}: {trait.detail})"
+            for trait in inspection.traits
+        ),
+        copies=tuple(_copies(group) for group in inspection.groups[:SHOWN]),
+        drifts=tuple(_drift(drift) for drift in inspection.drifted),
+        rejects=rejects,
+    )
+
+
+def table(shown: Section) -> RenderableType:
+    """For a terminal."""
+    parts: list[RenderableType] = [Text(f"{shown.line}: {shown.verdict}", style="bold")]
+    if shown.findings:
+        rows = [(one.kind, str(one.images), one.share, one.meaning) for one in shown.findings]
+        parts.append(_grid(("finding", "images", "share", "what it means"), rows))
+    if shown.worst:
+        found = [(one.kind, one.image_id, one.split, f"{one.score:.2f}", one.detail) for one in shown.worst]
+        parts.append(_grid(("worst of each kind", "image", "split", "score", "detail"), found))
+    parts += [Text(text) for text in (*shown.usual, *shown.copies, *shown.drifts)]
+    parts += [Text(f"rejected {path}: {why}", style="yellow") for path, why in shown.rejects]
+    return Group(*parts)
+
+
+def _grid(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    grid = Table(*headers, box=None, header_style="dim", pad_edge=False)
+    for column in grid.columns:
+        column.overflow = "fold"
+    for row in rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    return grid
+
+
+def _findings(counts: Mapping[str, int], manifest: Manifest) -> tuple[Finding, ...]:
+    """In the order of EXPLAINED; only what there is."""
+    images = sum(manifest.counts.values())
+    found = {**counts, "rejected": len(manifest.rejects)}
+    return tuple(
+        Finding(kind, found[kind], f"{found[kind] / (images + found['rejected']):.1%}", meaning)
+        for kind, meaning in EXPLAINED.items()
+        if found.get(kind)
+    )
+
+
+def _verdict(inspection: Inspection, manifest: Manifest) -> str:
+    bad = len({issue.image_id for issue in inspection.issues})
+    texts = [f"{bad} of {inspection.images} images have something wrong with them"] if bad else []
+    if inspection.groups:
+        copies = sum(len(group.copies) for group in inspection.groups)
+        texts.append(f"{copies} images are copies of each other, in {len(inspection.groups)} groups")
+    if inspection.drifted:
+        texts.append("splits differ in " + ", ".join(sorted({drift.name for drift in inspection.drifted})))
+    if manifest.rejects:
+        texts.append(f"{len(manifest.rejects)} files were not packed")
+    return "; ".join(texts) or f"nothing is wrong with the {inspection.images} images"
+
+
+def _worst(issues: Sequence[Issue]) -> Iterator[Issue]:
+    """The first WORST of each kind: they are sorted by kind, worst first."""
+    seen = Counter[str]()
+    for issue in issues:
+        seen[issue.kind] += 1
+        if seen[issue.kind] <= WORST:
+            yield issue
+
+
+def _copies(group: Copies) -> str:
+    names = ", ".join(f"{copy.image_id} ({copy.split})" for copy in group.copies[:NAMED])
+    more = f" and {len(group.copies) - NAMED} more" if len(group.copies) > NAMED else ""
+    apart = "the same pixels" if group.kind == "exact" else f"nearly the same, distance {group.distance:.2f}"
+    return f"{apart}: {names}{more}"
+
+
+def _drift(drift: Drift) -> str:
+    images = "OK test images" if drift.split == "test" else f"{drift.split} images"
+    return (
+        f"{drift.name} of the {images} is {drift.median:.3g}, of the OK training images {drift.train_median:.3g} "
+        f"(medians; KS distance {drift.effect:.2f}, corrected p {drift.p:.1g})"
+    )
