@@ -6,7 +6,6 @@ import os
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from raybench.errors import InputError
@@ -14,9 +13,8 @@ from raybench.lines.manifest import Manifest, read_manifest
 from raybench.lines.quality import Inspection, inspection_json
 from raybench.reports.quality import section, table
 from raybench.store import Store, open_store
+from raybench.terminal import err, out, print_json
 from raybench.work.inspect import inspect_line
-
-LOG_COLUMNS = 160
 
 
 def inspect(
@@ -31,16 +29,12 @@ def inspect(
     manifest = read_manifest(lines, name)
     inspection = _inspect(lines, manifest)
     if as_json:
-        typer.echo(inspection_json(inspection).decode(), nl=False)
+        print_json(inspection_json(inspection))
         return
-    out = Console()
-    if not out.is_terminal:
-        out.width = LOG_COLUMNS
     out.print(table(section(inspection, manifest)))
 
 
 def _inspect(lines: Store, manifest: Manifest) -> Inspection:
-    err = Console(stderr=True)
     with Progress(console=err, disable=not err.is_terminal, transient=True) as bars:
         bar = bars.add_task(f"inspect {manifest.line}", total=sum(manifest.counts.values()))
         return inspect_line(lines, manifest, os.cpu_count() or 1, lambda images: bars.advance(bar, images))
