@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from raybench import annotate_cli, weights_cli
 from raybench import demo as demo_lines
 from raybench import verify as verifying
-from raybench import weights_cli
 from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
@@ -52,6 +52,7 @@ if not out.is_terminal:
     out.width = LOG_COLUMNS
 
 app.add_typer(weights_cli.app, name="weights")
+app.command()(annotate_cli.annotate)
 
 StoreUri = Annotated[str, typer.Option("--to", help="The store: s3://bucket/prefix, file:///folder or a path.")]
 RunName = Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")]

@@ -20,7 +20,7 @@ LAYERS = [
     {"reports"},
     {"schedule"},
     {"demo"},
-    {"weights_cli"},
+    {"weights_cli", "annotate_cli"},
     {"cli"},
 ]
 SIDE_BY_SIDE = {"lines", "models", "metrics", "embedded"}
@@ -33,7 +33,7 @@ ONLY_IN = {
     "botocore": {"backends"},
     "fsspec": {"backends"},
     "pyarrow.parquet": {"lines/shards", "lines/scores"},
-    "typer": {"cli", "weights_cli"},
+    "typer": {"cli", "weights_cli", "annotate_cli"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 
