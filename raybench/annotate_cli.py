@@ -19,11 +19,13 @@ def annotate(
     line: Annotated[str | None, typer.Option("--line", help="Product line; default: all of them.")] = None,
     formats: Annotated[str, typer.Option("--format", help="Which, with commas between; FiftyOne reads coco.")] = ALL,
     images: Annotated[bool, typer.Option(help="Write the images beside the annotations.")] = True,
+    picked: Annotated[bool, typer.Option("--picked", help="Only what the annotation budget picks.")] = False,
 ) -> None:
     """Write the flagged images, and what the best model outlines on them, for annotation tools."""
     from raybench.plan import experiment_of, make_plan
+    from raybench.reports.annotations.export import Options
     from raybench.reports.annotations.export import annotate as export
 
-    chosen = list(dict.fromkeys(part.strip() for part in formats.split(",")))
-    for done in export(make_plan(experiment_of(name), name), line, chosen, folder, images=images):
+    options = Options(list(dict.fromkeys(part.strip() for part in formats.split(","))), images, picked)
+    for done in export(make_plan(experiment_of(name), name), line, folder, options):
         out.print(str(done), soft_wrap=True, highlight=False, markup=False)

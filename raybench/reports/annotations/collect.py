@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from raybench.errors import IntegrityError
+from raybench.errors import InputError, IntegrityError
 from raybench.findings.board import Board
 from raybench.lines.fit import to_source
 from raybench.lines.manifest import Manifest, ShardInfo
@@ -25,7 +25,8 @@ from raybench.units import Unit
 from raybench.work.site import fit_of
 
 _FLAGS = "flags.parquet"
-_COLUMNS = ("line", "image_id", "label", "score", "reason")
+_COLUMNS = ("image_id", "label", "score", "reason")
+_PICKED = "picked"
 
 
 @dataclass(frozen=True)
@@ -36,19 +37,25 @@ class Outliner:
     threshold: float
 
 
-def tasks_of(run: Run, line: str) -> list[Task]:
-    """The flags of `line`, in the order of the report. Raises ObjectMissing without a report, IntegrityError."""
-    data = run.get_report(_FLAGS)
+def tasks_of(run: Run, line: str, picked: bool = False) -> list[Task]:
+    """The flags of `line`, in the order of the report. picked: only those that the annotation budget picks.
+
+    Raises ObjectMissing without a report, IntegrityError, InputError for one that knows of no budget.
+    """
     try:
-        table = pd.read_parquet(io.BytesIO(data), columns=list(_COLUMNS), filters=[("line", "==", line)])
+        table = pd.read_parquet(io.BytesIO(run.get_report(_FLAGS)), filters=[("line", "==", line)])
+        columns = [table.astype({"score": np.float64})[name].tolist() for name in _COLUMNS]
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise IntegrityError(
             f"{run.store.uri(f'{run.root}/report/{_FLAGS}')} is damaged: {error}; build it again with: raybench report"
         ) from error
-    columns = (table[name].tolist() for name in _COLUMNS[1:])
+    if picked and _PICKED not in table:
+        raise InputError(f"the report of {run.name} knows of no annotation budget; build it with: raybench report")
+    kept = table[_PICKED].tolist() if picked else [True] * len(table)
     return [
         Task(rank, line, image_id, label, score if math.isfinite(score) else None, reason)
         for rank, (image_id, label, score, reason) in enumerate(zip(*columns, strict=True), start=1)
+        if kept[rank - 1]
     ]
 
 

@@ -16,6 +16,16 @@ from raybench.runs import Run
 
 
 @dataclass(frozen=True)
+class Options:
+    """formats: names of `write.FORMATS`. images: whether to write the images. picked: only those that the annotation
+    budget picks."""
+
+    formats: Sequence[str]
+    images: bool = True
+    picked: bool = False
+
+
+@dataclass(frozen=True)
 class LineExport:
     """model: whose outlines they are, empty where no model has heat maps. missing: flagged images that the line does
     not hold. written: None where nothing is flagged."""
@@ -36,15 +46,12 @@ class LineExport:
         return f"{self.line}: {found.images} flagged images, {outlines}{missing}: {found.folder}"
 
 
-def annotate(
-    plan: Plan, line: str | None, formats: Sequence[str], folder: Path, *, images: bool = True
-) -> Iterator[LineExport]:
+def annotate(plan: Plan, line: str | None, folder: Path, options: Options) -> Iterator[LineExport]:
     """Write `folder`/<line> for `line`, or for each of them, as the iterator is read.
 
-    images: False leaves the images themselves out. Raises UnknownName (line or format), InputError (no report yet, or
-    a line's folder is already there).
+    Raises UnknownName (line or format), InputError (no report yet, or a line's folder is already there).
     """
-    check_formats(formats)
+    check_formats(options.formats)
     run = Run(plan.store, plan.experiment.name)
     try:
         board = board_from_json(run.get_report("board.json"))
@@ -53,15 +60,16 @@ def annotate(
     if line is not None and line not in board.lines:
         raise UnknownName("line", line, board.lines)
     for each in [line] if line else board.lines:
-        yield _line(plan, run, board, each, (formats, folder, images))
+        yield _line(plan, run, board, folder / each, options)
 
 
-def _line(plan: Plan, run: Run, board: Board, line: str, how: tuple[Sequence[str], Path, bool]) -> LineExport:
-    """how: the formats, the folder, and whether to write images."""
-    formats, folder, images = how
-    tasks = tasks_of(run, line)
+def _line(plan: Plan, run: Run, board: Board, folder: Path, options: Options) -> LineExport:
+    """folder: named as the line."""
+    line = folder.name
+    tasks = tasks_of(run, line, options.picked)
     if not tasks:
         return LineExport(line, "", 0, None)
     outliner = outliner_of(plan, run, board, line)
-    written = write(items_of(plan, run, line, tasks, outliner), folder / line, formats, f"{run.name}: {line}", images)
+    items = items_of(plan, run, line, tasks, outliner)
+    written = write(items, folder, options.formats, f"{run.name}: {line}", options.images)
     return LineExport(line, outliner.unit.model if outliner else "", len(tasks) - written.images, written)

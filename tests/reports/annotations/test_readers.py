@@ -22,6 +22,7 @@ from raybench.reports.annotations.write import write
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pydantic 1's, numpy 1's
     import datumaro
+    import supervision
     from label_studio_sdk.converter import Converter
     from label_studio_sdk.label_interface import LabelInterface
     from pycocotools.coco import COCO
@@ -89,7 +90,7 @@ def test_label_studio_by_its_own_converter(wanted: list[Mask]) -> None:
 
 @SHAPES
 @given(SEVERAL)
-def test_yolo_by_datumaro_and_as_ultralytics_fills(wanted: list[Mask]) -> None:
+def test_yolo_as_ultralytics_reads_and_fills_it(wanted: list[Mask]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         items = exported(wanted, Path(folder), "yolo")
         check([by_ultralytics(Path(folder, "strip", "labels", f"{one.stem}.txt"), one) for one in items], wanted)
@@ -124,7 +125,6 @@ def label_studio(folder: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def test_yolo_by_supervision(tmp_path: Path) -> None:
-    supervision = pytest.importorskip("supervision")
     wanted = [np.zeros((60, 70), np.bool_) for _ in range(2)]
     wanted[0][10:40, 15:50] = True
     wanted[0][20:25, 20:40] = False
