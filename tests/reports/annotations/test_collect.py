@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -92,7 +91,9 @@ def leave_results(plan: Plan) -> None:
 
 def result_of(unit: Unit) -> UnitResult:
     limit = THRESHOLD if unit.model == "fake" else None
-    return UnitResult(unit.unit_id, "strip", unit.model, 0, pixel_threshold=Threshold(limit, 20, 0.05, 0.05))
+    return UnitResult(
+        unit.unit_id, "strip", unit.model, 0, pixel_threshold=Threshold(limit, 20, 0.05, 0.05), train_s=1.0
+    )
 
 
 def scored(unit: Unit, image_id: str, at: int) -> ScoreRow:
@@ -109,9 +110,9 @@ def leave_flags(run: Run, lines: list[str], ids: list[str]) -> None:
 
 
 @pytest.fixture
-def done(plan: Plan, tmp_path: Path) -> Iterator[LineExport]:
+def done(plan: Plan, tmp_path: Path) -> LineExport:
     (found,) = annotate(plan, None, tmp_path / "out", MASKS)
-    yield found
+    return found
 
 
 def test_flags_become_images_with_outlines(plan: Plan, done: LineExport) -> None:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_masks import item
 from PIL import Image
@@ -44,6 +44,7 @@ HOSTILE = [
 MANY = 100_000
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**7), st.text())
 def test_file_names_are_safe(rank: int, image_id: str) -> None:
     stem = safe_stem(rank, image_id)
