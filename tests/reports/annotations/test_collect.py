@@ -103,7 +103,7 @@ def scored(unit: Unit, image_id: str, at: int) -> ScoreRow:
 
 def leave_flags(run: Run, lines: list[str], ids: list[str]) -> None:
     table = pd.DataFrame({"line": lines, "image_id": ids})
-    table = table.assign(label="ng", score=[1.5, None, 1.0, 0.5, 0.5], reason="look")
+    table = table.assign(label="ng", score=[1.5, np.nan, 1.0, 0.5, 0.5], reason="look")
     sink = io.BytesIO()
     table.assign(picked=[True, False, False, True, True]).to_parquet(sink, index=False)
     run.put_report("flags.parquet", sink.getvalue())
@@ -131,7 +131,7 @@ def test_flags_become_images_with_outlines(plan: Plan, done: LineExport) -> None
     assert entries["train/good/0.png"]["score"] is None
     unit = next(unit for unit in plan.units if unit.model == "fake")
     for image_id, number in (("test/scratch/a.png", 0), ("test/scratch/b.png", 1)):
-        found = cv2.imread(str(folder / "masks" / entries[image_id]["file"]), cv2.IMREAD_UNCHANGED)
+        found = np.asarray(cv2.imread(str(folder / "masks" / entries[image_id]["file"]), cv2.IMREAD_UNCHANGED))
         full = to_source(heat(unit.input.height, unit.input.width, number), fit_of(unit), HEIGHT, WIDTH)
         np.testing.assert_array_equal(found > 0, full > THRESHOLD)
 

@@ -136,15 +136,15 @@ def test_turned_images_are_written_turned(format_: str, orientation: int) -> Non
 def test_deep_images_are_written_as_they_are_seen() -> None:
     _, data = cv2.imencode(".png", np.full((4, 6), 2048, np.uint16))
     found = Picture.of(row(data.tobytes(), 4, 6), 4095)
-    pixels = cv2.imdecode(np.frombuffer(found.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = np.asarray(cv2.imdecode(np.frombuffer(found.data, np.uint8), cv2.IMREAD_UNCHANGED))
     assert pixels.dtype == np.uint8
-    assert (pixels == 128).all()
+    assert set(pixels.ravel().tolist()) == {128}
     assert not found.original
 
 
 def test_a_hundred_thousand_flags_in_bounded_memory(tmp_path: Path) -> None:
-    """The process does not grow between the first thousand and the last. One image in ten has regions, or the test
-    would take minutes."""
+    """The process does not grow between the first thousand and the last. One image in a hundred has regions, or the
+    test would take minutes."""
     mask = np.zeros((24, 32), np.bool_)
     mask[4:9, 5:20] = mask[15:22, 20:30] = True
     clean = np.zeros_like(mask)
@@ -156,10 +156,10 @@ def test_a_hundred_thousand_flags_in_bounded_memory(tmp_path: Path) -> None:
             if rank % 1000 == 0:
                 grown.append(process.memory_info().rss)
             task = Task(rank, "strip", f"test/{rank}.png", "unknown", 1.0, "likely a defect")
-            yield Item(task, picture, clean if rank % 10 else mask, "padim")
+            yield Item(task, picture, clean if rank % 100 else mask, "padim")
 
     done = write(made(), tmp_path / "strip", ("coco", "label-studio", "cvat"), "night", images=False)
-    assert (done.images, done.outlined, done.regions) == (MANY, MANY // 10, MANY // 5)
+    assert (done.images, done.outlined, done.regions) == (MANY, MANY // 100, MANY // 50)
     assert max(grown) - grown[0] < 20e6
     assert sum(1 for _ in (done.folder / "images.jsonl").open()) == MANY
     assert (done.folder / "cvat.xml").read_text().count("<image ") == MANY
