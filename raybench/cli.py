@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 
 from raybench import demo as demo_lines
-from raybench import inspect_cli, overview, predict_cli, weights_cli
+from raybench import annotate_cli, inspect_cli, overview, predict_cli, weights_cli
 from raybench import verify as verifying
 from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError, RunStopped, UnknownName
@@ -47,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(weights_cli.app, name="weights")
 app.command()(inspect_cli.inspect)
+app.command()(annotate_cli.annotate)
 
 StoreUri = Annotated[str, typer.Option("--to", help="The store: s3://bucket/prefix, file:///folder or a path.")]
 RunName = Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")]

@@ -20,7 +20,7 @@ LAYERS = [
     {"reports"},
     {"schedule"},
     {"demo"},
-    {"weights_cli", "predict_cli", "inspect_cli", "terminal"},
+    {"weights_cli", "predict_cli", "inspect_cli", "annotate_cli", "terminal"},
     {"cli"},
 ]
 SIDE_BY_SIDE = {"lines", "models", "metrics", "embedded"}
@@ -35,7 +35,7 @@ ONLY_IN = {
     "fsspec": {"backends"},
     "pyarrow.parquet": {"lines/shards", "lines/scores"},
     "cleanvision": {"lines"},
-    "typer": {"cli", "weights_cli", "predict_cli", "inspect_cli"},
+    "typer": {"cli", "weights_cli", "predict_cli", "inspect_cli", "annotate_cli"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 

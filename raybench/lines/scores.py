@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,16 +125,19 @@ def read_scores(data: bytes, *, only: Collection[str] | None = None) -> list[Sco
 
     data: a blob whose commit vouches for its bytes (`Run.get_blob`): a Parquet footer has no checksum of its own.
     """
+    return list(iter_scores(data, only=only))
+
+
+def iter_scores(data: bytes, *, only: Collection[str] | None = None) -> Iterator[ScoreRow]:
+    """As `read_scores`, with a few dozen heat maps in memory at a time."""
     try:
         file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         if not file.schema_arrow.equals(SCHEMA):
             raise pa.ArrowInvalid("its columns are not those of a scores shard")
-        return [
-            _row(record)
-            for at in range(file.num_row_groups)
-            for record in _records(file.read_row_group(at, use_threads=False))
-            if only is None or record["image_id"] in only
-        ]
+        for at in range(file.num_row_groups):
+            for record in _records(file.read_row_group(at, use_threads=False)):
+                if only is None or record["image_id"] in only:
+                    yield _row(record)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise IntegrityError(f"a scores shard is damaged: {error}") from error
 

@@ -138,7 +138,8 @@ class _RangedFile:
         wanted = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
         parts = {start: self._lines.get_range(self._shard.key, start, end - start) for start, end in _spans(wanted)}
         source = pa.PythonFile(_Sparse(self._shard.size, parts), mode="r")
-        file = pq.ParquetFile(source, metadata=self._metadata, page_checksum_verification=True)
+        # Buffering ahead would also read what lies between the wanted columns where that is little.
+        file = pq.ParquetFile(source, metadata=self._metadata, page_checksum_verification=True, pre_buffer=False)
         return file.read_row_group(at, columns=columns, use_threads=False)
 
 

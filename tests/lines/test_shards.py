@@ -96,6 +96,13 @@ def test_row_groups_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(sizes) < 100_000
 
 
+def test_tiny_images_are_not_asked_for_either(tmp_path: Path) -> None:
+    lines = open_store(str(tmp_path))
+    rows = some_rows(3, size=20)
+    found = list(read_rows(lines, stored(lines, rows), images=False))
+    assert [row.image_id for row in found] == [row.image_id for row in rows]
+
+
 def test_some_rows_only(tmp_path: Path) -> None:
     lines = open_store(str(tmp_path))
     rows = some_rows(5)

@@ -1,0 +1,31 @@
+"""`raybench annotate`: flagged images with pre-annotations, for the tools that people annotate with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+ALL = "coco,label-studio,cvat,yolo,masks"
+
+out = Console()
+
+
+def annotate(
+    name: Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")],
+    folder: Annotated[Path, typer.Option("--to", help="Local folder; each line becomes a folder in it.")],
+    line: Annotated[str | None, typer.Option("--line", help="Product line; default: all of them.")] = None,
+    formats: Annotated[str, typer.Option("--format", help="Which, with commas between; FiftyOne reads coco.")] = ALL,
+    images: Annotated[bool, typer.Option(help="Write the images beside the annotations.")] = True,
+    picked: Annotated[bool, typer.Option("--picked", help="Only what the annotation budget picks.")] = False,
+) -> None:
+    """Write the flagged images, and what the best model outlines on them, for annotation tools."""
+    from raybench.plan import experiment_of, make_plan
+    from raybench.reports.annotations.export import Options
+    from raybench.reports.annotations.export import annotate as export
+
+    options = Options(list(dict.fromkeys(part.strip() for part in formats.split(","))), images, picked)
+    for done in export(make_plan(experiment_of(name), name), line, folder, options):
+        out.print(str(done), soft_wrap=True, highlight=False, markup=False)

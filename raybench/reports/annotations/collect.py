@@ -1,0 +1,119 @@
+"""From a run to annotation work: its flags, and on each flagged image what the line's best model outlines."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from raybench.errors import InputError, IntegrityError
+from raybench.findings.board import Board
+from raybench.lines.fit import to_source
+from raybench.lines.manifest import Manifest, ShardInfo
+from raybench.lines.scores import ScoreRow, iter_scores
+from raybench.lines.shards import Row, read_rows
+from raybench.plan import Plan
+from raybench.reports.annotations.item import Item, Picture, Task
+from raybench.results import UnitResult
+from raybench.runs import Run, ScoreRecord, score_name
+from raybench.units import Unit
+from raybench.work.site import fit_of
+
+_FLAGS = "flags.parquet"
+_COLUMNS = ("image_id", "label", "score", "reason")
+_PICKED = "picked"
+
+
+@dataclass(frozen=True)
+class Outliner:
+    """The unit whose heat maps outline what is anomalous: where they are above `threshold`."""
+
+    unit: Unit
+    threshold: float
+
+
+def tasks_of(run: Run, line: str, picked: bool = False) -> list[Task]:
+    """The flags of `line`, in the order of the report. picked: only those that the annotation budget picks.
+
+    Raises ObjectMissing without a report, IntegrityError, InputError for one that knows of no budget.
+    """
+    try:
+        table = pd.read_parquet(io.BytesIO(run.get_report(_FLAGS)), filters=[("line", "==", line)])
+        columns = [table.astype({"score": np.float64})[name].tolist() for name in _COLUMNS]
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise IntegrityError(
+            f"{run.store.uri(f'{run.root}/report/{_FLAGS}')} is damaged: {error}; build it again with: raybench report"
+        ) from error
+    if picked and _PICKED not in table:
+        raise InputError(f"the report of {run.name} knows of no annotation budget; build it with: raybench report")
+    kept = table[_PICKED].tolist() if picked else [True] * len(table)
+    return [
+        Task(rank, line, image_id, label, score if math.isfinite(score) else None, reason)
+        for rank, (image_id, label, score, reason) in enumerate(zip(*columns, strict=True), start=1)
+        if kept[rank - 1]
+    ]
+
+
+def outliner_of(plan: Plan, run: Run, board: Board, line: str) -> Outliner | None:
+    """The model that the verdict names, or where it has no heat maps the next best that has; None without any."""
+    rows = sorted(board.rows_of(line), key=lambda row: -((row.quality and row.quality.image_auroc.value) or 0.0))
+    names = dict.fromkeys([board.verdict_on(line).run, *(row.model for row in rows)])
+    for name in names:
+        for unit in plan.compared:
+            if (unit.line, unit.model) == (line, name):
+                result = run.read(unit.unit_id, "result", UnitResult)
+                if result and result.pixel_threshold and result.pixel_threshold.value is not None:
+                    return Outliner(unit, result.pixel_threshold.value)
+    return None
+
+
+def items_of(plan: Plan, run: Run, line: str, tasks: Iterable[Task], outliner: Outliner | None) -> Iterator[Item]:
+    """The tasks with images and outlines, in the order of the line's shards. One row group of images and a few dozen
+    heat maps are in memory at a time. A task whose image the line does not hold is left out."""
+    manifest, lines = plan.manifests[line], plan.store.sub("lines")
+    wanted = {task.image_id: task for task in tasks}
+    for shard in (*manifest.scored_shards, *manifest.shards_of("train")):
+        here = _here(plan, shard, wanted)
+        if here:
+            rows = read_rows(lines, shard, only=here)
+            scored = _scored(run, outliner, shard, here)
+            yield from (
+                _item(wanted[row.image_id], row, heat, manifest, outliner) for row, heat in _pairs(rows, scored)
+            )
+            for image_id in here:
+                del wanted[image_id]
+        if not wanted:
+            return
+
+
+def _here(plan: Plan, shard: ShardInfo, wanted: Mapping[str, Task]) -> set[str]:
+    rows = read_rows(plan.store.sub("lines"), shard, images=False, only=wanted)
+    return {row.image_id for row in rows}
+
+
+def _scored(run: Run, outliner: Outliner | None, shard: ShardInfo, ids: set[str]) -> Iterator[ScoreRow]:
+    """Nothing for a shard that was not scored, as those that a model trains on."""
+    record = run.read(outliner.unit.unit_id, score_name(shard.key), ScoreRecord) if outliner else None
+    return iter_scores(run.get_blob(record.shard), only=ids) if record else iter(())
+
+
+def _pairs(rows: Iterable[Row], scored: Iterator[ScoreRow]) -> Iterator[tuple[Row, ScoreRow | None]]:
+    """Images beside their scores, in whatever order the scores come; none wait where both are in the same."""
+    waiting: dict[str, ScoreRow] = {}
+    for row in rows:
+        while row.image_id not in waiting and (found := next(scored, None)) is not None:
+            waiting[found.image_id] = found
+        yield row, waiting.pop(row.image_id, None)
+
+
+def _item(task: Task, row: Row, scored: ScoreRow | None, manifest: Manifest, outliner: Outliner | None) -> Item:
+    picture = Picture.of(row, manifest.white_level)
+    if outliner is None or scored is None or scored.heatmap is None:
+        return Item(task, picture, np.zeros((row.height, row.width), np.bool_), "")
+    heat = to_source(scored.heatmap, fit_of(outliner.unit), row.height, row.width)
+    return Item(task, picture, heat > outliner.threshold, outliner.unit.model)

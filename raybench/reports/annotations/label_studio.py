@@ -1,0 +1,82 @@
+"""Label Studio: tasks whose predictions are polygons, in percent of the image's sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from raybench.reports.annotations.item import CATEGORY, Item
+from raybench.reports.annotations.polygons import Region, edges, keyhole
+from raybench.reports.annotations.streams import Add, json_array
+
+TASKS, CONFIG = "label_studio.json", "label_studio_config.xml"
+_DECIMALS = 5  # of a percent: below a hundredth of a pixel on the widest image
+_CONFIG = f"""<View>
+  <Image name="image" value="$image" zoom="true" zoomControl="true"/>
+  <PolygonLabels name="region" toName="image" strokeWidth="2">
+    <Label value="{CATEGORY}"/>
+  </PolygonLabels>
+  <Choices name="verdict" toName="image" choice="single" showInline="true">
+    <Choice value="ok"/>
+    <Choice value="ng"/>
+  </Choices>
+</View>
+"""
+
+
+@contextmanager
+def label_studio(folder: Path, name: str) -> Iterator[Add]:
+    """`label_studio.json` to import and `label_studio_config.xml` to set up the project with. name: not used.
+
+    Images are named as Label Studio's local storage serves them, with the parent of `folder` as document root.
+    """
+    (folder / CONFIG).write_text(_CONFIG, encoding="utf-8")
+    with (folder / TASKS).open("x", encoding="utf-8") as file:
+        with json_array(file) as add_task:
+            yield lambda item: add_task(_task(item, folder.name))
+        file.write("\n")
+
+
+def _task(item: Item, folder: str) -> dict[str, Any]:
+    task = item.task
+    data = {
+        "image": f"/data/local-files/?d={quote(f'{folder}/images/{item.file}')}",
+        "image_id": task.image_id,
+        "line": task.line,
+        "label": task.label,
+        "reason": task.reason,
+        "rank": task.rank,
+        "excess": task.score,
+    }
+    prediction = {
+        "model_version": item.model,
+        "score": _share(task.score),
+        "result": [_result(item, region, number) for number, region in enumerate(item.regions, start=1)],
+    }
+    return {"data": data, "predictions": [prediction]} if item.model else {"data": data}
+
+
+def _share(excess: float | None) -> float:
+    """From 0 to 1, as Label Studio wants a score: 0 at the threshold and below, 0.5 one unit above."""
+    above = max(excess or 0.0, 0.0)
+    return above / (1 + above)
+
+
+def _result(item: Item, region: Region, number: int) -> dict[str, Any]:
+    height, width = item.picture.height, item.picture.width
+    percent = edges(keyhole(region.rings)) * np.array([100 / width, 100 / height])
+    return {
+        "id": f"r{item.task.rank}-{number}",
+        "from_name": "region",
+        "to_name": "image",
+        "type": "polygonlabels",
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "value": {"points": percent.round(_DECIMALS).tolist(), "polygonlabels": [CATEGORY], "closed": True},
+    }

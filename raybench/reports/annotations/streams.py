@@ -1,0 +1,37 @@
+"""Files that are written piece by piece, so that memory does not grow with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.reports.annotations.item import Item
+
+Add = Callable[[Item], None]
+"""What writes one more image to an export."""
+
+
+@contextmanager
+def json_array(file: TextIO) -> Iterator[Callable[[Any], None]]:
+    """A JSON array whose elements are handed over one by one, each on a line of its own."""
+    before = "["
+
+    def add(element: Any) -> None:
+        nonlocal before
+        file.write(f"{before}\n{json.dumps(element, allow_nan=False)}")
+        before = ","
+
+    yield add
+    file.write(f"{'[' if before == '[' else ''}\n]")
+
+
+def run_lengths(values: npt.NDArray[np.bool_]) -> list[int]:
+    """How long the runs of a flat array are, False and True in turn; the first is 0 where it starts with True."""
+    turns = np.flatnonzero(np.diff(values, prepend=False))
+    ends = np.append(turns, len(values))
+    return [int(length) for length in np.diff(ends, prepend=0)]

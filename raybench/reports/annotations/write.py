@@ -1,0 +1,105 @@
+"""Annotation work to a folder: the images once, and beside them what each tool reads."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from raybench.errors import InputError, UnknownName
+from raybench.reports.annotations.coco import coco
+from raybench.reports.annotations.cvat import cvat
+from raybench.reports.annotations.item import Item
+from raybench.reports.annotations.label_studio import label_studio
+from raybench.reports.annotations.masks import masks
+from raybench.reports.annotations.streams import Add
+from raybench.reports.annotations.yolo import yolo
+
+FORMATS: Mapping[str, Callable[[Path, str], AbstractContextManager[Add]]] = {
+    "coco": coco,
+    "label-studio": label_studio,
+    "cvat": cvat,
+    "yolo": yolo,
+    "masks": masks,
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """images: all. outlined: those with a region. regions: on all of them."""
+
+    folder: Path
+    images: int
+    outlined: int
+    regions: int
+
+
+def check_formats(formats: Collection[str]) -> None:
+    """Raises UnknownName."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UnknownName("annotation format", name, FORMATS)
+
+
+def write(items: Iterable[Item], folder: Path, formats: Collection[str], name: str, images: bool = True) -> Written:
+    """All of `items` in all of `formats`; memory does not grow with their number.
+
+    name: what tools call it. images: False leaves the images themselves out. The folder appears when all of it is
+    written. Raises InputError where it already stands, UnknownName for a format that does not exist.
+    """
+    check_formats(formats)
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder} is already there, perhaps with annotations in it; name another folder with --to")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    outlined = regions = count = 0
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".annotate-") as aside:
+        target = Path(aside) / folder.name
+        target.mkdir()
+        with ExitStack() as stack:
+            writers = [stack.enter_context(FORMATS[format_](target, name)) for format_ in formats]
+            writers.append(stack.enter_context(_images(target, images)))
+            for count, item in enumerate(items, start=1):  # noqa: B007 (counted after the loop)
+                outlined += bool(item.regions)
+                regions += len(item.regions)
+                for add in writers:
+                    add(item)
+        target.rename(folder)
+    return Written(folder, count, outlined, regions)
+
+
+@contextmanager
+def _images(folder: Path, images: bool) -> Iterator[Add]:
+    """`images/`, and `images.jsonl`, which says what each file was."""
+    target = folder / "images"
+    if images:
+        target.mkdir()
+    with (folder / "images.jsonl").open("x", encoding="utf-8") as index:
+
+        def add(item: Item) -> None:
+            index.write(json.dumps(_entry(item), allow_nan=False) + "\n")
+            if images:
+                with (target / item.file).open("xb") as file:
+                    file.write(item.picture.data)
+
+        yield add
+
+
+def _entry(item: Item) -> dict[str, object]:
+    task, picture = item.task, item.picture
+    return {
+        "file": item.file,
+        "image_id": task.image_id,
+        "line": task.line,
+        "rank": task.rank,
+        "label": task.label,
+        "reason": task.reason,
+        "score": task.score,
+        "model": item.model,
+        "regions": len(item.regions),
+        "height": picture.height,
+        "width": picture.width,
+        "original_bytes": picture.original,
+    }
