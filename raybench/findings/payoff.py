@@ -62,7 +62,8 @@ class Payoff:
 
     def _queue(self) -> str:
         how = "" if self.diverse or not self.flagged else " by usefulness alone (heat maps have not been described)"
-        return f"{self.flagged} images flagged, {self.picked} picked{how} for a budget of {self.budget}."
+        images = "1 image" if self.flagged == 1 else f"{self.flagged} images"
+        return f"{images} flagged, {self.picked} picked{how} for a budget of {self.budget}."
 
     def _worth(self) -> str:
         if self.precision.value is None:

@@ -44,14 +44,15 @@ class Desk:
         """One of each line that has any scored image. seen: sorted by line."""
         by_line = [list(group) for _, group in itertools.groupby(seen, key=lambda one: one.line)]
         with ThreadPoolExecutor(READERS) as pool:
-            return list(pool.map(self._queue, by_line))
+            return list(pool.map(self.queue, by_line))
 
-    def _queue(self, seen: Sequence[Seen]) -> Queue:
+    def queue(self, seen: Sequence[Seen]) -> Queue:
+        """seen: images of one line."""
         line, budget = seen[0].line, self.plan.experiment.annotation.budget
         bad = self.bad(line)
         held_back = HeldBack(line, dict(self._held_back(line)), self.plan.experiment.false_alarm_budget)
         flags = [*build_flags(seen, bad), *suspects(held_back, bad)]
-        traits = self._traits(line)
+        traits = self.traits(line)
         queue = line_up(flags, traits, budget)
         return Queue(tuple(queue), payoff(queue, seen, traits, budget, held_back.count))
 
@@ -71,7 +72,7 @@ class Desk:
             if trained and trained.held_out:
                 yield unit.model, ImageScores.from_bytes(self.run.get_blob(trained.held_out))
 
-    def _traits(self, line: str) -> Traits:
+    def traits(self, line: str) -> Traits:
         """Of the first model that has any; nothing where heat maps were not described when they were made."""
         found = (self._traits_of(unit) for unit in self._counting(line))
         return next((traits for traits in found if len(traits.image_ids)), Traits.empty())

@@ -76,5 +76,5 @@ def test_no_flags_and_no_traits_are_said() -> None:
     images = [*seen()[0], Seen("bolt", "new", "unknown", {"a": 2.0})]
     queue = line_up(build_flags(images), Traits.empty(), 4)
     found = payoff(queue, images, Traits.empty(), 4, 0)
-    assert "1 images flagged, 1 picked by usefulness alone" in found.sentence
+    assert "1 image flagged, 1 picked by usefulness alone" in found.sentence
     assert (found.spread.types, found.spread.reach) == (None, None)
