@@ -1,5 +1,5 @@
 """What the annotation budget buys on real lines: `python -m benchmarks.flags FOLDER` packs every line below FOLDER
-(layout mvtec), trains three quick models on each (128 × 128 pixels, CPU preset, no Ray, speeds not measured) and prints
+(layout mvtec), trains two quick models on each (128 × 128 pixels, CPU preset, no Ray, speeds not measured) and prints
 
 - for some budgets, with labels hidden: the share of NG images among those picked, the defect types and the reach of the
   picked, beside the highest mean excess alone and chance;
@@ -36,7 +36,7 @@ from raybench.work.score import score
 from raybench.work.site import Site
 from raybench.work.train import train
 
-MODELS = ("padim", "patchcore", "dfm")
+MODELS = ("dfm", "padim")
 BUDGETS = (5, 10, 20, 40)
 RARE, DIRT = 2, 0.1
 WORK = Path("out/flags")

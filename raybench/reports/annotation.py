@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,13 +57,21 @@ class Desk:
         queue = line_up(flags, traits, budget)
         return Queue(tuple(queue), payoff(queue, seen, traits, budget, held_back.count))
 
+    @functools.cached_property
+    def _by_line(self) -> Mapping[str, Sequence[Unit]]:
+        """The first seed first."""
+        found: dict[str, list[Unit]] = {}
+        for unit in sorted(self.units, key=lambda unit: unit.seed):
+            found.setdefault(unit.line, []).append(unit)
+        return found
+
     def _counting(self, line: str) -> list[Unit]:
         """The first finished seed of each model that counts, the one that the verdict names first."""
         verdict = self.board.verdict_on(line)
         best = weighed(verdict)
         found: dict[str, Unit] = {}
-        for unit in sorted(self.units, key=lambda unit: unit.seed):
-            if unit.line == line and (unit.model in best or not best):
+        for unit in self._by_line.get(line, ()):
+            if unit.model in best or not best:
                 found.setdefault(unit.model, unit)
         return sorted(found.values(), key=lambda unit: (unit.model != verdict.run, unit.model not in verdict.tied))
 
