@@ -1,9 +1,9 @@
 """The order in which flagged images are looked at: the most useful first, and no defect twenty times.
 
 Greedy, with a budget: the next image is the one with the highest gain, usefulness × novelty, where novelty is its
-distance to the nearest image picked so far, at most 1, a typical distance (see `metrics.traits`). This is
-farthest-point clustering (Gonzalez 1985) with weights, and with a cap, without which it would run after outliers. Time
-is of the order of images × budget, memory of images; nothing is drawn by chance, and ties go by image id.
+distance to the nearest image picked so far, at most 1, as far as two images usually are apart (see `metrics.traits`).
+This is farthest-point clustering (Gonzalez 1985) with weights, and with a cap, without which it would run after
+outliers. Time is of the order of images × budget, memory of images; nothing is drawn by chance, ties go by image id.
 """
 
 from __future__ import annotations

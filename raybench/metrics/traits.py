@@ -70,8 +70,8 @@ class Traits:
         return Traits(self.image_ids[kept], self.defect_types[kept], self.values[kept])
 
     def points(self, image_ids: Sequence[str]) -> npt.NDArray[np.float64]:
-        """(n, SIZE): these images in a space in which all blocks count the same and a typical one lies 1 away from the
-        mean of them all; NaN for those that are not known."""
+        """(n, SIZE): these images in a space in which all blocks count the same and two of them lie 1 apart, root mean
+        square; NaN for those that are not known."""
         found = np.full((len(image_ids), SIZE), np.nan)
         wanted = np.array(image_ids, np.str_)
         at = np.searchsorted(self.image_ids, wanted)
@@ -94,7 +94,7 @@ def _standardised(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     spread = values.std(axis=0)
     scaled = np.where(spread > 0, (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1), 0.0)
     widths = np.concatenate([np.full(size, size) for size in BLOCKS.values()])
-    shares: npt.NDArray[np.float64] = np.clip(scaled, -_FAR_OFF, _FAR_OFF) / np.sqrt(widths * len(BLOCKS))
+    shares: npt.NDArray[np.float64] = np.clip(scaled, -_FAR_OFF, _FAR_OFF) / np.sqrt(2 * widths * len(BLOCKS))
     return shares
 
 

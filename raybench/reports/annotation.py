@@ -66,14 +66,14 @@ class Desk:
         return found
 
     def _counting(self, line: str) -> list[Unit]:
-        """The first finished seed of each model that counts, the one that the verdict names first."""
-        verdict = self.board.verdict_on(line)
-        best = weighed(verdict)
+        """The first finished seed of each model that counts, the cleanest heat maps first."""
+        best = weighed(self.board.verdict_on(line))
+        heat = {row.model: row.heat.worth for row in self.board.rows_of(line) if row.heat}
         found: dict[str, Unit] = {}
         for unit in self._by_line.get(line, ()):
             if unit.model in best or not best:
                 found.setdefault(unit.model, unit)
-        return sorted(found.values(), key=lambda unit: (unit.model != verdict.run, unit.model not in verdict.tied))
+        return sorted(found.values(), key=lambda unit: (-heat.get(unit.model, 0.0), unit.model))
 
     def _held_back(self, line: str) -> Iterator[tuple[str, ImageScores]]:
         for unit in self._counting(line):
@@ -82,7 +82,7 @@ class Desk:
                 yield unit.model, ImageScores.from_bytes(self.run.get_blob(trained.held_out))
 
     def traits(self, line: str) -> Traits:
-        """Of the first model that has any; nothing where heat maps were not described when they were made."""
+        """Of the model with the cleanest heat maps; nothing where they were not described when they were made."""
         found = (self._traits_of(unit) for unit in self._counting(line))
         return next((traits for traits in found if len(traits.image_ids)), Traits.empty())
 

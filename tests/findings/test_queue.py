@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybench.findings import queue
@@ -33,6 +33,7 @@ def cases(draw: st.DrawFn) -> tuple[list[Flag], Traits, int]:
     return flags, traits(known), draw(st.integers(1, 35))
 
 
+@settings(deadline=None)
 @given(cases(), st.randoms(use_true_random=False))
 def test_any_queue(case: tuple[list[Flag], Traits, int], random: Random) -> None:
     flags, known, budget = case
@@ -47,6 +48,7 @@ def test_any_queue(case: tuple[list[Flag], Traits, int], random: Random) -> None
     assert line_up(shuffled, known, budget) == found
 
 
+@settings(deadline=None)
 @given(cases())
 def test_no_double_is_picked_while_another_kind_is_left(case: tuple[list[Flag], Traits, int]) -> None:
     flags, known, budget = case

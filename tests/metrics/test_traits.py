@@ -61,12 +61,17 @@ def test_large_images_are_described_in_a_small_size() -> None:
     assert abs(found[16] - small[16]) < 0.1
 
 
-def test_blocks_count_the_same_and_a_typical_distance_is_one() -> None:
+def test_two_images_usually_are_one_apart() -> None:
     rng = np.random.default_rng(0)
     names = [f"{at:03}" for at in range(200)]
     known = Traits.of(names, [""] * 200, rng.normal(5, 3, (200, SIZE)).astype(np.float32))
     points = known.points(names)
-    assert np.sqrt((points**2).sum(axis=1).mean()) == pytest.approx(1, abs=0.02)
+    pairs = np.square(points[:, np.newaxis] - points).sum(axis=2)[np.triu_indices(200, 1)]
+    assert np.sqrt(pairs.mean()) == pytest.approx(1, abs=0.02)
+    edges = np.cumsum(list(BLOCKS.values()))[:-1]
+    assert [np.square(part).sum() / 200 for part in np.split(points, edges, axis=1)] == pytest.approx(
+        [0.1] * 5, rel=0.02
+    )
     assert np.isnan(known.points(["000", "nobody", "zzz"])[1:]).all()
     assert np.isnan(Traits.empty().points(["000"])).all()
 
