@@ -1,9 +1,10 @@
 """The order in which flagged images are looked at: the most useful first, and no defect twenty times.
 
-Greedy, with a budget: the next image is the one with the highest gain, usefulness × novelty, where novelty is its
+Greedy, with a budget: the next image is the one with the highest gain, usefulness² × novelty, where novelty is its
 distance to the nearest image picked so far, at most 1, as far as two images usually are apart (see `metrics.traits`).
 This is farthest-point clustering (Gonzalez 1985) with weights, and with a cap, without which it would run after
-outliers. Time is of the order of images × budget, memory of images; nothing is drawn by chance, ties go by image id.
+outliers. The square keeps false alarms, each of which looks like nothing else, behind what is surely a defect. Time is
+of the order of images × budget, memory of images; nothing is drawn by chance, ties go by image id.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ def line_up(flags: Sequence[Flag], traits: Traits, budget: int) -> list[Flag]:
 def pick(useful: Floats, points: Floats, budget: int) -> list[int]:
     """At most `budget` positions, in the order they are picked. useful: (n,), above 0. points: (n, D), NaN where not
     known. Of equal ones the first is taken."""
-    novelty, left = np.ones(len(useful)), np.ones(len(useful), bool)
+    worth, novelty, left = np.square(useful), np.ones(len(useful)), np.ones(len(useful), bool)
     picked: list[int] = []
     for _ in range(min(budget, len(useful), GREEDY)):
-        best = int(np.argmax(np.where(left, useful * novelty, -1.0)))
+        best = int(np.argmax(np.where(left, worth * novelty, -1.0)))
         left[best] = False
         picked.append(best)
         novelty = np.minimum(novelty, _distances(points, best))
-    by_gain = np.argsort(-useful * novelty, kind="stable")
+    by_gain = np.argsort(-worth * novelty, kind="stable")
     rest = by_gain[left[by_gain]]
     return [*picked, *rest[: budget - len(picked)].tolist()]
 
