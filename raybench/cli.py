@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raybench import demo as demo_lines
 from raybench import annotate_cli, inspect_cli, overview, predict_cli, weights_cli
+from raybench import demo as demo_lines
 from raybench import verify as verifying
 from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError, RunStopped, UnknownName

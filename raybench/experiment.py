@@ -91,6 +91,12 @@ class VerdictWeights(_Section):
     non_square: float = Field(default=0.1, ge=0.0, allow_inf_nan=False)
 
 
+class Annotation(_Section):
+    """budget: images of each line that the annotation queue picks; the other flags stand behind them."""
+
+    budget: int = Field(default=50, ge=1, le=1_000_000)
+
+
 class Experiment(_Section):
     """What to compare. `digest` identifies all that can change a number; `resources`, `storage` and `weights` can't
     (a unit knows its weights by their sha256).
@@ -112,6 +118,7 @@ class Experiment(_Section):
     preset: Literal["paper", "cpu"] = "paper"
     weights: str = ""
     verdict: VerdictWeights = Field(default_factory=VerdictWeights)
+    annotation: Annotation = Field(default_factory=Annotation)
     input: InputChoice = Field(default_factory=InputChoice)
     resources: Resources = Field(default_factory=Resources)
     storage: Storage = Field(default_factory=Storage)
@@ -232,6 +239,7 @@ def _keys(loc: tuple[Any, ...]) -> list[str]:
         "models": ModelChoice,
         "resources": Resources,
         "verdict": VerdictWeights,
+        "annotation": Annotation,
     }
     for part in loc:
         section = children.get(str(part), section)

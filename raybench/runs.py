@@ -45,7 +45,8 @@ class Blob:
 class TrainRecord:
     """A trained detector. model: its files by name. threshold, pixel_threshold: of image scores and of heat-map values
     (an image has any above it). heat_low, heat_high: heat-map values of held-back OK images
-    (median, highest), the anchor of the colour scale. train_s: wall time of `fit`."""
+    (median, highest), the anchor of the colour scale. train_s: wall time of `fit`. held_out: the scores of those
+    images; None in runs of an older raybench."""
 
     unit_id: str
     model: Mapping[str, Blob]
@@ -64,13 +65,14 @@ class TrainRecord:
     device: str
     details: Mapping[str, Any] = field(default_factory=dict)
     not_exportable: str = ""
+    held_out: Blob | None = None
 
 
 @dataclass(frozen=True)
 class ScoreRecord:
     """One shard scored. shard: the scores shard. images: image scores and labels. pixels: the mergeable sketch of
     the pixel metrics. regions: those of the masks. glow: how clean the heat maps are. masks: images among `rows` that
-    have one."""
+    have one. traits: what is hot in the images; None in runs of an older raybench."""
 
     unit_id: str
     image_shard: str
@@ -81,6 +83,7 @@ class ScoreRecord:
     pixels: Blob
     regions: Blob
     glow: Blob
+    traits: Blob | None = None
 
 
 @dataclass(frozen=True)

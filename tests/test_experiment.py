@@ -42,6 +42,19 @@ def test_every_fault_is_named_at_once_with_its_row() -> None:
     ]
 
 
+def test_the_annotation_budget() -> None:
+    assert parse_experiment(GOOD).annotation.budget == 50
+    chosen = parse_experiment(GOOD + "annotation: {budget: 7}\n")
+    assert chosen.annotation.budget == 7
+    assert chosen.digest != parse_experiment(GOOD).digest  # the report says other numbers
+    assert problems(GOOD + "annotation: {budget: 0}\n") == [
+        "row 8: annotation.budget: Input should be greater than or equal to 1"
+    ]
+    assert problems(GOOD + "annotation: {buget: 9}\n") == [
+        "row 8: annotation.buget: unknown key; did you mean 'budget'?"
+    ]
+
+
 def test_missing_keys() -> None:
     assert problems("name: x\n") == [f"{key}: Field required" for key in ("store", "lines", "models")]
 

@@ -81,7 +81,7 @@ def test_what_is_whole_has_no_problems(done: Store) -> None:
     assert {kind: tally.objects for kind, tally in run.tallies.items()}.items() >= {
         "commit": 7,
         "scores shard": 3,
-        "partial metrics": 13,
+        "partial metrics": 17,
     }.items()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from raybench.experiment import VerdictWeights
 from raybench.findings.non_square import Twin
+from raybench.findings.payoff import Payoff
 from raybench.findings.rows import Row, merge_seeds
 from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all
 from raybench.metrics.image import ImageScores
@@ -56,13 +57,15 @@ class Overall:
 
 @dataclass(frozen=True)
 class Board:
-    """verdicts: of each line. over_all: over all of them, where there is more than one to judge by."""
+    """verdicts: of each line. over_all: over all of them, where there is more than one to judge by. payoffs: of the
+    annotation budget, of each line that has scores."""
 
     context: BoardContext
     rows: tuple[Row, ...]
     overall: tuple[Overall, ...]
     verdicts: tuple[Verdict, ...]
     over_all: Verdict | None
+    payoffs: tuple[Payoff, ...] = ()
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -73,6 +76,9 @@ class Board:
 
     def verdict_on(self, line: str) -> Verdict:
         return next(verdict for verdict in self.verdicts if verdict.line == line)
+
+    def payoff_on(self, line: str) -> Payoff | None:
+        return next((payoff for payoff in self.payoffs if payoff.line == line), None)
 
 
 def build_board(

@@ -58,10 +58,10 @@ def render(
     """The page. pictures: in the order they are shown, grouped by line. seen: every image, for the charts. sections:
     of data quality, by line."""
     by_line = {line: list(group) for line, group in itertools.groupby(pictures, key=lambda picture: picture.line)}
-    kinds = {(flag.line, flag.image_id): flag.kind for flag in flags}
+    kinds = {(flag.line, flag.image_id): flag.kinds or (flag.kind,) for flag in flags}
 
-    def reason_of(picture: Picture) -> str:
-        return kinds.get((picture.line, picture.image_id), NOT_FLAGGED)
+    def reasons_of(picture: Picture) -> tuple[str, ...]:
+        return kinds.get((picture.line, picture.image_id), (NOT_FLAGGED,))
 
     def choices(line: str) -> dict[str, list[str]]:
         """What can be filtered by, and its values."""
@@ -70,7 +70,10 @@ def render(
         found = {
             "label": {*(flag.label for flag in shown_flags), *(picture.label for picture in of_line)},
             "model": {model for models in _models(shown_flags, of_line) for model in models},
-            "reason": {*(flag.kind for flag in shown_flags), *(reason_of(picture) for picture in of_line)},
+            "reason": {
+                *(kind for flag in shown_flags for kind in kinds[flag.line, flag.image_id]),
+                *(reason for picture in of_line for reason in reasons_of(picture)),
+            },
         }
         return {name: sorted(values) for name, values in found.items()}
 
@@ -99,7 +102,7 @@ def render(
         found_of=_found_of,
         charts_of=charts_of,
         choices=choices,
-        reason_of=reason_of,
+        reasons_of=reasons_of,
         pictures=by_line,
         flags={line: [flag for flag in flags if flag.line == line] for line in board.lines},
         flags_shown=FLAGS_SHOWN,

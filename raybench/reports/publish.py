@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from raybench.findings.board import Board, BoardContext, build_board
-from raybench.findings.flags import Seen, build_flags, look, top_images
+from raybench.findings.flags import Seen, look, top_images, weighed
 from raybench.findings.non_square import Twin
 from raybench.ledger import Ledger
 from raybench.lines.decode import decode_image, decode_mask
@@ -20,6 +20,7 @@ from raybench.lines.scores import ScoreRow, read_scores
 from raybench.lines.shards import Row, read_rows
 from raybench.metrics.image import ImageScores
 from raybench.plan import Plan
+from raybench.reports.annotation import Desk
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
 from raybench.reports.quality import Section, section
@@ -61,8 +62,10 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
         weights=plan.experiment.verdict.model_dump(),
     )
     board = build_board(results, scores, context, list(_twins(plan, finished)))
-    seen = look(results, scores)
-    flags = build_flags(seen)
+    seen = look(results, scores, {verdict.line: weighed(verdict) for verdict in board.verdicts})
+    queues = Desk(plan, run, board, [row.unit for row in finished.values() if row.unit.unit_id in shown]).queues(seen)
+    board = replace(board, payoffs=tuple(queue.payoff for queue in queues))
+    flags = [flag for queue in queues for flag in queue.flags]
     pictures = list(_pictures(plan, run, board, list(top_images(seen, PICTURES_PER_LINE))))
     run.put_report("board.json", board_json(board))
     run.put_report("board.csv", board_csv(board))
@@ -145,7 +148,7 @@ def _of_line(plan: Plan, run: Run, unit: Unit, wanted: Sequence[Seen]) -> Iterat
             line=unit.line,
             image_id=seen.image_id,
             label=seen.label,
-            excess=seen.excess,
+            excess=seen.counted,
             flagged_by=seen.flagged_by,
             model=unit.model,
             image=decode_image(row.image, manifest.white_level),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
@@ -103,12 +103,14 @@ def board_md(board: Board) -> str:
     for line in board.lines:
         cells = [line_cells(board, row) for row in board.rows_of(line)]
         parts += ["", f"## {line}", "", board.verdict_on(line).sentence, "", *_markdown(LINE_HEADERS, cells)]
+        if payoff := board.payoff_on(line):
+            parts += ["", payoff.sentence]
     return "\n".join([*parts, "", *(f"- {text}" for text in conditions(board)), ""])
 
 
 def flags_parquet(flags: Sequence[Flag]) -> bytes:
-    columns = ["line", "image_id", "label", "models", "of", "score", "kind", "reason"]
-    rows = [asdict(flag) | {"models": list(flag.models)} for flag in flags]
+    columns = [each.name for each in fields(Flag)]
+    rows = [asdict(flag) | {"models": list(flag.models), "kinds": list(flag.kinds)} for flag in flags]
     sink = io.BytesIO()
     pd.DataFrame(rows, columns=columns).to_parquet(sink, index=False)
     return sink.getvalue()
@@ -120,6 +122,8 @@ def console_board(board: Board) -> RenderableType:
     for line in board.lines:
         parts.append(Text(board.verdict_on(line).sentence, style="bold"))
         parts.append(_table(LINE_HEADERS, [line_cells(board, row) for row in board.rows_of(line)]))
+        if payoff := board.payoff_on(line):
+            parts.append(Text(payoff.sentence, style="dim"))
     if len(board.lines) > 1:
         parts.append(Text(board.over_all.sentence if board.over_all else "all lines", style="bold"))
         parts.append(_table(OVERALL_HEADERS, overall_cells(board)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from raybench.metrics.glow import Glow
 from raybench.metrics.image import ImageScores
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.regions import Regions
+from raybench.metrics.traits import Traits, describe
 from raybench.runs import ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit
 from raybench.work.batches import score_all
@@ -50,6 +51,7 @@ def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> Score
         pixels=site.run.put_blob(unit.unit_id, f"partial/{stem}-pixels", pass_.pixels.to_bytes()),
         regions=site.run.put_blob(unit.unit_id, f"partial/{stem}-regions", pass_.regions.to_bytes()),
         glow=site.run.put_blob(unit.unit_id, f"partial/{stem}-glow", pass_.glow.to_bytes()),
+        traits=site.run.put_blob(unit.unit_id, f"partial/{stem}-traits", pass_.traits().to_bytes()),
     )
     return site.run.commit(unit.unit_id, name, record)
 
@@ -65,6 +67,7 @@ class _Pass:
         self.pixels = PixelSketch.empty()
         self.regions = Regions.empty()
         self.glow = Glow.empty()
+        self._traits: list[Traits] = []
         self.threads, self.batch, self.has_masks = site.threads, site.batch, manifest.masks > 0
         self.masks = 0
         self.scores: list[float] = []
@@ -96,10 +99,12 @@ class _Pass:
         pixel is known to be OK or NG."""
         typical = self.trained.heat_low or 0.0
         found, regions, glow = [], [], []
+        types: list[str] = []
         for heatmap, at in zip(maps, positions, strict=True):
             row = next(self._facts)
             if row.image_id != self.images.image_ids[at]:
                 raise IntegrityError(f"{row.image_id}: the decode cache is not of this shard")
+            types.append(row.defect_type)
             if row.label not in JUDGED:
                 continue
             mask = _mask(row)
@@ -112,6 +117,17 @@ class _Pass:
         self.pixels.add(found, self.threads)
         self.regions = self.regions.merge(*regions)
         self.glow = self.glow.merge(*glow)
+        self._add_traits(positions, maps, types, typical)
+
+    def _add_traits(
+        self, positions: range, maps: npt.NDArray[np.float32], types: Sequence[str], typical: float
+    ) -> None:
+        pairs = zip(maps, positions, strict=True)
+        values = [describe(heatmap, self.images.batch([at])[0], typical) for heatmap, at in pairs]
+        self._traits.append(Traits.of([self.images.image_ids[at] for at in positions], types, values))
+
+    def traits(self) -> Traits:
+        return Traits.empty().merge(*self._traits)
 
     def image_scores(self) -> ImageScores:
         return ImageScores.of(self.images.image_ids, self.images.index.labels, self.scores)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from raybench.lines.fit import InputFit, to_source
 from raybench.lines.fitted import FittedShard, Picks
 from raybench.lines.manifest import Manifest
+from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
 from raybench.models import registry
 from raybench.models.base import CODE, Card, Detector
@@ -61,6 +62,7 @@ def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
             device=site.device,
             details=dict(card.details),
             not_exportable=_not_exportable(card, unit),
+            held_out=_put_scores(held_out, scores, unit, site),
         ),
     )
 
@@ -68,6 +70,11 @@ def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
 def _not_exportable(card: Card, unit: Unit) -> str:
     is_own = CODE in unit.weights
     return card.not_exportable or ("it is a class of your own" if is_own else "")
+
+
+def _put_scores(images: Picks, scores: Floats, unit: Unit, site: Site) -> Blob:
+    found = ImageScores.of(images.image_ids, ["ok"] * len(images), scores.tolist())
+    return site.run.put_blob(unit.unit_id, "held-out", found.to_bytes())
 
 
 def split_train(shards: Sequence[FittedShard], protocol: Protocol) -> tuple[Picks, Picks]:

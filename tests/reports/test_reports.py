@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -168,6 +168,13 @@ def test_only_the_page_s_own_scripts_may_run(board: Board) -> None:
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts]
     assert page.policy.partition("script-src ")[2].split() == [f"'sha256-{digest}'" for digest in digests]
     assert len(digests) == 2
+
+
+def test_a_flag_is_found_by_each_of_its_reasons(board: Board) -> None:
+    both = replace(FLAGS[0], kinds=("models disagree", "bad image"))
+    text = render(board, [both], [picture()], SEEN)
+    assert text.count('data-reason="models disagree\nbad image"') == 1
+    assert text.count("<option>bad image</option>") == text.count("<option>models disagree</option>") == 1
 
 
 def test_charts_hold_what_the_board_holds(board: Board) -> None:

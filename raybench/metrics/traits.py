@@ -1,0 +1,154 @@
+"""What is hot in an image, as a short vector, so that a queue of images need not show one defect twenty times.
+
+The *hot part* is where the heat map reaches half of its own highest value, counted from the heat of a typical OK image.
+Image and heat map are looked at in a common size of at most SIDE_PX pixels a side. The vector's blocks:
+
+place     16  heat above typical in a grid of 4 × 4 cells, as shares
+extent     3  of the hot part: share of the image (log10), share that its largest region has, elongation of that region
+colour     6  mean and deviation of L*, a*, b* inside
+contrast   3  mean of L*, a*, b* inside, less that of a ring around
+texture    9  mean gradient inside (log), and its directions in 8 bins of 22.5°, as shares
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from raybench.errors import IntegrityError
+from raybench.metrics import archive
+
+SIDE_PX = 128
+BLOCKS = {"place": 16, "extent": 3, "colour": 6, "contrast": 3, "texture": 9}
+SIZE = sum(BLOCKS.values())
+_GRID, _BINS, _RING_PX = 4, 8, 9
+_FAR_OFF = 3.0  # standard deviations, from where on a number is as unlike the rest as can be
+_VERSION = 1
+_NO_HEAT = 1e-30
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Traits:
+    """Of each image: sorted by id, each once. image_ids, defect_types ("" where not known): (n,) str. values: (n, SIZE)
+    float32."""
+
+    image_ids: npt.NDArray[np.str_]
+    defect_types: npt.NDArray[np.str_]
+    values: Floats
+
+    @classmethod
+    def empty(cls) -> Traits:
+        return cls.of((), (), ())
+
+    @classmethod
+    def of(cls, image_ids: Sequence[str], defect_types: Sequence[str], values: Sequence[Floats] | Floats) -> Traits:
+        """Raises IntegrityError when an id stands there twice."""
+        ids = np.array(image_ids, np.str_)
+        order = np.argsort(ids, kind="stable")
+        if (ids[order][1:] == ids[order][:-1]).any():
+            raise IntegrityError("the traits of an image stand there twice")
+        rows = np.array(values, np.float32).reshape(len(ids), SIZE)
+        return cls(ids[order], np.array(defect_types, np.str_)[order], rows[order])
+
+    def merge(self, *others: Traits) -> Traits:
+        """All together. Raises IntegrityError when an id stands there twice."""
+        parts = [part for part in (self, *others) if len(part.image_ids)]
+        if not parts:
+            return self
+        ids, types = (np.concatenate([getattr(part, name) for part in parts]) for name in ("image_ids", "defect_types"))
+        return Traits.of(ids.tolist(), types.tolist(), np.concatenate([part.values for part in parts]))
+
+    def only(self, image_ids: Sequence[str]) -> Traits:
+        """Those of these images that are known."""
+        kept = np.isin(self.image_ids, np.array(image_ids, np.str_))
+        return Traits(self.image_ids[kept], self.defect_types[kept], self.values[kept])
+
+    def points(self, image_ids: Sequence[str]) -> npt.NDArray[np.float64]:
+        """(n, SIZE): these images in a space in which all blocks count the same and two of them lie 1 apart, root mean
+        square; NaN for those that are not known."""
+        found = np.full((len(image_ids), SIZE), np.nan)
+        wanted = np.array(image_ids, np.str_)
+        at = np.searchsorted(self.image_ids, wanted)
+        known = np.flatnonzero(at < len(self.image_ids))
+        known = known[self.image_ids[at[known]] == wanted[known]]
+        if len(known):
+            found[known] = _standardised(self.values[at[known]].astype(np.float64))
+        return found
+
+    def to_bytes(self) -> bytes:
+        return archive.to_bytes("traits", _VERSION, vars(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Traits:
+        """Raises IntegrityError."""
+        return cls(**archive.from_bytes("traits", _VERSION, data))
+
+
+def _standardised(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    spread = values.std(axis=0)
+    scaled = np.where(spread > 0, (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1), 0.0)
+    widths = np.concatenate([np.full(size, size) for size in BLOCKS.values()])
+    shares: npt.NDArray[np.float64] = np.clip(scaled, -_FAR_OFF, _FAR_OFF) / np.sqrt(2 * widths * len(BLOCKS))
+    return shares
+
+
+def describe(heatmap: Floats, image: npt.NDArray[np.uint8], typical: float) -> Floats:
+    """(SIZE,) float32. heatmap: (h, w). image: (h, w, 3) uint8 RGB. typical: the median heat of OK images."""
+    heat, picture = _small(heatmap, image)
+    heat = np.maximum(heat - np.float32(typical), 0)
+    hot = heat >= max(float(heat.max()) / 2, _NO_HEAT)
+    cells = cv2.resize(heat, (_GRID, _GRID), interpolation=cv2.INTER_AREA).ravel()
+    place = cells / max(float(cells.sum()), _NO_HEAT)
+    if not hot.any():  # nowhere hotter than an OK image: the image as a whole stands for it
+        hot[:] = True
+    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab).astype(np.float32, copy=False)
+    found = [place, _extent(hot), _colour(lab, hot), _contrast(lab, hot), _texture(lab, hot)]
+    return np.concatenate(found).astype(np.float32)
+
+
+def _small(heatmap: Floats, image: npt.NDArray[np.uint8]) -> tuple[Floats, npt.NDArray[np.uint8]]:
+    height, width = heatmap.shape
+    scale = min(1.0, SIDE_PX / max(height, width))
+    size = (max(_GRID, round(width * scale)), max(_GRID, round(height * scale)))
+    small = (cv2.resize(np.ascontiguousarray(part), size, interpolation=cv2.INTER_AREA) for part in (heatmap, image))
+    heat, picture = small
+    return heat.astype(np.float32, copy=False), picture.astype(np.uint8, copy=False)
+
+
+def _extent(hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hot.astype(np.uint8), connectivity=8)
+    largest = 1 + int(np.argmax(stats[1:count, cv2.CC_STAT_AREA]))
+    rows, columns = np.nonzero(labels == largest)
+    across = np.cov(np.stack([rows, columns]), bias=True) if len(rows) > 1 else np.zeros((2, 2))
+    short, long = np.sqrt(np.maximum(np.linalg.eigvalsh(across), 0) + 1 / 12)  # of a pixel itself: 1/12
+    return np.array([np.log10(hot.mean()), len(rows) / hot.sum(), np.log2(long / short)])
+
+
+def _colour(lab: Floats, hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    inside = lab[hot].astype(np.float64)
+    return np.concatenate([inside.mean(axis=0), inside.std(axis=0)])
+
+
+def _contrast(lab: Floats, hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    around = cv2.dilate(hot.astype(np.uint8), np.ones((_RING_PX, _RING_PX), np.uint8)).astype(bool) & ~hot
+    if not around.any():
+        return np.zeros(3)
+    difference: npt.NDArray[np.float64] = lab[hot].mean(axis=0, dtype=np.float64) - lab[around].mean(
+        axis=0, dtype=np.float64
+    )
+    return difference
+
+
+def _texture(lab: Floats, hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    light = np.ascontiguousarray(lab[..., 0])
+    across, down = (cv2.Sobel(light, cv2.CV_32F, *order, ksize=3)[hot] for order in ((1, 0), (0, 1)))
+    strength = np.hypot(across, down).astype(np.float64)
+    bins = (np.floor(np.arctan2(down, across) / np.pi * _BINS) % _BINS).astype(np.intp)
+    shares = np.bincount(bins, strength, _BINS) / max(float(strength.sum()), _NO_HEAT)
+    return np.concatenate([[np.log1p(strength.mean())], shares])

@@ -1,0 +1,122 @@
+"""From committed units to the annotation queue of a report, without a cluster."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import pandas as pd
+import pytest
+
+from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
+from raybench.findings.payoff import Payoff
+from raybench.lines.pack import PackOptions, pack
+from raybench.metrics.image import ImageScores
+from raybench.plan import Plan, make_plan
+from raybench.reports.publish import publish
+from raybench.runs import Run, TrainRecord
+from raybench.store import open_store
+from raybench.work.conclude import Partials, conclude, merge
+from raybench.work.measure import measure
+from raybench.work.score import score
+from raybench.work.site import Site
+from raybench.work.train import train
+
+BUDGET = 4
+DIRT = [f"dirt-{at}.png" for at in range(4)]
+
+
+def write_dirty(strips: Path, folder: Path) -> Path:
+    """The strips, with some OK training images that are not OK."""
+    shutil.copytree(strips, folder)
+    image = cv2.imread(str(folder / "train" / "good" / "000.png"))
+    assert image is not None
+    for at, name in enumerate(DIRT):
+        spoilt = image.copy()
+        cv2.rectangle(spoilt, (20 + 70 * at, 20), (60 + 70 * at, 60), (255, 255, 255), -1)
+        cv2.imwrite(str(folder / "train" / "good" / name), spoilt)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """A finished run on that line."""
+    dirty = write_dirty(strips, tmp_path_factory.mktemp("photos") / "dirty")
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    pack(open_store(str(dirty)), store.sub("lines"), "strip", PackOptions(shard_rows=8))
+    chosen = Experiment(
+        name="night",
+        store=store.uri(),
+        lines=("strip",),
+        models=(ModelChoice(name="fake"), ModelChoice(name="fake", label="coarse", config={"grid": 16})),
+        false_alarm_budget=0.2,
+        held_out=0.5,
+        annotation=Annotation(budget=BUDGET),
+        input=InputChoice(pixels=64 * 64),
+        squashed_twins=False,
+    )
+    plan = make_plan(chosen)
+    site = Site(Run(store, "night"), store.sub("lines"), tmp_path_factory.mktemp("cache"), "cpu", 1)
+    for unit in plan.units:
+        manifest = plan.manifests[unit.line]
+        train(unit, manifest, site)
+        for shard in manifest.scored_shards:
+            score(unit, manifest, shard, site)
+        merge(unit, manifest, site.run, Partials())
+        measure(unit, manifest, site)
+        conclude(unit, manifest, site.run)
+    return plan
+
+
+def published(plan: Plan) -> tuple[pd.DataFrame, Payoff, Run]:
+    run = Run(plan.store, "night")
+    board = publish(plan, run, "")
+    payoff = board.payoff_on("strip")
+    assert payoff is not None
+    return pd.read_parquet(io.BytesIO(run.get_report("flags.parquet"))), payoff, run
+
+
+def test_the_queue_of_a_run(done: Plan) -> None:
+    flags, payoff, run = published(done)
+    trained = run.read(done.units[0].unit_id, "train", TrainRecord)
+    assert trained is not None
+    assert trained.held_out is not None
+    held_back = ImageScores.from_bytes(run.get_blob(trained.held_out))
+    assert len(held_back.image_ids) == payoff.checked == trained.held_out_ok == 14
+    assert trained.threshold.value in held_back.scores
+    dirt = {image for image in held_back.image_ids.tolist() if image.rpartition("/")[2] in DIRT}
+    assert dirt
+    suspicious = flags[[("suspicious training image" in kinds) for kinds in flags["kinds"]]]
+    assert set(suspicious["image_id"]) == dirt
+    assert payoff.suspicious == len(dirt)
+    assert flags["rank"].tolist() == list(range(1, len(flags) + 1))
+    assert flags["picked"].sum() == min(BUDGET, len(flags)) == payoff.picked
+    assert payoff.diverse
+    assert payoff.types == 2
+    assert payoff.precision.n == BUDGET
+    assert payoff.precision.value is not None
+    assert payoff.sentence in run.get_report("board.md").decode()
+    assert "With labels hidden" in run.get_report("index.html").decode()
+
+
+def test_publishing_again_gives_the_same_bytes(done: Plan) -> None:
+    _, _, run = published(done)
+    first = [run.get_report(name) for name in ("flags.parquet", "board.json", "index.html")]
+    published(done)
+    assert [run.get_report(name) for name in ("flags.parquet", "board.json", "index.html")] == first
+
+
+def test_records_of_an_older_raybench_are_read_and_what_is_missing_is_said(done: Plan, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(Path(done.store.uri().removeprefix("file://")), copy)
+    for path in copy.rglob("units/*/*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({name: record[name] for name in record if name not in ("traits", "held_out")}))
+    plan = make_plan(done.experiment.model_copy(update={"store": str(copy)}))
+    flags, payoff, _ = published(plan)
+    assert not any("suspicious training image" in kinds for kinds in flags["kinds"])
+    assert (payoff.checked, payoff.diverse, payoff.spread.types) == (0, False, None)
+    assert payoff.precision.value is not None
