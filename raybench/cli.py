@@ -23,6 +23,7 @@ from raybench import weights_cli
 from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
+from raybench.findings.spending import foreseen
 from raybench.ledger import Ledger
 from raybench.lines import pack as packing
 from raybench.lines.manifest import Manifest
@@ -33,6 +34,8 @@ from raybench.reports import unchanged
 from raybench.reports.publish import download, publish_again
 from raybench.reports.tables import console_board
 from raybench.runs import Run
+from raybench.schedule.fleet import assumed
+from raybench.schedule.foresee import foresee
 from raybench.store import Store, open_store
 
 OK, UNITS_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
@@ -85,11 +88,19 @@ def pack(
 
 
 @app.command()
-def check(experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")]) -> None:
-    """Validate an experiment and print its plan; touch nothing."""
+def check(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")],
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster to predict for.")] = 1,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of each; default: this machine's.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of each; default: 1 if resources.gpus > 0.")] = None,
+) -> None:
+    """Validate an experiment, print its plan and predict what it will take; touch nothing."""
     plan = make_plan(read_experiment(experiment), str(experiment))
     out.print(_plan_table(plan))
     out.print(f"{len(plan.units)} units; digest {plan.experiment.digest[:12]}", highlight=False)
+    resources = plan.experiment.resources
+    for text in foreseen(foresee(plan, assumed(resources, nodes, cpus, gpus)), resources.price_per_hour):
+        out.print(text, highlight=False)
 
 
 @app.command()

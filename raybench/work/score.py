@@ -22,6 +22,7 @@ from raybench.runs import ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit
 from raybench.work.batches import score_all
 from raybench.work.site import Site, fit_of, hot_detector
+from raybench.work.spent import Meter
 
 JUDGED = ("ok", "ng")
 
@@ -34,6 +35,7 @@ def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> Score
     name = score_name(shard.key)
     if done := site.run.read(unit.unit_id, name, ScoreRecord):
         return done
+    meter = Meter(site)
     trained = site.run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         raise IntegrityError(f"{unit}: scored before it was trained")
@@ -50,6 +52,7 @@ def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> Score
         pixels=site.run.put_blob(unit.unit_id, f"partial/{stem}-pixels", pass_.pixels.to_bytes()),
         regions=site.run.put_blob(unit.unit_id, f"partial/{stem}-regions", pass_.regions.to_bytes()),
         glow=site.run.put_blob(unit.unit_id, f"partial/{stem}-glow", pass_.glow.to_bytes()),
+        spent=meter.read(len(pass_.scores), pass_.detector),
     )
     return site.run.commit(unit.unit_id, name, record)
 
