@@ -17,7 +17,6 @@ from raybench.units import Unit
 COSTS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 500)), max_size=20)
 
 
-
 class Table:
     """Costs by unit_id: a Unit holds mappings and cannot be hashed."""
 
