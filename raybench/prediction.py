@@ -19,7 +19,6 @@ from raybench.units import Unit
 
 Basis = Literal["recorded", "other CPUs", "other size", "other settings", "average", "nothing"]
 BASES: tuple[Basis, ...] = ("recorded", "other CPUs", "other size", "other settings", "average", "nothing")
-MEASURED: tuple[Phase, ...] = ("train", "score", "measure")
 _Key = tuple[object, ...]
 
 
@@ -76,27 +75,28 @@ class Predictor:
         self.costs, self.device = costs, device
         self._cpus: dict[Phase, int] = {"train": cpus, "score": cpus, "measure": node_cpus}
         self._books = tuple(_book(rows, device) for rows in (costs.own, costs.others))
-        self._known: dict[_Key, tuple[float, Basis, bool] | None] = {}
+        self._known: dict[_Key, Guess] = {}
 
     def guess(self, unit: Unit, manifest: Manifest) -> Guess:
-        """Guess() where no unit of any model has been recorded on the device."""
-        scored = sum(shard.rows for shard in manifest.scored_shards)
-        images: dict[Phase, int] = {"train": manifest.counts.get("train/ok", 0), "score": scored, "measure": 0}
-        found = {phase: self._phase(unit, phase, images[phase]) for phase in MEASURED}
-        parts = [part for part in found.values() if part]
-        if len(parts) < len(found):
-            return Guess()
-        seconds: dict[Phase, float] = {phase: part[0] for phase, part in found.items() if part}
-        basis = max((part[1] for part in parts), key=BASES.index)
-        return Guess(seconds, basis, all(part[2] for part in parts))
+        """Guess() where no unit of any model has been recorded on the device. Units alike have one in common."""
+        images = (manifest.counts.get("train/ok", 0), sum(shard.rows for shard in manifest.scored_shards))
+        key = (unit.detector, settings_of(unit), (unit.input.height, unit.input.width))
+        if (*key, images) not in self._known:
+            self._known[*key, images] = self._guess(key, takes_steps(unit), images)
+        return self._known[*key, images]
 
-    def _phase(self, unit: Unit, phase: Phase, images: int) -> tuple[float, Basis, bool] | None:
-        places = _places(unit.detector, settings_of(unit), (unit.input.height, unit.input.width), self._cpus[phase])
-        key = (*places[0], phase, images)
-        if key not in self._known:
-            x = _extent(phase, images, unit.input.height * unit.input.width, takes_steps(unit))
-            self._known[key] = self._look_up(places, phase, x)
-        return self._known[key]
+    def _guess(self, key: tuple[str, str, tuple[int, int]], steps: bool, images: tuple[int, int]) -> Guess:
+        """images: to train on, and to score."""
+        counts: dict[Phase, int] = {"train": images[0], "score": images[1], "measure": 0}
+        found: dict[Phase, tuple[float, Basis, bool]] = {}
+        for phase, count in counts.items():
+            x = _extent(phase, count, key[2][0] * key[2][1], steps)
+            part = self._look_up(_places(*key, self._cpus[phase]), phase, x)
+            if part is None:
+                return Guess()
+            found[phase] = part
+        basis = max((part[1] for part in found.values()), key=BASES.index)
+        return Guess({phase: part[0] for phase, part in found.items()}, basis, all(part[2] for part in found.values()))
 
     def _look_up(self, places: Sequence[_Key], phase: Phase, x: float) -> tuple[float, Basis, bool] | None:
         for place, basis in zip(places, BASES, strict=False):

@@ -154,26 +154,28 @@ class _Dispatch:
             )
 
     def _fill(self) -> None:
-        while self.fleet.has_room(len(self._running), self._gpus) and (job := self._next()) is not None:
-            self._submit(job)
+        while self.fleet.has_room(len(self._running), self._gpus) and (found := self._next()) is not None:
+            self._submit(*found)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> tuple[Job, Node | None] | None:
+        """What is to be done next, and the node that it is to have to itself."""
         busy = any(flight.job.phase != "measure" for flight in self._running.values())
-        if not busy and not self._free_nodes():
+        free = [] if busy else self._free_nodes()
+        job = self.backlog.take(busy=not free)
+        if job is None:
             return None
-        return self.backlog.take(busy)
+        return job, free[-1] if job.phase == "measure" else None
 
     def _free_nodes(self) -> list[Node]:
         """Nodes that live and on which nothing is measured; none while the cluster has lost all that fit."""
         taken = {flight.node.node_id for flight in self._running.values() if flight.node}
         return [node for node in self.fleet.slots.nodes if node.node_id not in taken]
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: Job, node: Node | None) -> None:
         if job.phase == "aggregate":
-            effort, node = Effort(self._attempt_of(job), 0), None
+            effort = Effort(self._attempt_of(job), 0)
             reference = self.aggregator.close.remote(job, effort.attempt)
         else:
-            node = self._free_nodes()[-1] if job.phase == "measure" else None
             effort = self._effort(job, node)
             arguments = (job, self._manifests[job.unit.line], self._desk, effort)
             reference = execute.options(**_options(job, effort, node)).remote(*arguments)
@@ -207,6 +209,7 @@ class _Dispatch:
             if job.shard is not None:
                 self.aggregator.add.remote(unit_id, job.shard.key)
             elif job.phase == "measure":
+                del self._spent_s[unit_id]
                 self.aggregator.finished.remote([unit_id])
         elif not self._put_back(job, outcome) and self.backlog.fail(job):
             self.failed[unit_id] = replace(outcome.failure, traceback="")
