@@ -81,9 +81,10 @@ class Predictor:
         """Guess() where no unit of any model has been recorded on the device. Units alike have one in common."""
         images = (manifest.counts.get("train/ok", 0), sum(shard.rows for shard in manifest.scored_shards))
         key = (unit.detector, settings_of(unit), (unit.input.height, unit.input.width))
-        if (*key, images) not in self._known:
-            self._known[*key, images] = self._guess(key, takes_steps(unit), images)
-        return self._known[*key, images]
+        alike = (*key, images)
+        if alike not in self._known:
+            self._known[alike] = self._guess(key, takes_steps(unit), images)
+        return self._known[alike]
 
     def _guess(self, key: tuple[str, str, tuple[int, int]], steps: bool, images: tuple[int, int]) -> Guess:
         """images: to train on, and to score."""

@@ -269,7 +269,12 @@ class _Dispatch:
 
 def _options(job: Job, effort: Effort, node: Node | None) -> dict[str, Any]:
     """Ray's, of a task. Ray is to retry nothing: which failures are worth it is for `Retries` to say."""
-    asked = {"num_cpus": effort.threads, "num_gpus": effort.gpus, "max_retries": 0, "name": f"{job.phase} {job.unit}"}
+    asked: dict[str, Any] = {
+        "num_cpus": effort.threads,
+        "num_gpus": effort.gpus,
+        "max_retries": 0,
+        "name": f"{job.phase} {job.unit}",
+    }
     if node is None:
         return asked
     return asked | {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=False)}

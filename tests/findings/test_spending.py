@@ -4,11 +4,15 @@ import pytest
 
 from raybench.findings.spending import Hours, Spending, added, cost, duration, foreseen, hours_of, told
 from raybench.forecast import Forecast, Work
+from raybench.prediction import Basis
 from raybench.results import Phase, Spent, UnitResult
 
 
+PHASES: tuple[Phase, ...] = ("train", "score", "measure")
+
+
 def result(seed: int, **spent: Spent) -> UnitResult:
-    phases: dict[Phase, Spent] = {phase: spent[phase] for phase in ("train", "score", "measure") if phase in spent}
+    phases = {phase: spent[phase] for phase in PHASES if phase in spent}
     return UnitResult(f"u{seed}", "a", "padim", seed, spent=phases)
 
 
@@ -64,7 +68,7 @@ def test_a_prediction_that_is_missing_or_a_run_that_was_cut_off(forecast: Foreca
 
 
 def test_check_says_what_it_assumed() -> None:
-    bases = {"recorded": 7, "other size": 2, "average": 1}
+    bases: dict[Basis, int] = {"recorded": 7, "other size": 2, "average": 1}
     texts = foreseen(Forecast(10, "cuda", 8, 2, bases, Work(7200, 9e5, 1e5), damaged=("costs/x.json",)), 3.0)
     assert texts[0] == (
         "10 units to do, 8 tasks at once on 2 nodes (cuda): about 2.0 h (27.8 GPU-hours, 250 CPU-hours), money 83.33"

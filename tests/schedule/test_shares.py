@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,8 +48,6 @@ def test_the_first_of_a_kind_has_a_whole_gpu_and_tells() -> None:
 
 
 def test_other_settings_and_sizes_are_other_kinds() -> None:
-    from dataclasses import replace
-
     shares = Shares(None)
     shares.saw(FIRST, "train", held(10_000))
     others: list[Unit] = [
