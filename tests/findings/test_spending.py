@@ -7,7 +7,6 @@ from raybench.forecast import Forecast, Work
 from raybench.prediction import Basis
 from raybench.results import Phase, Spent, UnitResult
 
-
 PHASES: tuple[Phase, ...] = ("train", "score", "measure")
 
 
