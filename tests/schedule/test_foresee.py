@@ -67,7 +67,9 @@ def test_a_run_s_own_units_predict_the_rest_and_its_report_predicts_for_others(s
     pack(open_store(str(strips)), open_store(str(tmp_path)).sub("lines"), "strip", PackOptions(shard_rows=4))
     plan = night(tmp_path)
     assert foresee(plan, BOX).predicted is None
-    finish(plan, tmp_path / "cache", 1)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    finish(plan, cache, 1)
     half = foresee(plan, BOX)
     assert (half.units, half.bases) == (1, {"recorded": 1})
     assert half.predicted is not None
