@@ -98,7 +98,7 @@ class _Dispatch:
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
         self.fleet, self.shares = where
-        self.aggregator = Aggregator.options(**_beside(self.fleet)).remote(plan)  # type: ignore[attr-defined]
+        self.aggregator = Aggregator.options(**beside(self.fleet)).remote(plan)  # type: ignore[attr-defined]
         self.failed: dict[str, Failure] = {}
         self.took = Work()
         measure_s = plan.experiment.resources.measure_s
@@ -280,7 +280,7 @@ def _options(job: Job, effort: Effort, node: Node | None) -> dict[str, Any]:
     return asked | {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=False)}
 
 
-def _beside(fleet: Fleet) -> dict[str, Any]:
+def beside(fleet: Fleet) -> dict[str, Any]:
     """Merging and the report on a node without GPUs, where there is one; elsewhere once that is lost."""
     helpers = fleet.slots.helpers
     if not helpers:

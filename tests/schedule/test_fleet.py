@@ -7,6 +7,7 @@ import pytest
 from raybench.errors import InputError
 from raybench.experiment import Resources
 from raybench.schedule.fleet import REFRESH_S, Fleet, Node, assumed, fit
+from raybench.schedule.runner import beside
 
 CPU, GPU, SMALL = Node("c", 32, 0), Node("g", 16, 4), Node("s", 1, 1)
 
@@ -48,6 +49,13 @@ def test_nodes_without_gpus_help_where_gpus_train() -> None:
     assert found.nodes == (GPU,)
     assert found.helpers == (CPU,)
     assert fit(Resources(gpus=0), [CPU, GPU]).helpers == ()
+
+
+def test_merging_and_the_report_go_to_the_largest_node_without_gpus() -> None:
+    strategy = beside(Cluster(GPU, CPU, Node("small", 4, 0)).fleet())["scheduling_strategy"]
+    assert (strategy.node_id, strategy.soft) == (CPU.node_id, True)
+    assert beside(Cluster(CPU).fleet()) == {}
+    assert beside(Cluster(GPU).fleet()) == {}
 
 
 def test_the_window_follows_the_cluster() -> None:
