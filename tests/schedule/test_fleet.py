@@ -76,7 +76,7 @@ def test_a_lost_cluster_is_asked_for_one_task_at_a_time_and_stays_of_its_kind() 
     fleet = cluster.fleet(in_flight=1)
     cluster.nodes = [CPU]
     fleet.look_again()
-    assert fleet.slots.nodes == ()
+    assert len(fleet.slots.nodes) == 0
     assert fleet.slots.device == "cuda"
     assert fleet.has_room(0, 0.0)
     assert not fleet.has_room(1, 1.0)
