@@ -52,8 +52,9 @@ def test_nodes_without_gpus_help_where_gpus_train() -> None:
 
 
 def test_merging_and_the_report_go_to_the_largest_node_without_gpus() -> None:
-    strategy = beside(Cluster(GPU, CPU, Node("small", 4, 0)).fleet())["scheduling_strategy"]
-    assert (strategy.node_id, strategy.soft) == (CPU.node_id, True)
+    large, small = Node("ab" * 28, 32, 0), Node("cd" * 28, 4, 0)  # Ray wants identifiers of its own form
+    strategy = beside(Cluster(GPU, small, large).fleet())["scheduling_strategy"]
+    assert (strategy.node_id, strategy.soft) == (large.node_id, True)
     assert beside(Cluster(CPU).fleet()) == {}
     assert beside(Cluster(GPU).fleet()) == {}
 
