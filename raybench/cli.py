@@ -23,6 +23,7 @@ from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
 from raybench.findings.board import Board
+from raybench.findings.spending import foreseen
 from raybench.ledger import Ledger
 from raybench.lines import pack as packing
 from raybench.lines.manifest import Manifest
@@ -32,6 +33,8 @@ from raybench.reports import unchanged
 from raybench.reports.publish import download, publish_again
 from raybench.reports.tables import board_json, console_board
 from raybench.runs import Run, encode
+from raybench.schedule.fleet import assumed
+from raybench.schedule.foresee import foresee
 from raybench.store import Store, open_store
 from raybench.terminal import err, out, pack_bar, print_json, print_rejects
 
@@ -82,8 +85,14 @@ def pack(
 
 
 @app.command()
-def check(experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")], as_json: Json = False) -> None:
-    """Validate an experiment and print its plan; touch nothing."""
+def check(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")],
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster to predict for.")] = 1,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of each; default: this machine's.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of each; default: 1 if resources.gpus > 0.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Validate an experiment, print its plan and predict what it will take; touch nothing."""
     plan = make_plan(read_experiment(experiment), str(experiment))
     units = overview.planned(plan)
     if as_json:
@@ -95,6 +104,9 @@ def check(experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML
         table.add_row(unit.line, unit.model, str(unit.seed), size, str(unit.train_ok), str(unit.scored))
     out.print(table)
     out.print(f"{len(units)} units; digest {plan.experiment.digest[:12]}", highlight=False)
+    resources = plan.experiment.resources
+    for text in foreseen(foresee(plan, assumed(resources, nodes, cpus, gpus)), resources.price_per_hour):
+        out.print(text, highlight=False)
 
 
 @app.command()

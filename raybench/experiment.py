@@ -67,10 +67,13 @@ class ModelChoice(_Section):
 
 
 class Resources(_Section):
-    """What one task takes. cpus: cores. gpus: share of a GPU of a train or score task (0: CPU only; none: a whole GPU
-    where the cluster has any). in_flight: tasks submitted ahead per slot. retries: of a task whose worker, node, store
-    or disk failed. unit_timeout_s: what all tasks of a unit may take together; a unit that takes longer has failed.
-    measure_s: what timing a unit's detector takes about, with the device to itself, warm-up aside."""
+    """What one task takes. cpus: cores. gpus: share of a GPU of a train or score task (0: CPU only; none: by the memory
+    that tasks like it held, where the cluster has any). in_flight: tasks submitted ahead per slot. retries: of a task
+    whose worker, node, store or disk failed. unit_timeout_s: what all tasks of a unit may take together; a unit that
+    takes longer has failed.
+    measure_s: what timing a unit's detector takes about, with the device to itself, warm-up aside. gpu_memory_mb: of
+    the smallest GPU (10^6 bytes), where it is not to be found out. price_per_hour: money, in a currency of the user's,
+    for an hour of one GPU with all that belongs to it; of one CPU core where no GPU is used."""
 
     cpus: int = Field(default=1, ge=1, le=256)
     gpus: float | None = Field(default=None, ge=0.0, le=1.0)
@@ -78,6 +81,8 @@ class Resources(_Section):
     retries: int = Field(default=2, ge=0, le=100)
     unit_timeout_s: float | None = Field(default=None, gt=0.0)
     measure_s: float = Field(default=2.0, gt=0.0, le=600.0)
+    gpu_memory_mb: float | None = Field(default=None, gt=0.0)
+    price_per_hour: float | None = Field(default=None, ge=0.0)
 
 
 class VerdictWeights(_Section):

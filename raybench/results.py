@@ -6,7 +6,7 @@ Undefined numbers are `None` with a reason; NaN and infinity never leave a unit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Phase = Literal["train", "score", "measure", "aggregate"]
@@ -140,9 +140,42 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What one phase of a unit took inside its tasks, up to their commits; the start of a worker is not in it.
+
+    seconds: wall time, summed over tasks. images: looked at. cpu_s, gpu_s: seconds times the CPUs, and times the share
+    of a GPU, that each task had. device: torch name. peak_memory_mb: GPU memory held at most (10^6 bytes).
+    device_memory_mb: that the GPU has. Both None where nobody says.
+    """
+
+    seconds: float
+    images: int
+    cpu_s: float
+    gpu_s: float
+    device: str
+    peak_memory_mb: float | None = None
+    device_memory_mb: float | None = None
+
+    def plus(self, other: Spent) -> Spent:
+        """Both together. Of unequal GPUs the smallest counts."""
+        peaks = [peak for peak in (self.peak_memory_mb, other.peak_memory_mb) if peak is not None]
+        sizes = [size for size in (self.device_memory_mb, other.device_memory_mb) if size is not None]
+        return Spent(
+            self.seconds + other.seconds,
+            self.images + other.images,
+            self.cpu_s + other.cpu_s,
+            self.gpu_s + other.gpu_s,
+            self.device,
+            max(peaks, default=None),
+            min(sizes, default=None),
+        )
+
+
+@dataclass(frozen=True)
 class UnitResult:
     """One row of the comparison. A failed unit has `failure` and no numbers. pixel_threshold: of heat-map values, so
-    that no more OK images than the budget have one above it."""
+    that no more OK images than the budget have one above it. spent: on `train`, `score` and `measure`, by the tasks
+    that committed."""
 
     unit_id: str
     line: str
@@ -161,3 +194,4 @@ class UnitResult:
     train_s: float | None = None
     not_exportable: str = ""
     failure: Failure | None = None
+    spent: Mapping[Phase, Spent] = field(default_factory=dict)

@@ -9,6 +9,7 @@ runs/<name>/units/<unit_id>/measure.json        │
 runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
 runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
 runs/<name>/ledger/                             copies of finished units' commits, in few objects: see `ledger`
+runs/<name>/forecast.json                       what was predicted for the latest command, and what it took
 runs/<name>/report/                             board, flags, index.html
 runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored: see `work.predict`
 """
@@ -24,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.errors import IntegrityError, ObjectMissing
-from raybench.results import Failure, Provenance, Quality, RegionRecall, Size, Speed, Threshold
+from raybench.results import Failure, Provenance, Quality, RegionRecall, Size, Speed, Spent, Threshold
 from raybench.store import Store
 from raybench.versions import versions
 
@@ -66,6 +67,7 @@ class TrainRecord:
     details: Mapping[str, Any] = field(default_factory=dict)
     not_exportable: str = ""
     held_out: Blob | None = None
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class ScoreRecord:
     regions: Blob
     glow: Blob
     traits: Blob | None = None
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,13 @@ class MeasureRecord:
     unit_id: str
     speed: Speed
     size: Size
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True)
 class QualityRecord:
-    """All shards of a unit merged. images: all its image scores. scored: their number. masks: those with one."""
+    """All shards of a unit merged. images: all its image scores. scored: their number. masks: those with one.
+    spent: on scoring, all shards together."""
 
     unit_id: str
     quality: Quality
@@ -103,6 +108,7 @@ class QualityRecord:
     images: Blob
     scored: int
     masks: int
+    spent: Spent | None = None
 
 
 def score_name(image_shard: str) -> str:

@@ -61,8 +61,9 @@ def test_check_prints_the_plan(
 ) -> None:
     assert call(monkeypatch, "check", write(tmp_path, EXPERIMENT.format(store=packed.uri()))) == 0
     out = capsys.readouterr().out
-    assert "2 units" in out
+    assert "2 units; digest" in out
     assert "broken" in out
+    assert "2 units to do; no prediction" in out
 
 
 def test_models_lists_the_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

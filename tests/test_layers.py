@@ -12,9 +12,9 @@ ROOT = Path(__file__).parent.parent / "raybench"
 LAYERS = [
     {"errors", "results", "units", "versions"},
     {"experiment", "backends", "store"},
-    {"runs", "ledger"},
+    {"runs", "ledger", "costs"},
     {"embedded", "lines", "models", "metrics"},
-    {"plan", "verify", "overview"},
+    {"plan", "verify", "overview", "prediction", "forecast"},
     {"work"},
     {"findings"},
     {"reports"},

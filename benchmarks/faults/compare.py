@@ -42,7 +42,7 @@ def findings_of(plan: Plan) -> Findings:
             found = run.read(unit.unit_id, "result", UnitResult)
             if found is None:
                 raise KeyError(f"{unit} has no result")
-            results[unit.unit_id] = encode(replace(found, speed=_NO_TIME, train_s=1.0))
+            results[unit.unit_id] = encode(replace(found, speed=_NO_TIME, train_s=1.0, spent={}))
             copy.put(run.key(unit.unit_id, "result.json"), results[unit.unit_id])
         for path in Path(folder).rglob("*.json"):  # commits name their blobs by whole keys
             path.write_text(path.read_text().replace(f"runs/{plan.experiment.name}/", f"{run.root}/"))

@@ -12,6 +12,7 @@ from raybench.experiment import VerdictWeights
 from raybench.findings.non_square import Twin
 from raybench.findings.payoff import Payoff
 from raybench.findings.rows import Row, merge_seeds
+from raybench.findings.spending import Hours, Spending, added
 from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all
 from raybench.metrics.image import ImageScores
 from raybench.results import Number, Provenance, UnitResult
@@ -29,6 +30,7 @@ class BoardContext:
     false_alarm_budget: float
     pending: int = 0
     weights: Mapping[str, float] = field(default_factory=lambda: VerdictWeights().model_dump())
+    spending: Spending = field(default_factory=Spending)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Overall:
     tied_in: int
     grade: str
     conclusion: str
+    hours: Hours = field(default_factory=Hours)
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def _one(model: str, rows: Sequence[Row], counted: tuple[int, int, int], grades:
         tied_in=tied_in,
         grade=grades.get(model, ""),
         conclusion=f"best or tied on {run_in + tied_in} of {judged} lines" if done else "finished on no line",
+        hours=added([row.hours for row in done]),
     )
 
 

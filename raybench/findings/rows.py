@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from raybench.findings.heat_words import HeatWord, heat_word
 from raybench.findings.non_square import NonSquare, Twin, non_square
+from raybench.findings.spending import Hours, hours_of
 from raybench.results import (
     Counts,
     Failure,
@@ -27,7 +28,7 @@ from raybench.results import (
 class Row:
     """seeds: those that finished. test_minutes: the line's test set, one image after the other, decoding included.
     non_square: how the line's aspect reaches the network, and its worth. heat: its heat maps in words. failures: of
-    the seeds that failed."""
+    the seeds that failed. hours: of all seeds that finished."""
 
     line: str
     model: str
@@ -48,6 +49,7 @@ class Row:
     heat: HeatWord | None
     failures: tuple[Failure, ...]
     not_exportable: str = ""
+    hours: Hours = field(default_factory=Hours)
 
 
 def merge_seeds(results: Sequence[UnitResult], twin: Twin | None = None) -> Row:
@@ -75,6 +77,7 @@ def merge_seeds(results: Sequence[UnitResult], twin: Twin | None = None) -> Row:
         heat=heat_word(quality) if quality else None,
         failures=tuple(result.failure for result in results if result.failure),
         not_exportable=first.not_exportable,
+        hours=hours_of(done),
     )
 
 

@@ -92,7 +92,11 @@ class Card:
 
 
 class Detector(Protocol):
-    """One anomaly detector for one product line. Built by `registry.create`, restored by `registry.load`."""
+    """One anomaly detector for one product line. Built by `registry.create`, restored by `registry.load`.
+
+    One that takes GPU memory that torch does not know of says so in an attribute `gpu_memory_mb` (10^6 bytes, the
+    most it takes): how many tasks share a GPU rests on it.
+    """
 
     def fit(self, images: TrainImages, context: FitContext) -> None:
         """Train on OK images only."""

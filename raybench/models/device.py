@@ -39,8 +39,25 @@ def peak_memory_mb(device: str) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 1e6 if _is_cuda(device) else None
 
 
+def held_memory_mb(device: str) -> float | None:
+    """Device memory (10^6 bytes) that torch kept from others at most since the reset; None on a CPU."""
+    return torch.cuda.max_memory_reserved(device) / 1e6 if _is_cuda(device) else None
+
+
+def total_memory_mb(device: str) -> float | None:
+    """Device memory (10^6 bytes) that there is; None on a CPU."""
+    return torch.cuda.get_device_properties(device).total_memory / 1e6 if _is_cuda(device) else None
+
+
+def give_back_memory(device: str) -> None:
+    """Let others have the memory that torch keeps for later."""
+    if _is_cuda(device):
+        torch.cuda.empty_cache()
+
+
 def _is_cuda(device: str) -> bool:
-    return torch.device(device).type == "cuda"
+    """A task on a GPU slot without a GPU that torch can use has a detector without torch: it runs on the CPU."""
+    return torch.device(device).type == "cuda" and torch.cuda.is_available()
 
 
 def _cpu_name() -> str:

@@ -28,6 +28,7 @@ class Fake:
     def __init__(self, settings: FakeSettings, height: int, width: int, context: FitContext) -> None:
         self.settings = settings
         self.height, self.width = height, width
+        self.gpu_memory_mb = settings.gpu_memory_mb
         self._mean = self._deviation = np.empty((0, 0, 3), np.float32)
 
     def fit(self, images: TrainImages, context: FitContext) -> None:

@@ -158,7 +158,8 @@ class FakeSettings(Settings):
     """grid: side of the low-resolution mean image. The rest injects faults: where to fail, to hang or to be killed
     (only once, when `kill_once_marker` names a file that does not exist yet), NaN scores, scores of a wrong shape,
     infinite heat on images with a brighter pixel than `poison_above`, sleep, mb_per_image of memory taken while
-    memory_mb are allowed, and leak_mb_per_image that no scored image gives back."""
+    memory_mb are allowed, leak_mb_per_image that no scored image gives back, and gpu_memory_mb that it says it takes of
+    a GPU."""
 
     grid: int = Field(32, ge=2)
     fail_in: Literal["none", "fit", "score"] = "none"
@@ -172,3 +173,4 @@ class FakeSettings(Settings):
     mb_per_image: float = Field(0.0, ge=0)
     memory_mb: float = Field(64.0, ge=0)
     leak_mb_per_image: float = Field(0.0, ge=0)
+    gpu_memory_mb: float = Field(0.0, ge=0)

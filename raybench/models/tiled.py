@@ -24,6 +24,10 @@ class Tiled:
         self.inner, self.tile = inner, tile
         self.places = [(top, left) for top in starts(height, tile) for left in starts(width, tile)]
 
+    @property
+    def gpu_memory_mb(self) -> float:
+        return float(getattr(self.inner, "gpu_memory_mb", 0.0))
+
     def fit(self, images: TrainImages, context: FitContext) -> None:
         self.inner.fit(_Tiles(images, self.places, self.tile), context)
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from raybench.costs import write_costs
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Seen, look, top_images, weighed
 from raybench.findings.non_square import Twin
+from raybench.findings.spending import Spending, hours_of
+from raybench.forecast import read_forecast
 from raybench.ledger import Ledger
 from raybench.lines.decode import decode_image, decode_mask
 from raybench.lines.fit import InputFit, to_source
@@ -60,6 +63,7 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
         false_alarm_budget=plan.experiment.false_alarm_budget,
         pending=len(plan.units) - len(rows),
         weights=plan.experiment.verdict.model_dump(),
+        spending=_spending(plan, run, list(finished.values())),
     )
     board = build_board(results, scores, context, list(_twins(plan, finished)))
     seen = look(results, scores, {verdict.line: weighed(verdict) for verdict in board.verdicts})
@@ -81,6 +85,13 @@ def _sections(plan: Plan) -> dict[str, Section]:
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda manifest: section(read_inspection(lines, manifest), manifest), plan.manifests.values())
         return dict(zip(plan.manifests, found, strict=True))
+
+
+def _spending(plan: Plan, run: Run, finished: Sequence[Finished]) -> Spending:
+    """What the run has taken so far; put down, per kind of unit, for the predictions of other runs."""
+    write_costs(run, ((row.unit, row.result) for row in finished))
+    hours = hours_of(row.result for row in finished)
+    return Spending(hours, plan.experiment.resources.price_per_hour, read_forecast(run))
 
 
 def publish_again(plan: Plan) -> Board:

@@ -18,6 +18,7 @@ from raybench.findings.board import Board, Overall
 from raybench.findings.flags import Flag
 from raybench.findings.non_square import NonSquare
 from raybench.findings.rows import Row
+from raybench.findings.spending import cost, told
 from raybench.findings.verdict import CRITERIA, Verdict, shown
 from raybench.results import Number, RegionRecall
 
@@ -36,10 +37,11 @@ LINE_HEADERS = (
     "ms/image",
     "test min",
     "MB",
+    "cost",
     "non-square",
     "conclusion",
 )
-NOT_ON_TERMINALS = ("weights", "test min")
+NOT_ON_TERMINALS = ("weights", "test min", "cost")
 AUROC_COLUMN = LINE_HEADERS.index("image AUROC")
 OVERALL_HEADERS = (
     "model",
@@ -55,6 +57,7 @@ OVERALL_HEADERS = (
     "ms/image",
     "test min",
     "MB",
+    "cost",
     "conclusion",
 )
 
@@ -73,6 +76,7 @@ EXPLAINED = {
     "ms/image": "Model only, one image at a time, median, alone on the device.",
     "test min": "The whole test set one by one, decoding included, in minutes.",
     "MB": "The saved detector: all that is needed to score (10^6 bytes).",
+    "cost": "Money at the experiment's price per hour, else GPU- or CPU-hours: training, scoring, timing; all seeds.",
     "non-square": "What keeping the aspect is worth against squashed images.",
     "conclusion": "best, good, not good, or not enough images to tell; and why.",
     "excess": "How far above the threshold, in units of how far the threshold lies above a typical OK image.",
@@ -148,6 +152,7 @@ def line_cells(board: Board, row: Row) -> list[str]:
         f"{speed.p50_ms:.1f}" if speed else "–",
         f"{row.test_minutes:.2f}" if row.test_minutes is not None else "–",
         f"{size.disk_mb:.1f}" if size else "–",
+        cost(row.hours, board.context.spending.price_per_hour),
         row.non_square.text or "–",
         _conclusion(verdict.grades.get(row.model, ""), verdict.conclusions.get(row.model, "")),
     ]
@@ -192,6 +197,7 @@ def _overall_cells(board: Board, one: Overall) -> list[str]:
         plain(one.ms_per_image, 1),
         plain(one.test_minutes, 2),
         plain(one.size_mb, 1),
+        cost(one.hours, board.context.spending.price_per_hour),
         _conclusion(one.grade, one.conclusion),
     ]
 
@@ -221,6 +227,7 @@ def conditions(board: Board) -> list[str]:
         for row in board.rows
         if row.speed and row.speed.other_load > BUSY
     ]
+    texts += told(context.spending)
     texts += _weights(board)
     texts += sorted({f"{row.model} cannot be exported: {why}" for row in board.rows if (why := row.not_exportable)})
     if context.pending:
@@ -257,6 +264,8 @@ def _flat(board: Board, row: Row) -> dict[str, Any]:
     flat |= {"threshold": row.threshold.value if row.threshold else None, "train_s": row.train_s}
     flat |= {"pixel_threshold": row.pixel_threshold.value if row.pixel_threshold else None}
     flat |= {"test_minutes": row.test_minutes, "weights_note": row.weights_note}
+    flat |= {"cpu_hours": row.hours.cpu, "gpu_hours": row.hours.gpu}
+    flat |= {"cost": row.hours.money(board.context.spending.price_per_hour)}
     flat |= _flat_non_square(row.non_square)
     verdict = board.verdict_on(row.line)
     flat |= {"heat_map": row.heat.word if row.heat else None, "heat_map_why": row.heat.why if row.heat else None}

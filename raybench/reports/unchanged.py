@@ -36,7 +36,8 @@ def find(plan: Plan, run: Run) -> Board | None:
 
 def _basis(plan: Plan) -> str:
     units = [[unit.unit_id, unit.model] for unit in plan.units]
-    return digest([plan.experiment.digest, units, dict(plan.squashed), sorted(plan.asides), dict(versions())])
+    price = plan.experiment.resources.price_per_hour
+    return digest([plan.experiment.digest, price, units, dict(plan.squashed), sorted(plan.asides), dict(versions())])
 
 
 def _key(run: Run) -> str:

@@ -3,14 +3,18 @@
 A unit goes through train → score (each shard) → aggregate → measure. The next score job of a trained unit comes before
 the next unit's training, so that units finish early and loaded detectors are used while hot. Speed is measured when
 nothing else is left to run, because a busy machine measures slow.
+
+A unit that nobody works on yet is a reference in a queue; its jobs are made when they are taken. So memory depends on
+the units under way, and no step looks at more than one unit.
 """
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.results import Phase
@@ -18,6 +22,7 @@ from raybench.runs import score_name
 from raybench.units import Unit
 
 _PHASES: tuple[Phase, ...] = ("train", "score", "aggregate", "measure")
+_Key = tuple[str, Phase, str]
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,18 @@ class Tally:
     failed: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Open:
-    """A unit under way. shards: keys still to be scored."""
+    """A unit under way. shards: still to be taken, the next one last. unscored: shards that are not scored. back: its
+    jobs that are to be done again."""
 
-    unit: Unit
-    shards: set[str]
+    shards: list[ShardInfo]
+    unscored: int
+    back: dict[_Key, Job] = field(default_factory=dict)
 
 
 class Backlog:
-    """Jobs of the units that `commits` (unit_id → names) does not show as done."""
+    """Jobs of the units that `commits` (unit_id → names) does not show as done. Units are begun in the order given."""
 
     def __init__(
         self, units: Iterable[Unit], manifests: Mapping[str, Manifest], commits: Mapping[str, set[str]]
@@ -58,37 +65,60 @@ class Backlog:
         self.manifests = manifests
         self.tallies: dict[Phase, Tally] = {phase: Tally() for phase in _PHASES}
         self.reused = 0
+        self._shards = {line: manifest.scored_shards for line, manifest in manifests.items()}
+        self._images = {line: sum(shard.rows for shard in shards) for line, shards in self._shards.items()}
         self._open: dict[str, _Open] = {}
-        self._ready: deque[Job] = deque()
-        self._last: deque[Job] = deque()
-        self._paused: list[tuple[float, Job]] = []
+        self._untrained: deque[Unit] = deque()
+        self._trained: deque[Unit] = deque()
+        self._scored: deque[Unit] = deque()
+        self._to_aggregate: deque[Unit] = deque()
+        self._to_measure: deque[Unit] = deque()
+        self._scoring: OrderedDict[str, Unit] = OrderedDict()
+        self._names: dict[str, set[str]] = {}
+        self._again: OrderedDict[_Key, Job] = OrderedDict()
+        self._measure_again: OrderedDict[_Key, Job] = OrderedDict()
+        self._paused: dict[_Key, Job] = {}
+        self._ends: list[tuple[float, _Key]] = []
         for unit in units:
             self._plan(unit, commits.get(unit.unit_id, set()))
 
     @property
     def waiting(self) -> bool:
         """Whether jobs are left that can be taken now or later."""
-        return bool(self._ready or self._last or self._paused)
+        queues = (self._again, self._scored, self._to_aggregate, self._scoring, self._trained, self._untrained)
+        return any(map(bool, (*queues, self._to_measure, self._measure_again, self._paused)))
 
     def is_open(self, unit_id: str) -> bool:
-        """Whether the unit is still under way: neither done nor given up."""
+        """Whether the unit is under way: begun, and neither done nor given up."""
         return unit_id in self._open
 
     def put_back(self, job: Job, pause_s: float) -> None:
         """`job` is to be done again, no sooner than after a pause."""
-        self._paused.append((time.monotonic() + pause_s, job))
+        key = _key(job)
+        self._open[job.unit.unit_id].back[key] = self._paused[key] = job
+        heapq.heappush(self._ends, (time.monotonic() + pause_s, key))
 
     @property
     def units_open(self) -> int:
         """How many units are neither done nor given up."""
-        return len(self._open)
+        return len(self._open) + len(self._scored) + len(self._trained) + len(self._untrained)
 
     def take(self, busy: bool) -> Job | None:
         """The next job, or None while there is none ready. `busy`: jobs other than `measure` are running."""
         self._end_pauses()
-        if self._ready:
-            return self._ready.popleft()
-        return self._last.popleft() if self._last and not busy else None
+        if self._again:
+            return self._taken_again(self._again)
+        if self._to_aggregate:
+            return Job("aggregate", self._to_aggregate.popleft(), 0)
+        if self._scored:
+            return Job("aggregate", self._begin(self._scored.popleft()), 0)
+        if not self._scoring and self._trained:
+            self._to_be_scored(self._begin(self._trained.popleft()))
+        if self._scoring:
+            return self._next_shard()
+        if self._untrained:
+            return Job("train", self._begin(self._untrained.popleft()), 0)
+        return None if busy else self._next_measure()
 
     def finish(self, job: Job) -> None:
         """`job` is committed: what it made possible becomes ready."""
@@ -99,13 +129,13 @@ class Backlog:
         if state is None:
             return
         if job.phase == "train":
-            self._after_train(state)
-        elif job.phase == "score" and job.shard is not None:
-            state.shards.discard(job.shard.key)
-            if not state.shards:
-                self._ready.appendleft(Job("aggregate", job.unit, 0))
+            self._to_be_scored(job.unit)
+        elif job.phase == "score":
+            state.unscored -= 1
+            if not state.unscored:
+                self._to_aggregate.append(job.unit)
         elif job.phase == "aggregate":
-            self._last.append(Job("measure", job.unit, 0))
+            self._to_measure.append(job.unit)
         else:
             del self._open[job.unit.unit_id]
 
@@ -116,59 +146,88 @@ class Backlog:
         state = self._open.pop(unit_id, None)
         if state is None:
             return False
-        waiting = [*self._ready, *(other for _, other in self._paused)]
-        given_up = [other for other in waiting if other.unit.unit_id == unit_id]
-        self._ready = deque(other for other in self._ready if other.unit.unit_id != unit_id)
-        self._paused = [(end, other) for end, other in self._paused if other.unit.unit_id != unit_id]
-        self._forget(state, job.phase, given_up)
+        self._scoring.pop(unit_id, None)
+        for key in state.back:
+            for queue in (self._paused, self._again, self._measure_again):
+                queue.pop(key, None)
+        self._forget(job, state)
         return True
 
-    def _end_pauses(self) -> None:
-        now = time.monotonic()
-        over = [job for end, job in self._paused if end <= now]
-        self._paused = [(end, job) for end, job in self._paused if end > now]
-        self._last.extendleft(job for job in over if job.phase == "measure")
-        self._ready.extendleft(job for job in over if job.phase != "measure")
+    def _taken_again(self, queue: OrderedDict[_Key, Job]) -> Job:
+        key, job = queue.popitem(last=False)
+        del self._open[job.unit.unit_id].back[key]
+        return job
 
-    def _forget(self, state: _Open, phase: Phase, given_up: Sequence[Job]) -> None:
-        """Jobs that will not come any more leave the totals."""
-        later = _PHASES[_PHASES.index(phase) + 1 :]
-        for name in later:
-            if name == "score":
-                shards = self.manifests[state.unit.line].scored_shards
-                self._shrink("score", [shard.rows for shard in shards if shard.key in state.shards])
-            else:
+    def _next_shard(self) -> Job:
+        unit_id, unit = next(iter(self._scoring.items()))
+        shards = self._open[unit_id].shards
+        shard = shards.pop()
+        if not shards:
+            del self._scoring[unit_id]
+        return Job("score", unit, shard.rows, shard)
+
+    def _next_measure(self) -> Job | None:
+        if self._measure_again:
+            return self._taken_again(self._measure_again)
+        return Job("measure", self._to_measure.popleft(), 0) if self._to_measure else None
+
+    def _end_pauses(self) -> None:
+        now = time.monotonic() if self._ends else 0.0
+        while self._ends and self._ends[0][0] <= now:
+            _, key = heapq.heappop(self._ends)
+            if job := self._paused.pop(key, None):
+                queue = self._measure_again if job.phase == "measure" else self._again
+                queue[key] = job
+
+    def _begin(self, unit: Unit) -> Unit:
+        missing = self._missing(unit, self._names.pop(unit.unit_id, set()))
+        self._open[unit.unit_id] = _Open(missing, len(missing))
+        return unit
+
+    def _to_be_scored(self, unit: Unit) -> None:
+        """A trained unit comes before all others that are to be scored."""
+        if self._open[unit.unit_id].shards:
+            self._scoring[unit.unit_id] = unit
+            self._scoring.move_to_end(unit.unit_id, last=False)
+        else:
+            self._to_aggregate.append(unit)
+
+    def _forget(self, job: Job, state: _Open) -> None:
+        """Jobs that will not come any more leave the totals; those that run are still to end."""
+        phase = job.phase
+        shards = [*state.shards, *(other.shard for other in state.back.values() if other.shard)]
+        self._shrink("score", [shard.rows for shard in shards])
+        for name in _PHASES[_PHASES.index(phase) + 1 :]:
+            if name != "score":
                 self._shrink(name, [0])
-        self._shrink(phase, [job.images for job in given_up])
 
     def _shrink(self, phase: Phase, images: Sequence[int]) -> None:
         self.tallies[phase].total -= len(images)
         self.tallies[phase].images_total -= sum(images)
 
+    def _missing(self, unit: Unit, names: set[str]) -> list[ShardInfo]:
+        """Shards that are not scored, the first one last."""
+        return [shard for shard in reversed(self._shards[unit.line]) if score_name(shard.key) not in names]
+
     def _plan(self, unit: Unit, names: set[str]) -> None:
         if "result" in names:
             self.reused += 1
             return
-        manifest = self.manifests[unit.line]
-        missing = {shard.key for shard in manifest.scored_shards if score_name(shard.key) not in names}
-        state = self._open[unit.unit_id] = _Open(unit, missing)
+        shards = self._shards[unit.line]
         for phase in _PHASES:
-            images = [shard.rows for shard in manifest.scored_shards] if phase == "score" else [0]
-            self.tallies[phase].total += len(images)
-            self.tallies[phase].images_total += sum(images)
+            self.tallies[phase].total += len(shards) if phase == "score" else 1
+        self.tallies["score"].images_total += self._images[unit.line]
+        if len(names) > 1:
+            self._names[unit.unit_id] = names
+        missing = self._missing(unit, names) if self._names.get(unit.unit_id) else shards
+        self.tallies["score"].done += len(shards) - len(missing)
+        self.tallies["score"].images += self._images[unit.line] - sum(shard.rows for shard in missing)
         if "train" not in names:
-            self._ready.append(Job("train", unit, 0))
+            self._untrained.append(unit)
             return
         self.tallies["train"].done += 1
-        self._after_train(state)
+        (self._trained if missing else self._scored).append(unit)
 
-    def _after_train(self, state: _Open) -> None:
-        unit, shards = state.unit, self.manifests[state.unit.line].scored_shards
-        for shard in reversed(shards):
-            if shard.key in state.shards:
-                self._ready.appendleft(Job("score", unit, shard.rows, shard))
-            else:
-                self.tallies["score"].done += 1
-                self.tallies["score"].images += shard.rows
-        if not state.shards:
-            self._ready.appendleft(Job("aggregate", unit, 0))
+
+def _key(job: Job) -> _Key:
+    return job.unit.unit_id, job.phase, job.shard.key if job.shard else ""

@@ -6,34 +6,16 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 
-from raybench.errors import InputError, RaybenchError
+from raybench.errors import RaybenchError
 from raybench.experiment import Resources
+from raybench.schedule.fleet import Node, Slots, fit
 
 LOCAL_OBJECT_STORE_MB = 256  # images and scores travel through the store and the decode cache, not through Ray
-
-
-@dataclass(frozen=True)
-class Node:
-    node_id: str
-    cpus: int
-    gpus: int
-
-
-@dataclass(frozen=True)
-class Slots:
-    """count: train and score tasks at once. cpus, gpus: of each. device: torch name. nodes: those with CPUs."""
-
-    count: int
-    cpus: int
-    gpus: float
-    device: str
-    nodes: tuple[Node, ...]
 
 
 @contextlib.contextmanager
@@ -72,25 +54,18 @@ def connected(address: str | None = None) -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = clusters_enabled
 
 
-def slots(resources: Resources) -> Slots:
-    """How an experiment's tasks fit the connected cluster. Raises InputError when not even one does."""
-    nodes = tuple(
+def alive() -> tuple[Node, ...]:
+    """The nodes of the connected cluster."""
+    return tuple(
         _node(entry)
         for entry in ray.nodes()  # type: ignore[no-untyped-call]
         if entry["Alive"]
     )
-    usable = tuple(node for node in nodes if node.cpus >= resources.cpus)
-    if not usable:
-        most = max((node.cpus for node in nodes), default=0)
-        raise InputError(f"resources.cpus is {resources.cpus}, but no node of the cluster has more than {most} CPUs")
-    gpus = resources.gpus if resources.gpus is not None else min(1.0, sum(node.gpus for node in nodes))
-    if gpus == 0:
-        count = sum(node.cpus // resources.cpus for node in usable)
-        return Slots(count, resources.cpus, 0.0, "cpu", usable)
-    count = sum(min(node.cpus // resources.cpus, int(node.gpus / gpus)) for node in usable)
-    if count == 0:
-        raise InputError(f"resources.gpus is {gpus}, but no node of the cluster has a GPU; set it to 0 for the CPU")
-    return Slots(count, resources.cpus, gpus, "cuda", tuple(node for node in usable if node.gpus))
+
+
+def slots(resources: Resources) -> Slots:
+    """How an experiment's tasks fit the connected cluster. Raises InputError when not even one does."""
+    return fit(resources, alive())
 
 
 def _node(entry: dict[str, Any]) -> Node:

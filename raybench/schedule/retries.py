@@ -1,7 +1,7 @@
 """Which tasks are tried again within a run, and after what pause. Pure bookkeeping: knows no Ray.
 
 Ray's own retries know nothing of why a worker died. Here a hang is not tried again, want of memory is met with smaller
-batches, and a store or a disk in trouble with a pause.
+batches or, where a GPU was shared, with a whole one, and a store or a disk in trouble with a pause.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 MAX_HALVINGS = 4  # from the largest batch, 16 images, down to one
 
-Trouble = Literal["worker", "memory", "surroundings"]
+Trouble = Literal["worker", "memory", "crowded", "surroundings"]
 Key = tuple[str, str, str]
 
 

@@ -13,17 +13,22 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.errors import InputError, RunStopped, TimeLimit
+from raybench.costs import read_costs
+from raybench.errors import RunStopped, TimeLimit
 from raybench.findings.board import Board
+from raybench.forecast import Work, write_forecast
 from raybench.ledger import READERS, Ledger
 from raybench.plan import Plan
 from raybench.results import Failure
 from raybench.runs import Run
 from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.backlog import Backlog, Job
-from raybench.schedule.cluster import Node, Slots, slots
+from raybench.schedule.cluster import alive
+from raybench.schedule.fleet import Fleet, Node
+from raybench.schedule.foresee import forecast, look_ahead
 from raybench.schedule.metrics import watched
 from raybench.schedule.retries import Retries
+from raybench.schedule.shares import Shares
 from raybench.schedule.stop import Stop, stoppable
 from raybench.schedule.tasks import Desk, Effort, Outcome, execute, failure_of, trouble_of
 
@@ -34,7 +39,8 @@ Watcher = Callable[[Backlog], None]
 
 @dataclass(frozen=True)
 class Summary:
-    """units: of the plan. reused: done before this run. failed: given up in this run, by unit_id."""
+    """units: of the plan. reused: done before this run. failed: given up in this run, by unit_id; their tracebacks are
+    in the store only."""
 
     board: Board
     units: int
@@ -54,40 +60,63 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> Summary:
         plan = replace(plan, store=plan.store.patient(PATIENCE_S), weights=weights)
         run = Run(plan.store, plan.experiment.name)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
-        fit = slots(plan.experiment.resources)
+        fleet = Fleet(plan.experiment.resources, alive)
         ledger = Ledger.read(run)
         entered = ledger.done
         commits = ledger.commits([unit.unit_id for unit in plan.units])
-        backlog = Backlog(plan.units, plan.manifests, commits)
+        costs = read_costs(run, ledger, plan.units)
+        shares = Shares(fleet.fixed_share, plan.experiment.resources.gpu_memory_mb, costs)
+        ahead = look_ahead(plan, commits, costs, fleet.slots)
+        foreseen = forecast(ahead, fleet.slots, shares)
+        backlog = Backlog(ahead.units, plan.manifests, commits)
         new = [unit_id for unit_id, names in commits.items() if "result" in names and unit_id not in entered]
-        dispatch = _Dispatch(plan, run, fit, backlog, commits)
+        dispatch = _Dispatch(plan, run, backlog, commits, (fleet, shares))
         dispatch.aggregator.finished.remote(new)
+        if foreseen.units:
+            write_forecast(run, foreseen)
         dispatch.drain(watched(run.name, len(plan.units), watch), stop)
+        if foreseen.units:
+            write_forecast(run, replace(foreseen, took=dispatch.took, done=backlog.tallies["measure"].done))
         board = dispatch.report(stop)
     return Summary(board, len(plan.units), backlog.reused, dispatch.failed)
+
+
+@dataclass(frozen=True)
+class _Flight:
+    """A task that has been submitted. node: that it has to itself."""
+
+    job: Job
+    effort: Effort
+    node: Node | None
 
 
 class _Dispatch:
     """The tasks in flight. Everything that lasts is in the store."""
 
-    def __init__(self, plan: Plan, run: Run, fit: Slots, backlog: Backlog, commits: dict[str, set[str]]) -> None:
-        self.plan, self.run, self.fit, self.backlog = plan, run, fit, backlog
-        self.aggregator = Aggregator.remote(plan)  # type: ignore[attr-defined]
+    def __init__(
+        self, plan: Plan, run: Run, backlog: Backlog, commits: dict[str, set[str]], where: tuple[Fleet, Shares]
+    ) -> None:
+        self.plan, self.run, self.backlog = plan, run, backlog
+        self.fleet, self.shares = where
+        self.aggregator = Aggregator.options(**beside(self.fleet)).remote(plan)  # type: ignore[attr-defined]
         self.failed: dict[str, Failure] = {}
+        self.took = Work()
         measure_s = plan.experiment.resources.measure_s
-        self._desk = ray.put(Desk(run, plan.store.sub("lines"), fit.device, plan.weights, measure_s))
+        device = self.fleet.slots.device
+        self._desk = ray.put(Desk(run, plan.store.sub("lines"), device, plan.weights, measure_s))
         self._manifests = {line: ray.put(manifest) for line, manifest in plan.manifests.items()}
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:
             self._attempts = dict(zip(failed, pool.map(self._attempt, failed), strict=True))
-        self._running: dict[Any, Job] = {}
-        self._measured_on: dict[Any, Node] = {}
+        self._running: dict[Any, _Flight] = {}
+        self._gpus = 0.0
         self._retries = Retries(plan.experiment.resources.retries)
         self._spent_s: defaultdict[str, float] = defaultdict(float)
 
     def drain(self, watch: Watcher, stop: Stop) -> None:
         """Until nothing is left to do. After a stop: until nothing runs, or time is up; raises RunStopped then."""
         entering: Any = None
+        started = time.monotonic()
         while True:
             if not stop.asked:
                 self._fill()
@@ -99,9 +128,11 @@ class _Dispatch:
             if not self._running:
                 time.sleep(WAIT_S)
                 continue
-            done, _ = ray.wait(list(self._running), num_returns=1, timeout=WAIT_S)
-            for reference in done:
+            done, rest = ray.wait(list(self._running), num_returns=1, timeout=WAIT_S)
+            more, _ = ray.wait(rest, num_returns=len(rest), timeout=0) if done and rest else ([], rest)
+            for reference in (*done, *more):
                 self._receive(reference)
+            self.took = replace(self.took, wall_s=time.monotonic() - started)
         if entering:
             ray.wait([entering], timeout=stop.left_s)
         self._raise_if(stop)
@@ -123,50 +154,45 @@ class _Dispatch:
             )
 
     def _fill(self) -> None:
-        window = self.fit.count * self.plan.experiment.resources.in_flight
-        while len(self._running) < window and (job := self._next()) is not None:
-            self._running[self._submit(job)] = job
+        while self.fleet.has_room(len(self._running), self._gpus) and (found := self._next()) is not None:
+            self._submit(*found)
 
-    def _next(self) -> Job | None:
-        busy = any(job.phase != "measure" for job in self._running.values())
-        if not busy and not self._free_nodes():
+    def _next(self) -> tuple[Job, Node | None] | None:
+        """What is to be done next, and the node that it is to have to itself."""
+        busy = any(flight.job.phase != "measure" for flight in self._running.values())
+        free = [] if busy else self._free_nodes()
+        job = self.backlog.take(busy=not free)
+        if job is None:
             return None
-        return self.backlog.take(busy)
+        return job, free[-1] if job.phase == "measure" else None
 
     def _free_nodes(self) -> list[Node]:
         """Nodes that live and on which nothing is measured; none while the cluster has lost all that fit."""
-        taken = {node.node_id for node in self._measured_on.values()}
-        try:
-            return [node for node in slots(self.plan.experiment.resources).nodes if node.node_id not in taken]
-        except InputError:
-            return []
+        taken = {flight.node.node_id for flight in self._running.values() if flight.node}
+        return [node for node in self.fleet.slots.nodes if node.node_id not in taken]
 
-    def _submit(self, job: Job) -> Any:
+    def _submit(self, job: Job, node: Node | None) -> None:
         if job.phase == "aggregate":
-            return self.aggregator.close.remote(job, self._attempt_of(job))
-        attempt = self._attempt_of(job)
-        again = attempt > 1 or self._retries.again(job)
-        effort = Effort(attempt, self.fit.cpus, self._left_s(job), self._retries.halvings(job), again)
-        # Ray is to retry nothing: which failures are worth it is for `Retries` to say.
-        options = {"max_retries": 0, "name": f"{job.phase} {job.unit}"}
-        arguments = (job, self._manifests[job.unit.line], self._desk)
-        if job.phase != "measure":
-            task: Any = execute.options(num_cpus=self.fit.cpus, num_gpus=self.fit.gpus, **options)
-            return task.remote(*arguments, effort)
-        return self._submit_alone(arguments, effort, options)
+            effort = Effort(self._attempt_of(job), 0)
+            reference = self.aggregator.close.remote(job, effort.attempt)
+        else:
+            effort = self._effort(job, node)
+            arguments = (job, self._manifests[job.unit.line], self._desk, effort)
+            reference = execute.options(**_options(job, effort, node)).remote(*arguments)
+        self._running[reference] = _Flight(job, effort, node)
+        self._gpus += effort.gpus
 
-    def _submit_alone(self, arguments: tuple[Any, ...], effort: Effort, options: dict[str, Any]) -> Any:
-        """A task that has a whole node's CPUs, and one whole GPU where there are any, to itself."""
-        node = self._free_nodes()[-1]
-        task: Any = execute.options(
-            num_cpus=node.cpus,
-            num_gpus=1 if self.fit.gpus else 0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-            **options,
+    def _effort(self, job: Job, node: Node | None) -> Effort:
+        """node: that the task has to itself, with one whole GPU where there are any."""
+        attempt, slots = self._attempt_of(job), self.fleet.slots
+        return Effort(
+            attempt=attempt,
+            threads=node.cpus if node else slots.cpus,
+            limit_s=self._left_s(job),
+            halvings=self._retries.halvings(job),
+            again=attempt > 1 or self._retries.again(job),
+            gpus=float(slots.gpus > 0) if node else self.shares.of(job.unit, job.phase),
         )
-        reference = task.remote(*arguments, replace(effort, threads=node.cpus))
-        self._measured_on[reference] = node
-        return reference
 
     def _left_s(self, job: Job) -> float | None:
         """Seconds of the unit's time limit that its tasks have not used up."""
@@ -174,24 +200,38 @@ class _Dispatch:
         return None if limit is None else max(limit - self._spent_s[job.unit.unit_id], 1e-3)
 
     def _receive(self, reference: Any) -> None:
-        job = self._running.pop(reference)
-        unit_id = job.unit.unit_id
-        self._measured_on.pop(reference, None)
+        flight = self._running.pop(reference)
+        job, unit_id = flight.job, flight.job.unit.unit_id
         outcome = self._outcome(reference, job)
-        self._spent_s[unit_id] += outcome.seconds
+        self._count(flight, outcome)
         if outcome.failure is None:
             self.backlog.finish(job)
             if job.shard is not None:
                 self.aggregator.add.remote(unit_id, job.shard.key)
             elif job.phase == "measure":
+                del self._spent_s[unit_id]
                 self.aggregator.finished.remote([unit_id])
         elif not self._put_back(job, outcome) and self.backlog.fail(job):
-            self.failed[unit_id] = outcome.failure
+            self.failed[unit_id] = replace(outcome.failure, traceback="")
             self.run.record_failure(unit_id, outcome.failure)
             self.aggregator.drop.remote(unit_id)
 
+    def _count(self, flight: _Flight, outcome: Outcome) -> None:
+        """What the task took, and what that says about others."""
+        seconds, effort, took = outcome.seconds, flight.effort, self.took
+        self._gpus -= effort.gpus
+        self._spent_s[flight.job.unit.unit_id] += seconds
+        cpu_s, gpu_s = took.cpu_s + seconds * effort.threads, took.gpu_s + seconds * effort.gpus
+        self.took = replace(took, cpu_s=cpu_s, gpu_s=gpu_s)
+        if outcome.spent:
+            self.shares.saw(flight.job.unit, flight.job.phase, outcome.spent)
+
     def _put_back(self, job: Job, outcome: Outcome) -> bool:
         """Whether the job is to be done again."""
+        if outcome.trouble == "worker":
+            self.fleet.look_again()
+        if outcome.trouble == "crowded":
+            self.shares.crowded(job.unit, job.phase)
         if outcome.trouble is None or not self.backlog.is_open(job.unit.unit_id):
             return False
         pause_s = self._retries.pause_s(job, outcome.trouble)
@@ -225,3 +265,25 @@ class _Dispatch:
     def _attempt(self, unit_id: str) -> int:
         failure = self.run.read(unit_id, "failure", Failure)
         return failure.attempt if failure else 0
+
+
+def _options(job: Job, effort: Effort, node: Node | None) -> dict[str, Any]:
+    """Ray's, of a task. Ray is to retry nothing: which failures are worth it is for `Retries` to say."""
+    asked: dict[str, Any] = {
+        "num_cpus": effort.threads,
+        "num_gpus": effort.gpus,
+        "max_retries": 0,
+        "name": f"{job.phase} {job.unit}",
+    }
+    if node is None:
+        return asked
+    return asked | {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=False)}
+
+
+def beside(fleet: Fleet) -> dict[str, Any]:
+    """Merging and the report on a node without GPUs, where there is one; elsewhere once that is lost."""
+    helpers = fleet.slots.helpers
+    if not helpers:
+        return {}
+    largest = max(helpers, key=lambda node: node.cpus)
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(largest.node_id, soft=True)}

@@ -12,7 +12,7 @@ import ray
 
 from raybench.errors import StoreUnreachable, TimeLimit
 from raybench.lines.manifest import Manifest
-from raybench.results import Failure
+from raybench.results import Failure, Spent
 from raybench.runs import Run
 from raybench.schedule.backlog import Job
 from raybench.schedule.limit import limited
@@ -29,11 +29,12 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 @dataclass(frozen=True)
 class Outcome:
     """seconds: inside the task. failure: None when the job is committed. trouble: what the failure is due to, where
-    that is not the model."""
+    that is not the model. spent: by the job that committed, now or earlier."""
 
     seconds: float
     failure: Failure | None = None
     trouble: Trouble | None = None
+    spent: Spent | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ class Desk:
 @dataclass(frozen=True)
 class Effort:
     """How to go about a job; changes no number. limit_s: seconds until the task is ended. halvings: of the batch.
-    again: whether the task, or its unit in an earlier run, has been tried before."""
+    again: whether the task, or its unit in an earlier run, has been tried before. gpus: share of a GPU."""
 
     attempt: int
     threads: int
     limit_s: float | None = None
     halvings: int = 0
     again: bool = False
+    gpus: float = 0.0
 
 
 @ray.remote(max_calls=REUSE_WORKER)
@@ -66,35 +68,54 @@ def execute(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Outcome
     try:
         time_is_up = functools.partial(_time_is_up, job, desk, effort)
         with limited(effort.limit_s, time_is_up), metered(desk.run.name, job, effort.again):
-            _work(job, manifest, desk, effort)
+            spent = _work(job, manifest, desk, effort)
     except Exception as error:
-        return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble_of(error))
-    return Outcome(time.perf_counter() - started)
+        trouble = trouble_of(error, shared=0 < effort.gpus < 1)
+        return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble)
+    finally:
+        _leave(desk)
+    return Outcome(time.perf_counter() - started, spent=spent)
 
 
-def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> None:
+def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Spent | None:
     """What a phase needs is imported when it comes: torch takes seconds, and not every detector's training needs it."""
     from raybench.work import site
 
     batch = max(1, site.MAX_BATCH >> effort.halvings)
     place = site.Site(
-        desk.run, desk.lines, site.node_cache(), desk.device, effort.threads, desk.weights, batch, desk.measure_s
+        run=desk.run,
+        lines=desk.lines,
+        cache_dir=site.node_cache(),
+        device=desk.device,
+        threads=effort.threads,
+        weights_store=desk.weights,
+        batch=batch,
+        measure_s=desk.measure_s,
+        gpus=effort.gpus,
     )
     if job.phase == "train":
         from raybench.work import train
 
-        train.train(job.unit, manifest, place)
-    elif job.phase == "score" and job.shard is not None:
+        return train.train(job.unit, manifest, place).spent
+    if job.phase == "score" and job.shard is not None:
         from raybench.work import score
 
-        score.score(job.unit, manifest, job.shard, place)
-    elif job.phase == "measure":
+        return score.score(job.unit, manifest, job.shard, place).spent
+    if job.phase == "measure":
         from raybench.work import conclude, measure
 
-        measure.measure(job.unit, manifest, place)
+        measured = measure.measure(job.unit, manifest, place)
         conclude.conclude(job.unit, manifest, desk.run)
-    else:
-        raise ValueError(f"no such task: {job.phase}")
+        return measured.spent
+    raise ValueError(f"no such task: {job.phase}")
+
+
+def _leave(desk: Desk) -> None:
+    """The worker lives on: others that share its GPU need the memory that torch keeps for later."""
+    if desk.device != "cpu":
+        from raybench.models import device
+
+        device.give_back_memory(desk.device)
 
 
 def _time_is_up(job: Job, desk: Desk, effort: Effort, stack: str) -> None:
@@ -112,12 +133,14 @@ def failure_of(job: Job, error: BaseException, attempt: int) -> Failure:
     return Failure(job.phase, type(error).__name__, str(error), text[-TRACEBACK_CHARS:], attempt)
 
 
-def trouble_of(error: BaseException) -> Trouble | None:
-    """What `error` is due to, where that is not the model."""
+def trouble_of(error: BaseException, shared: bool = False) -> Trouble | None:
+    """What `error` is due to, where that is not the model. shared: it came up on a GPU that others used too."""
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "memory"
     if isinstance(error, ray.exceptions.RayError):
         return "worker"
     if isinstance(error, StoreUnreachable) or (isinstance(error, OSError) and error.errno in _DISK):
         return "surroundings"
+    if shared and (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's
+        return "crowded"
     return None

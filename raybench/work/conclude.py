@@ -11,7 +11,7 @@ from raybench.metrics.glow import Glow, heat_quality
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.pixel import PixelSketch
 from raybench.metrics.regions import Regions, region_recall
-from raybench.results import Counts, Quality, Threshold, UnitResult
+from raybench.results import Counts, Phase, Quality, Spent, Threshold, UnitResult
 from raybench.runs import MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit
 
@@ -29,6 +29,7 @@ class Partials:
     pixels: PixelSketch = field(default_factory=PixelSketch.empty)
     regions: Regions = field(default_factory=Regions.empty)
     glow: Glow = field(default_factory=Glow.empty)
+    spent: Spent | None = None
 
     def add(self, run: Run, record: ScoreRecord) -> None:
         if record.image_shard in self.shards:
@@ -39,6 +40,8 @@ class Partials:
         self.glow = self.glow.merge(Glow.from_bytes(run.get_blob(record.glow)))
         self.rows += record.rows
         self.masks += record.masks
+        if record.spent:
+            self.spent = self.spent.plus(record.spent) if self.spent else record.spent
         self.shards.add(record.image_shard)
 
 
@@ -59,7 +62,8 @@ def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> Quali
     images = run.put_blob(unit.unit_id, "images", partials.images.to_bytes())
     regions = region_recall(partials.regions, trained.pixel_threshold)
     quality = _quality(partials, trained.threshold)
-    record = QualityRecord(unit.unit_id, quality, regions, images, partials.rows, partials.masks)
+    counts = (partials.rows, partials.masks)
+    record = QualityRecord(unit.unit_id, quality, regions, images, *counts, spent=partials.spent)
     return run.commit(unit.unit_id, "quality", record)
 
 
@@ -95,6 +99,7 @@ def _result(
         test_ng=manifest.counts.get("test/ng", 0),
         masks=merged.masks,
     )
+    spent: dict[Phase, Spent | None] = {"train": trained.spent, "score": merged.spent, "measure": measured.spent}
     return UnitResult(
         unit_id=unit.unit_id,
         line=unit.line,
@@ -112,4 +117,5 @@ def _result(
         size=measured.size,
         train_s=trained.train_s,
         not_exportable=trained.not_exportable,
+        spent={phase: each for phase, each in spent.items() if each},
     )

@@ -19,6 +19,7 @@ from raybench.runs import MeasureRecord, TrainRecord
 from raybench.units import Unit
 from raybench.work.quiet import undisturbed
 from raybench.work.site import Site, fit_of, hot_detector
+from raybench.work.spent import Meter
 
 IMAGES = 16
 LARGEST_BATCH = {"cpu": 8, "cuda": 256}
@@ -29,6 +30,7 @@ def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
     """Time the unit's detector on images of its line and commit; a committed record is returned as it stands."""
     if done := site.run.read(unit.unit_id, "measure", MeasureRecord):
         return done
+    meter = Meter(site)
     trained = site.run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         raise IntegrityError(f"{unit}: measured before it was trained")
@@ -56,5 +58,6 @@ def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
         unit_id=unit.unit_id,
         speed=undisturbed(lambda: measure_speed(detector.score, prepare, options)),
         size=Size(disk_mb, trained.parameters, trained.memory_bank),
+        spent=meter.read(len(encoded), detector),
     )
     return site.run.commit(unit.unit_id, "measure", record)

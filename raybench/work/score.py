@@ -23,6 +23,7 @@ from raybench.runs import ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit
 from raybench.work.batches import score_all
 from raybench.work.site import Site, fit_of, hot_detector
+from raybench.work.spent import Meter
 
 JUDGED = ("ok", "ng")
 
@@ -35,6 +36,7 @@ def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> Score
     name = score_name(shard.key)
     if done := site.run.read(unit.unit_id, name, ScoreRecord):
         return done
+    meter = Meter(site)
     trained = site.run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         raise IntegrityError(f"{unit}: scored before it was trained")
@@ -52,6 +54,7 @@ def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> Score
         regions=site.run.put_blob(unit.unit_id, f"partial/{stem}-regions", pass_.regions.to_bytes()),
         glow=site.run.put_blob(unit.unit_id, f"partial/{stem}-glow", pass_.glow.to_bytes()),
         traits=site.run.put_blob(unit.unit_id, f"partial/{stem}-traits", pass_.traits().to_bytes()),
+        spent=meter.read(len(pass_.scores), pass_.detector),
     )
     return site.run.commit(unit.unit_id, name, record)
 

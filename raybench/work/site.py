@@ -27,7 +27,7 @@ MAX_BATCH = 16
 class Site:
     """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task.
     weights_store: of pretrained files, where one is named. batch: images scored at once, at most.
-    measure_s: of timing."""
+    measure_s: of timing. gpus: share of a GPU of this task."""
 
     run: Run
     lines: Store
@@ -37,6 +37,7 @@ class Site:
     weights_store: Store | None = None
     batch: int = MAX_BATCH
     measure_s: float = 2.0
+    gpus: float = 0.0
 
     def context(self, unit: Unit) -> FitContext:
         """How to train the unit, its pretrained weights fetched to this node."""

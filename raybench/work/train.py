@@ -23,6 +23,7 @@ from raybench.runs import Blob, Run, TrainRecord
 from raybench.units import Protocol, Unit
 from raybench.work.batches import score_all
 from raybench.work.site import MAX_BATCH, Site, fit_of, size_of
+from raybench.work.spent import Meter
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,6 +32,7 @@ def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
     """Fit the unit's detector and commit it; a committed one is returned as it stands."""
     if done := site.run.read(unit.unit_id, "train", TrainRecord):
         return done
+    meter = Meter(site)
     shards = [site.fitted(unit, manifest, shard) for shard in manifest.shards_of("train")]
     kept, held_out = split_train(shards, unit.protocol)
     context = site.context(unit)
@@ -63,6 +65,7 @@ def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
             details=dict(card.details),
             not_exportable=_not_exportable(card, unit),
             held_out=_put_scores(held_out, scores, unit, site),
+            spent=meter.read(len(kept) + len(held_out), detector),
         ),
     )
 

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import random
+import sys
+import tracemalloc
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.results import Input
 from raybench.runs import score_name
+from raybench.schedule import backlog as backlog_module
 from raybench.schedule.backlog import Backlog, Job
 from raybench.units import Unit
+
+TraceFunction = Callable[[FrameType, str, Any], Any]
 
 
 def manifest(line: str, shards: int) -> Manifest:
@@ -54,6 +63,7 @@ def drain(backlog: Backlog, window: int, shuffle: random.Random, failing: set[tu
             backlog.finish(job)
 
 
+@settings(deadline=None)
 @given(
     seeds=st.integers(1, 4),
     shards=st.integers(0, 4),
@@ -110,3 +120,80 @@ def test_a_trained_unit_is_scored_before_the_next_is_trained() -> None:
         (0, "aggregate"),
         (1, "train"),
     ]
+
+
+UNITS, BYTES_PER_UNIT = 100_000, 32
+
+
+def test_a_hundred_thousand_units_are_references_until_their_turn() -> None:
+    """What the backlog itself holds, over the units that the plan has anyway; and that it does not grow on the way."""
+    lines = {"a": manifest("a", 12)}
+    units = [unit("a", seed) for seed in range(UNITS)]
+    for one in units:
+        vars(one)["unit_id"] = f"{one.seed:020x}"  # as if it had been computed: the plan does that
+    tracemalloc.start()
+    backlog = Backlog(units, lines, {})
+    waiting = tracemalloc.get_traced_memory()[0]
+    assert waiting / UNITS < BYTES_PER_UNIT
+    assert backlog.tallies["score"].total == 12 * UNITS
+    for _ in range(2000):
+        while (job := backlog.take(busy=True)) and job.phase != "aggregate":
+            backlog.finish(job)
+        assert job is not None
+        backlog.fail(job)
+    now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert now <= waiting + 2**16
+    assert most <= waiting + 2**18
+    assert backlog.units_open == UNITS - 2000
+
+
+def steps(count: int, outcome: Callable[[Backlog, Job], object]) -> int:
+    """Bytecode instructions in the backlog until nothing is left, where all units stand half-way meanwhile."""
+    lines, done = {"a": manifest("a", 2)}, 0
+    backlog = Backlog([unit("a", seed) for seed in range(count)], lines, {})
+    jobs = []
+    while job := backlog.take(busy=True):
+        jobs.append(job)  # all are in training at once
+
+    def trace(frame: FrameType, event: str, argument: object) -> TraceFunction | None:
+        nonlocal done
+        if frame.f_code.co_filename != backlog_module.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        done += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        for job in jobs:
+            backlog.finish(job)
+        while job := backlog.take(busy=False):
+            outcome(backlog, job)
+    finally:
+        sys.settrace(before)
+    return done
+
+
+def put_back_once(backlog: Backlog, job: Job, seen: set[tuple[str, str, str]] | None = None) -> None:
+    key = (job.unit.unit_id, job.phase, job.shard.key if job.shard else "")
+    if seen is not None and key not in seen:
+        seen.add(key)
+        backlog.put_back(job, 0.0)
+    else:
+        backlog.finish(job)
+
+
+@pytest.mark.parametrize("name", ["finish", "fail", "put back"])
+def test_no_step_looks_at_all_units(name: str) -> None:
+    def work(count: int) -> float:
+        seen: set[tuple[str, str, str]] = set()
+        outcomes: dict[str, Callable[[Backlog, Job], object]] = {
+            "finish": Backlog.finish,
+            "fail": Backlog.fail,
+            "put back": lambda backlog, job: put_back_once(backlog, job, seen),
+        }
+        return steps(count, outcomes[name]) / count
+
+    assert work(100) < 1.2 * work(20)

@@ -36,7 +36,16 @@ def test_want_of_memory_halves_the_batch_down_to_one_image() -> None:
     assert retries.pause_s(TRAIN, "memory") is None
 
 
+def test_who_ran_out_of_memory_beside_others_is_tried_again() -> None:
+    retries = Retries(1)
+    assert [retries.pause_s(SCORE, "crowded") for _ in range(2)] == [0.0, None]
+    assert retries.halvings(SCORE) == 0
+
+
 def test_whose_fault_it_is() -> None:
+    assert trouble_of(MemoryError(), shared=True) == "crowded"
+    assert trouble_of(type("OutOfMemoryError", (RuntimeError,), {})(), shared=True) == "crowded"  # torch's
+    assert trouble_of(ModelError("x"), shared=True) is None
     assert trouble_of(ray.exceptions.WorkerCrashedError()) == "worker"
     assert trouble_of(ray.exceptions.OutOfMemoryError("x")) == "memory"  # type: ignore[no-untyped-call]
     assert trouble_of(StoreUnreachable("x")) == "surroundings"

@@ -1,0 +1,132 @@
+"""What a unit will cost, from what others have cost.
+
+Per phase, from the recorded units that are most like it: the same settings, input size and CPUs per task; else other
+CPUs; else another input size; else other settings of the same model; else the average of all models. At each step a
+run's own units come before other runs'. From these, seconds = a + b · images · pixels by least squares (a, b >= 0);
+where all have one number of images, in proportion to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from raybench.costs import CostRow, Costs, settings_of, takes_steps
+from raybench.lines.manifest import Manifest
+from raybench.results import Phase
+from raybench.units import Unit
+
+Basis = Literal["recorded", "other CPUs", "other size", "other settings", "average", "nothing"]
+BASES: tuple[Basis, ...] = ("recorded", "other CPUs", "other size", "other settings", "average", "nothing")
+_Key = tuple[object, ...]
+
+
+@dataclass
+class _Fit:
+    """Sums for weighted least squares of y = a + b x."""
+
+    n: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    def add(self, x: float, y: float, weight: float) -> None:
+        self.n += weight
+        self.x += weight * x
+        self.y += weight * y
+        self.xx += weight * x * x
+        self.xy += weight * x * y
+
+    def at(self, x: float) -> float:
+        spread = self.n * self.xx - self.x * self.x
+        if spread <= 1e-9 * self.n * self.xx:  # one x only
+            return self.y / self.x * x if self.x else self.y / self.n
+        b = (self.n * self.xy - self.x * self.y) / spread
+        a = (self.y - b * self.x) / self.n
+        if b < 0:
+            return self.y / self.n
+        return a + b * x if a >= 0 else self.xy / self.xx * x
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Seconds of all tasks of a unit, per phase. basis: the weakest of the three. own: all from the run's own units."""
+
+    seconds: Mapping[Phase, float] = field(default_factory=dict)
+    basis: Basis = "nothing"
+    own: bool = False
+
+    @property
+    def known(self) -> bool:
+        return self.basis != "nothing"
+
+    @property
+    def work_s(self) -> float:
+        """Training and scoring."""
+        return self.seconds.get("train", 0.0) + self.seconds.get("score", 0.0)
+
+
+class Predictor:
+    """device: torch name. cpus: of a train or score task, node_cpus: of a measuring one."""
+
+    def __init__(self, costs: Costs, device: str, cpus: int, node_cpus: int) -> None:
+        self.costs, self.device = costs, device
+        self._cpus: dict[Phase, int] = {"train": cpus, "score": cpus, "measure": node_cpus}
+        self._books = tuple(_book(rows, device) for rows in (costs.own, costs.others))
+        self._known: dict[_Key, Guess] = {}
+
+    def guess(self, unit: Unit, manifest: Manifest) -> Guess:
+        """Guess() where no unit of any model has been recorded on the device. Units alike have one in common."""
+        images = (manifest.counts.get("train/ok", 0), sum(shard.rows for shard in manifest.scored_shards))
+        key = (unit.detector, settings_of(unit), (unit.input.height, unit.input.width))
+        alike = (*key, images)
+        if alike not in self._known:
+            self._known[alike] = self._guess(key, takes_steps(unit), images)
+        return self._known[alike]
+
+    def _guess(self, key: tuple[str, str, tuple[int, int]], steps: bool, images: tuple[int, int]) -> Guess:
+        """images: to train on, and to score."""
+        counts: dict[Phase, int] = {"train": images[0], "score": images[1], "measure": 0}
+        found: dict[Phase, tuple[float, Basis, bool]] = {}
+        for phase, count in counts.items():
+            x = _extent(phase, count, key[2][0] * key[2][1], steps)
+            part = self._look_up(_places(*key, self._cpus[phase]), phase, x)
+            if part is None:
+                return Guess()
+            found[phase] = part
+        basis = max((part[1] for part in found.values()), key=BASES.index)
+        return Guess({phase: part[0] for phase, part in found.items()}, basis, all(part[2] for part in found.values()))
+
+    def _look_up(self, places: Sequence[_Key], phase: Phase, x: float) -> tuple[float, Basis, bool] | None:
+        for place, basis in zip(places, BASES, strict=False):
+            for book, own in zip(self._books, (True, False), strict=True):
+                if fit := book.get((phase, *place)):
+                    return fit.at(x if place else 1.0), basis, own
+        return None
+
+
+def _places(detector: str, settings: str, size: tuple[int, int], cpus: int) -> tuple[_Key, ...]:
+    """Where to look, the closest first: one place per basis. The last is all models', of which only the mean tells."""
+    return (detector, settings, size, cpus), (detector, settings, size), (detector, settings), (detector,), ()
+
+
+def _book(rows: Sequence[CostRow], device: str) -> dict[_Key, _Fit]:
+    """Fits by phase and place."""
+    book: dict[_Key, _Fit] = {}
+    for row in rows:
+        if row.device != device:
+            continue
+        x = _extent(row.phase, row.images, row.height * row.width, row.steps)
+        for place in _places(row.detector, row.settings, (row.height, row.width), row.cpus):
+            book.setdefault((row.phase, *place), _Fit()).add(x if place else 1.0, row.seconds, row.units)
+    return book
+
+
+def _extent(phase: Phase, images: int, pixels: int, by_steps: bool) -> float:
+    """What the time of a phase grows with: timing has a time of its own, and a model that takes a number of optimiser
+    steps takes them on any number of images."""
+    if phase == "measure":
+        return 1.0
+    return float(pixels) * (1 if phase == "train" and by_steps else images)

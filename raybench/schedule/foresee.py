@@ -1,0 +1,79 @@
+"""What a plan will take, and the order in which to start its units: from recorded costs. Knows no Ray."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from raybench.costs import Costs, read_costs
+from raybench.forecast import Forecast
+from raybench.ledger import Ledger
+from raybench.lines.manifest import Manifest
+from raybench.plan import Plan
+from raybench.prediction import Basis, Guess, Predictor
+from raybench.runs import Run
+from raybench.schedule.backlog import Backlog, Job
+from raybench.schedule.fleet import Fleet, Node, Slots
+from raybench.schedule.order import in_order
+from raybench.schedule.shares import Shares
+from raybench.schedule.simulate import Demand, Room, simulate
+from raybench.units import Unit
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What is to be done. units: in the order in which they are started. commits: unit_id → names of its commits.
+    guesses: by unit_id. damaged: keys of recorded costs that could not be read."""
+
+    units: Sequence[Unit]
+    manifests: Mapping[str, Manifest]
+    commits: Mapping[str, set[str]]
+    guesses: Mapping[str, Guess]
+    damaged: tuple[str, ...] = ()
+
+
+def look_ahead(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, slots: Slots) -> Ahead:
+    """The units of `plan` with what they are predicted to cost, in the order in which to start them: as the experiment
+    lists them, where nothing has been recorded."""
+    predictor = Predictor(costs, slots.device, slots.cpus, slots.most_cpus)
+    guesses = {unit.unit_id: predictor.guess(unit, plan.manifests[unit.line]) for unit in plan.units}
+    units = in_order(plan.units, lambda unit: guesses[unit.unit_id].work_s)
+    return Ahead(units, plan.manifests, commits, guesses, costs.damaged)
+
+
+def forecast(ahead: Ahead, slots: Slots, shares: Shares) -> Forecast:
+    """What `ahead` will take on `slots`: without a prediction where nothing has been recorded."""
+    todo = [unit for unit in ahead.units if "result" not in ahead.commits.get(unit.unit_id, ())]
+    bases = Counter[Basis](ahead.guesses[unit.unit_id].basis for unit in todo)
+    plain = Forecast(len(todo), slots.device, slots.count, len(slots.nodes), dict(bases), damaged=ahead.damaged)
+    if not todo or bases["nothing"]:
+        return plain
+    images = {line: sum(shard.rows for shard in lines.scored_shards) for line, lines in ahead.manifests.items()}
+
+    def demand_of(job: Job) -> Demand:
+        """Scoring takes its time shard by shard, in proportion to their images."""
+        seconds = ahead.guesses[job.unit.unit_id].seconds.get(job.phase, 0.0)
+        if job.phase == "aggregate":
+            return Demand(0.0, 0)
+        if job.phase == "measure":
+            return Demand(seconds, slots.most_cpus, 1.0 if slots.gpus else 0.0)
+        if job.phase == "score":
+            seconds *= job.images / images[job.unit.line]
+        return Demand(seconds, slots.cpus, shares.of(job.unit, job.phase) if slots.gpus else 0.0)
+
+    backlog = Backlog(ahead.units, ahead.manifests, ahead.commits)
+    return replace(plain, predicted=simulate(backlog, Room.of(slots), demand_of))
+
+
+def foresee(plan: Plan, nodes: Sequence[Node]) -> Forecast:
+    """What is left of `plan` will take on a cluster of `nodes`. Reads the store and writes nothing there.
+
+    Raises InputError when not even one task fits the nodes, besides the store's own errors.
+    """
+    resources, run = plan.experiment.resources, Run(plan.store, plan.experiment.name)
+    fleet, ledger = Fleet(resources, lambda: nodes), Ledger.read(run)
+    commits = ledger.commits([unit.unit_id for unit in plan.units])
+    costs = read_costs(run, ledger, plan.units)
+    shares = Shares(fleet.fixed_share, resources.gpu_memory_mb, costs)
+    return forecast(look_ahead(plan, commits, costs, fleet.slots), fleet.slots, shares)

@@ -1,0 +1,38 @@
+"""What a task takes: time, CPUs, GPU and its memory."""
+
+from __future__ import annotations
+
+import time
+
+from raybench.models.base import Detector
+from raybench.results import Spent
+from raybench.work.site import Site
+
+
+class Meter:
+    """Runs from construction on."""
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.started = site, time.perf_counter()
+        if site.device != "cpu":
+            from raybench.models import device  # torch takes seconds to import, and a CPU needs none of this
+
+            device.give_back_memory(site.device)
+            device.reset_peak_memory(site.device)
+
+    def read(self, images: int, detector: Detector) -> Spent:
+        """So far, having looked at so many images."""
+        peak_mb, total_mb = self._memory_mb(detector)
+        seconds = time.perf_counter() - self.started
+        cpu_s, gpu_s = seconds * self.site.threads, seconds * self.site.gpus
+        return Spent(seconds, images, cpu_s, gpu_s, self.site.device, peak_mb, total_mb)
+
+    def _memory_mb(self, detector: Detector) -> tuple[float | None, float | None]:
+        """GPU memory held at most and that there is."""
+        if self.site.device == "cpu":
+            return None, None
+        from raybench.models import device
+
+        found = device.held_memory_mb(self.site.device)
+        own: float = getattr(detector, "gpu_memory_mb", 0.0)
+        return (found or 0.0) + own if found is not None or own else None, device.total_memory_mb(self.site.device)

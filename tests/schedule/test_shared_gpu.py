@@ -1,0 +1,70 @@
+"""Tasks share a GPU by the memory that the first of their kind held. The GPU is Ray's word for a number here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raybench.demo import Sizes, write_strips
+from raybench.lines.pack import PackOptions, pack
+from raybench.schedule.shares import share
+from raybench.store import open_store
+
+PEAK_MB, DEVICE_MB = 2000.0, 8000.0
+RUN = """
+import json, sys
+import ray
+from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources
+from raybench.plan import make_plan
+from raybench.results import UnitResult
+from raybench.runs import Run
+from raybench.schedule.runner import run_plan
+
+store, peak_mb, device_mb = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+experiment = Experiment(
+    name="night", store=store, lines=("strip",), seeds=tuple(range(6)), squashed_twins=False,
+    models=(ModelChoice(name="fake", config={"gpu_memory_mb": peak_mb}),), false_alarm_budget=0.2,
+    input=InputChoice(pixels=4096), resources=Resources(gpu_memory_mb=device_mb, measure_s=0.05, price_per_hour=2.0),
+)
+ray.init(
+    address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False,
+    _node_ip_address="127.0.0.1", object_store_memory=2**28,
+)
+plan = make_plan(experiment)
+summary = run_plan(plan)
+results = [Run(plan.store, "night").read(unit.unit_id, "result", UnitResult) for unit in plan.units]
+shares = {
+    phase: [result.spent[phase].gpu_s / result.spent[phase].seconds for result in results]
+    for phase in ("train", "score", "measure")
+}
+forecast = summary.board.context.spending.forecast
+print(json.dumps({"shares": shares, "took_gpu_s": forecast.took.gpu_s, "failed": len(summary.failed)}))
+ray.shutdown()
+"""
+
+
+@pytest.mark.cluster
+def test_the_first_has_a_whole_gpu_and_the_others_what_it_held(tmp_path: Path) -> None:
+    """In a process of its own: the session's cluster has no GPU."""
+    store = open_store(str(tmp_path / "store"))
+    strips = write_strips(tmp_path / "strips", Sizes(24, 3, 3, 0))
+    pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions())
+    arguments = (store.uri(), str(PEAK_MB), str(DEVICE_MB))
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RUN, *arguments], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["failed"] == 0
+    expected = share(PEAK_MB, DEVICE_MB)
+    assert expected == 6 / 16
+    for phase in ("train", "score"):
+        shares = sorted(round(value, 6) for value in found["shares"][phase])
+        assert set(shares) == {expected, 1.0}
+        assert shares.count(1.0) <= 3  # those submitted before the first had told
+    assert {round(value, 6) for value in found["shares"]["measure"]} == {1.0}
+    assert found["took_gpu_s"] > 0

@@ -1,0 +1,153 @@
+"""What units have cost, kept in few objects, and what that says of others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raybench.costs import CostRow, Costs, read_costs, row_of, summed, write_costs
+from raybench.ledger import Ledger
+from raybench.lines.manifest import Manifest, ShardInfo
+from raybench.prediction import Guess, Predictor
+from raybench.results import Input, Phase, Spent, UnitResult
+from raybench.runs import Run
+from raybench.store import open_store
+from raybench.units import Protocol, Unit
+
+PIXELS = 64 * 64
+
+
+def unit(detector: str = "padim", seed: int = 0, side: int = 64, **config: object) -> Unit:
+    return Unit("a", "digest", detector, detector, config, {}, Input("native", side, side, side, side), seed)
+
+
+def manifest(train: int, test: int) -> Manifest:
+    shards = (ShardInfo("a/test-00000.parquet", "test", test, 100, "t", 8, ""),)
+    counts = {"train/ok": train, "test/ok": test}
+    return Manifest("a", 2, "mvtec", counts, 0, 64, 64, 64, 64, 64, 64, 255, shards, ())
+
+
+def took(seconds: float, images: int, cpus: int = 2, device: str = "cpu") -> Spent:
+    return Spent(seconds, images, seconds * cpus, 0.0, device)
+
+
+def rows(one: Unit, train: tuple[float, int], score: tuple[float, int], cpus: int = 2) -> list[CostRow]:
+    found: dict[Phase, Spent] = {
+        "train": took(*train, cpus),
+        "score": took(*score, cpus),
+        "measure": took(4.0, 16, 8),
+    }
+    return [row_of(one, phase, spent) for phase, spent in found.items()]
+
+
+def guess(costs: Costs, one: Unit, train: int, test: int, cpus: int = 2) -> Guess:
+    return Predictor(costs, "cpu", cpus, 8).guess(one, manifest(train, test))
+
+
+def result(one: Unit, *, seconds: float) -> UnitResult:
+    spent: dict[Phase, Spent] = {"train": took(seconds, 100), "score": took(1.0, 50), "measure": took(4.0, 16, 8)}
+    return UnitResult(one.unit_id, one.line, one.model, one.seed, spent=spent)
+
+
+def test_what_is_alike_is_one_row() -> None:
+    found = summed(row for seed, s in enumerate((10.0, 30.0)) for row in rows(unit(seed=seed), (s, 100), (1.0, 50)))
+    assert [(row.phase, row.units, row.seconds, row.cpus) for row in found] == [
+        ("measure", 2, 4.0, 8),
+        ("score", 2, 1.0, 2),
+        ("train", 2, 20.0, 2),
+    ]
+    assert len(summed([*found, *rows(unit(n_features=7), (1.0, 100), (1.0, 50))])) == 6
+
+
+def test_the_sum_of_shards() -> None:
+    first, second = Spent(1.0, 4, 2.0, 0.5, "cuda", 100.0, 9e4), Spent(3.0, 6, 6.0, 3.0, "cuda", 80.0, 8e4)
+    assert first.plus(second) == Spent(4.0, 10, 8.0, 3.5, "cuda", 100.0, 8e4)
+    assert took(1.0, 1).plus(took(1.0, 1)).peak_memory_mb is None
+
+
+def test_recorded_units_alike() -> None:
+    costs = Costs(others=summed(rows(unit(), (20.0, 100), (5.0, 50))))
+    found = guess(costs, unit(seed=9), 100, 50)
+    assert found == Guess({"train": 20.0, "score": 5.0, "measure": 4.0}, "recorded", False)
+    assert found.work_s == 25.0
+
+
+def test_more_images_take_longer_in_proportion_or_along_a_line() -> None:
+    once = Costs(others=summed(rows(unit(), (20.0, 100), (5.0, 50))))
+    assert guess(once, unit(), 300, 100).seconds == pytest.approx({"train": 60.0, "score": 10.0, "measure": 4.0})
+    both = summed([*rows(unit(), (20.0, 100), (5.0, 50)), *rows(unit(), (30.0, 200), (7.0, 100))])
+    assert guess(Costs(others=both), unit(), 300, 150).seconds == pytest.approx(
+        {"train": 40.0, "score": 9.0, "measure": 4.0}
+    )
+
+
+def test_no_prediction_is_negative_or_falls_with_the_images() -> None:
+    falling = summed([*rows(unit(), (30.0, 100), (5.0, 50)), *rows(unit(), (20.0, 200), (1.0, 100))])
+    assert guess(Costs(others=falling), unit(), 1000, 500).seconds["train"] == pytest.approx(25.0)
+    steep = summed([*rows(unit(), (1.0, 100), (1.0, 50)), *rows(unit(), (30.0, 200), (9.0, 100))])
+    assert 0 < guess(Costs(others=steep), unit(), 10, 5).seconds["train"] < 1.5
+
+
+def test_a_number_of_steps_is_the_same_on_any_number_of_images() -> None:
+    costs = Costs(others=summed(rows(unit("stfpm", steps=100), (60.0, 100), (5.0, 50))))
+    found = guess(costs, unit("stfpm", steps=100), 900, 50)
+    assert found.basis == "recorded"
+    assert found.seconds["train"] == pytest.approx(60.0)
+
+
+def test_the_closest_that_there_is() -> None:
+    known = unit(n_features=64)
+    costs = Costs(others=summed(rows(known, (20.0, 100), (5.0, 50))))
+    assert guess(costs, known, 100, 50, cpus=4).basis == "other CPUs"
+    larger = guess(costs, unit(n_features=64, side=128), 100, 50)
+    assert larger.basis == "other size"
+    assert larger.seconds["train"] == pytest.approx(80.0)
+    assert guess(costs, unit(n_features=100), 100, 50).basis == "other settings"
+    budget = replace(known, protocol=Protocol(train_budget_s=5.0))
+    assert guess(costs, budget, 100, 50).basis == "other settings"
+    stranger = guess(costs, unit("dfm"), 100, 50)
+    assert stranger.known
+    assert stranger.basis == "average"
+    assert stranger.seconds["train"] == pytest.approx(20.0)
+
+
+def test_own_units_come_before_others_and_another_device_tells_nothing() -> None:
+    own, others = summed(rows(unit(), (10.0, 100), (5.0, 50))), summed(rows(unit(), (90.0, 100), (5.0, 50)))
+    found = guess(Costs(own, others), unit(seed=4), 100, 50)
+    assert (found.seconds["train"], found.own) == (10.0, True)
+    gpu = Predictor(Costs(own, others), "cuda", 2, 8).guess(unit(), manifest(100, 50))
+    assert gpu == Guess()
+    assert not gpu.known
+    assert guess(Costs(), unit(), 100, 50) == Guess()
+
+
+def test_one_object_per_run_and_nothing_else_is_read(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    units = [unit(seed=seed) for seed in range(3)]
+    before = Run(store, "before")
+    write_costs(before, [(one, result(one, seconds=10.0 * (one.seed + 1))) for one in units])
+    assert [item.key for item in store.list()] == ["costs/before.json"]
+    new = Run(store, "new")
+    found = read_costs(new, Ledger(new, {}), units)
+    assert found.own == ()
+    train = next(row for row in found.others if row.phase == "train")
+    assert (train.units, train.seconds, train.images, train.cpus) == (3, 20.0, 100, 2)
+    assert read_costs(before, Ledger(before, {}), units).others == ()
+
+
+def test_units_that_recorded_nothing_write_nothing(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    write_costs(Run(store, "old"), [(unit(), UnitResult(unit().unit_id, "a", "padim", 0))])
+    assert list(store.list()) == []
+
+
+def test_a_damaged_object_is_named_and_left_out(tmp_path: Path) -> None:
+    store, new = open_store(str(tmp_path)), Run(open_store(str(tmp_path)), "new")
+    write_costs(Run(store, "good"), [(unit(), result(unit(), seconds=1.0))])
+    store.put("costs/bad.json", b'{"own": [{"detector": 1}]}')
+    store.put("costs/worse.json", b"\xff")
+    found = read_costs(new, Ledger(new, {}), [])
+    assert found.damaged == ("costs/bad.json", "costs/worse.json")
+    assert len(found.others) == 3
