@@ -6,6 +6,7 @@ is; 3 stopped in good order by SIGTERM (`ray job stop`) or SIGINT (Ctrl-C): the 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -37,6 +38,7 @@ from raybench.schedule.fleet import assumed
 from raybench.schedule.foresee import foresee
 from raybench.store import Store, open_store
 from raybench.terminal import err, out, pack_bar, print_json, print_rejects
+from raybench.work.inspect import inspect_line
 
 OK, UNITS_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 NOT_WHOLE = 1
@@ -237,7 +239,9 @@ def demo(out_folder: OutFolder = Path("out")) -> None:
         bucket = open_store("s3://raybench-demo")
         bucket.create()
         for line, images in demo_lines.write_lines(folder / "images").items():
-            print_rejects(_pack(open_store(str(images)), bucket, line, "auto"))
+            manifest = _pack(open_store(str(images)), bucket, line, "auto")
+            print_rejects(manifest)
+            inspect_line(bucket.sub("lines"), manifest, os.cpu_count() or 1)
         plan = make_plan(demo_lines.experiment(bucket.uri()))
         code = _run(plan, out_folder, None, as_json=False)
     sys.exit(code)

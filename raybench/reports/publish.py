@@ -18,7 +18,7 @@ from raybench.ledger import Ledger
 from raybench.lines.decode import decode_image, decode_mask
 from raybench.lines.fit import InputFit, to_source
 from raybench.lines.manifest import Manifest
-from raybench.lines.quality import read_inspection
+from raybench.lines.quality import Inspection, bad_images, read_inspection
 from raybench.lines.scores import ScoreRow, read_scores
 from raybench.lines.shards import Row, read_rows
 from raybench.metrics.image import ImageScores
@@ -26,7 +26,7 @@ from raybench.plan import Plan
 from raybench.reports.annotation import Desk
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
-from raybench.reports.quality import Section, section
+from raybench.reports.quality import section
 from raybench.reports.tables import board_csv, board_json, board_md, flags_parquet
 from raybench.results import Failure, UnitResult
 from raybench.runs import QualityRecord, Run, ScoreRecord, TrainRecord, score_name
@@ -67,7 +67,10 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     )
     board = build_board(results, scores, context, list(_twins(plan, finished)))
     seen = look(results, scores, {verdict.line: weighed(verdict) for verdict in board.verdicts})
-    queues = Desk(plan, run, board, [row.unit for row in finished.values() if row.unit.unit_id in shown]).queues(seen)
+    inspections = _inspections(plan)
+    bad = {line: bad_images(one) for line, one in inspections.items()}
+    units = [row.unit for row in finished.values() if row.unit.unit_id in shown]
+    queues = Desk(plan, run, board, units, lambda line: bad.get(line, {})).queues(seen)
     board = replace(board, payoffs=tuple(queue.payoff for queue in queues))
     flags = [flag for queue in queues for flag in queue.flags]
     pictures = list(_pictures(plan, run, board, list(top_images(seen, PICTURES_PER_LINE))))
@@ -75,16 +78,17 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
     run.put_report("flags.parquet", flags_parquet(flags))
-    run.put_report("index.html", render(board, flags, pictures, seen, _sections(plan)).encode())
+    sections = {line: section(inspections.get(line), manifest) for line, manifest in plan.manifests.items()}
+    run.put_report("index.html", render(board, flags, pictures, seen, sections).encode())
     return board
 
 
-def _sections(plan: Plan) -> dict[str, Section]:
-    """Data quality by line, from the inspections that stand: a report decodes no line for it."""
+def _inspections(plan: Plan) -> dict[str, Inspection]:
+    """Data quality by line, where `raybench inspect` has looked: a report decodes no line for it."""
     lines = plan.store.sub("lines")
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda manifest: section(read_inspection(lines, manifest), manifest), plan.manifests.values())
-        return dict(zip(plan.manifests, found, strict=True))
+        found = pool.map(lambda manifest: read_inspection(lines, manifest), plan.manifests.values())
+        return {line: one for line, one in zip(plan.manifests, found, strict=True) if one}
 
 
 def _spending(plan: Plan, run: Run, finished: Sequence[Finished]) -> Spending:
