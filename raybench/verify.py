@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
-from raybench.experiment import read_experiment
+from raybench.experiment import read_experiment, split_line
 from raybench.lines.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.lines.shards import read_rows
 from raybench.results import Failure, UnitResult
@@ -65,7 +65,7 @@ class Verified:
 
 
 def verify(name: str) -> Verified:
-    """name: an experiment file, `<store>/runs/<run>` or `<store>/lines/<line>`.
+    """name: an experiment file, `<store>/runs/<run>`, `<store>/lines/<line>` or the URI of a line elsewhere.
 
     Raises ExperimentError, InputError when nothing is stored there, and the store's own errors.
     """
@@ -74,6 +74,9 @@ def verify(name: str) -> Verified:
             root, found, last = name.rstrip("/").rpartition(part)
             if found:
                 return check(open_store(root), last)
+        folder, line = split_line(name.rstrip("/"))
+        if "://" in folder and manifest_key(line) in {item.key for item in open_store(folder).list(f"{line}/")}:
+            return verify_line(open_store(folder), line)
     experiment = read_experiment(Path(name))
     return _run_at(open_store(experiment.store, **experiment.storage.model_dump()), experiment.name)
 

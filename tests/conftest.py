@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from raybench.demo import Sizes, write_strips
 from raybench.embedded import EmbeddedServer, embedded_server
 from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.lines.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
 from raybench.lines.pack import PackOptions, pack
 from raybench.schedule.cluster import connected
 from raybench.store import Store, open_store
@@ -51,6 +52,24 @@ def cluster(server: EmbeddedServer) -> Iterator[None]:
     """A Ray cluster of this machine, whose workers reach the server."""
     with connected("local"):
         yield
+
+
+@pytest.fixture
+def put_line() -> Callable[[Store, str], Manifest]:
+    """Puts the manifest of a line of 200×320 px with 10 OK images to train on into a store of lines; no shards."""
+
+    def put(lines: Store, name: str) -> Manifest:
+        shards = tuple(
+            ShardInfo(f"{name}/{split}-00000.parquet", split, 10, 1000, "a" * 64, 100, "b" * 64)
+            for split in ("train", "test")
+        )
+        counts = {"train/ok": 10, "test/ok": 5, "test/ng": 5}
+        sides = (200, 320) * 3
+        manifest = Manifest(name, SCHEMA_VERSION, "mvtec", counts, 0, *sides, 255, shards, ())
+        write_manifest(lines, manifest)
+        return manifest
+
+    return put
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def _scored_images(
     plan: Plan, run: Run, unit: Unit, manifest: Manifest, ids: set[str]
 ) -> Iterator[tuple[Row, ScoreRow]]:
     """Images and their scores, from the few shards that hold them: the small score tables tell which."""
-    lines = plan.store.sub("lines")
+    lines = plan.lines_of(unit.line)
     for shard in manifest.scored_shards:
         record = run.read(unit.unit_id, score_name(shard.key), ScoreRecord)
         if record is None:

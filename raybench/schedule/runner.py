@@ -50,8 +50,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> Summary:
     """
     with stoppable() as stop:
         plan.store.check()
-        weights = plan.weights.patient(PATIENCE_S) if plan.weights else None
-        plan = replace(plan, store=plan.store.patient(PATIENCE_S), weights=weights)
+        plan = plan.patient(PATIENCE_S)
         run = Run(plan.store, plan.experiment.name)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
         fit = slots(plan.experiment.resources)
@@ -75,7 +74,7 @@ class _Dispatch:
         self.aggregator = Aggregator.remote(plan)  # type: ignore[attr-defined]
         self.failed: dict[str, Failure] = {}
         measure_s = plan.experiment.resources.measure_s
-        self._desk = ray.put(Desk(run, plan.store.sub("lines"), fit.device, plan.weights, measure_s))
+        self._desk = ray.put(Desk(run, plan.store.sub("lines"), fit.device, plan.weights, measure_s, plan.elsewhere))
         self._manifests = {line: ray.put(manifest) for line, manifest in plan.manifests.items()}
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:

@@ -6,7 +6,8 @@ import errno
 import functools
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import ray
 
@@ -38,13 +39,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Desk:
-    """What every task of a run needs besides its job. measure_s: for timing a unit."""
+    """What every task of a run needs besides its job. lines: the run's own store of lines. measure_s: for timing a
+    unit. elsewhere: by line, the store of lines that holds it, of those that are not in `lines`."""
 
     run: Run
     lines: Store
     device: str
     weights: Store | None = None
     measure_s: float = 2.0
+    elsewhere: Mapping[str, Store] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> None:
     from raybench.work import site
 
     batch = max(1, site.MAX_BATCH >> effort.halvings)
+    lines = desk.elsewhere.get(job.unit.line, desk.lines)
     place = site.Site(
-        desk.run, desk.lines, site.node_cache(), desk.device, effort.threads, desk.weights, batch, desk.measure_s
+        desk.run, lines, site.node_cache(), desk.device, effort.threads, desk.weights, batch, desk.measure_s
     )
     if job.phase == "train":
         from raybench.work import train
