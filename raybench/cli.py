@@ -6,9 +6,11 @@ is; 3 stopped in good order by SIGTERM (`ray job stop`) or SIGINT (Ctrl-C): the 
 
 from __future__ import annotations
 
+import fnmatch
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +25,7 @@ from raybench import weights_cli
 from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
+from raybench.findings.board import Board
 from raybench.ledger import Ledger
 from raybench.lines import pack as packing
 from raybench.lines.manifest import Manifest
@@ -134,11 +137,15 @@ def status(name: RunName) -> None:
 
 
 @app.command()
-def report(name: RunName, out_folder: OutFolder = Path("out")) -> None:
+def report(
+    name: RunName,
+    out_folder: OutFolder = Path("out"),
+    lines: Annotated[list[str] | None, typer.Option("--line", help="Show this line only (name or pattern).")] = None,
+) -> None:
     """Build the comparison of everything done so far, and show it."""
     plan = make_plan(experiment_of(name), name)
     board = publish_again(plan)
-    out.print(console_board(board))
+    out.print(console_board(board, _chosen(board, lines or ())))
     _print_copy(plan, out_folder)
 
 
@@ -275,6 +282,14 @@ def _run(plan: Plan, out_folder: Path, address: str | None) -> int:
     )
     _print_copy(plan, out_folder)
     return UNITS_FAILED if summary.failed else OK
+
+
+def _chosen(board: Board, patterns: Sequence[str]) -> list[str]:
+    """Lines of the board, in its order, that a pattern fits. Raises UnknownName for one that fits none."""
+    for pattern in patterns:
+        if not fnmatch.filter(board.lines, pattern):
+            raise UnknownName("line", pattern, board.lines)
+    return [line for line in board.lines if any(fnmatch.fnmatchcase(line, pattern) for pattern in patterns)]
 
 
 def _print_copy(plan: Plan, out_folder: Path) -> None:

@@ -270,14 +270,14 @@ def parse_experiment(text: str, where: str = "experiment") -> Experiment:
     """The experiment in YAML `text`. Raises ExperimentError naming every fault and its row."""
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        found = faults(tree)
-        data = None if found else yaml.safe_load(text)
+        wrong = faults(tree)
+        data = None if wrong else yaml.safe_load(text)
     except RecursionError as error:
         raise ExperimentError(where, [f"is nested more than {MAX_DEPTH} levels deep"]) from error
     except Exception as error:  # PyYAML meets a scalar that does not fit its tag with errors of many kinds
         raise ExperimentError(where, [f"is not valid YAML: {type(error).__name__}: {error}"]) from error
-    if found:
-        raise ExperimentError(where, found)
+    if wrong:
+        raise ExperimentError(where, wrong)
     if not isinstance(data, dict):
         raise ExperimentError(where, ["must be a YAML mapping; `raybench models` and the README show an example"])
     try:

@@ -27,7 +27,7 @@ from raybench.runs import QualityRecord, Run, ScoreRecord, TrainRecord, score_na
 from raybench.units import Unit
 from raybench.versions import versions
 
-PICTURES_PER_LINE = 10
+PICTURES, PICTURES_PER_LINE = 400, 10  # at most: one page has to open in a browser
 READERS = 16
 
 
@@ -61,13 +61,18 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     board = build_board(results, scores, context, list(_twins(plan, finished)))
     seen = look(results, scores)
     flags = build_flags(seen)
-    pictures = list(_pictures(plan, run, board, list(top_images(seen, PICTURES_PER_LINE))))
+    pictures = list(_pictures(plan, run, board, list(top_images(seen, pictures_per_line(len(board.lines))))))
     run.put_report("board.json", board_json(board))
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
     run.put_report("flags.parquet", flags_parquet(flags))
     run.put_report("index.html", render(board, flags, pictures, seen).encode())
     return board
+
+
+def pictures_per_line(lines: int) -> int:
+    """Fewer with more lines, but always one."""
+    return max(1, min(PICTURES_PER_LINE, PICTURES // max(1, lines)))
 
 
 def publish_again(plan: Plan) -> Board:
