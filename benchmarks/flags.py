@@ -26,7 +26,8 @@ from raybench.findings.payoff import Payoff, payoff
 from raybench.lines.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores
 from raybench.metrics.traits import Traits
-from raybench.plan import Plan, make_plan, packed_lines
+from raybench.lines.packed import packed_lines
+from raybench.plan import Plan, make_plan
 from raybench.reports.annotation import Desk
 from raybench.results import Size, Speed, UnitResult
 from raybench.runs import MeasureRecord, QualityRecord, Run, TrainRecord

@@ -6,10 +6,12 @@ is; 3 stopped in good order by SIGTERM (`ray job stop`) or SIGINT (Ctrl-C): the 
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -162,10 +164,16 @@ def status(name: RunName, as_json: Json = False) -> None:
 
 
 @app.command()
-def report(name: RunName, out_folder: OutFolder = Path("out"), as_json: Json = False) -> None:
+def report(
+    name: RunName,
+    out_folder: OutFolder = Path("out"),
+    lines: Annotated[list[str] | None, typer.Option("--line", help="Show this line only (name or pattern).")] = None,
+    as_json: Json = False,
+) -> None:
     """Build the comparison of everything done so far, and show it."""
     plan = make_plan(experiment_of(name), name)
-    _print_board(publish_again(plan), as_json)
+    board = publish_again(plan)
+    _print_board(board, as_json, _chosen(board, lines or ()))
     _print_copy(plan, out_folder, as_json)
 
 
@@ -287,12 +295,20 @@ def _run(plan: Plan, out_folder: Path, address: str | None, as_json: bool) -> in
     return UNITS_FAILED if summary.failed else OK
 
 
-def _print_board(board: Board, as_json: bool) -> None:
-    """As JSON: byte for byte what the report's board.json holds."""
+def _print_board(board: Board, as_json: bool, lines: Sequence[str] = ()) -> None:
+    """As JSON: byte for byte what the report's board.json holds. lines: those to show, of many."""
     if as_json:
         print_json(board_json(board))
     else:
-        out.print(console_board(board))
+        out.print(console_board(board, lines))
+
+
+def _chosen(board: Board, patterns: Sequence[str]) -> list[str]:
+    """Lines of the board, in its order, that a pattern fits. Raises UnknownName for one that fits none."""
+    for pattern in patterns:
+        if not fnmatch.filter(board.lines, pattern):
+            raise UnknownName("line", pattern, board.lines)
+    return [line for line in board.lines if any(fnmatch.fnmatchcase(line, pattern) for pattern in patterns)]
 
 
 def _print_copy(plan: Plan, out_folder: Path, as_json: bool) -> None:

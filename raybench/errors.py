@@ -26,6 +26,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+SHOWN_NAMES = 30
+
 
 class RaybenchError(Exception):
     """Base of every error raybench raises on purpose."""
@@ -131,7 +133,10 @@ class BadScores(ModelError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A half-sentence that names the closest known name, or all of them when none is close."""
+    """A half-sentence that names the closest known name, or all of them (at most 30) when none is close."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    return f"known: {', '.join(names[:SHOWN_NAMES])}{more}"

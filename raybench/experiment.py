@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
-from raybench.errors import ExperimentError, did_you_mean
+from raybench.errors import ExperimentError, InputError, did_you_mean
+from raybench.store import open_store
 from raybench.units import Protocol, digest
+from raybench.yaml_rows import MAX_DEPTH, faults, row_of, twice
 
-MAX_DEPTH, MAX_VALUES = 40, 100_000  # of an experiment file
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -66,6 +77,75 @@ class ModelChoice(_Section):
         return self.label or self.name
 
 
+def split_line(entry: str) -> tuple[str, str]:
+    """The URI of the folder of packed lines, empty for that of the experiment's own store, and a line's name or a
+    pattern over names."""
+    folder, _, name = entry.rpartition("/")
+    return folder, name
+
+
+def _line_entry(entry: str) -> str:
+    folder, name = split_line(entry)
+    if "://" not in entry:
+        if folder:
+            raise ValueError("a line's name has no `/`; elsewhere a line goes by URI: s3://bucket/bench/lines/NAME")
+        return entry
+    if not name or folder.endswith((":", "/")):
+        raise ValueError("after its last `/` the URI must name a line, or have a pattern: s3://bucket/bench/lines/*")
+    if any(letter in folder for letter in "*?["):
+        raise ValueError("a pattern can stand after the last `/` only")
+    try:
+        open_store(folder)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return entry
+
+
+def _long_form(models: Any) -> Any:
+    if not isinstance(models, list | tuple):
+        return models
+    return [{"name": item} if isinstance(item, str) else item for item in models]
+
+
+def _labels_differ(models: tuple[ModelChoice, ...]) -> tuple[ModelChoice, ...]:
+    if found := twice(model.shown for model in models):
+        raise ValueError(f"{', '.join(found)} stands there twice; give each its own label")
+    return models
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if found := twice(values):
+        raise ValueError(f"{', '.join(found)} stands there twice")
+    return values
+
+
+Lines = Annotated[tuple[Annotated[str, AfterValidator(_line_entry)], ...], Field(min_length=1), AfterValidator(_once)]
+Models = Annotated[
+    tuple[ModelChoice, ...], Field(min_length=1), BeforeValidator(_long_form), AfterValidator(_labels_differ)
+]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(_once)]
+FalseAlarmBudget = Annotated[float, Field(gt=0.0, lt=0.5)]
+HeldOut = Annotated[float, Field(gt=0.0, le=0.5)]
+TrainBudget = Annotated[float, Field(gt=0.0)] | None
+
+
+class Override(_Section):
+    """What stands in place of the experiment's own keys on some lines; only the keys that are given do. models: a bare
+    name that is the label of a model of the experiment means that one. train_budget_s: null lifts the experiment's."""
+
+    models: Models = ()
+    seeds: Seeds = (0,)
+    false_alarm_budget: FalseAlarmBudget = 0.05
+    held_out: HeldOut = 0.2
+    train_budget_s: TrainBudget = None
+    squashed_twins: bool = True
+    input: InputChoice = Field(default_factory=InputChoice)
+
+    @model_serializer(mode="wrap")
+    def _given(self, write: Callable[[Override], dict[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key in self.model_fields_set}
+
+
 class Resources(_Section):
     """What one task takes. cpus: cores. gpus: share of a GPU of a train or score task (0: CPU only; none: by the memory
     that tasks like it held, where the cluster has any). in_flight: tasks submitted ahead per slot. retries: of a task
@@ -106,6 +186,8 @@ class Experiment(_Section):
     """What to compare. `digest` identifies all that can change a number; `resources`, `storage` and `weights` can't
     (a unit knows its weights by their sha256).
 
+    lines: names or patterns over what is packed in `store`, and URIs of lines elsewhere. overrides: by line or pattern
+    over lines; where several fit, a later one wins, key by key.
     squashed_twins: on lines that are not square, also run each model on squashed images, for the non-square column.
     preset: the models' default settings, "paper" (a GPU) or "cpu" (minutes on two cores). weights: URI of the weights
     store (empty: $RAYBENCH_WEIGHTS, else none).
@@ -113,12 +195,12 @@ class Experiment(_Section):
 
     name: str = Field(pattern=NAME)
     store: str = Field(min_length=1)
-    lines: tuple[str, ...] = Field(min_length=1)
-    models: tuple[ModelChoice, ...] = Field(min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] = Field(default=(0,), min_length=1)
-    false_alarm_budget: float = Field(default=0.05, gt=0.0, lt=0.5)
-    held_out: float = Field(default=0.2, gt=0.0, le=0.5)
-    train_budget_s: float | None = Field(default=None, gt=0.0)
+    lines: Lines
+    models: Models
+    seeds: Seeds = (0,)
+    false_alarm_budget: FalseAlarmBudget = 0.05
+    held_out: HeldOut = 0.2
+    train_budget_s: TrainBudget = None
     squashed_twins: bool = True
     preset: Literal["paper", "cpu"] = "paper"
     weights: str = ""
@@ -127,28 +209,43 @@ class Experiment(_Section):
     input: InputChoice = Field(default_factory=InputChoice)
     resources: Resources = Field(default_factory=Resources)
     storage: Storage = Field(default_factory=Storage)
+    overrides: Mapping[str, Override] = Field(default_factory=dict)
 
-    @field_validator("models", mode="before")
+    @field_validator("overrides")
     @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return [{"name": item} if isinstance(item, str) else item for item in value]
+    def _labels_agree(cls, overrides: Mapping[str, Override], info: ValidationInfo) -> Mapping[str, Override]:
+        known: dict[str, ModelChoice] = {model.shown: model for model in info.data.get("models", ())}
+        for pattern, override in overrides.items():
+            for model in _by_label(override.models, known):
+                first = known.setdefault(model.shown, model)
+                if (first.name, first.config) != (model.name, model.config):
+                    raise ValueError(f"{pattern}: {model.shown} stands for two models; give this one its own label")
+        return overrides
 
-    @field_validator("models")
-    @classmethod
-    def _labels_differ(cls, models: tuple[ModelChoice, ...]) -> tuple[ModelChoice, ...]:
-        shown = [model.shown for model in models]
-        if twice := _twice(shown):
-            raise ValueError(f"{', '.join(twice)} stands there twice; give each its own label")
-        return models
+    def overridden(self, line: str) -> dict[str, str]:
+        """By key that is not the experiment's own on `line`, the pattern whose override says so."""
+        return {
+            key: pattern
+            for pattern, override in self.overrides.items()
+            if fnmatch.fnmatchcase(line, pattern)
+            for key in override.model_fields_set
+        }
 
-    @field_validator("lines", "seeds")
-    @classmethod
-    def _once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if twice := _twice(values):
-            raise ValueError(f"{', '.join(twice)} stands there twice")
-        return values
+    def on(self, line: str) -> Experiment:
+        """The experiment as it is for `line`."""
+        given = {key: getattr(self.overrides[pattern], key) for key, pattern in self.overridden(line).items()}
+        if "models" in given:
+            given["models"] = _by_label(given["models"], {model.shown: model for model in self.all_models})
+        return self.model_copy(update=given | {"overrides": {}})
+
+    @property
+    def all_models(self) -> tuple[ModelChoice, ...]:
+        """One for each label: the experiment's own, then those that only overrides have."""
+        found = {model.shown: model for model in self.models}
+        for override in self.overrides.values():
+            for model in override.models:
+                found.setdefault(model.shown, model)
+        return tuple(found.values())
 
     @property
     def protocol(self) -> Protocol:
@@ -156,10 +253,18 @@ class Experiment(_Section):
 
     @property
     def digest(self) -> str:
-        return digest(self.model_dump(mode="json", exclude={"resources", "storage", "weights"}))
+        said = self.model_dump(mode="json", exclude={"resources", "storage", "weights", "overrides"})
+        if self.overrides:  # their order counts
+            said["overrides"] = [[pattern, one.model_dump(mode="json")] for pattern, one in self.overrides.items()]
+        return digest(said)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _by_label(models: tuple[ModelChoice, ...], known: Mapping[str, ModelChoice]) -> tuple[ModelChoice, ...]:
+    """`models`, with bare names that are labels of known ones as those."""
+    return tuple(known.get(one.name, one) if one == ModelChoice(name=one.name) else one for one in models)
 
 
 def read_experiment(path: Path) -> Experiment:
@@ -177,14 +282,14 @@ def parse_experiment(text: str, where: str = "experiment") -> Experiment:
     """The experiment in YAML `text`. Raises ExperimentError naming every fault and its row."""
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        faults = _faults(tree)
-        data = None if faults else yaml.safe_load(text)
+        wrong = faults(tree)
+        data = None if wrong else yaml.safe_load(text)
     except RecursionError as error:
         raise ExperimentError(where, [f"is nested more than {MAX_DEPTH} levels deep"]) from error
     except Exception as error:  # PyYAML meets a scalar that does not fit its tag with errors of many kinds
         raise ExperimentError(where, [f"is not valid YAML: {type(error).__name__}: {error}"]) from error
-    if faults:
-        raise ExperimentError(where, faults)
+    if wrong:
+        raise ExperimentError(where, wrong)
     if not isinstance(data, dict):
         raise ExperimentError(where, ["must be a YAML mapping; `raybench models` and the README show an example"])
     try:
@@ -197,39 +302,9 @@ def parse_experiment(text: str, where: str = "experiment") -> Experiment:
         raise ExperimentError(where, [_sentence(fault, tree) for fault in told]) from error
 
 
-def _faults(tree: yaml.Node | None) -> list[str]:
-    """What YAML allows and no experiment means: a key twice, lone surrogates, nesting or aliases without end."""
-    problems: list[str] = []
-    waiting, seen = [(tree, 0)] if tree else [], 0
-    while waiting:
-        node, depth = waiting.pop()
-        row, seen = node.start_mark.line + 1, seen + 1
-        if depth > MAX_DEPTH or seen > MAX_VALUES:
-            return [f"row {row}: more than {MAX_DEPTH} levels or {MAX_VALUES} values, aliases written out"]
-        if isinstance(node, yaml.ScalarNode):
-            if not _is_unicode(node.value):
-                problems.append(f"row {row}: text that is not Unicode (a lone surrogate)")
-            continue
-        if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and _is_unicode(key.value)]
-            problems += [f"row {row}: {key} stands there twice" for key in _twice(keys)]
-            waiting += [(part, depth + 1) for pair in node.value for part in pair]
-        else:
-            waiting += [(part, depth + 1) for part in node.value]
-    return list(dict.fromkeys(problems))
-
-
-def _twice(values: Iterable[Any]) -> list[str]:
-    return sorted(str(value) for value, count in Counter(values).items() if count > 1)
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
 def _sentence(fault: Any, tree: yaml.Node | None) -> str:
     place = ".".join(str(part) for part in fault["loc"])
-    row = _row(tree, fault["loc"])
+    row = row_of(tree, fault["loc"])
     text = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         text = f"unknown key; {did_you_mean(str(fault['loc'][-1]), _keys(fault['loc'][:-1]))}"
@@ -242,24 +317,12 @@ def _keys(loc: tuple[Any, ...]) -> list[str]:
         "storage": Storage,
         "input": InputChoice,
         "models": ModelChoice,
+        "overrides": Override,
         "resources": Resources,
         "verdict": VerdictWeights,
         "annotation": Annotation,
     }
-    for part in loc:
-        section = children.get(str(part), section)
+    for before, part in zip(("", *loc), loc, strict=False):
+        if before != "overrides":  # else `part` is a pattern
+            section = children.get(str(part), section)
     return list(section.model_fields)
-
-
-def _row(node: yaml.Node | None, loc: tuple[Any, ...]) -> int | None:
-    row = None
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if pair is None:
-                return row
-            row, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            row = node.start_mark.line + 1
-    return row

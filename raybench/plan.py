@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
-from raybench.experiment import Experiment, InputChoice, ModelChoice, parse_experiment, read_experiment
+from raybench.experiment import (
+    Experiment,
+    InputChoice,
+    ModelChoice,
+    parse_experiment,
+    read_experiment,
+    split_line,
+)
 from raybench.lines.fit import is_square, plan_fit, plan_tiles
 from raybench.lines.manifest import Manifest, read_manifest
+from raybench.lines.packed import locate
 from raybench.models import registry, weights
 from raybench.models.base import ModelSpec
 from raybench.results import Input
@@ -26,7 +34,8 @@ MIN_TRAIN_OK = 4
 class Plan:
     """manifests: by line. units: in the order they are started: by model as the experiment lists them, then by line,
     then those on squashed images. squashed: their unit_id by that of the unit they are held against. asides: unit_ids
-    that are there for the non-square column only. weights: the weights store, where one is named."""
+    that are there for the non-square column only. weights: the weights store, where one is named. elsewhere: by line,
+    the store of lines that holds it, of those that do not lie in `store`."""
 
     experiment: Experiment
     store: Store
@@ -35,6 +44,21 @@ class Plan:
     weights: Store | None = None
     squashed: Mapping[str, str] = field(default_factory=dict)
     asides: frozenset[str] = frozenset()
+    elsewhere: Mapping[str, Store] = field(default_factory=dict)
+
+    def lines_of(self, line: str) -> Store:
+        """The store of lines that holds `line`."""
+        return self.elsewhere.get(line) or self.store.sub("lines")
+
+    def patient(self, seconds: float) -> Plan:
+        """The same plan, whose stores wait so long for a server in trouble."""
+        stores = {lines.uri(): lines.patient(seconds) for lines in self.elsewhere.values()}
+        return replace(
+            self,
+            store=self.store.patient(seconds),
+            weights=self.weights.patient(seconds) if self.weights else None,
+            elsewhere={line: stores[lines.uri()] for line, lines in self.elsewhere.items()},
+        )
 
     @property
     def compared(self) -> tuple[Unit, ...]:
@@ -70,26 +94,32 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     store = open_experiment_store(experiment)
     problems: list[str] = []
     weights_store = open_weights_store(experiment)
-    specs = [
-        (choice, spec)
-        for choice in experiment.models
+    specs = {
+        choice.shown: spec
+        for choice in experiment.all_models
         if (spec := _spec(choice, experiment.preset, weights_store, problems))
-    ]
-    manifests = _manifests(experiment, store.sub("lines"), problems)
+    }
+    homes = locate(_wanted(experiment, store), problems)
+    manifests = _manifests(homes, problems)
+    problems += _idle_overrides(experiment, list(manifests))
     if problems:
         raise ExperimentError(where, problems)
+    here = {line: experiment.on(line) for line in manifests}
     units = tuple(
-        _unit(experiment, manifest, choice, spec, seed)
-        for choice, spec in specs
-        for manifest in manifests.values()
-        for seed in experiment.seeds
+        _unit(here[line], manifest, choice, spec, seed)
+        for label, spec in specs.items()
+        for line, manifest in manifests.items()
+        for choice in here[line].models
+        if choice.shown == label
+        for seed in here[line].seeds
     )
-    twins = {unit.unit_id: twin for unit in units if (twin := _squashed(unit, experiment, specs))}
+    twins = {unit.unit_id: twin for unit in units if (twin := _squashed(unit, here[unit.line], specs[unit.model]))}
     listed = {unit.unit_id for unit in units}
     extra = tuple(twin for twin in twins.values() if twin.unit_id not in listed)
     squashed = {unit_id: twin.unit_id for unit_id, twin in twins.items()}
     asides = frozenset(twin.unit_id for twin in extra)
-    return Plan(experiment, store, manifests, (*units, *extra), weights_store, squashed, asides)
+    elsewhere = {line: home for line, home in homes.items() if home.uri() != store.uri("lines")}
+    return Plan(experiment, store, manifests, (*units, *extra), weights_store, squashed, asides, elsewhere)
 
 
 def open_weights_store(experiment: Experiment) -> Store | None:
@@ -109,42 +139,31 @@ def _spec(choice: ModelChoice, preset: str, weights_store: Store | None, problem
     return None
 
 
-def _manifests(experiment: Experiment, lines: Store, problems: list[str]) -> dict[str, Manifest]:
-    packed = packed_lines(lines)
-    found: dict[str, Manifest] = {}
-    for pattern in experiment.lines:
-        names = fnmatch.filter(packed, pattern)
-        if not names:
-            hint = f"; {did_you_mean(pattern, packed)}" if packed else ""
+def _wanted(experiment: Experiment, store: Store) -> Iterator[tuple[Store, str]]:
+    for entry in experiment.lines:
+        folder, pattern = split_line(entry)
+        yield open_store(folder, **experiment.storage.model_dump()) if folder else store.sub("lines"), pattern
+
+
+def _manifests(homes: Mapping[str, Store], problems: list[str]) -> dict[str, Manifest]:
+    found = {line: read_manifest(lines, line) for line, lines in homes.items()}
+    for name, manifest in found.items():
+        if (ok := manifest.counts.get("train/ok", 0)) < MIN_TRAIN_OK:
             problems.append(
-                f"lines: {pattern!r} is not packed in {lines.uri()}{hint}; "
-                f"pack it with: raybench pack FOLDER --line {pattern} --to {experiment.store}"
+                f"lines: {name} has {ok} OK images to train on and needs at least {MIN_TRAIN_OK}; add OK images "
+                "to its train split and pack it again"
             )
-        for name in names:
-            manifest = found[name] = read_manifest(lines, name)
-            if (ok := manifest.counts.get("train/ok", 0)) < MIN_TRAIN_OK:
-                problems.append(
-                    f"lines: {name} has {ok} OK images to train on and needs at least {MIN_TRAIN_OK}; add OK images "
-                    "to its train split and pack it again"
-                )
     return found
 
 
-def matching_lines(lines: Store, patterns: Sequence[str]) -> list[str]:
-    """Names of packed lines that match any of `patterns`. Raises InputError when one matches none."""
-    packed, found = packed_lines(lines), []
-    for pattern in patterns:
-        names = fnmatch.filter(packed, pattern)
-        if not names:
-            raise InputError(f"{pattern!r} is not packed in {lines.uri()}; {did_you_mean(pattern, packed)}")
-        found += names
-    return sorted(set(found))
-
-
-def packed_lines(lines: Store) -> list[str]:
-    """Names of the lines whose manifest stands in `lines`, sorted."""
-    suffix = "/manifest.json"
-    return [item.key.removesuffix(suffix) for item in lines.list() if item.key.endswith(suffix)]
+def _idle_overrides(experiment: Experiment, lines: Sequence[str]) -> Iterator[str]:
+    """What is wrong with overrides that change nothing."""
+    at_work = {pattern for line in lines for pattern in experiment.overridden(line).values()}
+    for pattern in experiment.overrides:
+        if not fnmatch.filter(lines, pattern):
+            yield f"overrides: {pattern!r} fits no line of the experiment; {did_you_mean(pattern, lines)}"
+        elif pattern not in at_work:
+            yield f"overrides: {pattern!r} changes nothing: it is empty, or others that stand below it say otherwise"
 
 
 def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec: ModelSpec, seed: int) -> Unit:
@@ -162,14 +181,15 @@ def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec:
     )
 
 
-def _squashed(unit: Unit, experiment: Experiment, specs: Sequence[tuple[ModelChoice, ModelSpec]]) -> Unit | None:
-    """The same unit on squashed images, for a line that is not square; of the first seed only."""
+def _squashed(unit: Unit, experiment: Experiment, spec: ModelSpec) -> Unit | None:
+    """The same unit on squashed images, for a line that is not square; of the first seed only. experiment: as it is for
+    the unit's line."""
     here = unit.input
     if not experiment.squashed_twins or unit.seed != experiment.seeds[0] or here.mode == "squash":
         return None
     if is_square(here.source_height, here.source_width):
         return None
-    choice, spec = next(pair for pair in specs if pair[0].shown == unit.model)
+    choice = next(choice for choice in experiment.models if choice.shown == unit.model)
     pixels = (choice.input or experiment.input).pixels
     fit = plan_fit("squash", here.source_height, here.source_width, pixels, stride=spec.stride, min_side=spec.min_side)
     size = Input(fit.mode, fit.height, fit.width, here.source_height, here.source_width)

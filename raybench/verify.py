@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
-from raybench.experiment import read_experiment
+from raybench.experiment import read_experiment, split_line
 from raybench.lines.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.lines.shards import read_rows
-from raybench.plan import packed_lines
+from raybench.lines.packed import packed_lines
 from raybench.results import Failure, UnitResult
 from raybench.runs import PREDICTIONS, Blob, MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord
 from raybench.store import Store, open_store
@@ -66,7 +66,8 @@ class Verified:
 
 
 def verify(name: str) -> Verified:
-    """name: an experiment file, `<store>/runs/<run>` (its predictions included) or `<store>/lines/<line>`.
+    """name: an experiment file, `<store>/runs/<run>` (its predictions included), `<store>/lines/<line>` or the URI of a
+    line elsewhere.
 
     Raises ExperimentError, InputError when nothing is stored there, and the store's own errors.
     """
@@ -75,6 +76,9 @@ def verify(name: str) -> Verified:
             root, found, last = name.rstrip("/").rpartition(part)
             if found:
                 return check(open_store(root), last)
+        folder, line = split_line(name.rstrip("/"))
+        if "://" in folder and manifest_key(line) in {item.key for item in open_store(folder).list(f"{line}/")}:
+            return verify_line(open_store(folder), line)
     experiment = read_experiment(Path(name))
     return _run_at(open_store(experiment.store, **experiment.storage.model_dump()), experiment.name)
 

@@ -77,8 +77,8 @@ def distil(
 ) -> None:
     """Distil EfficientAD's teacher from the default backbone, once for all lines."""
     from raybench.lines.manifest import read_manifest
+    from raybench.lines.packed import matching_lines
     from raybench.models.base import FitContext
-    from raybench.plan import matching_lines
     from raybench.work.distil import Distillation, distil
     from raybench.work.site import node_cache
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raybench.errors import ExperimentError
-from raybench.experiment import Experiment, ModelChoice, parse_experiment, read_experiment
+from raybench.experiment import Experiment, InputChoice, ModelChoice, parse_experiment, read_experiment, split_line
 
 GOOD = """
 name: night
@@ -87,6 +87,96 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_experiment(tmp_path / "binary.yaml")
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("data/lines/bottle", "a line's name has no `/`"),
+        ("s3://bucket/lines/", "must name a line, or have a pattern"),
+        ("s3://bucket", "must name a line, or have a pattern"),
+        ("file:///*", "must name a line, or have a pattern"),
+        ("s3://bucket/*/lines/pcb", "after the last `/` only"),
+        ("s3://bucket/lines;a/pcb", "cannot stand in the URI of a store"),
+        ("s3://key:hunter2@bucket/lines/*", "holds a user name or password"),
+        ("s3://key:hunter2@bucket", "must name a line, or have a pattern"),
+    ],
+)
+def test_lines_that_no_store_can_hold(entry: str, said: str) -> None:
+    found = problems(GOOD.replace("[bottle, ", f"[bottle, '{entry}', "))
+    assert len(found) == 1
+    assert found[0].startswith("row 4: lines.1: ")
+    assert said in found[0]
+    assert "hunter2" not in found[0]
+
+
+def test_lines_in_several_stores() -> None:
+    found = parse_experiment(GOOD.replace("[bottle, ", "[bottle, 's3://other/packed/pcb-?', 'file:///data/lines/*', "))
+    assert [split_line(entry) for entry in found.lines] == [
+        ("", "bottle"),
+        ("s3://other/packed", "pcb-?"),
+        ("file:///data/lines", "*"),
+        ("", "pcb-*"),
+    ]
+
+
+OVERRIDES = """
+overrides:
+  "pcb-*": {models: [patchcore-1pct, dfm], train_budget_s: 60, seeds: [0, 1], input: {fit: tile, tiles: 16}}
+  "*-9": {false_alarm_budget: 0.01, train_budget_s: null}
+"""
+
+
+def test_overrides_stand_in_place_of_the_experiment_s_own_keys() -> None:
+    found = parse_experiment(GOOD + "train_budget_s: 600" + OVERRIDES)
+    assert found.on("bottle") == found.model_copy(update={"overrides": {}})
+    one = found.on("pcb-1")
+    assert one.models == (found.models[1], ModelChoice(name="dfm"))  # the label means the experiment's own model
+    assert (one.seeds, one.train_budget_s, one.false_alarm_budget) == ((0, 1), 60.0, 0.05)
+    assert (one.input.fit, one.input.tiles, one.held_out) == ("tile", 16, 0.2)
+    nine = found.on("pcb-9")  # both fit: key by key, the later one wins
+    assert (nine.seeds, nine.train_budget_s, nine.false_alarm_budget) == ((0, 1), None, 0.01)
+    assert [model.shown for model in found.all_models] == ["padim", "patchcore-1pct", "dfm"]
+
+
+def test_the_digest_knows_overrides_and_their_order() -> None:
+    plain, over = parse_experiment(GOOD), parse_experiment(GOOD + OVERRIDES)
+    first, second = over.overrides.items()
+    turned = over.model_copy(update={"overrides": dict([second, first])})
+    assert len({plain.digest, over.digest, turned.digest}) == 3
+    for one in (plain, over, turned):
+        again = parse_experiment(one.to_yaml())
+        assert again.digest == one.digest
+        assert again.on("pcb-9") == one.on("pcb-9")
+
+
+def test_every_fault_of_overrides_is_named_with_its_row() -> None:
+    text = """
+overrides:
+  bottle: {modles: [padim]}
+  "pcb-*":
+    input: {fits: tile}
+    seeds: [1, 1]
+    models: []
+  models: {train_budget: 3, false_alarm_budget: null}
+"""
+    assert problems(GOOD + text) == [
+        "row 10: overrides.bottle.modles: unknown key; did you mean 'models'?",
+        "row 14: overrides.pcb-*.models: Tuple should have at least 1 item after validation, not 0",
+        "row 13: overrides.pcb-*.seeds: 1 stands there twice",
+        "row 12: overrides.pcb-*.input.fits: unknown key; did you mean 'fit'?",
+        "row 15: overrides.models.false_alarm_budget: Input should be a valid number",
+        "row 15: overrides.models.train_budget: unknown key; did you mean 'train_budget_s'?",
+    ]
+
+
+def test_a_label_stands_for_one_model_on_all_lines() -> None:
+    text = "overrides: {bottle: {models: [{name: padim, config: {n_features: 9}}]}}\n"
+    assert problems(GOOD + text) == [
+        "row 8: overrides: bottle: padim stands for two models; give this one its own label"
+    ]
+    fits = parse_experiment(GOOD + "overrides: {bottle: {models: [{name: padim, input: {fit: squash}}]}}\n")
+    assert fits.on("bottle").models[0].input is not None
+
+
 names = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,20}\Z")
 
 
@@ -109,6 +199,20 @@ def test_yaml_round_trip(name: str, lines: list[str], models: list[str], seeds: 
     again = parse_experiment(first.to_yaml())
     assert again == first
     assert again.digest == first.digest
+
+
+def test_the_digest_of_an_experiment_without_overrides_is_what_it_was() -> None:
+    """Runs that are under way were frozen with it."""
+    found = Experiment(
+        name="night",
+        store="s3://bucket/bench",
+        lines=("strip",),
+        models=(ModelChoice(name="fake"), ModelChoice(name="padim", label="large", config={"n_features": 40})),
+        seeds=(0, 1),
+        train_budget_s=60.0,
+        input=InputChoice(pixels=64 * 64),
+    )
+    assert found.digest == "4e29148dc355356bf9c08a3d4326f6dc7c567a1e786839004a20ae8f38e4f370"
 
 
 def test_transport_does_not_change_the_digest() -> None:

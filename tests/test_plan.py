@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from raybench.errors import BucketMissing, ExperimentError, StoreDenied, StoreUnreachable
-from raybench.experiment import Experiment, InputChoice, ModelChoice, Storage
+from raybench.experiment import Experiment, InputChoice, ModelChoice, Override, Storage
+from raybench.lines.manifest import Manifest
 from raybench.lines.pack import pack
 from raybench.plan import experiment_of, make_plan
 from raybench.runs import Run
@@ -106,3 +108,107 @@ def test_weights_that_no_store_holds(experiment: Experiment, tmp_path: Path) -> 
     bad = experiment.model_copy(update={"models": models, "weights": str(tmp_path)})
     with pytest.raises(ExperimentError, match=r"weights 'resnet18' \(resnet18-f37072fd.pth\) are not in .*weights add"):
         make_plan(bad)
+
+
+PutLine = Callable[[Store, str], Manifest]
+
+
+@pytest.fixture
+def plant(tmp_path: Path, put_line: PutLine) -> Experiment:
+    """Two models on three packed lines, in a folder."""
+    for name in ("bottle", "pcb-1", "pcb-2"):
+        put_line(open_store(str(tmp_path / "plant")).sub("lines"), name)
+    models = (ModelChoice(name="fake"), ModelChoice(name="padim", label="large", config={"n_features": 40}))
+    return Experiment(name="night", store=str(tmp_path / "plant"), lines=("*",), models=models, train_budget_s=60.0)
+
+
+def ids(experiment: Experiment) -> dict[tuple[str, str, int], str]:
+    return {(unit.line, unit.model, unit.seed): unit.unit_id for unit in make_plan(experiment).units}
+
+
+def test_unit_ids_without_overrides_are_what_they_were(plant: Experiment, tmp_path: Path, put_line: PutLine) -> None:
+    """Pinned before there were overrides: a long run goes on with what it has done."""
+    put_line(open_store(plant.store).sub("lines"), "strip")
+    small = InputChoice(pixels=64 * 64)
+    assert ids(plant.model_copy(update={"lines": ("strip",), "seeds": (0, 1), "input": small})) == {
+        ("strip", "fake", 0): "7ae8967dd76cd9e1e2f2",
+        ("strip", "fake", 1): "fb1fd2562361188ab864",
+        ("strip", "large", 0): "a3e8b7c2d93eaed1109a",
+        ("strip", "large", 1): "980217beea1de23eb12d",
+        ("strip", "fake (squashed)", 0): "4a808363b187cf6559cb",
+        ("strip", "large (squashed)", 0): "9ab80836bc9777c34020",
+    }
+
+
+def test_overrides_make_other_units_of_their_lines_only(plant: Experiment) -> None:
+    override = Override.model_validate(
+        {"models": ["large", "dfm"], "seeds": [3], "false_alarm_budget": 0.01, "squashed_twins": False}
+    )
+    before, after = ids(plant), ids(plant.model_copy(update={"overrides": {"pcb-*": override}}))
+    assert list(after) == [
+        ("bottle", "fake", 0),
+        ("bottle", "large", 0),
+        ("pcb-1", "large", 3),
+        ("pcb-2", "large", 3),
+        ("pcb-1", "dfm", 3),
+        ("pcb-2", "dfm", 3),
+        ("bottle", "fake (squashed)", 0),
+        ("bottle", "large (squashed)", 0),
+    ]
+    assert all(after[place] == before[place] for place in after if place[0] == "bottle")
+    as_before = plant.model_copy(update={"overrides": {"pcb-1": Override(train_budget_s=60.0)}})
+    assert ids(as_before) == before  # the same numbers, the same identity
+    longer = plant.model_copy(update={"overrides": {"pcb-1": Override(train_budget_s=61.0)}})
+    changed = {place for place, unit_id in ids(longer).items() if before[place] != unit_id}
+    assert {line for line, _, _ in changed} == {"pcb-1"}
+    assert len(changed) == 4
+
+
+def test_overrides_that_change_nothing_are_listed_with_all_other_faults(plant: Experiment) -> None:
+    overrides = {
+        "pbc-*": Override(seeds=(1,)),
+        "pcb-1": Override(seeds=(1,)),
+        "bottle": Override(models=(ModelChoice(name="patchcor"),)),
+        "pcb-*": Override(seeds=(2,)),
+        "*": Override(),
+    }
+    with pytest.raises(ExperimentError) as caught:
+        make_plan(plant.model_copy(update={"lines": ("bottle", "pcb-1", "can"), "overrides": overrides}))
+    said = "\n".join(caught.value.problems)
+    assert len(caught.value.problems) == 5
+    for part in (
+        "models: patchcor: unknown",
+        "lines: 'can' is not packed",
+        "overrides: 'pbc-*' fits no line of the experiment; did you mean 'pcb-1'?",
+        "overrides: 'pcb-1' changes nothing",
+        "overrides: '*' changes nothing",
+    ):
+        assert part in said
+
+
+def test_lines_of_several_stores(plant: Experiment, tmp_path: Path, put_line: PutLine) -> None:
+    other = open_store(str(tmp_path / "other"))
+    put_line(other, "can")
+    own = open_store(plant.store)
+    mixed = plant.model_copy(update={"lines": (f"{other.uri()}/c*", "pcb-1", f"{own.uri('lines')}/bottle")})
+    plan = make_plan(mixed)
+    assert list(plan.manifests) == ["can", "pcb-1", "bottle"]
+    assert {line: plan.lines_of(line).uri() for line in plan.manifests} == {
+        "can": other.uri(),
+        "pcb-1": own.uri("lines"),
+        "bottle": own.uri("lines"),
+    }
+    assert list(plan.elsewhere) == ["can"]
+    patient = plan.patient(7.0)
+    assert [patient.lines_of(line).config.patience_s for line in plan.manifests] == [7.0] * 3
+
+
+def test_where_a_line_lies_is_no_part_of_its_units(plant: Experiment, tmp_path: Path, put_line: PutLine) -> None:
+    other = open_store(str(tmp_path / "other"))
+    put_line(other, "bottle")
+    moved = plant.model_copy(update={"lines": (f"{other.uri()}/bottle",)})
+    here = plant.model_copy(update={"lines": ("bottle",)})
+    assert ids(moved) == ids(here)
+    assert moved.digest != here.digest
+    with pytest.raises(ExperimentError, match=r"'bottle' is packed in .*plant/lines and in .*other;"):
+        make_plan(plant.model_copy(update={"lines": ("*", f"{other.uri()}/bottle")}))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raybench import cli, verify
-from raybench.errors import InputError
+from raybench.errors import ExperimentError, InputError
 from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.lines.pack import PackOptions, pack
 from raybench.plan import make_plan
@@ -164,6 +164,17 @@ def test_the_command(
 def test_nothing_there(done: Store) -> None:
     with pytest.raises(InputError, match="no line 'none' is packed"):
         verify_line(done.sub("lines"), "none")
+
+
+def test_a_line_outside_a_store_of_runs(done: Store) -> None:
+    lines = done.sub("lines")
+    for item in lines.list():
+        done.put(f"packed/{item.key}", lines.get(item.key))
+    assert verify.verify(done.uri("packed/strip")).problems == []
+    flip(done.sub("packed"), "strip/test-00000.parquet")
+    assert verify.verify(done.uri("packed/strip")).problems
+    with pytest.raises(ExperimentError, match="no such file"):
+        verify.verify(done.uri("packed/none"))
 
 
 def test_on_s3(done: Store, bucket: Store) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raybench.experiment import VerdictWeights
 from raybench.findings.non_square import Twin
@@ -15,6 +17,7 @@ from raybench.findings.rows import Row, merge_seeds
 from raybench.findings.spending import Hours, Spending, added
 from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all
 from raybench.metrics.image import ImageScores
+from raybench.metrics.mean_ranks import mean_ranks
 from raybench.results import Number, Provenance, UnitResult
 
 
@@ -36,7 +39,8 @@ class BoardContext:
 @dataclass(frozen=True)
 class Overall:
     """One model over all lines: means over the lines where a number is defined. lines: finished. failed: lines.
-    run_in: lines whose verdict names it. tied_in: lines where it is as good as the named one. grade: over all lines."""
+    run_in: lines whose verdict names it. tied_in: lines where it is as good as the named one. grade: over all lines.
+    mean_rank: of its image AUROC, see `metrics.mean_ranks`."""
 
     model: str
     provenance: Provenance | None
@@ -56,6 +60,7 @@ class Overall:
     grade: str
     conclusion: str
     hours: Hours = field(default_factory=Hours)
+    mean_rank: Number = field(default_factory=lambda: Number(None))
 
 
 @dataclass(frozen=True)
@@ -75,10 +80,19 @@ class Board:
         return tuple(verdict.line for verdict in self.verdicts)
 
     def rows_of(self, line: str) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.line == line)
+        return self._rows[line]
 
     def verdict_on(self, line: str) -> Verdict:
-        return next(verdict for verdict in self.verdicts if verdict.line == line)
+        return self._verdicts[line]
+
+    @functools.cached_property
+    def _rows(self) -> Mapping[str, tuple[Row, ...]]:
+        groups = itertools.groupby(sorted(self.rows, key=lambda row: row.line), key=lambda row: row.line)
+        return {line: tuple(rows) for line, rows in groups}
+
+    @functools.cached_property
+    def _verdicts(self) -> Mapping[str, Verdict]:
+        return {verdict.line: verdict for verdict in self.verdicts}
 
     def payoff_on(self, line: str) -> Payoff | None:
         return next((payoff for payoff in self.payoffs if payoff.line == line), None)
@@ -117,7 +131,8 @@ def _case(
         if result.line == line and result.unit_id in scores:
             of_line.setdefault(result.model, []).append(scores[result.unit_id])
     here = [row for row in rows if row.line == line]
-    return case_of(line, here, of_line, context.weights, context.false_alarm_budget)
+    budget = next((row.threshold.budget for row in here if row.threshold), context.false_alarm_budget)
+    return case_of(line, here, of_line, context.weights, budget)
 
 
 def _overall(rows: Sequence[Row], verdicts: Sequence[Verdict], together: Verdict | None) -> tuple[Overall, ...]:
@@ -125,11 +140,30 @@ def _overall(rows: Sequence[Row], verdicts: Sequence[Verdict], together: Verdict
     tied = Counter(model for verdict in verdicts for model in verdict.tied)
     judged = sum(verdict.run is not None for verdict in verdicts)
     grades = together.grades if together else {}
+    ranks = _mean_ranks(rows, verdicts)
     found = [
-        _one(model, [row for row in rows if row.model == model], (named[model], tied[model], judged), grades)
+        replace(
+            _one(model, [row for row in rows if row.model == model], (named[model], tied[model], judged), grades),
+            mean_rank=ranks.get(model, Number(None, reason="not run on the lines that most models were run on")),
+        )
         for model in sorted({row.model for row in rows})
     ]
-    return tuple(sorted(found, key=lambda one: (-(one.run_in + one.tied_in), -(one.image_auroc or 0.0), one.model)))
+    return tuple(sorted(found, key=_order))
+
+
+def _order(one: Overall) -> tuple[float, int, float, str]:
+    """The lowest mean rank first."""
+    mean = math.inf if one.mean_rank.value is None else one.mean_rank.value
+    return mean, -(one.run_in + one.tied_in), -(one.image_auroc or 0.0), one.model
+
+
+def _mean_ranks(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> dict[str, Number]:
+    """By model, over lines where something can be said. A model with no seed that finished has failed there."""
+    values: dict[str, dict[str, float | None]] = {verdict.line: {} for verdict in verdicts if verdict.run}
+    for row in rows:
+        if row.line in values:
+            values[row.line][row.model] = row.quality.image_auroc.value if row.quality else None
+    return mean_ranks(values)
 
 
 def _one(model: str, rows: Sequence[Row], counted: tuple[int, int, int], grades: Mapping[str, str]) -> Overall:

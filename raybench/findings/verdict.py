@@ -15,18 +15,19 @@ not enough images to tell
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raybench.findings.merits import Merits, merits, worth
 from raybench.findings.rows import Row
 from raybench.metrics.image import ImageScores
+from raybench.metrics.mean_ranks import largest_table
 from raybench.metrics.ranking import Ranking, mean_ranking, rank
 from raybench.results import Number
 
 BEST, GOOD, NOT_GOOD, UNKNOWN = "best", "good", "not good", "not enough images to tell"
 ENOUGH, NEAR = 0.8, 0.1  # image AUROC: of any use at all; near enough to the best
 TOO_WIDE, COIN = 0.3, 0.5
-ALL_LINES = "all lines"
+ALL_LINES, NOT_RUN = "all lines", "not run on every line"
 CRITERIA = {
     "recall": "recall",
     "heat_map": "heat map",
@@ -91,20 +92,27 @@ def case_of(
 
 
 def over_all(cases: Sequence[Case]) -> Verdict | None:
-    """The verdict over several lines, on the models that finished on all of them; None with fewer than two lines."""
-    ranking = mean_ranking([case.ranking for case in cases])
-    if ranking is None or len(cases) < 2:
+    """The verdict over several lines, on the models and lines of the largest table without a gap; None where that has
+    fewer than two lines."""
+    _, lines = largest_table({case.name: set(case.ranking.models) for case in cases})
+    together = [case for case in cases if case.name in lines]
+    ranking = mean_ranking([case.ranking for case in together])
+    if ranking is None or len(together) < 2:
         return None
-    merits_of = {model: _mean_merits([case.merits[model] for case in cases]) for model in ranking.models}
-    every = {model for case in cases for model in (*case.ranking.models, *case.failed)}
-    failed = dict.fromkeys(sorted(every - set(ranking.models)), "did not finish on every line")
+    rest = {model for case in cases for model in (*case.ranking.models, *case.failed)} - set(ranking.models)
+    failed = dict.fromkeys(
+        sorted(model for model in rest if any(model in case.failed for case in cases)), "did not finish on every line"
+    )
     alarms = {
-        model: max(case.alarms.get(model, 0.0) for case in cases)
+        model: max(case.alarms.get(model, 0.0) for case in together)
         for model in ranking.models
-        if sum(model in case.alarms for case in cases) * 2 > len(cases)  # on most lines
+        if sum(model in case.alarms for case in together) * 2 > len(together)  # on most lines
     }
+    merits_of = {model: _mean_merits([case.merits[model] for case in together]) for model in ranking.models}
     numbers = {model: ranking.value(model) for model in ranking.models}
-    return judge(Case(ALL_LINES, ranking, numbers, merits_of, cases[0].weights, alarms, failed))
+    name = ALL_LINES if len(together) == len(cases) else f"{len(together)} of {len(cases)} lines"
+    found = judge(Case(name, ranking, numbers, merits_of, cases[0].weights, alarms, failed))
+    return replace(found, conclusions=dict(found.conclusions) | dict.fromkeys(rest - failed.keys(), NOT_RUN))
 
 
 def judge(case: Case) -> Verdict:

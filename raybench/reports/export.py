@@ -50,7 +50,7 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
-    site = Site(run, plan.store.sub("lines"), cache_dir, "cpu", 1)
+    site = Site(run, plan.lines_of(line), cache_dir, "cpu", 1)
     detector = hot_detector(unit, trained, site)
     folder.mkdir(parents=True, exist_ok=True)
     onnx = folder / f"{line}-{unit.model}.onnx"
@@ -77,7 +77,7 @@ def _images(plan: Plan, unit: Unit) -> npt.NDArray[np.uint8]:
     """(N, H, W, 3) uint8: some of the line's images at the network's size."""
     manifest = plan.manifests[unit.line]
     shard = (*manifest.scored_shards, *manifest.shards)[0]
-    rows = islice(read_rows(plan.store.sub("lines"), shard), CHECKED_IMAGES)
+    rows = islice(read_rows(plan.lines_of(unit.line), shard), CHECKED_IMAGES)
     return np.stack([to_network(decode_image(row.image, manifest.white_level), fit_of(unit)) for row in rows])
 
 

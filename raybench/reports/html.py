@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 import jinja2
 from plotly.offline import get_plotlyjs
@@ -21,22 +22,27 @@ from raybench.findings.board import Board
 from raybench.findings.flags import Flag, Seen
 from raybench.findings.rows import Row
 from raybench.findings.verdict import CRITERIA, shown
+from raybench.findings.worst import poor_lines, worst_first
 from raybench.reports.charts import Chart, charts
+from raybench.reports.conditions import conditions
 from raybench.reports.gallery import Picture
 from raybench.reports.quality import Section
 from raybench.reports.tables import (
     AUROC_COLUMN,
     EXPLAINED,
+    FEW_LINES,
     LINE_HEADERS,
     OVERALL_HEADERS,
-    conditions,
+    SUMMARY_HEADERS,
     line_cells,
     overall_cells,
+    summary_cells,
 )
 from raybench.results import Number
 
 FLAGS_SHOWN = 50
 NOT_FLAGGED = "not flagged"
+Of = TypeVar("Of", Flag, Seen)
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,17 @@ def render(
     """The page. pictures: in the order they are shown, grouped by line. seen: every image, for the charts. sections:
     of data quality, by line."""
     by_line = {line: list(group) for line, group in itertools.groupby(pictures, key=lambda picture: picture.line)}
+    flags_of = _by_line(flags)
+    seen_of = _by_line(seen)
     kinds = {(flag.line, flag.image_id): flag.kinds or (flag.kind,) for flag in flags}
+    summaries = worst_first(board)
 
     def reasons_of(picture: Picture) -> tuple[str, ...]:
         return kinds.get((picture.line, picture.image_id), (NOT_FLAGGED,))
 
     def choices(line: str) -> dict[str, list[str]]:
         """What can be filtered by, and its values."""
-        shown_flags = [flag for flag in flags if flag.line == line][:FLAGS_SHOWN]
+        shown_flags = flags_of.get(line, [])[:FLAGS_SHOWN]
         of_line = by_line.get(line, [])
         found = {
             "label": {*(flag.label for flag in shown_flags), *(picture.label for picture in of_line)},
@@ -78,7 +87,7 @@ def render(
         return {name: sorted(values) for name, values in found.items()}
 
     def charts_of(line: str) -> list[Chart]:
-        return charts(board.rows_of(line), [one for one in seen if one.line == line], board.verdict_on(line).run)
+        return charts(board.rows_of(line), seen_of.get(line, []), board.verdict_on(line).run)
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_part),
@@ -90,6 +99,11 @@ def render(
     scripts = (get_plotlyjs(), _part("page.js"))
     return environment.from_string(_part("page.html.j2")).render(
         board=board,
+        summaries=summaries,
+        is_long=len(summaries) > FEW_LINES,
+        poor=poor_lines(summaries),
+        summary_headers=SUMMARY_HEADERS,
+        summary_cells=summary_cells,
         line_headers=LINE_HEADERS,
         auroc_column=AUROC_COLUMN,
         overall_headers=OVERALL_HEADERS,
@@ -104,7 +118,7 @@ def render(
         choices=choices,
         reasons_of=reasons_of,
         pictures=by_line,
-        flags={line: [flag for flag in flags if flag.line == line] for line in board.lines},
+        flags={line: flags_of.get(line, []) for line in board.lines},
         flags_shown=FLAGS_SHOWN,
         sections=sections,
         conditions=conditions(board),
@@ -112,6 +126,13 @@ def render(
         scripts=scripts,
         script_sources=" ".join(_source(script) for script in scripts),
     )
+
+
+def _by_line(found: Sequence[Of]) -> dict[str, list[Of]]:
+    by_line: dict[str, list[Of]] = {}
+    for one in found:
+        by_line.setdefault(one.line, []).append(one)
+    return by_line
 
 
 def _part(name: str) -> str:

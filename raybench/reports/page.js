@@ -56,12 +56,24 @@ function underlay(stack) {
   stack.prepend(source);
 }
 
-function search(input) {
-  const sections = all("section[data-line]");
-  input.addEventListener("input", () => {
-    const wanted = input.value.toLowerCase();
-    for (const section of sections) section.hidden = !section.dataset.line.toLowerCase().includes(wanted);
-  });
+// Which lines are shown, in the table of lines and below it.
+function finder(controls) {
+  const wanted = controls.querySelector("input");
+  const selects = all("select", controls);
+  const items = all("[data-line]");
+  const sections = items.filter((item) => item.matches("section"));
+  const apply = () => {
+    const text = wanted.value.toLowerCase();
+    for (const item of items) {
+      item.hidden = !item.dataset.line.toLowerCase().includes(text)
+        || selects.some((select) => select.value && item.dataset[select.dataset.by] !== select.value);
+    }
+    const shown = sections.filter((section) => !section.hidden).length;
+    controls.querySelector("span").textContent = `${shown} of ${sections.length} lines`;
+  };
+  wanted.addEventListener("input", apply);
+  selects.forEach((select) => select.addEventListener("change", apply));
+  apply();
 }
 
 function draw(place) {
@@ -87,6 +99,6 @@ all("table.sortable").forEach(sortable);
 all("section[data-line]").forEach(filters);
 all(".stack").forEach(underlay);
 all("input[type=range]").forEach(slider);
-all("input[type=search]").forEach(search);
+all("#find").forEach(finder);
 chartsInView();
 document.body.classList.add("scripted");

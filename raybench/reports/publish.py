@@ -33,7 +33,7 @@ from raybench.runs import QualityRecord, Run, ScoreRecord, TrainRecord, score_na
 from raybench.units import Unit
 from raybench.versions import versions
 
-PICTURES_PER_LINE = 10
+PICTURES, PICTURES_PER_LINE = 400, 10  # at most: one page has to open in a browser
 READERS = 16
 
 
@@ -73,7 +73,7 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     queues = Desk(plan, run, board, units, lambda line: bad.get(line, {})).queues(seen)
     board = replace(board, payoffs=tuple(queue.payoff for queue in queues))
     flags = [flag for queue in queues for flag in queue.flags]
-    pictures = list(_pictures(plan, run, board, list(top_images(seen, PICTURES_PER_LINE))))
+    pictures = list(_pictures(plan, run, board, list(top_images(seen, pictures_per_line(len(board.lines))))))
     run.put_report("board.json", board_json(board))
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
@@ -85,9 +85,8 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
 
 def _inspections(plan: Plan) -> dict[str, Inspection]:
     """Data quality by line, where `raybench inspect` has looked: a report decodes no line for it."""
-    lines = plan.store.sub("lines")
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda manifest: read_inspection(lines, manifest), plan.manifests.values())
+        found = pool.map(lambda one: read_inspection(plan.lines_of(one.line), one), plan.manifests.values())
         return {line: one for line, one in zip(plan.manifests, found, strict=True) if one}
 
 
@@ -96,6 +95,11 @@ def _spending(plan: Plan, run: Run, finished: Sequence[Finished]) -> Spending:
     write_costs(run, ((row.unit, row.result) for row in finished))
     hours = hours_of(row.result for row in finished)
     return Spending(hours, plan.experiment.resources.price_per_hour, read_forecast(run))
+
+
+def pictures_per_line(lines: int) -> int:
+    """Fewer with more lines, but always one."""
+    return max(1, min(PICTURES_PER_LINE, PICTURES // max(1, lines)))
 
 
 def publish_again(plan: Plan) -> Board:
@@ -178,7 +182,7 @@ def _scored_images(
     plan: Plan, run: Run, unit: Unit, manifest: Manifest, ids: set[str]
 ) -> Iterator[tuple[Row, ScoreRow]]:
     """Images and their scores, from the few shards that hold them: the small score tables tell which."""
-    lines = plan.store.sub("lines")
+    lines = plan.lines_of(unit.line)
     for shard in manifest.scored_shards:
         record = run.read(unit.unit_id, score_name(shard.key), ScoreRecord)
         if record is None:

@@ -18,12 +18,14 @@ from raybench.findings.board import Board, Overall
 from raybench.findings.flags import Flag
 from raybench.findings.non_square import NonSquare
 from raybench.findings.rows import Row
-from raybench.findings.spending import cost, told
-from raybench.findings.verdict import CRITERIA, Verdict, shown
+from raybench.findings.spending import cost
+from raybench.findings.verdict import Verdict, shown
+from raybench.findings.worst import LineSummary, poor_lines, worst_first
+from raybench.reports.conditions import conditions
 from raybench.results import Number, RegionRecall
 
 _BOARD = TypeAdapter(Board)
-BUSY = 0.15  # from here on, a time is reported with the load it was taken under
+FEW_LINES, WORST_SHOWN = 6, 20  # of more than a few lines a terminal shows the worst, in one table
 LINE_HEADERS = (
     "model",
     "rank",
@@ -45,6 +47,7 @@ NOT_ON_TERMINALS = ("weights", "test min", "cost")
 AUROC_COLUMN = LINE_HEADERS.index("image AUROC")
 OVERALL_HEADERS = (
     "model",
+    "mean rank",
     "rank",
     "weights",
     "lines",
@@ -60,9 +63,24 @@ OVERALL_HEADERS = (
     "cost",
     "conclusion",
 )
-
+SUMMARY_HEADERS = (
+    "line",
+    "best image AUROC",
+    "run",
+    "recall",
+    "false alarms",
+    "defects found",
+    "heat map",
+    "models",
+    "conclusion",
+)
 
 EXPLAINED = {
+    "mean rank": "The mean of the model's ranks by image AUROC on each line; failed ones rank last. In brackets: 95 % "
+    "interval over lines.",
+    "best image AUROC": "Of the best model there.",
+    "run": "The model that the verdict names; recall and what follows are its.",
+    "models": "Models that finished.",
     "rank": "All places that the intervals of the differences between models leave; 1 is best.",
     "weights": "Where the network's weights come from: imagenet, distilled, official, random, or none.",
     "lines": "Lines on which the model finished.",
@@ -99,12 +117,16 @@ def board_csv(board: Board) -> bytes:
 
 
 def board_md(board: Board) -> str:
-    """GitHub tables: the overall one first, then one per line, then the conditions."""
+    """GitHub tables: the overall one, the lines in short where they are many, then one per line, and the conditions."""
     parts = [f"# {board.context.run}", "", "## All lines", ""]
     if board.over_all:
         parts += [board.over_all.sentence, ""]
     parts += _markdown(OVERALL_HEADERS, overall_cells(board))
-    for line in board.lines:
+    summaries = worst_first(board)
+    if len(summaries) > FEW_LINES:
+        cells = [summary_cells(summary) for summary in summaries]
+        parts += ["", "## Worst lines first", "", poor_lines(summaries), "", *_markdown(SUMMARY_HEADERS, cells)]
+    for line in [summary.line for summary in summaries]:
         cells = [line_cells(board, row) for row in board.rows_of(line)]
         parts += ["", f"## {line}", "", board.verdict_on(line).sentence, "", *_markdown(LINE_HEADERS, cells)]
         if payoff := board.payoff_on(line):
@@ -120,19 +142,51 @@ def flags_parquet(flags: Sequence[Flag]) -> bytes:
     return sink.getvalue()
 
 
-def console_board(board: Board) -> RenderableType:
-    """Tables for a terminal: verdict and numbers per line, then all lines."""
+def console_board(board: Board, lines: Sequence[str] = ()) -> RenderableType:
+    """Tables for a terminal: verdict and numbers per line, then all lines; of many lines the worst, in one table.
+
+    lines: those to show, and no others.
+    """
+    few = len(board.lines) <= FEW_LINES
     parts: list[RenderableType] = []
-    for line in board.lines:
+    for line in lines or (board.lines if few else ()):
         parts.append(Text(board.verdict_on(line).sentence, style="bold"))
         parts.append(_table(LINE_HEADERS, [line_cells(board, row) for row in board.rows_of(line)]))
         if payoff := board.payoff_on(line):
             parts.append(Text(payoff.sentence, style="dim"))
-    if len(board.lines) > 1:
+    if len(board.lines) > 1 and not lines:
         parts.append(Text(board.over_all.sentence if board.over_all else "all lines", style="bold"))
         parts.append(_table(OVERALL_HEADERS, overall_cells(board)))
+    if not few and not lines:
+        parts += _worst(worst_first(board))
     parts += [Text(text, style="dim") for text in conditions(board)]
     return Group(*parts)
+
+
+def _worst(summaries: Sequence[LineSummary]) -> list[RenderableType]:
+    parts: list[RenderableType] = [Text(f"Worst lines first. {poor_lines(summaries)}", style="bold")]
+    parts.append(_table(SUMMARY_HEADERS, [summary_cells(summary) for summary in summaries[:WORST_SHOWN]]))
+    if more := len(summaries) - WORST_SHOWN:
+        text = f"{more} more lines: all are in index.html; `raybench report … --line NAME` shows one in full"
+        parts += [Text(text, style="dim")] if more > 0 else []
+    return parts
+
+
+def summary_cells(summary: LineSummary) -> list[str]:
+    """The cells of SUMMARY_HEADERS."""
+    row = summary.named
+    quality = row.quality if row else None
+    return [
+        summary.line,
+        shown(summary.best),
+        row.model if row else "–",
+        short(quality.recall) if quality else "–",
+        short(quality.false_alarm_rate) if quality else "–",
+        short(row.regions.all) if row and row.regions else "–",
+        str(row.heat) if row and row.heat else "–",
+        f"{summary.finished}, {summary.failed} failed" if summary.failed else str(summary.finished),
+        summary.conclusion,
+    ]
 
 
 def line_cells(board: Board, row: Row) -> list[str]:
@@ -190,6 +244,7 @@ def _overall_cells(board: Board, one: Overall) -> list[str]:
     quality = (one.image_auroc, one.recall, one.false_alarm_rate, one.region_recall, one.pixel_auroc, one.au_pro)
     return [
         one.model,
+        _places(one.mean_rank),
         rank(board.over_all, one.model),
         one.provenance or "–",
         lines,
@@ -202,50 +257,12 @@ def _overall_cells(board: Board, one: Overall) -> list[str]:
     ]
 
 
-def conditions(board: Board) -> list[str]:
-    """What the numbers were measured under, one sentence each."""
-    context = board.context
-    speeds = sorted(
-        {f"{speed.device}, {speed.dtype}, {speed.threads} threads" for row in board.rows if (speed := row.speed)}
-    )
-    texts = [
-        "intervals: 95 %, over images; rank: all places that the intervals leave; recall and false alarms at the "
-        f"OK-only threshold with a budget of {context.false_alarm_budget:.0%}; promised: what the held-back OK images "
-        "can promise on average",
-        "defects found: regions of the masks that the heat map touches, above the value that at most that share of OK "
-        "images reaches anywhere",
-        "ms/image: model only, batch 1, median, alone on the device; test min: the test set one by one, "
-        "decoding included; MB: the saved detector (10^6 bytes)",
-    ]
-    weights = ", ".join(f"{CRITERIA[name]} {weight:g}" for name, weight in context.weights.items())
-    texts.append(
-        f"of models that cannot be told apart by image AUROC the verdict names the one worth most by {weights}"
-    )
-    texts += [f"device: {text}" for text in speeds]
-    texts += [
-        f"{row.model} on {row.line}: timed while other programs kept {row.speed.other_load:.0%} of the cores busy"
-        for row in board.rows
-        if row.speed and row.speed.other_load > BUSY
-    ]
-    texts += told(context.spending)
-    texts += _weights(board)
-    texts += sorted({f"{row.model} cannot be exported: {why}" for row in board.rows if (why := row.not_exportable)})
-    if context.pending:
-        texts.append(f"{context.pending} units are still to be done; the same command goes on with them")
-    versions = ", ".join(f"{name} {version}" for name, version in context.versions.items())
-    return [*texts, f"{context.created}, experiment {context.digest[:12]}, {versions}"]
-
-
-def _weights(board: Board) -> list[str]:
-    """Where each model's weights come from: said once, or line by line where lines differ."""
-    texts = []
-    for model in sorted({row.model for row in board.rows if row.weights_note}):
-        notes = {row.line: row.weights_note for row in board.rows if row.model == model and row.weights_note}
-        if len(set(notes.values())) == 1:
-            texts.append(f"{model}: {next(iter(notes.values()))}")
-        else:
-            texts += [f"{model} on {line}: {note}" for line, note in notes.items()]
-    return texts
+def _places(number: Number) -> str:
+    """`2.3 (1.9–2.8)`, or a dash."""
+    if number.value is None:
+        return "–"
+    interval = f" ({number.low:.1f}–{number.high:.1f})" if number.low is not None and number.high is not None else ""
+    return f"{number.value:.1f}{interval}"
 
 
 def short(number: Number) -> str:

@@ -56,8 +56,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> Summary:
     """
     with stoppable() as stop:
         plan.store.check()
-        weights = plan.weights.patient(PATIENCE_S) if plan.weights else None
-        plan = replace(plan, store=plan.store.patient(PATIENCE_S), weights=weights)
+        plan = plan.patient(PATIENCE_S)
         run = Run(plan.store, plan.experiment.name)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
         fleet = Fleet(plan.experiment.resources, alive)
@@ -103,7 +102,7 @@ class _Dispatch:
         self.took = Work()
         measure_s = plan.experiment.resources.measure_s
         device = self.fleet.slots.device
-        self._desk = ray.put(Desk(run, plan.store.sub("lines"), device, plan.weights, measure_s))
+        self._desk = ray.put(Desk(run, plan.store.sub("lines"), device, plan.weights, measure_s, plan.elsewhere))
         self._manifests = {line: ray.put(manifest) for line, manifest in plan.manifests.items()}
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:

@@ -6,7 +6,8 @@ import errno
 import functools
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import ray
 
@@ -39,13 +40,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Desk:
-    """What every task of a run needs besides its job. measure_s: for timing a unit."""
+    """What every task of a run needs besides its job. lines: the run's own store of lines. measure_s: for timing a
+    unit. elsewhere: by line, the store of lines that holds it, of those that are not in `lines`."""
 
     run: Run
     lines: Store
     device: str
     weights: Store | None = None
     measure_s: float = 2.0
+    elsewhere: Mapping[str, Store] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Spent | N
     from raybench.work import site
 
     batch = max(1, site.MAX_BATCH >> effort.halvings)
+    lines = desk.elsewhere.get(job.unit.line, desk.lines)
     place = site.Site(
         run=desk.run,
-        lines=desk.lines,
+        lines=lines,
         cache_dir=site.node_cache(),
         device=desk.device,
         threads=effort.threads,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,14 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 from test_reports import unit
 
-from raybench.findings.board import BoardContext, build_board
+from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import build_flags, look, top_images
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 HOSTILE = "<img src=x onerror=alert(1)> ü\"'&\n" + "long" * 60
 
 
@@ -41,8 +42,26 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def long_report(board_of: BoardOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine lines of rising quality."""
+    board = board_of({f"line-{at}": {"padim": at / 3, "dfm": 3 - at / 3} for at in range(9)})
+    path = tmp_path_factory.mktemp("report") / "index.html"
+    path.write_text(render(board, [], []), encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def page(report: Path) -> Iterator[Page]:
+    yield from opened_page(report)
+
+
+@pytest.fixture
+def long_page(long_report: Path) -> Iterator[Page]:
+    yield from opened_page(long_report)
+
+
+def opened_page(report: Path) -> Iterator[Page]:
     """The open page; afterwards: nothing was said on the console, no dialog, and nothing was asked for."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: make browser")
@@ -105,3 +124,35 @@ def test_charts_are_drawn_when_they_come_into_view(page: Page) -> None:
 def test_a_phone_can_show_it(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def shown_lines(page: Page) -> tuple[list[str], list[str]]:
+    """Lines in the table of lines, and lines below it."""
+    rows = page.locator("#lines tbody tr").filter(visible=True)
+    sections = page.locator("section[data-line]").filter(visible=True)
+    return rows.locator("td:first-child").all_inner_texts(), sections.locator("h2").all_inner_texts()
+
+
+def test_lines_are_found_by_name_and_by_what_they_run(long_page: Page) -> None:
+    rows, sections = shown_lines(long_page)
+    assert rows == sections
+    assert len(rows) == 9
+    search = long_page.locator("#find input")
+    search.fill("INE-7")
+    assert shown_lines(long_page) == (["line-7"], ["line-7"])
+    assert "1 of 9 lines" in long_page.locator("#find").inner_text()
+    search.fill("")
+    long_page.locator("select[data-by=run]").select_option("padim")
+    by_run = shown_lines(long_page)[0]
+    assert 0 < len(by_run) < 9
+    assert set(long_page.locator("#lines tbody tr:visible td:nth-child(3)").all_inner_texts()) == {"padim"}
+    search.fill("line-0")
+    assert shown_lines(long_page) == ([], [])
+
+
+def test_the_table_of_lines_sorts_and_leads_to_a_line(long_page: Page) -> None:
+    names = long_page.locator("#lines tbody td:first-child")
+    long_page.locator("#lines thead th", has_text="line").first.locator("button").click()
+    assert names.all_inner_texts()[0] == "line-8"
+    names.first.locator("a").click()
+    assert long_page.evaluate("document.querySelector(location.hash + ' h2').textContent") == "line-8"

@@ -57,7 +57,7 @@ def test_the_winner_is_written_and_checked(done: Plan, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_stands_on_the_board(done: Plan) -> None:
-    from raybench.reports.tables import conditions
+    from raybench.reports.conditions import conditions
 
     assert "fake cannot be exported: it has no torch module" in conditions(publish_again(done))
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from html.parser import HTMLParser
 
@@ -20,7 +21,17 @@ from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.pixel import PixelQuality
 from raybench.reports.gallery import Picture, overlay
 from raybench.reports.html import render
-from raybench.reports.tables import board_csv, board_from_json, board_json, board_md, console_board, flags_parquet
+from raybench.reports.tables import (
+    LINE_HEADERS,
+    OVERALL_HEADERS,
+    WORST_SHOWN,
+    board_csv,
+    board_from_json,
+    board_json,
+    board_md,
+    console_board,
+    flags_parquet,
+)
 from raybench.results import Counts, Failure, Input, Number, Quality, RegionRecall, Size, Speed, Threshold, UnitResult
 
 EVIL = '<script>alert("x")</script>|'
@@ -97,9 +108,11 @@ def test_csv_has_a_row_per_line_and_model_failures_included(board: Board) -> Non
 
 def test_markdown_tables_stay_tables(board: Board) -> None:
     rows = [line for line in board_md(board).splitlines() if line.startswith("|")]
-    widths = {len(re.findall(r"(?<!\\)\|", line)) for line in rows}
-    assert len(widths) == 1 or widths == {13, 14}
+    widths = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in rows]
+    overall = [len(OVERALL_HEADERS)] * (2 + len(board.overall))
+    assert widths == overall + [len(LINE_HEADERS)] * (2 + len(board.rows))
     assert "3 units are still to be done" in board_md(board)
+    assert "| padim | 1.0 | – | imagenet |" in board_md(board)
     assert "| padim | 1 | imagenet |" in board_md(board)
 
 
@@ -118,6 +131,62 @@ def test_terminal_shows_the_numbers(board: Board) -> None:
     assert "not good: failed" in text
     assert "10.0" in text
     assert "promised" in text
+
+
+BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
+
+
+@pytest.fixture(scope="module")
+def many(board_of: BoardOf) -> Board:
+    """Lines of rising quality, the later ones easier; more than a terminal shows."""
+    return board_of(
+        {f"line-{at:02}": {"good": 0.2 + at / 8, "bad": at / 10} for at in range(WORST_SHOWN + 5)}
+        | {EVIL: {"good": None, "bad": None}}
+    )
+
+
+def printed(board: Board, lines: Sequence[str] = (), width: int = 160) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(console_board(board, lines))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_terminal_shows_the_worst_of_many_lines(many: Board) -> None:
+    text = printed(many)
+    assert "Worst lines first. " in text
+    assert "mean rank" in text
+    assert text.index("run good") < text.index("Worst lines first") < text.index("line-00") < text.index("line-01")
+    assert "line-18" in text
+    assert "line-20" not in text
+    assert "6 more lines: all are in index.html" in text
+    assert len(text.splitlines()) < 60
+
+
+def test_a_terminal_shows_the_lines_that_are_asked_for(many: Board) -> None:
+    text = printed(many, ["line-24"])
+    assert "line-24: run good" in text
+    assert "line-23" not in text
+    assert "Worst lines first" not in text
+
+
+def test_the_page_of_many_lines(many: Board) -> None:
+    text = render(many, [], [])
+    assert EVIL not in text
+    assert text.count("<tr data-line=") == text.count("<section data-line=") == len(many.lines)
+    table = text[text.index('id="lines"') :]
+    assert table.index('href="#line-1"') < table.index('href="#line-2"')
+    assert '<tr data-line="line-00" data-run="good"' in table
+    sections = re.findall(r'<section data-line="([^"]*)"[^>]*id="line-(\d+)"', text)
+    assert [int(place) for _, place in sections] == list(range(1, len(many.lines) + 1))
+    assert [line for line, _ in sections[1:4]] == ["line-00", "line-01", "line-02"]
+    assert text.count('<li><a href="#line-') == 0  # one sentence for each line would fill the screen
+    assert "lines: no model has an image AUROC of 0.8 or more." in text
+
+
+def test_markdown_lists_many_lines_in_short(many: Board) -> None:
+    text = board_md(many)
+    assert "## Worst lines first" in text
+    assert text.index("| line-00 |") < text.index("| line-24 |") < text.index("## line-00")
 
 
 class Page(HTMLParser):

@@ -10,9 +10,10 @@ import pytest
 import ray
 
 from raybench.errors import InputError
-from raybench.experiment import Experiment, ModelChoice, Resources
+from raybench.experiment import Experiment, ModelChoice, Override, Resources
 from raybench.ledger import Ledger
-from raybench.plan import make_plan
+from raybench.lines.pack import PackOptions, pack
+from raybench.plan import experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.tables import board_from_json
 from raybench.results import UnitResult
@@ -20,7 +21,7 @@ from raybench.runs import Run
 from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.cluster import slots
 from raybench.schedule.runner import Summary, run_plan
-from raybench.store import Store
+from raybench.store import Store, open_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -49,6 +50,24 @@ def test_a_run_and_the_same_run_again(experiment: Experiment, packed: Store) -> 
     assert page.count("<img") == 20
     flags = pd.read_parquet(io.BytesIO(packed.get("runs/night/report/flags.parquet")))
     assert set(flags["line"]) <= {"strip"}
+
+
+def test_lines_of_two_stores_one_with_settings_of_its_own(experiment: Experiment, strips: Path, tmp_path: Path) -> None:
+    other = open_store(str(tmp_path / "other"))
+    pack(open_store(str(strips)), other, "far", PackOptions(shard_rows=4))
+    before = list(other.list())
+    overrides = {"fa?": Override(false_alarm_budget=0.25, seeds=(1,))}
+    lines = ("strip", f"{other.uri()}/f*")
+    summary = run(experiment.model_copy(update={"lines": lines, "overrides": overrides}))
+    assert summary.failed == {}
+    assert [(row.line, row.seeds, row.threshold and row.threshold.budget) for row in summary.board.rows] == [
+        ("far", (1,), 0.25),
+        ("strip", (0,), 0.2),
+    ]
+    page = open_store(experiment.store).get("runs/night/report/index.html").decode()
+    assert page.count("<figure data-item") == 20  # pictures of both lines
+    assert list(other.list()) == before
+    assert experiment_of(f"{experiment.store}/runs/night").lines == lines
 
 
 def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment) -> None:

@@ -21,6 +21,7 @@ from raybench.plan import Plan
 from raybench.reports.annotations.item import Item, Picture, Task
 from raybench.results import UnitResult
 from raybench.runs import Run, ScoreRecord, score_name
+from raybench.store import Store
 from raybench.units import Unit
 from raybench.work.site import fit_of
 
@@ -75,10 +76,10 @@ def outliner_of(plan: Plan, run: Run, board: Board, line: str) -> Outliner | Non
 def items_of(plan: Plan, run: Run, line: str, tasks: Iterable[Task], outliner: Outliner | None) -> Iterator[Item]:
     """The tasks with images and outlines, in the order of the line's shards. One row group of images and a few dozen
     heat maps are in memory at a time. A task whose image the line does not hold is left out."""
-    manifest, lines = plan.manifests[line], plan.store.sub("lines")
+    manifest, lines = plan.manifests[line], plan.lines_of(line)
     wanted = {task.image_id: task for task in tasks}
     for shard in (*manifest.scored_shards, *manifest.shards_of("train")):
-        here = _here(plan, shard, wanted)
+        here = _here(lines, shard, wanted)
         if here:
             rows = read_rows(lines, shard, only=here)
             scored = _scored(run, outliner, shard, here)
@@ -91,8 +92,8 @@ def items_of(plan: Plan, run: Run, line: str, tasks: Iterable[Task], outliner: O
             return
 
 
-def _here(plan: Plan, shard: ShardInfo, wanted: Mapping[str, Task]) -> set[str]:
-    rows = read_rows(plan.store.sub("lines"), shard, images=False, only=wanted)
+def _here(lines: Store, shard: ShardInfo, wanted: Mapping[str, Task]) -> set[str]:
+    rows = read_rows(lines, shard, images=False, only=wanted)
     return {row.image_id for row in rows}
 
 

@@ -1,0 +1,111 @@
+"""The report of a made board with many lines: how long it takes to build and how large the page is.
+
+python -m benchmarks.many_lines --lines 200 --images 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from raybench.findings.board import BoardContext, build_board
+from raybench.findings.flags import Seen, build_flags, look, top_images
+from raybench.metrics.image import ImageScores, Ranked
+from raybench.reports.gallery import Picture
+from raybench.reports.html import render
+from raybench.reports.publish import pictures_per_line
+from raybench.results import Counts, Failure, Input, Number, Quality, RegionRecall, Size, Speed, Threshold, UnitResult
+from raybench.versions import versions
+
+MODELS = (
+    "cflow", "dfm", "draem", "efficient_ad", "fastflow", "padim", "patchcore", "reverse_distillation", "stfpm",
+    "supersimplenet",
+)  # fmt: skip
+FAILING = 0.01
+HEIGHT, WIDTH = 240, 320
+
+T = TypeVar("T")
+
+
+def made(line: int, model: int, images: int) -> tuple[UnitResult, ImageScores | None]:
+    """One unit: models differ, lines are harder or easier, and one in a hundred fails."""
+    rng = np.random.default_rng([line, model])
+    name, unit_id = f"line-{line:03}", f"{line:010}{model:010}"
+    if rng.random() < FAILING:
+        failure = Failure("train", "ModelError", "made to fail", "Traceback", 1)
+        return UnitResult(unit_id, name, MODELS[model], 0, failure=failure), None
+    half = images // 2
+    gap = 0.4 * (line % 10) + 0.15 * model
+    scores = rng.normal(0, 1, 2 * half) + np.repeat([0.0, gap], half)
+    ids = [f"test/{at:05}.png" for at in range(2 * half)]
+    scored = ImageScores.of(ids, ["ok"] * half + ["ng"] * half, scores.tolist())
+    ones = np.ones((1, half))
+    auroc = float(Ranked(scored.of_label("ok"), scored.of_label("ng")).auroc(ones, ones)[0])
+    number = Number(auroc, max(0.0, auroc - 0.05), min(1.0, auroc + 0.05), 2 * half)
+    result = UnitResult(
+        unit_id=unit_id,
+        line=name,
+        model=MODELS[model],
+        seed=0,
+        provenance="imagenet",
+        weights_note="made up",
+        input=Input("native", 224, 320, HEIGHT, WIDTH),
+        counts=Counts(160, 40, half, half, half),
+        threshold=Threshold(2.0, 40, 0.05, 0.05, 0.0),
+        quality=Quality(**{field.name: number for field in fields(Quality)}),
+        regions=RegionRecall(number, {"scratch": number}, {"large": number}),
+        speed=Speed(10.0 + model, 12.0, 3.0, 14.0, 90.0, 8, "made up", "float32", 2),
+        size=Size(10.0 + model, 1_000_000),
+        train_s=30.0,
+    )
+    return result, scored
+
+
+def pictures(seen: list[Seen], lines: int) -> Iterator[Picture]:
+    rng = np.random.default_rng(0)
+    image = (rng.normal(128, 30, (HEIGHT, WIDTH, 1)) + np.zeros(3)).clip(0, 255).astype(np.uint8)
+    heat = np.zeros((HEIGHT, WIDTH), np.float32)
+    heat[60:120, 80:160] = 3.0
+    for one in top_images(seen, pictures_per_line(lines)):
+        yield Picture(
+            one.line, one.image_id, one.label, one.excess, one.flagged_by, "padim", image, heat, heat > 1, 0.0, 1.0
+        )
+
+
+def timed(what: str, step: Callable[[], T]) -> T:
+    started, cpu = time.perf_counter(), time.process_time()
+    found = step()
+    print(f"{what:<8}{time.perf_counter() - started:8.1f} s, {time.process_time() - cpu:6.1f} s of CPU", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lines", type=int, default=200)
+    parser.add_argument("--images", type=int, default=60, help="test images per line")
+    parser.add_argument("--out", type=Path, default=Path("out/many-lines.html"))
+    asked = parser.parse_args()
+    units = [made(line, model, asked.images) for line in range(asked.lines) for model in range(len(MODELS))]
+    results = [result for result, _ in units]
+    scores = {result.unit_id: scored for result, scored in units if scored is not None}
+    context = BoardContext("many-lines", "2026-11-25T00:00:00+00:00", "0" * 64, versions(), 0.05)
+    board = timed("board", lambda: build_board(results, scores, context))
+    seen = timed("images", lambda: look(results, scores))
+    flags = timed("flags", lambda: build_flags(seen))
+    page = timed("page", lambda: render(board, flags, list(pictures(seen, asked.lines)), seen))
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(page, encoding="utf-8")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    made_of = f"{asked.lines} lines × {len(MODELS)} models × {asked.images} images"
+    print(f"{made_of}: page {len(page) / 1e6:.1f} MB, peak memory {peak:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The lines in short, worst first: those on which even the best model is poor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raybench.findings.board import Board
+from raybench.findings.rows import Row
+from raybench.findings.verdict import ENOUGH, Verdict
+from raybench.results import Number
+
+
+@dataclass(frozen=True)
+class LineSummary:
+    """best: the highest image AUROC of any model. named: the row of the model that the verdict names. finished, failed:
+    models. conclusion: the named model's grade, or why there is no verdict."""
+
+    line: str
+    best: Number
+    named: Row | None
+    finished: int
+    failed: int
+    conclusion: str
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether no model is of any use there, or none finished."""
+        return not self.finished or (self.best.value is not None and self.best.value < ENOUGH)
+
+
+def worst_first(board: Board) -> tuple[LineSummary, ...]:
+    """All lines: those where nothing finished, then by the best model's image AUROC, then those without one."""
+    found = [_summary(board.rows_of(verdict.line), verdict) for verdict in board.verdicts]
+    return tuple(sorted(found, key=_place))
+
+
+def poor_lines(summaries: Sequence[LineSummary]) -> str:
+    """How many lines are poor, in a sentence."""
+    poor = sum(summary.is_poor for summary in summaries)
+    if not poor:
+        return f"On every line that can be judged some model has an image AUROC of {ENOUGH:g} or more."
+    return f"{poor} of {len(summaries)} lines: no model has an image AUROC of {ENOUGH:g} or more."
+
+
+def _summary(rows: Sequence[Row], verdict: Verdict) -> LineSummary:
+    numbers = [row.quality.image_auroc for row in rows if row.quality]
+    known = [number for number in numbers if number.value is not None]
+    named = next((row for row in rows if row.model == verdict.run), None)
+    return LineSummary(
+        line=verdict.line,
+        best=max(known, key=lambda number: number.value or 0.0, default=Number(None)),
+        named=named,
+        finished=len(numbers),
+        failed=sum(row.quality is None for row in rows),
+        conclusion=verdict.grades[named.model] if named else verdict.sentence.removeprefix(f"{verdict.line}: "),
+    )
+
+
+def _place(summary: LineSummary) -> tuple[float, str]:
+    if not summary.finished:
+        return -1.0, summary.line
+    return (2.0 if summary.best.value is None else summary.best.value), summary.line

@@ -1,0 +1,91 @@
+"""What the numbers of a board were measured under, in sentences; few of them, however many lines there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from raybench.findings.board import Board
+from raybench.findings.rows import Row
+from raybench.findings.spending import told
+from raybench.findings.verdict import CRITERIA
+
+BUSY = 0.15  # from here on, a time is reported with the load it was taken under
+FEW = 8  # of a kind; more are counted
+
+
+def conditions(board: Board) -> list[str]:
+    """What the numbers were measured under, one sentence each."""
+    context = board.context
+    speeds = sorted(
+        {f"{speed.device}, {speed.dtype}, {speed.threads} threads" for row in board.rows if (speed := row.speed)}
+    )
+    texts = [
+        "intervals: 95 %, over images; rank: all places that the intervals leave; recall and false alarms at the "
+        f"OK-only threshold with a budget of {_budgets(board)}; promised: what the held-back OK images "
+        "can promise on average",
+        "defects found: regions of the masks that the heat map touches, above the value that at most that share of OK "
+        "images reaches anywhere",
+        "ms/image: model only, batch 1, median, alone on the device; test min: the test set one by one, "
+        "decoding included; MB: the saved detector (10^6 bytes)",
+    ]
+    weights = ", ".join(f"{CRITERIA[name]} {weight:g}" for name, weight in context.weights.items())
+    texts.append(
+        f"of models that cannot be told apart by image AUROC the verdict names the one worth most by {weights}"
+    )
+    texts += [f"device: {text}" for text in speeds]
+    texts += _disturbed([row for row in board.rows if row.speed])
+    texts += told(context.spending)
+    texts += _weights(board)
+    texts += sorted({f"{row.model} cannot be exported: {why}" for row in board.rows if (why := row.not_exportable)})
+    if context.pending:
+        texts.append(f"{context.pending} units are still to be done; the same command goes on with them")
+    versions = ", ".join(f"{name} {version}" for name, version in context.versions.items())
+    return [*texts, f"{context.created}, experiment {context.digest[:12]}, {versions}"]
+
+
+def _budgets(board: Board) -> str:
+    """The experiment's false-alarm budget, and those of lines with another."""
+    usual = board.context.false_alarm_budget
+    by_line = {row.line: row.threshold.budget for row in board.rows if row.threshold}
+    others = Counter(budget for budget in by_line.values() if budget != usual)
+    parts = [f"{budget:.3g} on {count} line{'s' if count > 1 else ''}" for budget, count in sorted(others.items())]
+    return f"{usual:.0%}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _disturbed(rows: Sequence[Row]) -> list[str]:
+    """Times that were taken while the machine was busy otherwise."""
+    loads = [(row, row.speed.other_load) for row in rows if row.speed and row.speed.other_load > BUSY]
+    if len(loads) > FEW:
+        worst, load = max(loads, key=lambda one: one[1])
+        return [
+            f"{len(loads)} of {len(rows)} times were taken while other programs kept more than {BUSY:.0%} of the cores "
+            f"busy, {load:.0%} at worst ({worst.model} on {worst.line}); board.csv has each"
+        ]
+    return [
+        f"{row.model} on {row.line}: timed while other programs kept {load:.0%} of the cores busy"
+        for row, load in loads
+    ]
+
+
+def _weights(board: Board) -> list[str]:
+    """Where each model's weights come from: said once, or by line where lines differ."""
+    texts = []
+    for model in sorted({row.model for row in board.rows if row.weights_note}):
+        lines_of: dict[str, list[str]] = {}
+        for row in board.rows:
+            if row.model == model and row.weights_note:
+                lines_of.setdefault(row.weights_note, []).append(row.line)
+        if len(lines_of) == 1:
+            texts.append(f"{model}: {next(iter(lines_of))}")
+            continue
+        shown = list(lines_of.items())[:FEW]
+        texts += [f"{model} on {_few(lines)}: {note}" for note, lines in shown]
+        if more := len(lines_of) - len(shown):
+            texts.append(f"{model}: {more} more of the kind; board.csv has each")
+    return texts
+
+
+def _few(lines: Sequence[str]) -> str:
+    more = f" and {len(lines) - FEW} more lines" if len(lines) > FEW else ""
+    return ", ".join(lines[:FEW]) + more

@@ -1,0 +1,57 @@
+"""What YAML allows and no file of raybench's means, and in which row a value stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+MAX_DEPTH, MAX_VALUES = 40, 100_000
+
+
+def faults(tree: yaml.Node | None) -> list[str]:
+    """What YAML allows and nobody means: a key twice, lone surrogates, nesting or aliases without end."""
+    problems: list[str] = []
+    waiting, seen = [(tree, 0)] if tree else [], 0
+    while waiting:
+        node, depth = waiting.pop()
+        row, seen = node.start_mark.line + 1, seen + 1
+        if depth > MAX_DEPTH or seen > MAX_VALUES:
+            return [f"row {row}: more than {MAX_DEPTH} levels or {MAX_VALUES} values, aliases written out"]
+        if isinstance(node, yaml.ScalarNode):
+            if not _is_unicode(node.value):
+                problems.append(f"row {row}: text that is not Unicode (a lone surrogate)")
+            continue
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and _is_unicode(key.value)]
+            problems += [f"row {row}: {key} stands there twice" for key in twice(keys)]
+            waiting += [(part, depth + 1) for pair in node.value for part in pair]
+        else:
+            waiting += [(part, depth + 1) for part in node.value]
+    return list(dict.fromkeys(problems))
+
+
+def twice(values: Iterable[Any]) -> list[str]:
+    """Those that are there more than once, sorted."""
+    return sorted(str(value) for value, count in Counter(values).items() if count > 1)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def row_of(node: yaml.Node | None, loc: tuple[Any, ...]) -> int | None:
+    """The row, from 1, of the value at `loc` (keys and places in lists), or of the last part of it that is there."""
+    row = None
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if pair is None:
+                return row
+            row, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            row = node.start_mark.line + 1
+    return row

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from raybench.findings.board import Board
+from raybench.findings.rows import Row
+from raybench.reports.conditions import FEW, conditions
+from raybench.results import Speed
+
+BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
+SPEED = Speed(10.0, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2)
+
+
+def changed(board: Board, change: Callable[[int, Row], Row]) -> list[str]:
+    return conditions(replace(board, rows=tuple(change(at, row) for at, row in enumerate(board.rows))))
+
+
+def test_budgets_of_lines_are_told(board_of: BoardOf) -> None:
+    board = board_of({line: {"m": 2.0} for line in "abc"})
+    assert "with a budget of 5%; promised" in conditions(board)[0]
+
+    def strict(at: int, row: Row) -> Row:
+        assert row.threshold is not None
+        return replace(row, threshold=replace(row.threshold, budget=0.01)) if at else row
+
+    assert "with a budget of 5% (0.01 on 2 lines); promised" in changed(board, strict)[0]
+
+
+def test_many_lines_make_few_sentences(board_of: BoardOf) -> None:
+    board = board_of({f"line-{at:02}": {"m": 2.0, "n": 1.0} for at in range(FEW + 4)})
+
+    def noted(at: int, row: Row) -> Row:
+        note = f"distilled on {row.line}" if row.model == "m" else f"note {at % 4}"
+        return replace(row, weights_note=note, speed=replace(SPEED, other_load=0.2 + at / 100))
+
+    texts = changed(board, noted)
+    assert len(texts) < 20
+    assert (
+        "24 of 24 times were taken while other programs kept more than 15% of the cores busy, 43% at worst"
+        in "\n".join(texts)
+    )
+    assert "m on line-00: distilled on line-00" in texts
+    assert "m: 4 more of the kind; board.csv has each" in texts
+    assert sum(text.startswith("n on line-") for text in texts) == 2
+
+
+def test_of_few_each_is_told(board_of: BoardOf) -> None:
+    board = board_of({"a": {"m": 2.0}, "b": {"m": 2.0}})
+    texts = changed(board, lambda at, row: replace(row, weights_note="w", speed=replace(SPEED, other_load=0.3 * at)))
+    assert "m: w" in texts
+    assert "m on b: timed while other programs kept 30% of the cores busy" in texts
