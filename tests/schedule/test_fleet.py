@@ -83,7 +83,7 @@ def test_a_lost_cluster_is_asked_for_one_task_at_a_time_and_stays_of_its_kind() 
     assert not fleet.has_room(1, 1.0)
     cluster.nodes = [GPU]
     cluster.now += REFRESH_S
-    assert fleet.slots.nodes == (GPU,)
+    assert [node.node_id for node in fleet.slots.nodes] == [GPU.node_id]
 
 
 def test_a_run_on_cpus_stays_on_cpus() -> None:
