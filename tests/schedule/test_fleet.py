@@ -77,8 +77,8 @@ def test_a_lost_cluster_is_asked_for_one_task_at_a_time_and_stays_of_its_kind() 
     fleet = cluster.fleet(in_flight=1)
     cluster.nodes = [CPU]
     fleet.look_again()
-    assert len(fleet.slots.nodes) == 0
-    assert fleet.slots.device == "cuda"
+    lost = fleet.slots
+    assert (len(lost.nodes), lost.device) == (0, "cuda")
     assert fleet.has_room(0, 0.0)
     assert not fleet.has_room(1, 1.0)
     cluster.nodes = [GPU]
