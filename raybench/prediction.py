@@ -69,11 +69,11 @@ class Guess:
 
 
 class Predictor:
-    """device: torch name. cpus: of a train or score task, node_cpus: of a measuring one."""
+    """device: torch name. cpus: of a train or score task; timing takes its time on any number."""
 
-    def __init__(self, costs: Costs, device: str, cpus: int, node_cpus: int) -> None:
+    def __init__(self, costs: Costs, device: str, cpus: int) -> None:
         self.costs, self.device = costs, device
-        self._cpus: dict[Phase, int] = {"train": cpus, "score": cpus, "measure": node_cpus}
+        self._cpus: dict[Phase, int] = {"train": cpus, "score": cpus, "measure": 0}
         self._books = tuple(_book(rows, device) for rows in (costs.own, costs.others))
         self._known: dict[_Key, Guess] = {}
 
@@ -119,7 +119,8 @@ def _book(rows: Sequence[CostRow], device: str) -> dict[_Key, _Fit]:
         if row.device != device:
             continue
         x = _extent(row.phase, row.images, row.height * row.width, row.steps)
-        for place in _places(row.detector, row.settings, (row.height, row.width), row.cpus):
+        cpus = 0 if row.phase == "measure" else row.cpus
+        for place in _places(row.detector, row.settings, (row.height, row.width), cpus):
             book.setdefault((row.phase, *place), _Fit()).add(x if place else 1.0, row.seconds, row.units)
     return book
 

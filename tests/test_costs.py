@@ -43,7 +43,7 @@ def rows(one: Unit, train: tuple[float, int], score: tuple[float, int], cpus: in
 
 
 def guess(costs: Costs, one: Unit, train: int, test: int, cpus: int = 2) -> Guess:
-    return Predictor(costs, "cpu", cpus, 8).guess(one, manifest(train, test))
+    return Predictor(costs, "cpu", cpus).guess(one, manifest(train, test))
 
 
 def result(one: Unit, *, seconds: float) -> UnitResult:
@@ -117,7 +117,7 @@ def test_own_units_come_before_others_and_another_device_tells_nothing() -> None
     own, others = summed(rows(unit(), (10.0, 100), (5.0, 50))), summed(rows(unit(), (90.0, 100), (5.0, 50)))
     found = guess(Costs(own, others), unit(seed=4), 100, 50)
     assert (found.seconds["train"], found.own) == (10.0, True)
-    gpu = Predictor(Costs(own, others), "cuda", 2, 8).guess(unit(), manifest(100, 50))
+    gpu = Predictor(Costs(own, others), "cuda", 2).guess(unit(), manifest(100, 50))
     assert gpu == Guess()
     assert not gpu.known
     assert guess(Costs(), unit(), 100, 50) == Guess()

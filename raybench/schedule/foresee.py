@@ -36,7 +36,7 @@ class Ahead:
 def look_ahead(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, slots: Slots) -> Ahead:
     """The units of `plan` with what they are predicted to cost, in the order in which to start them: as the experiment
     lists them, where nothing has been recorded."""
-    predictor = Predictor(costs, slots.device, slots.cpus, slots.most_cpus)
+    predictor = Predictor(costs, slots.device, slots.cpus)
     guesses = {unit.unit_id: predictor.guess(unit, plan.manifests[unit.line]) for unit in plan.units}
     units = in_order(plan.units, lambda unit: guesses[unit.unit_id].work_s)
     return Ahead(units, plan.manifests, commits, guesses, costs.damaged)

@@ -27,7 +27,7 @@ ON_CPU = result(1, train=Spent(1800, 100, 3600, 0, "cpu"))
 def test_a_task_is_charged_for_what_it_had_to_itself() -> None:
     hours = hours_of([ON_GPU, result(9)])
     assert hours.units == 1
-    assert (hours.cpu, hours.gpu) == (pytest.approx(7.6), pytest.approx(0.725))
+    assert [hours.cpu, hours.gpu] == pytest.approx([7.6, 0.725])
     assert hours.money(4.0) == pytest.approx(2.9)
     assert hours_of([ON_CPU]).money(0.05) == pytest.approx(0.05)
     assert hours.money(None) is None

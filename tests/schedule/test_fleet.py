@@ -77,13 +77,13 @@ def test_a_lost_cluster_is_asked_for_one_task_at_a_time_and_stays_of_its_kind() 
     fleet = cluster.fleet(in_flight=1)
     cluster.nodes = [CPU]
     fleet.look_again()
-    assert len(fleet.slots.nodes) == 0
-    assert fleet.slots.device == "cuda"
+    lost = fleet.slots
+    assert (len(lost.nodes), lost.device) == (0, "cuda")
     assert fleet.has_room(0, 0.0)
     assert not fleet.has_room(1, 1.0)
     cluster.nodes = [GPU]
     cluster.now += REFRESH_S
-    assert fleet.slots.nodes == (GPU,)
+    assert [node.node_id for node in fleet.slots.nodes] == [GPU.node_id]
 
 
 def test_a_run_on_cpus_stays_on_cpus() -> None:

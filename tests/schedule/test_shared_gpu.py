@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from raybench.lines.pack import PackOptions, pack
 from raybench.schedule.shares import share
 from raybench.store import open_store
 
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 PEAK_MB, DEVICE_MB = 2000.0, 8000.0
 RUN = """
 import json, sys
@@ -55,7 +57,11 @@ def test_the_first_has_a_whole_gpu_and_the_others_what_it_held(tmp_path: Path) -
     pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions())
     arguments = (store.uri(), str(PEAK_MB), str(DEVICE_MB))
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", "-c", RUN, *arguments],
+        env=os.environ | LOOPBACK,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout.splitlines()[-1])
