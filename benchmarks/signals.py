@@ -6,9 +6,9 @@
 No image serves twice. Of each line's shuffled OK training images the first 24 are its references and the next
 FITTED are perturbed to fit the weights with; the OK test images (solar cells: the 20 OK cells behind the first 120) are
 perturbed to evaluate, and the NG test images are evaluated as they are. The method was designed, and the witnesses'
-least values were set, on OK training images; there, cast, glare, turn, swap, crack and specks were seen. The weights are
-fitted on the perturbations that are NAMED. Of those LEFT_OUT, vignette, haze, extra, slip, hair and chip were written
-after the witnesses.
+least values were set, on OK training images; there, cast, glare, turn, swap, crack and specks were seen. The weights
+are fitted on the perturbations that are NAMED. Of those LEFT_OUT, vignette, haze, extra, slip, hair and chip were
+written after the witnesses.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ import argparse
 import tempfile
 import time
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
 
 from benchmarks.perturbations import LEFT_OUT, NAMED, Image, perturb
 from raybench.demo import Sizes, write_strips
-from raybench.findings.signals.references import COUNT, References, sample
-from raybench.findings.signals.rule import KINDS, Kind, explain, signal
+from raybench.findings.signals.line import COUNT
+from raybench.findings.signals.references import References
+from raybench.findings.signals.rule import KINDS, explain, signal
 from raybench.lines.decode import decode_image
 
 FITTED, TESTED, REAL = 10, 20, 100
@@ -56,14 +60,14 @@ class Line:
     ng: Sequence[Path]
 
     def references(self) -> References:
-        return References.of(sample(map(read, self.train[:COUNT])))
+        return References.of(map(read, self.train[:COUNT]))
 
 
 @dataclass
 class Tally:
     """Answers by (named, left out or real; kind; perturbation)."""
 
-    answers: dict[tuple[str, str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    answers: dict[tuple[str, str, str], Counter[str]] = field(default_factory=dict)
     sure: list[tuple[float, bool]] = field(default_factory=list)
 
     def right(self, group: str, kind: str | None = None) -> tuple[int, int]:
@@ -134,7 +138,7 @@ def evaluate(line: Line, tested: int) -> Tally:
             started = time.process_time()
             found = signal(image, None, references)
             spent_s, images = spent_s + time.process_time() - started, images + 1
-            tally.answers[group, kind, name][found.kind] += 1
+            tally.answers.setdefault((group, kind, name), Counter())[found.kind] += 1
             if group != "real":
                 tally.sure.append((found.confidence, found.kind == kind))
     print(f"\n{line.name}: {1000 * spent_s / images:.0f} ms of CPU an image")
@@ -173,22 +177,22 @@ def _share(right: int, of: int) -> str:
     return f"{right / of:.1%} ({of})" if of else "-"
 
 
-def fit(found: Sequence[Line]) -> None:
+def explained(line: Line) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Kinds, and what the rule weighs, of a line's images to fit with: unchanged ones count as a defect not seen."""
+    references = line.references()
+    paths = line.train[COUNT : COUNT + FITTED]
+    samples = [*perturbed(line, paths, named=True), *(("defect", "unchanged", read(path)) for path in paths)]
+    rows = [explain(references.measure(image), references.limits) for _, _, image in samples]
+    return [kind for kind, _, _ in samples], np.stack(rows)
+
+
+def fit(found: Mapping[str, tuple[list[str], npt.NDArray[np.float64]]]) -> None:
     """Print weights, and how well those fitted on the other lines do on each line."""
-    from sklearn.linear_model import LogisticRegression
+    names = np.array([name for name, (kinds, _) in found.items() for _ in kinds])
+    kinds = np.array([kind for kinds, _ in found.values() for kind in kinds])
+    explained = np.concatenate([rows for _, rows in found.values()])
 
-    rows: list[tuple[str, Kind, np.ndarray, float]] = []
-    for line in found:
-        references = line.references()
-        paths = line.train[COUNT : COUNT + FITTED]
-        samples = [*perturbed(line, paths, named=True), *(("defect", "ok", read(path)) for path in paths)]
-        for kind, _, image in samples:
-            rows.append((line.name, kind, explain(references.measure(image), references.limits), 1.0))  # type: ignore[arg-type]
-        print(f"{line.name}: {len(samples)} images", flush=True)
-    names, kinds = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    explained = np.stack([row[2] for row in rows])
-
-    def fitted(chosen: np.ndarray) -> LogisticRegression:
+    def fitted(chosen: npt.NDArray[np.bool_]) -> LogisticRegression:
         return LogisticRegression(C=3.0, max_iter=3000).fit(explained[chosen][:, 1:], kinds[chosen])
 
     for name in dict.fromkeys(names.tolist()):
@@ -205,14 +209,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--images", type=int, default=TESTED, help="OK test images of each line to perturb")
+    parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    cv2.setNumThreads(1)
-    with tempfile.TemporaryDirectory() as work:
-        found = lines(options.folder, Path(work))
+    with tempfile.TemporaryDirectory() as work, ProcessPoolExecutor(options.processes, initializer=_alone) as pool:
+        found = list(lines(options.folder, Path(work)))
+        names = [line.name for line in found]
         if options.fit:
-            fit(list(found))
+            fit(dict(zip(names, pool.map(explained, found), strict=True)))
         else:
-            summary({line.name: evaluate(line, options.images) for line in found})
+            tallies = pool.map(evaluate, found, [options.images] * len(found))
+            summary(dict(zip(names, tallies, strict=True)))
+
+
+def _alone() -> None:
+    cv2.setNumThreads(1)
 
 
 if __name__ == "__main__":

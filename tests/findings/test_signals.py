@@ -12,8 +12,12 @@ import pytest
 from benchmarks.perturbations import NAMED, PERTURBATIONS, Image, perturb
 from benchmarks.signals import INVISIBLE
 from raybench.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_lines, write_strips
-from raybench.findings.signals import References, Signal, sample, signal
+from raybench.findings.signals import References, Signal, references_of, signal
+from raybench.findings.signals.line import sample
 from raybench.lines.decode import decode_image
+from raybench.lines.manifest import read_manifest
+from raybench.lines.pack import PackOptions, pack
+from raybench.store import open_store
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -42,7 +46,7 @@ def strip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def strips_known(strip_folder: Path) -> References:
-    return References.of(sample(read(sorted((strip_folder / "train" / "good").iterdir()))))
+    return References.of(read(sorted((strip_folder / "train" / "good").iterdir())))
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +146,26 @@ def test_flat_and_equal_references_do_not_fail() -> None:
     assert signal(np.full((60, 80, 3), 60, np.uint8), None, known).kind == "lighting"
 
 
-def test_a_sample_is_bounded_shrunk_and_the_same_every_time() -> None:
-    def images() -> Iterator[Image]:
-        return (np.full((300, 400, 3), number, np.uint8) for number in range(100))
+def test_a_sample_is_fair_bounded_and_the_same_every_time() -> None:
+    kept = sample(range(100), 10)
+    assert len(set(kept)) == 10
+    assert sample(range(100), 10) == kept
+    assert sample(range(7), 10) == list(range(7))
+    drawn = np.concatenate([sample(range(20), 5, seed) for seed in range(400)])
+    counts = np.bincount(drawn, minlength=20)
+    assert counts.min() > 60  # 100 expected of each
+    assert counts.max() < 140
 
-    kept = sample(images(), 10)
-    assert [image.shape for image in kept] == [(144, 192, 3)] * 10
-    values = [int(image[0, 0, 0]) for image in kept]
-    assert len(set(values)) == 10
-    assert max(values) >= 50
-    assert [int(image[0, 0, 0]) for image in sample(images(), 10)] == values
-    assert len(sample(images(), 1000)) == 100
+
+def test_references_of_a_packed_line_are_its_ok_training_images(strip_folder: Path, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    pack(open_store(str(strip_folder)), store, "strip", PackOptions(shard_rows=3))
+    manifest = read_manifest(store, "strip")
+    known = references_of(store, manifest, 8)
+    assert known is not None
+    assert len(known.known.views) == 8
+    assert known.size == (120, 192)
+    assert references_of(store, manifest, 3) is None
 
 
 def test_a_perturbation_is_visible_and_repeatable(ok_strips: list[Image]) -> None:
@@ -173,13 +186,13 @@ def test_made_anomalies_of_solar_cells_are_told_apart(tmp_path: Path) -> None:
     train, test = (
         [folder / path for path, split, label in rows if (split, label) == (of, "ok")] for of in ("train", "test")
     )
-    found = share_right("solar-mono", list(read(test)), References.of(sample(read(train))))
+    found = share_right("solar-mono", list(read(test)), References.of(read(train)))
     assert np.mean(list(found.values())) >= 0.8
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real product lines are not here")
 def test_real_defects_of_bottles_are_called_defects() -> None:
     line = SHARED / "mvtec_bottle"
-    known = References.of(sample(read(sorted((line / "train" / "good").iterdir())[::5])))
+    known = References.of(read(sorted((line / "train" / "good").iterdir())[::5]))
     ng = sorted((line / "test").glob("[bc]*/*"))[::6]
     assert np.mean([signal(image, None, known).kind == "defect" for image in read(ng)]) >= 0.75

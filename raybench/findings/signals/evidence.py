@@ -12,17 +12,19 @@ from raybench.findings.signals.parts import Spot
 from raybench.findings.signals.references import References
 from raybench.findings.signals.views import Floats
 
-_GROUPS = {"lighting": ("light",), "layout": ("move", "part"), "defect": ("new",)}
+_GROUPS = {"lighting": ("light",), "layout": ("move", "missing", "displaced"), "defect": ("new",)}
 
 
 def describe(kind: str, measured: Measured, references: References, size: tuple[int, int], heat: Floats | None) -> str:
     """One sentence without a full stop. size: (H, W) of the image. heat: (H, W) float32 or None."""
     excess = {name: value / references.limits[name] for name, value in measured.values.items()}
-    names = [name for name in excess if WITNESSES[name].kind in _GROUPS[kind]]
+    names = [name for name in excess if WITNESSES[name].group in _GROUPS[kind]]
     strongest = max(names, key=lambda name: excess[name])
     scene = _Scene(measured, references, size)
     if excess[strongest] > 1:
         return scene.say(strongest)
+    if kind != "defect":
+        return f"weak signs only: {scene.say(strongest)}"
     where = "" if heat is None else f"; the heat map is hottest at {_point(*_hottest(heat))}"
     return f"neither light nor layout differs from OK images in a way that explains it{where}"
 

@@ -21,11 +21,11 @@ LAID_OVER = 5  # references that fit best in place: what is compared part by par
 
 @dataclass(frozen=True)
 class Witness:
-    """kind: what it speaks for. least: what is no anomaly on any line. head: times what OK images commonly show.
-    vague: where OK images differ by more than that, it says nothing. needs_layout: says nothing where the line's images
-    have no layout in common."""
+    """group: those of which the loudest counts. least: what is no anomaly on any line. head: times what OK images
+    commonly show. vague: where OK images differ by more than that, it says nothing. needs_layout: says nothing where
+    the line's images have no layout in common."""
 
-    kind: str
+    group: str
     least: float
     head: float
     vague: float = np.inf
@@ -41,8 +41,8 @@ WITNESSES: Mapping[str, Witness] = {
     "tones": Witness("light", 0.04, 1.3),
     "moved": Witness("move", 0.025, 1.2, needs_layout=True),
     "turned": Witness("move", 0.01, 1.2),
-    "missing": Witness("part", 0.3, 1.1, needs_layout=True),
-    "displaced": Witness("part", 0.2, 1.1, needs_layout=True),
+    "missing": Witness("missing", 0.3, 1.1, needs_layout=True),
+    "displaced": Witness("displaced", 0.2, 1.1, needs_layout=True),
     "new": Witness("new", 5.0, 1.1),
     "new_share": Witness("new", 0.003, 1.1),
 }
@@ -64,10 +64,12 @@ class Known:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the witnesses say, and what they saw. values: by name of a witness."""
+    """What the witnesses say, and what they saw. values: by name of a witness. tint: (2,) float32, red and blue against
+    green, log."""
 
     values: Mapping[str, float]
     light: LightChange
+    tint: Floats
     move: Move
     missing: Spot
     displaced: Spot
@@ -86,12 +88,13 @@ def measure(one: View, known: Known, without: int | None = None) -> Measured:
         displaced_part(one.grey, greys),
         new_structure(one.edges, edges),
     )
+    tint = tint_change(one.tint, known.tint[keep])
     values = {
         "gain": abs(light.gain),
         "bend": light.bend,
         "gamma": abs(light.gamma),
         "spot": light.spot,
-        "tint": float(np.abs(tint_change(one.tint, known.tint[keep])).max()),
+        "tint": float(np.abs(tint).max()),
         "tones": new_tones(one.tones, known.tones[keep]),
         "moved": move.gain,
         "turned": turned_gain(one.directions, known.directions[keep]),
@@ -100,7 +103,7 @@ def measure(one: View, known: Known, without: int | None = None) -> Measured:
         "new": new.spot.value,
         "new_share": new.share,
     }
-    return Measured(values, light, move, missing, displaced, new)
+    return Measured(values, light, tint, move, missing, displaced, new)
 
 
 def _laid(image: Floats, dy: float, dx: float) -> Floats:

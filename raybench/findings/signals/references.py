@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,9 +9,8 @@ import numpy as np
 
 from raybench.findings.signals.measure import LAID_OVER, WITNESSES, Known, Measured, measure
 from raybench.findings.signals.moves import Spectra, spectra
-from raybench.findings.signals.views import Image, View, shrunk, view, working_size
+from raybench.findings.signals.views import Image, View, view, working_size
 
-COUNT = 24
 FEWEST = LAID_OVER + 1
 _FARTHEST_PX = 2  # of a pattern: what may still count as in place
 _COMMON = 0.9  # quantile
@@ -34,7 +32,7 @@ class References:
         views: list[View] = []
         size = None
         for image in images:
-            size = size or working_size(*image.shape[:2])
+            size = size or working_size(image.shape[0], image.shape[1])
             views.append(view(image, size))
         if size is None or len(views) < FEWEST:
             raise ValueError(f"signals need {FEWEST} OK images of a line to compare with, there are {len(views)}")
@@ -46,27 +44,6 @@ class References:
     def measure(self, image: Image) -> Measured:
         """image: (H, W, 3) uint8 RGB, of any size."""
         return measure(view(image, self.size), self.known)
-
-
-def sample(images: Iterable[Image], count: int = COUNT, seed: int = 0) -> list[Image]:
-    """`count` of any number of images, each as likely as another, shrunk to working size as they come by.
-
-    Reservoir sampling (Vitter 1985, algorithm R): memory does not grow with the line.
-    """
-    rng = random.Random(seed)  # noqa: S311
-    kept: list[Image] = []
-    size = None
-    for at, image in enumerate(images):
-        place = at if at < count else rng.randrange(at + 1)
-        if place >= count:
-            continue
-        size = size or working_size(*image.shape[:2])
-        small = shrunk(image, size)
-        if place == len(kept):
-            kept.append(small)
-        else:
-            kept[place] = small
-    return kept
 
 
 def _known(views: list[View], near_px: int) -> Known:

@@ -1,7 +1,7 @@
 """From what the witnesses say to a kind, with a probability.
 
 Of each group of witnesses the one counts that most exceeds its limit: one is enough, and a kind of change that nobody
-thought of still has one that sees it. The four excesses, in log units, weigh into a multinomial logistic regression.
+thought of still has one that sees it. The excesses, in log units, weigh into a multinomial logistic regression.
 Its WEIGHTS are the same for all lines; `python -m benchmarks.signals --fit` finds them on images that no test sees.
 """
 
@@ -21,15 +21,15 @@ from raybench.findings.signals.views import Floats, Image
 
 Kind = Literal["defect", "lighting", "layout", "uncertain"]
 KINDS: tuple[Kind, ...] = ("defect", "lighting", "layout")
-GROUPS = ("light", "move", "part", "new")
+GROUPS = ("light", "move", "missing", "displaced", "new")
 LEAST, MOST = -1.5, 2.0  # log of an excess: further off it says no more
 ENOUGH = 0.5  # of the probability: below, nobody knows
 
-# By kind: constant; log excess of light, move, part and new; share of the difference that a change of light explains.
+# By kind: constant; log excess by group; share of the difference that a change of light explains.
 WEIGHTS: Mapping[Kind, tuple[float, ...]] = {
-    "defect": (0.65, -1.46, -0.13, -1.01, 0.53, 0.35),
-    "lighting": (-1.54, 2.62, -0.52, -1.07, -0.92, 0.73),
-    "layout": (0.89, -1.15, 0.65, 2.07, 0.39, -1.08),
+    "defect": (-0.07, -1.16, -0.57, -1.29, -0.5, 0.34, -0.95),
+    "layout": (3.23, -1.19, 1.51, 1.8, 1.07, -0.08, -0.68),
+    "lighting": (-3.17, 2.35, -0.95, -0.5, -0.57, -0.26, 1.63),
 }
 
 
@@ -48,7 +48,7 @@ def signal(image: Image, heat: Floats | None, references: References) -> Signal:
     measured = references.measure(image)
     chances = probabilities(explain(measured, references.limits))
     likeliest = max(KINDS, key=lambda kind: chances[kind])
-    evidence = describe(likeliest, measured, references, image.shape[:2], heat)
+    evidence = describe(likeliest, measured, references, (image.shape[0], image.shape[1]), heat)
     confidence = chances[likeliest]
     if confidence >= ENOUGH:
         return Signal(likeliest, confidence, evidence)
@@ -56,10 +56,10 @@ def signal(image: Image, heat: Floats | None, references: References) -> Signal:
 
 
 def explain(measured: Measured, limits: Mapping[str, float]) -> npt.NDArray[np.float64]:
-    """(1 + 4 + 1,) float64: what WEIGHTS weigh."""
+    """(1 + 5 + 1,) float64: what WEIGHTS weigh."""
     excess = dict.fromkeys(GROUPS, LEAST)
     for name, value in measured.values.items():
-        group = WITNESSES[name].kind
+        group = WITNESSES[name].group
         excess[group] = max(excess[group], log_excess(value, limits[name]))
     return np.array([1.0, *excess.values(), measured.light.explained])
 

@@ -56,7 +56,7 @@ def view(image: Image, size: tuple[int, int]) -> View:
     small = shrunk(image, size).astype(np.float32)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)
     smooth = cv2.GaussianBlur(grey, (0, 0), 1.0)
-    dx, dy = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=0.25), cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=0.25)
+    dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=0.25).astype(np.float32) for axis in ((1, 0), (0, 1)))
     edges = cv2.magnitude(dx, dy).astype(np.float32)
     return View(
         grey=grey,
@@ -71,10 +71,10 @@ def view(image: Image, size: tuple[int, int]) -> View:
 
 def _pattern(grey: Floats) -> Floats:
     """What stands out from its surroundings, in units of what does there: light does not change it."""
-    small = cv2.resize(grey, working_size(*grey.shape, PATTERN_PX)[::-1], interpolation=cv2.INTER_AREA)
+    small = cv2.resize(grey, working_size(grey.shape[0], grey.shape[1], PATTERN_PX)[::-1], interpolation=cv2.INTER_AREA)
     high = small - cv2.GaussianBlur(small, (0, 0), _PATTERN_SIGMA_PX)
     power = cv2.GaussianBlur(high * high, (0, 0), _PATTERN_SIGMA_PX * 1.5)
-    return (high / np.sqrt(power + 0.25 * power.mean() + 1e-3)).astype(np.float32)
+    return np.asarray(high / np.sqrt(power + 0.25 * power.mean() + 1e-3), np.float32)
 
 
 def grid(height: int, width: int) -> tuple[int, int]:
@@ -93,20 +93,20 @@ def _light(small: Floats) -> Floats:
         for i in range(rows)
         for j in range(columns)
     ]
-    return np.log(np.asarray(medians, np.float32).T + DARK).reshape(3, rows, columns)
+    return np.asarray(np.log(np.asarray(medians).T + DARK).reshape(3, rows, columns), np.float32)
 
 
 def _tint(small: Floats) -> Floats:
     mean = small.reshape(-1, 3).mean(axis=0) + DARK
-    return np.log(mean[[0, 2]] / mean[1]).astype(np.float32)
+    return np.asarray(np.log(mean[[0, 2]] / mean[1]), np.float32)
 
 
 def _tones(grey: Floats) -> Floats:
     found = np.bincount((grey.ravel() * (_TONES / 256)).astype(int), minlength=_TONES)[:_TONES]
-    return (found / grey.size).astype(np.float32)
+    return np.asarray(found / grey.size, np.float32)
 
 
 def _directions(dx: Floats, dy: Floats, edges: Floats) -> Floats:
     at = np.degrees(np.arctan2(dy, dx)) % _PERIOD * (_ANGLES / _PERIOD)
     found = np.bincount(at.astype(int).ravel() % _ANGLES, weights=edges.ravel(), minlength=_ANGLES)
-    return (found / (found.sum() + 1e-6)).astype(np.float32)
+    return np.asarray(found / (found.sum() + 1e-6), np.float32)
