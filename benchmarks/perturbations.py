@@ -285,12 +285,12 @@ PERTURBATIONS: Mapping[str, Perturb] = {
     )
 }
 NAMED: Mapping[str, tuple[str, ...]] = {  # what the constants of the rule are fitted on
-    "lighting": ("gain", "gamma", "gradient"),
-    "layout": ("shift", "rotate", "mirror", "erase"),
-    "defect": ("scratch", "blob", "stain"),
+    "lighting": ("gain", "gamma", "gradient", "cast", "glare"),
+    "layout": ("shift", "rotate", "mirror", "turn", "erase", "swap"),
+    "defect": ("scratch", "blob", "stain", "crack", "specks"),
 }
 LEFT_OUT: Mapping[str, tuple[str, ...]] = {  # what they are not
-    "lighting": ("cast", "glare", "vignette", "haze"),
-    "layout": ("turn", "swap", "extra", "slip"),
-    "defect": ("crack", "specks", "hair", "chip"),
+    "lighting": ("vignette", "haze"),
+    "layout": ("extra", "slip"),
+    "defect": ("hair", "chip"),
 }

@@ -12,7 +12,7 @@ from raybench.findings.signals.parts import Spot
 from raybench.findings.signals.references import References
 from raybench.findings.signals.views import Floats
 
-_GROUPS = {"lighting": ("light",), "layout": ("move", "missing", "displaced"), "defect": ("new",)}
+_GROUPS = {"lighting": ("light",), "layout": ("layout",), "defect": ("new",)}
 
 
 def describe(kind: str, measured: Measured, references: References, size: tuple[int, int], heat: Floats | None) -> str:

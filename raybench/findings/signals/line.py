@@ -42,9 +42,8 @@ def sample(items: Iterable[Item], count: int, seed: int = 0) -> list[Item]:
     rng = random.Random(seed)  # noqa: S311
     kept: list[Item] = []
     for at, item in enumerate(items):
-        place = at if at < count else rng.randrange(at + 1)
-        if place == len(kept):
+        if at < count:
             kept.append(item)
-        elif place < count:
+        elif (place := rng.randrange(at + 1)) < count:
             kept[place] = item
     return kept

@@ -18,6 +18,7 @@ from raybench.findings.signals.views import Floats
 
 REACH = 0.25  # of a side: how far a shift is looked for
 STEP, WIDEST = 3.0, 21.0  # degrees
+TIE = 0.03  # of correlation: within, the simpler story is told: upright
 POSED = 12  # references that are tried in other poses than upright
 Complex = npt.NDArray[np.complex64]
 
@@ -98,12 +99,12 @@ def best_move(pattern: Floats, references: Spectra, near_px: int, without: int |
     found = [_fits(pattern, transformed, energies)]
     found += [_fits(pose.apply(pattern), transformed[:POSED], energies[:POSED]) for pose in POSES[1:]]
     tops = [float(fits.max()) for fits in found]
-    best = int(np.argmax(tops))
+    best = 0 if tops[0] >= max(tops) - TIE else int(np.argmax(tops))
     _, row, column = np.unravel_index(int(found[best].argmax()), found[best].shape)
     shift = (np.array([row, column]) - np.array(found[best].shape[1:]) // 2) / pattern.shape
     still, aligned = _in_place(found[0], pattern.shape, near_px)
     aligned[:, 0] = keep[aligned[:, 0].astype(int)]
-    return Move(POSES[best], float(shift[0]), float(shift[1]), tops[best], still, aligned, pattern.shape)
+    return Move(POSES[best], float(shift[0]), float(shift[1]), max(tops), still, aligned, pattern.shape)
 
 
 def _in_place(fits: Floats, size: Sequence[int], near_px: int) -> tuple[float, npt.NDArray[np.float64]]:

@@ -21,15 +21,15 @@ from raybench.findings.signals.views import Floats, Image
 
 Kind = Literal["defect", "lighting", "layout", "uncertain"]
 KINDS: tuple[Kind, ...] = ("defect", "lighting", "layout")
-GROUPS = ("light", "move", "missing", "displaced", "new")
+GROUPS = ("light", "layout", "new")
 LEAST, MOST = -1.5, 2.0  # log of an excess: further off it says no more
 ENOUGH = 0.5  # of the probability: below, nobody knows
 
 # By kind: constant; log excess by group; share of the difference that a change of light explains.
 WEIGHTS: Mapping[Kind, tuple[float, ...]] = {
-    "defect": (-0.07, -1.16, -0.57, -1.29, -0.5, 0.34, -0.95),
-    "layout": (3.23, -1.19, 1.51, 1.8, 1.07, -0.08, -0.68),
-    "lighting": (-3.17, 2.35, -0.95, -0.5, -0.57, -0.26, 1.63),
+    "defect": (1.35, -1.34, -1.15, 0.21, -0.26),
+    "layout": (0.12, -0.84, 2.11, 0.36, -1.08),
+    "lighting": (-1.48, 2.18, -0.96, -0.58, 1.34),
 }
 
 
@@ -56,7 +56,7 @@ def signal(image: Image, heat: Floats | None, references: References) -> Signal:
 
 
 def explain(measured: Measured, limits: Mapping[str, float]) -> npt.NDArray[np.float64]:
-    """(1 + 5 + 1,) float64: what WEIGHTS weigh."""
+    """(1 + 3 + 1,) float64: what WEIGHTS weigh."""
     excess = dict.fromkeys(GROUPS, LEAST)
     for name, value in measured.values.items():
         group = WITNESSES[name].group
