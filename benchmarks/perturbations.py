@@ -35,7 +35,7 @@ def _change(image: Image, made: Image) -> float:
 
 
 def _side(image: Image) -> int:
-    return min(image.shape[:2])
+    return min(image.shape[0], image.shape[1])
 
 
 def _either(rng: np.random.Generator, low: tuple[float, float], high: tuple[float, float]) -> float:
@@ -43,7 +43,7 @@ def _either(rng: np.random.Generator, low: tuple[float, float], high: tuple[floa
 
 
 def _bytes(values: npt.NDArray[np.floating]) -> Image:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
 def _plane(image: Image, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -52,7 +52,7 @@ def _plane(image: Image, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     plane = np.cos(angle) * x + np.sin(angle) * y
-    return (plane / np.abs(plane).max()).astype(np.float32)[..., np.newaxis]
+    return np.asarray(plane / np.abs(plane).max(), np.float32)[..., np.newaxis]
 
 
 def gain(image: Image, rng: np.random.Generator) -> Image:
@@ -109,7 +109,7 @@ def shift(image: Image, rng: np.random.Generator) -> Image:
 def rotate(image: Image, rng: np.random.Generator) -> Image:
     height, width = image.shape[:2]
     angle = _either(rng, (-18, -5), (5, 18))
-    return _warped(image, cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0))
+    return _warped(image, np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0), np.float64))
 
 
 def mirror(image: Image, rng: np.random.Generator) -> Image:
