@@ -35,7 +35,7 @@ def _change(image: Image, made: Image) -> float:
 
 
 def _side(image: Image) -> int:
-    return min(image.shape[0], image.shape[1])
+    return int(min(image.shape[0], image.shape[1]))
 
 
 def _either(rng: np.random.Generator, low: tuple[float, float], high: tuple[float, float]) -> float:

@@ -158,17 +158,17 @@ def summary(tallies: Mapping[str, Tally]) -> None:
         f"\n{'':14}"
         + "".join(f"{name:>15}" for name in (*(f"{kind}" for kind in KINDS), "all named", "left out", "real NG"))
     )
-    total: Counter[str] = Counter()
+    total: Counter[tuple[str, str]] = Counter()
     for name, tally in tallies.items():
-        cells = {kind: tally.right("named", kind) for kind in KINDS}
+        cells: dict[str, tuple[int, int]] = {kind: tally.right("named", kind) for kind in KINDS}
         cells |= {"all": tally.right("named"), "left out": tally.right("left out"), "real": tally.right("real")}
         print(f"{name:14}" + "".join(f"{_share(*cell):>15}" for cell in cells.values()))
         for key, (right, of) in cells.items():
             real = key == "real" and name not in FOLDERS
-            total[key, "right"] += 0 if real else right  # type: ignore[index]
-            total[key, "of"] += 0 if real else of  # type: ignore[index]
+            total[key, "right"] += 0 if real else right
+            total[key, "of"] += 0 if real else of
     keys = (*KINDS, "all", "left out", "real")
-    print(f"{'all':14}" + "".join(f"{_share(total[key, 'right'], total[key, 'of']):>15}" for key in keys))  # type: ignore[index]
+    print(f"{'all':14}" + "".join(f"{_share(total[key, 'right'], total[key, 'of']):>15}" for key in keys))
     for kind in KINDS:
         found = [tally.right("left out", kind) for tally in tallies.values()]
         print(f"left out, {kind}: {_share(sum(right for right, _ in found), sum(of for _, of in found))}")
