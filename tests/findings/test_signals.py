@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.perturbations import NAMED, PERTURBATIONS, Image, perturb
+from benchmarks.signals import INVISIBLE
+from raybench.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_lines, write_strips
+from raybench.findings.signals import References, Signal, references_of, signal
+from raybench.findings.signals.line import sample
+from raybench.lines.decode import decode_image
+from raybench.lines.manifest import read_manifest
+from raybench.lines.pack import PackOptions, pack
+from raybench.store import open_store
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def read(paths: Sequence[Path]) -> Iterator[Image]:
+    return (decode_image(path.read_bytes()) for path in paths)
+
+
+def share_right(line: str, images: Sequence[Image], references: References) -> Mapping[str, float]:
+    """By kind, over all that is NAMED and can be seen on the line."""
+    right: dict[str, list[bool]] = {kind: [] for kind in NAMED}
+    for kind, names in NAMED.items():
+        for name in names:
+            for number, image in enumerate(images):
+                rng = np.random.default_rng(zlib.crc32(f"{name} {number}".encode()))
+                made = None if name in INVISIBLE.get(line, ()) else perturb(image, name, rng)
+                if made is not None:
+                    right[kind].append(signal(made, None, references).kind == kind)
+    return {kind: float(np.mean(answers)) for kind, answers in right.items() if answers}
+
+
+@pytest.fixture(scope="module")
+def strip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_strips(tmp_path_factory.mktemp("signals"), Sizes(16, 6, 12, 0))
+
+
+@pytest.fixture(scope="module")
+def strips_known(strip_folder: Path) -> References:
+    return References.of(read(sorted((strip_folder / "train" / "good").iterdir())))
+
+
+@pytest.fixture(scope="module")
+def ok_strips(strip_folder: Path) -> list[Image]:
+    return list(read(sorted((strip_folder / "test" / "good").iterdir())))
+
+
+def moved(image: Image, dx: int, dy: int) -> Image:
+    matrix = np.array([[1.0, 0, dx], [0, 1.0, dy]])
+    return cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+
+
+def test_made_anomalies_of_strips_are_told_apart(strips_known: References, ok_strips: list[Image]) -> None:
+    found = share_right("strip", ok_strips[:4], strips_known)
+    assert set(found) == set(NAMED)
+    assert np.mean(list(found.values())) >= 0.9
+    assert min(found.values()) >= 0.8
+
+
+def test_scratches_are_defects_and_missing_holes_are_layout(strips_known: References, strip_folder: Path) -> None:
+    expected = {"scratch": "defect", "missing_hole": "layout"}
+    answers = [
+        signal(image, None, strips_known).kind == kind
+        for name, kind in expected.items()
+        for image in read(sorted((strip_folder / "test" / name).iterdir()))
+    ]
+    assert np.mean(answers) >= 0.9
+
+
+@pytest.mark.parametrize(("dx", "dy", "words"), [(40, 0, "right"), (-40, 0, "left"), (0, 30, "down"), (0, -30, "up")])
+def test_a_shift_is_told_in_pixels(
+    dx: int, dy: int, words: str, strips_known: References, ok_strips: list[Image]
+) -> None:
+    found = signal(moved(ok_strips[0], dx, dy), None, strips_known)
+    assert found.kind == "layout"
+    told = re.search(rf"(\d+) px (?:to the )?{words}", found.evidence)
+    assert told is not None, found.evidence
+    assert int(told[1]) == pytest.approx(abs(dx + dy), abs=8)  # strips themselves lie up to 3 px aside
+
+
+def test_a_change_of_brightness_is_told_as_a_factor(strips_known: References, ok_strips: list[Image]) -> None:
+    found = signal(np.rint(ok_strips[0] * 0.6).astype(np.uint8), None, strips_known)
+    assert found.kind == "lighting"
+    assert found.confidence > 0.7
+
+
+def test_a_defect_is_told_by_place_and_size(strips_known: References, ok_strips: list[Image]) -> None:
+    image = ok_strips[0].copy()
+    cv2.rectangle(image, (20, 160), (60, 166), (20, 20, 20), -1)
+    found = signal(image, None, strips_known)
+    assert found.kind == "defect"
+    told = re.search(r"of (\d+)×(\d+) px at \((\d+), (\d+)\)", found.evidence)
+    assert told is not None, found.evidence
+    width, height, x, y = map(int, told.groups())
+    assert 20 <= width <= 60
+    assert 4 <= height <= 24
+    assert 15 <= x <= 65
+    assert 150 <= y <= 176
+
+
+def test_the_heat_map_tells_where_and_not_what(strips_known: References, ok_strips: list[Image]) -> None:
+    heat = np.zeros((STRIP_HEIGHT, STRIP_WIDTH), np.float32)
+    heat[20, 300] = 1
+    with_heat, without = (signal(ok_strips[1], one, strips_known) for one in (heat, None))
+    assert (with_heat.kind, with_heat.confidence) == (without.kind, without.confidence)
+
+
+def test_what_is_unlike_everything_is_still_answered(strips_known: References) -> None:
+    rng = np.random.default_rng(0)
+    odd = (
+        np.zeros((STRIP_HEIGHT, STRIP_WIDTH, 3), np.uint8),
+        np.full((1, 1, 3), 255, np.uint8),
+        rng.integers(0, 256, (700, 90, 3), dtype=np.uint8),
+    )
+    for image in odd:
+        found = signal(image, None, strips_known)
+        assert isinstance(found, Signal)
+        assert 1 / 3 <= found.confidence <= 1
+        assert found.evidence
+
+
+def test_an_answer_depends_on_nothing_but_the_image(strips_known: References, ok_strips: list[Image]) -> None:
+    before = ok_strips[2].copy()
+    assert signal(ok_strips[2], None, strips_known) == signal(ok_strips[2], None, strips_known)
+    np.testing.assert_array_equal(ok_strips[2], before)
+
+
+def test_references_need_enough_images(ok_strips: list[Image]) -> None:
+    with pytest.raises(ValueError, match="6 OK images"):
+        References.of(ok_strips[:3])
+
+
+def test_flat_and_equal_references_do_not_fail() -> None:
+    flat = np.full((60, 80, 3), 128, np.uint8)
+    known = References.of([flat] * 6)
+    assert signal(flat, None, known).kind in ("defect", "uncertain")
+    assert signal(np.full((60, 80, 3), 60, np.uint8), None, known).kind == "lighting"
+
+
+def test_a_sample_is_fair_bounded_and_the_same_every_time() -> None:
+    kept = sample(range(100), 10)
+    assert len(set(kept)) == 10
+    assert sample(range(100), 10) == kept
+    assert sample(range(7), 10) == list(range(7))
+    drawn = np.concatenate([sample(range(20), 5, seed) for seed in range(400)])
+    counts = np.bincount(drawn, minlength=20)
+    assert counts.min() > 60  # 100 expected of each
+    assert counts.max() < 140
+
+
+def test_references_of_a_packed_line_are_its_ok_training_images(strip_folder: Path, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    pack(open_store(str(strip_folder)), store, "strip", PackOptions(shard_rows=3))
+    manifest = read_manifest(store, "strip")
+    known = references_of(store, manifest, 8)
+    assert known is not None
+    assert len(known.known.views) == 8
+    assert known.size == (120, 192)
+    assert references_of(store, manifest, 3) is None
+
+
+def test_a_perturbation_is_visible_and_repeatable(ok_strips: list[Image]) -> None:
+    for name in PERTURBATIONS:
+        first, again = (perturb(ok_strips[0], name, np.random.default_rng(3)) for _ in range(2))
+        assert first is not None
+        assert again is not None
+        assert first.shape == ok_strips[0].shape
+        assert (first != ok_strips[0]).any()
+        np.testing.assert_array_equal(first, again)
+    assert perturb(np.zeros((64, 64, 3), np.uint8), "gain", np.random.default_rng(0)) is None
+
+
+def test_made_anomalies_of_solar_cells_are_told_apart(tmp_path: Path) -> None:
+    pytest.importorskip("elpv_dataset", reason="the ELPV images are not installed")
+    folder = write_lines(tmp_path, Sizes(24, 4, 1, 0))["solar-mono"]
+    rows = [line.split(",") for line in (folder / "images.csv").read_text().splitlines()[1:]]
+    train, test = (
+        [folder / path for path, split, label in rows if (split, label) == (of, "ok")] for of in ("train", "test")
+    )
+    found = share_right("solar-mono", list(read(test)), References.of(read(train)))
+    assert np.mean(list(found.values())) >= 0.8
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real product lines are not here")
+def test_real_defects_of_bottles_are_called_defects() -> None:
+    line = SHARED / "mvtec_bottle"
+    known = References.of(read(sorted((line / "train" / "good").iterdir())[::5]))
+    ng = sorted((line / "test").glob("[bc]*/*"))[::6]
+    assert np.mean([signal(image, None, known).kind == "defect" for image in read(ng)]) >= 0.65  # of 11
