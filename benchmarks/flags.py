@@ -24,9 +24,9 @@ from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Seen, look, weighed
 from raybench.findings.payoff import Payoff, payoff
 from raybench.lines.pack import PackOptions, pack
+from raybench.lines.packed import packed_lines
 from raybench.metrics.image import ImageScores
 from raybench.metrics.traits import Traits
-from raybench.lines.packed import packed_lines
 from raybench.plan import Plan, make_plan
 from raybench.reports.annotation import Desk
 from raybench.results import Size, Speed, UnitResult
