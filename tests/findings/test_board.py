@@ -32,7 +32,7 @@ def test_the_best_mean_rank_first(board: Board) -> None:
     good, fair, bad = (one.mean_rank for one in board.overall)
     assert [number.value for number in (good, fair, bad)] == [pytest.approx(mean) for mean in (7 / 5, 9 / 5, 14 / 5)]
     assert good.n == 5  # not the line with a short list, and not the one that tells nothing
-    assert (good.low, good.high) == (1.0, pytest.approx(2.2))
+    assert [good.low, good.high] == pytest.approx([1.0, 2.2])
     assert [one.failed for one in board.overall] == [2, 1, 1]
 
 

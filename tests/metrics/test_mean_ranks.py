@@ -45,7 +45,8 @@ def test_failing_costs_ranks_and_drops_no_line() -> None:
     values: list[list[float | None]] = [[0.9, 0.8]] * 9
     assert mean_ranks(by_line(values))["a"].value == 1.0
     once = mean_ranks(by_line([*values, [None, 0.8]]))
-    assert (once["a"].value, once["b"].value, once["a"].n) == (pytest.approx(1.1), pytest.approx(1.9), 10)
+    assert [once["a"].value, once["b"].value] == pytest.approx([1.1, 1.9])
+    assert once["a"].n == 10
 
 
 def test_few_lines_have_no_interval_and_equal_ones_a_narrow_one() -> None:
