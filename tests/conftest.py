@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from raybench.demo import Sizes, write_strips
 from raybench.embedded import EmbeddedServer, embedded_server
@@ -22,6 +23,8 @@ from raybench.results import Failure, Number, Quality, Threshold, UnitResult
 from raybench.schedule.cluster import connected
 from raybench.store import Store, open_store
 
+settings.register_profile("raybench", deadline=None)  # how long an example takes is this machine's business
+settings.load_profile("raybench")
 _numbers = itertools.count()
 
 
