@@ -17,15 +17,14 @@ from raybench.findings.board import Board
 from raybench.findings.rows import Row
 from raybench.findings.verdict import shown
 from raybench.lines.fit import is_square
-from raybench.lines.packed import packed_lines
 from raybench.models import weights
-from raybench.reports.conditions import conditions
-from raybench.reports.tables import board_from_json, rank, short
+from raybench.plan import packed_lines
+from raybench.reports.tables import board_from_json, conditions, rank, short
 from raybench.store import open_store
 
 MODELS = (
-    "efficient_ad", "stfpm", "supersimplenet", "cflow", "reverse_distillation", "draem", "fastflow",
-    "padim", "patchcore", "dfm",
+    "stfpm", "supersimplenet", "cflow", "reverse_distillation", "draem", "fastflow", "padim", "patchcore", "dfm",
+    "efficient_ad",
 )  # fmt: skip
 CONTROLS = ("padim", "patchcore")
 WORK = Path("out/ten-models")
