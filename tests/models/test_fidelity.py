@@ -136,6 +136,8 @@ def test_scores_are_those_of_anomalibs_engine(
     # All that we have is theirs too; what they have besides is blocks of the backbone that nobody reads.
     assert {key for key in unexpected if key not in OURS} == set()
     assert all(".blocks." in key or ".layer4." in key for key in missing)
+    if name == "efficient_ad":  # convolutions round differently in another layout, by more than what is compared here
+        theirs.model.to(memory_format=torch.channels_last)
 
     expected = engines_scores(theirs, to_tensor(unseen, torch.device("cpu")), tmp_path)
     found = detector.score(unseen)
