@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from raybench.terminal import out
 
 ALL = "coco,label-studio,cvat,yolo,masks"
-
-out = Console()
 
 
 def annotate(
