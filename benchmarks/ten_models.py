@@ -17,9 +17,10 @@ from raybench.findings.board import Board
 from raybench.findings.rows import Row
 from raybench.findings.verdict import shown
 from raybench.lines.fit import is_square
+from raybench.lines.packed import packed_lines
 from raybench.models import weights
-from raybench.plan import packed_lines
-from raybench.reports.tables import board_from_json, conditions, rank, short
+from raybench.reports.conditions import conditions
+from raybench.reports.tables import board_from_json, rank, short
 from raybench.store import open_store
 
 MODELS = (
