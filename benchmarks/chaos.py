@@ -125,7 +125,7 @@ def fight(ground: Ground, name: str, rng: random.Random, counts: Counter[str], m
             _one(_wanted(inject, ground.once, counts), rng, counts, done)
             pause_until = time.monotonic() + rng.uniform(*BETWEEN_S)
         time.sleep(0.1)
-    at._end_drivers()
+    at.end_drivers()
     done.exits = [driver.returncode for driver in at.drivers[before:]]
     done.seconds = time.monotonic() - started
     if OK not in done.exits:

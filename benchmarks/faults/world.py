@@ -54,7 +54,7 @@ class World:
         stack.callback(self.cluster.shutdown)
         self.nodes = [self.cluster.add_node(**NODE) for _ in range(nodes)]
         self.drivers: list[subprocess.Popen[str]] = []
-        stack.callback(self._end_drivers)
+        stack.callback(self.end_drivers)
 
     def start(self, experiment: Experiment) -> subprocess.Popen[str]:
         """`raybench run`, in a process of its own; its output goes into a file beside the experiment's."""
@@ -116,7 +116,8 @@ class World:
         filler.unlink()
         return True
 
-    def _end_drivers(self) -> None:
+    def end_drivers(self) -> None:
+        """Kill those that still run."""
         for driver in self.drivers:
             if driver.poll() is None:
                 driver.kill()

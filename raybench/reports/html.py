@@ -89,15 +89,8 @@ def render(
     def charts_of(line: str) -> list[Chart]:
         return charts(board.rows_of(line), seen_of.get(line, []), board.verdict_on(line).run)
 
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_part),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     scripts = (get_plotlyjs(), _part("page.js"))
-    return environment.from_string(_part("page.html.j2")).render(
+    return _template().render(
         board=board,
         summaries=summaries,
         is_long=len(summaries) > FEW_LINES,
@@ -126,6 +119,17 @@ def render(
         scripts=scripts,
         script_sources=" ".join(_source(script) for script in scripts),
     )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_part),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.from_string(_part("page.html.j2"))
 
 
 def _by_line(found: Sequence[Of]) -> dict[str, list[Of]]:

@@ -44,14 +44,18 @@ def connected(address: str | None = None) -> Iterator[None]:
             "object_store_memory": LOCAL_OBJECT_STORE_MB * 2**20,
         }
     try:
-        ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **settings)
-    except ConnectionError as error:
-        raise RaybenchError(f"no Ray cluster answers at {where!r}: {error}") from error
-    try:
+        _join(where, settings)
         yield
     finally:
         ray.shutdown()
         ray_constants.ENABLE_RAY_CLUSTER = clusters_enabled
+
+
+def _join(where: str, settings: dict[str, Any]) -> None:
+    try:
+        ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **settings)
+    except ConnectionError as error:
+        raise RaybenchError(f"no Ray cluster answers at {where!r}: {error}") from error
 
 
 def alive() -> tuple[Node, ...]:
