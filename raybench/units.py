@@ -15,7 +15,7 @@ from typing import Any
 
 from raybench.results import Input
 
-ID_VERSION = 3
+ID_VERSION = 4
 
 
 @dataclass(frozen=True)

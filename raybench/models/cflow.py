@@ -45,10 +45,7 @@ class Cflow(TorchDetector[CflowSettings]):
                 losses.append(part.detach())
             return torch.stack(losses).mean()
 
-        def loss(batch: Tensor) -> Tensor:
-            return torch.stack(list(self._fibers(likelihood, module.normalise(batch)))).mean()
-
-        self.details = walk(module, step, loss, images, self.settings, context).details()
+        self.details = walk(module, step, images, self.settings, context).details()
         module.eval()
         with torch.no_grad():
             for batch in in_batches(images, _BATCH, self.device):

@@ -8,7 +8,7 @@ not wasted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ from raybench.models.ridge import Ridge, fit_last, patches
 from raybench.models.settings import EfficientAdSettings
 from raybench.models.strangers import Strangers
 from raybench.models.tensors import Clock, Subset, TorchDetector, to_tensor
-from raybench.models.training import Plateau, steps_between_checks
 from raybench.models.weights import unpacked
 from raybench.results import Provenance
 
@@ -50,11 +49,9 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         self.details = self._teach(module.teacher, crops, clock, context)
         kept = order[len(held) :][: chosen.remembered]
         unseen = to_tensor(images.batch(held), self.device)
-        pair = _Pair(module, to_tensor(images.batch(kept), self.device), unseen, context.seed, chosen.lr)
+        pair = _Pair(module, to_tensor(images.batch(kept), self.device), context.seed, chosen.lr)
         self.details["autoencoder_steps"] = pair.autoencode(clock.steps(chosen.autoencoder_steps, _AUTOENCODE))
-        self.details["steps"] = pair.join(
-            clock.steps(chosen.steps, _JOIN), self._not_ok(crops, context), steps_between_checks(chosen.steps)
-        )
+        self.details["steps"] = pair.join(clock.steps(chosen.steps, _JOIN), self._not_ok(crops, context))
         self.details["stopped_by_budget"] = clock.stopped_early
         pair.close()
         _set_quantiles(module, unseen)
@@ -89,13 +86,10 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
 
 
 class _Pair:
-    """Student and autoencoder in training, on a few remembered images and their teacher features.
+    """Student and autoencoder in training, on a few remembered images and their teacher features."""
 
-    held: images (N, 3, H, W) that no step sees.
-    """
-
-    def __init__(self, model: Any, images: Tensor, held: Tensor, seed: int, lr: float) -> None:
-        self.model, self.images, self.held, self.lr = model, images, held, lr
+    def __init__(self, model: Any, images: Tensor, seed: int, lr: float) -> None:
+        self.model, self.images, self.lr = model, images, lr
         self.random = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             raw = torch.cat([model.teacher(one) for one in images.split(1)])  # type: ignore[no-untyped-call]
@@ -113,11 +107,8 @@ class _Pair:
 
         return self._descend(optimiser, loss, steps)
 
-    def join(self, steps: Iterable[int], not_ok: Callable[[int], Tensor], every: int) -> int:
-        """Both together by the paper's losses: hard features, penalty, student against autoencoder.
-
-        Ends early when the maps of held-back images, looked at after `every` steps, no longer get darker.
-        """
+    def join(self, steps: Iterable[int], not_ok: Callable[[int], Tensor]) -> int:
+        """Both together by the paper's losses: hard features, penalty, student against autoencoder."""
         self.model.train()
         parameters = [*self.model.student.parameters(), *self.model.ae.parameters()]
         optimiser = torch.optim.Adam(parameters, lr=self.lr)
@@ -126,20 +117,7 @@ class _Pair:
             parts = self.model(self.images[at], not_ok(1))
             return torch.stack(list(parts)).sum()
 
-        return self._descend(optimiser, loss, self._until_plateau(steps, every))
-
-    def _until_plateau(self, steps: Iterable[int], every: int) -> Iterator[int]:
-        plateau = Plateau()
-        for at in steps:
-            if at and at % every == 0 and plateau.reached(self._held_back_loss()):
-                return
-            yield at
-
-    def _held_back_loss(self) -> float:
-        """Mean of both maps on the images that no step sees."""
-        with torch.no_grad():
-            pairs = [self.model.get_maps(one) for one in self.held.split(1)]  # type: ignore[no-untyped-call]
-            return sum(float(each.mean()) for pair in pairs for each in pair)
+        return self._descend(optimiser, loss, steps)
 
     def _descend(
         self, optimiser: torch.optim.Optimizer, loss_of: Callable[[Tensor], Tensor], steps: Iterable[int]
