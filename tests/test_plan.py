@@ -131,12 +131,12 @@ def test_unit_ids_without_overrides_are_what_they_were(plant: Experiment, tmp_pa
     put_line(open_store(plant.store).sub("lines"), "strip")
     small = InputChoice(pixels=64 * 64)
     assert ids(plant.model_copy(update={"lines": ("strip",), "seeds": (0, 1), "input": small})) == {
-        ("strip", "fake", 0): "22760958e2e57a8f0ac4",
-        ("strip", "fake", 1): "3068b3f2dae580ed5b47",
-        ("strip", "large", 0): "a3e8b7c2d93eaed1109a",
-        ("strip", "large", 1): "980217beea1de23eb12d",
-        ("strip", "fake (squashed)", 0): "5295d6e0e49c75af069a",
-        ("strip", "large (squashed)", 0): "9ab80836bc9777c34020",
+        ("strip", "fake", 0): "144c7592ce6156a1edbb",
+        ("strip", "fake", 1): "f48eb093fbcfb39ebff2",
+        ("strip", "large", 0): "2ad738fb7e19cf205801",
+        ("strip", "large", 1): "93f3617ee3c17e53bd09",
+        ("strip", "fake (squashed)", 0): "3ace302d86ac0788197f",
+        ("strip", "large (squashed)", 0): "e85452107f77604a1819",
     }
 
 
