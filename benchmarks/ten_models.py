@@ -76,7 +76,7 @@ def _raybench(*arguments: str) -> None:
 
 
 def page(board: Board) -> str:
-    rows = sorted(board.rows, key=lambda row: (row.line, -_auroc(row)))
+    rows = [row for line in board.lines for row in board.rows_of(line)]
     table = [HEADERS, ("---",) * len(HEADERS), *(_cells(board, row) for row in rows)]
     about = "\n".join(f"- {text}" for text in conditions(board))
     judged = [*([board.over_all] if board.over_all else []), *board.verdicts]
@@ -127,10 +127,6 @@ def _gain(row: Row) -> str:
     if gain is None or gain.value is None:
         return "–"
     return f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
-
-
-def _auroc(row: Row) -> float:
-    return (row.quality.image_auroc.value if row.quality else None) or 0.0
 
 
 if __name__ == "__main__":

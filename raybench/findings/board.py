@@ -7,7 +7,7 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from raybench.experiment import VerdictWeights
@@ -80,6 +80,8 @@ class Board:
         return tuple(verdict.line for verdict in self.verdicts)
 
     def rows_of(self, line: str) -> tuple[Row, ...]:
+        """Best first: the model that the verdict names, those tied with it by what they are worth, all others by image
+        AUROC, failed ones last."""
         return self._rows[line]
 
     def verdict_on(self, line: str) -> Verdict:
@@ -88,7 +90,7 @@ class Board:
     @functools.cached_property
     def _rows(self) -> Mapping[str, tuple[Row, ...]]:
         groups = itertools.groupby(sorted(self.rows, key=lambda row: row.line), key=lambda row: row.line)
-        return {line: tuple(rows) for line, rows in groups}
+        return {line: _best_first(rows, self.verdict_on(line)) for line, rows in groups}
 
     @functools.cached_property
     def _verdicts(self) -> Mapping[str, Verdict]:
@@ -96,6 +98,17 @@ class Board:
 
     def payoff_on(self, line: str) -> Payoff | None:
         return next((payoff for payoff in self.payoffs if payoff.line == line), None)
+
+
+def _best_first(rows: Iterable[Row], verdict: Verdict) -> tuple[Row, ...]:
+    leaders = (verdict.run, *verdict.tied)
+
+    def place(row: Row) -> tuple[int, float, str]:
+        at = leaders.index(row.model) if row.model in leaders else len(leaders)
+        auroc = row.quality.image_auroc.value if row.quality else None
+        return at, -auroc if auroc is not None else math.inf, row.model
+
+    return tuple(sorted(rows, key=place))
 
 
 def build_board(

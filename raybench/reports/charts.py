@@ -36,12 +36,13 @@ class Chart:
 
 def charts(rows: Sequence[Row], seen: Sequence[Seen], named: str | None) -> list[Chart]:
     """All charts of one line that there is data for. seen: the line's images. named: the model the verdict names."""
+    models = sorted(row.model for row in rows)  # so that a model has the same colour on every line
     found = [
         _against(rows, named, "ms an image", lambda row: row.speed.p50_ms if row.speed else None),
         _against(rows, named, "MB on disk", lambda row: row.size.disk_mb if row.size else None),
         _histogram(seen, named or next((row.model for row in rows if row.quality), "")),
-        _curves(seen, [row.model for row in rows], "ROC", _roc),
-        _curves(seen, [row.model for row in rows], "precision and recall", _precision_recall),
+        _curves(seen, models, "ROC", _roc),
+        _curves(seen, models, "precision and recall", _precision_recall),
     ]
     return [chart for chart in found if chart is not None]
 

@@ -139,7 +139,7 @@ def _row(unit: Unit, run: Run) -> Finished | UnitResult | None:
 def _pictures(plan: Plan, run: Run, board: Board, tops: Sequence[Seen]) -> Iterator[Picture]:
     """The most anomalous images, with heat maps of the model that the verdict names (or of any that has some)."""
     for line in board.lines:
-        models = [name for name in (board.verdict_on(line).run, *(row.model for row in board.rows_of(line))) if name]
+        models = [row.model for row in board.rows_of(line)]
         wanted = [seen for seen in tops if seen.line == line]
         unit = next((unit for name in models for unit in plan.units if _shows(unit, line, name, wanted)), None)
         if unit is not None:

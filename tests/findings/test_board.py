@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from raybench.findings.board import Board
+from raybench.findings.rows import Row
 from raybench.findings.worst import poor_lines, worst_first
+from raybench.results import Number
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 
@@ -75,5 +77,21 @@ def test_lines_whose_quality_is_unknown_come_last(board: Board) -> None:
 
 def test_rows_and_verdicts_by_line(board: Board) -> None:
     for line in board.lines:
-        assert board.rows_of(line) == tuple(row for row in board.rows if row.line == line)
+        of_line = [row for row in board.rows if row.line == line]
+        assert sorted(board.rows_of(line), key=lambda row: row.model) == of_line
         assert board.verdict_on(line).line == line
+
+
+def test_rows_of_a_line_come_best_first(board: Board) -> None:
+    line = "line-0"
+    row = next(row for row in board.rows if row.line == line)
+
+    def with_auroc(model: str, value: float | None) -> Row:
+        assert row.quality is not None
+        return replace(row, model=model, quality=replace(row.quality, image_auroc=Number(value)))
+
+    values = {"a": 0.8, "b": 0.99, "c": 0.9, "d": None, "e": 0.95}
+    rows = [*(with_auroc(*item) for item in values.items()), replace(row, model="f", quality=None)]
+    verdict = replace(board.verdict_on(line), run="c", tied=("e",))
+    found = replace(board, rows=tuple(rows), verdicts=(verdict,)).rows_of(line)
+    assert [one.model for one in found] == ["c", "e", "b", "a", "d", "f"]

@@ -250,7 +250,7 @@ def test_charts_hold_what_the_board_holds(board: Board) -> None:
     page = Page()
     page.feed(render(board, FLAGS, [], SEEN))
     speed, size, histogram, roc, precision = (json.loads(data) for data in page.data)
-    assert speed["data"][1]["text"] == ["fake", "padim"]
+    assert speed["data"][1]["text"] == ["padim", "fake"]
     assert size["data"][1]["x"] == [12.5, 12.5]
     assert sum(len(trace["x"]) for trace in histogram["data"]) == 4
     assert roc["data"][0]["y"][-1] == 1.0

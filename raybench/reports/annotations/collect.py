@@ -62,9 +62,7 @@ def tasks_of(run: Run, line: str, picked: bool = False) -> list[Task]:
 
 def outliner_of(plan: Plan, run: Run, board: Board, line: str) -> Outliner | None:
     """The model that the verdict names, or where it has no heat maps the next best that has; None without any."""
-    rows = sorted(board.rows_of(line), key=lambda row: -((row.quality and row.quality.image_auroc.value) or 0.0))
-    names = dict.fromkeys([board.verdict_on(line).run, *(row.model for row in rows)])
-    for name in names:
+    for name in (row.model for row in board.rows_of(line)):
         for unit in plan.compared:
             if (unit.line, unit.model) == (line, name):
                 result = run.read(unit.unit_id, "result", UnitResult)
