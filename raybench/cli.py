@@ -33,8 +33,9 @@ from raybench.lines.manifest import Manifest
 from raybench.models.settings import PRESETS
 from raybench.plan import Plan, experiment_of, make_plan
 from raybench.reports import unchanged
+from raybench.reports.console import console_board
 from raybench.reports.publish import download, publish_again
-from raybench.reports.tables import board_json, console_board
+from raybench.reports.tables import board_json
 from raybench.runs import Run, encode
 from raybench.schedule.fleet import assumed
 from raybench.schedule.foresee import foresee

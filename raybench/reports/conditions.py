@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raybench.findings.board import Board
 from raybench.findings.rows import Row
@@ -69,21 +69,27 @@ def _disturbed(rows: Sequence[Row]) -> list[str]:
 
 
 def _weights(board: Board) -> list[str]:
-    """Where each model's weights come from: said once, or by line where lines differ."""
-    texts = []
-    for model in sorted({row.model for row in board.rows if row.weights_note}):
-        lines_of: dict[str, list[str]] = {}
-        for row in board.rows:
-            if row.model == model and row.weights_note:
-                lines_of.setdefault(row.weights_note, []).append(row.line)
+    """Where each model's weights come from: once for all models of one source, by line where lines differ."""
+    noted: dict[str, dict[str, list[str]]] = {}
+    for row in sorted(board.rows, key=lambda row: (row.model, row.line)):
+        if row.weights_note:
+            noted.setdefault(row.model, {}).setdefault(row.weights_note, []).append(row.line)
+    alike: dict[str, list[str]] = {}
+    for model, lines_of in noted.items():
         if len(lines_of) == 1:
-            texts.append(f"{model}: {next(iter(lines_of))}")
-            continue
-        shown = list(lines_of.items())[:FEW]
-        texts += [f"{model} on {_few(lines)}: {note}" for note, lines in shown]
-        if more := len(lines_of) - len(shown):
-            texts.append(f"{model}: {more} more of the kind; board.csv has each")
+            alike.setdefault(next(iter(lines_of)), []).append(model)
+    texts = [f"{', '.join(models)}: {note}" for note, models in alike.items()]
+    for model, lines_of in noted.items():
+        texts += _by_line(model, lines_of) if len(lines_of) > 1 else []
     return texts
+
+
+def _by_line(model: str, lines_of: Mapping[str, Sequence[str]]) -> list[str]:
+    """lines_of: by note."""
+    shown = list(lines_of.items())[:FEW]
+    texts = [f"{model} on {_few(lines)}: {note}" for note, lines in shown]
+    more = len(lines_of) - len(shown)
+    return [*texts, f"{model}: {more} more of the kind; board.csv has each"] if more else texts
 
 
 def _few(lines: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The board and the flags as files and on the terminal."""
+"""The board and the flags as files, and the cells of every table that shows them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from typing import Any
 
 import pandas as pd
 from pydantic import TypeAdapter
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from raybench.findings.board import Board, Overall
 from raybench.findings.flags import Flag
@@ -25,7 +22,7 @@ from raybench.reports.conditions import conditions
 from raybench.results import Number, RegionRecall
 
 _BOARD = TypeAdapter(Board)
-FEW_LINES, WORST_SHOWN = 6, 20  # of more than a few lines a terminal shows the worst, in one table
+FEW_LINES = 6  # of more than a few lines a table lists the worst
 LINE_HEADERS = (
     "model",
     "rank",
@@ -43,7 +40,6 @@ LINE_HEADERS = (
     "non-square",
     "conclusion",
 )
-NOT_ON_TERMINALS = ("weights", "test min", "cost")
 AUROC_COLUMN = LINE_HEADERS.index("image AUROC")
 OVERALL_HEADERS = (
     "model",
@@ -142,36 +138,6 @@ def flags_parquet(flags: Sequence[Flag]) -> bytes:
     return sink.getvalue()
 
 
-def console_board(board: Board, lines: Sequence[str] = ()) -> RenderableType:
-    """Tables for a terminal: verdict and numbers per line, then all lines; of many lines the worst, in one table.
-
-    lines: those to show, and no others.
-    """
-    few = len(board.lines) <= FEW_LINES
-    parts: list[RenderableType] = []
-    for line in lines or (board.lines if few else ()):
-        parts.append(Text(board.verdict_on(line).sentence, style="bold"))
-        parts.append(_table(LINE_HEADERS, [line_cells(board, row) for row in board.rows_of(line)]))
-        if payoff := board.payoff_on(line):
-            parts.append(Text(payoff.sentence, style="dim"))
-    if len(board.lines) > 1 and not lines:
-        parts.append(Text(board.over_all.sentence if board.over_all else "all lines", style="bold"))
-        parts.append(_table(OVERALL_HEADERS, overall_cells(board)))
-    if not few and not lines:
-        parts += _worst(worst_first(board))
-    parts += [Text(text, style="dim") for text in conditions(board)]
-    return Group(*parts)
-
-
-def _worst(summaries: Sequence[LineSummary]) -> list[RenderableType]:
-    parts: list[RenderableType] = [Text(f"Worst lines first. {poor_lines(summaries)}", style="bold")]
-    parts.append(_table(SUMMARY_HEADERS, [summary_cells(summary) for summary in summaries[:WORST_SHOWN]]))
-    if more := len(summaries) - WORST_SHOWN:
-        text = f"{more} more lines: all are in index.html; `raybench report … --line NAME` shows one in full"
-        parts += [Text(text, style="dim")] if more > 0 else []
-    return parts
-
-
 def summary_cells(summary: LineSummary) -> list[str]:
     """The cells of SUMMARY_HEADERS."""
     row = summary.named
@@ -208,7 +174,7 @@ def line_cells(board: Board, row: Row) -> list[str]:
         f"{size.disk_mb:.1f}" if size else "–",
         cost(row.hours, board.context.spending.price_per_hour),
         row.non_square.text or "–",
-        _conclusion(verdict.grades.get(row.model, ""), verdict.conclusions.get(row.model, "")),
+        conclusion(verdict, row.model),
     ]
 
 
@@ -225,6 +191,10 @@ def _alarms(row: Row) -> str:
     if row.quality is None or row.threshold is None:
         return "–"
     return f"{shown(row.quality.false_alarm_rate)}, promised {row.threshold.promised:.3f}"
+
+
+def conclusion(verdict: Verdict, model: str) -> str:
+    return _conclusion(verdict.grades.get(model, ""), verdict.conclusions.get(model, ""))
 
 
 def _conclusion(grade: str, why: str) -> str:
@@ -318,15 +288,3 @@ def _markdown(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> list[st
         return "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in texts) + " |"
 
     return [line(headers), line(["---"] * len(headers)), *(line(row) for row in cells)]
-
-
-def _table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
-    """Without the columns that a terminal has no room for."""
-    kept = [at for at, header in enumerate(headers) if header not in NOT_ON_TERMINALS]
-    table = Table(*(headers[at] for at in kept), box=None, header_style="dim", pad_edge=False, collapse_padding=True)
-    for column in table.columns:
-        column.overflow = "fold"
-    table.columns[0].no_wrap = True
-    for row in cells:
-        table.add_row(*(Text(row[at]) for at in kept))
-    return table

@@ -45,6 +45,13 @@ def test_many_lines_make_few_sentences(board_of: BoardOf) -> None:
     assert sum(text.startswith("n on line-") for text in texts) == 2
 
 
+def test_models_on_the_same_weights_share_a_sentence(board_of: BoardOf) -> None:
+    board = board_of({"a": {"m": 2.0, "n": 2.0, "o": 2.0}, "b": {"m": 2.0, "n": 2.0, "o": 2.0}})
+    texts = changed(board, lambda at, row: replace(row, weights_note="other" if row.model == "n" else "w"))
+    assert "m, o: w" in texts
+    assert "n: other" in texts
+
+
 def test_of_few_each_is_told(board_of: BoardOf) -> None:
     board = board_of({"a": {"m": 2.0}, "b": {"m": 2.0}})
     texts = changed(board, lambda at, row: replace(row, weights_note="w", speed=replace(SPEED, other_load=0.3 * at)))

@@ -5,14 +5,13 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Flag, Seen
@@ -24,12 +23,10 @@ from raybench.reports.html import render
 from raybench.reports.tables import (
     LINE_HEADERS,
     OVERALL_HEADERS,
-    WORST_SHOWN,
     board_csv,
     board_from_json,
     board_json,
     board_md,
-    console_board,
     flags_parquet,
 )
 from raybench.results import Counts, Failure, Input, Number, Quality, RegionRecall, Size, Speed, Threshold, UnitResult
@@ -123,50 +120,16 @@ def test_flags_round_trip() -> None:
     assert list(pd.read_parquet(io.BytesIO(flags_parquet([]))).columns) == list(table.columns)
 
 
-def test_terminal_shows_the_numbers(board: Board) -> None:
-    console = Console(width=160, file=io.StringIO(), force_terminal=False)
-    console.print(console_board(board))
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "run padim" in text
-    assert "not good: failed" in text
-    assert "10.0" in text
-    assert "promised" in text
-
-
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 
 
 @pytest.fixture(scope="module")
 def many(board_of: BoardOf) -> Board:
-    """Lines of rising quality, the later ones easier; more than a terminal shows."""
+    """Lines of rising quality, the later ones easier."""
     return board_of(
-        {f"line-{at:02}": {"good": 0.2 + at / 8, "bad": at / 10} for at in range(WORST_SHOWN + 5)}
+        {f"line-{at:02}": {"good": 0.2 + at / 8, "bad": at / 10} for at in range(25)}
         | {EVIL: {"good": None, "bad": None}}
     )
-
-
-def printed(board: Board, lines: Sequence[str] = (), width: int = 160) -> str:
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(console_board(board, lines))
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
-
-
-def test_a_terminal_shows_the_worst_of_many_lines(many: Board) -> None:
-    text = printed(many)
-    assert "Worst lines first. " in text
-    assert "mean rank" in text
-    assert text.index("run good") < text.index("Worst lines first") < text.index("line-00") < text.index("line-01")
-    assert "line-18" in text
-    assert "line-20" not in text
-    assert "6 more lines: all are in index.html" in text
-    assert len(text.splitlines()) < 60
-
-
-def test_a_terminal_shows_the_lines_that_are_asked_for(many: Board) -> None:
-    text = printed(many, ["line-24"])
-    assert "line-24: run good" in text
-    assert "line-23" not in text
-    assert "Worst lines first" not in text
 
 
 def test_the_page_of_many_lines(many: Board) -> None:

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from raybench.findings.board import Board
+from raybench.findings.non_square import NonSquare
+from raybench.reports.console import WORST_SHOWN, console_board
+from raybench.results import Number, Size, Speed
+
+BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
+HOSTILE = "[bold]<b>|"
+
+
+@pytest.fixture(scope="module")
+def many(board_of: BoardOf) -> Board:
+    """Lines of rising quality, the later ones easier; more than a terminal shows."""
+    return board_of(
+        {f"line-{at:02}": {"good": 0.2 + at / 8, "bad": at / 10} for at in range(WORST_SHOWN + 5)}
+        | {HOSTILE: {"good": None, "bad": None}}
+    )
+
+
+def printed(board: Board, lines: Sequence[str] = (), width: int = 160) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(console_board(board, lines))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_one_row_a_model_with_its_numbers_in_120_columns(board_of: BoardOf) -> None:
+    board = board_of({"bottle": {"reverse_distillation": 3.0, "fake": 0.3}})
+    gain = NonSquare("kept", Number(0.047, 0.015, 0.084))
+    rows = [
+        replace(
+            row, speed=Speed(10.25, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2), size=Size(12.5, 9), non_square=gain
+        )
+        for row in board.rows
+    ]
+    text = printed(replace(board, rows=tuple(rows)), width=120)
+    assert "run reverse_distillation" in text.splitlines()[0]
+    best, worst = (
+        next(line for line in text.splitlines() if line.startswith(name)) for name in ("reverse_dist", "fake ")
+    )
+    for cell in ("1.000", "10.2", "12.5", "+0.047", "best"):
+        assert cell in best
+    assert worst.rstrip().endswith("not good")
+    assert text.index("reverse_distillation ") < text.index("fake ")
+
+
+def test_a_model_that_failed_says_why(board_of: BoardOf) -> None:
+    text = printed(board_of({HOSTILE: {"good": 3.0, "broken": None}}))
+    assert "not good: failed" in text
+    assert HOSTILE in text
+
+
+def test_a_terminal_shows_the_worst_of_many_lines(many: Board) -> None:
+    text = printed(many)
+    assert "Worst lines first. " in text
+    assert "mean rank" in text
+    assert text.index("run good") < text.index("Worst lines first") < text.index("line-00") < text.index("line-01")
+    assert "line-18" in text
+    assert "line-20" not in text
+    assert "6 more lines: all are in index.html" in text
+    assert len(text.splitlines()) < 60
+
+
+def test_a_terminal_shows_the_lines_that_are_asked_for(many: Board) -> None:
+    text = printed(many, ["line-24"])
+    assert "line-24: run good" in text
+    assert "line-23" not in text
+    assert "Worst lines first" not in text
