@@ -96,7 +96,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--to", type=Path, default=Path("dist/raybench-bundle.tar"))
     parser.add_argument("--python", default="3.11", help="of the target")
     parser.add_argument("--machine", default="x86_64", help="of the target: x86_64 or aarch64")
-    parser.add_argument("--glibc", default="2.35", help="of the target, or older")
+    parser.add_argument("--glibc", default="2.28", help="of the target, or older: that of RHEL 8")
     parser.add_argument("--weights", type=Path, help="folder made by `raybench weights mirror`")
     parser.add_argument("--wheels", type=Path, help="take the wheels in this folder and fetch none")
     chosen = parser.parse_args()
