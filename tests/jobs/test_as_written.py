@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkout import check_out
 from head import BIN, ROOT, submission_id
 
 from raybench.demo import Sizes, write_strips
@@ -86,7 +87,8 @@ def commands() -> list[str]:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_the_cluster_section_runs_as_written(checkout: Path) -> None:
+def test_the_cluster_section_runs_as_written(tmp_path: Path) -> None:
+    checkout = check_out(tmp_path / "checkout")
     write_strips(checkout / "photos" / "bottle", Sizes(24, 6, 6, 0))
     make_small(checkout / "jobs" / "one_line.yaml")
     said: dict[str, str] = {}

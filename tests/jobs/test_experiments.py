@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from checkout import check_out
 from head import ROOT, UPLOAD_LIMIT
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 from ray.runtime_env import RuntimeEnv
@@ -38,8 +39,9 @@ def test_the_experiments_that_are_promised() -> None:
     assert {choice.name for choice in read_experiment(JOBS / "fifty_lines.yaml").models} == set(registry.names())
 
 
-def test_the_working_directory_is_small(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_directory_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `ray job submit --working-dir .` would upload, made by Ray's own code."""
+    checkout = check_out(tmp_path / "checkout")
     monkeypatch.chdir(checkout)
     excludes = [".git", ".venv", *runtime_env()["excludes"]]
     get_uri_for_directory(str(checkout), include_gitignore=True, excludes=excludes)

@@ -10,16 +10,17 @@ import pytest
 from head import ROOT, UPLOAD_LIMIT
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """The repository's files as they lie here, committed or not, with what a used checkout has beside them."""
+def check_out(folder: Path) -> Path:
+    """Fill `folder` with the repository's files, committed or not, and what a used checkout has beside them.
+
+    Skips the test where git cannot tell which files belong to the repository.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if listed.returncode:
         pytest.skip("not a git checkout: which files belong to the repository is not known")
-    folder = tmp_path / "checkout"
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
