@@ -56,17 +56,17 @@ def bundle(archive: Path, tmp_path: Path) -> Path:
     return tmp_path / "bundle"
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_", "PYTHON"))}
-    return subprocess.run(command, capture_output=True, text=True, env=clean | NOWHERE)
+    return subprocess.run(command, capture_output=True, text=True, env=clean | environment)
 
 
 def run_alone(*command: str) -> subprocess.CompletedProcess[str]:
     """Run it where no address but loopback can be reached, by the kernel's word where it lets us ask for that."""
     alone = ("unshare", "--net", "--map-root-user", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
     if subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
-        command = (*alone, *command)
-    return run(*command)
+        return run(*alone, *command)
+    return run(*command, **NOWHERE)
 
 
 def install(bundle: Path, target: Path) -> subprocess.CompletedProcess[str]:
