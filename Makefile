@@ -66,9 +66,10 @@ ten-models: $(READY) ## Compare ten models on the lines below DATA (layout mvtec
 bundle: $(READY) ## Pack wheels, weights and experiments for machines without internet; BUNDLE="--python 3.12 --weights FOLDER"
 	$(BIN)/python cluster/bundle.py $(BUNDLE)
 
-bundle-check: ## Install dist/raybench-bundle.tar into a clean environment with the network refused, and use it
+bundle-check: ## Install dist/raybench-bundle.tar into a clean environment with the network refused, and compare two models there
 	rm -rf out/bundle && mkdir -p out/bundle && tar -xf dist/raybench-bundle.tar -C out/bundle
-	unshare --net --map-root-user sh -c 'out/bundle/install.sh out/bundle/venv $(PYTHON) && out/bundle/venv/bin/raybench models'
+	cd out/bundle && unshare --net --map-root-user env -u PYTHONPATH sh -c 'ip link set lo up \
+	  && ./install.sh venv $(PYTHON) && venv/bin/raybench models && venv/bin/python cluster/smoke.py'
 
 lock: $(READY) ## Compile requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header --no-emit-index-url --quiet -o requirements.lock

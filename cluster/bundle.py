@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 OLDEST_GLIBC = 5  # manylinux1
+GLIBC = {"x86_64": "2.28", "aarch64": "2.35"}  # that every locked wheel runs on: RHEL 8; Ubuntu 22.04
 
 
 def main() -> None:
@@ -95,11 +96,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Pack everything for machines without internet into one archive.")
     parser.add_argument("--to", type=Path, default=Path("dist/raybench-bundle.tar"))
     parser.add_argument("--python", default="3.11", help="of the target")
-    parser.add_argument("--machine", default="x86_64", help="of the target: x86_64 or aarch64")
-    parser.add_argument("--glibc", default="2.35", help="of the target, or older")
+    parser.add_argument("--machine", default="x86_64", choices=GLIBC, help="of the target")
+    parser.add_argument("--glibc", help=f"of the target, or older; default: {GLIBC}")
     parser.add_argument("--weights", type=Path, help="folder made by `raybench weights mirror`")
     parser.add_argument("--wheels", type=Path, help="take the wheels in this folder and fetch none")
     chosen = parser.parse_args()
+    chosen.glibc = chosen.glibc or GLIBC[chosen.machine]
     chosen.to = chosen.to.resolve()  # pip runs elsewhere
     chosen.to.parent.mkdir(parents=True, exist_ok=True)
     return chosen

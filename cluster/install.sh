@@ -19,7 +19,7 @@ fi
 
 "$python" -m venv "$target"
 # The list is complete and was resolved when the bundle was made.
-"$target/bin/python" -m pip --disable-pip-version-check --quiet install \
+"$target/bin/python" -m pip --isolated --disable-pip-version-check --quiet install \
     --no-index --find-links "$here/wheels" --no-deps --requirement "$here/requirements.txt"
 "$target/bin/raybench" --help > /dev/null
 echo "installed: $target/bin/raybench"

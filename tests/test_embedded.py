@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raybench.embedded import EmbeddedServer, embedded_server
-from raybench.errors import StoreError
+from raybench.errors import StoreError, StoreUnreachable
 from raybench.store import open_store
 
 
@@ -47,6 +47,21 @@ def test_environment_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert "AWS_PROFILE" not in os.environ
     assert os.environ["AWS_PROFILE"] == "mine"
     assert "AWS_ENDPOINT_URL" not in os.environ
+
+
+def test_a_proxy_for_all_else_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with embedded_server(tmp_path) as server:
+        near = open_store("s3://near")
+        near.create()
+        near.put("k", b"1")
+        assert near.get("k") == b"1"
+        far = open_store("s3://far", endpoint_url=server.endpoint_url.replace("127.0.0.1", "192.0.2.1"))
+        with pytest.raises(StoreUnreachable, match="Proxy"):
+            far.get("k")
 
 
 def test_credentials_file_is_private(server: EmbeddedServer) -> None:

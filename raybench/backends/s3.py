@@ -69,6 +69,7 @@ class S3:
                 read_timeout=60,
                 max_pool_connections=32,
                 s3={"addressing_style": "path" if config.endpoint_url else "auto"},
+                proxies={} if _on_this_machine(config.endpoint_url) else None,  # None: the environment's
             ),
         )
 
@@ -186,3 +187,9 @@ def _with_retry(work: Callable[[], T], broken: tuple[type[Exception], ...]) -> T
         except broken:
             time.sleep(FIRST_PAUSE_S * 2**attempt)
     return work()
+
+
+def _on_this_machine(endpoint_url: str) -> bool:
+    """No proxy leads there, though http_proxy may be set for all else."""
+    host = urlparse(endpoint_url).hostname or ""
+    return host in {"localhost", "::1"} or host.startswith("127.")

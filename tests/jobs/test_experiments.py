@@ -4,46 +4,26 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from head import ROOT
+from checkout import check_out
+from head import ROOT, UPLOAD_LIMIT
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 from ray.runtime_env import RuntimeEnv
 
 from raybench.experiment import read_experiment
+from raybench.lines.layouts import SUFFIXES
 from raybench.models import registry
 
 JOBS = ROOT / "jobs"
 EXPERIMENTS = sorted(path for path in JOBS.glob("*.yaml") if path.name != "runtime_env.yaml")
-LIMIT = 1_000_000
 
 
 def runtime_env() -> dict[str, Any]:
     return dict(yaml.safe_load((JOBS / "runtime_env.yaml").read_text()))
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """The repository's files as they lie here, committed or not, with what a used checkout has beside them."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if listed.returncode:
-        pytest.skip("not a git checkout: which files belong to the repository is not known")
-    folder = tmp_path / "checkout"
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-    for name in (".git/objects/pack", ".venv/lib/torch.so", "out/store/data.bin", "data/bottle/000.png"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(bytes(LIMIT))
-    return folder
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
@@ -59,19 +39,24 @@ def test_the_experiments_that_are_promised() -> None:
     assert {choice.name for choice in read_experiment(JOBS / "fifty_lines.yaml").models} == set(registry.names())
 
 
-def test_the_working_directory_is_small(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_directory_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `ray job submit --working-dir .` would upload, made by Ray's own code."""
+    checkout = check_out(tmp_path / "checkout")
     monkeypatch.chdir(checkout)
     excludes = [".git", ".venv", *runtime_env()["excludes"]]
     get_uri_for_directory(str(checkout), include_gitignore=True, excludes=excludes)
     package = tmp_path / "package.zip"
     create_package(str(checkout), package, include_gitignore=True, excludes=excludes)
-    assert package.stat().st_size < LIMIT
+    assert package.stat().st_size < UPLOAD_LIMIT
     unpacked = tmp_path / "unpacked"
     shutil.unpack_archive(package, unpacked)
     held = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
     assert {"jobs/evaluate.py", "jobs/one_line.yaml", "raybench/cli.py", "raybench/reports/page.html.j2"} <= held
-    assert not [name for name in held if name.startswith((".git/", ".venv/", "out/", "data/"))]
+    assert not [name for name in held if name.startswith((".git/", ".venv/", "out/", "data/", "photos/"))]
+
+
+def test_no_image_is_uploaded() -> None:
+    assert {f"*{suffix}" for each in SUFFIXES for suffix in (each, each.upper())} <= set(runtime_env()["excludes"])
 
 
 def test_the_runtime_env_is_one_that_ray_takes_and_holds_no_secret() -> None:
