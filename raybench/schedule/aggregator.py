@@ -1,4 +1,5 @@
-"""The aggregation actor: merges the partial metrics of scored shards and builds the report.
+"""The aggregation actor: merges the partial metrics of scored shards and builds the report. On a large cluster others
+of its kind do the merging: see `mergers`.
 
 It holds nothing that is not in the store: killed at any time, it comes back empty, and what it lacks is merged when a
 unit is closed. A unit's state is dropped then, so memory depends on the units under way, not on the length of the run.
@@ -31,7 +32,6 @@ class Aggregator:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.run = Run(plan.store, plan.experiment.name)
-        self.units = {unit.unit_id: unit for unit in plan.units}
         self.partials: dict[str, Partials] = {}
         self.to_enter: list[str] = []
         self.entered_at = time.monotonic()

@@ -74,6 +74,17 @@ def size_of(unit: Unit) -> registry.Size:
 _hot: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
 
 
+def use_gpu(number: int) -> None:
+    """Work on this GPU of the node from now on. What lies on another gives its memory back."""
+    from raybench.models import device
+
+    before = device.exact("cuda")
+    device.use_gpu(number)
+    if device.exact("cuda") != before:
+        _hot.clear()
+        device.give_back_memory("cuda")
+
+
 def hot_detector(unit: Unit, trained: TrainRecord, site: Site) -> Detector:
     """The unit's trained detector; the last few stay loaded in this process."""
     key = (*sorted(blob.sha256 for blob in trained.model.values()), site.device, str(site.threads))

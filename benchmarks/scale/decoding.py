@@ -1,0 +1,95 @@
+"""What a core does for a GPU: decode, read fitted images again from the node's cache, and judge heat maps."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.scale.figures import Decoding
+from raybench.lines.fit import InputFit, to_source
+from raybench.lines.fitted import FittedShard, open_fitted
+from raybench.lines.pack import PackOptions, pack
+from raybench.lines.scores import ScoreRow, write_scores
+from raybench.metrics.glow import Glow
+from raybench.metrics.pixel import PixelMap, PixelSketch
+from raybench.metrics.regions import Regions
+from raybench.metrics.traits import describe
+from raybench.store import open_store
+
+IMAGES = 16
+NETWORK = 256
+CASES = ((256, ".png"), (1024, ".png"), (1024, ".jpg"))  # side of the source in pixels, file type
+SPOT = 40
+Maps = npt.NDArray[np.float32]
+
+
+def measure() -> tuple[Decoding, ...]:
+    cv2.setNumThreads(1)
+    return tuple(_case(side, suffix) for side, suffix in CASES)
+
+
+def _case(side: int, suffix: str) -> Decoding:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "cache").mkdir()
+        _write(folder / "images" / "ok", side, suffix)
+        lines = open_store(str(folder / "lines"))
+        manifest = pack(open_store(str(folder / "images")), lines, "line", PackOptions())
+        fit = InputFit("native", NETWORK, NETWORK)
+        fitted: list[FittedShard] = []
+        decode_s = _cpu_s(
+            lambda: fitted.extend(open_fitted(lines, manifest, one, fit, folder / "cache") for one in manifest.shards)
+        )
+        read_s = _cpu_s(lambda: [one.batch(range(len(one))) for one in fitted])
+        images = np.concatenate([one.batch(range(len(one))) for one in fitted])
+        heat_s = _cpu_s(lambda: _judge(images, side, fit))
+    return Decoding(
+        side,
+        suffix[1:],
+        NETWORK,
+        round(IMAGES / decode_s, 1),
+        round(IMAGES / read_s),
+        round(heat_s / IMAGES * 1e3, 2),
+    )
+
+
+def _write(folder: Path, side: int, suffix: str) -> None:
+    """Noise on a smooth ground, the hard case for a decoder."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    ground = cv2.resize(rng.integers(40, 200, (8, 8, 3), dtype=np.uint8), (side, side))
+    for number in range(IMAGES):
+        noise = rng.integers(0, 24, (side, side, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number:03}{suffix}"), cv2.add(ground, noise))
+
+
+def _judge(images: npt.NDArray[np.uint8], side: int, fit: InputFit) -> None:
+    """What scoring does with heat maps, all of them of images with a mask: metrics, traits and the scores shard."""
+    rng = np.random.default_rng(0)
+    maps: Maps = rng.gamma(2.0, 1.0, (len(images), NETWORK, NETWORK)).astype(np.float32)
+    mask = np.zeros((side, side), bool)
+    mask[:SPOT, :SPOT] = True
+    sketch, found, rows = PixelSketch.empty(), [], []
+    for at, heatmap in enumerate(maps):
+        full = to_source(heatmap, fit, side, side)
+        Glow.of(str(at), "ng", full, 1.0, mask)
+        Regions.of(str(at), "spot", full, mask)
+        describe(heatmap, images[at], 1.0)
+        found.append(PixelMap(str(at), full, mask))
+        rows.append(ScoreRow(str(at), "line", "model", "unit", "ng", 1.0, True, heatmap, side, side))
+        if len(found) == 16:
+            sketch.add(found, 1)
+            found = []
+    write_scores(iter(rows), fit=fit.mode)
+
+
+def _cpu_s(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
