@@ -13,6 +13,7 @@ from raybench.schedule.gpus import position
 from raybench.schedule.tasks import REUSE_WORKER, execute
 
 TASKS, GPUS = 12, "4,6,7"
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 RUN = """
 import json, os, time
 import ray
@@ -51,7 +52,7 @@ def test_workers_are_used_again() -> None:
 @pytest.mark.cluster
 def test_each_task_chooses_its_own_gpu_among_all_of_the_node() -> None:
     """In a process of its own: the session's cluster has no GPU. The node may use three of eight."""
-    settings = {"CUDA_VISIBLE_DEVICES": GPUS, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = LOOPBACK | {"CUDA_VISIBLE_DEVICES": GPUS}
     ran = subprocess.run(
         [sys.executable, "-c", RUN], env=os.environ | settings, capture_output=True, text=True, check=False
     )
