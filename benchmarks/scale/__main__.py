@@ -9,17 +9,16 @@ python -m benchmarks.scale --model            the page anew, from what was measu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import importlib
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale import decoding, driver, scheduler, unit, waiting, workers
 from benchmarks.scale.figures import WHERE, keep, read
 from benchmarks.scale.page import page
 from raybench.demo import Sizes
 
 PAGE = Path("docs/scale.md")
-ALL = ("scheduler", "unit", "decoding", "waiting", "driver")
+ALL = ("scheduler", "driver", "waiting", "unit", "decoding")  # in one process: those with torch come last
 
 
 def main() -> None:
@@ -37,21 +36,20 @@ def main() -> None:
     chosen = [part for part in (*ALL, "workers") if getattr(asked, part)]
     for part in chosen or ([] if asked.model else ALL):
         print(f"{part} ...", flush=True)
-        found = _measures(asked)[part]()
+        found = _measure(part, asked)
         print(found, flush=True)
         keep(part, found)
     PAGE.write_text(page(read(WHERE)), encoding="utf-8")
 
 
-def _measures(asked: argparse.Namespace) -> dict[str, Callable[[], Any]]:
-    return {
-        "scheduler": lambda: scheduler.measure(asked.units),
-        "driver": lambda: driver.measure(asked.lines, asked.store),
-        "waiting": waiting.measure,
-        "unit": unit.measure,
-        "decoding": decoding.measure,
-        "workers": lambda: workers.measure(asked.seeds, Sizes(asked.images, asked.images, asked.images, 0)),
+def _measure(part: str, asked: argparse.Namespace) -> Any:
+    """The part alone is imported: a driver has no torch, and its memory is looked at."""
+    arguments = {
+        "scheduler": (asked.units,),
+        "driver": (asked.lines, asked.store),
+        "workers": (asked.seeds, Sizes(asked.images, asked.images, asked.images, 0)),
     }
+    return importlib.import_module(f"benchmarks.scale.{part}").measure(*arguments.get(part, ()))
 
 
 if __name__ == "__main__":

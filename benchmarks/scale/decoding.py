@@ -26,7 +26,7 @@ IMAGES = 16
 NETWORK = 256
 CASES = ((256, ".png"), (1024, ".png"), (1024, ".jpg"))  # side of the source in pixels, file type
 SPOT = 40
-Maps = npt.NDArray[np.float32]
+BATCH = 16
 
 
 def measure() -> tuple[Decoding, ...]:
@@ -48,7 +48,7 @@ def _case(side: int, suffix: str) -> Decoding:
         )
         read_s = _cpu_s(lambda: [one.batch(range(len(one))) for one in fitted])
         images = np.concatenate([one.batch(range(len(one))) for one in fitted])
-        heat_s = _cpu_s(lambda: _judge(images, side, fit))
+        heat_s, sketch_s = _judge(images, side, fit)
     return Decoding(
         side,
         suffix[1:],
@@ -56,6 +56,7 @@ def _case(side: int, suffix: str) -> Decoding:
         round(IMAGES / decode_s, 1),
         round(IMAGES / read_s),
         round(heat_s / IMAGES * 1e3, 2),
+        round(sketch_s / IMAGES * 1e3, 2),
     )
 
 
@@ -69,24 +70,33 @@ def _write(folder: Path, side: int, suffix: str) -> None:
         cv2.imwrite(str(folder / f"{number:03}{suffix}"), cv2.add(ground, noise))
 
 
-def _judge(images: npt.NDArray[np.uint8], side: int, fit: InputFit) -> None:
-    """What scoring does with heat maps, all of them of images with a mask: metrics, traits and the scores shard."""
+def _judge(images: npt.NDArray[np.uint8], side: int, fit: InputFit) -> tuple[float, float]:
+    """CPU seconds of what scoring does with heat maps, and of the sketches of their pixels among them."""
     rng = np.random.default_rng(0)
-    maps: Maps = rng.gamma(2.0, 1.0, (len(images), NETWORK, NETWORK)).astype(np.float32)
+    maps = rng.gamma(2.0, 1.0, (len(images), NETWORK, NETWORK)).astype(np.float32)
     mask = np.zeros((side, side), bool)
     mask[:SPOT, :SPOT] = True
-    sketch, found, rows = PixelSketch.empty(), [], []
+    found: list[PixelMap] = []
+    other_s = _cpu_s(lambda: found.extend(_describe(maps, images, mask, fit)))
+    sketch = PixelSketch.empty()
+    sketch_s = _cpu_s(lambda: [sketch.add(found[at : at + BATCH], 1) for at in range(0, len(found), BATCH)])
+    return other_s + sketch_s, sketch_s
+
+
+def _describe(
+    maps: npt.NDArray[np.float32], images: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], fit: InputFit
+) -> list[PixelMap]:
+    found, rows = [], []
+    height, width = mask.shape
     for at, heatmap in enumerate(maps):
-        full = to_source(heatmap, fit, side, side)
+        full = to_source(heatmap, fit, height, width)
         Glow.of(str(at), "ng", full, 1.0, mask)
         Regions.of(str(at), "spot", full, mask)
         describe(heatmap, images[at], 1.0)
         found.append(PixelMap(str(at), full, mask))
-        rows.append(ScoreRow(str(at), "line", "model", "unit", "ng", 1.0, True, heatmap, side, side))
-        if len(found) == 16:
-            sketch.add(found, 1)
-            found = []
+        rows.append(ScoreRow(str(at), "line", "model", "unit", "ng", 1.0, True, heatmap, height, width))
     write_scores(iter(rows), fit=fit.mode)
+    return found
 
 
 def _cpu_s(work: Callable[[], object]) -> float:

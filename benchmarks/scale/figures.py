@@ -98,7 +98,8 @@ class Unit:
 @dataclass(frozen=True)
 class Decoding:
     """Images per second of one core: decode_per_s: decoded and fitted. read_per_s: fitted ones, from the node's cache.
-    heat_ms: CPU that scoring takes per image besides the detector, where all images have masks."""
+    heat_ms: CPU that scoring takes per image besides the detector, where all images have masks. sketch_ms: of it, for
+    the sketches of the pixel metrics."""
 
     side_px: int
     kind: str
@@ -106,6 +107,7 @@ class Decoding:
     decode_per_s: float
     read_per_s: float
     heat_ms: float
+    sketch_ms: float
 
 
 @dataclass(frozen=True)

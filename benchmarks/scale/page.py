@@ -101,10 +101,18 @@ def _decoding(found: tuple[Decoding, ...]) -> str:
             f"{one.read_per_s:,.0f}",
             f"{1e3 / one.heat_ms:.0f}",
             f"{one.heat_ms:.1f}",
+            f"{one.sketch_ms:.1f}",
         )
         for one in found
     ]
-    head = ("source", "decoded and fitted /s", "read from the cache /s", "judged /s", "judging, ms")
+    head = (
+        "source",
+        "decoded and fitted /s",
+        "read from the cache /s",
+        "judged /s",
+        "judging, ms",
+        "sketches of it, ms",
+    )
     return f"""## What a core does for a GPU
 
 Images per second of one core, network input {found[0].network_px}×{found[0].network_px}; noisy images, hard to decode.

@@ -1,9 +1,9 @@
-"""The aggregation actor: merges the partial metrics of scored shards and builds the report. On a large cluster others
-of its kind do the merging: see `mergers`.
+"""The aggregation actors: they merge the partial metrics of scored shards; the root builds the report. On a small
+cluster the root does all: see `mergers`.
 
-It holds nothing that is not in the store: killed at any time, it comes back empty, and what it lacks is merged when a
-unit is closed. A unit's state is dropped then, so memory depends on the units under way, not on the length of the run.
-Finished units it enters in the ledger, some at a time.
+They hold nothing that is not in the store: killed at any time, they come back empty, and what they lack is merged when
+a unit is closed. A unit's state is dropped then, so memory depends on the units under way, not on the length of the
+run. Finished units the root enters in the ledger, some at a time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import ray
 
 from raybench.findings.board import Board
 from raybench.ledger import Ledger, enter
+from raybench.lines.manifest import Manifest
 from raybench.plan import Plan
 from raybench.reports import unchanged
 from raybench.reports.publish import publish
@@ -27,14 +28,12 @@ PAGE_UNITS = 256
 PAGE_S = 30.0
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Aggregator:
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.run = Run(plan.store, plan.experiment.name)
+class Merging:
+    """What both kinds do for units of their own."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self.partials: dict[str, Partials] = {}
-        self.to_enter: list[str] = []
-        self.entered_at = time.monotonic()
 
     def add(self, unit_id: str, shard_key: str) -> None:
         """Merge one committed shard. Idempotent."""
@@ -42,12 +41,12 @@ class Aggregator:
         if record is not None:
             self.partials.setdefault(unit_id, Partials()).add(self.run, record)
 
-    def close(self, job: Job, attempt: int) -> Outcome:
+    def close(self, job: Job, manifest: Manifest, attempt: int) -> Outcome:
         """Merge what is missing and commit the unit's quality."""
         started = time.perf_counter()
         try:
             partials = self.partials.pop(job.unit.unit_id, None) or Partials()
-            merge(job.unit, self.plan.manifests[job.unit.line], self.run, partials)
+            merge(job.unit, manifest, self.run, partials)
         except Exception as error:
             return Outcome(time.perf_counter() - started, failure_of(job, error, attempt), trouble_of(error))
         return Outcome(time.perf_counter() - started)
@@ -55,6 +54,22 @@ class Aggregator:
     def drop(self, unit_id: str) -> None:
         """Forget a unit that was given up."""
         self.partials.pop(unit_id, None)
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Merger(Merging):
+    pass
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Aggregator(Merging):
+    """The root: it merges too where it is alone."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(Run(plan.store, plan.experiment.name))
+        self.plan = plan
+        self.to_enter: list[str] = []
+        self.entered_at = time.monotonic()
 
     def finished(self, unit_ids: Sequence[str]) -> None:
         """These units are done: they are entered in the ledger, now or a little later."""

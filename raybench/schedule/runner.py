@@ -21,7 +21,7 @@ from raybench.ledger import READERS, Ledger
 from raybench.plan import Plan
 from raybench.results import Failure
 from raybench.runs import Run
-from raybench.schedule.aggregator import Aggregator
+from raybench.schedule.aggregator import Aggregator, Merger
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.cluster import alive
 from raybench.schedule.fleet import Fleet, Node
@@ -98,10 +98,8 @@ class _Dispatch:
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
         self.fleet, self.shares = where
-        actor: Any = Aggregator
-        told = ray.put(plan)
-        self.aggregator = actor.options(**beside(self.fleet)).remote(told)
-        self.mergers = Mergers(self.aggregator, lambda at: actor.options(**beside(self.fleet, at + 1)).remote(told))
+        self.aggregator = Aggregator.options(**beside(self.fleet)).remote(plan)  # type: ignore[attr-defined]
+        self.mergers = Mergers(self.aggregator, self._start_merger)
         self.failed: dict[str, Failure] = {}
         self.took = Work()
         measure_s = plan.experiment.resources.measure_s
@@ -177,7 +175,7 @@ class _Dispatch:
     def _submit(self, job: Job, node: Node | None) -> None:
         if job.phase == "aggregate":
             effort = Effort(self._attempt_of(job), 0)
-            reference = self._merger(job).close.remote(job, effort.attempt)
+            reference = self._merger(job).close.remote(job, self._manifests[job.unit.line], effort.attempt)
         else:
             effort = self._effort(job, node)
             arguments = (job, self._manifests[job.unit.line], self._desk, effort)
@@ -221,6 +219,9 @@ class _Dispatch:
             self.run.record_failure(unit_id, outcome.failure)
             self._merger(job).drop.remote(unit_id)
             self.mergers.leave(unit_id)
+
+    def _start_merger(self, number: int) -> Any:
+        return Merger.options(**beside(self.fleet, number + 1)).remote(self.run)  # type: ignore[attr-defined]
 
     def _merger(self, job: Job) -> Any:
         return self.mergers.of(job.unit.unit_id, self.fleet.slots.count)

@@ -29,7 +29,9 @@ UNIT = Unit(
         Step("enter", 5, 1, 10.0, 20.0),
     ),
 )
-DECODING = Decoding(side_px=1024, kind="png", network_px=256, decode_per_s=50.0, read_per_s=20000.0, heat_ms=50.0)
+DECODING = Decoding(
+    side_px=1024, kind="png", network_px=256, decode_per_s=50.0, read_per_s=20000.0, heat_ms=50.0, sketch_ms=30.0
+)
 ASSUMED = Assumed(unit_s=10.0, shards=3, images=100, request_ms=10.0, images_per_s=100.0)
 
 
