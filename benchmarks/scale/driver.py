@@ -60,7 +60,7 @@ def _aggregators_s() -> float:
     total = 0.0
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if process.cmdline()[:1] and process.cmdline()[0].startswith(("ray::Aggregator", "ray::Merger")):
+            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::Aggregator"):
                 used = process.cpu_times()
                 total += used.user + used.system
     return total

@@ -200,8 +200,16 @@ cores, one after the other. For a unit's {assumed.images} images and a detector 
 images a second on a GPU to itself (assumed), on one core:
 
 {_table(head, rows)}
-So while such a unit is scored, a task alone leaves its GPU idle most of the time, and it is **judging heat maps, not
-decoding,** that does so. Tasks that share a GPU (shares by memory, see [scheduling.md](scheduling.md)) fill the gap as
-far as the node's cores go. Training reads fitted images from the node's cache ({decoding.read_per_s:,.0f} a second per
-core): there decoding is paid once.
+So while such a unit is scored, a task alone leaves its GPU idle most of the time, and judging heat maps does so more
+than decoding ({decoding.sketch_ms / decoding.heat_ms:.0%} of it are the sketches of their pixels). Tasks that share a
+GPU (shares by memory, see [scheduling.md](scheduling.md)) fill the gap as far as the node's cores go, and
+`resources.cpus` above 1 decodes and sketches on as many threads. Training reads fitted images from the node's cache
+({decoding.read_per_s:,.0f} a second per core): there decoding is paid once.
+
+**Nodes without GPUs decode nothing today**; they merge and report. A `fit` task per shard and input size there would
+spare GPU nodes the decoding, at the price of carrying fitted images (H·W·3 bytes, 0.2 MB at 256×256) through the store
+or Ray's object store, bounding and removing them. A `judge` task per scored shard would spare them the larger part: the
+scores shard holds the heat maps already, to 12 bits. Both are phases more in `schedule/backlog.py` (before `train`,
+after `score`) whose tasks have no GPU and are kept to nodes without one; a unit's numbers would then rest on the
+heat maps as they are stored. Neither is built.
 """

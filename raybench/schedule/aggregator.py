@@ -28,12 +28,16 @@ PAGE_UNITS = 256
 PAGE_S = 30.0
 
 
-class Merging:
-    """What both kinds do for units of their own."""
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Aggregator:
+    """Is given the run alone: what a constructor is given must be there again when the actor is restarted, and Ray
+    keeps large arguments where they can be lost."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.partials: dict[str, Partials] = {}
+        self.to_enter: list[str] = []
+        self.entered_at = time.monotonic()
 
     def add(self, unit_id: str, shard_key: str) -> None:
         """Merge one committed shard. Idempotent."""
@@ -55,22 +59,6 @@ class Merging:
         """Forget a unit that was given up."""
         self.partials.pop(unit_id, None)
 
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Merger(Merging):
-    pass
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Aggregator(Merging):
-    """The root: it merges too where it is alone."""
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(Run(plan.store, plan.experiment.name))
-        self.plan = plan
-        self.to_enter: list[str] = []
-        self.entered_at = time.monotonic()
-
     def finished(self, unit_ids: Sequence[str]) -> None:
         """These units are done: they are entered in the ledger, now or a little later."""
         self.to_enter += unit_ids
@@ -82,12 +70,12 @@ class Aggregator(Merging):
         page, self.to_enter, self.entered_at = self.to_enter, [], time.monotonic()
         enter(self.run, page)
 
-    def report(self, created: str) -> Board:
+    def report(self, plan: Plan, created: str) -> Board:
         """Build the comparison of everything committed and write the report into the store."""
         self.enter()
         ledger = Ledger.read(self.run)
-        run = Run(self.plan.store, self.run.name, ledger)
-        board = publish(self.plan, run, created)
-        unchanged.note(self.plan, run, board)
+        run = Run(plan.store, self.run.name, ledger)
+        board = publish(plan, run, created)
+        unchanged.note(plan, run, board)
         ledger.merge()
         return board

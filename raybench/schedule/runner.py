@@ -21,7 +21,7 @@ from raybench.ledger import READERS, Ledger
 from raybench.plan import Plan
 from raybench.results import Failure
 from raybench.runs import Run
-from raybench.schedule.aggregator import Aggregator, Merger
+from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.cluster import alive
 from raybench.schedule.fleet import Fleet, Node
@@ -98,8 +98,8 @@ class _Dispatch:
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
         self.fleet, self.shares = where
-        self.aggregator = Aggregator.options(**beside(self.fleet)).remote(plan)  # type: ignore[attr-defined]
-        self.mergers = Mergers(self.aggregator, self._start_merger)
+        self.aggregator = self._aggregator(0)
+        self.mergers = Mergers(self.aggregator, lambda number: self._aggregator(number + 1))
         self.failed: dict[str, Failure] = {}
         self.took = Work()
         measure_s = plan.experiment.resources.measure_s
@@ -140,7 +140,7 @@ class _Dispatch:
 
     def report(self, stop: Stop) -> Board:
         """The comparison, written by the aggregator. Raises RunStopped."""
-        reference = self.aggregator.report.remote(datetime.now(UTC).isoformat(timespec="seconds"))
+        reference = self.aggregator.report.remote(self.plan, datetime.now(UTC).isoformat(timespec="seconds"))
         while not ray.wait([reference], timeout=WAIT_S)[0]:
             self._raise_if(stop)
         board: Board = ray.get(reference)
@@ -220,8 +220,8 @@ class _Dispatch:
             self._merger(job).drop.remote(unit_id)
             self.mergers.leave(unit_id)
 
-    def _start_merger(self, number: int) -> Any:
-        return Merger.options(**beside(self.fleet, number + 1)).remote(self.run)  # type: ignore[attr-defined]
+    def _aggregator(self, number: int) -> Any:
+        return Aggregator.options(**beside(self.fleet, number)).remote(self.run)  # type: ignore[attr-defined]
 
     def _merger(self, job: Job) -> Any:
         return self.mergers.of(job.unit.unit_id, self.fleet.slots.count)

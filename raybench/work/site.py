@@ -46,7 +46,7 @@ class Site:
 
     def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> FittedShard:
         """The shard's images at the unit's network size, decoded once per node for all models of that size."""
-        return open_fitted(self.lines, manifest, shard, fit_of(unit), self.cache_dir)
+        return open_fitted(self.lines, manifest, shard, fit_of(unit), self.cache_dir, self.threads)
 
 
 def node_cache() -> Path:

@@ -113,7 +113,7 @@ def test_an_aggregator_that_comes_back_empty_loses_nothing(experiment: Experimen
     for item in list(packed.list("runs/night/ledger/")):
         packed.delete(item.key)
     plan = make_plan(experiment)
-    actor = Aggregator.remote(plan)  # type: ignore[attr-defined]
+    actor = Aggregator.remote(Run(packed, "night"))  # type: ignore[attr-defined]
     for shard in plan.manifests["strip"].scored_shards[:2]:
         ray.get(actor.add.remote(plan.units[0].unit_id, shard.key))
     ray.kill(actor, no_restart=False)
