@@ -78,9 +78,14 @@ def _judge(images: npt.NDArray[np.uint8], side: int, fit: InputFit) -> tuple[flo
     mask[:SPOT, :SPOT] = True
     found: list[PixelMap] = []
     other_s = _cpu_s(lambda: found.extend(_describe(maps, images, mask, fit)))
-    sketch = PixelSketch.empty()
-    sketch_s = _cpu_s(lambda: [sketch.add(found[at : at + BATCH], 1) for at in range(0, len(found), BATCH)])
+    sketch_s = _cpu_s(lambda: _sketch(found))
     return other_s + sketch_s, sketch_s
+
+
+def _sketch(maps: list[PixelMap]) -> None:
+    sketch = PixelSketch.empty()
+    for at in range(0, len(maps), BATCH):
+        sketch.add(maps[at : at + BATCH], 1)
 
 
 def _describe(

@@ -53,11 +53,11 @@ class Requests:
             sent[request.method] += 1
             return send(session, request)
 
-        URLLib3Session.send = counting  # type: ignore[method-assign]
+        URLLib3Session.send = counting
         return self
 
     def __exit__(self, *error: object) -> None:
-        URLLib3Session.send = self._send  # type: ignore[method-assign]
+        URLLib3Session.send = self._send
 
 
 def _timed(requests: Requests, name: str, steps: list[Step], work: Callable[[], T], times: int = 1) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -32,7 +33,7 @@ def measure() -> tuple[Waiting, ...]:
     return tuple(found)
 
 
-def _round_ms(in_flight: list[ray.ObjectRef]) -> float:
+def _round_ms(in_flight: list[Any]) -> float:
     """The two questions of `schedule.runner`: wait for one, then who else is done."""
     started = time.process_time()
     for _ in range(ROUNDS):

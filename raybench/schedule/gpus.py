@@ -23,20 +23,28 @@ def choose() -> int | None:
 
     To be called in each task that may have a GPU, before anything in it uses CUDA.
     """
-    given: list[str] = ray.get_runtime_context().get_accelerator_ids()[GPU]  # type: ignore[no-untyped-call]
+    given: list[str] = ray.get_runtime_context().get_accelerator_ids()[GPU]
     if not given:
         return None
     all_of_node: Sequence[str] | None = global_worker.original_visible_accelerator_ids.get(GPU)
-    variable = get_accelerator_manager_for_resource(GPU).get_visible_accelerator_ids_env_var()
-    if all_of_node is None:
-        os.environ.pop(variable, None)
-    else:
-        os.environ[variable] = ",".join(all_of_node)
+    _show(all_of_node)
     number = position(given[0], all_of_node)
     from raybench.work import site  # torch takes seconds to import
 
     site.use_gpu(number)
     return number
+
+
+def _show(gpus: Sequence[str] | None) -> None:
+    """Let CUDA (or what speaks like it) see these GPUs of the node. None: all that there are."""
+    kind = get_accelerator_manager_for_resource(GPU)
+    variable = kind.get_visible_accelerator_ids_env_var() if kind else None
+    if variable is None:
+        return
+    if gpus is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = ",".join(gpus)
 
 
 def position(given: str, all_of_node: Sequence[str] | None) -> int:

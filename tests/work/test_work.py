@@ -188,7 +188,7 @@ def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips:
 
 
 def test_a_worker_that_changes_its_gpu_keeps_nothing_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen, given_back = [0], []
+    chosen, given_back = [0], list[str]()
     monkeypatch.setattr("raybench.models.device.exact", lambda device: f"{device}:{chosen[-1]}")
     monkeypatch.setattr("raybench.models.device.use_gpu", chosen.append)
     monkeypatch.setattr("raybench.models.device.give_back_memory", given_back.append)
