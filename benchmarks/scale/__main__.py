@@ -27,6 +27,7 @@ def main() -> None:
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--lines", type=int, default=1000, help="of --driver, × 10 fake models")
     parser.add_argument("--store", choices=("folder", "s3"), default="folder", help="of --driver")
+    parser.add_argument("--nodes", type=int, default=4, help="of --driver, besides the head")
     parser.add_argument("--units", type=int, default=100_000, help="of --scheduler")
     parser.add_argument("--seeds", type=int, default=6, help="of --workers, × 2 lines")
     parser.add_argument(
@@ -46,7 +47,7 @@ def _measure(part: str, asked: argparse.Namespace) -> Any:
     """The part alone is imported: a driver has no torch, and its memory is looked at."""
     arguments = {
         "scheduler": (asked.units,),
-        "driver": (asked.lines, asked.store),
+        "driver": (asked.lines, asked.store, asked.nodes),
         "workers": (asked.seeds, Sizes(asked.images, asked.images, asked.images, 0)),
     }
     return importlib.import_module(f"benchmarks.scale.{part}").measure(*arguments.get(part, ()))

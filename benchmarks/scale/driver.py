@@ -22,7 +22,7 @@ from raybench.schedule.backlog import Backlog
 from raybench.schedule.runner import Summary, run_plan
 from raybench.store import Store, open_store
 
-NODES, CPUS, GPUS = 4, 2, 2  # CPUs and GPUs of each node
+CPUS, GPUS = 2, 2  # of each node
 RESOURCES = Resources(gpus=1.0, measure_s=0.01)
 STEPS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -77,8 +77,8 @@ def _store(kind: str, folder: Path) -> Iterator[Store]:
         yield store
 
 
-def measure(lines: int, kind: str) -> Driver:
-    """`lines` lines × ten fake models. kind: of the store, "folder" or "s3"."""
+def measure(lines: int, kind: str, nodes: int) -> Driver:
+    """`lines` lines × ten fake models on so many nodes. kind: of the store, "folder" or "s3"."""
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name, _store(kind, Path(name)) as store:
         made.put_lines(store, Path(name), lines)
@@ -86,15 +86,18 @@ def measure(lines: int, kind: str) -> Driver:
         watch, before = Watch(), time.process_time()
         plan = make_plan(experiment)
         planned = time.process_time()
-        with raylets(NODES, CPUS, GPUS, Path(name)):
+        with raylets(nodes, CPUS, GPUS, Path(name)):
             joined = time.process_time()
             summary = run_plan(plan, watch)
             ended = time.perf_counter()
-        return _figures(summary, watch, load, (lines, kind, planned - before, joined, ended))
+        return _figures(summary, watch, load, (lines, kind, nodes), (planned - before, joined, ended))
 
 
-def _figures(summary: Summary, watch: Watch, load: float, about: tuple[int, str, float, float, float]) -> Driver:
-    lines, kind, plan_s, joined, ended = about
+def _figures(
+    summary: Summary, watch: Watch, load: float, about: tuple[int, str, int], clocks: tuple[float, float, float]
+) -> Driver:
+    lines, kind, nodes = about
+    plan_s, joined, ended = clocks
     first, last, units = watch.first or watch.last, watch.last, summary.units
     return Driver(
         lines=lines,
@@ -102,7 +105,7 @@ def _figures(summary: Summary, watch: Watch, load: float, about: tuple[int, str,
         units=units,
         tasks=watch.tasks,
         failed=len(summary.failed),
-        nodes=NODES,
+        nodes=nodes,
         cpus=CPUS,
         gpus=GPUS,
         store=kind,

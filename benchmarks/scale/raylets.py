@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def raylets(nodes: int, cpus: int, gpus: int, folder: Path) -> Iterator[None]:
     cache.mkdir(mode=0o700, exist_ok=True)
     sockets = Path(tempfile.mkdtemp(prefix="rb-"))  # paths of sockets must be short
     one_thread = {"OMP_NUM_THREADS": "1"}
-    node: Mapping[str, Any] = NODE | {"object_store_memory": OBJECT_STORE_MB * 2**20}
+    node: dict[str, Any] = NODE | {"object_store_memory": OBJECT_STORE_MB * 2**20}
     clusters_enabled = ray_constants.ENABLE_RAY_CLUSTER
     with environment(SETTINGS | one_thread | {"RAYBENCH_CACHE": str(cache), "RAY_TMPDIR": str(sockets)}):
         ray_constants.ENABLE_RAY_CLUSTER = False  # read from that variable when Ray was imported: stay on loopback
@@ -49,7 +48,3 @@ def object_store_mb() -> float:
     """What lies in the object stores of all nodes, 10^6 bytes."""
     reply = get_memory_info_reply(get_state_from_address(None))  # type: ignore[no-untyped-call]
     return float(reply.store_stats.object_store_bytes_used) / 1e6
-
-
-def cores() -> int:
-    return os.cpu_count() or 1

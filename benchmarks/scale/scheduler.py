@@ -86,7 +86,7 @@ def _manifest(line: str) -> Manifest:
 
 
 def _rss_mb() -> float:
-    return round(psutil.Process().memory_info().rss / 1e6, 1)
+    return float(round(psutil.Process().memory_info().rss / 1e6, 1))
 
 
 def _us(seconds: float, units: int) -> float:
