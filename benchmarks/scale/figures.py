@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,6 +125,16 @@ class Workers:
     load: float
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """load: of the last minute when the part had been measured, its own included."""
+
+    machine: str
+    cores: int
+    load: float
+    day: str
+
+
 KINDS: Mapping[str, Any] = {
     "scheduler": Scheduler,
     "driver": Driver,
@@ -129,7 +142,13 @@ KINDS: Mapping[str, Any] = {
     "unit": Unit,
     "decoding": tuple[Decoding, ...],
     "workers": Workers,
+    "conditions": Mapping[str, Conditions],
 }
+
+
+def _cpu() -> str:
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return names[0].partition(":")[2].strip() if names else platform.machine()
 
 
 def read(where: Path = WHERE) -> dict[str, Any]:
@@ -142,5 +161,7 @@ def keep(part: str, found: Any, where: Path = WHERE) -> None:
     """Put down what `part` measured; the others stay."""
     adapter = TypeAdapter(KINDS[part])
     known = json.loads(where.read_text()) if where.exists() else {}
+    here = Conditions(_cpu(), os.cpu_count() or 1, round(os.getloadavg()[0], 1), f"{datetime.now(UTC):%Y-%m-%d}")
+    known.setdefault("conditions", {})[part] = asdict(here)
     known[part] = adapter.dump_python(found, mode="json")
     where.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")

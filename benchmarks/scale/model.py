@@ -77,17 +77,16 @@ def merging_ms(unit: Unit, assumed: Assumed) -> tuple[float, float]:
     return cpu, cpu + asked * assumed.request_ms
 
 
-def parts(driver: Driver, unit: Unit, decoding: Decoding, assumed: Assumed) -> tuple[Part, ...]:
-    """Every part that serves all GPUs, and the cores beside each."""
+def parts(driver: Driver | None, unit: Unit, decoding: Decoding, assumed: Assumed) -> tuple[Part, ...]:
+    """Every part that serves all GPUs, and the cores beside each. driver: left out until it has been measured."""
     reads, writes = requests(unit, assumed.shards)
     _, merge_ms = merging_ms(unit, assumed)
     enter_ms = steps_of(unit)["enter"].cpu_ms
-    one = driver_ms(driver, assumed.shards)
     per_s = {gpus: gpus / assumed.unit_s for gpus in GPUS}
     tree = {gpus: per_s[gpus] * merge_ms / 1e3 / actors(gpus) for gpus in GPUS}
     alone = merge_ms + enter_ms
     return (
-        _shared("the driver", per_s, one, f"{one:.1f} ms of CPU per unit"),
+        *([_driver(driver, per_s, assumed)] if driver else []),
         _shared("one aggregation actor, were it alone", per_s, alone, f"{alone:.0f} ms per unit, waiting included"),
         Part("each merging actor", tree, f"the same merging, one actor for every {SLOTS_EACH} GPUs", shared=False),
         _shared("the root actor", per_s, enter_ms, f"{enter_ms:.0f} ms of CPU per unit entered in the ledger"),
@@ -95,6 +94,11 @@ def parts(driver: Driver, unit: Unit, decoding: Decoding, assumed: Assumed) -> t
         _shared("S3 writes of one prefix", per_s, writes / assumed.writes_per_s * 1e3, f"{writes} per unit"),
         *_cores(decoding, assumed),
     )
+
+
+def _driver(driver: Driver, per_s: Mapping[int, float], assumed: Assumed) -> Part:
+    one = driver_ms(driver, assumed.shards)
+    return _shared("the driver", per_s, one, f"{one:.1f} ms of CPU per unit")
 
 
 def actors(gpus: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.scale.figures import Decoding, Driver, Scheduler, Unit, Waiting, Workers
+from benchmarks.scale.figures import Conditions, Decoding, Driver, Scheduler, Unit, Waiting, Workers
 from benchmarks.scale.model import GPUS, Assumed, Part, decodes, merging_ms, parts, requests, scoring_s
 from raybench.schedule.mergers import SLOTS_EACH
 
@@ -23,14 +23,25 @@ def page(found: Mapping[str, Any]) -> str:
     missing = "## {}\n\nNot measured yet.\n"
     said = [HEAD]
     said += [_SECTIONS[part](found[part]) if part in found else missing.format(part) for part in ORDER_OF_PARTS]
-    if {"driver", "unit", "decoding"} <= found.keys():
-        said.append(_model(found["driver"], found["unit"], found["decoding"], Assumed()))
+    if {"unit", "decoding"} <= found.keys():
+        said.append(_model(found.get("driver"), found["unit"], found["decoding"], Assumed()))
+    if "conditions" in found:
+        said.append(_conditions(found["conditions"]))
     return "\n".join(said)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def _conditions(found: Mapping[str, Conditions]) -> str:
+    rows = [(part, one.machine, one.cores, f"{one.load:.1f}", one.day) for part, one in found.items()]
+    return f"""## Conditions
+
+On a machine with more load than cores, walls mean little, and CPU times come out longer than on a quiet one.
+
+{_table(("part", "machine", "cores", "load of the last minute", "day"), rows)}"""
 
 
 def _scheduler(one: Scheduler) -> str:
@@ -141,7 +152,7 @@ _SECTIONS: Mapping[str, Callable[[Any], str]] = {
 }
 
 
-def _model(driver: Driver, unit: Unit, decodings: Sequence[Decoding], assumed: Assumed) -> str:
+def _model(driver: Driver | None, unit: Unit, decodings: Sequence[Decoding], assumed: Assumed) -> str:
     decoding = next(one for one in decodings if (one.side_px, one.kind) == (assumed.side_px, assumed.kind))
     found = parts(driver, unit, decoding, assumed)
     head = ("part", *(f"{gpus:,} GPUs" for gpus in GPUS), "full at", "from")
@@ -152,7 +163,8 @@ def _model(driver: Driver, unit: Unit, decodings: Sequence[Decoding], assumed: A
 per line; {assumed.gpus_per_node} GPUs a node, {assumed.cores} cores for each; a store that answers in
 {assumed.request_ms:.0f} ms and allows {assumed.reads_per_s:,.0f} reads and {assumed.writes_per_s:,.0f} writes a second
 to a prefix (Amazon's figures for S3). **All else** is measured above. {GPUS[-1]:,} GPUs then end
-{GPUS[-1] / assumed.unit_s:.1f} units a second. How busy each part is:
+{GPUS[-1] / assumed.unit_s:.1f} units a second. How busy each part
+is{"" if driver else " (the driver has not been measured yet)"}:
 
 {_table(head, [_row(part) for part in found])}
 {_verdict(found, unit, assumed)}

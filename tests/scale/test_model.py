@@ -62,6 +62,9 @@ def test_an_image_is_decoded_once_per_node_that_asks_for_it() -> None:
 def test_the_page_is_written_from_what_was_kept(tmp_path: Path) -> None:
     where = tmp_path / "scale.json"
     keep("unit", UNIT, where)
+    assert [part.name for part in parts(None, UNIT, DECODING, ASSUMED)] == [
+        part.name for part in parts(DRIVER, UNIT, DECODING, ASSUMED) if part.name != "the driver"
+    ]
     assert "On 10, 100 and 1,000 GPUs" not in page(read(where))
     keep("driver", DRIVER, where)
     keep("decoding", (DECODING,), where)
