@@ -28,20 +28,18 @@ def raylets(nodes: int, cpus: int, gpus: int, folder: Path) -> Iterator[None]:
     sockets = Path(tempfile.mkdtemp(prefix="rb-"))  # paths of sockets must be short
     one_thread = {"OMP_NUM_THREADS": "1"}
     node: dict[str, Any] = NODE | {"object_store_memory": OBJECT_STORE_MB * 2**20}
-    clusters_enabled = ray_constants.ENABLE_RAY_CLUSTER
-    with environment(SETTINGS | one_thread | {"RAYBENCH_CACHE": str(cache), "RAY_TMPDIR": str(sockets)}):
-        ray_constants.ENABLE_RAY_CLUSTER = False  # read from that variable when Ray was imported: stay on loopback
+    variables = SETTINGS | one_thread | {"RAYBENCH_CACHE": str(cache), "RAY_TMPDIR": str(sockets)}
+    with environment(variables), contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, sockets, ignore_errors=True)
+        stack.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
+        ray_constants.ENABLE_RAY_CLUSTER = False  # read from its variable when Ray was imported: stay on loopback
         cluster: Any = Cluster(initialize_head=True, head_node_args=node | {"num_cpus": 0, "include_dashboard": False})
-        try:
-            for _ in range(nodes):
-                cluster.add_node(**node | {"num_cpus": cpus, "num_gpus": gpus})
-            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-            yield
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
-            ray_constants.ENABLE_RAY_CLUSTER = clusters_enabled
-            shutil.rmtree(sockets, ignore_errors=True)
+        stack.callback(cluster.shutdown)
+        for _ in range(nodes):
+            cluster.add_node(**node | {"num_cpus": cpus, "num_gpus": gpus})
+        stack.callback(ray.shutdown)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield
 
 
 def object_store_mb() -> float:
