@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test check audit format bench bench-metrics bench-resume chaos ten-models lock bundle bundle-check clean
+.PHONY: help setup demo browser test check audit format bench bench-metrics bench-resume bench-scale chaos ten-models lock bundle bundle-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ chaos: $(READY) ## Break real runs on purpose, by a seeded schedule, and compare
 
 bench-resume: $(READY) ## Time to run a finished run of 10,000 fake units again; some minutes to make it
 	$(BIN)/python -m benchmarks.resume
+
+bench-scale: $(READY) ## What 10,000 fake units cost the driver, and what 1,000 GPUs would; writes docs/scale.md; SCALE="--workers"
+	$(BIN)/python -m benchmarks.scale $(SCALE)
 
 ten-models: $(READY) ## Compare ten models on the lines below DATA (layout mvtec) and write docs/ten-models.md; about an hour
 	$(BIN)/python -m benchmarks.ten_models $(DATA)

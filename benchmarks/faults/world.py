@@ -48,7 +48,7 @@ class World:
         ray_folder = Path(tempfile.mkdtemp(prefix="rb-"))  # paths of sockets must be short
         stack.callback(shutil.rmtree, ray_folder, ignore_errors=True)
         settings = SETTINGS | {"RAYBENCH_CACHE": str(self.cache), "RAY_TMPDIR": str(ray_folder)}
-        stack.enter_context(_environment(settings))
+        stack.enter_context(environment(settings))
         head = NODE | {"num_cpus": 0, "include_dashboard": False}
         self.cluster: Any = Cluster(initialize_head=True, head_node_args=head)
         stack.callback(self.cluster.shutdown)
@@ -157,7 +157,7 @@ def _mounted(folder: Path, stack: contextlib.ExitStack) -> str:
 
 
 @contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
+def environment(variables: dict[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

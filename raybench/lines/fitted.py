@@ -13,7 +13,9 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -97,9 +99,9 @@ class Picks:
 
 
 def open_fitted(
-    lines: Store, manifest: Manifest, shard: ShardInfo, fit: InputFit, cache_dir: Path, limit_mb: int = LIMIT_MB
+    lines: Store, manifest: Manifest, shard: ShardInfo, fit: InputFit, cache_dir: Path, threads: int = 1
 ) -> FittedShard:
-    """The shard at the network's size, decoded now or earlier on this node.
+    """The shard at the network's size, decoded now, by so many threads, or earlier on this node.
 
     Raises IntegrityError when the shard is damaged, RejectedImage when an image of it cannot be decoded.
     """
@@ -107,8 +109,8 @@ def open_fitted(
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     pixels, beside = cache_dir / f"{name}.u8", cache_dir / f"{name}.json"
     if not (pixels.exists() and beside.exists()):
-        _evict(cache_dir, limit_mb * 2**20)
-        _decode(lines, manifest, shard, fit, (pixels, beside))
+        _evict(cache_dir, LIMIT_MB * 2**20)
+        _decode(lines, manifest, _Work(shard, fit, threads), (pixels, beside))
     with contextlib.suppress(FileNotFoundError):
         os.utime(pixels)
     about = json.loads(beside.read_text())
@@ -116,14 +118,21 @@ def open_fitted(
     return FittedShard(index, pixels, fit.height, fit.width)
 
 
-def _decode(lines: Store, manifest: Manifest, shard: ShardInfo, fit: InputFit, target: tuple[Path, Path]) -> None:
+@dataclass(frozen=True)
+class _Work:
+    shard: ShardInfo
+    fit: InputFit
+    threads: int
+
+
+def _decode(lines: Store, manifest: Manifest, work: _Work, target: tuple[Path, Path]) -> None:
     """Write pixels and index under names of their own, then rename: of two that race, both are right."""
     rows = []
     written = [path.with_name(f"{path.name}.{uuid.uuid4().hex}") for path in target]
     try:
         with written[0].open("xb") as file:
-            for row in read_rows(lines, shard):
-                file.write(to_network(_decoded(row, manifest), fit).data)
+            for row, image in _fitted(read_rows(lines, work.shard), manifest, work):
+                file.write(image.data)
                 rows.append((row.image_id, row.label, row.height, row.width))
         index = Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
         written[1].write_text(json.dumps(asdict(index)))
@@ -132,6 +141,25 @@ def _decode(lines: Store, manifest: Manifest, shard: ShardInfo, fit: InputFit, t
     finally:
         for path in written:
             path.unlink(missing_ok=True)
+
+
+def _fitted(rows: Iterator[Row], manifest: Manifest, work: _Work) -> Iterator[tuple[Row, npt.NDArray[np.uint8]]]:
+    """Rows with their images at the network's size, in order; two for each thread are under way at once."""
+
+    def fitted(row: Row) -> tuple[Row, npt.NDArray[np.uint8]]:
+        return row, to_network(_decoded(row, manifest), work.fit)
+
+    if work.threads == 1:
+        yield from map(fitted, rows)
+        return
+    waiting: deque[Future[tuple[Row, npt.NDArray[np.uint8]]]] = deque()
+    with ThreadPoolExecutor(work.threads) as pool:
+        for row in rows:
+            waiting.append(pool.submit(fitted, row))
+            if len(waiting) >= 2 * work.threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _decoded(row: Row, manifest: Manifest) -> npt.NDArray[np.uint8]:

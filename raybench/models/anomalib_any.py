@@ -102,7 +102,7 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
             engine = Engine(
                 **_length(module.inner, self.settings.steps),
                 accelerator="gpu" if self.device.type == "cuda" else "cpu",
-                devices=1,
+                devices=[torch.cuda.current_device()] if self.device.type == "cuda" else 1,  # 1: would be the first GPU
                 logger=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,

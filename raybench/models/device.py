@@ -18,6 +18,17 @@ def available(gpus: float | None = None) -> str:
     return "cuda" if gpus != 0 and torch.cuda.is_available() else "cpu"
 
 
+def use_gpu(number: int) -> None:
+    """Make "cuda" mean this GPU, of those that this process sees, until another is chosen."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number)
+
+
+def exact(device: str) -> str:
+    """`device` with the GPU's number: "cuda" is whichever was chosen last."""
+    return f"cuda:{torch.cuda.current_device()}" if device == "cuda" and torch.cuda.is_available() else device
+
+
 def use_threads(count: int) -> None:
     """CPU threads of one operation."""
     torch.set_num_threads(count)

@@ -1,8 +1,9 @@
-"""The aggregation actor: merges the partial metrics of scored shards and builds the report.
+"""The aggregation actors: they merge the partial metrics of scored shards; the root builds the report. On a small
+cluster the root does all: see `mergers`.
 
-It holds nothing that is not in the store: killed at any time, it comes back empty, and what it lacks is merged when a
-unit is closed. A unit's state is dropped then, so memory depends on the units under way, not on the length of the run.
-Finished units it enters in the ledger, some at a time.
+They hold nothing that is not in the store: killed at any time, they come back empty, and what they lack is merged when
+a unit is closed. A unit's state is dropped then, so memory depends on the units under way, not on the length of the
+run. Finished units the root enters in the ledger, some at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ray
 
 from raybench.findings.board import Board
 from raybench.ledger import Ledger, enter
+from raybench.lines.manifest import Manifest
 from raybench.plan import Plan
 from raybench.reports import unchanged
 from raybench.reports.publish import publish
@@ -28,10 +30,11 @@ PAGE_S = 30.0
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Aggregator:
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.run = Run(plan.store, plan.experiment.name)
-        self.units = {unit.unit_id: unit for unit in plan.units}
+    """Is given the run alone: what a constructor is given must be there again when the actor is restarted, and Ray
+    keeps large arguments where they can be lost."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self.partials: dict[str, Partials] = {}
         self.to_enter: list[str] = []
         self.entered_at = time.monotonic()
@@ -42,12 +45,12 @@ class Aggregator:
         if record is not None:
             self.partials.setdefault(unit_id, Partials()).add(self.run, record)
 
-    def close(self, job: Job, attempt: int) -> Outcome:
+    def close(self, job: Job, manifest: Manifest, attempt: int) -> Outcome:
         """Merge what is missing and commit the unit's quality."""
         started = time.perf_counter()
         try:
             partials = self.partials.pop(job.unit.unit_id, None) or Partials()
-            merge(job.unit, self.plan.manifests[job.unit.line], self.run, partials)
+            merge(job.unit, manifest, self.run, partials)
         except Exception as error:
             return Outcome(time.perf_counter() - started, failure_of(job, error, attempt), trouble_of(error))
         return Outcome(time.perf_counter() - started)
@@ -67,12 +70,12 @@ class Aggregator:
         page, self.to_enter, self.entered_at = self.to_enter, [], time.monotonic()
         enter(self.run, page)
 
-    def report(self, created: str) -> Board:
+    def report(self, plan: Plan, created: str) -> Board:
         """Build the comparison of everything committed and write the report into the store."""
         self.enter()
         ledger = Ledger.read(self.run)
-        run = Run(self.plan.store, self.run.name, ledger)
-        board = publish(self.plan, run, created)
-        unchanged.note(self.plan, run, board)
+        run = Run(plan.store, self.run.name, ledger)
+        board = publish(plan, run, created)
+        unchanged.note(plan, run, board)
         ledger.merge()
         return board

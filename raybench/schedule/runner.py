@@ -26,6 +26,7 @@ from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.cluster import alive
 from raybench.schedule.fleet import Fleet, Node
 from raybench.schedule.foresee import forecast, look_ahead
+from raybench.schedule.mergers import Mergers
 from raybench.schedule.metrics import watched
 from raybench.schedule.retries import Retries
 from raybench.schedule.shares import Shares
@@ -97,7 +98,8 @@ class _Dispatch:
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
         self.fleet, self.shares = where
-        self.aggregator = Aggregator.options(**beside(self.fleet)).remote(plan)  # type: ignore[attr-defined]
+        self.aggregator = self._aggregator(0)
+        self.mergers = Mergers(self.aggregator, lambda number: self._aggregator(number + 1))
         self.failed: dict[str, Failure] = {}
         self.took = Work()
         measure_s = plan.experiment.resources.measure_s
@@ -138,7 +140,7 @@ class _Dispatch:
 
     def report(self, stop: Stop) -> Board:
         """The comparison, written by the aggregator. Raises RunStopped."""
-        reference = self.aggregator.report.remote(datetime.now(UTC).isoformat(timespec="seconds"))
+        reference = self.aggregator.report.remote(self.plan, datetime.now(UTC).isoformat(timespec="seconds"))
         while not ray.wait([reference], timeout=WAIT_S)[0]:
             self._raise_if(stop)
         board: Board = ray.get(reference)
@@ -173,7 +175,7 @@ class _Dispatch:
     def _submit(self, job: Job, node: Node | None) -> None:
         if job.phase == "aggregate":
             effort = Effort(self._attempt_of(job), 0)
-            reference = self.aggregator.close.remote(job, effort.attempt)
+            reference = self._merger(job).close.remote(job, self._manifests[job.unit.line], effort.attempt)
         else:
             effort = self._effort(job, node)
             arguments = (job, self._manifests[job.unit.line], self._desk, effort)
@@ -205,15 +207,24 @@ class _Dispatch:
         self._count(flight, outcome)
         if outcome.failure is None:
             self.backlog.finish(job)
-            if job.shard is not None:
-                self.aggregator.add.remote(unit_id, job.shard.key)
+            if job.shard is not None and self.backlog.is_open(unit_id):
+                self._merger(job).add.remote(unit_id, job.shard.key)
+            elif job.phase == "aggregate":
+                self.mergers.leave(unit_id)
             elif job.phase == "measure":
                 del self._spent_s[unit_id]
                 self.aggregator.finished.remote([unit_id])
         elif not self._put_back(job, outcome) and self.backlog.fail(job):
             self.failed[unit_id] = replace(outcome.failure, traceback="")
             self.run.record_failure(unit_id, outcome.failure)
-            self.aggregator.drop.remote(unit_id)
+            self._merger(job).drop.remote(unit_id)
+            self.mergers.leave(unit_id)
+
+    def _aggregator(self, number: int) -> Any:
+        return Aggregator.options(**beside(self.fleet, number)).remote(self.run)  # type: ignore[attr-defined]
+
+    def _merger(self, job: Job) -> Any:
+        return self.mergers.of(job.unit.unit_id, self.fleet.slots.count)
 
     def _count(self, flight: _Flight, outcome: Outcome) -> None:
         """What the task took, and what that says about others."""
@@ -279,10 +290,11 @@ def _options(job: Job, effort: Effort, node: Node | None) -> dict[str, Any]:
     return asked | {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=False)}
 
 
-def beside(fleet: Fleet) -> dict[str, Any]:
-    """Merging and the report on a node without GPUs, where there is one; elsewhere once that is lost."""
-    helpers = fleet.slots.helpers
+def beside(fleet: Fleet, number: int = 0) -> dict[str, Any]:
+    """Merging and the report on nodes without GPUs, where there are any; elsewhere once these are lost. number: of the
+    actor; the first gets the largest of them."""
+    helpers = sorted(fleet.slots.helpers, key=lambda node: -node.cpus)
     if not helpers:
-        return {}
-    largest = max(helpers, key=lambda node: node.cpus)
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(largest.node_id, soft=True)}
+        return {"scheduling_strategy": "SPREAD"} if number else {}
+    node = helpers[number % len(helpers)]
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=True)}

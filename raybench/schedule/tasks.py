@@ -15,6 +15,7 @@ from raybench.errors import StoreUnreachable, TimeLimit
 from raybench.lines.manifest import Manifest
 from raybench.results import Failure, Spent
 from raybench.runs import Run
+from raybench.schedule import gpus
 from raybench.schedule.backlog import Job
 from raybench.schedule.limit import limited
 from raybench.schedule.metrics import metered
@@ -22,6 +23,7 @@ from raybench.schedule.retries import Trouble
 from raybench.store import Store
 
 # A CPU worker is always used again; GPU tasks would by default get a fresh process each, and pay the import again.
+# What that default guards against is met here: memory is given back, and see `gpus` for a worker that changes its GPU.
 REUSE_WORKER = 0
 TRACEBACK_CHARS = 8000
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
@@ -84,6 +86,8 @@ def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Spent | N
     """What a phase needs is imported when it comes: torch takes seconds, and not every detector's training needs it."""
     from raybench.work import site
 
+    if desk.device != "cpu":
+        gpus.choose()
     batch = max(1, site.MAX_BATCH >> effort.halvings)
     lines = desk.elsewhere.get(job.unit.line, desk.lines)
     place = site.Site(

@@ -46,7 +46,7 @@ class Site:
 
     def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> FittedShard:
         """The shard's images at the unit's network size, decoded once per node for all models of that size."""
-        return open_fitted(self.lines, manifest, shard, fit_of(unit), self.cache_dir)
+        return open_fitted(self.lines, manifest, shard, fit_of(unit), self.cache_dir, self.threads)
 
 
 def node_cache() -> Path:
@@ -72,6 +72,17 @@ def size_of(unit: Unit) -> registry.Size:
 
 
 _hot: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
+
+
+def use_gpu(number: int) -> None:
+    """Work on this GPU of the node from now on. What lies on another gives its memory back."""
+    from raybench.models import device
+
+    before = device.exact("cuda")
+    device.use_gpu(number)
+    if device.exact("cuda") != before:
+        _hot.clear()
+        device.give_back_memory("cuda")
 
 
 def hot_detector(unit: Unit, trained: TrainRecord, site: Site) -> Detector:

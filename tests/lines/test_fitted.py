@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raybench.errors import RejectedImage
 from raybench.lines.decode import decode_image
 from raybench.lines.fit import InputFit, to_network
 from raybench.lines.fitted import Picks, open_fitted
@@ -69,12 +70,40 @@ def test_racing_readers_agree_and_leave_nothing_behind(manifest: Manifest, lines
     assert len(list(cache.iterdir())) == 2
 
 
-def test_the_longest_unused_files_make_room(manifest: Manifest, lines: Store, cache: Path) -> None:
-    opened = [open_fitted(lines, manifest, shard, FIT, cache, limit_mb=0) for shard in manifest.shards[:2]]
+def test_threads_change_nothing(manifest: Manifest, lines: Store, cache: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for shard in manifest.shards:
+        one, many = (open_fitted(lines, manifest, shard, FIT, where, n) for where, n in ((cache, 1), (other, 3)))
+        assert one.path.read_bytes() == many.path.read_bytes()
+        assert one.index == many.index
+
+
+def test_a_bad_image_among_threads_is_said_and_leaves_nothing(
+    manifest: Manifest, lines: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = list(read_rows(lines, manifest.shards[0]))[5].image
+
+    def decode(data: bytes, white_level: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        if data == bad:
+            raise RejectedImage("broken", "made to be")
+        return decode_image(data, white_level)
+
+    monkeypatch.setattr("raybench.lines.fitted.decode_image", decode)
+    with pytest.raises(RejectedImage, match="of strip: made to be"):
+        open_fitted(lines, manifest, manifest.shards[0], FIT, cache, threads=3)
+    assert list(cache.iterdir()) == []
+
+
+def test_the_longest_unused_files_make_room(
+    manifest: Manifest, lines: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raybench.lines.fitted.LIMIT_MB", 0)
+    opened = [open_fitted(lines, manifest, shard, FIT, cache) for shard in manifest.shards[:2]]
     assert all(each.path.exists() for each in opened)  # both may still be in use
     long_ago = time.time() - 3600
     os.utime(opened[0].path, (long_ago, long_ago))
-    open_fitted(lines, manifest, manifest.shards[2], FIT, cache, limit_mb=0)
+    open_fitted(lines, manifest, manifest.shards[2], FIT, cache)
     assert [each.path.exists() for each in opened] == [False, True]
 
 

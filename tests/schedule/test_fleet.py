@@ -55,7 +55,12 @@ def test_merging_and_the_report_go_to_the_largest_node_without_gpus() -> None:
     large, small = Node("ab" * 28, 32, 0), Node("cd" * 28, 4, 0)  # Ray wants identifiers of its own form
     strategy = beside(Cluster(GPU, small, large).fleet())["scheduling_strategy"]
     assert (strategy.node_id, strategy.soft) == (large.node_id, True)
+    assert [beside(Cluster(GPU, small, large).fleet(), at)["scheduling_strategy"].node_id for at in (1, 2)] == [
+        small.node_id,
+        large.node_id,
+    ]
     assert beside(Cluster(CPU).fleet()) == {}
+    assert beside(Cluster(CPU).fleet(), 1) == {"scheduling_strategy": "SPREAD"}
     assert beside(Cluster(GPU).fleet()) == {}
 
 

@@ -18,6 +18,7 @@ from raybench.reports import unchanged
 from raybench.reports.tables import board_from_json
 from raybench.results import UnitResult
 from raybench.runs import Run
+from raybench.schedule import runner
 from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.cluster import slots
 from raybench.schedule.runner import Summary, run_plan
@@ -112,7 +113,7 @@ def test_an_aggregator_that_comes_back_empty_loses_nothing(experiment: Experimen
     for item in list(packed.list("runs/night/ledger/")):
         packed.delete(item.key)
     plan = make_plan(experiment)
-    actor = Aggregator.remote(plan)  # type: ignore[attr-defined]
+    actor = Aggregator.remote(Run(packed, "night"))  # type: ignore[attr-defined]
     for shard in plan.manifests["strip"].scored_shards[:2]:
         ray.get(actor.add.remote(plan.units[0].unit_id, shard.key))
     ray.kill(actor, no_restart=False)
@@ -129,6 +130,18 @@ def test_results_do_not_depend_on_who_did_the_work(experiment: Experiment, packe
     assert second is not None
     assert first.quality == second.quality
     assert first.threshold == second.threshold
+
+
+def test_a_tree_of_actors_merges_what_one_does(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = experiment.model_copy(update={"seeds": (0, 1, 2)})
+    alone = run(chosen).board
+    monkeypatch.setattr("raybench.schedule.mergers.SLOTS_EACH", 1)
+    started: list[int] = []
+    beside = runner.beside
+    monkeypatch.setattr(runner, "beside", lambda fleet, number=0: started.append(number) or beside(fleet, number))
+    together = run(chosen.model_copy(update={"name": "tree"})).board
+    assert started == list(range(1 + slots(chosen.resources).count))
+    assert [row.quality for row in together.rows] == [row.quality for row in alone.rows]
 
 
 def test_too_much_is_asked_of_the_cluster() -> None:

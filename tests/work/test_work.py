@@ -21,6 +21,7 @@ from raybench.models.base import Detector
 from raybench.plan import Plan, make_plan
 from raybench.runs import QualityRecord, Run, ScoreRecord
 from raybench.store import Store, open_store
+from raybench.work import site as site_module
 from raybench.work.conclude import Partials, conclude, merge
 from raybench.work.measure import measure
 from raybench.work.score import score
@@ -184,3 +185,15 @@ def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips:
         assert (one.threshold, one.pixel_threshold) == (other.threshold, other.pixel_threshold)
         digests = [{name: blob.sha256 for name, blob in record.model.items()} for record in (one, other)]
         assert digests[0] == digests[1]
+
+
+def test_a_worker_that_changes_its_gpu_keeps_nothing_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, given_back = [0], list[str]()
+    monkeypatch.setattr("raybench.models.device.exact", lambda device: f"{device}:{chosen[-1]}")
+    monkeypatch.setattr("raybench.models.device.use_gpu", chosen.append)
+    monkeypatch.setattr("raybench.models.device.give_back_memory", given_back.append)
+    monkeypatch.setattr("raybench.work.site._hot", OrderedDict({("digest",): "a detector"}))
+    site_module.use_gpu(0)
+    assert (len(site_module._hot), given_back) == (1, [])
+    site_module.use_gpu(3)
+    assert (len(site_module._hot), given_back) == (0, ["cuda"])

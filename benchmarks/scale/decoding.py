@@ -1,0 +1,110 @@
+"""What a core does for a GPU: decode, read fitted images again from the node's cache, and judge heat maps."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.scale.figures import Decoding
+from raybench.lines.fit import InputFit, to_source
+from raybench.lines.fitted import FittedShard, open_fitted
+from raybench.lines.pack import PackOptions, pack
+from raybench.lines.scores import ScoreRow, write_scores
+from raybench.metrics.glow import Glow
+from raybench.metrics.pixel import PixelMap, PixelSketch
+from raybench.metrics.regions import Regions
+from raybench.metrics.traits import describe
+from raybench.store import open_store
+
+IMAGES = 16
+NETWORK = 256
+CASES = ((256, ".png"), (1024, ".png"), (1024, ".jpg"))  # side of the source in pixels, file type
+SPOT = 40
+BATCH = 16
+
+
+def measure() -> tuple[Decoding, ...]:
+    cv2.setNumThreads(1)
+    return tuple(_case(side, suffix) for side, suffix in CASES)
+
+
+def _case(side: int, suffix: str) -> Decoding:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "cache").mkdir()
+        _write(folder / "images" / "ok", side, suffix)
+        lines = open_store(str(folder / "lines"))
+        manifest = pack(open_store(str(folder / "images")), lines, "line", PackOptions())
+        fit = InputFit("native", NETWORK, NETWORK)
+        fitted: list[FittedShard] = []
+        decode_s = _cpu_s(
+            lambda: fitted.extend(open_fitted(lines, manifest, one, fit, folder / "cache") for one in manifest.shards)
+        )
+        read_s = _cpu_s(lambda: [one.batch(range(len(one))) for one in fitted])
+        images = np.concatenate([one.batch(range(len(one))) for one in fitted])
+        heat_s, sketch_s = _judge(images, side, fit)
+    return Decoding(
+        side,
+        suffix[1:],
+        NETWORK,
+        round(IMAGES / decode_s, 1),
+        round(IMAGES / read_s),
+        round(heat_s / IMAGES * 1e3, 2),
+        round(sketch_s / IMAGES * 1e3, 2),
+    )
+
+
+def _write(folder: Path, side: int, suffix: str) -> None:
+    """Noise on a smooth ground, the hard case for a decoder."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    ground = cv2.resize(rng.integers(40, 200, (8, 8, 3), dtype=np.uint8), (side, side))
+    for number in range(IMAGES):
+        noise = rng.integers(0, 24, (side, side, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number:03}{suffix}"), cv2.add(ground, noise))
+
+
+def _judge(images: npt.NDArray[np.uint8], side: int, fit: InputFit) -> tuple[float, float]:
+    """CPU seconds of what scoring does with heat maps, and of the sketches of their pixels among them."""
+    rng = np.random.default_rng(0)
+    maps = rng.gamma(2.0, 1.0, (len(images), NETWORK, NETWORK)).astype(np.float32)
+    mask = np.zeros((side, side), bool)
+    mask[:SPOT, :SPOT] = True
+    found: list[PixelMap] = []
+    other_s = _cpu_s(lambda: found.extend(_describe(maps, images, mask, fit)))
+    sketch_s = _cpu_s(lambda: _sketch(found))
+    return other_s + sketch_s, sketch_s
+
+
+def _sketch(maps: list[PixelMap]) -> None:
+    sketch = PixelSketch.empty()
+    for at in range(0, len(maps), BATCH):
+        sketch.add(maps[at : at + BATCH], 1)
+
+
+def _describe(
+    maps: npt.NDArray[np.float32], images: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], fit: InputFit
+) -> list[PixelMap]:
+    found, rows = [], []
+    height, width = mask.shape
+    for at, heatmap in enumerate(maps):
+        full = to_source(heatmap, fit, height, width)
+        Glow.of(str(at), "ng", full, 1.0, mask)
+        Regions.of(str(at), "spot", full, mask)
+        describe(heatmap, images[at], 1.0)
+        found.append(PixelMap(str(at), full, mask))
+        rows.append(ScoreRow(str(at), "line", "model", "unit", "ng", 1.0, True, heatmap, height, width))
+    write_scores(iter(rows), fit=fit.mode)
+    return found
+
+
+def _cpu_s(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
