@@ -20,6 +20,7 @@ from raybench.models import weights
 from raybench.models.anomalib_parts import TimmFeatureExtractor
 from raybench.models.base import FitContext
 from raybench.models.catalog import BACKBONES, LITE0, LITE0_SHA256
+from raybench.models.device import own_draws
 from raybench.results import Provenance
 
 _COUNTERS = "num_batches_tracked"  # of batch norm; older files lack them, and nothing that scores reads them
@@ -121,13 +122,13 @@ def lite0_state() -> Mapping[str, Tensor]:
 
 def classifier(name: str = LITE0) -> nn.Module:
     """The whole network, head included, with random weights; draws no random numbers."""
-    with torch.random.fork_rng():
+    with own_draws():
         return timm.create_model(BACKBONES[name].timm_name, pretrained=False).eval()
 
 
 def random_state(timm_name: str) -> Mapping[str, Tensor]:
     """The tensors of a network with random weights; draws no random numbers from the global state."""
-    with torch.random.fork_rng():
+    with own_draws():
         return timm.create_model(timm_name, pretrained=False, num_classes=0).state_dict()
 
 

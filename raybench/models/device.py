@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def use_gpu(number: int) -> None:
 def exact(device: str) -> str:
     """`device` with the GPU's number: "cuda" is whichever was chosen last."""
     return f"cuda:{torch.cuda.current_device()}" if device == "cuda" and torch.cuda.is_available() else device
+
+
+def own_draws() -> contextlib.AbstractContextManager[None]:
+    """Whatever is drawn or seeded within leaves no trace outside, on the CPU and on the current GPU. Of several GPUs
+    that a process sees, torch would by itself keep the state of each, and warn."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else [])
 
 
 def use_threads(count: int) -> None:

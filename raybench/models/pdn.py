@@ -24,6 +24,7 @@ from raybench.models.anomalib_parts import SmallPatchDescriptionNetwork
 from raybench.models.base import FitContext, TrainImages, WeightsFile
 from raybench.models.catalog import BACKBONES, LITE0
 from raybench.models.crops import Crops
+from raybench.models.device import own_draws
 from raybench.models.ridge import Ridge, fit_last, patches
 from raybench.models.tensors import Subset
 
@@ -112,7 +113,7 @@ def new_teacher(
     learn, test = (
         Crops(Subset(images, part), crop_px, context.seed, device) for part in (order[aside:], order[:aside])
     )
-    with torch.random.fork_rng():
+    with own_draws():
         torch.manual_seed(context.seed)
         teacher = SmallPatchDescriptionNetwork(CHANNELS).to(device)
         details = distil(teacher, Lessons(learn, test, steps, total, lr, _STORE_ROWS, _STORE_BATCHES), context)

@@ -19,6 +19,7 @@ from raybench.errors import IntegrityError, LineError, ModelError
 from raybench.models import backbone
 from raybench.models.base import Card, FitContext, Images, Scored, TrainImages, checked
 from raybench.models.catalog import BACKBONES
+from raybench.models.device import own_draws
 
 TENSORS_FILE = "model.safetensors"
 _CHUNK_PX = 8 * 256 * 256  # images of one forward pass: bounds the memory of scoring on any batch
@@ -68,7 +69,7 @@ class TorchDetector(Generic[SettingsT]):
             raise LineError(f"{type(self).__name__} needs at least {self.min_images} OK images, got {len(images)}")
         self.context, self.device = context, torch.device(context.device)
         torch.set_num_threads(context.threads)
-        with torch.random.fork_rng():
+        with own_draws():
             torch.manual_seed(context.seed)
             module = self.build().to(self.device)
             self.train(module, images, context)
@@ -100,7 +101,7 @@ class TorchDetector(Generic[SettingsT]):
 
     def restore(self, folder: Path) -> None:
         """Read what `save` wrote. Raises IntegrityError when it does not fit."""
-        with torch.random.fork_rng():
+        with own_draws():
             module = self.build()
         try:
             with safe_open(folder / TENSORS_FILE, "pt") as file:
