@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from raybench.errors import TimeLimit
 from raybench.lines.manifest import Manifest
 from raybench.lines.quality import Inspection
 from raybench.plan import Plan
@@ -20,17 +21,25 @@ from raybench.results import Failure
 from raybench.runs import Run
 from raybench.schedule.backlog import Tally
 from raybench.schedule.fleet import Fleet
-from raybench.schedule.tasks import REUSE_WORKER, Desk, Outcome, failure_in, trouble_of
-from raybench.work.inspect import inspect_in_run, inspections_in, record_failed_inspection
+from raybench.schedule.limit import limited
+from raybench.schedule.tasks import REUSE_WORKER, TRACEBACK_CHARS, Desk, Outcome, failure_in, trouble_of
+from raybench.work.inspect import failed_inspection, inspect_in_run, inspections_in, record_failed_inspection
 
 
 @ray.remote(max_calls=REUSE_WORKER)
-def look(manifest: Manifest, desk: Desk, threads: int, attempt: int) -> Outcome:
+def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: float | None) -> Outcome:
     """Inspect a line and keep what is found; an exception becomes a Failure."""
     started = time.perf_counter()
     lines = desk.elsewhere.get(manifest.line, desk.lines)
+
+    def time_is_up(stack: str) -> None:
+        message = f"no end after {limit_s:g} s, resources.unit_timeout_s; it hung at the traceback"
+        failure = Failure("inspect", TimeLimit.__name__, message, stack[-TRACEBACK_CHARS:], attempt)
+        record_failed_inspection(desk.run, manifest.line, failure)
+
     try:
-        inspect_in_run(desk.run, lines, manifest, manifest.line not in desk.elsewhere, threads)
+        with limited(limit_s, time_is_up):
+            inspect_in_run(desk.run, lines, manifest, manifest.line not in desk.elsewhere, threads)
     except Exception as error:
         return Outcome(time.perf_counter() - started, failure_in("inspect", error, attempt), trouble_of(error))
     return Outcome(time.perf_counter() - started)
@@ -42,7 +51,7 @@ class Inspector:
     def __init__(self, plan: Plan, run: Run, fleet: Fleet, desk: Any, manifests: Mapping[str, Any]) -> None:
         """desk, manifests: references to those of the run's tasks."""
         self._run, self._fleet, self._desk, self._manifests = run, fleet, desk, manifests
-        self._retries = plan.experiment.resources.retries
+        self._retries, self._limit_s = plan.experiment.resources.retries, plan.experiment.resources.unit_timeout_s
         known = inspections_in(run, plan) if plan.experiment.inspect else {}
         self._waiting = deque(line for line, found in known.items() if not isinstance(found, Inspection))
         self._attempts = {line: found.attempt for line, found in known.items() if isinstance(found, Failure)}
@@ -66,8 +75,8 @@ class Inspector:
             line = self._waiting.popleft()
             threads = self._fleet.slots.cpus
             task = look.options(num_cpus=threads, max_retries=0, name=f"inspect {line}")
-            reference = task.remote(self._manifests[line], self._desk, threads, self._attempt(line))
-            self._running[reference] = line
+            arguments = (self._manifests[line], self._desk, threads, self._attempt(line), self._limit_s)
+            self._running[task.remote(*arguments)] = line
 
     def receive(self, reference: Any) -> bool:
         """Take the outcome of a task that has ended; False when it is none of these."""
@@ -90,6 +99,9 @@ class Inspector:
         try:
             answer: Outcome = ray.get(reference)
         except ray.exceptions.RayError as error:
+            told = failed_inspection(self._run, line) if self._limit_s else None
+            if told and (told.error_type, told.attempt) == (TimeLimit.__name__, self._attempt(line)):
+                return Outcome(0.0, told)
             return Outcome(0.0, failure_in("inspect", error, self._attempt(line)), trouble_of(error))
         return answer
 

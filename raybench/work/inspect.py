@@ -57,13 +57,7 @@ def inspection_in(run: Run, lines: Store, manifest: Manifest) -> Inspection | Fa
     Raises IntegrityError, and the store's own errors.
     """
     found = read_inspection(lines, manifest) or read_inspection(run.lines, manifest)
-    if found:
-        return found
-    key = _failure_key(manifest.line)
-    try:
-        return decode(Failure, run.lines.get(key), key)
-    except ObjectMissing:
-        return None
+    return found or failed_inspection(run, manifest.line)
 
 
 def inspections_in(run: Run, plan: Plan) -> dict[str, Inspection | Failure | None]:
@@ -71,6 +65,15 @@ def inspections_in(run: Run, plan: Plan) -> dict[str, Inspection | Failure | Non
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda one: inspection_in(run, plan.lines_of(one.line), one), plan.manifests.values())
         return dict(zip(plan.manifests, found, strict=True))
+
+
+def failed_inspection(run: Run, line: str) -> Failure | None:
+    """Why the latest inspection that failed did; it means nothing where one stands. Raises IntegrityError."""
+    key = _failure_key(line)
+    try:
+        return decode(Failure, run.lines.get(key), key)
+    except ObjectMissing:
+        return None
 
 
 def record_failed_inspection(run: Run, line: str, failure: Failure) -> None:

@@ -106,6 +106,18 @@ def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment,
     assert unchanged.find(plan, run)
 
 
+def test_a_hang_is_ended_and_not_tried_again(experiment: Experiment) -> None:
+    run_plan(make_plan(experiment.model_copy(update={"inspect": False})))
+    resources = Resources(unit_timeout_s=1e-3, retries=3)
+    plan, watch = make_plan(experiment.model_copy(update={"resources": resources})), Watch()
+    summary = run_plan(plan, watch)
+    failure = summary.uninspected["strip"]
+    assert (failure.error_type, failure.attempt, summary.failed) == ("TimeLimit", 1, {})
+    assert "resources.unit_timeout_s" in failure.message
+    assert watch.seen == Tally(total=1, failed=1)
+    assert "not inspected, attempt 1 ended with TimeLimit" in page_of(plan)
+
+
 @pytest.mark.parametrize(("retries", "fails"), [(1, False), (0, True)])
 def test_a_worker_that_dies_is_replaced_as_often_as_is_said(
     experiment: Experiment, packed: Store, retries: int, fails: bool

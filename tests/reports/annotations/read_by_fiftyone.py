@@ -1,7 +1,7 @@
 """For an interpreter that has FiftyOne: read a COCO export as its COCODetectionDataset does, and store the masks.
 
 python read_by_fiftyone.py LINE OUT: the importer that `fiftyone.Dataset.from_dir` runs gives every image its instances;
-they go to OUT.npz as one bool mask an image, under the image's file name. The importer needs no database.
+they go to the folder OUT as one bool mask an image, FILE.npy. The importer needs no database.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import fiftyone
 import numpy as np
 from fiftyone.types import COCODetectionDataset
 
@@ -21,7 +20,7 @@ def main(line: Path, out: Path) -> None:
         label_types="segmentations",
         include_id=True,
     )
-    masks = {}
+    out.mkdir()
     with importer:
         for path, metadata, labels in importer:
             mask = np.zeros((metadata.height, metadata.width), np.bool_)
@@ -30,9 +29,7 @@ def main(line: Path, out: Path) -> None:
                 assert detection.label == "anomaly"
                 drawn = detection.to_segmentation(frame_size=(metadata.width, metadata.height), target=1)
                 mask |= drawn.mask > 0
-            masks[Path(path).name] = mask
-    np.savez(out, **masks)
-    print(fiftyone.__version__, len(masks))  # noqa: T201
+            np.save(out / f"{Path(path).name}.npy", mask)
 
 
 if __name__ == "__main__":
