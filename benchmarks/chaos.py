@@ -20,10 +20,12 @@ from benchmarks.faults.world import World, wait_for, world
 from raybench.demo import Sizes, write_strips
 from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources, Storage
 from raybench.lines.pack import PackOptions, pack
+from raybench.lines.quality import quality_key
 from raybench.plan import Plan, make_plan
 from raybench.store import Store, open_store
 
 BUCKET = "chaos"
+INSPECTION = f"lines/{quality_key('strip')}"
 PER_ROUND = 6
 BETWEEN_S = (1.0, 4.0)
 ROUND_S = 900.0
@@ -74,6 +76,7 @@ def faults(ground: Ground, rng: random.Random) -> dict[str, Inject]:
         return inject
 
     found: dict[str, Inject] = {
+        "kill -9 of a worker in inspect": lambda: at.kill_worker("inspect"),
         "kill -9 of a worker in train": lambda: at.kill_worker("train"),
         "kill -9 of a worker in score": lambda: at.kill_worker("score"),
         "kill -9 of a worker in measure": lambda: at.kill_worker("measure"),
@@ -112,6 +115,7 @@ def fight(ground: Ground, name: str, rng: random.Random, counts: Counter[str], m
     experiment = ground.base.model_copy(update={"name": name})
     inject = faults(ground, rng)
     inject["a second driver at once"] = lambda: bool(at.processes("Aggregator")) and bool(at.start(experiment))
+    ground.store.delete(INSPECTION)  # each round is to make it
     started, before = time.monotonic(), len(at.drivers)
     at.start(experiment)
     pause_until = time.monotonic() + rng.uniform(*BETWEEN_S)
@@ -154,6 +158,8 @@ def _judge(ground: Ground, name: str, done: Round) -> None:
     for part in ("board", "flags", "results"):
         if getattr(found, part) != getattr(ground.quiet, part):
             done.wrong.append(f"{part} is not that of the quiet run")
+    if not ground.store.exists(INSPECTION):
+        done.wrong.append("the line is not inspected")
     proxy = ground.world.proxy
     done.wrong += wrong_commits(proxy.commits, ground.plan(name).store, BUCKET, name)
     done.commits = sum(f"/runs/{name}/units/" in path for path in proxy.commits)

@@ -77,6 +77,8 @@ def _pack(folder: Path, store: Store, line: str) -> None:
 def _soiled(folder: Path, target: Path) -> Path:
     """A copy of the line with evenly chosen NG images moved among the OK training images, named `soiled-…`."""
     shutil.copytree(folder, target)
+    for path in (target, *target.rglob("*/")):
+        path.chmod(0o700)  # data sets are often read-only
     bad = sorted(path for path in (target / "test").rglob("*") if path.is_file() and path.parent.name != "good")
     ok = len(list((target / "train" / "good").iterdir()))
     for path in bad[:: max(1, round(len(bad) / (DIRT * ok)))]:

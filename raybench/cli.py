@@ -7,7 +7,6 @@ is; 3 stopped in good order by SIGTERM (`ray job stop`) or SIGINT (Ctrl-C): the 
 from __future__ import annotations
 
 import fnmatch
-import os
 import signal
 import sys
 import threading
@@ -41,7 +40,6 @@ from raybench.schedule.fleet import assumed
 from raybench.schedule.foresee import foresee
 from raybench.store import Store, open_store
 from raybench.terminal import err, out, pack_bar, print_json, print_rejects
-from raybench.work.inspect import inspect_line
 
 OK, UNITS_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 NOT_WHOLE = 1
@@ -250,7 +248,6 @@ def demo(out_folder: OutFolder = Path("out")) -> None:
         for line, images in demo_lines.write_lines(folder / "images").items():
             manifest = _pack(open_store(str(images)), bucket, line, "auto")
             print_rejects(manifest)
-            inspect_line(bucket.sub("lines"), manifest, os.cpu_count() or 1)
         plan = make_plan(demo_lines.experiment(bucket.uri()))
         code = _run(plan, out_folder, None, as_json=False)
     sys.exit(code)
@@ -287,6 +284,9 @@ def _run(plan: Plan, out_folder: Path, address: str | None, as_json: bool) -> in
             style="red",
             markup=False,
         )
+    for line, failure in summary.uninspected.items():
+        said = f"the data of {line} were not inspected: {failure.error_type}: {failure.message}"
+        told.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
     done_now = summary.units - summary.reused - len(summary.failed)
     told.print(
         f"{summary.units} units: {done_now} done now, {summary.reused} done before, {len(summary.failed)} failed",

@@ -188,6 +188,7 @@ class Experiment(_Section):
 
     lines: names or patterns over what is packed in `store`, and URIs of lines elsewhere. overrides: by line or pattern
     over lines; where several fit, a later one wins, key by key.
+    inspect: look at the data of lines that nobody has inspected yet; what is bad about pictures makes flags.
     squashed_twins: on lines that are not square, also run each model on squashed images, for the non-square column.
     preset: the models' default settings, "paper" (a GPU) or "cpu" (minutes on two cores). weights: URI of the weights
     store (empty: $RAYBENCH_WEIGHTS, else none).
@@ -202,6 +203,7 @@ class Experiment(_Section):
     held_out: HeldOut = 0.2
     train_budget_s: TrainBudget = None
     squashed_twins: bool = True
+    inspect: bool = True
     preset: Literal["paper", "cpu"] = "paper"
     weights: str = ""
     verdict: VerdictWeights = Field(default_factory=VerdictWeights)
@@ -253,7 +255,9 @@ class Experiment(_Section):
 
     @property
     def digest(self) -> str:
-        said = self.model_dump(mode="json", exclude={"resources", "storage", "weights", "overrides"})
+        said = self.model_dump(mode="json", exclude={"resources", "storage", "weights", "overrides", "inspect"})
+        if not self.inspect:  # said only then: runs under way were frozen without it
+            said["inspect"] = False
         if self.overrides:  # their order counts
             said["overrides"] = [[pattern, one.model_dump(mode="json")] for pattern, one in self.overrides.items()]
         return digest(said)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Phase = Literal["train", "score", "measure", "aggregate"]
+Phase = Literal["train", "score", "measure", "aggregate", "inspect"]
 Provenance = Literal["imagenet", "official", "distilled", "random", "none"]
 
 

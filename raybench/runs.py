@@ -9,6 +9,8 @@ runs/<name>/units/<unit_id>/measure.json        │
 runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
 runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
 runs/<name>/ledger/                             copies of finished units' commits, in few objects: see `ledger`
+runs/<name>/lines/<line>/quality.json           the line's data inspection, where it cannot be kept beside the line
+runs/<name>/lines/<line>/failure.json           why the latest one failed; means nothing where there is an inspection
 runs/<name>/forecast.json                       what was predicted for the latest command, and what it took
 runs/<name>/report/                             board, flags, index.html
 runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored: see `work.predict`
@@ -185,6 +187,11 @@ class Run:
 
     def record_failure(self, unit_id: str, failure: Failure) -> None:
         self.store.put(self.key(unit_id, "failure.json"), encode(failure))
+
+    @property
+    def lines(self) -> Store:
+        """What this run alone knows of its lines' data, in the order of a store of lines."""
+        return self.store.sub(f"{self.root}/lines")
 
     def put_report(self, name: str, data: bytes) -> None:
         self.store.put(f"{self.root}/report/{name}", data)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from made_run import finish, site_of
 
 from raybench import cli
 from raybench.lines.pack import PackOptions, pack
@@ -19,11 +20,6 @@ from raybench.reports import unchanged
 from raybench.reports.publish import publish_again
 from raybench.runs import Run
 from raybench.store import open_store
-from raybench.work.conclude import Partials, conclude, merge
-from raybench.work.measure import measure
-from raybench.work.score import score
-from raybench.work.site import Site
-from raybench.work.train import train
 
 EXPERIMENT = """
 name: night
@@ -47,14 +43,9 @@ def experiment(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = make_plan(experiment_of(str(file)))
     run, manifest = Run(store, "night"), plan.manifests["strip"]
     run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
-    site = Site(run, store.sub("lines"), folder, "cpu", 1)
+    site = site_of(plan, folder)
     for unit in plan.units:
-        train(unit, manifest, site)
-        for shard in manifest.scored_shards:
-            score(unit, manifest, shard, site)
-        merge(unit, manifest, run, Partials())
-        measure(unit, manifest, site)
-        conclude(unit, manifest, run)
+        finish(unit, manifest, site)
     unchanged.note(plan, run, publish_again(plan))
     return file
 

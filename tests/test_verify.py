@@ -5,46 +5,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_run import finish, planned, site_of
 
 from raybench import cli, verify
 from raybench.errors import ExperimentError, InputError
-from raybench.experiment import Experiment, InputChoice, ModelChoice
-from raybench.lines.pack import PackOptions, pack
-from raybench.plan import make_plan
 from raybench.runs import Run
 from raybench.store import Store, open_store
 from raybench.verify import Verified, verify_line, verify_run
-from raybench.work.conclude import Partials, conclude, merge
-from raybench.work.measure import measure
-from raybench.work.score import score
-from raybench.work.site import Site
-from raybench.work.train import train
 
 
 @pytest.fixture(scope="module")
 def finished(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a store with a line and a run whose only unit is finished."""
     folder = tmp_path_factory.mktemp("finished")
-    store = open_store(str(folder))
-    pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions(shard_rows=4))
-    experiment = Experiment(
-        name="night",
-        store=store.uri(),
-        lines=("strip",),
-        models=(ModelChoice(name="fake"),),
-        false_alarm_budget=0.2,
-        input=InputChoice(pixels=64 * 64),
-        squashed_twins=False,
-    )
-    plan = make_plan(experiment)
-    unit, manifest = plan.units[0], plan.manifests["strip"]
-    site = Site(Run(store, "night"), store.sub("lines"), tmp_path_factory.mktemp("cache"), "cpu", 1)
-    train(unit, manifest, site)
-    for shard in manifest.scored_shards:
-        score(unit, manifest, shard, site)
-    merge(unit, manifest, site.run, Partials())
-    measure(unit, manifest, site)
-    conclude(unit, manifest, site.run)
+    plan = planned(folder, strips, 4)
+    finish(plan.units[0], plan.manifests["strip"], site_of(plan, tmp_path_factory.mktemp("cache")))
     return folder
 
 

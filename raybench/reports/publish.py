@@ -18,7 +18,7 @@ from raybench.ledger import Ledger
 from raybench.lines.decode import decode_image, decode_mask
 from raybench.lines.fit import InputFit, to_source
 from raybench.lines.manifest import Manifest
-from raybench.lines.quality import Inspection, bad_images, read_inspection
+from raybench.lines.quality import Inspection, bad_images
 from raybench.lines.scores import ScoreRow, read_scores
 from raybench.lines.shards import Row, read_rows
 from raybench.metrics.image import ImageScores
@@ -32,6 +32,7 @@ from raybench.results import Failure, UnitResult
 from raybench.runs import QualityRecord, Run, ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit
 from raybench.versions import versions
+from raybench.work.inspect import inspections_in
 
 PICTURES, PICTURES_PER_LINE = 400, 10  # at most: one page has to open in a browser
 READERS = 16
@@ -67,8 +68,8 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     )
     board = build_board(results, scores, context, list(_twins(plan, finished)))
     seen = look(results, scores, {verdict.line: weighed(verdict) for verdict in board.verdicts})
-    inspections = _inspections(plan)
-    bad = {line: bad_images(one) for line, one in inspections.items()}
+    inspections = inspections_in(run, plan)
+    bad = {line: bad_images(one) for line, one in inspections.items() if isinstance(one, Inspection)}
     units = [row.unit for row in finished.values() if row.unit.unit_id in shown]
     queues = Desk(plan, run, board, units, lambda line: bad.get(line, {})).queues(seen)
     board = replace(board, payoffs=tuple(queue.payoff for queue in queues))
@@ -78,16 +79,9 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
     run.put_report("flags.parquet", flags_parquet(flags))
-    sections = {line: section(inspections.get(line), manifest) for line, manifest in plan.manifests.items()}
+    sections = {line: section(inspections[line], manifest) for line, manifest in plan.manifests.items()}
     run.put_report("index.html", render(board, flags, pictures, seen, sections).encode())
     return board
-
-
-def _inspections(plan: Plan) -> dict[str, Inspection]:
-    """Data quality by line, where `raybench inspect` has looked: a report decodes no line for it."""
-    with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda one: read_inspection(plan.lines_of(one.line), one), plan.manifests.values())
-        return {line: one for line, one in zip(plan.manifests, found, strict=True) if one}
 
 
 def _spending(plan: Plan, run: Run, finished: Sequence[Finished]) -> Spending:

@@ -15,6 +15,7 @@ from raybench.lines.duplicates import Group as Copies
 from raybench.lines.manifest import Manifest
 from raybench.lines.outliers import Issue
 from raybench.lines.quality import Inspection
+from raybench.results import Failure
 
 WORST = 5  # of each kind
 SHOWN = 20  # groups, and rejects
@@ -63,12 +64,12 @@ class Section:
     rejects: tuple[tuple[str, str], ...] = ()
 
 
-def section(inspection: Inspection | None, manifest: Manifest) -> Section:
-    """inspection: None where the line has not been inspected."""
+def section(inspection: Inspection | Failure | None, manifest: Manifest) -> Section:
+    """inspection: None where the line has not been inspected, a failure where that was tried."""
     images = sum(manifest.counts.values())
     rejects = tuple((one.path, f"{one.reason}: {one.detail}") for one in manifest.rejects[:SHOWN])
-    if inspection is None:
-        verdict = f"not inspected yet: raybench inspect STORE/lines/{manifest.line}"
+    if not isinstance(inspection, Inspection):
+        verdict = _why_not(inspection, manifest)
         return Section(manifest.line, False, images, verdict, _findings({}, manifest), rejects=rejects)
     return Section(
         line=manifest.line,
@@ -85,6 +86,15 @@ def section(inspection: Inspection | None, manifest: Manifest) -> Section:
         copies=tuple(_copies(group) for group in inspection.groups[:SHOWN]),
         drifts=tuple(_drift(drift) for drift in inspection.drifted),
         rejects=rejects,
+    )
+
+
+def _why_not(failure: Failure | None, manifest: Manifest) -> str:
+    if failure is None:
+        return f"not inspected yet: raybench inspect STORE/lines/{manifest.line}"
+    return (
+        f"not inspected, attempt {failure.attempt} ended with {failure.error_type}: {failure.message}; the same run "
+        "tries it again"
     )
 
 

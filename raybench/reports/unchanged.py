@@ -11,14 +11,19 @@ from raybench.errors import ObjectMissing
 from raybench.findings.board import Board
 from raybench.plan import Plan
 from raybench.reports.tables import board_from_json
+from raybench.results import Failure
 from raybench.runs import Run
 from raybench.units import digest
 from raybench.versions import versions
+from raybench.work.inspect import inspections_in
 
 
 def note(plan: Plan, run: Run, board: Board) -> None:
-    """Write down what the report of `board`, just published, rests on. Not where units failed or are to be done."""
-    if not board.context.pending and not any(row.failures for row in board.rows):
+    """Write down what the report of `board`, just published, rests on. Not where anything failed or is to be done."""
+    failed = any(row.failures for row in board.rows) or any(
+        isinstance(found, Failure) for found in inspections_in(run, plan).values()
+    )
+    if not board.context.pending and not failed:
         sha256 = hashlib.sha256(run.get_report("board.json")).hexdigest()
         run.store.put(_key(run), json.dumps({"basis": _basis(plan), "board": sha256}).encode())
 

@@ -17,11 +17,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from raybench.results import Phase
 from raybench.schedule.backlog import Backlog
 from raybench.schedule.runner import Watcher
 
 LOG_EVERY_S = 30.0
-_PHASES = ("train", "score", "measure")
+_PHASES: tuple[Phase, ...] = ("inspect", "train", "score", "measure")
 
 
 @contextlib.contextmanager
@@ -50,7 +51,9 @@ class _Bars:
 
     def __call__(self, backlog: Backlog) -> None:
         for phase in _PHASES:
-            tally = backlog.tallies[phase]  # type: ignore[index]
+            tally = backlog.tallies.get(phase)
+            if tally is None:  # no line is left to inspect
+                continue
             if phase not in self._bars:
                 self._bars[phase] = self._progress.add_task(phase, total=tally.total, rate="")
             speed = f"{self._rate.of(backlog):.1f} images/s" if phase == "score" else ""

@@ -26,6 +26,7 @@ from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.cluster import alive
 from raybench.schedule.fleet import Fleet, Node
 from raybench.schedule.foresee import forecast, look_ahead
+from raybench.schedule.inspector import Inspector
 from raybench.schedule.mergers import Mergers
 from raybench.schedule.metrics import watched
 from raybench.schedule.retries import Retries
@@ -41,12 +42,13 @@ Watcher = Callable[[Backlog], None]
 @dataclass(frozen=True)
 class Summary:
     """units: of the plan. reused: done before this run. failed: given up in this run, by unit_id; their tracebacks are
-    in the store only."""
+    in the store only. uninspected: lines whose data inspection failed."""
 
     board: Board
     units: int
     reused: int
     failed: dict[str, Failure]
+    uninspected: dict[str, Failure]
 
 
 def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> Summary:
@@ -78,7 +80,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> Summary:
         if foreseen.units:
             write_forecast(run, replace(foreseen, took=dispatch.took, done=backlog.tallies["measure"].done))
         board = dispatch.report(stop)
-    return Summary(board, len(plan.units), backlog.reused, dispatch.failed)
+    return Summary(board, len(plan.units), backlog.reused, dispatch.failed, dispatch.inspector.failed)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,9 @@ class _Dispatch:
         device = self.fleet.slots.device
         self._desk = ray.put(Desk(run, plan.store.sub("lines"), device, plan.weights, measure_s, plan.elsewhere))
         self._manifests = {line: ray.put(manifest) for line, manifest in plan.manifests.items()}
+        self.inspector = Inspector(plan, run, self.fleet, self._desk, self._manifests)
+        if self.inspector.busy:
+            backlog.tallies["inspect"] = self.inspector.tally
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:
             self._attempts = dict(zip(failed, pool.map(self._attempt, failed), strict=True))
@@ -120,19 +125,22 @@ class _Dispatch:
         started = time.monotonic()
         while True:
             if not stop.asked:
+                self.inspector.fill()
                 self._fill()
             watch(self.backlog)
             if stop.asked and not entering:
                 entering = self.aggregator.enter.remote()
-            if stop.overdue or not (self._running or (self.backlog.waiting and not stop.asked)):
+            running = [*self._running, *self.inspector.running]
+            if stop.overdue or not (running or (self.backlog.waiting and not stop.asked)):
                 break
-            if not self._running:
+            if not running:
                 time.sleep(WAIT_S)
                 continue
-            done, rest = ray.wait(list(self._running), num_returns=1, timeout=WAIT_S)
+            done, rest = ray.wait(running, num_returns=1, timeout=WAIT_S)
             more, _ = ray.wait(rest, num_returns=len(rest), timeout=0) if done and rest else ([], rest)
             for reference in (*done, *more):
-                self._receive(reference)
+                if not self.inspector.receive(reference):
+                    self._receive(reference)
             self.took = replace(self.took, wall_s=time.monotonic() - started)
         if entering:
             ray.wait([entering], timeout=stop.left_s)
@@ -160,7 +168,7 @@ class _Dispatch:
 
     def _next(self) -> tuple[Job, Node | None] | None:
         """What is to be done next, and the node that it is to have to itself."""
-        busy = any(flight.job.phase != "measure" for flight in self._running.values())
+        busy = self.inspector.busy or any(flight.job.phase != "measure" for flight in self._running.values())
         free = [] if busy else self._free_nodes()
         job = self.backlog.take(busy=not free)
         if job is None:

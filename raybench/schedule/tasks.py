@@ -13,7 +13,7 @@ import ray
 
 from raybench.errors import StoreUnreachable, TimeLimit
 from raybench.lines.manifest import Manifest
-from raybench.results import Failure, Spent
+from raybench.results import Failure, Phase, Spent
 from raybench.runs import Run
 from raybench.schedule import gpus
 from raybench.schedule.backlog import Job
@@ -136,9 +136,14 @@ def _time_is_up(job: Job, desk: Desk, effort: Effort, stack: str) -> None:
 
 
 def failure_of(job: Job, error: BaseException, attempt: int) -> Failure:
+    """`error` as a row."""
+    return failure_in(job.phase, error, attempt)
+
+
+def failure_in(phase: Phase, error: BaseException, attempt: int) -> Failure:
     """`error` as a row. The traceback is cut at its older end."""
     text = "".join(traceback.format_exception(error))
-    return Failure(job.phase, type(error).__name__, str(error), text[-TRACEBACK_CHARS:], attempt)
+    return Failure(phase, type(error).__name__, str(error), text[-TRACEBACK_CHARS:], attempt)
 
 
 def trouble_of(error: BaseException, shared: bool = False) -> Trouble | None:

@@ -1,13 +1,22 @@
-"""A line's data inspection as a step of a run: read where it stands, else made and put beside the manifest."""
+"""A line's data inspection: read where it stands, else made and kept.
+
+It is put beside the line's manifest. Lines that a run only reads are not written to: their inspection is kept with the
+run, and so is the reason why an inspection failed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from raybench.errors import StoreDenied
+from raybench.errors import ObjectMissing, StoreDenied
+from raybench.ledger import READERS
 from raybench.lines.manifest import Manifest
 from raybench.lines.quality import Inspection, inspect, read_inspection, write_inspection
+from raybench.plan import Plan
+from raybench.results import Failure
+from raybench.runs import Run, decode, encode
 from raybench.store import Store
 
 
@@ -26,3 +35,50 @@ def inspect_line(
     with contextlib.suppress(StoreDenied):
         write_inspection(lines, made)
     return made
+
+
+def inspect_in_run(run: Run, lines: Store, manifest: Manifest, own: bool, threads: int = 1) -> None:
+    """Inspect the line unless that has been done. own: the line lies in the run's own store, and may be written to.
+
+    Raises IntegrityError, and the store's own errors.
+    """
+    if isinstance(inspection_in(run, lines, manifest), Inspection):
+        return
+    made = inspect(lines, manifest, threads)
+    try:
+        write_inspection(lines if own else run.lines, made)
+    except StoreDenied:
+        write_inspection(run.lines, made)
+
+
+def inspection_in(run: Run, lines: Store, manifest: Manifest) -> Inspection | Failure | None:
+    """What `run` knows of the line's data: its inspection, why the latest try failed, or nothing.
+
+    Raises IntegrityError, and the store's own errors.
+    """
+    found = read_inspection(lines, manifest) or read_inspection(run.lines, manifest)
+    return found or failed_inspection(run, manifest.line)
+
+
+def inspections_in(run: Run, plan: Plan) -> dict[str, Inspection | Failure | None]:
+    """`inspection_in` of every line of the plan, in its order."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda one: inspection_in(run, plan.lines_of(one.line), one), plan.manifests.values())
+        return dict(zip(plan.manifests, found, strict=True))
+
+
+def failed_inspection(run: Run, line: str) -> Failure | None:
+    """Why the latest inspection that failed did; it means nothing where one stands. Raises IntegrityError."""
+    key = _failure_key(line)
+    try:
+        return decode(Failure, run.lines.get(key), key)
+    except ObjectMissing:
+        return None
+
+
+def record_failed_inspection(run: Run, line: str, failure: Failure) -> None:
+    run.lines.put(_failure_key(line), encode(failure))
+
+
+def _failure_key(line: str) -> str:
+    return f"{line}/failure.json"

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from made_run import planned, site_of
 
-from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.findings.predictions import Summary
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.scores import PREDICTIONS_SCHEMA, Predicted
 from raybench.metrics.threshold import MAX_EXCESS
-from raybench.plan import Plan, make_plan
+from raybench.plan import Plan
 from raybench.reports.predictions import Card, publish, render, summary_json, tables
 from raybench.results import Failure, Threshold
 from raybench.runs import Run
@@ -30,20 +30,8 @@ EVIL = "<img src=x onerror=alert(1)> ü\"'&" + "long" * 40
 @pytest.fixture(scope="module")
 def plan(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A run in a folder, whose only unit is trained."""
-    store = open_store(str(tmp_path_factory.mktemp("store")))
-    pack(open_store(str(strips)), store.sub("lines"), "strip")
-    experiment = Experiment(
-        name="night",
-        store=store.uri(),
-        lines=("strip",),
-        models=(ModelChoice(name="fake"),),
-        false_alarm_budget=0.2,
-        input=InputChoice(pixels=64 * 64),
-        squashed_twins=False,
-    )
-    plan = make_plan(experiment)
-    site = Site(Run(store, "night"), store.sub("lines"), tmp_path_factory.mktemp("cache"), "cpu", 1)
-    train(plan.units[0], plan.manifests["strip"], site)
+    plan = planned(tmp_path_factory.mktemp("store"), strips, 1000)
+    train(plan.units[0], plan.manifests["strip"], site_of(plan, tmp_path_factory.mktemp("cache")))
     return plan
 
 

@@ -75,6 +75,13 @@ def test_rejects_are_listed_without_an_inspection() -> None:
     assert [(one.kind, one.images) for one in shown.findings] == [("rejected", SHOWN + 5)]
 
 
+def test_a_failed_inspection_is_said_and_runs_nothing() -> None:
+    shown = section(Failure("inspect", "IntegrityError", EVIL, "trace", 2), manifest())
+    assert not shown.inspected
+    assert shown.verdict == f"not inspected, attempt 2 ended with IntegrityError: {EVIL}; the same run tries it again"
+    assert "IntegrityError: &lt;img onerror=alert(1)&gt;" in page({"strip": shown})
+
+
 def test_every_kind_has_a_meaning() -> None:
     counts = dict.fromkeys(EXPLAINED, 1)
     counts.pop("rejected")

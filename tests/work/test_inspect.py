@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from raybench.errors import StoreDenied
 from raybench.lines.manifest import Manifest, read_manifest
 from raybench.lines.pack import PackOptions, pack
-from raybench.lines.quality import quality_key
+from raybench.lines.quality import Inspection, quality_key
+from raybench.results import Failure
+from raybench.runs import Run
 from raybench.store import Store, open_store
-from raybench.work.inspect import inspect_line
+from raybench.work.inspect import inspect_in_run, inspect_line, inspection_in, record_failed_inspection
 
 
 @pytest.fixture
@@ -56,3 +59,59 @@ def test_lines_that_may_only_be_read_are_inspected(
     monkeypatch.setattr(Store, "put", denied)
     assert inspect_line(lines, manifest).images == 36
     assert not lines.exists(quality_key("strip"))
+
+
+def run_at(tmp_path: Path) -> Run:
+    return Run(open_store(str(tmp_path / "store")), "night")
+
+
+def test_a_run_keeps_what_it_finds_beside_its_own_lines(line: tuple[Store, Manifest], tmp_path: Path) -> None:
+    lines, manifest = line
+    run = run_at(tmp_path)
+    assert inspection_in(run, lines, manifest) is None
+    inspect_in_run(run, lines, manifest, own=True)
+    made = inspection_in(run, lines, manifest)
+    assert made == inspect_line(lines, manifest)
+    assert not list(run.lines.list())
+    for shard in manifest.shards:
+        lines.delete(shard.key)
+    inspect_in_run(run, lines, manifest, own=True)  # would have to read them
+
+
+def test_a_run_writes_nothing_to_lines_that_it_only_reads(line: tuple[Store, Manifest], tmp_path: Path) -> None:
+    lines, manifest = line
+    run, before = run_at(tmp_path), list(lines.list())
+    inspect_in_run(run, lines, manifest, own=False)
+    assert list(lines.list()) == before
+    found = inspection_in(run, lines, manifest)
+    assert isinstance(found, Inspection)
+    assert found.images == 36
+    other = replace(manifest, line="other")
+    assert inspection_in(run, lines, other) is None
+
+
+def test_own_lines_may_be_closed_to_a_run(
+    line: tuple[Store, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, manifest = line
+    run, put = run_at(tmp_path), Store.put
+
+    def denied(store: Store, key: str, data: bytes) -> None:
+        if store.uri() == lines.uri():
+            raise StoreDenied("no")
+        put(store, key, data)
+
+    monkeypatch.setattr(Store, "put", denied)
+    inspect_in_run(run, lines, manifest, own=True)
+    assert isinstance(inspection_in(run, lines, manifest), Inspection)
+    assert not lines.exists(quality_key("strip"))
+
+
+def test_a_failure_is_known_until_there_is_an_inspection(line: tuple[Store, Manifest], tmp_path: Path) -> None:
+    lines, manifest = line
+    run = run_at(tmp_path)
+    failure = Failure("inspect", "IntegrityError", "damaged", "Traceback", 2)
+    record_failed_inspection(run, "strip", failure)
+    assert inspection_in(run, lines, manifest) == failure
+    inspect_in_run(run, lines, manifest, own=True)
+    assert isinstance(inspection_in(run, lines, manifest), Inspection)

@@ -8,13 +8,14 @@ import cv2
 import fsspec
 import numpy as np
 import pytest
+from made_run import planned, site_of
 
 from raybench.errors import InputError, LineError, StoreUnreachable
-from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.experiment import ModelChoice
 from raybench.lines.manifest import Manifest
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.scores import ScoreRow, read_scores
-from raybench.plan import Plan, make_plan
+from raybench.plan import Plan
 from raybench.runs import Run, ScoreRecord, score_name
 from raybench.store import open_store
 from raybench.units import Unit
@@ -28,22 +29,10 @@ from raybench.work.train import train
 @pytest.fixture(scope="module")
 def plan(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A run in a folder, whose units are trained and have scored the line's test images."""
-    folder = tmp_path_factory.mktemp("store")
-    store = open_store(str(folder))
-    pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions(shard_rows=5))
     poisoned = ModelChoice(name="fake", label="poisoned", config={"poison_above": 250})
-    plan = make_plan(
-        Experiment(
-            name="night",
-            store=store.uri(),
-            lines=("strip",),
-            models=(ModelChoice(name="fake"), ModelChoice(name="padim"), poisoned),
-            false_alarm_budget=0.2,
-            input=InputChoice(pixels=64 * 64),
-            squashed_twins=False,
-        )
-    )
-    site = Site(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path_factory.mktemp("cache"), "cpu", 1)
+    models = (ModelChoice(name="fake"), ModelChoice(name="padim"), poisoned)
+    plan = planned(tmp_path_factory.mktemp("store"), strips, 5, *models)
+    site = site_of(plan, tmp_path_factory.mktemp("cache"))
     for unit in plan.units:
         train(unit, plan.manifests["strip"], site)
     for unit in plan.units[:2]:

@@ -1,0 +1,109 @@
+"""Data inspections beside a run's training: a CPU task for each line that has none, a bounded window of them.
+
+What is found changes no number of a unit, and a line whose inspection fails is compared all the same. But speed is
+measured, and the report is built, when all lines have been looked at: flags must not depend on who was first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+from raybench.errors import TimeLimit
+from raybench.lines.manifest import Manifest
+from raybench.lines.quality import Inspection
+from raybench.plan import Plan
+from raybench.results import Failure
+from raybench.runs import Run
+from raybench.schedule.backlog import Tally
+from raybench.schedule.fleet import Fleet
+from raybench.schedule.limit import limited
+from raybench.schedule.tasks import REUSE_WORKER, TRACEBACK_CHARS, Desk, Outcome, failure_in, trouble_of
+from raybench.work.inspect import failed_inspection, inspect_in_run, inspections_in, record_failed_inspection
+
+
+@ray.remote(max_calls=REUSE_WORKER)
+def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: float | None) -> Outcome:
+    """Inspect a line and keep what is found; an exception becomes a Failure."""
+    started = time.perf_counter()
+    lines = desk.elsewhere.get(manifest.line, desk.lines)
+
+    def time_is_up(stack: str) -> None:
+        message = f"no end after {limit_s:g} s, resources.unit_timeout_s; it hung at the traceback"
+        failure = Failure("inspect", TimeLimit.__name__, message, stack[-TRACEBACK_CHARS:], attempt)
+        record_failed_inspection(desk.run, manifest.line, failure)
+
+    try:
+        with limited(limit_s, time_is_up):
+            inspect_in_run(desk.run, lines, manifest, manifest.line not in desk.elsewhere, threads)
+    except Exception as error:
+        return Outcome(time.perf_counter() - started, failure_in("inspect", error, attempt), trouble_of(error))
+    return Outcome(time.perf_counter() - started)
+
+
+class Inspector:
+    """The inspections that are left to do. failed: given up in this run, by line. tally: progress, in lines."""
+
+    def __init__(self, plan: Plan, run: Run, fleet: Fleet, desk: Any, manifests: Mapping[str, Any]) -> None:
+        """desk, manifests: references to those of the run's tasks."""
+        self._run, self._fleet, self._desk, self._manifests = run, fleet, desk, manifests
+        self._retries, self._limit_s = plan.experiment.resources.retries, plan.experiment.resources.unit_timeout_s
+        known = inspections_in(run, plan) if plan.experiment.inspect else {}
+        self._waiting = deque(line for line, found in known.items() if not isinstance(found, Inspection))
+        self._attempts = {line: found.attempt for line, found in known.items() if isinstance(found, Failure)}
+        self._running: dict[Any, str] = {}
+        self._tries: Counter[str] = Counter()
+        self.failed: dict[str, Failure] = {}
+        self.tally = Tally(total=len(self._waiting))
+
+    @property
+    def running(self) -> list[Any]:
+        """References to what is in flight."""
+        return list(self._running)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def fill(self) -> None:
+        """Half of the slots at most: training has the others from the start."""
+        while self._waiting and len(self._running) < max(self._fleet.slots.cpu_slots // 2, 1):
+            line = self._waiting.popleft()
+            threads = self._fleet.slots.cpus
+            task = look.options(num_cpus=threads, max_retries=0, name=f"inspect {line}")
+            arguments = (self._manifests[line], self._desk, threads, self._attempt(line), self._limit_s)
+            self._running[task.remote(*arguments)] = line
+
+    def receive(self, reference: Any) -> bool:
+        """Take the outcome of a task that has ended; False when it is none of these."""
+        line = self._running.pop(reference, None)
+        if line is None:
+            return False
+        outcome = self._outcome(reference, line)
+        if outcome.failure is None:
+            self.tally.done += 1
+        elif outcome.trouble and self._tries[line] < self._retries:
+            self._tries[line] += 1
+            self._waiting.append(line)
+        else:
+            self.tally.failed += 1
+            record_failed_inspection(self._run, line, outcome.failure)
+            self.failed[line] = outcome.failure
+        return True
+
+    def _outcome(self, reference: Any, line: str) -> Outcome:
+        try:
+            answer: Outcome = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            told = failed_inspection(self._run, line) if self._limit_s else None
+            if told and (told.error_type, told.attempt) == (TimeLimit.__name__, self._attempt(line)):
+                return Outcome(0.0, told)
+            return Outcome(0.0, failure_in("inspect", error, self._attempt(line)), trouble_of(error))
+        return answer
+
+    def _attempt(self, line: str) -> int:
+        return self._attempts.get(line, 0) + 1

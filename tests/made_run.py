@@ -1,0 +1,48 @@
+"""A run in a folder, made without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.lines.manifest import Manifest
+from raybench.lines.pack import PackOptions, pack
+from raybench.plan import Plan, make_plan
+from raybench.runs import Run
+from raybench.store import open_store
+from raybench.units import Unit
+from raybench.work.conclude import Partials, conclude, merge
+from raybench.work.measure import measure
+from raybench.work.score import score
+from raybench.work.site import Site
+from raybench.work.train import train
+
+
+def planned(folder: Path, images: Path, shard_rows: int, *models: ModelChoice) -> Plan:
+    """The run `night` of these models, or of the fake one, on `images` as the line `strip`, in a store in `folder`."""
+    store = open_store(str(folder))
+    pack(open_store(str(images)), store.sub("lines"), "strip", PackOptions(shard_rows=shard_rows))
+    experiment = Experiment(
+        name="night",
+        store=store.uri(),
+        lines=("strip",),
+        models=models or (ModelChoice(name="fake"),),
+        false_alarm_budget=0.2,
+        input=InputChoice(pixels=64 * 64),
+        squashed_twins=False,
+    )
+    return make_plan(experiment)
+
+
+def site_of(plan: Plan, cache: Path) -> Site:
+    return Site(Run(plan.store, plan.experiment.name), plan.store.sub("lines"), cache, "cpu", 1)
+
+
+def finish(unit: Unit, manifest: Manifest, site: Site) -> None:
+    """All phases of a unit, as a cluster does them."""
+    train(unit, manifest, site)
+    for shard in manifest.scored_shards:
+        score(unit, manifest, shard, site)
+    merge(unit, manifest, site.run, Partials())
+    measure(unit, manifest, site)
+    conclude(unit, manifest, site.run)

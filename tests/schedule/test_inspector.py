@@ -1,0 +1,130 @@
+"""Data inspections of a run, on a real Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raybench.experiment import Experiment, Resources
+from raybench.lines.manifest import Manifest, ShardInfo
+from raybench.lines.pack import PackOptions, pack
+from raybench.lines.quality import Inspection, quality_key, read_inspection
+from raybench.plan import Plan, make_plan
+from raybench.reports import unchanged
+from raybench.runs import Run
+from raybench.schedule.backlog import Backlog, Tally
+from raybench.schedule.runner import run_plan
+from raybench.store import Store, open_store
+from raybench.work.inspect import inspections_in
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
+
+
+class Watch:
+    """What a run has shown of its inspections. kill: workers that inspect, that many times."""
+
+    def __init__(self, kill: int = 0) -> None:
+        self.seen: Tally | None = None
+        self.kill = kill
+
+    def __call__(self, backlog: Backlog) -> None:
+        self.seen = backlog.tallies.get("inspect")
+        for process in inspecting() if self.kill else ():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+                self.kill -= 1
+
+
+def inspecting() -> Iterator[psutil.Process]:
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "".join(process.cmdline()[:1]).startswith("ray::inspect"):
+                yield process
+
+
+def page_of(plan: Plan) -> str:
+    return Run(plan.store, plan.experiment.name).get_report("index.html").decode()
+
+
+@contextlib.contextmanager
+def damaged(lines: Store, shard: ShardInfo) -> Iterator[None]:
+    """While the block runs, a byte of the shard is another one."""
+    before = lines.get(shard.key)
+    lines.put(shard.key, bytes([*before[:2000], before[2000] ^ 1, *before[2001:]]))
+    yield
+    lines.put(shard.key, before)
+
+
+def training_shard(manifest: Manifest) -> ShardInfo:
+    return next(shard for shard in manifest.shards if shard.split == "train")
+
+
+def test_lines_are_inspected_once_without_being_asked_for(
+    experiment: Experiment, packed: Store, strips: Path, tmp_path: Path
+) -> None:
+    other = open_store(str(tmp_path / "other"))
+    pack(open_store(str(strips)), other, "far", PackOptions(shard_rows=4))
+    before = list(other.list())
+    plan = make_plan(experiment.model_copy(update={"lines": ("strip", other.uri("far"))}))
+    watch = Watch()
+    assert run_plan(plan, watch).uninspected == {}
+    assert watch.seen == Tally(done=2, total=2)
+    assert list(other.list()) == before  # it is only read
+    found = inspections_in(Run(plan.store, "night"), plan)
+    assert [one.images for one in found.values() if isinstance(one, Inspection)] == [36, 36]
+    assert read_inspection(packed.sub("lines"), plan.manifests["strip"]) == found["strip"]
+    assert page_of(plan).count("Data quality: nothing is wrong with the 36 images") == 2
+    assert unchanged.find(plan, Run(plan.store, "night"))
+    run_plan(plan, watch)
+    assert watch.seen is None
+
+
+def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment, packed: Store) -> None:
+    lines = packed.sub("lines")
+    plan = make_plan(experiment.model_copy(update={"inspect": False}))
+    run, watch = Run(plan.store, "night"), Watch()
+    assert run_plan(plan, watch).failed == {}
+    assert watch.seen is None
+    assert "Data quality: not inspected yet" in page_of(plan)
+    plan = make_plan(experiment)
+    assert unchanged.find(plan, run) is None  # it was not asked for then
+    with damaged(lines, training_shard(plan.manifests["strip"])):
+        for attempt in (1, 2):
+            summary = run_plan(plan, watch)
+            assert (summary.failed, summary.reused) == ({}, 1)
+            failure = summary.uninspected["strip"]
+            assert (failure.phase, failure.error_type, failure.attempt) == ("inspect", "IntegrityError", attempt)
+            assert f"Data quality: not inspected, attempt {attempt} ended with IntegrityError" in page_of(plan)
+            assert unchanged.find(plan, run) is None
+    assert watch.seen == Tally(total=1, failed=1)
+    assert run_plan(plan).uninspected == {}
+    assert "Data quality: nothing is wrong" in page_of(plan)
+    assert unchanged.find(plan, run)
+
+
+def test_a_hang_is_ended_and_not_tried_again(experiment: Experiment) -> None:
+    run_plan(make_plan(experiment.model_copy(update={"inspect": False})))
+    resources = Resources(unit_timeout_s=1e-3, retries=3)
+    plan, watch = make_plan(experiment.model_copy(update={"resources": resources})), Watch()
+    summary = run_plan(plan, watch)
+    failure = summary.uninspected["strip"]
+    assert (failure.error_type, failure.attempt, summary.failed) == ("TimeLimit", 1, {})
+    assert "resources.unit_timeout_s" in failure.message
+    assert watch.seen == Tally(total=1, failed=1)
+    assert "not inspected, attempt 1 ended with TimeLimit" in page_of(plan)
+
+
+@pytest.mark.parametrize(("retries", "fails"), [(1, False), (0, True)])
+def test_a_worker_that_dies_is_replaced_as_often_as_is_said(
+    experiment: Experiment, packed: Store, retries: int, fails: bool
+) -> None:
+    plan = make_plan(experiment.model_copy(update={"resources": Resources(retries=retries)}))
+    watch = Watch(kill=1)
+    summary = run_plan(plan, watch)
+    assert watch.kill == 0
+    assert ("strip" in summary.uninspected, packed.exists(f"lines/{quality_key('strip')}")) == (fails, not fails)
+    assert summary.failed == {}
