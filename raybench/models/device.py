@@ -33,7 +33,8 @@ def exact(device: str) -> str:
 def own_draws() -> contextlib.AbstractContextManager[None]:
     """Whatever is drawn or seeded within leaves no trace outside, on the CPU and on the current GPU. Of several GPUs
     that a process sees, torch would by itself keep the state of each, and warn."""
-    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else [])
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.random.fork_rng([torch.cuda.current_device()] if in_use else [])
 
 
 def use_threads(count: int) -> None:

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from raybench.runs import Run
 from raybench.schedule import runner
 from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.cluster import slots
+from raybench.schedule.fleet import Fleet
 from raybench.schedule.runner import Summary, run_plan
 from raybench.store import Store, open_store
 
@@ -138,7 +140,12 @@ def test_a_tree_of_actors_merges_what_one_does(experiment: Experiment, monkeypat
     monkeypatch.setattr("raybench.schedule.mergers.SLOTS_EACH", 1)
     started: list[int] = []
     beside = runner.beside
-    monkeypatch.setattr(runner, "beside", lambda fleet, number=0: started.append(number) or beside(fleet, number))
+
+    def noted(fleet: Fleet, number: int = 0) -> dict[str, Any]:
+        started.append(number)
+        return beside(fleet, number)
+
+    monkeypatch.setattr(runner, "beside", noted)
     together = run(chosen.model_copy(update={"name": "tree"})).board
     assert started == list(range(1 + slots(chosen.resources).count))
     assert [row.quality for row in together.rows] == [row.quality for row in alone.rows]
