@@ -34,7 +34,8 @@ from raybench.lines.decode import decode_image
 
 TESTED, REAL = 20, 100
 SEEN: Mapping[str, int] = {"mvtec_bottle": 8, "mvtec3d_tire": 10, "kolektor_sdd": 11, "deep_pcb": 17}
-SEEN_MADE = 20  # strips and cells
+SEEN_CELLS = 20
+STRIPS = Sizes(200, TESTED, 20, 0)  # so many to train that those to test were never made before
 FOLDERS = ("mvtec_bottle", "mvtec3d_tire", "kolektor_sdd", "deep_pcb")
 # What nobody could see on a line: left out beforehand, for what the line is, not for what was measured.
 INVISIBLE: Mapping[str, frozenset[str]] = {
@@ -84,14 +85,14 @@ def lines(folder: Path, work: Path) -> Iterator[Line]:
         at = folder / name
         if at.is_dir():
             yield _mvtec(name, at)
-    yield _mvtec("strip", write_strips(work / "strip", Sizes(64, SEEN_MADE + TESTED, 20, 0)))
+    yield _mvtec("strip", write_strips(work / "strip", STRIPS))
     for kind in ("mono", "poly"):
         yield _cells(kind)
 
 
 def _mvtec(name: str, folder: Path) -> Line:
     ng = [path for path in sorted((folder / "test").glob("*/*")) if path.parent.name != "good"]
-    seen = SEEN.get(name, SEEN_MADE)
+    seen = SEEN.get(name, 0)
     train, test_ok = (sorted((folder / split / "good").iterdir()) for split in ("train", "test"))
     return Line(name, _shuffled(train), _shuffled(test_ok)[seen : seen + TESTED], _shuffled(ng)[:REAL])
 
@@ -105,7 +106,7 @@ def _cells(kind: str) -> Line:
         _shuffled([data / path for path, share, found in rows if found == kind and float(share) == wanted])
         for wanted in (0, 1)
     )
-    return Line(f"solar-{kind}", ok[:120], ok[120 + SEEN_MADE :][:TESTED], ng[40:80])
+    return Line(f"solar-{kind}", ok[:120], ok[120 + SEEN_CELLS :][:TESTED], ng[40:80])
 
 
 def _shuffled(paths: Sequence[Path]) -> list[Path]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from raybench.findings.signals.light import LightChange
 from raybench.findings.signals.measure import WITNESSES, Group, Measured
 from raybench.findings.signals.parts import Spot
-from raybench.findings.signals.views import Floats
 
 _GROUPS: Mapping[str, Group] = {"lighting": "light", "layout": "layout", "defect": "new"}
 
 
-def describe(kind: str, measured: Measured, excess: Floats, scale: tuple[float, float]) -> str:
+def describe(kind: str, measured: Measured, excess: npt.NDArray[np.float64], scale: tuple[float, float]) -> str:
     """One sentence without a full stop. excess: (W,) as in WITNESSES, above 0 where the image shows more than OK ones.
     scale: pixels of the image, down and across, to one that was looked at."""
     by_name = dict(zip(WITNESSES, excess.tolist(), strict=True))

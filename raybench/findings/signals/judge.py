@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +37,21 @@ Floats = npt.NDArray[np.float64]
 _GROUPS = {LIGHTING: "light", LAYOUT: "layout", DEFECT: "new"}
 
 
+class Classifier(Protocol):
+    """One of scikit-learn's, fitted."""
+
+    classes_: npt.NDArray[np.str_]
+
+    def predict_proba(self, features: Floats) -> Floats: ...
+
+
 @dataclass(frozen=True)
 class Judge:
     """limits: (W,) float64, logarithm of what OK images show, by witness. models: fitted classifiers; none where
     nothing but a defect can be seen on the line's images."""
 
     limits: Floats
-    models: Sequence[object]
+    models: Sequence[Classifier]
 
     @classmethod
     def of(cls, known: Known, images: Iterable[tuple[Image, int | None]]) -> Judge:
@@ -101,7 +110,7 @@ def _features(excess: Floats) -> Floats:
     return np.concatenate([np.clip(excess, LEAST, MOST), _groups(excess)], axis=1)
 
 
-def _fitted(features: Floats, kinds: npt.NDArray[np.str_]) -> list[object]:
+def _fitted(features: Floats, kinds: npt.NDArray[np.str_]) -> list[Classifier]:
     truths = np.where(kinds == UNCHANGED, DEFECT, kinds)
     if len(set(truths.tolist())) == 1:
         return []
