@@ -189,11 +189,12 @@ def _share(right: int, of: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--line", action="append", help="this line only; may be repeated")
     parser.add_argument("--images", type=int, default=TESTED, help="OK test images of each line to perturb")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work, ProcessPoolExecutor(options.processes, initializer=_alone) as pool:
-        found = list(lines(options.folder, Path(work)))
+        found = [line for line in lines(options.folder, Path(work)) if line.name in (options.line or [line.name])]
         names = [line.name for line in found]
         tallies = pool.map(evaluate, found, [options.images] * len(found))
         summary(dict(zip(names, tallies, strict=True)))

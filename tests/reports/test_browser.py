@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for one in top_images(seen, 6)
     ]  # fmt: skip
+    flags = [
+        replace(flag, signal=("defect", "layout")[at % 2], signal_confidence=0.9, signal_evidence=HOSTILE)
+        for at, flag in enumerate(build_flags(seen))
+    ]
     path = tmp_path_factory.mktemp("report") / "index.html"
-    path.write_text(render(build_board(results, scores, context), build_flags(seen), pictures, seen), encoding="utf-8")
+    path.write_text(render(build_board(results, scores, context), flags, pictures, seen), encoding="utf-8")
     return path
 
 
@@ -104,6 +109,14 @@ def test_filters(page: Page) -> None:
     assert shown
     assert all("padim" in models.split("\n") for models in shown)
     assert "shown" in page.locator("[data-count]").first.inner_text()
+
+
+def test_flags_are_found_by_what_they_look_like(page: Page) -> None:
+    page.locator("select[data-filter=signal]").select_option("layout")
+    rows = page.locator("tr[data-item]")
+    shown = [rows.nth(at) for at in range(rows.count()) if rows.nth(at).is_visible()]
+    assert 0 < len(shown) < rows.count()
+    assert all("layout (0.90)" in row.inner_text() for row in shown)
 
 
 def test_the_heat_map_fades(page: Page) -> None:

@@ -67,7 +67,7 @@ def view(image: Image, size: tuple[int, int]) -> View:
         pattern=_pattern(grey),
         light=_light(small),
         levels=_levels(grey),
-        directions=_directions(dx, dy, cv2.magnitude(dx, dy).astype(np.float32)),
+        directions=_directions(dx, dy, _length(dx, dy)),
     )
 
 
@@ -76,7 +76,7 @@ def edges_of(fine: Floats) -> Floats:
 
     fine: (FINE H, FINE W) float32.
     """
-    edges = cv2.magnitude(*gradient(fine))
+    edges = _length(*gradient(fine))
     steepest = cv2.dilate(edges, np.ones((FINE, FINE), np.uint8), anchor=(0, 0))
     return np.ascontiguousarray(steepest[::FINE, ::FINE], np.float32)
 
@@ -101,6 +101,11 @@ def gradient(grey: Floats) -> tuple[Floats, Floats]:
     smooth = cv2.GaussianBlur(grey, (0, 0), 1.0)
     dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=0.25).astype(np.float32) for axis in ((1, 0), (0, 1)))
     return dx, dy
+
+
+def _length(dx: Floats, dy: Floats) -> Floats:
+    """Not `cv2.magnitude`, whose last bits depend on where in memory its arguments lie."""
+    return np.sqrt(dx * dx + dy * dy)
 
 
 def _light(small: Floats) -> Floats:
