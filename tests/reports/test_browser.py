@@ -111,14 +111,6 @@ def test_filters(page: Page) -> None:
     assert "shown" in page.locator("[data-count]").first.inner_text()
 
 
-def test_flags_are_found_by_what_they_look_like(page: Page) -> None:
-    page.locator("select[data-filter=signal]").select_option("layout")
-    rows = page.locator("tr[data-item]")
-    shown = [rows.nth(at) for at in range(rows.count()) if rows.nth(at).is_visible()]
-    assert 0 < len(shown) < rows.count()
-    assert all("layout (0.90)" in row.inner_text() for row in shown)
-
-
 def test_the_heat_map_fades(page: Page) -> None:
     heat = page.locator("img.heat").first
     page.locator("input[type=range]").first.fill("0.25")

@@ -124,7 +124,8 @@ def test_flags_round_trip() -> None:
     tables = [pd.read_parquet(io.BytesIO(flags_parquet(flags))) for flags in (FLAGS, [told], [])]
     assert tables[1].iloc[0][["signal", "signal_confidence", "signal_evidence"]].tolist() == ["layout", 0.5, "shifted"]
     assert tables[0].loc[0, ["signal", "signal_confidence", "signal_evidence"]].isna().all()
-    signals = [{name: table.dtypes[name] for name in table if name.startswith("signal")} for table in tables]
+    names = ["signal", "signal_confidence", "signal_evidence"]
+    signals = [[table.dtypes[name] for name in names] for table in tables]
     assert signals[0] == signals[1] == signals[2]
     assert list(tables[2].columns) == list(table.columns)
 
