@@ -18,7 +18,7 @@ from pathlib import Path
 
 from raybench.demo import Sizes, write_strips
 from raybench.embedded import embedded_server
-from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.ledger import Ledger
 from raybench.lines.pack import PackOptions, pack
 from raybench.plan import Plan, make_plan
@@ -51,6 +51,7 @@ def prepare(folder: Path, units: int) -> Plan:
         seeds=tuple(range(units // LINES // len(models))),
         input=InputChoice(pixels=64 * 64),
         squashed_twins=False,
+        annotation=Annotation(signals=0),
     )
     plan = make_plan(experiment)
     one = experiment.model_copy(update={"name": "one", "lines": ("line-0",), "models": models[:1], "seeds": (0,)})

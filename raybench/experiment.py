@@ -177,14 +177,16 @@ class VerdictWeights(_Section):
 
 
 class Annotation(_Section):
-    """budget: images of each line that the annotation queue picks; the other flags stand behind them."""
+    """budget: images of each line that the annotation queue picks; the other flags stand behind them. signals: how many
+    of the first are told what kind of anomaly they look like; 0 saves the seconds that each line takes."""
 
     budget: int = Field(default=50, ge=1, le=1_000_000)
+    signals: int = Field(default=50, ge=0, le=10_000)
 
 
 class Experiment(_Section):
-    """What to compare. `digest` identifies all that can change a number; `resources`, `storage` and `weights` can't
-    (a unit knows its weights by their sha256).
+    """What to compare. `digest` identifies all that can change a number; `resources`, `storage`, `weights` and
+    `annotation.signals` can't (a unit knows its weights by their sha256).
 
     lines: names or patterns over what is packed in `store`, and URIs of lines elsewhere. overrides: by line or pattern
     over lines; where several fit, a later one wins, key by key.
@@ -256,6 +258,7 @@ class Experiment(_Section):
     @property
     def digest(self) -> str:
         said = self.model_dump(mode="json", exclude={"resources", "storage", "weights", "overrides", "inspect"})
+        del said["annotation"]["signals"]
         if not self.inspect:  # said only then: runs under way were frozen without it
             said["inspect"] = False
         if self.overrides:  # their order counts

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from raybench.demo import Sizes, write_strips
 from raybench.embedded import EmbeddedServer, embedded_server
-from raybench.experiment import Experiment, InputChoice, ModelChoice
+from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.lines.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
 from raybench.lines.pack import PackOptions, pack
@@ -122,4 +122,5 @@ def experiment(packed: Store) -> Experiment:
         false_alarm_budget=0.2,
         input=InputChoice(pixels=64 * 64),
         squashed_twins=False,
+        annotation=Annotation(signals=0),
     )

@@ -21,6 +21,7 @@ models: [fake, {{name: fake, label: broken, config: {{fail_in: fit}}}}]
 squashed_twins: false
 false_alarm_budget: 0.2
 input: {{pixels: 4096}}
+annotation: {{signals: 0}}
 """
 
 

@@ -46,6 +46,8 @@ def test_the_annotation_budget() -> None:
     assert parse_experiment(GOOD).annotation.budget == 50
     chosen = parse_experiment(GOOD + "annotation: {budget: 7}\n")
     assert chosen.annotation.budget == 7
+    assert chosen.digest != parse_experiment(GOOD).digest
+    assert parse_experiment(GOOD + "annotation: {signals: 0}\n").digest == parse_experiment(GOOD).digest
     assert chosen.digest != parse_experiment(GOOD).digest  # the report says other numbers
     assert problems(GOOD + "annotation: {budget: 0}\n") == [
         "row 8: annotation.budget: Input should be greater than or equal to 1"

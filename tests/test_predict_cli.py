@@ -29,6 +29,7 @@ models: [fake, {{name: fake, label: ../two words, config: {{grid: 4}}}}]
 false_alarm_budget: 0.2
 squashed_twins: false
 input: {{pixels: 4096}}
+annotation: {{signals: 0}}
 """
 
 

@@ -76,7 +76,8 @@ class Seen:
 class Flag:
     """An image to look at. models: those that flag it, of `of` that count. score: their mean excess. kind: the first
     of `kinds`, all that hold. reason: why, in a sentence for each. usefulness: from 0 to 1. rank: place in the line's
-    queue, from 1. picked: whether the annotation budget reaches it."""
+    queue, from 1. picked: whether the annotation budget reaches it. signal: what kind of anomaly it looks like, with a
+    probability and the evidence (see `signals`); None where nobody has looked."""
 
     line: str
     image_id: str
@@ -90,6 +91,9 @@ class Flag:
     usefulness: float = 0.0
     rank: int = 0
     picked: bool = False
+    signal: str | None = None
+    signal_confidence: float | None = None
+    signal_evidence: str | None = None
 
 
 def weighed(verdict: Verdict) -> tuple[str, ...]:

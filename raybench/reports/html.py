@@ -67,10 +67,14 @@ def render(
     flags_of = _by_line(flags)
     seen_of = _by_line(seen)
     kinds = {(flag.line, flag.image_id): flag.kinds or (flag.kind,) for flag in flags}
+    signals = {(flag.line, flag.image_id): flag.signal for flag in flags if flag.signal}
     summaries = worst_first(board)
 
     def reasons_of(picture: Picture) -> tuple[str, ...]:
         return kinds.get((picture.line, picture.image_id), (NOT_FLAGGED,))
+
+    def signal_of(picture: Picture) -> str:
+        return signals.get((picture.line, picture.image_id), "")
 
     def choices(line: str) -> dict[str, list[str]]:
         """What can be filtered by, and its values."""
@@ -82,6 +86,10 @@ def render(
             "reason": {
                 *(kind for flag in shown_flags for kind in kinds[flag.line, flag.image_id]),
                 *(reason for picture in of_line for reason in reasons_of(picture)),
+            },
+            "signal": {
+                *(flag.signal for flag in shown_flags if flag.signal),
+                *(signal for picture in of_line if (signal := signal_of(picture))),
             },
         }
         return {name: sorted(values) for name, values in found.items()}
@@ -110,6 +118,7 @@ def render(
         charts_of=charts_of,
         choices=choices,
         reasons_of=reasons_of,
+        signal_of=signal_of,
         pictures=by_line,
         flags={line: flags_of.get(line, []) for line in board.lines},
         flags_shown=FLAGS_SHOWN,

@@ -27,6 +27,7 @@ from raybench.reports.annotation import Desk
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
 from raybench.reports.quality import section
+from raybench.reports.signals import with_signals
 from raybench.reports.tables import board_csv, board_json, board_md, flags_parquet
 from raybench.results import Failure, UnitResult
 from raybench.runs import QualityRecord, Run, ScoreRecord, TrainRecord, score_name
@@ -73,7 +74,7 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     units = [row.unit for row in finished.values() if row.unit.unit_id in shown]
     queues = Desk(plan, run, board, units, lambda line: bad.get(line, {})).queues(seen)
     board = replace(board, payoffs=tuple(queue.payoff for queue in queues))
-    flags = [flag for queue in queues for flag in queue.flags]
+    flags = with_signals(plan, run, [flag for queue in queues for flag in queue.flags])
     pictures = list(_pictures(plan, run, board, list(top_images(seen, pictures_per_line(len(board.lines))))))
     run.put_report("board.json", board_json(board))
     run.put_report("board.csv", board_csv(board))

@@ -134,7 +134,12 @@ def flags_parquet(flags: Sequence[Flag]) -> bytes:
     columns = [each.name for each in fields(Flag)]
     rows = [asdict(flag) | {"models": list(flag.models), "kinds": list(flag.kinds)} for flag in flags]
     sink = io.BytesIO()
-    pd.DataFrame(rows, columns=columns).to_parquet(sink, index=False)
+    types = {
+        "signal": "string",
+        "signal_confidence": "float64",
+        "signal_evidence": "string",
+    }  # also where none is known
+    pd.DataFrame(rows, columns=columns).astype(types).to_parquet(sink, index=False)
     return sink.getvalue()
 
 

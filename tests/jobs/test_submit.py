@@ -27,6 +27,7 @@ models: [{models}]
 squashed_twins: false
 false_alarm_budget: 0.2
 input: {{pixels: 4096}}
+annotation: {{signals: 0}}
 """
 
 

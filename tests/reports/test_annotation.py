@@ -25,7 +25,7 @@ from raybench.work.score import score
 from raybench.work.site import Site
 from raybench.work.train import train
 
-BUDGET = 4
+BUDGET, SIGNALS = 4, 2
 DIRT = [f"dirt-{at}.png" for at in range(4)]
 
 
@@ -54,7 +54,7 @@ def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
         models=(ModelChoice(name="fake"), ModelChoice(name="fake", label="coarse", config={"grid": 16})),
         false_alarm_budget=0.2,
         held_out=0.5,
-        annotation=Annotation(budget=BUDGET),
+        annotation=Annotation(budget=BUDGET, signals=SIGNALS),
         input=InputChoice(pixels=64 * 64),
         squashed_twins=False,
     )
@@ -94,6 +94,8 @@ def test_the_queue_of_a_run(done: Plan) -> None:
     assert payoff.suspicious == len(dirt)
     assert flags["rank"].tolist() == list(range(1, len(flags) + 1))
     assert flags["picked"].sum() == min(BUDGET, len(flags)) == payoff.picked
+    told = flags.loc[flags["signal"].notna(), "image_id"].tolist()
+    assert told == flags.loc[~flags["image_id"].isin(dirt), "image_id"].tolist()[:SIGNALS]
     assert payoff.diverse
     assert payoff.types == 2
     assert payoff.precision.n == BUDGET
@@ -105,6 +107,7 @@ def test_the_queue_of_a_run(done: Plan) -> None:
 def test_publishing_again_gives_the_same_bytes(done: Plan) -> None:
     _, _, run = published(done)
     first = [run.get_report(name) for name in ("flags.parquet", "board.json", "index.html")]
+    run.store.put("runs/night/signals/strip.json", b"{}")  # no memory of what was told
     published(done)
     assert [run.get_report(name) for name in ("flags.parquet", "board.json", "index.html")] == first
 

@@ -117,7 +117,14 @@ def test_flags_round_trip() -> None:
     table = pd.read_parquet(io.BytesIO(flags_parquet(FLAGS)))
     assert table.loc[0, "image_id"] == FLAGS[0].image_id
     assert table["models"][0].tolist() == ["padim"]
-    assert list(pd.read_parquet(io.BytesIO(flags_parquet([]))).columns) == list(table.columns)
+    told = replace(FLAGS[0], signal="layout", signal_confidence=0.5, signal_evidence="shifted")
+    tables = [pd.read_parquet(io.BytesIO(flags_parquet(flags))) for flags in (FLAGS, [told], [])]
+    assert tables[1].iloc[0][["signal", "signal_confidence", "signal_evidence"]].tolist() == ["layout", 0.5, "shifted"]
+    assert tables[0].loc[0, ["signal", "signal_confidence", "signal_evidence"]].isna().all()
+    names = ["signal", "signal_confidence", "signal_evidence"]
+    signals = [[table.dtypes[name] for name in names] for table in tables]
+    assert signals[0] == signals[1] == signals[2]
+    assert list(tables[2].columns) == list(table.columns)
 
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
@@ -207,6 +214,15 @@ def test_a_flag_is_found_by_each_of_its_reasons(board: Board) -> None:
     text = render(board, [both], [picture()], SEEN)
     assert text.count('data-reason="models disagree\nbad image"') == 1
     assert text.count("<option>bad image</option>") == text.count("<option>models disagree</option>") == 1
+
+
+def test_a_flag_says_what_it_looks_like(board: Board) -> None:
+    told = replace(FLAGS[0], signal="layout", signal_confidence=0.8765, signal_evidence="shifted by <b>40 px</b>")
+    text = render(board, [told], [picture()], SEEN)
+    assert "<td>layout (0.88): shifted by &lt;b&gt;40 px&lt;/b&gt;</td>" in text
+    assert text.count('data-signal="layout"') == 1
+    assert text.count("<option>layout</option>") == 1
+    assert 'data-filter="signal"' not in render(board, FLAGS, [picture()], SEEN)
 
 
 def test_charts_hold_what_the_board_holds(board: Board) -> None:

@@ -29,7 +29,7 @@ RUN = """
 import json, sys
 import ray
 from scraping import scrape
-from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources
+from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.plan import make_plan
 from raybench.results import UnitResult
 from raybench.runs import Run
@@ -38,6 +38,7 @@ from raybench.schedule.runner import run_plan
 store, peak_mb, device_mb = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 experiment = Experiment(
     name="night", store=store, lines=("strip",), seeds=tuple(range(6)), squashed_twins=False,
+    annotation=Annotation(signals=0),
     models=(ModelChoice(name="fake", config={"gpu_memory_mb": peak_mb}),), false_alarm_budget=0.2,
     input=InputChoice(pixels=4096), resources=Resources(gpu_memory_mb=device_mb, measure_s=0.05, price_per_hour=2.0),
 )

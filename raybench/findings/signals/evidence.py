@@ -5,36 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from raybench.findings.signals.light import LightChange
-from raybench.findings.signals.measure import WITNESSES, Measured
+from raybench.findings.signals.measure import WITNESSES, Group, Measured
 from raybench.findings.signals.parts import Spot
-from raybench.findings.signals.references import References
-from raybench.findings.signals.views import Floats
 
-_GROUPS = {"lighting": ("light",), "layout": ("layout",), "defect": ("new",)}
+_GROUPS: Mapping[str, Group] = {"lighting": "light", "layout": "layout", "defect": "new"}
 
 
-def describe(kind: str, measured: Measured, references: References, size: tuple[int, int], heat: Floats | None) -> str:
-    """One sentence without a full stop. size: (H, W) of the image. heat: (H, W) float32 or None."""
-    excess = {name: value / references.limits[name] for name, value in measured.values.items()}
-    names = [name for name in excess if WITNESSES[name].group in _GROUPS[kind]]
-    strongest = max(names, key=lambda name: excess[name])
-    scene = _Scene(measured, references, size)
-    if excess[strongest] > 1:
+def describe(kind: str, measured: Measured, excess: npt.NDArray[np.float64], scale: tuple[float, float]) -> str:
+    """One sentence without a full stop. excess: (W,) as in WITNESSES, above 0 where the image shows more than OK ones.
+    scale: pixels of the image, down and across, to one that was looked at."""
+    by_name = dict(zip(WITNESSES, excess.tolist(), strict=True))
+    strongest = max((name for name in by_name if WITNESSES[name].group == _GROUPS[kind]), key=by_name.__getitem__)
+    scene = _Scene(measured, scale)
+    if by_name[strongest] > 0:
         return scene.say(strongest)
     if kind != "defect":
         return f"weak signs only: {scene.say(strongest)}"
-    where = "" if heat is None else f"; the heat map is hottest at {_point(*_hottest(heat))}"
-    return f"neither light nor layout differs from OK images in a way that explains it{where}"
+    return "neither light nor layout differs from OK images in a way that explains it"
 
 
 class _Scene:
     """What there is to say about one image, by witness."""
 
-    def __init__(self, measured: Measured, references: References, size: tuple[int, int]) -> None:
-        self.measured, self.references, self.size = measured, references, size
-        self.scale = (size[0] / references.size[0], size[1] / references.size[1])
+    def __init__(self, measured: Measured, scale: tuple[float, float]) -> None:
+        self.measured, self.scale = measured, scale
 
     def say(self, name: str) -> str:
         words: Mapping[str, Callable[[], str]] = {
@@ -45,13 +42,18 @@ class _Scene:
             "gamma": lambda: f"a change of contrast (gamma {np.exp(self.light.gamma):.2f}){self.share}",
             "spot": lambda: f"a wide, soft change of brightness (by {_percent(self.light.spot)} over the image)",
             "tint": self.tint,
-            "tones": self.tones,
+            "levels": self.levels,
+            "levels_here": self.levels,
             "moved": self.move,
             "turned": lambda: "straight edges run in other directions than in OK images: rotated",
             "missing": lambda: f"a part is missing at {self.at(self.measured.missing)}",
             "displaced": lambda: f"what is at {self.at(self.measured.displaced)} lies elsewhere in OK images",
             "new": self.new,
             "new_share": self.new,
+            "tint_few": lambda: "a few places have another colour than the rest of the image",
+            "levels_few": lambda: "a few places have a brightness that is nowhere in OK images",
+            "left_few": lambda: "a few places differ in brightness from OK images, the rest does not",
+            "residual_few": lambda: f"a few places differ from OK images, most near {self.at(self.measured.new.spot)}",
         }
         return words[name]()
 
@@ -73,13 +75,14 @@ class _Scene:
         red, blue = np.exp(self.measured.tint)
         return f"a colour cast: red ×{red:.2f} and blue ×{blue:.2f} against green"
 
-    def tones(self) -> str:
-        share = self.measured.values["tones"]
-        return f"{share:.0%} of the image has a brightness that OK images do not have there as often"
+    def levels(self) -> str:
+        away = self.measured.values["levels_here"]
+        return f"most of the image has a brightness that no OK image has there (by {_percent(away)} and more)"
 
     def move(self) -> str:
         move = self.measured.move
-        dy, dx = move.dy * self.size[0], move.dx * self.size[1]
+        height, width = self.measured.new.beyond.shape
+        dy, dx = move.dy * height * self.scale[0], move.dx * width * self.scale[1]
         ways = [f"{abs(dy):.0f} px {'down' if dy > 0 else 'up'}"] if abs(dy) >= 1 else []
         ways += [f"{abs(dx):.0f} px to the {'right' if dx > 0 else 'left'}"] if abs(dx) >= 1 else []
         shift = f"shifted by {' and '.join(ways)}" if ways else ""
@@ -96,11 +99,6 @@ class _Scene:
 
 def _percent(log_change: float) -> str:
     return f"{np.expm1(log_change):.0%}"
-
-
-def _hottest(heat: Floats) -> tuple[int, int]:
-    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-    return int(y), int(x)
 
 
 def _point(y: float, x: float) -> str:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.spatial import KDTree
 
-from raybench.findings.signals.views import Floats
+from raybench.findings.signals.views import DARK, Floats
 
 _ROUNDS = 4
 _HUBER = 1.5
 _LEAST_SIGMA = 0.02
 _TRIED, _NEAREST = 10, 4  # of the references
+_FEW = 0.97
 _RIDGE = np.diag([0.0, 0, 0, 0.5, 0.5, 0.5, 0.5])
 
 
@@ -25,13 +27,20 @@ _RIDGE = np.diag([0.0, 0, 0, 0.5, 0.5, 0.5, 0.5])
 class LightChange:
     """All in log units. gain: the mean of what is modelled. bend: root mean square of plane and quadric. gamma: of its
     logarithm. spot: root mean square of what is left and wider than two blocks. explained: share of the difference that
-    the model explains, 0 to 1."""
+    the model explains, 0 to 1. field: (R, C) float32, what is modelled. left: (R, C) float32, the rest."""
 
     gain: float
     bend: float
     gamma: float
     spot: float
     explained: float
+    field: Floats
+    left: Floats
+
+    def undo(self, grey: Floats) -> Floats:
+        """(H, W) float32: the image as it would be in the reference's light."""
+        field = cv2.resize(self.field, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return np.clip((grey + DARK) / np.exp(field) - DARK, 0, 255).astype(np.float32)
 
 
 def light_change(light: Floats, references: Floats) -> LightChange:
@@ -71,18 +80,34 @@ def _fit(light: Floats, reference: Floats, smooth: Floats) -> tuple[LightChange,
         gamma=float(np.log(max(0.05, 1 + solution[6]))),
         spot=float(np.sqrt(np.mean(wide**2))),
         explained=max(0.0, 1 - float(np.sum(left**2)) / (float(np.sum(difference**2)) + 1e-9)),
+        field=(columns @ solution).reshape(light.shape).astype(np.float32),
+        left=left.reshape(light.shape).astype(np.float32),
     )
     return change, float(np.mean(np.abs(left)))
 
 
-def tint_change(tint: Floats, references: Floats) -> Floats:
-    """(2,): how far red and blue against green lie from the nearest reference, in log units. tint: (2,), references:
-    (N, 2)."""
-    changes = tint - references
-    nearest: Floats = changes[np.abs(changes).max(axis=1).argmin()]
-    return nearest
+def tint_change(light: Floats, references: Floats) -> tuple[Floats, float]:
+    """(2,): how far red and blue against green lie from the nearest reference, in log units, the median over blocks;
+    and how much farther a few blocks lie. light: (3, R, C), references: (N, 3, R, C)."""
+    tint, known = (values[..., [0, 2], :, :] - values[..., 1:2, :, :] for values in (light, references))
+    changes = (tint - known).reshape(len(known), 2, -1)
+    medians = np.median(changes, axis=2)
+    nearest = int(np.abs(medians).max(axis=1).argmin())
+    away = np.abs(changes - medians[..., np.newaxis]).max(axis=1)
+    return np.asarray(medians[nearest], np.float32), float(np.quantile(away, _FEW, axis=1).min())
 
 
-def new_tones(tones: Floats, references: Floats) -> float:
-    """The share of the pixels whose brightness no reference has as often. tones: (T,), references: (N, T)."""
-    return float(np.maximum(tones - references.max(axis=0), 0).sum())
+def foreign_levels(levels: Floats, references: Floats) -> tuple[Floats, Floats]:
+    """(R, C) twice: how far each block's grey levels lie from those of the nearest block of any reference, in log
+    units: of any block there, and of those at its place or beside it. levels: (R, C, 3), references: (N, R, C, 3)."""
+    rows, columns = levels.shape[:2]
+    known, _ = KDTree(references.reshape(-1, 3)).query(levels.reshape(-1, 3), p=np.inf)
+    apart = np.asarray(known, np.float32)
+    padded = np.pad(references, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    beside = np.full((rows, columns), np.inf, np.float32)
+    for i in range(3):
+        for j in range(3):
+            away = np.abs(levels - padded[:, i : i + rows, j : j + columns])
+            worst = np.maximum(np.maximum(away[..., 0], away[..., 1]), away[..., 2])
+            beside = np.minimum(beside, worst.min(axis=0))
+    return apart.reshape(rows, columns), beside

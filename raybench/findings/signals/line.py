@@ -6,13 +6,13 @@ import random
 from collections.abc import Iterable
 from typing import TypeVar
 
-from raybench.findings.signals.references import FEWEST, References
+from raybench.findings.signals.references import COMPARED, FEWEST, LEARNT_FROM, References
 from raybench.lines.decode import decode_image
 from raybench.lines.manifest import Manifest
 from raybench.lines.shards import read_rows
 from raybench.store import Store
 
-COUNT = 24
+COUNT = COMPARED + LEARNT_FROM
 SHARDS = 4
 
 Item = TypeVar("Item")

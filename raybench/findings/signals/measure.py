@@ -1,70 +1,86 @@
 """The witnesses: numbers that tell how far an image is from OK ones in light, in layout, and in local structure.
 
-Each is compared with how far OK images of the line are from each other, see `References.limits`.
+A change of light or of the whole scene touches nearly all blocks of an image, a defect a few: so there are medians over
+blocks, which something local cannot move, beside tails over blocks, which it does. Structure is looked at in the
+references' light, so that a change of light makes none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from raybench.findings.signals.light import LightChange, light_change, new_tones, tint_change
-from raybench.findings.signals.moves import Move, Spectra, best_move, turned_gain
+from raybench.findings.signals.light import LightChange, foreign_levels, light_change, tint_change
+from raybench.findings.signals.moves import UPRIGHT, Move, Spectra, best_move, turned_gain
 from raybench.findings.signals.parts import Region, Spot, displaced_part, missing_part, new_structure
-from raybench.findings.signals.views import Floats, View
+from raybench.findings.signals.views import Floats, View, edges_of
 
 LAID_OVER = 5  # references that fit best in place: what is compared part by part
+_FEW = 0.97  # quantile over blocks: what a few of them show
+_BESIDE = 0.15  # of the shorter side: around a part
+
+Group = Literal["light", "layout", "new", "context"]
 
 
 @dataclass(frozen=True)
 class Witness:
-    """group: those of which the loudest counts. least: what is no anomaly on any line. head: times what OK images
-    commonly show. vague: where OK images differ by more than that, it says nothing. needs_layout: says nothing where
-    the line's images have no layout in common."""
+    """group: what it speaks for; "context" helps to weigh the others. least: a difference that means little, in the
+    witness's own unit: added before a logarithm."""
 
-    group: str
+    group: Group
     least: float
-    head: float
-    vague: float = np.inf
-    needs_layout: bool = False
 
 
 WITNESSES: Mapping[str, Witness] = {
-    "gain": Witness("light", 0.09, 1.15, vague=0.4),
-    "bend": Witness("light", 0.06, 1.15, vague=0.3),
-    "gamma": Witness("light", 0.15, 1.3, vague=0.6),
-    "spot": Witness("light", 0.035, 1.25, vague=0.3),
-    "tint": Witness("light", 0.04, 1.5),
-    "tones": Witness("light", 0.04, 1.3),
-    "moved": Witness("layout", 0.025, 1.2, needs_layout=True),
-    "turned": Witness("layout", 0.01, 1.2),
-    "missing": Witness("layout", 0.3, 1.1, needs_layout=True),
-    "displaced": Witness("layout", 0.2, 1.1, needs_layout=True),
-    "new": Witness("new", 5.0, 1.1),
-    "new_share": Witness("new", 0.003, 1.1),
+    "gain": Witness("light", 0.05),
+    "bend": Witness("light", 0.03),
+    "gamma": Witness("light", 0.08),
+    "spot": Witness("light", 0.02),
+    "tint": Witness("light", 0.02),
+    "levels": Witness("light", 0.03),
+    "levels_here": Witness("light", 0.03),
+    "moved": Witness("layout", 0.03),
+    "turned": Witness("layout", 0.01),
+    "missing": Witness("layout", 0.2),
+    "displaced": Witness("layout", 0.15),
+    "new": Witness("new", 3.0),
+    "new_share": Witness("new", 0.002),
+    "tint_few": Witness("new", 0.03),
+    "levels_few": Witness("new", 0.03),
+    "left_few": Witness("new", 0.03),
+    "residual_few": Witness("new", 3.0),
+    "explained": Witness("context", 1.0),
+    "levels_here_few": Witness("context", 0.03),
+    "unlike": Witness("context", 0.05),
+    "shifted": Witness("context", 0.03),
+    "new_blocks": Witness("context", 0.03),
+    "residual": Witness("context", 1.0),
+    "new_at_missing": Witness("context", 0.3),
+    "new_at_displaced": Witness("context", 0.3),
 }
 
 
 @dataclass(frozen=True)
 class Known:
-    """A line's OK images, and the same in stacks: light (N, 3, R, C), tint (N, 2), tones (N, T), directions (N, A), all
-    float32. near_px: how far from its place, in pixels of a pattern, an image of this line may lie."""
+    """A line's OK images, and the same in stacks, all float32: light (N, 3, R, C), levels (N, R, C, 3), directions
+    (N, A). near_px: how far from its place, in pixels of a pattern, an image of this line may lie."""
 
     views: tuple[View, ...]
     patterns: Spectra
     light: Floats
-    tint: Floats
-    tones: Floats
+    levels: Floats
     directions: Floats
     near_px: int
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the witnesses say, and what they saw. values: by name of a witness. tint: (2,) float32, red and blue against
+    """What the witnesses say, in the order of WITNESSES, and what they saw. tint: (2,) float32, red and blue against
     green, log."""
 
     values: Mapping[str, float]
@@ -76,34 +92,62 @@ class Measured:
     new: Region
 
 
-def measure(one: View, known: Known, without: int | None = None) -> Measured:
-    """without: a reference not to compare with: the image itself."""
-    keep = np.arange(len(known.views)) != (-1 if without is None else without)
-    move = best_move(one.pattern, known.patterns, known.near_px, without)
+def measure(one: View, known: Known, without: Sequence[int] = ()) -> Measured:
+    """without: references not to compare with: the image itself, or those most like it."""
+    keep = np.setdiff1d(np.arange(len(known.views)), np.asarray(without, int))
+    move = best_move(one.pattern, known.patterns, known.near_px, keep)
     light = light_change(one.light, known.light[keep])
-    edges = np.stack([_laid(known.views[int(at)].edges, dy, dx) for at, dy, dx in move.aligned[:LAID_OVER]])
-    greys = np.stack([_laid(known.views[int(at)].grey, dy, dx) for at, dy, dx in move.aligned[:LAID_OVER]])
-    missing, displaced, new = (
-        missing_part(one.edges, edges),
-        displaced_part(one.grey, greys),
-        new_structure(one.edges, edges),
-    )
-    tint = tint_change(one.tint, known.tint[keep])
+    grey = light.undo(one.grey)
+    over = [(known.views[int(at)], dy, dx) for at, dy, dx in move.aligned[:LAID_OVER]]
+    edges, relit = np.stack([_laid(view.edges, dy, dx) for view, dy, dx in over]), edges_of(light.undo(one.fine))
+    greys = np.stack([_laid(view.grey, dy, dx) for view, dy, dx in over])
+    missing, displaced, new = missing_part(relit, edges), displaced_part(one.grey, greys), new_structure(relit, edges)
+    tint, tint_few = tint_change(one.light, known.light[keep])
+    anywhere, here = foreign_levels(one.levels, known.levels[keep])
+    residual = _by_block(np.min(np.abs(grey - greys), axis=0), light.left.shape)
     values = {
         "gain": abs(light.gain),
         "bend": light.bend,
         "gamma": abs(light.gamma),
         "spot": light.spot,
         "tint": float(np.abs(tint).max()),
-        "tones": new_tones(one.tones, known.tones[keep]),
+        "levels": float(np.median(anywhere)),
+        "levels_here": float(np.median(here)),
         "moved": move.gain,
         "turned": turned_gain(one.directions, known.directions[keep]),
         "missing": missing.value,
         "displaced": displaced.value,
         "new": new.spot.value,
         "new_share": new.share,
+        "tint_few": tint_few,
+        "levels_few": float(np.quantile(anywhere, _FEW)),
+        "left_few": float(np.quantile(np.abs(light.left), _FEW)),
+        "residual_few": float(np.quantile(residual, _FEW)),
+        "explained": light.explained,
+        "levels_here_few": float(np.quantile(here, _FEW)),
+        "unlike": 1 - move.still,
+        "shifted": float(np.hypot(move.dy, move.dx)) if move.pose == UPRIGHT else 0.0,
+        "new_blocks": new.blocks,
+        "residual": float(np.median(residual)),
+        "new_at_missing": _around(new.beyond, missing),
+        "new_at_displaced": _around(new.beyond, displaced),
     }
     return Measured(values, light, tint, move, missing, displaced, new)
+
+
+def logs(measured: Measured) -> npt.NDArray[np.float64]:
+    """(W,) float64, in the order of WITNESSES: each value's logarithm, what means little put equal."""
+    return np.array([np.log(max(value, 0.0) + WITNESSES[name].least) for name, value in measured.values.items()])
+
+
+def _by_block(image: Floats, shape: tuple[int, ...]) -> Floats:
+    soft = cv2.blur(image.astype(np.float32), (5, 5))
+    return cv2.resize(soft, (shape[1], shape[0]), interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def _around(image: Floats, spot: Spot) -> float:
+    side = max(8, round(_BESIDE * min(image.shape)))
+    return float(image[max(0, spot.y - side) : spot.y + side + 1, max(0, spot.x - side) : spot.x + side + 1].mean())
 
 
 def _laid(image: Floats, dy: float, dx: float) -> Floats:

@@ -19,7 +19,7 @@ from raybench.findings.signals.views import Floats
 REACH = 0.25  # of a side: how far a shift is looked for
 STEP, WIDEST = 3.0, 21.0  # degrees
 TIE = 0.03  # of correlation: within, the simpler story is told: upright
-POSED = 12  # references that are tried in other poses than upright
+POSED = 8  # references that are tried in other poses than upright
 Complex = npt.NDArray[np.complex64]
 
 
@@ -92,12 +92,14 @@ def spectra(patterns: Floats) -> Spectra:
     return Spectra(patterns, transformed, _window(energies, patterns.shape[1:]))
 
 
-def best_move(pattern: Floats, references: Spectra, near_px: int, without: int | None = None) -> Move:
-    """pattern: (h, w) float32. near_px: how far is still in place. without: a reference to leave out."""
-    keep = np.flatnonzero(np.arange(len(references.patterns)) != (-1 if without is None else without))
+def best_move(
+    pattern: Floats, references: Spectra, near_px: int, keep: npt.NDArray[np.intp], posed: bool = True
+) -> Move:
+    """pattern: (h, w) float32. near_px: how far is still in place. keep: the references to compare with. posed: look
+    at other poses than upright."""
     transformed, energies = references.transformed[keep], references.energies[keep]
     found = [_fits(pattern, transformed, energies)]
-    found += [_fits(pose.apply(pattern), transformed[:POSED], energies[:POSED]) for pose in POSES[1:]]
+    found += [_fits(pose.apply(pattern), transformed[:POSED], energies[:POSED]) for pose in POSES[1:] if posed]
     tops = [float(fits.max()) for fits in found]
     best = 0 if tops[0] >= max(tops) - TIE else int(np.argmax(tops))
     _, row, column = np.unravel_index(int(found[best].argmax()), found[best].shape)

@@ -14,6 +14,7 @@ _RECOGNISED = 0.8  # correlation
 _SLACK_PX = 3  # how far structure may lie from where a reference has it
 _CANDIDATES = 3
 _VISIBLE = 5.0  # grey levels per pixel
+_GRID, _OF_BLOCK = 16, 0.02
 _FLAT = 4.0  # grey levels: a part with less contrast has nothing to be recognised by
 
 
@@ -29,12 +30,15 @@ class Spot:
 @dataclass(frozen=True)
 class Region:
     """Where something new is: at its strongest spot, with the height and width of what hangs together there, in working
-    pixels. share: of all pixels, those that are clearly new."""
+    pixels. share: of all pixels, those that are clearly new. blocks: of 16 x 16 blocks, those that have some of them.
+    beyond: (H, W) float32, grey levels per pixel beyond what any reference has nearby."""
 
     spot: Spot
     share: float
     height: int
     width: int
+    blocks: float
+    beyond: Floats
 
 
 def _box(image: Floats, side: int) -> Floats:
@@ -59,11 +63,13 @@ def new_structure(edges: Floats, references: Floats) -> Region:
     known = np.max([cv2.dilate(reference, kernel) for reference in references], axis=0)
     beyond = np.maximum(edges - known, 0).astype(np.float32)
     spot = _highest(_box(beyond, 5), 2)
-    share = float(np.mean(beyond > _VISIBLE))
+    visible = (beyond > _VISIBLE).astype(np.float32)
+    blocks = cv2.resize(visible, (_GRID, _GRID), interpolation=cv2.INTER_AREA) > _OF_BLOCK
     apart = cv2.dilate((_box(beyond, 5) > 0.4 * spot.value).astype(np.uint8), np.ones((3, 3), np.uint8))
     _, labels, stats, _ = cv2.connectedComponentsWithStats(apart)
     stat = stats[labels[spot.y, spot.x]]
-    return Region(spot, share, int(stat[cv2.CC_STAT_HEIGHT]), int(stat[cv2.CC_STAT_WIDTH]))
+    height, width = int(stat[cv2.CC_STAT_HEIGHT]), int(stat[cv2.CC_STAT_WIDTH])
+    return Region(spot, float(visible.mean()), height, width, float(blocks.mean()), beyond)
 
 
 def displaced_part(grey: Floats, references: Floats) -> Spot:

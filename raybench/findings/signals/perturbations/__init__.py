@@ -1,0 +1,30 @@
+"""Anomalies of a known kind, made from OK images of a line: what its classifier learns from, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from raybench.findings.signals.perturbations import defects, layout, lighting
+from raybench.findings.signals.perturbations.common import Perturb, as_bytes, perturb, side_of, warped
+from raybench.findings.signals.views import Image
+
+__all__ = ["CHANGES", "Perturb", "jittered", "perturb"]
+
+CHANGES: Mapping[str, tuple[Perturb, ...]] = {
+    "lighting": (lighting.gain, lighting.gamma, lighting.gradient, lighting.cast, lighting.glare),
+    "layout": (layout.shift, layout.rotate, layout.mirror, layout.turn, layout.erase, layout.swap),
+    "defect": (
+        *(defects.scratch, defects.blob, defects.stain, defects.crack, defects.specks),
+        *(defects.soil, defects.broken, defects.hole, defects.cut),
+    ),
+}
+
+
+def jittered(image: Image, rng: np.random.Generator) -> Image:
+    """(H, W, 3) uint8 RGB: with what may differ from image to image on any line: a little light, a little place."""
+    gain, gamma = np.exp(rng.normal(0, 0.05)), np.exp(rng.normal(0, 0.04))
+    lit = as_bytes(255 * np.clip(image / 255 * gain, 0, 1) ** gamma)
+    dx, dy = rng.normal(0, 0.006, 2) * side_of(image)
+    return warped(lit, np.array([[1, 0, dx], [0, 1, dy]]))

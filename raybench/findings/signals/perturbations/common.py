@@ -1,0 +1,69 @@
+"""What perturbations share. Sizes are shares of an image's shorter side: they look alike on images of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from raybench.findings.signals.views import Image
+
+Perturb = Callable[[Image, np.random.Generator], Image]
+
+LEAST_CHANGE = 12.0  # grey levels: what changes less cannot be seen (gamma on a binarised image)
+_TRIES = 20
+
+
+def perturb(image: Image, change: Perturb, rng: np.random.Generator) -> Image | None:
+    """(H, W, 3) uint8 RGB; None where the change cannot be seen on this image."""
+    for _ in range(_TRIES):
+        made = change(image, rng)
+        if _change(image, made) >= LEAST_CHANGE:
+            return made
+    return None
+
+
+def _change(image: Image, made: Image) -> float:
+    """The mean difference over the hundredth of the pixels that change most, in grey levels."""
+    difference = np.abs(made.astype(np.int16) - image).max(axis=2).ravel()
+    count = max(1, difference.size // 100)
+    return float(np.partition(difference, -count)[-count:].mean())
+
+
+def side_of(image: Image) -> int:
+    return int(min(image.shape[0], image.shape[1]))
+
+
+def either(rng: np.random.Generator, low: tuple[float, float], high: tuple[float, float]) -> float:
+    return float(rng.uniform(*(low if rng.random() < 0.5 else high)))
+
+
+def as_bytes(values: npt.NDArray[np.floating]) -> Image:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+
+
+def warped(image: Image, matrix: npt.NDArray[np.float64]) -> Image:
+    size = image.shape[1::-1]
+    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
+
+
+def tone_at(image: Image, rng: np.random.Generator, at: tuple[int, int]) -> tuple[int, int, int]:
+    """A tone that stands out where it is put."""
+    around = image[max(0, at[1] - 8) : at[1] + 8, max(0, at[0] - 8) : at[0] + 8]
+    mean = float(around.mean())
+    up = mean < 75 or (mean < 180 and rng.random() < 0.5)
+    tone = int(np.clip(mean + rng.uniform(60, 110) * (1 if up else -1), 0, 255))
+    return tone, tone, tone
+
+
+def place(image: Image, rng: np.random.Generator, margin: float = 0.15) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    return int(rng.uniform(margin, 1 - margin) * width), int(rng.uniform(margin, 1 - margin) * height)
+
+
+def grain(shape: tuple[int, ...], sigma_px: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(H, W) float32 of unit variance: noise as coarse as `sigma_px`."""
+    noise = cv2.GaussianBlur(rng.normal(0, 1, shape[:2]).astype(np.float32), (0, 0), max(0.6, sigma_px))
+    return np.asarray(noise / (noise.std() + 1e-6), np.float32)

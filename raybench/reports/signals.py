@@ -1,0 +1,94 @@
+"""What kind of anomaly the first flags of each line look like.
+
+To learn what a line's kinds look like takes seconds of CPU, so what was told is kept beside the run, in
+`runs/<name>/signals/<line>.json`; only images that were never looked at are. It depends on nothing but the line.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter, ValidationError
+
+from raybench.errors import ObjectMissing
+from raybench.findings.flags import Flag
+from raybench.findings.signals import Signal, references_of, signal
+from raybench.lines.decode import decode_image
+from raybench.lines.manifest import Manifest
+from raybench.lines.shards import Row, read_rows
+from raybench.plan import Plan
+from raybench.runs import Run, encode
+from raybench.store import Store
+
+VERSION = 1
+TRAINING = "suspicious training image"  # it may be one of those that images are compared with
+THREADS = 8  # lines at a time, at most: each holds some fifty megabytes
+_DIGITS = 3  # of a confidence
+
+
+@dataclass(frozen=True)
+class Told:
+    """version: of the rules. line_digest: of the manifest. signals: by image id."""
+
+    version: int
+    line_digest: str
+    signals: Mapping[str, Signal]
+
+
+_ADAPTER = TypeAdapter(Told)
+
+
+def with_signals(plan: Plan, run: Run, flags: Sequence[Flag]) -> list[Flag]:
+    """The flags, the first of each line with what they look like. flags: grouped by line, by rank."""
+    by_line = [(line, list(group)) for line, group in itertools.groupby(flags, key=lambda flag: flag.line)]
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        return [flag for found in pool.map(lambda one: _of_line(plan, run, *one), by_line) for flag in found]
+
+
+def _of_line(plan: Plan, run: Run, line: str, flags: Sequence[Flag]) -> list[Flag]:
+    wanted = [flag.image_id for flag in flags if TRAINING not in flag.kinds][: plan.experiment.annotation.signals]
+    told = _tell(plan.lines_of(line), plan.manifests[line], run, wanted)
+    found = {image_id: told[image_id] for image_id in wanted if image_id in told}
+    return [_with(flag, found.get(flag.image_id)) for flag in flags]
+
+
+def _with(flag: Flag, told: Signal | None) -> Flag:
+    if told is None:
+        return flag
+    return replace(flag, signal=told.kind, signal_confidence=told.confidence, signal_evidence=told.evidence)
+
+
+def _tell(lines: Store, manifest: Manifest, run: Run, image_ids: Sequence[str]) -> Mapping[str, Signal]:
+    key = f"{run.root}/signals/{manifest.line}.json"
+    known = _read(run.store, key, manifest)
+    unknown = set(image_ids) - set(known)
+    references = references_of(lines, manifest) if unknown else None
+    if references is None:
+        return known
+    fresh = {row.image_id: signal(decode_image(row.image, manifest.white_level), references)
+             for row in _rows(lines, manifest, unknown)}  # fmt: skip
+    rounded = {image: replace(one, confidence=round(one.confidence, _DIGITS)) for image, one in fresh.items()}
+    told = dict(sorted({**known, **rounded}.items()))
+    run.store.put(key, encode(Told(VERSION, manifest.digest, told)))
+    return told
+
+
+def _read(store: Store, key: str, manifest: Manifest) -> Mapping[str, Signal]:
+    """What was told of these very images by these very rules."""
+    try:
+        found = _ADAPTER.validate_json(store.get(key))
+    except (ObjectMissing, ValidationError):
+        return {}
+    return found.signals if (found.version, found.line_digest) == (VERSION, manifest.digest) else {}
+
+
+def _rows(lines: Store, manifest: Manifest, image_ids: set[str]) -> Iterator[Row]:
+    """Of the few shards that hold them."""
+    for shard in manifest.scored_shards:
+        here = {row.image_id for row in read_rows(lines, shard, images=False, only=image_ids)}
+        if here:
+            yield from read_rows(lines, shard, only=here)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from raybench.experiment import Annotation, Experiment, ModelChoice
+from raybench.findings.flags import Flag, Kind
+from raybench.lines.manifest import read_manifest
+from raybench.lines.pack import pack
+from raybench.lines.shards import read_rows
+from raybench.plan import Plan, make_plan
+from raybench.reports import signals
+from raybench.reports.signals import with_signals
+from raybench.runs import Run
+from raybench.store import open_store
+
+
+@pytest.fixture(scope="module")
+def plan(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    store = open_store(str(tmp_path_factory.mktemp("plant")))
+    pack(open_store(str(strips)), store.sub("lines"), "strip")
+    models = (ModelChoice(name="padim"),)
+    experiment = Experiment(
+        name="night", store=store.uri(), lines=("strip",), models=models, annotation=Annotation(signals=3)
+    )
+    return make_plan(experiment)
+
+
+def flag(image_id: str, kind: Kind = "likely defect") -> Flag:
+    return Flag("strip", image_id, "unknown", ("padim",), 1, 1.0, kind, "", (kind,))
+
+
+def ids(plan: Plan, split: str) -> list[str]:
+    lines = plan.lines_of("strip")
+    shards = read_manifest(lines, "strip").shards_of(split)
+    return [row.image_id for shard in shards for row in read_rows(lines, shard, images=False)]
+
+
+def test_the_first_flags_are_told_what_they_look_like(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(plan.store, "night")
+    scratched = [image_id for image_id in ids(plan, "test") if "scratch" in image_id]
+    flags = [flag(ids(plan, "train")[0], "suspicious training image"), *map(flag, (*scratched[:3], "gone.png"))]
+    told = with_signals(plan, run, flags)
+    assert [(one.signal, one.image_id) for one in told[1:4]] == [("defect", one) for one in scratched[:3]]
+    assert all(one.signal_evidence and 1 / 3 <= (one.signal_confidence or 0) <= 1 for one in told[1:4])
+    assert told[0] == flags[0]  # it may be what images are compared with
+    assert told[4] == flags[4]  # behind the first three
+    monkeypatch.setattr(signals, "references_of", None)  # what was told once is not looked at again
+    assert with_signals(plan, run, flags) == told
+    run.store.put("runs/night/signals/strip.json", b"{}")
+    with pytest.raises(TypeError):
+        with_signals(plan, run, flags)
+
+
+def test_none_are_told_where_none_are_wanted(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "references_of", None)
+    none = plan.experiment.model_copy(update={"annotation": Annotation(signals=0)})
+    flags = [flag(image_id) for image_id in ids(plan, "test")]
+    assert with_signals(dataclasses.replace(plan, experiment=none), Run(plan.store, "other"), flags) == flags
+    assert with_signals(plan, Run(plan.store, "other"), []) == []
