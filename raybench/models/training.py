@@ -69,7 +69,7 @@ def descend(
 
 def _settle(module: nn.Module, loss_of: LossOf, images: TrainImages, batch: int, context: FitContext) -> None:
     """Precise batch norm (Wu and Johnson 2021, arXiv:2105.07576): running averages lag behind weights that still move,
-    and after some hundred steps that is most of what a student seems to have learned."""
+    which after some hundred steps can be most of a student's error."""
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.weight.requires_grad]
     if not norms:
         return
