@@ -40,6 +40,7 @@ LINE_HEADERS = (
     "non-square",
     "conclusion",
 )
+WORDY = ("non-square", "conclusion")  # of these: sentences, where the others have numbers
 AUROC_COLUMN = LINE_HEADERS.index("image AUROC")
 OVERALL_HEADERS = (
     "model",
