@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from benchmarks.faults.compare import Findings, findings_of, wrong_commits
 from benchmarks.faults.world import World, wait_for, world
@@ -22,7 +22,7 @@ from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.quality import quality_key
 from raybench.plan import Plan, make_plan
-from raybench.store import Store, open_store
+from raybench.store import open_store
 
 BUCKET = "chaos"
 INSPECTION = f"lines/{quality_key('strip')}"
@@ -47,11 +47,10 @@ class Round:
 
 @dataclass
 class Ground:
-    """Where rounds take place: the world, the packed line, the quiet run's findings. once: kinds of faults that are
+    """Where rounds take place: the world, the experiment, the quiet run's findings. once: kinds of faults that are
     injected, each once; all kinds again and again where it is empty."""
 
     world: World
-    store: Store
     base: Experiment
     quiet: Findings
     once: frozenset[str] = frozenset()
@@ -115,7 +114,7 @@ def fight(ground: Ground, name: str, rng: random.Random, counts: Counter[str], m
     experiment = ground.base.model_copy(update={"name": name})
     inject = faults(ground, rng)
     inject["a second driver at once"] = lambda: bool(at.processes("Aggregator")) and bool(at.start(experiment))
-    ground.store.delete(INSPECTION)  # each round is to make it
+    ground.plan(name).store.delete(INSPECTION)  # each round is to make it
     started, before = time.monotonic(), len(at.drivers)
     at.start(experiment)
     pause_until = time.monotonic() + rng.uniform(*BETWEEN_S)
@@ -154,14 +153,15 @@ def _one(inject: dict[str, Inject], rng: random.Random, counts: Counter[str], do
 
 
 def _judge(ground: Ground, name: str, done: Round) -> None:
-    found = findings_of(ground.plan(name))
+    plan = ground.plan(name)
+    found = findings_of(plan)
     for part in ("board", "flags", "results"):
         if getattr(found, part) != getattr(ground.quiet, part):
             done.wrong.append(f"{part} is not that of the quiet run")
-    if not ground.store.exists(INSPECTION):
+    if not plan.store.exists(INSPECTION):
         done.wrong.append("the line is not inspected")
     proxy = ground.world.proxy
-    done.wrong += wrong_commits(proxy.commits, ground.plan(name).store, BUCKET, name)
+    done.wrong += wrong_commits(proxy.commits, plan.store, BUCKET, name)
     done.commits = sum(f"/runs/{name}/units/" in path for path in proxy.commits)
 
 
@@ -190,8 +190,8 @@ def prepare(at: World) -> Ground:
         code = at.start(base).wait()
     if code != OK:
         raise RuntimeError(f"the quiet run ended with {code}: {at.log(base)}")
-    ground = Ground(at, store, base, Findings(b"", b"", {}))
-    return Ground(at, store, base, findings_of(ground.plan("quiet")))
+    ground = Ground(at, base, Findings(b"", b"", {}))
+    return replace(ground, quiet=findings_of(ground.plan("quiet")))
 
 
 def chaos(

@@ -59,7 +59,7 @@ def test_a_job_says_how_far_it_is_and_tells_no_secret(
     assert exit_code(head, job) == ("FAILED", UNITS_FAILED)
     assert "failed" in head.job("status", job).stdout
     log = head.job("logs", job).stdout
-    assert "train 1/2, score 3/3, aggregate 1/1, measure 1/1, 1 failed" in log
+    assert "train 1/2, score 3/3, aggregate 1/1, measure 1/1, inspect 1/1, 1 failed" in log
     assert "ModelError: fake was told to fail in fit" in log
     assert "2 units: 1 done now, 0 done before, 1 failed" in log
     assert not {"\r", "\x1b["} & set(log)
