@@ -1,4 +1,4 @@
-"""Does raybench work on this machine? From images to the report: `FOLDER/bin/python cluster/smoke.py`, about a minute.
+"""Does raybench work on this machine? From images to the report: `FOLDER/bin/python cluster/smoke.py`.
 
 For a machine without internet, after install.sh. A generated line, an S3 server and a Ray of its own, all on loopback;
 two detectors that need no training loop, one of them on the packaged ImageNet weights and written as ONNX. Exit code 0

@@ -41,8 +41,10 @@ def find(plan: Plan, run: Run) -> Board | None:
 
 def _basis(plan: Plan) -> str:
     units = [[unit.unit_id, unit.model] for unit in plan.units]
-    price = plan.experiment.resources.price_per_hour
-    return digest([plan.experiment.digest, price, units, dict(plan.squashed), sorted(plan.asides), dict(versions())])
+    price, signals = plan.experiment.resources.price_per_hour, plan.experiment.annotation.signals
+    return digest(
+        [plan.experiment.digest, price, signals, units, dict(plan.squashed), sorted(plan.asides), dict(versions())]
+    )
 
 
 def _key(run: Run) -> str:

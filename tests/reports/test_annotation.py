@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import pandas as pd
 import pytest
+from made_run import finish, site_of
 
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.payoff import Payoff
@@ -19,11 +20,6 @@ from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish
 from raybench.runs import Run, TrainRecord
 from raybench.store import open_store
-from raybench.work.conclude import Partials, conclude, merge
-from raybench.work.measure import measure
-from raybench.work.score import score
-from raybench.work.site import Site
-from raybench.work.train import train
 
 BUDGET, SIGNALS = 4, 2
 DIRT = [f"dirt-{at}.png" for at in range(4)]
@@ -59,15 +55,9 @@ def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
         squashed_twins=False,
     )
     plan = make_plan(chosen)
-    site = Site(Run(store, "night"), store.sub("lines"), tmp_path_factory.mktemp("cache"), "cpu", 1)
+    site = site_of(plan, tmp_path_factory.mktemp("cache"))
     for unit in plan.units:
-        manifest = plan.manifests[unit.line]
-        train(unit, manifest, site)
-        for shard in manifest.scored_shards:
-            score(unit, manifest, shard, site)
-        merge(unit, manifest, site.run, Partials())
-        measure(unit, manifest, site)
-        conclude(unit, manifest, site.run)
+        finish(unit, plan.manifests[unit.line], site)
     return plan
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from raybench.findings.signals.judge import Judge
 from raybench.findings.signals.measure import LAID_OVER, Known, Measured, measure
-from raybench.findings.signals.moves import best_move, spectra
+from raybench.findings.signals.moves import Spectra, best_move, spectra
 from raybench.findings.signals.views import FINE, Image, View, shrunk, view, working_size
 
 FEWEST = LAID_OVER + 1
@@ -55,13 +55,13 @@ def _known(views: list[View]) -> Known:
         light=np.stack([one.light for one in views]),
         levels=np.stack([one.levels for one in views]),
         directions=np.stack([one.directions for one in views]),
-        near_px=_near_px(views),
+        near_px=_near_px(views, patterns),
     )
 
 
-def _near_px(views: list[View]) -> int:
+def _near_px(views: list[View], patterns: Spectra) -> int:
     """How far aside OK images commonly lie from each other, in pixels of a pattern."""
-    patterns, everyone = spectra(np.stack([one.pattern for one in views])), np.arange(len(views))
+    everyone = np.arange(len(views))
     moves = [
         best_move(one.pattern, patterns, _FARTHEST_PX, np.delete(everyone, at), posed=False)
         for at, one in enumerate(views)
