@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -79,6 +80,9 @@ def test_lines_are_inspected_once_without_being_asked_for(
     assert read_inspection(packed.sub("lines"), plan.manifests["strip"]) == found["strip"]
     assert page_of(plan).count("Data quality: nothing is wrong with the 36 images") == 2
     assert unchanged.find(plan, Run(plan.store, "night"))
+    annotation = plan.experiment.annotation.model_copy(update={"signals": 7})
+    other_signals = plan.experiment.model_copy(update={"annotation": annotation})
+    assert unchanged.find(replace(plan, experiment=other_signals), Run(plan.store, "night")) is None
     run_plan(plan, watch)
     assert watch.seen is None
 
