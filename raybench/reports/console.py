@@ -17,7 +17,6 @@ from raybench.reports.tables import (
     FEW_LINES,
     OVERALL_HEADERS,
     SUMMARY_HEADERS,
-    conclusion,
     overall_cells,
     rank,
     short,
@@ -72,6 +71,7 @@ def _cells(board: Board, row: Row) -> list[str]:
     """The cells of _LINE. Only a model without numbers has the reason for its grade here."""
     quality, verdict = row.quality, board.verdict_on(row.line)
     gain = row.non_square.gain
+    conclusion = [verdict.grades.get(row.model), None if quality else verdict.conclusions.get(row.model)]
     return [
         row.model,
         rank(verdict, row.model),
@@ -84,7 +84,7 @@ def _cells(board: Board, row: Row) -> list[str]:
         f"{row.speed.p50_ms:.1f}" if row.speed else "–",
         f"{row.size.disk_mb:.1f}" if row.size else "–",
         f"{gain.value:+.3f}" if gain and gain.value is not None else "–",
-        verdict.grades.get(row.model, "") if quality else conclusion(verdict, row.model),
+        ": ".join(words for words in conclusion if words),
     ]
 
 

@@ -1,7 +1,8 @@
 """What kind of anomaly the first flags of each line look like.
 
-To learn what a line's kinds look like takes seconds of CPU, so what was told is kept beside the run, in
-`runs/<name>/signals/<line>.json`; only images that were never looked at are. It depends on nothing but the line.
+To learn what a line's kinds look like takes seconds of CPU. It is done once per line, by the task that inspects it, and
+kept beside the inspection; what was told is kept beside the run, in `runs/<name>/signals/<line>.json`, and only images
+that were never looked at are. Both depend on nothing but the line.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from raybench.errors import ObjectMissing
+from raybench.errors import ObjectMissing, StoreDenied
 from raybench.findings.flags import Flag
-from raybench.findings.signals import Signal, references_of, signal
+from raybench.findings.signals import References, Signal, references_of, signal
+from raybench.findings.signals.lessons import Lessons, read_lessons, write_lessons
 from raybench.lines.decode import decode_image
 from raybench.lines.manifest import Manifest
 from raybench.lines.shards import Row, read_rows
@@ -51,7 +53,7 @@ def with_signals(plan: Plan, run: Run, flags: Sequence[Flag]) -> list[Flag]:
 
 def _of_line(plan: Plan, run: Run, line: str, flags: Sequence[Flag]) -> list[Flag]:
     wanted = [flag.image_id for flag in flags if TRAINING not in flag.kinds][: plan.experiment.annotation.signals]
-    told = _tell(plan.lines_of(line), plan.manifests[line], run, wanted)
+    told = _tell(plan, line, run, wanted)
     found = {image_id: told[image_id] for image_id in wanted if image_id in told}
     return [_with(flag, found.get(flag.image_id)) for flag in flags]
 
@@ -62,11 +64,35 @@ def _with(flag: Flag, told: Signal | None) -> Flag:
     return replace(flag, signal=told.kind, signal_confidence=told.confidence, signal_evidence=told.evidence)
 
 
-def _tell(lines: Store, manifest: Manifest, run: Run, image_ids: Sequence[str]) -> Mapping[str, Signal]:
+def learn_in_run(run: Run, lines: Store, manifest: Manifest, own: bool) -> None:
+    """Learn what the line's kinds look like unless that has been done. own: the line lies in the run's own store, and
+    may be written to. Raises IntegrityError, and the store's own errors."""
+    if _lessons(run, lines, manifest) is None:
+        _references(run, lines, manifest, own)
+
+
+def _lessons(run: Run, lines: Store, manifest: Manifest) -> Lessons | None:
+    return read_lessons(lines, manifest) or read_lessons(run.lines, manifest)
+
+
+def _references(run: Run, lines: Store, manifest: Manifest, own: bool) -> References | None:
+    """From what has been learnt; else learnt now, and kept."""
+    kept = _lessons(run, lines, manifest)
+    references = references_of(lines, manifest, kept)
+    if references is not None and kept is None:
+        try:
+            write_lessons(lines if own else run.lines, manifest, references.lessons)
+        except StoreDenied:
+            write_lessons(run.lines, manifest, references.lessons)
+    return references
+
+
+def _tell(plan: Plan, line: str, run: Run, image_ids: Sequence[str]) -> Mapping[str, Signal]:
+    lines, manifest = plan.lines_of(line), plan.manifests[line]
     key = f"{run.root}/signals/{manifest.line}.json"
     known = _read(run.store, key, manifest)
     unknown = set(image_ids) - set(known)
-    references = references_of(lines, manifest) if unknown else None
+    references = _references(run, lines, manifest, line not in plan.elsewhere) if unknown else None
     if references is None:
         return known
     fresh = {row.image_id: signal(decode_image(row.image, manifest.white_level), references)

@@ -25,6 +25,7 @@ _BOARD = TypeAdapter(Board)
 FEW_LINES = 6  # of more than a few lines a table lists the worst
 LINE_HEADERS = (
     "model",
+    "grade",
     "rank",
     "weights",
     "image AUROC",
@@ -38,12 +39,13 @@ LINE_HEADERS = (
     "MB",
     "cost",
     "non-square",
-    "conclusion",
+    "why",
 )
-WORDY = ("non-square", "conclusion")  # of these: sentences, where the others have numbers
+WORDY = ("non-square", "why")  # of these: sentences, where the others have numbers
 AUROC_COLUMN = LINE_HEADERS.index("image AUROC")
 OVERALL_HEADERS = (
     "model",
+    "grade",
     "mean rank",
     "rank",
     "weights",
@@ -58,7 +60,7 @@ OVERALL_HEADERS = (
     "test min",
     "MB",
     "cost",
-    "conclusion",
+    "why",
 )
 SUMMARY_HEADERS = (
     "line",
@@ -93,7 +95,9 @@ EXPLAINED = {
     "MB": "The saved detector: all that is needed to score (10^6 bytes).",
     "cost": "Money at the experiment's price per hour, else GPU- or CPU-hours: training, scoring, timing; all seeds.",
     "non-square": "What keeping the aspect is worth against squashed images.",
-    "conclusion": "best, good, not good, or not enough images to tell; and why.",
+    "grade": "best, good, not good, or not enough images to tell; the last column says why.",
+    "why": "What the grade rests on, or why there is none.",
+    "conclusion": "best, good, not good, or not enough images to tell.",
     "excess": "How far above the threshold, in units of how far the threshold lies above a typical OK image.",
     "flagged by": "Models above whose threshold the image lies.",
 }
@@ -167,6 +171,7 @@ def line_cells(board: Board, row: Row) -> list[str]:
     verdict = board.verdict_on(row.line)
     return [
         row.model,
+        verdict.grades.get(row.model) or "–",
         rank(verdict, row.model),
         row.provenance or "–",
         shown(quality.image_auroc) if quality else "–",
@@ -180,7 +185,7 @@ def line_cells(board: Board, row: Row) -> list[str]:
         f"{size.disk_mb:.1f}" if size else "–",
         cost(row.hours, board.context.spending.price_per_hour),
         row.non_square.text or "–",
-        conclusion(verdict, row.model),
+        verdict.conclusions.get(row.model) or "–",
     ]
 
 
@@ -199,14 +204,6 @@ def _alarms(row: Row) -> str:
     return f"{shown(row.quality.false_alarm_rate)}, promised {row.threshold.promised:.3f}"
 
 
-def conclusion(verdict: Verdict, model: str) -> str:
-    return _conclusion(verdict.grades.get(model, ""), verdict.conclusions.get(model, ""))
-
-
-def _conclusion(grade: str, why: str) -> str:
-    return f"{grade}: {why}" if grade and why else grade or why
-
-
 def overall_cells(board: Board) -> list[list[str]]:
     """The cells of OVERALL_HEADERS, one list per model."""
     return [_overall_cells(board, one) for one in board.overall]
@@ -220,6 +217,7 @@ def _overall_cells(board: Board, one: Overall) -> list[str]:
     quality = (one.image_auroc, one.recall, one.false_alarm_rate, one.region_recall, one.pixel_auroc, one.au_pro)
     return [
         one.model,
+        one.grade or "–",
         _places(one.mean_rank),
         rank(board.over_all, one.model),
         one.provenance or "–",
@@ -229,7 +227,7 @@ def _overall_cells(board: Board, one: Overall) -> list[str]:
         plain(one.test_minutes, 2),
         plain(one.size_mb, 1),
         cost(one.hours, board.context.spending.price_per_hour),
-        _conclusion(one.grade, one.conclusion),
+        one.conclusion or "–",
     ]
 
 

@@ -1,4 +1,5 @@
-"""Data inspections beside a run's training: a CPU task for each line that has none, a bounded window of them.
+"""Data inspections beside a run's training: a CPU task for each line that has none, a bounded window of them. The same
+task learns what the line's kinds of anomalies look like, for the report.
 
 What is found changes no number of a unit, and a line whose inspection fails is compared all the same. But speed is
 measured, and the report is built, when all lines have been looked at: flags must not depend on who was first.
@@ -17,6 +18,7 @@ from raybench.errors import TimeLimit
 from raybench.lines.manifest import Manifest
 from raybench.lines.quality import Inspection
 from raybench.plan import Plan
+from raybench.reports.signals import learn_in_run
 from raybench.results import Failure
 from raybench.runs import Run
 from raybench.schedule.backlog import Tally
@@ -27,10 +29,10 @@ from raybench.work.inspect import failed_inspection, inspect_in_run, inspections
 
 
 @ray.remote(max_calls=REUSE_WORKER)
-def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: float | None) -> Outcome:
-    """Inspect a line and keep what is found; an exception becomes a Failure."""
+def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: float | None, signals: bool) -> Outcome:
+    """Inspect a line and keep what is found; an exception becomes a Failure. signals: learn for them, too."""
     started = time.perf_counter()
-    lines = desk.elsewhere.get(manifest.line, desk.lines)
+    lines, own = desk.elsewhere.get(manifest.line, desk.lines), manifest.line not in desk.elsewhere
 
     def time_is_up(stack: str) -> None:
         message = f"no end after {limit_s:g} s, resources.unit_timeout_s; it hung at the traceback"
@@ -39,7 +41,9 @@ def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: fl
 
     try:
         with limited(limit_s, time_is_up):
-            inspect_in_run(desk.run, lines, manifest, manifest.line not in desk.elsewhere, threads)
+            if signals:
+                learn_in_run(desk.run, lines, manifest, own)
+            inspect_in_run(desk.run, lines, manifest, own, threads)
     except Exception as error:
         return Outcome(time.perf_counter() - started, failure_in("inspect", error, attempt), trouble_of(error))
     return Outcome(time.perf_counter() - started)
@@ -52,6 +56,7 @@ class Inspector:
         """desk, manifests: references to those of the run's tasks."""
         self._run, self._fleet, self._desk, self._manifests = run, fleet, desk, manifests
         self._retries, self._limit_s = plan.experiment.resources.retries, plan.experiment.resources.unit_timeout_s
+        self._signals = plan.experiment.annotation.signals > 0
         known = inspections_in(run, plan) if plan.experiment.inspect else {}
         self._waiting = deque(line for line, found in known.items() if not isinstance(found, Inspection))
         self._attempts = {line: found.attempt for line, found in known.items() if isinstance(found, Failure)}
@@ -75,7 +80,7 @@ class Inspector:
             line = self._waiting.popleft()
             threads = self._fleet.slots.cpus
             task = look.options(num_cpus=threads, max_retries=0, name=f"inspect {line}")
-            arguments = (self._manifests[line], self._desk, threads, self._attempt(line), self._limit_s)
+            arguments = (self._manifests[line], self._desk, threads, self._attempt(line), self._limit_s, self._signals)
             self._running[task.remote(*arguments)] = line
 
     def receive(self, reference: Any) -> bool:

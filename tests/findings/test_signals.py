@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from benchmarks.signals import INVISIBLE
 from raybench.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_lines, write_strips
 from raybench.findings.signals import References, Signal, references_of, signal
 from raybench.findings.signals.judge import Judge
+from raybench.findings.signals.lessons import read_lessons, write_lessons
 from raybench.findings.signals.line import sample
 from raybench.findings.signals.perturbations import CHANGES, jittered, perturb
 from raybench.findings.signals.views import Image
@@ -170,11 +172,32 @@ def test_references_of_a_packed_line_are_its_ok_training_images(strip_folder: Pa
     store = open_store(str(tmp_path))
     pack(open_store(str(strip_folder)), store, "strip", PackOptions(shard_rows=3))
     manifest = read_manifest(store, "strip")
-    known = references_of(store, manifest, 8)
+    known = references_of(store, manifest, count=8)
     assert known is not None
     assert len(known.known.views) == 8
     assert known.size == (152, 243)  # as many pixels as 192 x 192, and the shape of a strip
-    assert references_of(store, manifest, 3) is None
+    assert references_of(store, manifest, count=3) is None
+
+
+def test_what_was_learnt_once_is_kept_and_answers_the_same(
+    strip_folder: Path, ok_strips: list[Image], tmp_path: Path
+) -> None:
+    lines = open_store(str(tmp_path))
+    pack(open_store(str(strip_folder)), lines, "strip")
+    manifest = read_manifest(lines, "strip")
+    assert read_lessons(lines, manifest) is None
+    fresh = references_of(lines, manifest, count=8)
+    assert fresh is not None
+    write_lessons(lines, manifest, fresh.lessons)
+    kept = read_lessons(lines, manifest)
+    assert kept is not None
+    again = references_of(lines, manifest, kept, count=8)
+    assert again is not None
+    assert again.lessons is kept
+    assert signal(ok_strips[1], again) == signal(ok_strips[1], fresh)
+    assert read_lessons(lines, replace(manifest, white_level=4095)) is None
+    lines.put("strip/signals.npz", b"cut off")
+    assert read_lessons(lines, manifest) is None
 
 
 def test_a_perturbation_is_visible_and_repeatable(ok_strips: list[Image]) -> None:

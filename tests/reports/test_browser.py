@@ -39,9 +39,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for one in top_images(seen, 6)
     ]  # fmt: skip
     flags = [
-        replace(flag, signal=("defect", "layout")[at % 2], signal_confidence=0.9, signal_evidence=HOSTILE)
-        for at, flag in enumerate(build_flags(seen))
-    ]
+        replace(
+            build_flags(seen)[0], image_id=picture.image_id, signal=("defect", "layout")[at % 2], signal_confidence=0.9,
+            signal_evidence=HOSTILE,
+        )
+        for at, picture in enumerate(pictures[:4])
+    ]  # fmt: skip
     path = tmp_path_factory.mktemp("report") / "index.html"
     path.write_text(render(build_board(results, scores, context), flags, pictures, seen), encoding="utf-8")
     return path
@@ -109,6 +112,19 @@ def test_filters(page: Page) -> None:
     assert shown
     assert all("padim" in models.split("\n") for models in shown)
     assert "shown" in page.locator("[data-count]").first.inner_text()
+
+
+def test_flags_and_pictures_are_filtered_by_what_they_look_like(page: Page) -> None:
+    items = page.locator("[data-item]").filter(visible=True)
+    everything = items.count()
+    for kind in ("layout", "defect"):
+        page.locator("select[data-filter=signal]").select_option(kind)
+        shown = items.evaluate_all("items => items.map((item) => [item.tagName, item.dataset.signal])")
+        assert 0 < len(shown) < everything
+        assert {tag for tag, _ in shown} == {"FIGURE", "TR"}
+        assert {signal for _, signal in shown} == {kind}
+    page.locator("select[data-filter=signal]").select_option("")
+    assert items.count() == everything
 
 
 def test_the_heat_map_fades(page: Page) -> None:

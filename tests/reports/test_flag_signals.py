@@ -50,6 +50,7 @@ def test_the_first_flags_are_told_what_they_look_like(plan: Plan, monkeypatch: p
     monkeypatch.setattr(signals, "references_of", None)  # what was told once is not looked at again
     assert with_signals(plan, run, flags) == told
     run.store.put("runs/night/signals/strip.json", b"{}")
+    assert plan.lines_of("strip").exists("strip/signals.npz")
     with pytest.raises(TypeError):
         with_signals(plan, run, flags)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raybench.experiment import Experiment, Resources
+from raybench.experiment import Annotation, Experiment, Resources
 from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.quality import Inspection, quality_key, read_inspection
@@ -70,7 +70,8 @@ def test_lines_are_inspected_once_without_being_asked_for(
     other = open_store(str(tmp_path / "other"))
     pack(open_store(str(strips)), other, "far", PackOptions(shard_rows=4))
     before = list(other.list())
-    plan = make_plan(experiment.model_copy(update={"lines": ("strip", other.uri("far"))}))
+    update = {"lines": ("strip", other.uri("far")), "annotation": Annotation(signals=2)}
+    plan = make_plan(experiment.model_copy(update=update))
     watch = Watch()
     assert run_plan(plan, watch).uninspected == {}
     assert watch.seen == Tally(done=2, total=2)
@@ -78,6 +79,8 @@ def test_lines_are_inspected_once_without_being_asked_for(
     found = inspections_in(Run(plan.store, "night"), plan)
     assert [one.images for one in found.values() if isinstance(one, Inspection)] == [36, 36]
     assert read_inspection(packed.sub("lines"), plan.manifests["strip"]) == found["strip"]
+    learnt = [key for key in (item.key for item in plan.store.list()) if key.endswith("signals.npz")]
+    assert sorted(learnt) == ["lines/strip/signals.npz", "runs/night/lines/far/signals.npz"]
     assert page_of(plan).count("Data quality: nothing is wrong with the 36 images") == 2
     assert unchanged.find(plan, Run(plan.store, "night"))
     annotation = plan.experiment.annotation.model_copy(update={"signals": 7})

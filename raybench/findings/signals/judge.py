@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from raybench.findings.signals.lessons import Lessons
 from raybench.findings.signals.measure import LAID_OVER, WITNESSES, Known, Measured, logs, measure
 from raybench.findings.signals.perturbations import CHANGES, jittered, perturb
 from raybench.findings.signals.views import FINE, Image, shrunk, view
@@ -54,12 +55,8 @@ class Judge:
     models: Sequence[Classifier]
 
     @classmethod
-    def of(cls, known: Known, images: Iterable[tuple[Image, int | None]]) -> Judge:
-        """From OK images and, where one is itself a reference, its place among `known`."""
-        rng = np.random.default_rng(0)
-        samples = [sample for image, at in images for sample in _samples(image, at, known, rng)]
-        kinds = np.array([kind for kind, _ in samples])
-        found = np.stack([logs(measured) for _, measured in samples])
+    def of(cls, lessons: Lessons) -> Judge:
+        kinds, found = lessons.kinds, lessons.logs
         limits = np.quantile(found[kinds == UNCHANGED], COMMON, axis=0)
         groups = _groups(found - limits)
         seen = np.array([kind not in (LIGHTING, LAYOUT) for kind in kinds])
@@ -79,6 +76,13 @@ class Judge:
             for kind, share in zip(model.classes_, model.predict_proba(features)[0], strict=True):
                 found[kind] += float(share) / len(self.models)
         return found if self.models else found | {DEFECT: 1.0}
+
+
+def learn(known: Known, images: Iterable[tuple[Image, int | None]]) -> Lessons:
+    """From OK images and, where one is itself a reference, its place among `known`."""
+    rng = np.random.default_rng(0)
+    samples = [sample for image, at in images for sample in _samples(image, at, known, rng)]
+    return Lessons(np.array([kind for kind, _ in samples]), np.stack([logs(measured) for _, measured in samples]))
 
 
 def _samples(image: Image, at: int | None, known: Known, rng: np.random.Generator) -> Iterator[tuple[str, Measured]]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable
 from typing import TypeVar
 
+from raybench.findings.signals.lessons import Lessons
 from raybench.findings.signals.references import COMPARED, FEWEST, LEARNT_FROM, References
 from raybench.lines.decode import decode_image
 from raybench.lines.manifest import Manifest
@@ -18,20 +19,24 @@ SHARDS = 4
 Item = TypeVar("Item")
 
 
-def references_of(lines: Store, manifest: Manifest, count: int = COUNT) -> References | None:
+def references_of(
+    lines: Store, manifest: Manifest, lessons: Lessons | None = None, count: int = COUNT
+) -> References | None:
     """From `count` OK training images of a few shards spread over the line, or None where there are too few to compare
-    with. Memory and work do not grow with the line. Raises IntegrityError and the store's own errors."""
+    with. Memory and work do not grow with the line. lessons: kept from an earlier time. Raises IntegrityError and the
+    store's own errors."""
     train = manifest.shards_of("train")
     shards = train[:: max(1, -(-len(train) // SHARDS))]
     rows = (row for shard in shards for row in read_rows(lines, shard, images=False))
     chosen = set(sample((row.image_id for row in rows if row.label == "ok"), count))
     if len(chosen) < FEWEST:
         return None
-    return References.of(
+    images = (
         decode_image(row.image, manifest.white_level)
         for shard in shards
         for row in read_rows(lines, shard, only=chosen)
     )
+    return References.of(images, lessons)
 
 
 def sample(items: Iterable[Item], count: int, seed: int = 0) -> list[Item]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybench.findings.signals.judge import Judge
+from raybench.findings.signals.judge import Judge, learn
+from raybench.findings.signals.lessons import Lessons
 from raybench.findings.signals.measure import LAID_OVER, Known, Measured, measure
 from raybench.findings.signals.moves import Spectra, best_move, spectra
 from raybench.findings.signals.views import FINE, Image, View, shrunk, view, working_size
@@ -20,16 +21,19 @@ _COMMON = 0.9  # quantile
 
 @dataclass(frozen=True)
 class References:
-    """known: what images are measured against. judge: tells the kinds apart. size: (H, W) of the working size."""
+    """known: what images are measured against. lessons: what the line's perturbed images measured. judge: has learnt
+    from them to tell the kinds apart. size: (H, W) of the working size."""
 
     known: Known
+    lessons: Lessons
     judge: Judge
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, images: Iterable[Image]) -> References:
-        """From OK images, (H, W, 3) uint8 RGB: COMPARED of them are compared with, LEARNT_FROM perturbed. Raises
-        ValueError on fewer than FEWEST."""
+    def of(cls, images: Iterable[Image], lessons: Lessons | None = None) -> References:
+        """From OK images, (H, W, 3) uint8 RGB: COMPARED of them are compared with, LEARNT_FROM perturbed, which takes
+        most of the time and is left out where `lessons` of these very images are given. Raises ValueError on fewer
+        than FEWEST."""
         small: list[Image] = []
         size: tuple[int, int] | None = None
         for image in images:
@@ -39,8 +43,10 @@ class References:
             raise ValueError(f"signals need {FEWEST} OK images of a line to compare with, there are {len(small)}")
         small = [small[at] for at in np.random.default_rng(0).permutation(len(small))]
         known = _known([view(image, size) for image in small[:COMPARED]])
-        learnt = [(small[at], at if at < COMPARED else None) for at in range(len(small))][-LEARNT_FROM:]
-        return cls(known, Judge.of(known, learnt), size)
+        if lessons is None:
+            learnt = [(small[at], at if at < COMPARED else None) for at in range(len(small))][-LEARNT_FROM:]
+            lessons = learn(known, learnt)
+        return cls(known, lessons, Judge.of(lessons), size)
 
     def measure(self, image: Image) -> Measured:
         """image: (H, W, 3) uint8 RGB, of any size."""

@@ -1,0 +1,46 @@
+"""What a line's perturbed OK images measured: what its judge learns from, kept so that it is measured once.
+
+It depends on the line's images and these rules only, and stands beside the line's data inspection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.errors import IntegrityError, ObjectMissing
+from raybench.lines.manifest import Manifest
+from raybench.metrics import archive
+from raybench.store import Store
+
+VERSION = 1  # of the rules: witnesses, perturbations, and which images are taken
+_KIND = "lessons of signals"
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """kinds: (n,) str. logs: (n, W) float64, the witnesses' logarithms."""
+
+    kinds: npt.NDArray[np.str_]
+    logs: npt.NDArray[np.float64]
+
+
+def write_lessons(lines: Store, manifest: Manifest, lessons: Lessons) -> None:
+    arrays = {"line_digest": np.array(manifest.digest), "kinds": lessons.kinds, "logs": lessons.logs}
+    lines.put(_key(manifest.line), archive.to_bytes(_KIND, VERSION, arrays))
+
+
+def read_lessons(lines: Store, manifest: Manifest) -> Lessons | None:
+    """Those of these very images by these very rules; None where there are none."""
+    try:
+        found = archive.from_bytes(_KIND, VERSION, lines.get(_key(manifest.line)))
+    except (ObjectMissing, IntegrityError):
+        return None
+    same = str(found.pop("line_digest", "")) == manifest.digest
+    return Lessons(**found) if same else None
+
+
+def _key(line: str) -> str:
+    return f"{line}/signals.npz"
