@@ -54,6 +54,7 @@ def _image(item: Item) -> dict[str, Any]:
         "source_id": task.image_id,
         "label": task.label,
         "reason": task.reason,
+        "signal": task.signal,
     }
 
 

@@ -27,7 +27,7 @@ from raybench.work.site import fit_of
 
 _FLAGS = "flags.parquet"
 _COLUMNS = ("image_id", "label", "score", "reason")
-_PICKED = "picked"
+_PICKED, _SIGNAL = "picked", "signal"  # not in reports of earlier versions
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def tasks_of(run: Run, line: str, picked: bool = False) -> list[Task]:
     if picked and _PICKED not in table:
         raise InputError(f"the report of {run.name} knows of no annotation budget; build it with: raybench report")
     kept = table[_PICKED].tolist() if picked else [True] * len(table)
+    signals = table[_SIGNAL].fillna("").tolist() if _SIGNAL in table else [""] * len(table)
     return [
-        Task(rank, line, image_id, label, score if math.isfinite(score) else None, reason)
+        Task(rank, line, image_id, label, score if math.isfinite(score) else None, reason, signals[rank - 1])
         for rank, (image_id, label, score, reason) in enumerate(zip(*columns, strict=True), start=1)
         if kept[rank - 1]
     ]

@@ -50,6 +50,7 @@ def _task(item: Item, folder: str) -> dict[str, Any]:
         "line": task.line,
         "label": task.label,
         "reason": task.reason,
+        "signal": task.signal,
         "rank": task.rank,
         "excess": task.score,
     }

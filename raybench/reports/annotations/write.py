@@ -96,6 +96,7 @@ def _entry(item: Item) -> dict[str, object]:
         "rank": task.rank,
         "label": task.label,
         "reason": task.reason,
+        "signal": task.signal,
         "score": task.score,
         "model": item.model,
         "regions": len(item.regions),

@@ -105,7 +105,8 @@ def leave_flags(run: Run, lines: list[str], ids: list[str]) -> None:
     table = pd.DataFrame({"line": lines, "image_id": ids})
     table = table.assign(label="ng", score=[1.5, np.nan, 1.0, 0.5, 0.5], reason="look")
     sink = io.BytesIO()
-    table.assign(picked=[True, False, False, True, True]).to_parquet(sink, index=False)
+    told = ["layout", None, "defect", None, None]
+    table.assign(picked=[True, False, False, True, True], signal=told).to_parquet(sink, index=False)
     run.put_report("flags.parquet", sink.getvalue())
 
 
@@ -128,6 +129,11 @@ def test_flags_become_images_with_outlines(plan: Plan, done: LineExport) -> None
         "test/scratch/a.png": 4,
     }
     assert [entries[image_id]["model"] for image_id in FLAGGED if image_id in entries] == ["fake", "", "fake"]
+    assert [entry["signal"] for entry in sorted(entries.values(), key=lambda entry: entry["rank"])] == [
+        "layout",
+        "",
+        "",
+    ]
     assert entries["train/good/0.png"]["score"] is None
     unit = next(unit for unit in plan.units if unit.model == "fake")
     for image_id, number in (("test/scratch/a.png", 0), ("test/scratch/b.png", 1)):
