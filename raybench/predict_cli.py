@@ -22,6 +22,7 @@ from raybench.lines.manifest import ShardInfo
 from raybench.plan import experiment_of, make_plan
 from raybench.reports.choice import chosen_unit
 from raybench.reports.predictions import PAGE, TABLE, publish, summary_json, tables
+from raybench.reports.signals import looker
 from raybench.results import Failure
 from raybench.runs import Run
 from raybench.store import open_store
@@ -62,7 +63,7 @@ def predict(
                 found = prepare(run, unit, plan.manifests[line], images, called, show)
             print_rejects(found.manifest, err if as_json else out)
             failed = _score(found, plan.experiment.resources, address or os.environ.get("RAY_ADDRESS"))
-            summary = publish(found, plan.manifests[line], failed, folder)
+            summary = publish(found, plan.manifests[line], failed, folder, looker(plan, run, line))
     except (RunStopped, KeyboardInterrupt) as stopped:
         text = str(stopped) or "stopped: run the same command again to do the rest"
         err.print(text, style="yellow", markup=False, highlight=False)

@@ -17,13 +17,16 @@ import jinja2
 
 from raybench.errors import IntegrityError
 from raybench.findings.predictions import Summary, Tally, judge, reasons, sentence
+from raybench.findings.signals import Signal
+from raybench.findings.signals.views import Image
 from raybench.lines.decode import decode_image
 from raybench.lines.fit import to_source
 from raybench.lines.manifest import Manifest
 from raybench.lines.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions
-from raybench.lines.shards import Row, read_rows
+from raybench.lines.shards import read_rows
 from raybench.metrics.image import ImageScores
 from raybench.reports.gallery import Picture
+from raybench.reports.signals import Look
 from raybench.results import Failure
 from raybench.runs import PREDICTIONS, ScoreRecord, encode, score_name
 from raybench.work.predict import Prediction
@@ -34,17 +37,22 @@ TABLE, SHEET, SUMMARY, PAGE = "predictions.parquet", "predictions.csv", "summary
 
 @dataclass(frozen=True)
 class Card:
-    """One image of the page. image, heat: data URIs; heat is empty for a model without heat maps."""
+    """One image of the page. image, heat: data URIs; heat is empty for a model without heat maps. signal: what an
+    anomalous image looks like, where somebody looked."""
 
     row: Predicted
     image: str
     heat: str
+    signal: Signal | None = None
 
 
-def publish(prediction: Prediction, line: Manifest, failed: Mapping[str, Failure], folder: Path) -> Summary:
+def publish(
+    prediction: Prediction, line: Manifest, failed: Mapping[str, Failure], folder: Path, look: Look = lambda image: None
+) -> Summary:
     """Write table, summary and page of all that is scored into `folder`, and the same into the store.
 
-    line: what the unit was trained on. failed: shards that could not be scored, by key.
+    line: what the unit was trained on. failed: shards that could not be scored, by key. look: says what the anomalous
+    images of the page look like.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tally = Tally()
@@ -52,7 +60,7 @@ def publish(prediction: Prediction, line: Manifest, failed: Mapping[str, Failure
         write_predictions(_noted(prediction, line, tally, sheet), folder / TABLE)
     summary = _summary(prediction, tally, failed)
     (folder / SUMMARY).write_bytes(summary_json(summary))
-    (folder / PAGE).write_text(render(summary, _cards(prediction, tally.top)), encoding="utf-8")
+    (folder / PAGE).write_text(render(summary, _cards(prediction, tally.top, look)), encoding="utf-8")
     for name in (TABLE, SHEET, SUMMARY, PAGE):
         prediction.run.store.put(f"{tables(prediction)}/{name}", (folder / name).read_bytes())
     return summary
@@ -131,7 +139,7 @@ def _summary(prediction: Prediction, tally: Tally, failed: Mapping[str, Failure]
     )
 
 
-def _cards(prediction: Prediction, top: Sequence[tuple[Predicted, str]]) -> list[Card]:
+def _cards(prediction: Prediction, top: Sequence[tuple[Predicted, str]], look: Look) -> list[Card]:
     """In the order of `top`, read from the few shards that hold them, and made small one by one."""
     found: dict[str, Card] = {}
     for shard in prediction.manifest.shards:
@@ -141,23 +149,26 @@ def _cards(prediction: Prediction, top: Sequence[tuple[Predicted, str]]) -> list
             continue
         scored = {row.image_id: row for row in read_scores(prediction.run.get_blob(record.shard), only=wanted)}
         for image in read_rows(prediction.images, shard, only=wanted):
-            found[image.image_id] = _card(prediction, wanted[image.image_id], image, scored[image.image_id])
+            row = wanted[image.image_id]
+            pixels = decode_image(image.image, prediction.manifest.white_level)
+            signal = look(pixels) if row.is_anomalous else None
+            picture = _picture(prediction, row, pixels, scored[image.image_id])
+            found[image.image_id] = Card(row, picture.image_uri(), picture.overlay_uri(), signal)
     return [found[row.image_id] for row, _ in top]
 
 
-def _card(prediction: Prediction, row: Predicted, image: Row, scored: ScoreRow) -> Card:
-    heatmap, size = scored.heatmap, (image.height, image.width)
-    picture = Picture(
+def _picture(prediction: Prediction, row: Predicted, pixels: Image, scored: ScoreRow) -> Picture:
+    heatmap = scored.heatmap
+    return Picture(
         line=row.line,
         image_id=row.image_id,
-        label=image.label,
+        label=scored.label,
         excess={row.model: row.excess or 0.0},
         flagged_by=(row.model,) if row.is_anomalous else (),
         model=row.model,
-        image=decode_image(image.image, prediction.manifest.white_level),
-        heatmap=None if heatmap is None else to_source(heatmap, fit_of(prediction.unit), *size),
+        image=pixels,
+        heatmap=None if heatmap is None else to_source(heatmap, fit_of(prediction.unit), row.height, row.width),
         mask=None,
         heat_low=prediction.trained.heat_low,
         heat_high=prediction.trained.heat_high,
     )
-    return Card(row, picture.image_uri(), picture.overlay_uri())

@@ -7,9 +7,10 @@ that were never looked at are. Both depend on nothing but the line.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from raybench.errors import ObjectMissing, StoreDenied
 from raybench.findings.flags import Flag
 from raybench.findings.signals import References, Signal, references_of, signal
 from raybench.findings.signals.lessons import Lessons, read_lessons, write_lessons
+from raybench.findings.signals.views import Image
 from raybench.lines.decode import decode_image
 from raybench.lines.manifest import Manifest
 from raybench.lines.shards import Row, read_rows
@@ -42,6 +44,7 @@ class Told:
 
 
 _ADAPTER = TypeAdapter(Told)
+Look = Callable[[Image], Signal | None]
 
 
 def with_signals(plan: Plan, run: Run, flags: Sequence[Flag]) -> list[Flag]:
@@ -69,6 +72,23 @@ def learn_in_run(run: Run, lines: Store, manifest: Manifest, own: bool) -> None:
     may be written to. Raises IntegrityError, and the store's own errors."""
     if _lessons(run, lines, manifest) is None:
         _references(run, lines, manifest, own)
+
+
+def looker(plan: Plan, run: Run, line: str) -> Look:
+    """Says what an image of the line looks like; learns what that takes when it is first asked. Nothing where signals
+    are off or there are too few OK images."""
+
+    @functools.cache
+    def references() -> References | None:
+        if not plan.experiment.annotation.signals:
+            return None
+        return _references(run, plan.lines_of(line), plan.manifests[line], line not in plan.elsewhere)
+
+    def look(image: Image) -> Signal | None:
+        found = references()
+        return signal(image, found) if found else None
+
+    return look
 
 
 def _lessons(run: Run, lines: Store, manifest: Manifest) -> Lessons | None:

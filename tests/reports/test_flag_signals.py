@@ -7,12 +7,13 @@ import pytest
 
 from raybench.experiment import Annotation, Experiment, ModelChoice
 from raybench.findings.flags import Flag, Kind
+from raybench.lines.decode import decode_image
 from raybench.lines.manifest import read_manifest
 from raybench.lines.pack import pack
 from raybench.lines.shards import read_rows
 from raybench.plan import Plan, make_plan
 from raybench.reports import signals
-from raybench.reports.signals import with_signals
+from raybench.reports.signals import looker, with_signals
 from raybench.runs import Run
 from raybench.store import open_store
 
@@ -53,6 +54,18 @@ def test_the_first_flags_are_told_what_they_look_like(plan: Plan, monkeypatch: p
     assert plan.lines_of("strip").exists("strip/signals.npz")
     with pytest.raises(TypeError):
         with_signals(plan, run, flags)
+
+
+def test_any_image_of_the_line_can_be_looked_at(plan: Plan) -> None:
+    lines = plan.lines_of("strip")
+    shard = read_manifest(lines, "strip").shards_of("test")[0]
+    row = next(row for row in read_rows(lines, shard) if "scratch" in row.image_id)
+    found = looker(plan, Run(plan.store, "night"), "strip")(decode_image(row.image))
+    assert found is not None
+    assert found.kind == "defect"
+    off = plan.experiment.model_copy(update={"annotation": Annotation(signals=0)})
+    none = looker(dataclasses.replace(plan, experiment=off), Run(plan.store, "night"), "strip")
+    assert none(decode_image(row.image)) is None
 
 
 def test_none_are_told_where_none_are_wanted(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

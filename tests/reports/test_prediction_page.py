@@ -12,6 +12,7 @@ import pytest
 from made_run import planned, site_of
 
 from raybench.findings.predictions import Summary
+from raybench.findings.signals import Signal
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.scores import PREDICTIONS_SCHEMA, Predicted
 from raybench.metrics.threshold import MAX_EXCESS
@@ -51,7 +52,7 @@ def prediction(plan: Plan, strips: Path, tmp_path: Path) -> Prediction:
 
 def published(plan: Plan, prediction: Prediction, folder: Path) -> Summary:
     failed = {prediction.manifest.shards[2].key: Failure("score", "BadScores", EVIL, "trace", 1)}
-    return publish(prediction, plan.manifests["strip"], failed, folder)
+    return publish(prediction, plan.manifests["strip"], failed, folder, lambda image: Signal("layout", 0.876, EVIL))
 
 
 def test_table_sheet_and_summary_say_the_same(plan: Plan, prediction: Prediction, tmp_path: Path) -> None:
@@ -95,6 +96,8 @@ def test_the_page_shows_images_under_their_heat_maps(plan: Plan, prediction: Pre
     assert "odd size 200×800" in page
     assert "1 images have a size or an aspect" in page
     assert "BadScores: &lt;img" in page
+    assert summary.anomalous
+    assert page.count("looks like layout (0.88): &lt;img") == summary.anomalous
 
 
 def test_hostile_names_are_text(plan: Plan, prediction: Prediction) -> None:

@@ -105,7 +105,7 @@ def leave_flags(run: Run, lines: list[str], ids: list[str]) -> None:
     table = pd.DataFrame({"line": lines, "image_id": ids})
     table = table.assign(label="ng", score=[1.5, np.nan, 1.0, 0.5, 0.5], reason="look")
     sink = io.BytesIO()
-    told = ["layout", None, "defect", None, None]
+    told = pd.array(["layout", None, "defect", None, None], dtype="string")
     table.assign(picked=[True, False, False, True, True], signal=told).to_parquet(sink, index=False)
     run.put_report("flags.parquet", sink.getvalue())
 
