@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources
+from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.lines.manifest import Manifest, write_manifest
 from raybench.lines.pack import PackOptions, pack
 from raybench.store import Store, open_store
@@ -54,7 +54,7 @@ def _put(source: Store, packed: Manifest, lines: Store, name: str) -> None:
 
 
 def experiment(store: Store, name: str, resources: Resources) -> Experiment:
-    """Ten settings of the fake model on all lines of `store`."""
+    """Ten settings of the fake model on all lines of `store`, and nothing but their units."""
     models = tuple(
         ModelChoice(name="fake", label=f"grid-{grid}", config={"grid": grid}) for grid in range(2, 2 + MODELS)
     )
@@ -66,5 +66,7 @@ def experiment(store: Store, name: str, resources: Resources) -> Experiment:
         false_alarm_budget=0.3,
         input=InputChoice(pixels=PIXELS),
         squashed_twins=False,
+        inspect=False,
+        annotation=Annotation(signals=0),
         resources=resources,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.scale.figures import Workers
 from benchmarks.scale.raylets import raylets
 from raybench.demo import Sizes, write_strips
-from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources
+from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.forecast import read_forecast
 from raybench.lines.pack import PackOptions, pack
 from raybench.plan import make_plan
@@ -66,6 +66,8 @@ def _experiment(store: Store, name: str, seeds: range) -> Experiment:
         seeds=tuple(seeds),
         input=InputChoice(pixels=256 * 256),
         squashed_twins=False,
+        inspect=False,
+        annotation=Annotation(signals=0),
         preset="cpu",
         resources=Resources(gpus=0.0, measure_s=0.05),
     )
