@@ -10,7 +10,9 @@ runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
 runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
 runs/<name>/ledger/                             copies of finished units' commits, in few objects: see `ledger`
 runs/<name>/lines/<line>/quality.json           the line's data inspection, where it cannot be kept beside the line
+runs/<name>/lines/<line>/signals.npz            what its signals have learnt from, where that cannot be kept beside it
 runs/<name>/lines/<line>/failure.json           why the latest one failed; means nothing where there is an inspection
+runs/<name>/signals/<line>.json                 what its flagged images look like
 runs/<name>/forecast.json                       what was predicted for the latest command, and what it took
 runs/<name>/report/                             board, flags, index.html
 runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored: see `work.predict`
