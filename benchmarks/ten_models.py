@@ -88,6 +88,7 @@ Written by `make ten-models DATA=FOLDER` (see `benchmarks/ten_models.py`): the C
 pixels, seed 0. The lines are subsets of MVTec AD (bottle), MVTec 3D-AD (tire), KolektorSDD and DeepPCB; their images
 are not part of this repository. `…-random-weights` are controls: the same detector on an untrained backbone.
 The CPU preset trains for seconds to minutes; the models that learn by gradient are not at their best under it.
+`train s`: of one core, one or two units at a time.
 
 {verdicts}
 
