@@ -81,7 +81,7 @@ def measure(lines: int, kind: str, nodes: int) -> Driver:
     """`lines` lines × ten fake models on so many nodes. kind: of the store, "folder" or "s3"."""
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name, _store(kind, Path(name)) as store:
-        made.put_lines(store, Path(name), lines)
+        made.put_lines(store, made.write_images(Path(name) / "images"), lines)
         experiment = made.experiment(store, "scale", RESOURCES)
         watch, before = Watch(), time.process_time()
         plan = make_plan(experiment)

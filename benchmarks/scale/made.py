@@ -38,10 +38,10 @@ def write_images(folder: Path) -> Path:
     return folder
 
 
-def put_lines(store: Store, folder: Path, lines: int) -> None:
-    """`lines` lines into `store`, `line-0000` and so on."""
+def put_lines(store: Store, images: Path, lines: int) -> None:
+    """`lines` lines of `images` into `store`, `line-0000` and so on."""
     source = store.sub("packed-once")
-    packed = pack(open_store(str(write_images(folder / "images"))), source, "line", PackOptions())
+    packed = pack(open_store(str(images)), source, "line", PackOptions())
     with ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(lambda number: _put(source, packed, store.sub("lines"), f"line-{number:04}"), range(lines)))
 
