@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from benchmarks.faults.compare import Findings, findings_of, wrong_commits
 from benchmarks.faults.world import World, wait_for, world
 from raybench.demo import Sizes, write_strips
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources, Storage
+from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources, Storage
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.quality import quality_key
 from raybench.plan import Plan, make_plan
@@ -182,7 +182,6 @@ def prepare(at: World) -> Ground:
         false_alarm_budget=0.2,
         input=InputChoice(pixels=64 * 64),
         squashed_twins=False,
-        annotation=Annotation(signals=0),
         resources=Resources(retries=10, unit_timeout_s=600.0),
         storage=Storage(endpoint_url=at.proxy.url),
     )
