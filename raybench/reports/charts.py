@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -133,6 +134,8 @@ def _curves(
         return None
     figure.update_xaxes(range=[0, 1])
     figure.update_yaxes(range=[0, 1.02])
+    below = max(140, 60 + 20 * math.ceil(drawn / 2))  # two names to a row of the legend
+    figure.update_layout(height=240 + below, margin={"b": below})
     return _chart(title.capitalize() if title != "ROC" else title, f"{title} curves, by model", figure)
 
 
