@@ -1,7 +1,7 @@
 """The report of a real run: how long it takes to build, from commits in a store to the page.
 
-`python -m benchmarks.report --lines 20 --images 200`: ten settings of the fake model, whose heat maps cost what others
-do, on copies of a generated line. The first report tells what flagged images look like, from what their inspection has
+`python -m benchmarks.report --lines 20 --images 200`: ten settings of the fake model on copies of a generated
+line. The first report tells what flagged images look like, from what their inspection has
 learnt; later ones know it.
 """
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from raybench.errors import ObjectMissing, StoreDenied
+from raybench.errors import IntegrityError, ObjectMissing, StoreDenied
 from raybench.findings.flags import Flag
 from raybench.findings.signals import References, Signal, references_of, signal
-from raybench.findings.signals.lessons import Lessons, read_lessons, write_lessons
+from raybench.findings.signals.lessons import VERSION, Lessons, read_lessons, write_lessons
 from raybench.findings.signals.views import Image
 from raybench.lines.decode import decode_image
 from raybench.lines.manifest import Manifest
@@ -28,7 +28,6 @@ from raybench.plan import Plan
 from raybench.runs import Run, encode
 from raybench.store import Store
 
-VERSION = 1
 TRAINING = "suspicious training image"  # it may be one of those that images are compared with
 THREADS = 8  # lines at a time, at most: each holds some fifty megabytes
 _DIGITS = 3  # of a confidence
@@ -71,22 +70,26 @@ def learn_in_run(run: Run, lines: Store, manifest: Manifest, own: bool) -> None:
     """Learn what the line's kinds look like unless that has been done. own: the line lies in the run's own store, and
     may be written to. Raises IntegrityError, and the store's own errors."""
     if _lessons(run, lines, manifest) is None:
-        _references(run, lines, manifest, own)
+        _learnt(run, lines, manifest, own)
 
 
 def looker(plan: Plan, run: Run, line: str) -> Look:
     """Says what an image of the line looks like; learns what that takes when it is first asked. Nothing where signals
-    are off or there are too few OK images."""
+    are off or there are too few OK images; why not, where the line's training images are no longer whole: a prediction
+    does not need them."""
 
     @functools.cache
-    def references() -> References | None:
+    def references() -> References | Signal | None:
         if not plan.experiment.annotation.signals:
             return None
-        return _references(run, plan.lines_of(line), plan.manifests[line], line not in plan.elsewhere)
+        try:
+            return _references(run, plan.lines_of(line), plan.manifests[line], line not in plan.elsewhere)
+        except (ObjectMissing, IntegrityError) as error:
+            return Signal("uncertain", 0.0, f"not looked at: {error}")
 
     def look(image: Image) -> Signal | None:
         found = references()
-        return signal(image, found) if found else None
+        return signal(image, found) if isinstance(found, References) else found
 
     return look
 
@@ -98,8 +101,12 @@ def _lessons(run: Run, lines: Store, manifest: Manifest) -> Lessons | None:
 def _references(run: Run, lines: Store, manifest: Manifest, own: bool) -> References | None:
     """From what has been learnt; else learnt now, and kept."""
     kept = _lessons(run, lines, manifest)
-    references = references_of(lines, manifest, kept)
-    if references is not None and kept is None:
+    return references_of(lines, manifest, kept) if kept else _learnt(run, lines, manifest, own)
+
+
+def _learnt(run: Run, lines: Store, manifest: Manifest, own: bool) -> References | None:
+    references = references_of(lines, manifest)
+    if references is not None:
         try:
             write_lessons(lines if own else run.lines, manifest, references.lessons)
         except StoreDenied:

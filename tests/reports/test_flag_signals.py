@@ -63,6 +63,14 @@ def test_any_image_of_the_line_can_be_looked_at(plan: Plan) -> None:
     found = looker(plan, Run(plan.store, "night"), "strip")(decode_image(row.image))
     assert found is not None
     assert found.kind == "defect"
+    train = read_manifest(lines, "strip").shards_of("train")[0].key
+    data = lines.get(train)
+    lines.delete(train)
+    gone = looker(plan, Run(plan.store, "night"), "strip")(decode_image(row.image))
+    lines.put(train, data)
+    assert gone is not None
+    assert (gone.kind, gone.confidence) == ("uncertain", 0.0)
+    assert train in gone.evidence
     off = plan.experiment.model_copy(update={"annotation": Annotation(signals=0)})
     none = looker(dataclasses.replace(plan, experiment=off), Run(plan.store, "night"), "strip")
     assert none(decode_image(row.image)) is None

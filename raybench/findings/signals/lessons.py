@@ -15,7 +15,7 @@ from raybench.lines.manifest import Manifest
 from raybench.metrics import archive
 from raybench.store import Store
 
-VERSION = 1  # of the rules: witnesses, perturbations, and which images are taken
+VERSION = 1  # of all rules of signals: what was told by others is told anew
 _KIND = "lessons of signals"
 
 
