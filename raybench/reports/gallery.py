@@ -23,7 +23,8 @@ Rgb = npt.NDArray[np.uint8]
 @dataclass(frozen=True)
 class Picture:
     """One image of the report. image: (H, W, 3) uint8 RGB. heatmap: (H, W) float32 of `model`, or None.
-    mask: (H, W) bool, or None. heat_low, heat_high: the median and the highest heat of OK images."""
+    mask: (H, W) bool, or None. heat_low, heat_high: the median and the highest heat of OK images. defect_type: empty
+    where it is not known."""
 
     line: str
     image_id: str
@@ -36,6 +37,7 @@ class Picture:
     mask: npt.NDArray[np.bool_] | None
     heat_low: float | None
     heat_high: float | None
+    defect_type: str = ""
 
     def image_uri(self) -> str:
         """The image, small, with the outline of its mask."""

@@ -88,6 +88,7 @@ def render(
                 *(kind for flag in shown_flags for kind in kinds[flag.line, flag.image_id]),
                 *(reason for picture in of_line for reason in reasons_of(picture)),
             },
+            "defect": {picture.defect_type for picture in of_line if picture.defect_type},
             "signal": {
                 *(flag.signal for flag in shown_flags if flag.signal),
                 *(signal for picture in of_line if (signal := signal_of(picture))),
@@ -121,6 +122,7 @@ def render(
         choices=choices,
         reasons_of=reasons_of,
         signal_of=signal_of,
+        defects={(picture.line, picture.image_id): picture.defect_type for picture in pictures},
         pictures=by_line,
         flags={line: flags_of.get(line, []) for line in board.lines},
         flags_shown=FLAGS_SHOWN,

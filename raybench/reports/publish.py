@@ -170,6 +170,7 @@ def _of_line(plan: Plan, run: Run, unit: Unit, wanted: Sequence[Seen]) -> Iterat
             mask=decode_mask(row.mask, *size) if row.mask else None,
             heat_low=trained.heat_low,
             heat_high=trained.heat_high,
+            defect_type=row.defect_type,
         )
 
 

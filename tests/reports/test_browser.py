@@ -34,9 +34,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Picture(
             one.line, HOSTILE + one.image_id, one.label, one.excess, one.flagged_by, "padim",
             rng.integers(0, 255, (60, 90, 3)).astype(np.uint8), rng.random((60, 90)).astype(np.float32),
-            np.zeros((60, 90), bool), 0.0, 0.5,
+            np.zeros((60, 90), bool), 0.0, 0.5, ("", "scratch", "<b>bent</b>")[at % 3],
         )
-        for one in top_images(seen, 6)
+        for at, one in enumerate(top_images(seen, 6))
     ]  # fmt: skip
     flags = [
         replace(
@@ -125,6 +125,14 @@ def test_flags_and_pictures_are_filtered_by_what_they_look_like(page: Page) -> N
         assert {signal for _, signal in shown} == {kind}
     page.locator("select[data-filter=signal]").select_option("")
     assert items.count() == everything
+
+
+def test_images_are_filtered_by_their_type_of_defect(page: Page) -> None:
+    items = page.locator("[data-item]").filter(visible=True)
+    for kind in ("scratch", "<b>bent</b>"):
+        page.locator("select[data-filter=defect]").select_option(kind)
+        shown = items.evaluate_all("items => items.map((item) => item.dataset.defect)")
+        assert shown == [kind] * 3  # two pictures, and the flag of one of them
 
 
 def test_the_heat_map_fades(page: Page) -> None:
