@@ -29,7 +29,8 @@ STEPS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 @dataclass
 class Watch:
-    """Called by the runner in each of its rounds. cpu_s, main_s, wall_s: clocks at the first and the last call."""
+    """Called by the runner in each of its rounds. first, last: what the process and its main thread have used and the
+    time, at the first call and at the last sample; reading them takes half a millisecond, so not in each round."""
 
     samples: list[Sample] = field(default_factory=list)
     first: tuple[float, float, float] | None = None
@@ -38,12 +39,12 @@ class Watch:
     tasks: int = 0
 
     def __call__(self, backlog: Backlog) -> None:
-        self.last = (time.process_time(), time.thread_time(), time.perf_counter())
-        self.first = self.first or self.last
+        self.first = self.first or _clocks()
         tallies = backlog.tallies.values()
         done, self.tasks = sum(each.done + each.failed for each in tallies), sum(each.total for each in tallies)
         reached = STEPS[min(len(self.samples), len(STEPS) - 1)]
         if self.tasks and done >= reached * self.tasks and len(self.samples) < len(STEPS):
+            self.last = _clocks()
             rss_mb = psutil.Process().memory_info().rss / 1e6
             self.samples.append(Sample(round(done / self.tasks, 3), round(rss_mb, 1), round(object_store_mb(), 1)))
             self.aggregator_s = _aggregators_s()
@@ -53,6 +54,10 @@ class Watch:
         one = self.samples[-1]
         spent = self.last[2] - self.first[2] if self.first else 0.0
         print(f"  {one.done:4.0%} of {self.tasks} tasks: {one.rss_mb:.1f} MB, {spent:.0f} s", flush=True)
+
+
+def _clocks() -> tuple[float, float, float]:
+    return time.process_time(), time.thread_time(), time.perf_counter()
 
 
 def _aggregators_s() -> float:

@@ -32,7 +32,6 @@ from raybench.work.inspect import failed_inspection, inspect_in_run, inspections
 def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: float | None, signals: bool) -> Outcome:
     """Inspect a line and keep what is found; an exception becomes a Failure. signals: learn for them, too."""
     started = time.perf_counter()
-    lines, own = desk.elsewhere.get(manifest.line, desk.lines), manifest.line not in desk.elsewhere
 
     def time_is_up(stack: str) -> None:
         message = f"no end after {limit_s:g} s, resources.unit_timeout_s; it hung at the traceback"
@@ -42,8 +41,8 @@ def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: fl
     try:
         with limited(limit_s, time_is_up):
             if signals:
-                learn_in_run(desk.run, lines, manifest, own)
-            inspect_in_run(desk.run, lines, manifest, own, threads)
+                learn_in_run(desk.run, desk.lines, manifest, desk.own)
+            inspect_in_run(desk.run, desk.lines, manifest, desk.own, threads)
     except Exception as error:
         return Outcome(time.perf_counter() - started, failure_in("inspect", error, attempt), trouble_of(error))
     return Outcome(time.perf_counter() - started)
@@ -52,9 +51,11 @@ def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: fl
 class Inspector:
     """The inspections that are left to do. failed: given up in this run, by line. tally: progress, in lines."""
 
-    def __init__(self, plan: Plan, run: Run, fleet: Fleet, desk: Any, manifests: Mapping[str, Any]) -> None:
-        """desk, manifests: references to those of the run's tasks."""
-        self._run, self._fleet, self._desk, self._manifests = run, fleet, desk, manifests
+    def __init__(
+        self, plan: Plan, run: Run, fleet: Fleet, desks: Mapping[str, Desk], manifests: Mapping[str, Any]
+    ) -> None:
+        """desks, manifests: by line, as arguments of tasks."""
+        self._run, self._fleet, self._desks, self._manifests = run, fleet, desks, manifests
         self._retries, self._limit_s = plan.experiment.resources.retries, plan.experiment.resources.unit_timeout_s
         self._signals = plan.experiment.annotation.signals > 0
         known = inspections_in(run, plan) if plan.experiment.inspect else {}
@@ -79,9 +80,9 @@ class Inspector:
         while self._waiting and len(self._running) < max(self._fleet.slots.cpu_slots // 2, 1):
             line = self._waiting.popleft()
             threads = self._fleet.slots.cpus
-            task = look.options(num_cpus=threads, max_retries=0, name=f"inspect {line}")
-            arguments = (self._manifests[line], self._desk, threads, self._attempt(line), self._limit_s, self._signals)
-            self._running[task.remote(*arguments)] = line
+            task = look.options(num_cpus=threads, max_retries=0, name="inspect", scheduling_strategy="SPREAD")
+            arguments = (self._manifests[line], self._desks[line], threads, self._attempt(line))
+            self._running[task.remote(*arguments, self._limit_s, self._signals)] = line
 
     def receive(self, reference: Any) -> bool:
         """Take the outcome of a task that has ended; False when it is none of these."""

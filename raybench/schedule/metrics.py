@@ -17,6 +17,7 @@ from ray.util.metrics import Counter, Gauge
 from raybench.schedule.backlog import Backlog, Job
 
 PREFIX = "ray_"  # Ray's, of every metric
+EVERY_S = 1.0
 GAUGES = {
     "raybench_units": ("Units by state: waiting (not trained yet), trained, done, failed.", ("run", "state")),
     "raybench_tasks_left": ("Tasks that are not done, those under way included.", ("run", "phase")),
@@ -31,10 +32,15 @@ COUNTERS = {
 
 
 def watched(run: str, units: int, watch: Callable[[Backlog], None]) -> Callable[[Backlog], None]:
-    """`watch`, which from now on also sets the gauges of a run of so many units."""
+    """`watch`, which from now on also sets the gauges of a run of so many units, every EVERY_S and at the end."""
+    due = 0.0
 
     def both(backlog: Backlog) -> None:
+        nonlocal due
         watch(backlog)
+        if time.monotonic() < due and backlog.units_open:
+            return
+        due = time.monotonic() + EVERY_S
         for state, count in states(backlog, units).items():
             _gauge("raybench_units").set(count, {"run": run, "state": state})
         for phase, tally in backlog.tallies.items():

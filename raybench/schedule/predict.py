@@ -17,7 +17,7 @@ from raybench.schedule.backlog import Job
 from raybench.schedule.cluster import slots
 from raybench.schedule.retries import Retries
 from raybench.schedule.stop import Stop, stoppable
-from raybench.schedule.tasks import Desk, Effort, Outcome, execute, failure_of, trouble_of
+from raybench.schedule.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
 from raybench.work.predict import Prediction
 
 WAIT_S = 0.5
@@ -39,8 +39,8 @@ class _Window:
 
     def __init__(self, prediction: Prediction, resources: Resources, done: Done) -> None:
         self.fit, self.resources, self.done = slots(resources), resources, done
-        self._desk = ray.put(Desk(prediction.run, prediction.images, self.fit.device))
-        self._manifest = ray.put(prediction.manifest)
+        self._desk = Desk(prediction.run, prediction.images, self.fit.device)
+        self._manifest = argument(prediction.manifest)
         self._retries = Retries(resources.retries)
         self._waiting = deque(Job("score", prediction.unit, shard.rows, shard) for shard in prediction.waiting())
         self._running: dict[Any, Job] = {}
@@ -69,7 +69,11 @@ class _Window:
             1, self.fit.cpus, self.resources.unit_timeout_s, self._retries.halvings(job), self._retries.again(job)
         )
         task: Any = execute.options(
-            num_cpus=self.fit.cpus, num_gpus=self.fit.gpus, max_retries=0, name=f"predict {job.unit}"
+            num_cpus=self.fit.cpus,
+            num_gpus=self.fit.gpus,
+            max_retries=0,
+            name=f"predict {job.unit.model}",
+            scheduling_strategy="SPREAD",
         )
         return task.remote(job, self._manifest, self._desk, effort)
 

@@ -32,9 +32,10 @@ from raybench.schedule.metrics import watched
 from raybench.schedule.retries import Retries
 from raybench.schedule.shares import Shares
 from raybench.schedule.stop import Stop, stoppable
-from raybench.schedule.tasks import Desk, Effort, Outcome, execute, failure_of, trouble_of
+from raybench.schedule.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
 
 WAIT_S = 0.5
+TELL_S = 1.0
 PATIENCE_S = 120.0  # with a store in trouble, once it has been found to be there
 Watcher = Callable[[Backlog], None]
 
@@ -104,16 +105,16 @@ class _Dispatch:
         self.mergers = Mergers(self.aggregator, lambda number: self._aggregator(number + 1))
         self.failed: dict[str, Failure] = {}
         self.took = Work()
-        measure_s = plan.experiment.resources.measure_s
-        device = self.fleet.slots.device
-        self._desk = ray.put(Desk(run, plan.store.sub("lines"), device, plan.weights, measure_s, plan.elsewhere))
-        self._manifests = {line: ray.put(manifest) for line, manifest in plan.manifests.items()}
-        self.inspector = Inspector(plan, run, self.fleet, self._desk, self._manifests)
+        self._desks = {line: self._desk(line) for line in plan.manifests}
+        self._manifests = {line: argument(manifest) for line, manifest in plan.manifests.items()}
+        self.inspector = Inspector(plan, run, self.fleet, self._desks, self._manifests)
         if self.inspector.busy:
             backlog.tallies["inspect"] = self.inspector.tally
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:
             self._attempts = dict(zip(failed, pool.map(self._attempt, failed), strict=True))
+        self._finished: list[str] = []
+        self._told_at = 0.0
         self._running: dict[Any, _Flight] = {}
         self._gpus = 0.0
         self._retries = Retries(plan.experiment.resources.retries)
@@ -129,6 +130,7 @@ class _Dispatch:
                 self._fill()
             watch(self.backlog)
             if stop.asked and not entering:
+                self._tell(every_s=0.0)
                 entering = self.aggregator.enter.remote()
             running = [*self._running, *self.inspector.running]
             if stop.overdue or not (running or (self.backlog.waiting and not stop.asked)):
@@ -141,10 +143,18 @@ class _Dispatch:
             for reference in (*done, *more):
                 if not self.inspector.receive(reference):
                     self._receive(reference)
+            self._tell()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
+        self._tell(every_s=0.0)
         if entering:
             ray.wait([entering], timeout=stop.left_s)
         self._raise_if(stop)
+
+    def _tell(self, every_s: float = TELL_S) -> None:
+        """The aggregator which units have finished, together: a call takes the driver a millisecond or two."""
+        if self._finished and time.monotonic() - self._told_at >= every_s:
+            self.aggregator.finished.remote(self._finished)
+            self._finished, self._told_at = [], time.monotonic()
 
     def report(self, stop: Stop) -> Board:
         """The comparison, written by the aggregator. Raises RunStopped."""
@@ -186,7 +196,7 @@ class _Dispatch:
             reference = self._merger(job).close.remote(job, self._manifests[job.unit.line], effort.attempt)
         else:
             effort = self._effort(job, node)
-            arguments = (job, self._manifests[job.unit.line], self._desk, effort)
+            arguments = (job, self._manifests[job.unit.line], self._desks[job.unit.line], effort)
             reference = execute.options(**_options(job, effort, node)).remote(*arguments)
         self._running[reference] = _Flight(job, effort, node)
         self._gpus += effort.gpus
@@ -215,18 +225,23 @@ class _Dispatch:
         self._count(flight, outcome)
         if outcome.failure is None:
             self.backlog.finish(job)
-            if job.shard is not None and self.backlog.is_open(unit_id):
+            if job.shard is not None and self.backlog.has_unscored(unit_id):
                 self._merger(job).add.remote(unit_id, job.shard.key)
             elif job.phase == "aggregate":
                 self.mergers.leave(unit_id)
             elif job.phase == "measure":
                 del self._spent_s[unit_id]
-                self.aggregator.finished.remote([unit_id])
+                self._finished.append(unit_id)
         elif not self._put_back(job, outcome) and self.backlog.fail(job):
             self.failed[unit_id] = replace(outcome.failure, traceback="")
             self.run.record_failure(unit_id, outcome.failure)
             self._merger(job).drop.remote(unit_id)
             self.mergers.leave(unit_id)
+
+    def _desk(self, line: str) -> Desk:
+        plan, device = self.plan, self.fleet.slots.device
+        measure_s, own = plan.experiment.resources.measure_s, line not in plan.elsewhere
+        return Desk(self.run, plan.lines_of(line), device, plan.weights, measure_s, own)
 
     def _aggregator(self, number: int) -> Any:
         return Aggregator.options(**beside(self.fleet, number)).remote(self.run)  # type: ignore[attr-defined]
@@ -286,16 +301,17 @@ class _Dispatch:
 
 
 def _options(job: Job, effort: Effort, node: Node | None) -> dict[str, Any]:
-    """Ray's, of a task. Ray is to retry nothing: which failures are worth it is for `Retries` to say."""
-    asked: dict[str, Any] = {
+    """Ray's, of a task. Ray is to retry nothing: which failures are worth it is for `Retries` to say. It keeps metrics
+    of every name that it has met, for good, so the unit is not part of it. Tasks are spread: where they are packed, the
+    driver is told again and again of a node whose slot is taken already, and asks anew, at up to a third of a core."""
+    strategy = "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    return {
         "num_cpus": effort.threads,
         "num_gpus": effort.gpus,
         "max_retries": 0,
-        "name": f"{job.phase} {job.unit}",
+        "name": f"{job.phase} {job.unit.model}",
+        "scheduling_strategy": strategy,
     }
-    if node is None:
-        return asked
-    return asked | {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=False)}
 
 
 def beside(fleet: Fleet, number: int = 0) -> dict[str, Any]:

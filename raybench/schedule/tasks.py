@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import pickle
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -26,6 +27,7 @@ from raybench.store import Store
 # What that default guards against is met here: memory is given back, and see `gpus` for a worker that changes its GPU.
 REUSE_WORKER = 0
 TRACEBACK_CHARS = 8000
+INLINE_BYTES = 50_000  # Ray itself carries 100,000 with a task
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
@@ -42,15 +44,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Desk:
-    """What every task of a run needs besides its job. lines: the run's own store of lines. measure_s: for timing a
-    unit. elsewhere: by line, the store of lines that holds it, of those that are not in `lines`."""
+    """What every task on a line needs besides its job. lines: the store of lines that holds it. own: whether that is
+    the run's own. measure_s: for timing a unit."""
 
     run: Run
     lines: Store
     device: str
     weights: Store | None = None
     measure_s: float = 2.0
-    elsewhere: Mapping[str, Store] = field(default_factory=dict)
+    own: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,15 @@ class Effort:
     halvings: int = 0
     again: bool = False
     gpus: float = 0.0
+
+
+def argument(value: Any) -> Any:
+    """`value` for many tasks: as it is where it is small, else in Ray's object store, once.
+
+    A reference is dear: Ray counts who holds it and tells every node where it lies, and tasks with different ones do
+    not take over each other's workers. It costs the driver a millisecond of CPU per task.
+    """
+    return value if len(pickle.dumps(value)) <= INLINE_BYTES else ray.put(value)
 
 
 @ray.remote(max_calls=REUSE_WORKER)
@@ -89,10 +100,9 @@ def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Spent | N
     if desk.device != "cpu":
         gpus.choose()
     batch = max(1, site.MAX_BATCH >> effort.halvings)
-    lines = desk.elsewhere.get(job.unit.line, desk.lines)
     place = site.Site(
         run=desk.run,
-        lines=lines,
+        lines=desk.lines,
         cache_dir=site.node_cache(),
         device=desk.device,
         threads=effort.threads,
