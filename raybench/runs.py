@@ -12,6 +12,7 @@ runs/<name>/ledger/                             copies of finished units' commit
 runs/<name>/lines/<line>/quality.json           the line's data inspection, where it cannot be kept beside the line
 runs/<name>/lines/<line>/signals.npz            what its signals have learnt from, where that cannot be kept beside it
 runs/<name>/lines/<line>/failure.json           why the latest one failed; means nothing where there is an inspection
+runs/<name>/ahead/                              decoded shards for nodes with a GPU; gone when the run has ended
 runs/<name>/signals/<line>.json                 what its flagged images look like
 runs/<name>/forecast.json                       what was predicted for the latest command, and what it took
 runs/<name>/report/                             board, flags, index.html
@@ -194,6 +195,11 @@ class Run:
     def lines(self) -> Store:
         """What this run alone knows of its lines' data, in the order of a store of lines."""
         return self.store.sub(f"{self.root}/lines")
+
+    @property
+    def ahead(self) -> Store:
+        """Of shards that nodes without a GPU have decoded for those with one: see `lines.fitted`."""
+        return self.store.sub(f"{self.root}/ahead")
 
     def put_report(self, name: str, data: bytes) -> None:
         self.store.put(f"{self.root}/report/{name}", data)

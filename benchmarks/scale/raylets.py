@@ -21,10 +21,12 @@ OBJECT_STORE_MB = 100
 
 
 @contextlib.contextmanager
-def raylets(nodes: int, cpus: int, gpus: int, folder: Path) -> Iterator[None]:
-    """A head without CPUs and so many equal nodes, joined by this process. folder: of the nodes' decode cache."""
-    cache = folder / "cache"
-    cache.mkdir(mode=0o700, exist_ok=True)
+def raylets(nodes: int, cpus: int, gpus: int, folder: Path, helpers: int = 0) -> Iterator[None]:
+    """A head without CPUs and so many equal nodes, joined by this process. helpers: and so many without a GPU. folder:
+    of the decode caches, one that the nodes share and one that the helpers share."""
+    cache, theirs = folder / "cache", folder / "cache-of-helpers"
+    for path in (cache, theirs):
+        path.mkdir(mode=0o700, exist_ok=True)
     sockets = Path(tempfile.mkdtemp(prefix="rb-"))  # paths of sockets must be short
     one_thread = {"OMP_NUM_THREADS": "1"}
     node: dict[str, Any] = NODE | {"object_store_memory": OBJECT_STORE_MB * 2**20}
@@ -37,6 +39,8 @@ def raylets(nodes: int, cpus: int, gpus: int, folder: Path) -> Iterator[None]:
         stack.callback(cluster.shutdown)
         for _ in range(nodes):
             cluster.add_node(**node | {"num_cpus": cpus, "num_gpus": gpus})
+        for _ in range(helpers):
+            cluster.add_node(**node | {"num_cpus": cpus, "env_vars": {"RAYBENCH_CACHE": str(theirs)}})
         stack.callback(ray.shutdown)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         yield

@@ -3,6 +3,8 @@
 They are kept as one raw file per shard and size in a cache folder, not in Ray's object store: a decoded shard is far
 larger than its encoded one, must outlive the task that made it, and is read by few rows at a time. Rows are read with
 `pread`, so that the memory of a worker does not grow with what it has looked at.
+
+Nodes without a GPU decode ahead and put what they have into the store, for nodes whose GPU would wait.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from raybench.errors import IntegrityError, RejectedImage
+from raybench.errors import IntegrityError, ObjectMissing, RejectedImage
 from raybench.lines.decode import decode_image
 from raybench.lines.fit import InputFit, to_network
 from raybench.lines.manifest import Manifest, ShardInfo
@@ -99,9 +102,16 @@ class Picks:
 
 
 def open_fitted(
-    lines: Store, manifest: Manifest, shard: ShardInfo, fit: InputFit, cache_dir: Path, threads: int = 1
+    lines: Store,
+    manifest: Manifest,
+    shard: ShardInfo,
+    fit: InputFit,
+    cache_dir: Path,
+    threads: int = 1,
+    ahead: Store | None = None,
 ) -> FittedShard:
-    """The shard at the network's size, decoded now, by so many threads, or earlier on this node.
+    """The shard at the network's size, decoded now, by so many threads, or earlier on this node. ahead: where it may
+    lie, decoded by another node.
 
     Raises IntegrityError when the shard is damaged, RejectedImage when an image of it cannot be decoded.
     """
@@ -110,12 +120,39 @@ def open_fitted(
     pixels, beside = cache_dir / f"{name}.u8", cache_dir / f"{name}.json"
     if not (pixels.exists() and beside.exists()):
         _evict(cache_dir, LIMIT_MB * 2**20)
-        _decode(lines, manifest, _Work(shard, fit, threads), (pixels, beside))
+        work = _Work(shard, fit, threads)
+        _keep((pixels, beside), lambda file: _fetched(ahead, name, file) or _decode(lines, manifest, work, file))
     with contextlib.suppress(FileNotFoundError):
         os.utime(pixels)
-    about = json.loads(beside.read_text())
-    index = Index(*(tuple(about[name]) for name in ("image_ids", "labels", "heights", "widths")))
-    return FittedShard(index, pixels, fit.height, fit.width)
+    return FittedShard(_index(json.loads(beside.read_text())), pixels, fit.height, fit.width)
+
+
+def put_ahead(fitted: FittedShard, ahead: Store) -> int:
+    """Put the shard where other nodes look for it. Returns its size in bytes."""
+    pixels, name = fitted.path.read_bytes(), fitted.path.stem
+    about = asdict(fitted.index) | {"sha256": hashlib.sha256(pixels).hexdigest()}
+    ahead.put(f"{name}.u8", pixels)
+    ahead.put(f"{name}.json", json.dumps(about).encode())
+    return len(pixels)
+
+
+def _fetched(ahead: Store | None, name: str, file: BinaryIO) -> Index | None:
+    """What `put_ahead` put there, into `file`; None where there is nothing (any more)."""
+    if ahead is None:
+        return None
+    try:
+        about = json.loads(ahead.get(f"{name}.json"))
+        pixels = ahead.get(f"{name}.u8")
+    except ObjectMissing:
+        return None
+    if hashlib.sha256(pixels).hexdigest() != about["sha256"]:
+        raise IntegrityError(f"{ahead.uri(f'{name}.u8')} is damaged: its bytes are not the ones that were put there")
+    file.write(pixels)
+    return _index(about)
+
+
+def _index(about: Mapping[str, Any]) -> Index:
+    return Index(*(tuple(about[name]) for name in ("image_ids", "labels", "heights", "widths")))
 
 
 @dataclass(frozen=True)
@@ -125,22 +162,26 @@ class _Work:
     threads: int
 
 
-def _decode(lines: Store, manifest: Manifest, work: _Work, target: tuple[Path, Path]) -> None:
-    """Write pixels and index under names of their own, then rename: of two that race, both are right."""
-    rows = []
+def _keep(target: tuple[Path, Path], write: Callable[[BinaryIO], Index]) -> None:
+    """Pixels and their index, under names of their own until both are whole: of two that race, both are right."""
     written = [path.with_name(f"{path.name}.{uuid.uuid4().hex}") for path in target]
     try:
         with written[0].open("xb") as file:
-            for row, image in _fitted(read_rows(lines, work.shard), manifest, work):
-                file.write(image.data)
-                rows.append((row.image_id, row.label, row.height, row.width))
-        index = Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
+            index = write(file)
         written[1].write_text(json.dumps(asdict(index)))
         for path, name in zip(written, target, strict=True):
             path.replace(name)
     finally:
         for path in written:
             path.unlink(missing_ok=True)
+
+
+def _decode(lines: Store, manifest: Manifest, work: _Work, file: BinaryIO) -> Index:
+    rows = []
+    for row, image in _fitted(read_rows(lines, work.shard), manifest, work):
+        file.write(image.data)
+        rows.append((row.image_id, row.label, row.height, row.width))
+    return Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
 
 
 def _fitted(rows: Iterator[Row], manifest: Manifest, work: _Work) -> Iterator[tuple[Row, npt.NDArray[np.uint8]]]:

@@ -21,6 +21,7 @@ from raybench.reports import unchanged
 from raybench.reports.publish import publish
 from raybench.runs import Run, ScoreRecord, score_name
 from raybench.schedule.backlog import Job
+from raybench.schedule.decoder import clear
 from raybench.schedule.tasks import Outcome, failure_of, trouble_of
 from raybench.work.conclude import Partials, merge
 
@@ -78,4 +79,5 @@ class Aggregator:
         board = publish(plan, run, created)
         unchanged.note(plan, run, board)
         ledger.merge()
+        clear(run)
         return board

@@ -81,6 +81,7 @@ class Backlog:
         self._ends: list[tuple[float, _Key]] = []
         for unit in units:
             self._plan(unit, commits.get(unit.unit_id, set()))
+        self._untouched = len(self.unbegun)
 
     @property
     def waiting(self) -> bool:
@@ -107,6 +108,16 @@ class Backlog:
     def units_open(self) -> int:
         """How many units are neither done nor given up."""
         return len(self._open) + len(self._scored) + len(self._trained) + len(self._untrained)
+
+    @property
+    def unbegun(self) -> list[Unit]:
+        """Units whose images nobody has asked for yet, in the order in which they begin."""
+        return [*self._trained, *self._untrained]
+
+    @property
+    def begun(self) -> int:
+        """How many of those that were not begun at first have been, since."""
+        return self._untouched - len(self._trained) - len(self._untrained)
 
     def take(self, busy: bool) -> Job | None:
         """The next job, or None while there is none ready. `busy`: jobs other than `measure` are running."""

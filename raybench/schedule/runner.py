@@ -24,6 +24,7 @@ from raybench.runs import Run
 from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.cluster import alive
+from raybench.schedule.decoder import Decoder, wanted
 from raybench.schedule.fleet import Fleet, Node
 from raybench.schedule.foresee import forecast, look_ahead
 from raybench.schedule.inspector import Inspector
@@ -108,6 +109,7 @@ class _Dispatch:
         self._desks = {line: self._desk(line) for line in plan.manifests}
         self._manifests = {line: argument(manifest) for line, manifest in plan.manifests.items()}
         self.inspector = Inspector(plan, run, self.fleet, self._desks, self._manifests)
+        self.decoder = Decoder(wanted(backlog.unbegun, plan.manifests), self.fleet, self._desks, self._manifests)
         if self.inspector.busy:
             backlog.tallies["inspect"] = self.inspector.tally
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
@@ -128,11 +130,12 @@ class _Dispatch:
             if not stop.asked:
                 self.inspector.fill()
                 self._fill()
+                self.decoder.fill(self.backlog.begun)
             watch(self.backlog)
             if stop.asked and not entering:
                 self._tell(every_s=0.0)
                 entering = self.aggregator.enter.remote()
-            running = [*self._running, *self.inspector.running]
+            running = [*self._running, *self.inspector.running, *self.decoder.running]
             if stop.overdue or not (running or (self.backlog.waiting and not stop.asked)):
                 break
             if not running:
@@ -141,7 +144,7 @@ class _Dispatch:
             done, rest = ray.wait(running, num_returns=1, timeout=WAIT_S)
             more, _ = ray.wait(rest, num_returns=len(rest), timeout=0) if done and rest else ([], rest)
             for reference in (*done, *more):
-                if not self.inspector.receive(reference):
+                if not (self.inspector.receive(reference) or self.decoder.receive(reference)):
                     self._receive(reference)
             self._tell()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
@@ -241,7 +244,8 @@ class _Dispatch:
     def _desk(self, line: str) -> Desk:
         plan, device = self.plan, self.fleet.slots.device
         measure_s, own = plan.experiment.resources.measure_s, line not in plan.elsewhere
-        return Desk(self.run, plan.lines_of(line), device, plan.weights, measure_s, own)
+        helped = bool(self.fleet.slots.helpers)
+        return Desk(self.run, plan.lines_of(line), device, plan.weights, measure_s, own, helped)
 
     def _aggregator(self, number: int) -> Any:
         return Aggregator.options(**beside(self.fleet, number)).remote(self.run)  # type: ignore[attr-defined]

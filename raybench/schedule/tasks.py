@@ -45,7 +45,7 @@ class Outcome:
 @dataclass(frozen=True)
 class Desk:
     """What every task on a line needs besides its job. lines: the store of lines that holds it. own: whether that is
-    the run's own. measure_s: for timing a unit."""
+    the run's own. measure_s: for timing a unit. helped: nodes without a GPU decode for those with one."""
 
     run: Run
     lines: Store
@@ -53,6 +53,7 @@ class Desk:
     weights: Store | None = None
     measure_s: float = 2.0
     own: bool = True
+    helped: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Spent | N
         batch=batch,
         measure_s=desk.measure_s,
         gpus=effort.gpus,
+        helped=desk.helped,
     )
     if job.phase == "train":
         from raybench.work import train

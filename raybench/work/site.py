@@ -27,7 +27,7 @@ MAX_BATCH = 16
 class Site:
     """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task.
     weights_store: of pretrained files, where one is named. batch: images scored at once, at most.
-    measure_s: of timing. gpus: share of a GPU of this task."""
+    measure_s: of timing. gpus: share of a GPU of this task. helped: nodes without a GPU decode for this one."""
 
     run: Run
     lines: Store
@@ -38,6 +38,7 @@ class Site:
     batch: int = MAX_BATCH
     measure_s: float = 2.0
     gpus: float = 0.0
+    helped: bool = False
 
     def context(self, unit: Unit) -> FitContext:
         """How to train the unit, its pretrained weights fetched to this node."""
@@ -46,7 +47,8 @@ class Site:
 
     def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> FittedShard:
         """The shard's images at the unit's network size, decoded once per node for all models of that size."""
-        return open_fitted(self.lines, manifest, shard, fit_of(unit), self.cache_dir, self.threads)
+        ahead = self.run.ahead if self.helped else None
+        return open_fitted(self.lines, manifest, shard, fit_of(unit), self.cache_dir, self.threads, ahead)
 
 
 def node_cache() -> Path:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raybench.errors import RejectedImage
+from raybench.errors import IntegrityError, RejectedImage
 from raybench.lines.decode import decode_image
 from raybench.lines.fit import InputFit, to_network
-from raybench.lines.fitted import Picks, open_fitted
+from raybench.lines.fitted import Picks, open_fitted, put_ahead
 from raybench.lines.manifest import Manifest
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.shards import read_rows
@@ -113,3 +113,37 @@ def test_picks_keep_their_order(manifest: Manifest, lines: Store, cache: Path) -
     assert picks.image_ids == (shards[1].image_ids[4], shards[0].image_ids[2], shards[1].image_ids[0])
     assert np.array_equal(picks.batch([2, 0])[0], shards[1].batch([0])[0])
     assert len(picks) == 3
+
+
+def test_what_another_node_has_decoded_is_taken(manifest: Manifest, lines: Store, cache: Path, tmp_path: Path) -> None:
+    shard, ahead = manifest.shards[0], open_store(str(tmp_path / "ahead"))
+    first = open_fitted(lines, manifest, shard, FIT, cache)
+    assert put_ahead(first, ahead) == 8 * FIT.height * FIT.width * 3
+    (tmp_path / "other").mkdir()
+    lines.delete(shard.key)
+    carried = open_fitted(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
+    assert carried.index == first.index
+    assert np.array_equal(carried.batch(range(8)), first.batch(range(8)))
+
+
+def test_what_is_not_there_any_more_is_decoded(manifest: Manifest, lines: Store, cache: Path, tmp_path: Path) -> None:
+    shard, ahead = manifest.shards[0], open_store(str(tmp_path / "ahead"))
+    first = open_fitted(lines, manifest, shard, FIT, cache)
+    put_ahead(first, ahead)
+    ahead.delete(f"{first.path.stem}.u8")  # by another task, between both reads
+    (tmp_path / "other").mkdir()
+    other = open_fitted(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
+    assert np.array_equal(other.batch(range(8)), first.batch(range(8)))
+
+
+def test_damaged_images_of_another_node(manifest: Manifest, lines: Store, cache: Path, tmp_path: Path) -> None:
+    shard, ahead = manifest.shards[0], open_store(str(tmp_path / "ahead"))
+    first = open_fitted(lines, manifest, shard, FIT, cache)
+    put_ahead(first, ahead)
+    name = f"{first.path.stem}.u8"
+    pixels = ahead.get(name)
+    ahead.put(name, bytes([pixels[0] ^ 1, *pixels[1:]]))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(IntegrityError, match="is damaged"):
+        open_fitted(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
+    assert list((tmp_path / "other").iterdir()) == []

@@ -1,0 +1,190 @@
+"""Nodes without a GPU decode ahead of the units: the bookkeeping on the session's cluster, and a whole run on a cluster
+of a node with a GPU (Ray's word for a number here) and one without."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from raybench.demo import Sizes, write_strips
+from raybench.experiment import Experiment, ModelChoice
+from raybench.lines.fit import InputFit
+from raybench.lines.fitted import open_fitted
+from raybench.lines.manifest import Manifest
+from raybench.lines.pack import PackOptions, pack
+from raybench.plan import Plan, make_plan
+from raybench.runs import Run
+from raybench.schedule import decoder
+from raybench.schedule.decoder import Decoder, Wanted, clear, wanted
+from raybench.schedule.fleet import Node, Slots
+from raybench.schedule.tasks import Desk
+from raybench.store import Store, open_store
+
+pytestmark = pytest.mark.cluster
+LINES = ("first", "second", "third")
+
+
+@dataclass(frozen=True)
+class Helped:
+    """A fleet of one GPU slot and the session's node, which helps it."""
+
+    slots: Slots
+
+
+@pytest.fixture
+def plan(tmp_path: Path, strips: Path) -> Plan:
+    store = open_store(str(tmp_path / "store"))
+    for line in LINES:
+        pack(open_store(str(strips)), store.sub("lines"), line, PackOptions(shard_rows=8))
+    models = tuple(ModelChoice(name="fake", label=f"grid-{grid}", config={"grid": grid}) for grid in (8, 16))
+    common = {"store": store.uri(), "lines": ("*",), "squashed_twins": False, "false_alarm_budget": 0.3}
+    return make_plan(Experiment(name="helped", models=models, **common))
+
+
+@pytest.fixture
+def run(plan: Plan) -> Run:
+    return Run(plan.store, "helped")
+
+
+def helped(plan: Plan, run: Run, found: Sequence[Wanted]) -> Decoder:
+    node = Node(ray.get_runtime_context().get_node_id(), 1, 0)
+    fleet = Helped(Slots(1, 1, 1.0, "cuda", (), (node,)))
+    desks = {line: Desk(run, plan.lines_of(line), "cuda", helped=True) for line in plan.manifests}
+    return Decoder(found, fleet, desks, plan.manifests)  # type: ignore[arg-type]
+
+
+def work_off(one: Decoder, begun: int) -> None:
+    until = time.monotonic() + 60
+    one.fill(begun)
+    while one.running and time.monotonic() < until:
+        done, _ = ray.wait(one.running, num_returns=1, timeout=1)
+        assert all(one.receive(reference) for reference in done)
+        one.fill(begun)
+    assert not one.running
+
+
+def names(ahead: Store) -> set[str]:
+    return {item.key for item in ahead.list()}
+
+
+def test_what_is_wanted_first_come_the_shards_to_train_on(plan: Plan) -> None:
+    found = wanted(plan.units, plan.manifests)
+    shards = [shard for line in LINES for shard in plan.manifests[line].shards]
+    assert len(found) == len(shards)  # once for both models
+    assert {each.shard for each in found} == set(shards)
+    order = [(each.unit, each.shard.split != "train") for each in found]
+    assert order == sorted(order)
+    assert all(plan.units[each.unit].line == each.line for each in found)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_another_node_has_the_same_images_without_decoding_them(plan: Plan, run: Run, tmp_path: Path) -> None:
+    found = wanted(plan.units, plan.manifests)
+    work_off(helped(plan, run, found), begun=len(plan.units))
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (tmp_path / "other").mkdir()
+    empty = open_store(str(tmp_path / "empty"))
+    for each in found:
+        manifest, lines = plan.manifests[each.line], plan.lines_of(each.line)
+        carried = open_fitted(empty, manifest, each.shard, each.fit, cache, ahead=run.ahead)
+        decoded = open_fitted(lines, manifest, each.shard, each.fit, tmp_path / "other")
+        assert carried.index == decoded.index
+        rows = range(len(decoded))
+        assert np.array_equal(carried.batch(rows), decoded.batch(rows))
+    clear(run)
+    assert names(run.ahead) == set()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_no_more_is_decoded_than_soon_begins(plan: Plan, run: Run) -> None:
+    found = wanted(plan.units, plan.manifests)
+    ahead = [each for each in found if each.unit < 2]
+    assert 0 < len(ahead) < len(found)
+    one = helped(plan, run, found)
+    work_off(one, begun=0)
+    assert len(names(run.ahead)) == 2 * len(ahead)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_oldest_leave_when_there_are_too_many(plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "LIMIT_MB", 0)
+    work_off(helped(plan, run, wanted(plan.units, plan.manifests)), begun=len(plan.units))
+    assert len(names(run.ahead)) == 2  # of the last one
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_shard_that_cannot_be_decoded_is_left_to_its_unit(plan: Plan, run: Run) -> None:
+    never_cached = InputFit("native", 40, 48)
+    found = [replace(each, fit=never_cached) for each in wanted(plan.units, plan.manifests)]
+    plan.lines_of(found[0].line).delete(found[0].shard.key)
+    one = helped(plan, run, found)
+    work_off(one, begun=len(plan.units))  # one fails, and there is a pause
+    assert names(run.ahead) == set()
+
+
+def test_without_nodes_that_help_there_is_nothing_to_do(plan: Plan, run: Run) -> None:
+    fleet = Helped(Slots(1, 1, 0.0, "cpu", (Node("a", 1, 0),)))
+    one = Decoder(wanted(plan.units, plan.manifests), fleet, {}, plan.manifests)  # type: ignore[arg-type]
+    one.fill(begun=len(plan.units))
+    assert one.running == []
+
+
+RUN = """
+import json, sys
+from pathlib import Path
+from benchmarks.scale.raylets import raylets
+from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
+from raybench.plan import make_plan
+from raybench.runs import Run
+from raybench.schedule.runner import run_plan
+
+store, folder = sys.argv[1], Path(sys.argv[2])
+experiment = Experiment(
+    name="helped", store=store, lines=("*",), models=(ModelChoice(name="fake"),), seeds=(0, 1, 2),
+    squashed_twins=False, inspect=False, annotation=Annotation(signals=0), false_alarm_budget=0.3,
+    input=InputChoice(pixels=4096), resources=Resources(gpus=1, measure_s=0.05),
+)
+plan, seen = make_plan(experiment), set()
+ahead = Run(plan.store, "helped").ahead
+with raylets(1, 1, 1, folder, helpers=1):
+    summary = run_plan(plan, lambda backlog: seen.update(item.key for item in ahead.list()))
+left = [item.key for item in ahead.list()]
+cached = [sorted(path.name for path in (folder / name).glob("*.u8")) for name in ("cache", "cache-of-helpers")]
+print(json.dumps({"failed": len(summary.failed), "seen": sorted(seen), "left": left, "cached": cached}))
+"""
+
+
+def test_a_run_with_a_node_that_helps(tmp_path: Path) -> None:
+    """In a process of its own: the session's cluster has one node and no GPU."""
+    store = open_store(str(tmp_path / "store"))
+    strips = write_strips(tmp_path / "strips", Sizes(24, 6, 6, 0))
+    manifests: list[Manifest] = [
+        pack(open_store(str(strips)), store.sub("lines"), f"strip-{number}", PackOptions(shard_rows=8))
+        for number in range(2)
+    ]
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RUN, store.uri(), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads(ended.stdout.splitlines()[-1])
+    assert found["failed"] == 0
+    shards = sum(len(manifest.shards) for manifest in manifests)
+    of_nodes, of_helpers = found["cached"]
+    assert len(of_helpers) == shards
+    assert of_helpers == of_nodes
+    assert {Path(name).stem for name in found["seen"]} <= {Path(name).stem for name in of_helpers}
+    assert len(found["seen"]) > 2
+    assert found["left"] == []
