@@ -15,7 +15,7 @@ from typing import Any
 
 from raybench.results import Input
 
-ID_VERSION = 4
+ID_VERSION = 5
 
 
 @dataclass(frozen=True)

@@ -218,9 +218,9 @@ GPU (shares by memory, see [scheduling.md](scheduling.md)) fill the gap as far a
 `resources.cpus` above 1 decodes and sketches on as many threads. Training reads fitted images from the node's cache
 ({decoding.read_per_s:,.0f} a second per core): there decoding is paid once.
 
-**Nodes without a GPU decode for the others** (`schedule/decoder.py`): a task per shard and input size, a little ahead of
-the units that need it, puts the fitted images (H·W·3 bytes, 0.2 MB at 256×256) into the run's store, where a node looks
-before it decodes: as many megabytes as it reads take the place of the decoding above. At most 8 GiB of them lie there,
-and none when the run has ended. Judging is the larger part and stays with the node that scores: a `judge` task per
-scored shard would need the heat maps as they are stored, to 12 bits, and a unit's numbers would rest on those.
+**Nodes without a GPU decode for the others** (`schedule/decoder.py`): a task per shard and input size, a little ahead
+of the units that need it, puts the fitted images (H·W·3 bytes, 0.2 MB at 256×256) into the run's store, where a node
+looks before it decodes: as many megabytes as it reads take the place of the decoding above. At most 8 GiB of them lie
+there, and none when the run has ended. Judging is the larger part and stays with the node that scores: a `judge` task
+per scored shard would need the heat maps as they are stored, to 12 bits, and a unit's numbers would rest on those.
 """

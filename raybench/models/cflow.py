@@ -45,7 +45,10 @@ class Cflow(TorchDetector[CflowSettings]):
                 losses.append(part.detach())
             return torch.stack(losses).mean()
 
-        self.details = walk(module, step, images, self.settings, context).details()
+        def loss(batch: Tensor) -> Tensor:
+            return torch.stack(list(self._fibers(likelihood, module.normalise(batch)))).mean()
+
+        self.details = walk(module, step, loss, images, self.settings, context).details()
         module.eval()
         with torch.no_grad():
             for batch in in_batches(images, _BATCH, self.device):

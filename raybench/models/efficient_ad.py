@@ -21,10 +21,11 @@ from raybench.models.anomalib_parts import EfficientAdModel
 from raybench.models.base import Card, FitContext, TrainImages
 from raybench.models.catalog import LITE0
 from raybench.models.crops import Crops
+from raybench.models.plateau import Plateau
 from raybench.models.ridge import Ridge, fit_last, patches
 from raybench.models.settings import EfficientAdSettings
 from raybench.models.strangers import Strangers
-from raybench.models.tensors import Clock, Subset, TorchDetector, to_tensor
+from raybench.models.tensors import Clock, Subset, TorchDetector, evaluated, to_tensor
 from raybench.models.weights import unpacked
 from raybench.results import Provenance
 
@@ -49,9 +50,12 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         self.details = self._teach(module.teacher, crops, clock, context)
         kept = order[len(held) :][: chosen.remembered]
         unseen = to_tensor(images.batch(held), self.device)
-        pair = _Pair(module, to_tensor(images.batch(kept), self.device), context.seed, chosen.lr)
-        self.details["autoencoder_steps"] = pair.autoencode(clock.steps(chosen.autoencoder_steps, _AUTOENCODE))
-        self.details["steps"] = pair.join(clock.steps(chosen.steps, _JOIN), self._not_ok(crops, context))
+        pair = _Pair(module, to_tensor(images.batch(kept), self.device), unseen, context.seed, chosen.lr)
+        steps = pair.alone.steps(clock.steps(chosen.autoencoder_steps, _AUTOENCODE), chosen.autoencoder_steps)
+        self.details["autoencoder_steps"] = pair.autoencode(steps)
+        steps = pair.together.steps(clock.steps(chosen.steps, _JOIN), chosen.steps)
+        self.details["steps"] = pair.join(steps, self._not_ok(crops, context))
+        self.details["stopped_on_plateau"] = pair.alone.reached or pair.together.reached
         self.details["stopped_by_budget"] = clock.stopped_early
         pair.close()
         _set_quantiles(module, unseen)
@@ -86,10 +90,13 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
 
 
 class _Pair:
-    """Student and autoencoder in training, on a few remembered images and their teacher features."""
+    """Student and autoencoder in training, on a few remembered images and their teacher features. held: images
+    (N, 3, H, W) that no step sees. alone, together: the ends of the autoencoder's steps and of both's."""
 
-    def __init__(self, model: Any, images: Tensor, seed: int, lr: float) -> None:
-        self.model, self.images, self.lr = model, images, lr
+    def __init__(self, model: Any, images: Tensor, held: Tensor, seed: int, lr: float) -> None:
+        self.model, self.images, self.held, self.lr = model, images, held, lr
+        self.alone = Plateau(model.ae, lambda: self._unseen(self._apart))
+        self.together = Plateau(model, lambda: self._unseen(self._darkness))
         self.random = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             raw = torch.cat([model.teacher(one) for one in images.split(1)])  # type: ignore[no-untyped-call]
@@ -97,7 +104,21 @@ class _Pair:
             self.features = (raw - mean) / std
         model.mean_std.update({"mean": mean, "std": std})
 
-    def autoencode(self, steps: Any) -> int:
+    def _unseen(self, loss: Callable[[Tensor], Tensor]) -> float:
+        """The mean of `loss` over images that no step sees, without dropout."""
+        with torch.no_grad(), evaluated(self.model):
+            return float(torch.stack([loss(one) for one in self.held.split(1)]).mean())  # type: ignore[no-untyped-call]
+
+    def _apart(self, image: Tensor) -> Tensor:
+        """How far the autoencoder is from the teacher's features."""
+        mean, std = (self.model.mean_std[name] for name in ("mean", "std"))
+        return F.mse_loss(self.model.ae(image, image.shape[-2:]), (self.model.teacher(image) - mean) / std)
+
+    def _darkness(self, image: Tensor) -> Tensor:
+        """Mean of both maps."""
+        return torch.stack([each.mean() for each in self.model.get_maps(image)]).sum()
+
+    def autoencode(self, steps: Iterable[int]) -> int:
         """The autoencoder alone, towards the teacher's features. Returns the steps done."""
         autoencoder = self.model.ae.train()
         optimiser = torch.optim.Adam(autoencoder.parameters(), lr=self.lr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -137,6 +138,18 @@ def in_batches(images: TrainImages, size: int, device: torch.device) -> Iterator
     """All images once, in order: (B, 3, H, W) float32 in [0, 1]."""
     for start in range(0, len(images), size):
         yield to_tensor(images.batch(range(start, min(start + size, len(images)))), device)
+
+
+@contextlib.contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """While the block runs, `module` and its parts are in eval mode."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 class Subset:

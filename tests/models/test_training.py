@@ -9,24 +9,27 @@ import torch
 from fitting import CONTEXT
 from torch import Tensor, nn
 
+from raybench.models.plateau import LEAST_STEPS, PATIENCE
 from raybench.models.settings import Steps
 from raybench.models.tensors import to_tensor
-from raybench.models.training import descend
+from raybench.models.training import Trained, descend
 
 CHOSEN = Steps(steps=12, batch=8, lr=0.5)
 Parts = tuple[nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm2d]
 
 
 class Noise:
-    """Eight images, 8x8."""
+    """Images of 8x8 pixels. seen: which of them were asked for."""
 
-    def __init__(self) -> None:
-        self.all = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    def __init__(self, count: int = 8) -> None:
+        self.all = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        self.seen: list[int] = []
 
     def __len__(self) -> int:
         return len(self.all)
 
     def batch(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        self.seen += indices
         return self.all[list(indices)]
 
 
@@ -60,3 +63,62 @@ def test_batch_norms_hold_statistics_of_the_trained_network(trained: Parts) -> N
 
 def test_batch_norms_of_a_frozen_backbone_stay(trained: Parts) -> None:
     assert trained[2].get_buffer("running_mean").tolist() == [7.0] * 4
+
+
+def stuck(steps: int, count: int) -> tuple[Trained, list[int], nn.Conv2d]:
+    """Training that learns nothing: what it did, the images that its steps saw, and what it trained."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 1, 1)
+    images, stepped = Noise(count), list[int]()
+
+    def loss(batch: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            stepped.extend(images.seen[-len(batch) :])
+        found: Tensor = layer(batch)
+        return found.mean() * 0 + 1
+
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1)
+    done = descend(layer, optimiser, loss, images, Steps(steps=steps, batch=8), CONTEXT)
+    return done, stepped, layer
+
+
+def test_training_that_learns_nothing_ends() -> None:
+    done, stepped, _ = stuck(steps=1000, count=64)
+    assert (len(done.losses), done.stopped) == ((1 + PATIENCE) * LEAST_STEPS, "held-back loss no longer fell")
+    assert done.held_back == 64 // 16
+    assert len(set(stepped)) == 64 - done.held_back
+    assert done.details()["held_back_losses"] == [1.0] * (1 + PATIENCE)
+
+
+def test_short_training_sees_all_images_and_is_not_looked_at() -> None:
+    done, stepped, _ = stuck(steps=150, count=64)
+    assert (len(done.losses), done.stopped, done.held_back) == (150, "all steps done", 0)
+    assert len(set(stepped)) == 64
+
+
+class Enough(Exception):
+    """Steps for a test."""
+
+
+def losses(steps: int) -> list[float]:
+    """The first of so many steps."""
+    torch.manual_seed(0)
+    module, found = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5)), list[float]()
+
+    def loss(batch: Tensor) -> Tensor:
+        value: Tensor = module(batch).square().mean()
+        if torch.is_grad_enabled():
+            found.append(value.item())
+        if len(found) > 2 * LEAST_STEPS:
+            raise Enough
+        return value
+
+    optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
+    with pytest.raises(Enough):
+        descend(module, optimiser, loss, Noise(64), Steps(steps=steps, batch=8), CONTEXT)
+    return found
+
+
+def test_looking_does_not_change_the_steps() -> None:
+    """The first looks after 50 steps, the second not before 100."""
+    assert losses(1000) == losses(2000)
