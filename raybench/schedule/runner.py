@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from raybench.schedule.stop import Stop, stoppable
 from raybench.schedule.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
 
 WAIT_S = 0.5
+ROUND_S = 0.02
 TELL_S = 1.0
 PATIENCE_S = 120.0  # with a store in trouble, once it has been found to be there
 Watcher = Callable[[Backlog], None]
@@ -141,9 +143,7 @@ class _Dispatch:
             if not running:
                 time.sleep(WAIT_S)
                 continue
-            done, rest = ray.wait(running, num_returns=1, timeout=WAIT_S)
-            more, _ = ray.wait(rest, num_returns=len(rest), timeout=0) if done and rest else ([], rest)
-            for reference in (*done, *more):
+            for reference in ended(running):
                 if not (self.inspector.receive(reference) or self.decoder.receive(reference)):
                     self._receive(reference)
             self._tell()
@@ -200,7 +200,8 @@ class _Dispatch:
         else:
             effort = self._effort(job, node)
             arguments = (job, self._manifests[job.unit.line], self._desks[job.unit.line], effort)
-            reference = execute.options(**_options(job, effort, node)).remote(*arguments)
+            name, node_id = f"{job.phase} {job.unit.model}", node.node_id if node else None
+            reference = _task(name, effort.threads, effort.gpus, node_id).remote(*arguments)
         self._running[reference] = _Flight(job, effort, node)
         self._gpus += effort.gpus
 
@@ -304,18 +305,31 @@ class _Dispatch:
         return failure.attempt if failure else 0
 
 
-def _options(job: Job, effort: Effort, node: Node | None) -> dict[str, Any]:
-    """Ray's, of a task. Ray is to retry nothing: which failures are worth it is for `Retries` to say. It keeps metrics
-    of every name that it has met, for good, so the unit is not part of it. Tasks are spread: where they are packed, the
-    driver is told again and again of a node whose slot is taken already, and asks anew, at up to a third of a core."""
-    strategy = "SPREAD" if node is None else NodeAffinitySchedulingStrategy(node.node_id, soft=False)
-    return {
-        "num_cpus": effort.threads,
-        "num_gpus": effort.gpus,
-        "max_retries": 0,
-        "name": f"{job.phase} {job.unit.model}",
-        "scheduling_strategy": strategy,
-    }
+def ended(running: list[Any]) -> list[Any]:
+    """Those of the tasks that have ended, all together a moment after the first: tasks that wait for a slot have been
+    submitted already, so that nothing waits for the driver, and each round costs it some milliseconds."""
+    first, _ = ray.wait(running, num_returns=1, timeout=WAIT_S)
+    if not first or len(running) == 1:
+        return first
+    time.sleep(ROUND_S)
+    found, _ = ray.wait(running, num_returns=len(running), timeout=0)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _task(name: str, threads: int, gpus: float, node_id: str | None) -> Any:
+    """`execute` as Ray is to run it; to make that anew for each task would take the driver a third of a millisecond.
+
+    Ray is to retry nothing: which failures are worth it is for `Retries` to say. It keeps metrics of every name that it
+    has met, for good, so the unit is not part of it. Tasks are spread: where they are packed, the driver is told again
+    and again of a node whose slot is taken already, and asks anew, at up to a third of a core."""
+    return execute.options(
+        num_cpus=threads,
+        num_gpus=gpus,
+        max_retries=0,
+        name=name,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False) if node_id else "SPREAD",
+    )
 
 
 def beside(fleet: Fleet, number: int = 0) -> dict[str, Any]:
