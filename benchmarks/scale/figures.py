@@ -115,7 +115,8 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Workers:
-    """Real detectors on one worker and on two, of one core each. one_s, two_s: from the first task to the last."""
+    """Real detectors on one worker and on two, of one core each. one_s, two_s: from the first task until
+    the last unit is merged; timing is left out."""
 
     model: str
     units: int

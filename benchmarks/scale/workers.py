@@ -1,29 +1,42 @@
 """Real detectors on one worker and on two, of one core each: how much more the second one gets done.
 
-Needs a quiet machine with two cores or more: workers, driver and Ray's own processes share them.
+Needs a quiet machine with two cores or more: workers, merging, driver and Ray's own processes share them. Timing is
+left out: it is repeated where the machine is not quiet, and nodes that are processes of one machine disturb each other.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks.scale.figures import Workers
 from benchmarks.scale.raylets import raylets
 from raybench.demo import Sizes, write_strips
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
-from raybench.forecast import read_forecast
 from raybench.lines.pack import PackOptions, pack
 from raybench.plan import make_plan
-from raybench.runs import Run
+from raybench.schedule.backlog import Backlog
 from raybench.schedule.runner import run_plan
 from raybench.store import Store, open_store
 
-MODEL = "padim"
+MODEL = "reverse_distillation"
 LINES = 2
 SHARD_ROWS = 16
 SIZES = Sizes(train_ok=64, test_ok=64, test_ng=64, unlabelled=0)
+
+
+class Merged:
+    """Called by the runner in each of its rounds. seconds: from the first round until no unit was left to merge."""
+
+    def __init__(self) -> None:
+        self._started, self.seconds = time.perf_counter(), 0.0
+
+    def __call__(self, backlog: Backlog) -> None:
+        tally = backlog.tallies["aggregate"]
+        if tally.done == tally.total and not self.seconds:
+            self.seconds = time.perf_counter() - self._started
 
 
 def measure(seeds: int, sizes: Sizes = SIZES) -> Workers:
@@ -45,16 +58,16 @@ def measure(seeds: int, sizes: Sizes = SIZES) -> Workers:
 
 
 def _seconds(store: Store, nodes: int, seeds: int, folder: Path) -> float:
-    """From the first task to the last, on workers that have imported all and decoded the images."""
+    """From the first task until the last unit is merged, on workers that have imported all and decoded the images."""
     with raylets(nodes, 1, 0, folder):
         warm = _experiment(store, f"warm-{nodes}", range(1000, 1000 + nodes))
         run_plan(make_plan(warm))
         timed = make_plan(_experiment(store, f"timed-{nodes}", range(seeds)))
-        summary = run_plan(timed)
-        forecast = read_forecast(Run(timed.store, timed.experiment.name))
-    if summary.failed or forecast is None or forecast.took is None:
+        merged = Merged()
+        summary = run_plan(timed, merged)
+    if summary.failed:
         raise RuntimeError(f"units failed: {summary.failed}")
-    return forecast.took.wall_s
+    return merged.seconds
 
 
 def _experiment(store: Store, name: str, seeds: range) -> Experiment:
