@@ -136,6 +136,12 @@ def put_ahead(fitted: FittedShard, ahead: Store) -> int:
     return len(pixels)
 
 
+def remove_ahead(ahead: Store, name: str) -> None:
+    """Remove a shard that `put_ahead` put there; whoever reads it at this moment decodes it."""
+    for suffix in ("json", "u8"):
+        ahead.delete(f"{name}.{suffix}")
+
+
 def _fetched(ahead: Store | None, name: str, file: BinaryIO) -> Index | None:
     """What `put_ahead` put there, into `file`; None where there is nothing (any more)."""
     if ahead is None:

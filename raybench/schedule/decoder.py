@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.lines.fit import InputFit
-from raybench.lines.fitted import open_fitted, put_ahead
+from raybench.lines.fitted import open_fitted, put_ahead, remove_ahead
 from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.runs import Run
 from raybench.schedule.fleet import Fleet, Node
@@ -41,16 +41,10 @@ def decode(
     manifest: Manifest, shard: ShardInfo, fit: InputFit, desk: Desk, threads: int, unwanted: Sequence[str]
 ) -> Carried:
     """Decode a shard and put it where others look; remove what is `unwanted` there."""
-    ahead = desk.run.ahead
     for name in unwanted:
-        remove(desk.run, name)
+        remove_ahead(desk.run.ahead, name)
     fitted = open_fitted(desk.lines, manifest, shard, fit, node_cache(), threads)
-    return Carried(fitted.path.stem, put_ahead(fitted, ahead))
-
-
-def remove(run: Run, name: str) -> None:
-    for suffix in ("json", "u8"):
-        run.ahead.delete(f"{name}.{suffix}")
+    return Carried(fitted.path.stem, put_ahead(fitted, desk.run.ahead))
 
 
 def clear(run: Run) -> None:
@@ -69,17 +63,15 @@ class Wanted:
     fit: InputFit
 
 
-def wanted(units: Sequence[Unit], manifests: Mapping[str, Manifest]) -> list[Wanted]:
+def wanted(units: Iterable[Unit], manifests: Mapping[str, Manifest]) -> Iterator[Wanted]:
     """What `units`, in the order in which they begin, need: training shards first, a shard once for every size."""
     first: dict[tuple[str, InputFit], int] = {}
     for at, unit in enumerate(units):
         first.setdefault((unit.line, fit_of(unit)), at)
-    found = []
     for (line, fit), at in first.items():
         manifest = manifests[line]
-        shards = (*manifest.shards_of("train"), *manifest.scored_shards)
-        found += [Wanted(at, line, shard, fit) for shard in shards]
-    return found
+        for shard in (*manifest.shards_of("train"), *manifest.scored_shards):
+            yield Wanted(at, line, shard, fit)
 
 
 class Decoder:

@@ -77,7 +77,7 @@ def names(ahead: Store) -> set[str]:
 
 
 def test_what_is_wanted_first_come_the_shards_to_train_on(plan: Plan) -> None:
-    found = wanted(plan.units, plan.manifests)
+    found = list(wanted(plan.units, plan.manifests))
     shards = [shard for line in LINES for shard in plan.manifests[line].shards]
     assert len(found) == len(shards)  # once for both models
     assert {each.shard for each in found} == set(shards)
@@ -88,7 +88,7 @@ def test_what_is_wanted_first_come_the_shards_to_train_on(plan: Plan) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_another_node_has_the_same_images_without_decoding_them(plan: Plan, run: Run, tmp_path: Path) -> None:
-    found = wanted(plan.units, plan.manifests)
+    found = list(wanted(plan.units, plan.manifests))
     work_off(helped(plan, run, found), begun=len(plan.units))
     cache = tmp_path / "cache"
     cache.mkdir()
@@ -107,7 +107,7 @@ def test_another_node_has_the_same_images_without_decoding_them(plan: Plan, run:
 
 @pytest.mark.usefixtures("cluster")
 def test_no_more_is_decoded_than_soon_begins(plan: Plan, run: Run) -> None:
-    found = wanted(plan.units, plan.manifests)
+    found = list(wanted(plan.units, plan.manifests))
     ahead = [each for each in found if each.unit < 2]
     assert 0 < len(ahead) < len(found)
     one = helped(plan, run, found)
@@ -118,7 +118,7 @@ def test_no_more_is_decoded_than_soon_begins(plan: Plan, run: Run) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_the_oldest_leave_when_there_are_too_many(plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder, "LIMIT_MB", 0)
-    work_off(helped(plan, run, wanted(plan.units, plan.manifests)), begun=len(plan.units))
+    work_off(helped(plan, run, list(wanted(plan.units, plan.manifests))), begun=len(plan.units))
     assert len(names(run.ahead)) == 2  # of the last one
 
 
