@@ -41,7 +41,8 @@ class TimingOptions:
 def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Images], options: TimingOptions) -> Speed:
     """Speed of `run`, the model on (B, H, W, 3) uint8. prepare: image `i`, decoded and fitted, (1, H, W, 3).
 
-    Four measurements share the budget: decoding and fitting, the model on one image, both together, and batches.
+    Four measurements share the budget: decoding and fitting, the model on one image, both together, and batches of one
+    size. Larger batches are tried while that pays, for the budget once more.
     """
     one = prepare(0)
     _warm_up(lambda: run(one), options)
@@ -81,9 +82,10 @@ class _Batches:
 
 
 def _throughput(run: Callable[[Images], object], one: Images, options: TimingOptions) -> _Batches:
-    """The batch with the most images a second: doubled until memory runs out or a larger one gains nothing."""
+    """The batch with the most images a second: doubled until memory or time runs out or a larger one gains nothing."""
     best, batch, few = _Batches(), 1, replace(options, repeats=_BATCH_REPEATS)
-    while batch <= options.batch:
+    end = options.clock() + options.budget_s
+    while batch <= options.batch and (batch == 1 or options.clock() < end):
         images = np.repeat(one, batch, axis=0)
         try:
             run(images)

@@ -17,7 +17,7 @@ from raybench.models import device
 from raybench.results import Size
 from raybench.runs import MeasureRecord, TrainRecord
 from raybench.units import Unit
-from raybench.work.quiet import undisturbed
+from raybench.work.quiet import ATTEMPTS, undisturbed
 from raybench.work.site import Site, fit_of, hot_detector
 from raybench.work.spent import Meter
 
@@ -56,7 +56,7 @@ def measure(unit: Unit, manifest: Manifest, site: Site) -> MeasureRecord:
     disk_mb = sum(blob.size for blob in trained.model.values()) / 1e6
     record = MeasureRecord(
         unit_id=unit.unit_id,
-        speed=undisturbed(lambda: measure_speed(detector.score, prepare, options)),
+        speed=undisturbed(lambda: measure_speed(detector.score, prepare, options), ATTEMPTS * site.measure_s),
         size=Size(disk_mb, trained.parameters, trained.memory_bank),
         spent=meter.read(len(encoded), detector),
     )

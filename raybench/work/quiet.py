@@ -10,7 +10,7 @@ import psutil
 
 from raybench.results import Speed
 
-QUIET, ATTEMPTS = 0.1, 3  # a worker that ends, or a server that tidies up, is busy for some seconds
+QUIET, ATTEMPTS = 0.1, 3
 
 
 class OtherLoad:
@@ -25,10 +25,21 @@ class OtherLoad:
         return min(1.0, max(0.0, (_other_seconds() - self._before) / possible))
 
 
-def undisturbed(take: Callable[[], Speed], watch: Callable[[], OtherLoad] = OtherLoad) -> Speed:
-    """The first measurement under a load of others below QUIET, or the quietest of all attempts; with that load."""
+def undisturbed(
+    take: Callable[[], Speed],
+    patience_s: float,
+    watch: Callable[[], OtherLoad] = OtherLoad,
+    clock: Callable[[], float] = time.monotonic,
+) -> Speed:
+    """The first measurement under a load of others below QUIET, or the quietest of all attempts; with that load.
+
+    patience_s: no attempt starts later than that. A worker that ends, or a server that tidies up, is busy for some
+    seconds; a machine that is still busy after them would make a slow model's measurement three times as long for
+    nothing.
+    """
     taken: list[Speed] = []
-    for _ in range(ATTEMPTS):
+    end = clock() + patience_s
+    while len(taken) < ATTEMPTS and (not taken or clock() < end):
         load = watch()
         taken.append(replace(take(), other_load=load.share()))
         if taken[-1].other_load < QUIET:

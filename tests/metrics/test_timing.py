@@ -75,6 +75,13 @@ def test_other_errors_are_not_hidden() -> None:
         measure_speed(Machine(largest=0).run, machine.prepare, machine.options())
 
 
+def test_a_slow_model_is_not_tried_in_larger_batches_for_ever() -> None:
+    machine = Machine(per_call=1.0)
+    found = measure_speed(machine.run, machine.prepare, machine.options(batch=64, budget_s=2.0))
+    assert found.batch == 1
+    assert max(machine.calls) == 1
+
+
 def test_it_ends_within_its_budget() -> None:
     machine = Machine()
     measure_speed(machine.run, machine.prepare, machine.options(repeats=10_000, budget_s=3.0))

@@ -51,7 +51,7 @@ def test_another_process_counts() -> None:
 @pytest.mark.parametrize(("shares", "kept"), [((0.05, 0.0), 0.05), ((0.5, 0.02), 0.02), ((0.5, 0.3, 0.4), 0.3)])
 def test_the_first_quiet_or_the_quietest_measurement_is_kept(shares: tuple[float, ...], kept: float) -> None:
     loads = scripted(*shares)
-    assert undisturbed(lambda: SPEED, lambda: next(loads)).other_load == kept
+    assert undisturbed(lambda: SPEED, 60, lambda: next(loads)).other_load == kept
 
 
 def test_attempts_are_bounded() -> None:
@@ -61,5 +61,16 @@ def test_attempts_are_bounded() -> None:
         taken.append(1)
         return SPEED
 
-    undisturbed(take, lambda: Scripted(1.0))
+    undisturbed(take, 60, lambda: Scripted(1.0))
     assert len(taken) == ATTEMPTS
+
+
+def test_a_long_measurement_is_not_repeated() -> None:
+    now = [0.0]
+
+    def take() -> Speed:
+        now[0] += 7
+        return SPEED
+
+    undisturbed(take, 6, lambda: Scripted(1.0), lambda: now[0])
+    assert now == [7]
