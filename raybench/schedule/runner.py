@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import ray
@@ -22,14 +21,13 @@ from raybench.ledger import READERS, Ledger
 from raybench.plan import Plan
 from raybench.results import Failure
 from raybench.runs import Run
-from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.cluster import alive
 from raybench.schedule.decoder import Decoder, wanted
 from raybench.schedule.fleet import Fleet, Node
 from raybench.schedule.foresee import forecast, look_ahead
 from raybench.schedule.inspector import Inspector
-from raybench.schedule.mergers import Mergers
+from raybench.schedule.merging import Merging
 from raybench.schedule.metrics import watched
 from raybench.schedule.retries import Retries
 from raybench.schedule.shares import Shares
@@ -38,7 +36,6 @@ from raybench.schedule.tasks import Desk, Effort, Outcome, argument, execute, fa
 
 WAIT_S = 0.5
 ROUND_S = 0.02
-TELL_S = 1.0
 PATIENCE_S = 120.0  # with a store in trouble, once it has been found to be there
 Watcher = Callable[[Backlog], None]
 
@@ -76,8 +73,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> Summary:
         foreseen = forecast(ahead, fleet.slots, shares)
         backlog = Backlog(ahead.units, plan.manifests, commits)
         new = [unit_id for unit_id, names in commits.items() if "result" in names and unit_id not in entered]
-        dispatch = _Dispatch(plan, run, backlog, commits, (fleet, shares))
-        dispatch.aggregator.finished.remote(new)
+        dispatch = _Dispatch(plan, run, backlog, commits, (fleet, shares), Merging(run, fleet, new))
         if foreseen.units:
             write_forecast(run, foreseen)
         dispatch.drain(watched(run.name, len(plan.units), watch), stop)
@@ -100,12 +96,17 @@ class _Dispatch:
     """The tasks in flight. Everything that lasts is in the store."""
 
     def __init__(
-        self, plan: Plan, run: Run, backlog: Backlog, commits: dict[str, set[str]], where: tuple[Fleet, Shares]
+        self,
+        plan: Plan,
+        run: Run,
+        backlog: Backlog,
+        commits: dict[str, set[str]],
+        where: tuple[Fleet, Shares],
+        merging: Merging,
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
         self.fleet, self.shares = where
-        self.aggregator = self._aggregator(0)
-        self.mergers = Mergers(self.aggregator, lambda number: self._aggregator(number + 1))
+        self.merging = merging
         self.failed: dict[str, Failure] = {}
         self.took = Work()
         self._desks = {line: self._desk(line) for line in plan.manifests}
@@ -117,8 +118,6 @@ class _Dispatch:
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:
             self._attempts = dict(zip(failed, pool.map(self._attempt, failed), strict=True))
-        self._finished: list[str] = []
-        self._told_at = 0.0
         self._running: dict[Any, _Flight] = {}
         self._gpus = 0.0
         self._retries = Retries(plan.experiment.resources.retries)
@@ -135,8 +134,7 @@ class _Dispatch:
                 self.decoder.fill(self.backlog.begun)
             watch(self.backlog)
             if stop.asked and not entering:
-                self._tell(every_s=0.0)
-                entering = self.aggregator.enter.remote()
+                entering = self.merging.enter()
             running = [*self._running, *self.inspector.running, *self.decoder.running]
             if stop.overdue or not (running or (self.backlog.waiting and not stop.asked)):
                 break
@@ -146,22 +144,16 @@ class _Dispatch:
             for reference in ended(running):
                 if not (self.inspector.receive(reference) or self.decoder.receive(reference)):
                     self._receive(reference)
-            self._tell()
+            self.merging.tell()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
-        self._tell(every_s=0.0)
+        self.merging.tell(every_s=0.0)
         if entering:
             ray.wait([entering], timeout=stop.left_s)
         self._raise_if(stop)
 
-    def _tell(self, every_s: float = TELL_S) -> None:
-        """The aggregator which units have finished, together: a call takes the driver a millisecond or two."""
-        if self._finished and time.monotonic() - self._told_at >= every_s:
-            self.aggregator.finished.remote(self._finished)
-            self._finished, self._told_at = [], time.monotonic()
-
     def report(self, stop: Stop) -> Board:
         """The comparison, written by the aggregator. Raises RunStopped."""
-        reference = self.aggregator.report.remote(self.plan, datetime.now(UTC).isoformat(timespec="seconds"))
+        reference = self.merging.report(self.plan)
         while not ray.wait([reference], timeout=WAIT_S)[0]:
             self._raise_if(stop)
         board: Board = ray.get(reference)
@@ -196,7 +188,7 @@ class _Dispatch:
     def _submit(self, job: Job, node: Node | None) -> None:
         if job.phase == "aggregate":
             effort = Effort(self._attempt_of(job), 0)
-            reference = self._merger(job).close.remote(job, self._manifests[job.unit.line], effort.attempt)
+            reference = self.merging.close(job, self._manifests[job.unit.line], effort.attempt)
         else:
             effort = self._effort(job, node)
             arguments = (job, self._manifests[job.unit.line], self._desks[job.unit.line], effort)
@@ -230,29 +222,22 @@ class _Dispatch:
         if outcome.failure is None:
             self.backlog.finish(job)
             if job.shard is not None and self.backlog.has_unscored(unit_id):
-                self._merger(job).add.remote(unit_id, job.shard.key)
+                self.merging.add(unit_id, job.shard.key)
             elif job.phase == "aggregate":
-                self.mergers.leave(unit_id)
+                self.merging.closed(unit_id)
             elif job.phase == "measure":
                 del self._spent_s[unit_id]
-                self._finished.append(unit_id)
+                self.merging.finished(unit_id)
         elif not self._put_back(job, outcome) and self.backlog.fail(job):
             self.failed[unit_id] = replace(outcome.failure, traceback="")
             self.run.record_failure(unit_id, outcome.failure)
-            self._merger(job).drop.remote(unit_id)
-            self.mergers.leave(unit_id)
+            self.merging.drop(unit_id)
 
     def _desk(self, line: str) -> Desk:
         plan, device = self.plan, self.fleet.slots.device
         measure_s, own = plan.experiment.resources.measure_s, line not in plan.elsewhere
         helped = bool(self.fleet.slots.helpers)
         return Desk(self.run, plan.lines_of(line), device, plan.weights, measure_s, own, helped)
-
-    def _aggregator(self, number: int) -> Any:
-        return Aggregator.options(**beside(self.fleet, number)).remote(self.run)  # type: ignore[attr-defined]
-
-    def _merger(self, job: Job) -> Any:
-        return self.mergers.of(job.unit.unit_id, self.fleet.slots.count)
 
     def _count(self, flight: _Flight, outcome: Outcome) -> None:
         """What the task took, and what that says about others."""
@@ -330,13 +315,3 @@ def _task(name: str, threads: int, gpus: float, node_id: str | None) -> Any:
         name=name,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False) if node_id else "SPREAD",
     )
-
-
-def beside(fleet: Fleet, number: int = 0) -> dict[str, Any]:
-    """Merging and the report on nodes without GPUs, where there are any; elsewhere once these are lost. number: of the
-    actor; the first gets the largest of them."""
-    helpers = sorted(fleet.slots.helpers, key=lambda node: -node.cpus)
-    if not helpers:
-        return {"scheduling_strategy": "SPREAD"} if number else {}
-    node = helpers[number % len(helpers)]
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=True)}

@@ -3,9 +3,6 @@ of a node with a GPU (Ray's word for a number here) and one without."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+from apart import answer
 
 from raybench.demo import Sizes, write_strips
 from raybench.experiment import Experiment, ModelChoice
@@ -172,14 +170,7 @@ def test_a_run_with_a_node_that_helps(tmp_path: Path) -> None:
         pack(open_store(str(strips)), store.sub("lines"), f"strip-{number}", PackOptions(shard_rows=8))
         for number in range(2)
     ]
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN, store.uri(), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout.splitlines()[-1])
+    found = answer(RUN, store.uri(), str(tmp_path))
     assert found["failed"] == 0
     shards = sum(len(manifest.shards) for manifest in manifests)
     of_nodes, of_helpers = found["cached"]

@@ -7,7 +7,7 @@ import pytest
 from raybench.errors import InputError
 from raybench.experiment import Resources
 from raybench.schedule.fleet import REFRESH_S, Fleet, Node, assumed, fit
-from raybench.schedule.runner import beside
+from raybench.schedule.merging import beside
 
 CPU, GPU, SMALL = Node("c", 32, 0), Node("g", 16, 4), Node("s", 1, 1)
 

@@ -19,7 +19,7 @@ from raybench.reports import unchanged
 from raybench.reports.tables import board_from_json
 from raybench.results import UnitResult
 from raybench.runs import Run
-from raybench.schedule import runner
+from raybench.schedule import merging
 from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.cluster import slots
 from raybench.schedule.fleet import Fleet
@@ -139,13 +139,13 @@ def test_a_tree_of_actors_merges_what_one_does(experiment: Experiment, monkeypat
     alone = run(chosen).board
     monkeypatch.setattr("raybench.schedule.mergers.SLOTS_EACH", 1)
     started: list[int] = []
-    beside = runner.beside
+    beside = merging.beside
 
     def noted(fleet: Fleet, number: int = 0) -> dict[str, Any]:
         started.append(number)
         return beside(fleet, number)
 
-    monkeypatch.setattr(runner, "beside", noted)
+    monkeypatch.setattr(merging, "beside", noted)
     together = run(chosen.model_copy(update={"name": "tree"})).board
     assert started == list(range(1 + slots(chosen.resources).count))
     assert [row.quality for row in together.rows] == [row.quality for row in alone.rows]

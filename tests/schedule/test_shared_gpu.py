@@ -5,13 +5,11 @@ The GPU is Ray's word for a number here.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from apart import answer
 
 from raybench.demo import Sizes, write_strips
 from raybench.lines.pack import PackOptions, pack
@@ -73,16 +71,7 @@ def test_the_first_has_a_whole_gpu_and_the_others_what_it_held(tmp_path: Path) -
     store = open_store(str(tmp_path / "store"))
     strips = write_strips(tmp_path / "strips", Sizes(24, 3, 3, 0))
     pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions())
-    arguments = (store.uri(), str(PEAK_MB), str(DEVICE_MB))
-    ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN, *arguments],
-        env=os.environ | ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout.splitlines()[-1])
+    found = answer(RUN, store.uri(), str(PEAK_MB), str(DEVICE_MB), environment=ENVIRONMENT)
     assert found["failed"] == 0
     expected = share(PEAK_MB, DEVICE_MB)
     assert expected == 6 / 16
