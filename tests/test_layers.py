@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "raybench"
 
 LAYERS = [
-    {"errors", "results", "units", "versions", "yaml_rows"},
+    {"errors", "heap", "results", "units", "versions", "yaml_rows"},
     {"experiment", "backends", "store"},
     {"runs", "ledger", "costs"},
     {"embedded", "lines", "models", "metrics"},

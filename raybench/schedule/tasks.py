@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from raybench import heap
 from raybench.errors import StoreUnreachable, TimeLimit
 from raybench.lines.manifest import Manifest
 from raybench.results import Failure, Phase, Spent
@@ -90,7 +91,7 @@ def execute(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Outcome
         trouble = trouble_of(error, shared=0 < effort.gpus < 1)
         return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble)
     finally:
-        _leave(desk)
+        _leave(job, desk)
     return Outcome(time.perf_counter() - started, spent=spent)
 
 
@@ -130,8 +131,11 @@ def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Spent | N
     raise ValueError(f"no such task: {job.phase}")
 
 
-def _leave(desk: Desk) -> None:
-    """The worker lives on: others that share its GPU need the memory that torch keeps for later."""
+def _leave(job: Job, desk: Desk) -> None:
+    """The worker lives on: others that share its node or its GPU need the memory that is kept for later. Scoring and
+    timing take little, and the next of them takes it again."""
+    if job.phase == "train":
+        heap.give_back()
     if desk.device != "cpu":
         from raybench.models import device
 

@@ -1,0 +1,61 @@
+"""In processes of their own: what is set once stays."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from raybench import heap
+
+BLOCK_MB, TIMES = 48, 20
+PAGES = BLOCK_MB * 2**20 // 4096
+FAULTS = f"""
+import resource, sys
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+
+if "keep" in sys.argv:
+    from raybench import heap
+    assert heap.keep_freed() is heap.keep_freed() is True
+b"x" * ({BLOCK_MB} << 20)
+before, kept = faults(), resident()
+for _ in range({TIMES}):
+    b"x" * ({BLOCK_MB} << 20)
+taken = faults() - before
+if "keep" in sys.argv:
+    heap.give_back()
+print(taken, kept - resident())
+"""
+
+pytestmark = pytest.mark.skipif(not heap._is_glibc(), reason="the C library is not glibc")
+
+
+def pages(*arguments: str) -> tuple[int, int]:
+    """Page faults of taking a block again and again, and pages that are fewer after giving back."""
+    ended = subprocess.run([sys.executable, "-c", FAULTS, *arguments], capture_output=True, text=True, check=True)
+    taken, returned = map(int, ended.stdout.split())
+    return taken, returned
+
+
+def test_a_freed_block_is_taken_again_without_new_pages() -> None:
+    taken, returned = pages("keep")
+    assert taken < 0.1 * PAGES
+    assert returned > 0.9 * PAGES
+
+
+def test_by_default_each_block_is_new() -> None:
+    taken, _ = pages()
+    assert taken > 0.9 * TIMES * PAGES
+
+
+@pytest.mark.parametrize("module", ["raybench", "raybench.lines.decode", "raybench.models.device"])
+def test_all_that_looks_at_images_or_runs_a_detector_keeps_it(module: str) -> None:
+    code = f"import {module}; from raybench import heap; print(heap.keep_freed.cache_info().currsize)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "1\n"
