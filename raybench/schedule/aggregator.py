@@ -15,14 +15,12 @@ import ray
 
 from raybench.findings.board import Board
 from raybench.ledger import Ledger, enter
-from raybench.lines.manifest import Manifest
 from raybench.plan import Plan
 from raybench.reports import unchanged
 from raybench.reports.publish import publish
 from raybench.runs import Run, ScoreRecord, score_name
-from raybench.schedule.backlog import Job
 from raybench.schedule.decoder import clear
-from raybench.schedule.tasks import Outcome, failure_of, trouble_of
+from raybench.schedule.tasks import Desk, Outcome, failure_of, taken, trouble_of
 from raybench.work.conclude import Partials, merge
 
 PAGE_UNITS = 256
@@ -46,14 +44,16 @@ class Aggregator:
         if record is not None:
             self.partials.setdefault(unit_id, Partials()).add(self.run, record)
 
-    def close(self, job: Job, manifest: Manifest, attempt: int) -> Outcome:
-        """Merge what is missing and commit the unit's quality."""
+    def close(self, order: bytes, at: bytes) -> Outcome:
+        """Merge what is missing and commit the unit's quality. order, at: (Job, Effort) and Desk as arguments."""
         started = time.perf_counter()
+        job, effort = taken(order)
+        desk: Desk = taken(at)
         try:
             partials = self.partials.pop(job.unit.unit_id, None) or Partials()
-            merge(job.unit, manifest, self.run, partials)
+            merge(job.unit, desk.manifest, self.run, partials)
         except Exception as error:
-            return Outcome(time.perf_counter() - started, failure_of(job, error, attempt), trouble_of(error))
+            return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble_of(error))
         return Outcome(time.perf_counter() - started)
 
     def drop(self, unit_id: str) -> None:

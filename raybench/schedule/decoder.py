@@ -20,7 +20,7 @@ from raybench.lines.fitted import open_fitted, put_ahead, remove_ahead
 from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.runs import Run
 from raybench.schedule.fleet import Fleet, Node
-from raybench.schedule.tasks import REUSE_WORKER, Desk
+from raybench.schedule.tasks import REUSE_WORKER, Desk, taken
 from raybench.units import Unit
 from raybench.work.site import fit_of, node_cache
 
@@ -37,13 +37,12 @@ class Carried:
 
 
 @ray.remote(max_calls=REUSE_WORKER)
-def decode(
-    manifest: Manifest, shard: ShardInfo, fit: InputFit, desk: Desk, threads: int, unwanted: Sequence[str]
-) -> Carried:
-    """Decode a shard and put it where others look; remove what is `unwanted` there."""
+def decode(at: bytes, shard: ShardInfo, fit: InputFit, threads: int, unwanted: Sequence[str]) -> Carried:
+    """Decode a shard and put it where others look; remove what is `unwanted` there. at: Desk as an argument."""
+    desk: Desk = taken(at)
     for name in unwanted:
         remove_ahead(desk.run.ahead, name)
-    fitted = open_fitted(desk.lines, manifest, shard, fit, node_cache(), threads)
+    fitted = open_fitted(desk.lines, desk.manifest, shard, fit, node_cache(), threads)
     return Carried(fitted.path.stem, put_ahead(fitted, desk.run.ahead))
 
 
@@ -77,11 +76,9 @@ def wanted(units: Iterable[Unit], manifests: Mapping[str, Manifest]) -> Iterator
 class Decoder:
     """What is to be decoded, in the order in which units need it. Does nothing on a cluster without such nodes."""
 
-    def __init__(
-        self, wanted: Iterable[Wanted], fleet: Fleet, desks: Mapping[str, Desk], manifests: Mapping[str, Any]
-    ) -> None:
-        """desks, manifests: by line, as arguments of tasks."""
-        self._fleet, self._desks, self._manifests = fleet, desks, manifests
+    def __init__(self, wanted: Iterable[Wanted], fleet: Fleet, desks: Mapping[str, Any]) -> None:
+        """desks: by line, as arguments of tasks."""
+        self._fleet, self._desks = fleet, desks
         self._waiting = deque(wanted if fleet.slots.helpers else ())
         self._running: dict[Any, str] = {}
         self._there: deque[Carried] = deque()
@@ -118,8 +115,8 @@ class Decoder:
             name="decode",
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
         )
-        given = (self._manifests[shard.line], shard.shard, shard.fit, self._desks[shard.line])
-        self._running[task.remote(*given, threads, self._unwanted())] = node.node_id
+        given = (self._desks[shard.line], shard.shard, shard.fit, threads, self._unwanted())
+        self._running[task.remote(*given)] = node.node_id
 
     def _free_node(self) -> Node | None:
         taken = Counter(self._running.values())

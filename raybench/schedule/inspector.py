@@ -15,7 +15,6 @@ from typing import Any
 import ray
 
 from raybench.errors import TimeLimit
-from raybench.lines.manifest import Manifest
 from raybench.lines.quality import Inspection
 from raybench.plan import Plan
 from raybench.reports.signals import learn_in_run
@@ -24,14 +23,17 @@ from raybench.runs import Run
 from raybench.schedule.backlog import Tally
 from raybench.schedule.fleet import Fleet
 from raybench.schedule.limit import limited
-from raybench.schedule.tasks import REUSE_WORKER, TRACEBACK_CHARS, Desk, Outcome, failure_in, trouble_of
+from raybench.schedule.tasks import REUSE_WORKER, TRACEBACK_CHARS, Desk, Outcome, failure_in, taken, trouble_of
 from raybench.work.inspect import failed_inspection, inspect_in_run, inspections_in, record_failed_inspection
 
 
 @ray.remote(max_calls=REUSE_WORKER)
-def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: float | None, signals: bool) -> Outcome:
-    """Inspect a line and keep what is found; an exception becomes a Failure. signals: learn for them, too."""
+def look(at: bytes, threads: int, attempt: int, limit_s: float | None, signals: bool) -> Outcome:
+    """Inspect a line and keep what is found; an exception becomes a Failure. at: Desk as an argument. signals: learn
+    for them, too."""
     started = time.perf_counter()
+    desk: Desk = taken(at)
+    manifest = desk.manifest
 
     def time_is_up(stack: str) -> None:
         message = f"no end after {limit_s:g} s, resources.unit_timeout_s; it hung at the traceback"
@@ -51,11 +53,9 @@ def look(manifest: Manifest, desk: Desk, threads: int, attempt: int, limit_s: fl
 class Inspector:
     """The inspections that are left to do. failed: given up in this run, by line. tally: progress, in lines."""
 
-    def __init__(
-        self, plan: Plan, run: Run, fleet: Fleet, desks: Mapping[str, Desk], manifests: Mapping[str, Any]
-    ) -> None:
-        """desks, manifests: by line, as arguments of tasks."""
-        self._run, self._fleet, self._desks, self._manifests = run, fleet, desks, manifests
+    def __init__(self, plan: Plan, run: Run, fleet: Fleet, desks: Mapping[str, Any]) -> None:
+        """desks: by line, as arguments of tasks."""
+        self._run, self._fleet, self._desks = run, fleet, desks
         self._retries, self._limit_s = plan.experiment.resources.retries, plan.experiment.resources.unit_timeout_s
         self._signals = plan.experiment.annotation.signals > 0
         known = inspections_in(run, plan) if plan.experiment.inspect else {}
@@ -81,8 +81,8 @@ class Inspector:
             line = self._waiting.popleft()
             threads = self._fleet.slots.cpus
             task = look.options(num_cpus=threads, max_retries=0, name="inspect", scheduling_strategy="SPREAD")
-            arguments = (self._manifests[line], self._desks[line], threads, self._attempt(line))
-            self._running[task.remote(*arguments, self._limit_s, self._signals)] = line
+            arguments = (self._desks[line], threads, self._attempt(line), self._limit_s, self._signals)
+            self._running[task.remote(*arguments)] = line
 
     def receive(self, reference: Any) -> bool:
         """Take the outcome of a task that has ended; False when it is none of these."""

@@ -12,7 +12,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raybench.plan import Plan
 from raybench.runs import Run
 from raybench.schedule.aggregator import Aggregator
-from raybench.schedule.backlog import Job
 from raybench.schedule.fleet import Fleet
 from raybench.schedule.mergers import Mergers
 
@@ -36,9 +35,9 @@ class Merging:
         """Merge a committed shard of a unit that has others to come."""
         self._of(unit_id).add.remote(unit_id, shard_key)
 
-    def close(self, job: Job, manifest: Any, attempt: int) -> Any:
-        """Merge what is left of the unit and commit its quality. manifest: as an argument of tasks."""
-        return self._of(job.unit.unit_id).close.remote(job, manifest, attempt)
+    def close(self, unit_id: str, order: Any, desk: Any) -> Any:
+        """Merge what is left of the unit and commit its quality. order, desk: as arguments of tasks."""
+        return self._of(unit_id).close.remote(order, desk)
 
     def closed(self, unit_id: str) -> None:
         """The unit's quality is committed."""

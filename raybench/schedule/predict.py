@@ -39,8 +39,7 @@ class _Window:
 
     def __init__(self, prediction: Prediction, resources: Resources, done: Done) -> None:
         self.fit, self.resources, self.done = slots(resources), resources, done
-        self._desk = Desk(prediction.run, prediction.images, self.fit.device)
-        self._manifest = argument(prediction.manifest)
+        self._desk = argument(Desk(prediction.run, prediction.images, prediction.manifest, self.fit.device))
         self._retries = Retries(resources.retries)
         self._waiting = deque(Job("score", prediction.unit, shard.rows, shard) for shard in prediction.waiting())
         self._running: dict[Any, Job] = {}
@@ -75,7 +74,7 @@ class _Window:
             name=f"predict {job.unit.model}",
             scheduling_strategy="SPREAD",
         )
-        return task.remote(job, self._manifest, self._desk, effort)
+        return task.remote(argument((job, effort)), self._desk)
 
     def _put_back(self, job: Job, outcome: Outcome) -> bool:
         """Whether the job is to be done again. With a store or a disk in trouble nothing else is begun meanwhile."""

@@ -109,10 +109,9 @@ class _Dispatch:
         self.merging = merging
         self.failed: dict[str, Failure] = {}
         self.took = Work()
-        self._desks = {line: self._desk(line) for line in plan.manifests}
-        self._manifests = {line: argument(manifest) for line, manifest in plan.manifests.items()}
-        self.inspector = Inspector(plan, run, self.fleet, self._desks, self._manifests)
-        self.decoder = Decoder(wanted(backlog.unbegun, plan.manifests), self.fleet, self._desks, self._manifests)
+        self._desks = {line: argument(self._desk(line)) for line in plan.manifests}
+        self.inspector = Inspector(plan, run, self.fleet, self._desks)
+        self.decoder = Decoder(wanted(backlog.unbegun, plan.manifests), self.fleet, self._desks)
         if self.inspector.busy:
             backlog.tallies["inspect"] = self.inspector.tally
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
@@ -186,14 +185,14 @@ class _Dispatch:
         return [node for node in self.fleet.slots.nodes if node.node_id not in taken]
 
     def _submit(self, job: Job, node: Node | None) -> None:
+        desk = self._desks[job.unit.line]
         if job.phase == "aggregate":
             effort = Effort(self._attempt_of(job), 0)
-            reference = self.merging.close(job, self._manifests[job.unit.line], effort.attempt)
+            reference = self.merging.close(job.unit.unit_id, argument((job, effort)), desk)
         else:
             effort = self._effort(job, node)
-            arguments = (job, self._manifests[job.unit.line], self._desks[job.unit.line], effort)
             name, node_id = f"{job.phase} {job.unit.model}", node.node_id if node else None
-            reference = _task(name, effort.threads, effort.gpus, node_id).remote(*arguments)
+            reference = _task(name, effort.threads, effort.gpus, node_id).remote(argument((job, effort)), desk)
         self._running[reference] = _Flight(job, effort, node)
         self._gpus += effort.gpus
 
@@ -237,7 +236,8 @@ class _Dispatch:
         plan, device = self.plan, self.fleet.slots.device
         measure_s, own = plan.experiment.resources.measure_s, line not in plan.elsewhere
         helped = bool(self.fleet.slots.helpers)
-        return Desk(self.run, plan.lines_of(line), device, plan.weights, measure_s, own, helped)
+        lines, manifest = plan.lines_of(line), plan.manifests[line]
+        return Desk(self.run, lines, manifest, device, plan.weights, measure_s, own, helped)
 
     def _count(self, flight: _Flight, outcome: Outcome) -> None:
         """What the task took, and what that says about others."""

@@ -45,11 +45,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Desk:
-    """What every task on a line needs besides its job. lines: the store of lines that holds it. own: whether that is
-    the run's own. measure_s: for timing a unit. helped: nodes without a GPU decode for those with one."""
+    """What every task on a line needs besides its job. lines: the store of lines that holds it. manifest: the line's.
+    own: whether the store is the run's own. measure_s: for timing a unit. helped: nodes without a GPU decode for those
+    with one."""
 
     run: Run
     lines: Store
+    manifest: Manifest
     device: str
     weights: Store | None = None
     measure_s: float = 2.0
@@ -71,22 +73,31 @@ class Effort:
 
 
 def argument(value: Any) -> Any:
-    """`value` for many tasks: as it is where it is small, else in Ray's object store, once.
+    """`value` for many tasks, as bytes for `taken`: in Ray's object store, once, where they are not few.
 
-    A reference is dear: Ray counts who holds it and tells every node where it lies, and tasks with different ones do
-    not take over each other's workers. It costs the driver a millisecond of CPU per task.
+    Ray itself would pickle the same desk for every task, which takes the driver a third of a millisecond. And a
+    reference is dear: Ray counts who holds it and tells every node where it lies, and tasks with different ones do not
+    take over each other's workers. It costs the driver a millisecond of CPU per task.
     """
-    return value if len(pickle.dumps(value)) <= INLINE_BYTES else ray.put(value)
+    packed = pickle.dumps(value)
+    return packed if len(packed) <= INLINE_BYTES else ray.put(packed)
+
+
+def taken(packed: bytes) -> Any:
+    """What `argument` was given."""
+    return pickle.loads(packed)  # noqa: S301  # the driver made it; Ray itself unpickles arguments alike
 
 
 @ray.remote(max_calls=REUSE_WORKER)
-def execute(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Outcome:
-    """Do `job` and commit it; an exception becomes a Failure."""
+def execute(order: bytes, at: bytes) -> Outcome:
+    """Do a job and commit it; an exception becomes a Failure. order, at: (Job, Effort) and Desk as arguments."""
     started = time.perf_counter()
+    job, effort = taken(order)
+    desk: Desk = taken(at)
     try:
         time_is_up = functools.partial(_time_is_up, job, desk, effort)
         with limited(effort.limit_s, time_is_up), metered(desk.run.name, job, effort.again):
-            spent = _work(job, manifest, desk, effort)
+            spent = _work(job, desk, effort)
     except Exception as error:
         trouble = trouble_of(error, shared=0 < effort.gpus < 1)
         return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble)
@@ -95,7 +106,7 @@ def execute(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Outcome
     return Outcome(time.perf_counter() - started, spent=spent)
 
 
-def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Spent | None:
+def _work(job: Job, desk: Desk, effort: Effort) -> Spent | None:
     """What a phase needs is imported when it comes: torch takes seconds, and not every detector's training needs it."""
     from raybench.work import site
 
@@ -117,16 +128,16 @@ def _work(job: Job, manifest: Manifest, desk: Desk, effort: Effort) -> Spent | N
     if job.phase == "train":
         from raybench.work import train
 
-        return train.train(job.unit, manifest, place).spent
+        return train.train(job.unit, desk.manifest, place).spent
     if job.phase == "score" and job.shard is not None:
         from raybench.work import score
 
-        return score.score(job.unit, manifest, job.shard, place).spent
+        return score.score(job.unit, desk.manifest, job.shard, place).spent
     if job.phase == "measure":
         from raybench.work import conclude, measure
 
-        measured = measure.measure(job.unit, manifest, place)
-        conclude.conclude(job.unit, manifest, desk.run)
+        measured = measure.measure(job.unit, desk.manifest, place)
+        conclude.conclude(job.unit, desk.manifest, desk.run)
         return measured.spent
     raise ValueError(f"no such task: {job.phase}")
 

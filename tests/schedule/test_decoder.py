@@ -24,7 +24,7 @@ from raybench.runs import Run
 from raybench.schedule import decoder
 from raybench.schedule.decoder import Decoder, Wanted, clear, wanted
 from raybench.schedule.fleet import Node, Slots
-from raybench.schedule.tasks import Desk
+from raybench.schedule.tasks import Desk, argument
 from raybench.store import Store, open_store
 
 pytestmark = pytest.mark.cluster
@@ -56,8 +56,11 @@ def run(plan: Plan) -> Run:
 def helped(plan: Plan, run: Run, found: Sequence[Wanted]) -> Decoder:
     node = Node(ray.get_runtime_context().get_node_id(), 1, 0)
     fleet = Helped(Slots(1, 1, 1.0, "cuda", (), (node,)))
-    desks = {line: Desk(run, plan.lines_of(line), "cuda", helped=True) for line in plan.manifests}
-    return Decoder(found, fleet, desks, plan.manifests)  # type: ignore[arg-type]
+    desks = {
+        line: argument(Desk(run, plan.lines_of(line), manifest, "cuda", helped=True))
+        for line, manifest in plan.manifests.items()
+    }
+    return Decoder(found, fleet, desks)  # type: ignore[arg-type]
 
 
 def work_off(one: Decoder, begun: int) -> None:
@@ -132,7 +135,7 @@ def test_a_shard_that_cannot_be_decoded_is_left_to_its_unit(plan: Plan, run: Run
 
 def test_without_nodes_that_help_there_is_nothing_to_do(plan: Plan, run: Run) -> None:
     fleet = Helped(Slots(1, 1, 0.0, "cpu", (Node("a", 1, 0),)))
-    one = Decoder(wanted(plan.units, plan.manifests), fleet, {}, plan.manifests)  # type: ignore[arg-type]
+    one = Decoder(wanted(plan.units, plan.manifests), fleet, {})  # type: ignore[arg-type]
     one.fill(begun=len(plan.units))
     assert one.running == []
 
