@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 
-from benchmarks import coreset, memory, metrics, packing
+from benchmarks import coreset, heap, memory, metrics, packing
 
 
 def main() -> None:
     print(f"{platform.platform()}, Python {platform.python_version()}")
-    for part in (packing, metrics, coreset, memory):
+    for part in (packing, metrics, coreset, heap, memory):
         print(f"\n{part.__doc__}".rstrip())
         part.main()
 

@@ -1,9 +1,9 @@
 """What the C library does with memory that was freed.
 
-By default glibc returns each freed block of some megabytes to the kernel at once, and the next one comes page by page,
+By default glibc returns freed blocks of tens of megabytes to the kernel at once, and the next ones come page by page,
 zeroed. A detector at work frees and takes such blocks at every layer: a third to a half of its time goes there, and
-programs that do so beside each other slow each other down (docs/scale.md). So freed memory is kept for the next block,
-up to two gigabytes of it at the heap's end, and given back when a task that took much has ended.
+programs that do so beside each other slow each other down (`benchmarks/heap.py`). So freed memory is kept for the next
+block, up to two gigabytes of it at the heap's end, and given back when a task that took much has ended.
 
 Parameters: mallopt(3) of the Linux manual. Other C libraries are left as they are.
 """

@@ -119,8 +119,8 @@ class Decoder:
         self._running[task.remote(*given)] = node.node_id
 
     def _free_node(self) -> Node | None:
-        taken = Counter(self._running.values())
-        free = (node for node in self._fleet.slots.helpers if taken[node.node_id] < node.cpus // self._threads(node))
+        busy = Counter(self._running.values())
+        free = (node for node in self._fleet.slots.helpers if busy[node.node_id] < node.cpus // self._threads(node))
         return next(free, None)
 
     def _threads(self, node: Node) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from raybench import heap
 from raybench.errors import TimeLimit
 from raybench.lines.quality import Inspection
 from raybench.plan import Plan
@@ -47,6 +48,8 @@ def look(at: bytes, threads: int, attempt: int, limit_s: float | None, signals: 
             inspect_in_run(desk.run, desk.lines, manifest, desk.own, threads)
     except Exception as error:
         return Outcome(time.perf_counter() - started, failure_in("inspect", error, attempt), trouble_of(error))
+    finally:
+        heap.give_back()
     return Outcome(time.perf_counter() - started)
 
 
