@@ -37,7 +37,7 @@ Image = npt.NDArray[np.uint8]
 class Sizes:
     """How many images of each kind a demo line has."""
 
-    train_ok: int = 48
+    train_ok: int = 64
     test_ok: int = 16
     test_ng: int = 16
     unlabelled: int = 8
