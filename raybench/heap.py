@@ -1,7 +1,7 @@
 """What the C library does with memory that was freed.
 
 By default glibc returns freed blocks of tens of megabytes to the kernel at once, and the next ones come page by page,
-zeroed. A detector at work frees and takes such blocks at every layer: a third to a half of its time goes there, and
+zeroed. A detector at work frees and takes such blocks at every layer: a tenth to a half of its time goes there, and
 programs that do so beside each other slow each other down (`benchmarks/heap.py`). So freed memory is kept for the next
 block, up to two gigabytes of it at the heap's end, and given back when a task that took much has ended.
 
