@@ -9,8 +9,8 @@ import pytest
 
 from raybench import heap
 
-BLOCK_MB, TIMES = 48, 20
-PAGES = BLOCK_MB * 2**20 // 4096
+BLOCK_MB, BLOCKS, TIMES = 24, 8, 10
+PAGES = BLOCKS * BLOCK_MB * 2**20 // 4096
 FAULTS = f"""
 import resource, sys
 
@@ -23,10 +23,13 @@ def resident():
 if "keep" in sys.argv:
     from raybench import heap
     assert heap.keep_freed() is heap.keep_freed() is True
-b"x" * ({BLOCK_MB} << 20)
+def blocks():
+    return [b"x" * ({BLOCK_MB} << 20) for _ in range({BLOCKS})]
+
+blocks()
 before, kept = faults(), resident()
 for _ in range({TIMES}):
-    b"x" * ({BLOCK_MB} << 20)
+    blocks()
 taken = faults() - before
 if "keep" in sys.argv:
     heap.give_back()
@@ -43,15 +46,15 @@ def pages(*arguments: str) -> tuple[int, int]:
     return taken, returned
 
 
-def test_a_freed_block_is_taken_again_without_new_pages() -> None:
+def test_freed_blocks_are_taken_again_without_new_pages() -> None:
     taken, returned = pages("keep")
     assert taken < 0.1 * PAGES
     assert returned > 0.9 * PAGES
 
 
-def test_by_default_each_block_is_new() -> None:
+def test_by_default_they_are_new() -> None:
     taken, _ = pages()
-    assert taken > 0.9 * TIMES * PAGES
+    assert taken > 0.5 * TIMES * PAGES
 
 
 @pytest.mark.parametrize("module", ["raybench", "raybench.lines.decode", "raybench.models.device"])
