@@ -142,7 +142,7 @@ and decoding done before, until the last unit was merged: {one.one_s:.1f} s and 
 Merging, driver and Ray's own processes have no core of their own here, which costs the two workers, not the one. Timing
 is left out: it asks for a quiet machine and is repeated where it is none, and nodes that are processes of one machine
 disturb each other. Workers keep freed memory for the next block (`raybench/heap.py`); before, 1.57 times was measured:
-a good third of a task's time was page faults, in which processes beside each other wait for each other.
+much of a task's time was page faults, in which processes beside each other wait for each other.
 """
 
 
