@@ -7,6 +7,7 @@
 `raybench.schedule` holds `connected` and `run_plan`; importing it needs Ray.
 """
 
+from raybench import heap
 from raybench.errors import RaybenchError
 from raybench.experiment import Experiment, read_experiment
 from raybench.lines.pack import pack
@@ -14,6 +15,8 @@ from raybench.models.base import Card, Detector, FitContext, Scored, TrainImages
 from raybench.plan import Plan, make_plan
 from raybench.results import UnitResult
 from raybench.store import Store, open_store
+
+heap.keep_freed()
 
 __all__ = [
     "Card",

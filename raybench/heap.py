@@ -1,9 +1,9 @@
 """What the C library does with memory that was freed.
 
 By default glibc returns free memory at the heap's end to the kernel at once, and what is taken next comes page by page,
-zeroed. A detector at work frees and takes blocks of megabytes at every layer: up to a third of its time goes there, and
-programs that do so beside each other slow each other down (`benchmarks/heap.py`). So the end of the heap is kept, up to
-two gigabytes of it, and given back when a task that took much has ended.
+zeroed. A detector at work frees and takes blocks of megabytes at every layer: up to a quarter of its time goes there
+(`benchmarks/heap.py`), and programs that do so beside each other slow each other down. So the end of the heap is kept,
+up to two gigabytes of it, and given back when a task that took much has ended.
 
 Blocks that glibc would never place in the heap are still mapped and returned one by one. In the heap they would save
 more, but glibc before 2.38 does not find freed aligned blocks again: anomalib's PatchCore took 24 GB of such a heap.

@@ -57,8 +57,7 @@ def test_by_default_they_are_new() -> None:
     assert taken > 0.5 * TIMES * PAGES
 
 
-@pytest.mark.parametrize("module", ["raybench", "raybench.lines.decode", "raybench.models.device"])
-def test_all_that_looks_at_images_or_runs_a_detector_keeps_it(module: str) -> None:
-    code = f"import {module}; from raybench import heap; print(heap.keep_freed.cache_info().currsize)"
+def test_a_process_that_imports_raybench_keeps_them() -> None:
+    code = "from raybench import heap; print(heap.keep_freed.cache_info().currsize)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "1\n"

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench import heap
 from raybench.errors import RejectedImage
 from raybench.lines.header import UPRIGHT, is_tiff, orientation_of, turned
 
@@ -17,7 +16,6 @@ Pixels = npt.NDArray[np.uint8 | np.uint16]
 
 # Decoding is spread over tasks; threads inside one would only fight over the cores.
 cv2.setNumThreads(1)
-heap.keep_freed()
 # OpenCV turns some formats with some flags only, so it is told not to; TIFF it always turns.
 _COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 # Asked for RGB, OpenCV 5.0 mixes up the channels and pixels of 16-bit colour TIFF.

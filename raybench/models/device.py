@@ -8,10 +8,6 @@ from pathlib import Path
 
 import torch
 
-from raybench import heap
-
-heap.keep_freed()
-
 
 def describe(device: str) -> str:
     """A name for people: of the GPU, or of the CPU."""
