@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from made_run import finish, site_of
 
 from raybench import cli
 from raybench.lines.pack import PackOptions, pack
@@ -20,6 +19,7 @@ from raybench.reports import unchanged
 from raybench.reports.publish import publish_again
 from raybench.runs import Run
 from raybench.store import open_store
+from tests.support.made_run import finish, site_of
 
 EXPERIMENT = """
 name: night

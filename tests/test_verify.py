@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_run import finish, planned, site_of
 
 from raybench import cli, verify
 from raybench.errors import ExperimentError, InputError
 from raybench.runs import Run
 from raybench.store import Store, open_store
 from raybench.verify import Verified, verify_line, verify_run
+from tests.support.made_run import finish, planned, site_of
 
 
 @pytest.fixture(scope="module")

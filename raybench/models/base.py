@@ -103,7 +103,12 @@ class Detector(Protocol):
         ...
 
     def score(self, images: Images) -> Scored:
-        """Raw scores and heat maps of one batch. Deterministic; does not depend on the batch's other images."""
+        """Return raw scores and heat maps of one batch.
+
+        Deterministic: the same call gives the same bytes. An image's result does not depend on the other images of the
+        batch, on the threads or on the CPU's kernels, but for the rounding of float32: scores agree within 1e-3 of
+        their value, heat maps within 1e-3 of their range. docs/fidelity.md lists what was measured for each model.
+        """
         ...
 
     def save(self, folder: Path) -> None:

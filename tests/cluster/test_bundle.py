@@ -14,7 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+
+from tests.support.commands import ROOT
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 NOWHERE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from commands import ROOT, faults
+from tests.support.commands import ROOT, faults
 
 README = (ROOT / "README.md").read_text()
 

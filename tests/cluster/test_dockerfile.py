@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+
+from tests.support.commands import ROOT
 
 DOCKERFILE = ROOT / "cluster" / "Dockerfile"
 MADE_BY_THE_USER = {"weights"}

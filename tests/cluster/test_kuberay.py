@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import ROOT, faults
 from jsonschema import Draft202012Validator
+
+from tests.support.commands import ROOT, faults
 
 KUBERAY = ROOT / "cluster" / "kuberay"
 SCHEMAS = ROOT.parent / "shared" / "schemas"

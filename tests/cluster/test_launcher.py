@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from commands import ROOT, faults
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from tests.support.commands import ROOT, faults
 
 FILES = sorted((ROOT / "cluster" / "launcher").glob("*.yaml"))
 COMMANDS = ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_verdict import images, result
 
 from raybench.findings.board import BoardContext, build_board
 from raybench.findings.non_square import Twin
 from raybench.results import Input, Number
+from tests.support.results import images, result
 
 
 def test_the_gain_over_squashed_images_stands_on_the_board() -> None:

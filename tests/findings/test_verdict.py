@@ -1,48 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from raybench.experiment import VerdictWeights
 from raybench.findings.rows import Row, mean_number, merge_seeds
 from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all, shown
-from raybench.metrics.glow import HeatQuality
-from raybench.metrics.image import ImageScores, image_quality
-from raybench.metrics.pixel import PixelQuality
-from raybench.results import Counts, Failure, Input, Number, Quality, Size, Speed, Threshold, UnitResult
+from raybench.metrics.image import ImageScores
+from raybench.results import Failure, Input, Number, UnitResult
+from tests.support.results import NONE, images, result
 
-THRESHOLD = Threshold(2.0, 19, 0.05, 0.05, 1.0)
-NONE = Number(None, reason="no masks")
-PIXELS = [each.name for part in (PixelQuality, HeatQuality) for each in fields(part)]
 FAILURE = Failure("train", "ModelError", "no", "Traceback", 1)
-
-
-def images(gap: float, noise: float = 0.0, ng: int = 40) -> ImageScores:
-    rng = np.random.default_rng(0)
-    scores = np.concatenate([rng.normal(0, 1, 40), rng.normal(gap, 1, ng)])
-    scores += noise * np.random.default_rng(1).normal(size=len(scores))
-    ids = [f"{number:03}" for number in range(len(scores))]
-    return ImageScores.of(ids, ["ok"] * 40 + ["ng"] * ng, scores.tolist())
-
-
-def result(model: str, scores: ImageScores, ms: float = 10.0, au_pro: Number = NONE, seed: int = 0) -> UnitResult:
-    found = image_quality(scores, THRESHOLD)
-    return UnitResult(
-        unit_id=f"{model}-{seed}",
-        line="bolt",
-        model=model,
-        seed=seed,
-        provenance="imagenet",
-        input=Input("native", 64, 128, 300, 600),
-        counts=Counts(80, 20, 40, 40, 0),
-        threshold=THRESHOLD,
-        quality=Quality(**vars(found), **dict.fromkeys(PIXELS, NONE) | {"au_pro": au_pro}),
-        speed=Speed(ms, ms, ms, 2 * ms, 100.0, 8, "cpu", "float32", 1),
-        size=Size(5.0, 100),
-        train_s=3.0,
-    )
 
 
 def row(*results: UnitResult) -> Row:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkout import check_out
-from head import BIN, ROOT, submission_id
 
 from raybench.demo import Sizes, write_strips
+from tests.support.checkout import check_out
+from tests.support.head import BIN, ROOT, submission_id
 
 ALONE = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--map-root-user")
 INHERITED = ("AWS_", "RAY_", "PYTHON", "RAYBENCH_")

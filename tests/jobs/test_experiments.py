@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from checkout import check_out
-from head import ROOT, UPLOAD_LIMIT
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 from ray.runtime_env import RuntimeEnv
 
 from raybench.experiment import read_experiment
 from raybench.lines.layouts import SUFFIXES
 from raybench.models import registry
+from tests.support.checkout import check_out
+from tests.support.head import ROOT, UPLOAD_LIMIT
 
 JOBS = ROOT / "jobs"
 EXPERIMENTS = sorted(path for path in JOBS.glob("*.yaml") if path.name != "runtime_env.yaml")

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from head import Head, ray_head, submission_id, wait_until
 
 from raybench.cli import BAD_INPUT, UNITS_FAILED
 from raybench.embedded import EmbeddedServer
 from raybench.runs import Run
 from raybench.store import Store
+from tests.support.head import Head, ray_head, submission_id, wait_until
 
 pytestmark = pytest.mark.cluster
 SUBMIT = ("--runtime-env", "jobs/runtime_env.yaml", "--working-dir", ".")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fitting import CONTEXT, REAL, Fitted, Images, fit
 
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
 from raybench.models import registry
 from raybench.models.base import Scored, checked
 from raybench.models.registry import Size
+from tests.support.fitting import CONTEXT, REAL, Fitted, Images, assert_same, fit, maps_of
 
 
 def refused(self: socket.socket, address: object) -> None:
@@ -45,13 +45,15 @@ def test_scores_and_heat_maps(fitted: Fitted) -> None:
     assert found.heatmaps.std() > 0
 
 
-def test_a_score_does_not_depend_on_the_batch(fitted: Fitted) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_scores_do_not_depend_on_the_batch_or_the_threads(fitted: Fitted, tmp_path: Path, threads: int) -> None:
+    registry.save_detector(fitted.detector, fitted.spec, Size(fitted.height, fitted.width), tmp_path)
+    detector = registry.load(tmp_path, "cpu", threads)
     together = fitted.detector.score(fitted.unseen)
-    alone = fitted.detector.score(fitted.unseen[1:2])
-    assert alone.scores[0] == pytest.approx(together.scores[1], rel=1e-4)
-    assert alone.heatmaps is not None
-    assert together.heatmaps is not None
-    np.testing.assert_allclose(alone.heatmaps[0], together.heatmaps[1], rtol=1e-3, atol=1e-4)
+    for batch in (1, 2, 3):
+        parts = [detector.score(fitted.unseen[at : at + batch]) for at in range(0, 3, batch)]
+        scores = np.concatenate([part.scores for part in parts])
+        assert_same(Scored(scores, np.concatenate([maps_of(part) for part in parts])), together)
 
 
 def test_read_only_images_are_fine(fitted: Fitted) -> None:
@@ -137,3 +139,12 @@ def test_scores_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(BadScores, match="a heat map holds"):
         checked(Scored(np.array([1.0]), maps + np.inf), 1)
     assert checked(Scored(np.array([1.0]), maps), 1).heatmaps is maps
+
+
+def test_saved_tensors_keep_their_names_and_shapes(fitted: Fitted) -> None:
+    """A change here makes the detectors that users have trained unreadable: raise ID_VERSION and say so."""
+    if fitted.name == "fake":
+        return
+    stored = json.loads((Path(__file__).parent.parent / "golden" / "state_dicts.json").read_text())[fitted.name]
+    state = fitted.detector.module.state_dict()  # type: ignore[attr-defined]
+    assert {name: list(tensor.shape) for name, tensor in state.items()} == stored

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fitting import CONFIG, CONTEXT, SIZE, Images
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Identity, Normalize
 
@@ -26,6 +25,7 @@ from raybench.models.base import Scored
 from raybench.models.catalog import BACKBONES, LITE0
 from raybench.models.registry import Size
 from raybench.models.tensors import to_tensor
+from tests.support.fitting import CONFIG, CONTEXT, SIZE, Images
 
 LITE = BACKBONES[LITE0]
 NORMALISE: Any = Normalize(LITE.mean, LITE.std)

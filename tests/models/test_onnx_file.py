@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fitting import CONTEXT, REAL, Images, fit
 
 from raybench.errors import ModelError
 from raybench.models import onnx_file, registry
 from raybench.models.registry import Size
+from tests.support.fitting import CONTEXT, REAL, Images, fit
 
 
 @pytest.mark.parametrize("name", REAL)

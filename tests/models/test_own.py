@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fitting import CONTEXT, Images
 
 from raybench.errors import InputError, ModelError, UnknownName
 from raybench.models import registry
 from raybench.models.registry import Size
+from tests.support.fitting import CONTEXT, Images
 
 MINE = '''
 import numpy as np

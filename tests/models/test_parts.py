@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fitting import CONTEXT, Images, fit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +24,7 @@ from raybench.models.patchcore import k_center
 from raybench.models.registry import Size
 from raybench.models.ridge import Ridge
 from raybench.models.tensors import Clock, Draws
+from tests.support.fitting import CONTEXT, Images, fit
 
 
 def test_the_backbone_has_its_imagenet_weights() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from fitting import CONTEXT, Images
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from raybench.models import registry
 from raybench.models.base import Card, FitContext, Scored, TrainImages
 from raybench.models.registry import Size
 from raybench.models.tiled import Tiled, starts
+from tests.support.fitting import CONTEXT, Images
 
 
 class Brightness:

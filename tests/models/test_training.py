@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from fitting import CONTEXT
 from torch import Tensor, nn
 
 from raybench.models.plateau import LEAST_STEPS, PATIENCE
 from raybench.models.settings import Steps
 from raybench.models.tensors import to_tensor
 from raybench.models.training import Trained, descend
+from tests.support.fitting import CONTEXT
 
 CHOSEN = Steps(steps=12, batch=8, lr=0.5)
 Parts = tuple[nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm2d]

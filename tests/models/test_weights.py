@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from fitting import CONTEXT, Images
 from safetensors.torch import save
 from typer.testing import CliRunner
 
@@ -24,6 +23,7 @@ from raybench.models.anomalib_parts import SmallPatchDescriptionNetwork
 from raybench.models.catalog import LITE0
 from raybench.models.registry import Size
 from raybench.store import Store
+from tests.support.fitting import CONTEXT, Images
 
 
 @pytest.fixture

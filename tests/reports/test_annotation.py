@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import pandas as pd
 import pytest
-from made_run import finish, site_of
 
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.payoff import Payoff
@@ -20,6 +19,7 @@ from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish
 from raybench.runs import Run, TrainRecord
 from raybench.store import open_store
+from tests.support.made_run import finish, site_of
 
 BUDGET, SIGNALS = 4, 2
 DIRT = [f"dirt-{at}.png" for at in range(4)]

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
-from test_reports import unit
 
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import build_flags, look, top_images
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
+from tests.support.report_units import unit
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

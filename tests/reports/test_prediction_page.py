@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from made_run import planned, site_of
 
 from raybench.findings.predictions import Summary
 from raybench.findings.signals import Signal
@@ -24,6 +23,7 @@ from raybench.store import open_store
 from raybench.work.predict import Prediction, prepare, score_here
 from raybench.work.site import Site
 from raybench.work.train import train
+from tests.support.made_run import planned, site_of
 
 EVIL = "<img src=x onerror=alert(1)> ü\"'&" + "long" * 40
 

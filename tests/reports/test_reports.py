@@ -6,7 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,9 +15,6 @@ import pytest
 
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Flag, Seen
-from raybench.metrics.glow import HeatQuality
-from raybench.metrics.image import ImageScores, image_quality
-from raybench.metrics.pixel import PixelQuality
 from raybench.reports.gallery import Picture, overlay
 from raybench.reports.html import render
 from raybench.reports.tables import (
@@ -29,40 +26,12 @@ from raybench.reports.tables import (
     board_md,
     flags_parquet,
 )
-from raybench.results import Counts, Failure, Input, Number, Quality, RegionRecall, Size, Speed, Threshold, UnitResult
+from raybench.results import Failure, UnitResult
+from tests.support.report_units import EVIL, unit
 
-EVIL = '<script>alert("x")</script>|'
-NONE = Number(None, reason="no masks")
-PIXELS = [each.name for part in (PixelQuality, HeatQuality) for each in fields(part)]
 FLAGS = [
     Flag(EVIL, f"test/{EVIL}.png", "ng", ("padim",), 2, 1.25, "models disagree", "models disagree: 1 of 2 flag it")
 ]
-
-
-def unit(model: str, gap: float, seed: int) -> tuple[UnitResult, ImageScores]:
-    rng = np.random.default_rng(seed)
-    scores = np.concatenate([rng.normal(0, 1, 30), rng.normal(gap, 1, 30)])
-    ids = [f"{number:03}" for number in range(60)]
-    images = ImageScores.of(ids, ["ok"] * 30 + ["ng"] * 30, scores.tolist())
-    threshold = Threshold(2.0, 19, 0.05, 0.05, 1.0)
-    found = image_quality(images, threshold)
-    result = UnitResult(
-        unit_id=model,
-        line=EVIL,
-        model=model,
-        seed=0,
-        provenance="imagenet",
-        weights_note="notes",
-        input=Input("native", 64, 64, 100, 100),
-        counts=Counts(80, 20, 30, 30, 0),
-        threshold=threshold,
-        quality=Quality(**vars(found), **dict.fromkeys(PIXELS, NONE)),
-        regions=RegionRecall(Number(0.5, 0.4, 0.6, 10), {EVIL: Number(0.5, 0.4, 0.6, 10)}, {}),
-        speed=Speed(10.0 + seed, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2),
-        size=Size(12.5, 1000),
-        train_s=1.0,
-    )
-    return result, images
 
 
 @pytest.fixture(scope="module")

@@ -11,57 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.lines.manifest import Manifest, ShardInfo
-from raybench.results import Input
 from raybench.runs import score_name
 from raybench.schedule import backlog as backlog_module
 from raybench.schedule import backlog as backlogs
 from raybench.schedule.backlog import Backlog, Job
-from raybench.units import Unit
+from tests.support.backlog import drain, manifest, unit
 
 TraceFunction = Callable[[FrameType, str, Any], Any]
-
-
-def manifest(line: str, shards: int) -> Manifest:
-    test = tuple(ShardInfo(f"{line}/test-{n:05}.parquet", "test", 10, 100, f"{n}", 8, "") for n in range(shards))
-    return Manifest(
-        line=line,
-        schema_version=1,
-        layout="mvtec",
-        counts={"train/ok": 8, "test/ok": 10 * shards},
-        masks=0,
-        median_height=64,
-        median_width=64,
-        min_height=64,
-        min_width=64,
-        max_height=64,
-        max_width=64,
-        white_level=255,
-        shards=(ShardInfo(f"{line}/train-00000.parquet", "train", 8, 100, "t", 8, ""), *test),
-        rejects=(),
-    )
-
-
-def unit(line: str, seed: int) -> Unit:
-    return Unit(line, "digest", "fake", "fake", {}, {}, Input("native", 64, 64, 64, 64), seed)
-
-
-def drain(backlog: Backlog, window: int, shuffle: random.Random, failing: set[tuple[str, str]]) -> list[Job]:
-    """Run everything with `window` jobs at once that end in any order; (unit_id, phase) in `failing` fail."""
-    running: list[Job] = []
-    order: list[Job] = []
-    while True:
-        while len(running) < window and (job := backlog.take(any(one.phase != "measure" for one in running))):
-            assert job.phase != "measure" or all(one.phase == "measure" for one in running)
-            running.append(job)
-        if not running:
-            return order
-        job = running.pop(shuffle.randrange(len(running)))
-        order.append(job)
-        if (job.unit.unit_id, job.phase) in failing:
-            backlog.fail(job)
-        else:
-            backlog.finish(job)
 
 
 @settings(deadline=None)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from apart import answer
 
 from raybench.demo import Sizes, write_strips
 from raybench.experiment import Experiment, ModelChoice
@@ -26,6 +25,7 @@ from raybench.schedule.decoder import Decoder, Wanted, clear, wanted
 from raybench.schedule.fleet import Node, Slots
 from raybench.schedule.tasks import Desk, argument
 from raybench.store import Store, open_store
+from tests.support.apart import answer
 
 pytestmark = pytest.mark.cluster
 LINES = ("first", "second", "third")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_backlog import manifest, unit
 
 from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.findings.spending import foreseen
@@ -28,6 +27,7 @@ from raybench.work.measure import measure
 from raybench.work.score import score
 from raybench.work.site import Site
 from raybench.work.train import train
+from tests.support.backlog import manifest, unit
 
 BOX = (Node("box", 2, 0),)
 LINES = {"a": manifest("a", 4)}

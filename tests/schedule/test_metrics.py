@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
-from scraping import scrape
 
 from raybench.experiment import Experiment, ModelChoice
 from raybench.plan import make_plan
 from raybench.schedule.backlog import Backlog
 from raybench.schedule.metrics import COUNTERS, GAUGES, PREFIX, states
 from raybench.schedule.runner import run_plan
+from tests.support.scraping import scrape
 
 DASHBOARDS = Path(__file__).parent.parent.parent / "cluster" / "dashboards"
 EXPORTED = {PREFIX + name for name in GAUGES} | {f"{PREFIX}{name}_total" for name in COUNTERS}

@@ -5,12 +5,12 @@ import random
 import time
 
 import ray
-from test_backlog import drain, manifest, unit
 
 from raybench.errors import ModelError, ObjectMissing, StoreDenied, StoreUnreachable
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.retries import LONGEST_PAUSE_S, MAX_HALVINGS, Retries
 from raybench.schedule.tasks import trouble_of
+from tests.support.backlog import drain, manifest, unit
 
 LINES = {"a": manifest("a", 2)}
 SHARD = LINES["a"].scored_shards[0]

@@ -9,24 +9,24 @@ import os
 from pathlib import Path
 
 import pytest
-from apart import answer
 
 from raybench.demo import Sizes, write_strips
 from raybench.lines.pack import PackOptions, pack
 from raybench.schedule.shares import share
 from raybench.store import open_store
+from tests.support.apart import answer
 
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
-    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])),
 }
 PEAK_MB, DEVICE_MB = 2000.0, 8000.0
 RUN = """
 import json, sys
 import ray
-from scraping import scrape
+from tests.support.scraping import scrape
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.plan import make_plan
 from raybench.results import UnitResult

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_backlog import unit
 
 from raybench.costs import Costs, row_of
 from raybench.results import Spent
 from raybench.schedule.shares import CONTEXT_MB, MARGIN, PARTS, Shares, share
 from raybench.units import Unit
+from tests.support.backlog import unit
 
 FIRST, SECOND = unit("a", 0), unit("b", 1)
 

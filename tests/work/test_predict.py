@@ -8,13 +8,12 @@ import cv2
 import fsspec
 import numpy as np
 import pytest
-from made_run import planned, site_of
 
 from raybench.errors import InputError, LineError, StoreUnreachable
 from raybench.experiment import ModelChoice
 from raybench.lines.manifest import Manifest
 from raybench.lines.pack import PackOptions, pack
-from raybench.lines.scores import ScoreRow, read_scores
+from raybench.lines.scores import LEVELS, ScoreRow, read_scores
 from raybench.plan import Plan
 from raybench.runs import Run, ScoreRecord, score_name
 from raybench.store import open_store
@@ -24,6 +23,7 @@ from raybench.work.predict import Prediction, prepare, score_here
 from raybench.work.score import score
 from raybench.work.site import Site
 from raybench.work.train import train
+from tests.support.made_run import planned, site_of
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,14 @@ def test_the_same_images_get_the_scores_they_got_in_the_run(
     assert {f"test/{image_id}" for image_id in here} == set(there)
     for image_id, row in here.items():
         same = there[f"test/{image_id}"]
-        assert row.score == pytest.approx(same.score, rel=1e-6)
+        assert row.score == pytest.approx(same.score, rel=1e-4)
         assert row.is_anomalous == same.is_anomalous
         assert row.label == "unknown"
         assert row.heatmap is not None
         assert same.heatmap is not None
-        np.testing.assert_allclose(row.heatmap, same.heatmap, rtol=1e-4)
+        # Shards of another size make other batches: what is rounded differently may fall on the next of the 12 bits.
+        step = np.ptp(same.heatmap) / LEVELS
+        np.testing.assert_allclose(row.heatmap, same.heatmap, rtol=0, atol=1.1 * step)
     assert verify_run(Run(plan.store, "night")).problems == []
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from made_masks import Mask, exported, iou
+
+from tests.support.made_masks import Mask, exported, iou
 
 FIFTYONE = os.environ.get("RAYBENCH_FIFTYONE_PYTHON", "")
 READ = Path(__file__).with_name("read_by_fiftyone.py")

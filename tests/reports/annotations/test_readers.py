@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_masks import Mask, exported, iou, item, masks, union
 
 from raybench.reports.annotations.item import Item
 from raybench.reports.annotations.write import write
+from tests.support.made_masks import Mask, exported, iou, item, masks, union
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pydantic 1's, numpy 1's

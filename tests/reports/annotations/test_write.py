@@ -14,7 +14,6 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_masks import item
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -22,6 +21,7 @@ from raybench.errors import InputError, UnknownName
 from raybench.lines.shards import Row
 from raybench.reports.annotations.item import Item, Picture, Task, safe_stem
 from raybench.reports.annotations.write import FORMATS, write
+from tests.support.made_masks import item
 
 HOSTILE = [
     "../../etc/passwd",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.models import registry
-from raybench.models.base import Detector, FitContext, ModelSpec
+from raybench.models.base import Detector, FitContext, ModelSpec, Scored
 from raybench.models.registry import Size
 
 REAL = registry.names()
@@ -65,3 +65,31 @@ def fit(name: str, seed: int = 3) -> Fitted:
     detector = registry.create(spec, Size(height, width), context)
     detector.fit(Images(8, height, width), context)
     return Fitted(name, spec, detector, height, width, Images(3, height, width, seed=1).pixels)
+
+
+BOUND = 1e-3
+"""What `Detector.score` promises: see its docstring, and docs/fidelity.md for how far each model moves."""
+
+
+def maps_of(scored: Scored) -> npt.NDArray[np.float32]:
+    assert scored.heatmaps is not None
+    return scored.heatmaps
+
+
+def deviations(found: Scored, expected: Scored) -> tuple[float, float]:
+    """The largest deviation of a heat map, as a share of its range, and of a score, as a share of the score.
+
+    A map without a range (dfm's, on images of one patch) is compared with its largest value.
+    """
+    maps, there = maps_of(found), maps_of(expected)
+    most = np.abs(there).max((1, 2))
+    span = np.ptp(there, axis=(1, 2))
+    moved = np.abs(maps - there).max((1, 2)) / np.where(span > 1e-4 * most, span, most)
+    return float(moved.max()), float((np.abs(found.scores - expected.scores) / np.abs(expected.scores)).max())
+
+
+def assert_same(found: Scored, expected: Scored) -> None:
+    """Equal within the bounds of `Detector.score`."""
+    map_moved, score_moved = deviations(found, expected)
+    assert map_moved <= BOUND
+    assert score_moved <= BOUND

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from head import ROOT, UPLOAD_LIMIT
+
+from tests.support.head import ROOT, UPLOAD_LIMIT
 
 
 def check_out(folder: Path) -> Path:

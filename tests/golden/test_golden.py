@@ -1,0 +1,65 @@
+"""What an earlier version has stored is read, and counts, in this one. A failure here orphans users' runs."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from raybench.findings.board import Board
+from raybench.ledger import Ledger
+from raybench.lines.scores import read_scores
+from raybench.plan import Plan
+from raybench.reports.publish import publish
+from raybench.reports.tables import board_from_json, board_json
+from raybench.results import UnitResult
+from raybench.runs import MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord, score_name
+
+from .make import CREATED, STORED, plan_of
+
+UNIT_IDS = {"padim": "49223795200a6b9d7728", "dfm": "0c25e1ec5f31d852284e"}
+LINE_DIGEST = "121ef98788e685f8a15c084a3ce9ac9ef8aefc0e7cfdb713373f08e3b8c61d1d"
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("golden")
+    with tarfile.open(STORED) as tar:
+        tar.extractall(folder, filter="data")
+    return plan_of(folder / "store")
+
+
+def test_nothing_is_left_to_do(plan: Plan) -> None:
+    assert plan.manifests["strip"].digest == LINE_DIGEST
+    assert {unit.model: unit.unit_id for unit in plan.units} == UNIT_IDS
+    ledger = Ledger.read(Run(plan.store, "golden"))
+    assert ledger.done == set(UNIT_IDS.values())
+
+
+def test_every_record_is_read(plan: Plan) -> None:
+    run = Run(plan.store, "golden")
+    for unit in plan.units:
+        for name, kind in (("train", TrainRecord), ("quality", QualityRecord), ("measure", MeasureRecord)):
+            assert run.read(unit.unit_id, name, kind) is not None
+        assert run.read(unit.unit_id, "result", UnitResult) is not None
+        for shard in plan.manifests["strip"].scored_shards:
+            record = run.read(unit.unit_id, score_name(shard.key), ScoreRecord)
+            assert record is not None
+            assert len(read_scores(run.get_blob(record.shard))) == record.rows
+
+
+def test_the_board_is_built_as_it_was(plan: Plan) -> None:
+    run = Run(plan.store, "golden")
+    stored = board_from_json(run.get_report("board.json"))
+    built = publish(plan, Run(plan.store, "golden", Ledger.read(run)), CREATED)
+    assert comparable(built) == comparable(stored)
+
+
+def comparable(board: Board) -> Any:
+    """Without what a machine or a place decides: versions, the last digits, the store in the digest."""
+    context = replace(board.context, versions={}, digest="")
+    text = board_json(replace(board, context=context))
+    return json.loads(text, parse_float=lambda number: round(float(number), 9))

@@ -1,0 +1,46 @@
+"""Results of made-up units."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+
+from raybench.metrics.glow import HeatQuality
+from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.pixel import PixelQuality
+from raybench.results import Counts, Input, Number, Quality, Size, Speed, Threshold, UnitResult
+
+NONE = Number(None, reason="no masks")
+
+
+def images(gap: float, noise: float = 0.0, ng: int = 40) -> ImageScores:
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([rng.normal(0, 1, 40), rng.normal(gap, 1, ng)])
+    scores += noise * np.random.default_rng(1).normal(size=len(scores))
+    ids = [f"{number:03}" for number in range(len(scores))]
+    return ImageScores.of(ids, ["ok"] * 40 + ["ng"] * ng, scores.tolist())
+
+
+def result(model: str, scores: ImageScores, ms: float = 10.0, au_pro: Number = NONE, seed: int = 0) -> UnitResult:
+    found = image_quality(scores, THRESHOLD)
+    return UnitResult(
+        unit_id=f"{model}-{seed}",
+        line="bolt",
+        model=model,
+        seed=seed,
+        provenance="imagenet",
+        input=Input("native", 64, 128, 300, 600),
+        counts=Counts(80, 20, 40, 40, 0),
+        threshold=THRESHOLD,
+        quality=Quality(**vars(found), **dict.fromkeys(PIXELS, NONE) | {"au_pro": au_pro}),
+        speed=Speed(ms, ms, ms, 2 * ms, 100.0, 8, "cpu", "float32", 1),
+        size=Size(5.0, 100),
+        train_s=3.0,
+    )
+
+
+THRESHOLD = Threshold(2.0, 19, 0.05, 0.05, 1.0)
+
+
+PIXELS = [each.name for part in (PixelQuality, HeatQuality) for each in fields(part)]
