@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from benchmarks.faults.compare import Findings, findings_of, wrong_commits
 from benchmarks.faults.world import World, wait_for, world
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources, Storage
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.quality import quality_key

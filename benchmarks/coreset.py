@@ -17,7 +17,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from raybench.demo import Sizes, write_lines
+from raybench.cli.demo import Sizes, write_lines
 from raybench.models.base import FitContext
 from raybench.models.patchcore import Patchcore, embed, k_center
 from raybench.models.settings import PatchcoreSettings

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks.scale import made
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.experiment import Annotation, InputChoice, Resources
 from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish_again

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.embedded import embedded_server
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.ledger import Ledger

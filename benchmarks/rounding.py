@@ -63,7 +63,7 @@ def main() -> None:
         for name in fitting.REAL:
             own = np.load(folder / "own" / f"{name}.npz")
             expected = Scored(own["scores-1-4"], own["maps-1-4"])
-            cells = []
+            cells: list[str] = []
             for kernels in KERNELS:
                 found = np.load(folder / kernels / f"{name}.npz")
                 ways = [f"{threads}-{batch}" for threads in THREADS for batch in BATCHES]

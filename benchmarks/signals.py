@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.visible import Usual
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.findings.signals.judge import LIGHTING
 from raybench.findings.signals.line import COUNT
 from raybench.findings.signals.perturbations import Perturb, perturb

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.embedded import embedded_server
 from raybench.store import open_store
 

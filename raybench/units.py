@@ -7,13 +7,12 @@ Two units with one `unit_id` would give the same numbers; whatever could change 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raybench.results import Input
+from raybench.store.digest import digest
 
 ID_VERSION = 5
 
@@ -55,9 +54,3 @@ class Unit:
 
     def __str__(self) -> str:
         return f"{self.line} × {self.model} × seed {self.seed}"
-
-
-def digest(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value in canonical form: sorted keys, no spaces, finite numbers."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

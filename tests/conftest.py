@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.embedded import EmbeddedServer, embedded_server
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext, build_board

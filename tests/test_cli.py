@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench import cli
+from raybench.cli import commands
 from raybench.embedded import EmbeddedServer
 from raybench.store import Store, open_store
 
@@ -29,7 +29,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The exit code of a command run in this process."""
     monkeypatch.setattr(sys, "argv", ["raybench", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     return int(ended.value.code or 0)
 
 
@@ -98,7 +98,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
     key = bad.partition(":")[0]
     good = EXPERIMENT.format(store=packed.uri()).splitlines()
     text = "\n".join(line for line in good if not line.startswith(f"{key}:")) + f"\n{bad}"
-    assert call(monkeypatch, command, write(tmp_path, text)) == cli.BAD_INPUT
+    assert call(monkeypatch, command, write(tmp_path, text)) == commands.BAD_INPUT
     shown = capsys.readouterr()
     assert said in shown.err
     assert "Traceback" not in shown.err
@@ -110,7 +110,7 @@ def test_wrong_credentials(
     packed: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
-    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=packed.uri()))) == cli.BAD_INPUT
+    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=packed.uri()))) == commands.BAD_INPUT
     err = capsys.readouterr().err
     assert "refused the credentials" in err
     assert "not the secret" not in err
@@ -122,20 +122,19 @@ def test_a_line_without_ok_images(
     source = tmp_path / "images"
     shutil.copytree(strips / "test" / "scratch", source / "ng")
     assert call(monkeypatch, "pack", source, "--line", "bad", "--layout", "folder", "--to", bucket.uri()) == 0
-    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=bucket.uri()))) == cli.BAD_INPUT
+    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=bucket.uri()))) == commands.BAD_INPUT
     assert "bad has 0 OK images to train on" in capsys.readouterr().err
 
 
 def test_sources_that_hold_no_line(
     bucket: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "pack", tmp_path, "--line", "x", "--to", bucket.uri()) == cli.BAD_INPUT
+    assert call(monkeypatch, "pack", tmp_path, "--line", "x", "--to", bucket.uri()) == commands.BAD_INPUT
     assert "no known layout" in capsys.readouterr().err
-    assert call(monkeypatch, "pack", tmp_path, "--line", "../x", "--to", bucket.uri()) == cli.BAD_INPUT
+    assert call(monkeypatch, "pack", tmp_path, "--line", "../x", "--to", bucket.uri()) == commands.BAD_INPUT
     assert "not a line name" in capsys.readouterr().err
-    assert (
-        call(monkeypatch, "pack", tmp_path, "--line", "x", "--layout", "mvtek", "--to", bucket.uri()) == cli.BAD_INPUT
-    )
+    code = call(monkeypatch, "pack", tmp_path, "--line", "x", "--layout", "mvtek", "--to", bucket.uri())
+    assert code == commands.BAD_INPUT
     assert "did you mean 'mvtec'" in capsys.readouterr().err
 
 
@@ -145,7 +144,7 @@ def test_run_status_report_and_run_again(packed: Store, tmp_path: Path, server: 
     waiting = shell("status", path)
     assert "0 of 2 units done" in waiting.stdout
     first = shell("run", path, "--out", tmp_path / "out", "--address", "local")
-    assert first.returncode == cli.UNITS_FAILED, first.stderr
+    assert first.returncode == commands.UNITS_FAILED, first.stderr
     assert "2 units: 1 done now, 0 done before, 1 failed" in first.stdout
     assert "ModelError: fake was told to fail in fit" in first.stdout
     assert first.stdout.strip().endswith("out/night/report/index.html")
@@ -201,6 +200,6 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_unknown_scheme_is_read_only(
     strips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "pack", strips, "--line", "strip", "--to", "memory://x") == cli.BAD_INPUT
+    assert call(monkeypatch, "pack", strips, "--line", "strip", "--to", "memory://x") == commands.BAD_INPUT
     assert "read-only" in capsys.readouterr().err
     assert open_store("memory://x").uri() == "memory://x"

@@ -14,13 +14,11 @@ LAYERS = [
     {"experiment", "backends", "store"},
     {"runs", "ledger", "costs"},
     {"embedded", "lines", "models", "metrics"},
-    {"plan", "verify", "overview", "prediction", "forecast"},
+    {"plan", "verify", "prediction", "forecast"},
     {"work"},
     {"findings"},
     {"reports"},
     {"schedule"},
-    {"demo"},
-    {"weights_cli", "predict_cli", "inspect_cli", "annotate_cli", "terminal"},
     {"cli"},
 ]
 SIDE_BY_SIDE = {"lines", "models", "metrics", "embedded"}
@@ -35,7 +33,7 @@ ONLY_IN = {
     "fsspec": {"backends"},
     "pyarrow.parquet": {"lines/shards", "lines/scores"},
     "cleanvision": {"lines"},
-    "typer": {"cli", "weights_cli", "predict_cli", "inspect_cli", "annotate_cli"},
+    "typer": {"cli"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 

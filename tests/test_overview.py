@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from raybench.cli.tables import known, planned, standing
 from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.lines.pack import PackOptions, pack
-from raybench.overview import known, planned, standing
 from raybench.plan import Plan, make_plan
 from raybench.store import open_store
 

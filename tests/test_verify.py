@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raybench import cli, verify
+from raybench import verify
+from raybench.cli import commands
 from raybench.errors import ExperimentError, InputError
 from raybench.runs import Run
 from raybench.store import Store, open_store
@@ -118,7 +119,7 @@ def test_the_command(
     def call(name: str) -> int:
         monkeypatch.setattr(sys, "argv", ["raybench", "verify", name])
         try:
-            cli.main()
+            commands.main()
         except SystemExit as ended:
             return int(ended.code or 0)
         return 0

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.scale.figures import WHERE, keep, read
 from benchmarks.scale.page import page
-from raybench.demo import Sizes
+from raybench.cli.demo import Sizes
 
 PAGE = Path("docs/scale.md")
 ALL = ("scheduler", "driver", "waiting", "unit", "decoding")  # in one process: those with torch come last

@@ -17,7 +17,7 @@ from botocore.httpsession import URLLib3Session
 
 from benchmarks.scale.figures import Step, Unit
 from raybench import units
-from raybench.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_strips
+from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_strips
 from raybench.embedded import embedded_server
 from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.ledger import enter

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.scale.figures import Workers
 from benchmarks.scale.raylets import raylets
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.lines.pack import PackOptions, pack
 from raybench.plan import make_plan

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.signals import INVISIBLE
 from benchmarks.visible import Usual
-from raybench.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_lines, write_strips
+from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_lines, write_strips
 from raybench.findings.signals import References, Signal, references_of, signal
 from raybench.findings.signals.judge import Judge
 from raybench.findings.signals.lessons import read_lessons, write_lessons

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.ledger import Ledger, enter
 from raybench.lines.pack import PackOptions, pack

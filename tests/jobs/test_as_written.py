@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from tests.support.checkout import check_out
 from tests.support.head import BIN, ROOT, submission_id
 

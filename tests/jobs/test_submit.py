@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cli import BAD_INPUT, UNITS_FAILED
+from raybench.cli.commands import BAD_INPUT, UNITS_FAILED
 from raybench.embedded import EmbeddedServer
 from raybench.runs import Run
 from raybench.store import Store

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.lines.manifest import Manifest
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.quality import Inspection, bad_images, inspect, quality_key, read_inspection, write_inspection

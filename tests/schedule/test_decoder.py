@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import ray
 
-from raybench.demo import Sizes, write_strips
+from raybench.cli.demo import Sizes, write_strips
 from raybench.experiment import Experiment, ModelChoice
 from raybench.lines.fit import InputFit
 from raybench.lines.fitted import open_fitted

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raybench.cli import UNITS_FAILED
+from raybench.cli.commands import UNITS_FAILED
 from raybench.experiment import Experiment, ModelChoice, Resources
 from raybench.plan import make_plan
 from raybench.results import Failure

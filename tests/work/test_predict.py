@@ -91,7 +91,7 @@ def test_the_same_images_get_the_scores_they_got_in_the_run(
         assert row.heatmap is not None
         assert same.heatmap is not None
         # Shards of another size make other batches: what is rounded differently may fall on the next of the 12 bits.
-        step = np.ptp(same.heatmap) / LEVELS
+        step = float(np.ptp(same.heatmap)) / LEVELS
         np.testing.assert_allclose(row.heatmap, same.heatmap, rtol=0, atol=1.1 * step)
     assert verify_run(Run(plan.store, "night")).problems == []
 

@@ -15,6 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
 from raybench.errors import RunStopped
 from raybench.experiment import Resources
 from raybench.findings.predictions import Summary
@@ -26,7 +27,6 @@ from raybench.reports.signals import looker
 from raybench.results import Failure
 from raybench.runs import Run
 from raybench.store import open_store
-from raybench.terminal import err, out, pack_bar, print_json, print_rejects
 from raybench.work.predict import Prediction, prepare, score_here
 
 SHARDS_FAILED, STOPPED = 1, 3  # exit codes, as in `cli`

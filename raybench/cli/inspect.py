@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from raybench.cli.terminal import err, out, print_json
 from raybench.errors import InputError
 from raybench.lines.manifest import Manifest, read_manifest
 from raybench.lines.quality import Inspection, inspection_json
 from raybench.reports.quality import section, table
 from raybench.store import Store, open_store
-from raybench.terminal import err, out, print_json
 from raybench.work.inspect import inspect_line
 
 

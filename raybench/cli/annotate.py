@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raybench.terminal import out
+from raybench.cli.terminal import out
 
 ALL = "coco,label-studio,cvat,yolo,masks"
 

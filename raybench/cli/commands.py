@@ -18,9 +18,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raybench import annotate_cli, inspect_cli, overview, predict_cli, weights_cli
-from raybench import demo as demo_lines
 from raybench import verify as verifying
+from raybench.cli import annotate, inspect, predict, tables, weights
+from raybench.cli import demo as demo_lines
+from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
 from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
@@ -39,7 +40,6 @@ from raybench.runs import Run, encode
 from raybench.schedule.fleet import assumed
 from raybench.schedule.foresee import foresee
 from raybench.store import Store, open_store
-from raybench.terminal import err, out, pack_bar, print_json, print_rejects
 
 OK, UNITS_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 NOT_WHOLE = 1
@@ -51,9 +51,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(weights_cli.app, name="weights")
-app.command()(inspect_cli.inspect)
-app.command()(annotate_cli.annotate)
+app.add_typer(weights.app, name="weights")
+app.command()(inspect.inspect)
+app.command()(annotate.annotate)
 
 StoreUri = Annotated[str, typer.Option("--to", help="The store: s3://bucket/prefix, file:///folder or a path.")]
 RunName = Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")]
@@ -97,7 +97,7 @@ def check(
 ) -> None:
     """Validate an experiment, print its plan and predict what it will take; touch nothing."""
     plan = make_plan(read_experiment(experiment), str(experiment))
-    units = overview.planned(plan)
+    units = tables.planned(plan)
     if as_json:
         print_json({"run": plan.experiment.name, "digest": plan.experiment.digest, "units": list(map(asdict, units))})
         return
@@ -120,7 +120,7 @@ def models(
     """List the models and their settings."""
     if preset not in PRESETS:
         raise UnknownName("preset", preset, PRESETS)
-    known = overview.known(preset)
+    known = tables.known(preset)
     if as_json:
         print_json({"preset": preset, "models": list(map(asdict, known))})
         return
@@ -142,7 +142,7 @@ def run(
     sys.exit(_run(make_plan(read_experiment(experiment), str(experiment)), out_folder, address, as_json))
 
 
-app.command()(predict_cli.predict)
+app.command()(predict.predict)
 
 
 @app.command()
@@ -150,7 +150,7 @@ def status(name: RunName, as_json: Json = False) -> None:
     """What is done, under way, failed and waiting."""
     plan = make_plan(experiment_of(name), name)
     ledger = Ledger.read(Run(plan.store, plan.experiment.name))
-    units = overview.standing(plan, ledger.commits([unit.unit_id for unit in plan.units]))
+    units = tables.standing(plan, ledger.commits([unit.unit_id for unit in plan.units]))
     done = sum(unit.state == "done" for unit in units)
     if as_json:
         print_json({"run": plan.experiment.name, "done": done, "units": list(map(asdict, units))})
