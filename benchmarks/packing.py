@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from raybench.embedded import embedded_server
 from raybench.lines.pack import pack
 from raybench.store import Store, open_store
+from raybench.store.server import embedded_server
 
 IMAGES = {".png": 400, ".jpg": 1600}  # about 350 MB each
 SIDE = 600

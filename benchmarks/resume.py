@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from raybench.cli.demo import Sizes, write_strips
-from raybench.embedded import embedded_server
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.ledger import Ledger
 from raybench.lines.pack import PackOptions, pack
@@ -27,6 +26,7 @@ from raybench.runs import QualityRecord, Run
 from raybench.schedule.cluster import connected
 from raybench.schedule.runner import run_plan
 from raybench.store import open_store
+from raybench.store.server import embedded_server
 from raybench.units import Unit
 
 UNITS = 10_000

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from raybench.cli.demo import Sizes, write_strips
-from raybench.embedded import embedded_server
 from raybench.store import open_store
+from raybench.store.server import embedded_server
 
 RAYBENCH = Path(sys.executable).with_name("raybench")
 SIZES = Sizes(train_ok=24, test_ok=6, test_ng=6, unlabelled=0)

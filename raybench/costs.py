@@ -17,7 +17,8 @@ from raybench.ledger import Ledger
 from raybench.results import Phase, Spent, UnitResult
 from raybench.runs import Run, decode, encode
 from raybench.store import Store
-from raybench.units import Unit, digest
+from raybench.store.digest import digest
+from raybench.units import Unit
 
 FOLDER = "costs/"
 READERS = 16

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import settings
 
 from raybench.cli.demo import Sizes, write_strips
-from raybench.embedded import EmbeddedServer, embedded_server
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.lines.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
@@ -22,6 +21,7 @@ from raybench.metrics.image import ImageScores, image_quality
 from raybench.results import Failure, Number, Quality, Threshold, UnitResult
 from raybench.schedule.cluster import connected
 from raybench.store import Store, open_store
+from raybench.store.server import EmbeddedServer, embedded_server
 
 settings.register_profile("raybench", deadline=None)  # how long an example takes is this machine's business
 settings.load_profile("raybench")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from raybench.cli import commands
-from raybench.embedded import EmbeddedServer
 from raybench.store import Store, open_store
+from raybench.store.server import EmbeddedServer
 
 EXPERIMENT = """
 name: night

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raybench.embedded import EmbeddedServer, embedded_server
 from raybench.errors import StoreError, StoreUnreachable
 from raybench.store import open_store
+from raybench.store.server import EmbeddedServer, embedded_server
 
 
 def test_listens_on_loopback_only(server: EmbeddedServer) -> None:

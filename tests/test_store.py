@@ -14,10 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raybench.backends import s3
-from raybench.backends.base import ObjectInfo
-from raybench.backends.folder import Folder
-from raybench.embedded import EmbeddedServer
 from raybench.errors import (
     BucketMissing,
     InputError,
@@ -27,7 +23,10 @@ from raybench.errors import (
     StoreUnreachable,
     UnsafeStore,
 )
-from raybench.store import Store, open_store
+from raybench.store import Store, open_store, s3
+from raybench.store.backend import ObjectInfo
+from raybench.store.folder import Folder
+from raybench.store.server import EmbeddedServer
 
 
 @pytest.fixture(params=["s3", "file"])

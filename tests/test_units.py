@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raybench.results import Input
-from raybench.units import Protocol, Unit, digest
+from raybench.store.digest import digest
+from raybench.units import Protocol, Unit
 
 UNIT = Unit("line", "d1", "label", "padim", {"a": 1}, {"w": "s"}, Input("native", 32, 64, 100, 200), 0)
 

@@ -21,8 +21,8 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from benchmarks.faults.proxy import FaultProxy, fault_proxy
-from raybench.embedded import EmbeddedServer, embedded_server
 from raybench.experiment import Experiment
+from raybench.store.server import EmbeddedServer, embedded_server
 
 CACHE_MB = 64
 DRIVER = "from raybench.cli import main; main()"

@@ -15,12 +15,12 @@ import psutil
 from benchmarks.scale import made
 from benchmarks.scale.figures import Driver, Sample
 from benchmarks.scale.raylets import object_store_mb, raylets
-from raybench.embedded import embedded_server
 from raybench.experiment import Resources
 from raybench.plan import make_plan
 from raybench.schedule.backlog import Backlog
 from raybench.schedule.runner import Summary, run_plan
 from raybench.store import Store, open_store
+from raybench.store.server import embedded_server
 
 CPUS, GPUS = 2, 2  # of each node
 RESOURCES = Resources(gpus=1.0, measure_s=0.01)

@@ -18,7 +18,6 @@ from botocore.httpsession import URLLib3Session
 from benchmarks.scale.figures import Step, Unit
 from raybench import units
 from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_strips
-from raybench.embedded import embedded_server
 from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.ledger import enter
 from raybench.lines.manifest import Manifest
@@ -26,6 +25,7 @@ from raybench.lines.pack import PackOptions, pack
 from raybench.plan import make_plan
 from raybench.runs import Run, ScoreRecord, score_name
 from raybench.store import open_store
+from raybench.store.server import embedded_server
 from raybench.work import conclude
 from raybench.work import measure as measuring
 from raybench.work.score import score

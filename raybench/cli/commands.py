@@ -22,7 +22,6 @@ from raybench import verify as verifying
 from raybench.cli import annotate, inspect, predict, tables, weights
 from raybench.cli import demo as demo_lines
 from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
-from raybench.embedded import embedded_server
 from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
 from raybench.findings.board import Board
@@ -40,6 +39,7 @@ from raybench.runs import Run, encode
 from raybench.schedule.fleet import assumed
 from raybench.schedule.foresee import foresee
 from raybench.store import Store, open_store
+from raybench.store.server import embedded_server
 
 OK, UNITS_FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 3
 NOT_WHOLE = 1

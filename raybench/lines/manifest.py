@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raybench.errors import IntegrityError, LineError, ObjectMissing
 from raybench.store import Store
-from raybench.units import digest
+from raybench.store.digest import digest
 
 # 2: images, their sizes and their masks are turned as EXIF says; 1 took pixels as stored.
 SCHEMA_VERSION = 2

@@ -13,7 +13,7 @@ from raybench.plan import Plan
 from raybench.reports.tables import board_from_json
 from raybench.results import Failure
 from raybench.runs import Run
-from raybench.units import digest
+from raybench.store.digest import digest
 from raybench.versions import versions
 from raybench.work.inspect import inspections_in
 

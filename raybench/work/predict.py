@@ -24,7 +24,8 @@ from raybench.lines.manifest import Manifest, ShardInfo, read_manifest
 from raybench.results import Failure
 from raybench.runs import Run, TrainRecord, decode, encode, score_name
 from raybench.store import Store
-from raybench.units import Unit, digest
+from raybench.store.digest import digest
+from raybench.units import Unit
 from raybench.work.score import score
 from raybench.work.site import Site
 

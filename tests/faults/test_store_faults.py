@@ -14,9 +14,9 @@ import pytest
 from benchmarks.faults import proxy as proxies
 from benchmarks.faults.compare import wrong_commits
 from benchmarks.faults.proxy import Fault, FaultProxy, fault_proxy
-from raybench.embedded import EmbeddedServer, embedded_server
 from raybench.errors import ObjectMissing, StoreUnreachable
 from raybench.store import Store, open_store
+from raybench.store.server import EmbeddedServer, embedded_server
 
 FAULTS: tuple[Fault, ...] = ("busy", "reset", "answer lost", "stall", "truncated")
 MORE_THAN_A_CLIENT_RETRIES = 6

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raybench.embedded import HOST, _free_ports
+from raybench.store.server import HOST, _free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent

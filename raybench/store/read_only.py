@@ -8,8 +8,8 @@ from typing import Any
 
 import fsspec
 
-from raybench.backends.base import ObjectInfo, StoreConfig
 from raybench.errors import InputError, ObjectMissing, StoreError
+from raybench.store.backend import ObjectInfo, StoreConfig
 
 _STAMPS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from raybench.backends.base import ObjectInfo, StoreConfig
 from raybench.errors import ObjectMissing, StoreError
+from raybench.store.backend import ObjectInfo, StoreConfig
 
 
 class Folder:

@@ -19,11 +19,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
-from raybench.backends.base import Backend, ObjectInfo, StoreConfig, scheme_of
-from raybench.backends.folder import Folder
-from raybench.backends.read_only import ReadOnly
-from raybench.backends.s3 import S3
 from raybench.errors import InputError, UnsafeStore
+from raybench.store.backend import Backend, ObjectInfo, StoreConfig, scheme_of
+from raybench.store.folder import Folder
+from raybench.store.read_only import ReadOnly
+from raybench.store.s3 import S3
 
 
 class Store:

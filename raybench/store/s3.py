@@ -14,8 +14,8 @@ import botocore.exceptions as boto_errors
 import urllib3
 from botocore.config import Config
 
-from raybench.backends.base import ObjectInfo, StoreConfig
 from raybench.errors import BucketMissing, InputError, ObjectMissing, StoreDenied, StoreError, StoreUnreachable
+from raybench.store.backend import ObjectInfo, StoreConfig
 
 T = TypeVar("T")
 
