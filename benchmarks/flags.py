@@ -25,8 +25,8 @@ from raybench.findings.flags import Seen, look, weighed
 from raybench.findings.payoff import Payoff, payoff
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.packed import packed_lines
+from raybench.metrics.descriptors import Traits
 from raybench.metrics.image import ImageScores
-from raybench.metrics.traits import Traits
 from raybench.plan import Plan, make_plan
 from raybench.reports.annotation import Desk
 from raybench.results import Size, Speed, UnitResult

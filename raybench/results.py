@@ -102,7 +102,7 @@ class Quality:
     """Quality on the test split. Image numbers need OK and NG images, pixel numbers need masks.
 
     au_pro, au_pro_05: up to a false-positive rate of 0.3 and of 0.05. ..._f1_max: the F1 score of the best threshold.
-    noise_ok, noise_around, sharpness: how clean the heat maps are; see `metrics.glow`.
+    noise_ok, noise_around, sharpness: how clean the heat maps are; see `metrics.heatmap_contrast`.
     """
 
     image_auroc: Number

@@ -16,10 +16,10 @@ from raybench.lines.fit import InputFit, to_source
 from raybench.lines.fitted import FittedShard, open_fitted
 from raybench.lines.pack import PackOptions, pack
 from raybench.lines.scores import ScoreRow, write_scores
-from raybench.metrics.glow import Glow
+from raybench.metrics.descriptors import describe
+from raybench.metrics.heatmap_contrast import Glow
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.regions import Regions
-from raybench.metrics.traits import describe
 from raybench.store import open_store
 
 IMAGES = 16

@@ -8,7 +8,7 @@ a little noisy     0.80 or more     0.25 or less           0.70 or less
 noisy              0.60 or more     0.50 or less           0.90 or less
 unusable           less             more                   more
 
-Without masks only the last can be known; the word is then marked. See `metrics.glow` for the two noises.
+Without masks only the last can be known; the word is then marked. See `metrics.heatmap_contrast` for the two noises.
 """
 
 from __future__ import annotations

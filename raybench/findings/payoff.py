@@ -17,8 +17,8 @@ from scipy.spatial import cKDTree
 
 from raybench.findings.flags import Flag, Seen, build_flags
 from raybench.findings.queue import line_up
+from raybench.metrics.descriptors import Traits
 from raybench.metrics.intervals import LEVEL, clopper_pearson
-from raybench.metrics.traits import Traits
 from raybench.results import Number
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import IntegrityError
-from raybench.metrics import archive, curves
+from raybench.metrics import curves, npz
 from raybench.metrics.intervals import LEVEL, RESAMPLES, bootstrap, clopper_pearson, percentile_interval
 from raybench.results import Number, Threshold
 
@@ -64,12 +64,12 @@ class ImageScores:
 
     def to_bytes(self) -> bytes:
         arrays = {"image_ids": self.image_ids, "labels": self.labels, "scores": self.scores}
-        return archive.to_bytes("image scores", _VERSION, arrays)
+        return npz.to_bytes("image scores", _VERSION, arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ImageScores:
         """Raises IntegrityError."""
-        return cls(**archive.from_bytes("image scores", _VERSION, data))
+        return cls(**npz.from_bytes("image scores", _VERSION, data))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.metrics import archive, curves
+from raybench.metrics import curves, npz
 from raybench.metrics.intervals import bootstrap, percentile_interval
 from raybench.metrics.regions import CONNECTIVITY
 from raybench.metrics.sketch import Keys, Sketch, ordered_keys, runs, shift_for, tabulate
@@ -145,12 +145,12 @@ class PixelSketch:
             "masses": np.array(masses, np.float64).reshape(-1, 3),
             "points": np.array(points, np.uint32).reshape(-1, 3, SUMMARY_POINTS),
         }
-        return archive.to_bytes("pixel sketch", _VERSION, arrays)
+        return npz.to_bytes("pixel sketch", _VERSION, arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PixelSketch:
         """Raises IntegrityError."""
-        found = archive.from_bytes("pixel sketch", _VERSION, data)
+        found = npz.from_bytes("pixel sketch", _VERSION, data)
         rows = zip(found["image_ids"].tolist(), found["masses"], found["points"], strict=True)
         summaries = {name: _Summary(masses, points) for name, masses, points in rows}
         return cls(Sketch(int(found["shift"]), found["low"], found["high"], found["columns"]), summaries)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import IntegrityError
-from raybench.metrics import archive
+from raybench.metrics import npz
 from raybench.metrics.intervals import clopper_pearson
 from raybench.results import Number, RegionRecall, Threshold
 
@@ -79,12 +79,12 @@ class Regions:
         return Regions(*(getattr(self, each.name)[rows] for each in fields(Regions)))
 
     def to_bytes(self) -> bytes:
-        return archive.to_bytes("regions", _VERSION, vars(self))
+        return npz.to_bytes("regions", _VERSION, vars(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Regions:
         """Raises IntegrityError."""
-        return cls(**archive.from_bytes("regions", _VERSION, data))
+        return cls(**npz.from_bytes("regions", _VERSION, data))
 
 
 def region_recall(regions: Regions, threshold: Threshold) -> RegionRecall:

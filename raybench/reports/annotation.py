@@ -13,8 +13,8 @@ from raybench.findings.flags import Flag, Seen, build_flags, weighed
 from raybench.findings.payoff import Payoff, payoff
 from raybench.findings.queue import line_up
 from raybench.findings.suspects import HeldBack, suspects
+from raybench.metrics.descriptors import Traits
 from raybench.metrics.image import ImageScores
-from raybench.metrics.traits import Traits
 from raybench.plan import Plan
 from raybench.runs import Run, ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from raybench.errors import IntegrityError
 from raybench.lines.manifest import Manifest
-from raybench.metrics.glow import Glow, heat_quality
+from raybench.metrics.heatmap_contrast import Glow, heat_quality
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.pixel import PixelSketch
 from raybench.metrics.regions import Regions, region_recall

@@ -14,11 +14,11 @@ from raybench.lines.fit import to_source
 from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.lines.scores import ScoreRow, write_scores
 from raybench.lines.shards import Row, read_rows
-from raybench.metrics.glow import Glow
+from raybench.metrics.descriptors import Traits, describe
+from raybench.metrics.heatmap_contrast import Glow
 from raybench.metrics.image import ImageScores
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.regions import Regions
-from raybench.metrics.traits import Traits, describe
 from raybench.runs import ScoreRecord, TrainRecord, score_name
 from raybench.units import Unit
 from raybench.work.batches import score_all

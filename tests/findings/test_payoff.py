@@ -6,8 +6,8 @@ import pytest
 from raybench.findings.flags import Seen, build_flags
 from raybench.findings.payoff import payoff
 from raybench.findings.queue import line_up
+from raybench.metrics.descriptors import SIZE, Traits
 from raybench.metrics.intervals import clopper_pearson
-from raybench.metrics.traits import SIZE, Traits
 
 KINDS = {"hole": 12, "cut": 3, "stain": 1}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raybench.findings import queue
 from raybench.findings.flags import Flag
 from raybench.findings.queue import line_up, pick
-from raybench.metrics.traits import SIZE, Traits
+from raybench.metrics.descriptors import SIZE, Traits
 
 
 def flag(image_id: str, usefulness: float, score: float = 1.0) -> Flag:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raybench.errors import IntegrityError
-from raybench.metrics.glow import Glow, heat_quality
+from raybench.metrics.heatmap_contrast import Glow, heat_quality
 
 SIDE = 64
 

@@ -6,7 +6,7 @@ import numpy.typing as npt
 import pytest
 
 from raybench.errors import IntegrityError
-from raybench.metrics.traits import BLOCKS, SIZE, Traits, describe
+from raybench.metrics.descriptors import BLOCKS, SIZE, Traits, describe
 
 Defect = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from raybench.metrics.glow import HeatQuality
+from raybench.metrics.heatmap_contrast import HeatQuality
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.pixel import PixelQuality
 from raybench.results import Counts, Input, Number, Quality, Size, Speed, Threshold, UnitResult

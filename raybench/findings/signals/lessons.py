@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.lines.manifest import Manifest
-from raybench.metrics import archive
+from raybench.metrics import npz
 from raybench.store import Store
 
 VERSION = 1  # of all rules of signals: what was told by others is told anew
@@ -29,13 +29,13 @@ class Lessons:
 
 def write_lessons(lines: Store, manifest: Manifest, lessons: Lessons) -> None:
     arrays = {"line_digest": np.array(manifest.digest), "kinds": lessons.kinds, "logs": lessons.logs}
-    lines.put(_key(manifest.line), archive.to_bytes(_KIND, VERSION, arrays))
+    lines.put(_key(manifest.line), npz.to_bytes(_KIND, VERSION, arrays))
 
 
 def read_lessons(lines: Store, manifest: Manifest) -> Lessons | None:
     """Those of these very images by these very rules; None where there are none."""
     try:
-        found = archive.from_bytes(_KIND, VERSION, lines.get(_key(manifest.line)))
+        found = npz.from_bytes(_KIND, VERSION, lines.get(_key(manifest.line)))
     except (ObjectMissing, IntegrityError):
         return None
     same = str(found.pop("line_digest", "")) == manifest.digest

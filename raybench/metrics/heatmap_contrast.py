@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import IntegrityError
-from raybench.metrics import archive
+from raybench.metrics import npz
 from raybench.metrics.intervals import bootstrap, percentile_interval
 from raybench.results import Number
 
@@ -65,12 +65,12 @@ class Glow:
         return Glow(kept, *(getattr(whole, each.name)[first] for each in fields(Glow)[1:]))
 
     def to_bytes(self) -> bytes:
-        return archive.to_bytes("glow", _VERSION, vars(self))
+        return npz.to_bytes("glow", _VERSION, vars(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Glow:
         """Raises IntegrityError."""
-        return cls(**archive.from_bytes("glow", _VERSION, data))
+        return cls(**npz.from_bytes("glow", _VERSION, data))
 
 
 @dataclass(frozen=True)

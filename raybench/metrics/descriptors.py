@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import IntegrityError
-from raybench.metrics import archive
+from raybench.metrics import npz
 
 SIDE_PX = 128
 BLOCKS = {"place": 16, "extent": 3, "colour": 6, "contrast": 3, "texture": 9}
@@ -82,12 +82,12 @@ class Traits:
         return found
 
     def to_bytes(self) -> bytes:
-        return archive.to_bytes("traits", _VERSION, vars(self))
+        return npz.to_bytes("traits", _VERSION, vars(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Traits:
         """Raises IntegrityError."""
-        return cls(**archive.from_bytes("traits", _VERSION, data))
+        return cls(**npz.from_bytes("traits", _VERSION, data))
 
 
 def _standardised(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
