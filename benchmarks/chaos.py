@@ -18,9 +18,9 @@ from dataclasses import dataclass, field, replace
 from benchmarks.faults.compare import Findings, findings_of, wrong_commits
 from benchmarks.faults.world import World, wait_for, world
 from raybench.cli.demo import Sizes, write_strips
+from raybench.data.inspection.inspection import quality_key
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources, Storage
-from raybench.lines.pack import PackOptions, pack
-from raybench.lines.quality import quality_key
 from raybench.plan import Plan, make_plan
 from raybench.store import open_store
 

@@ -19,12 +19,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybench.data.catalog import packed_lines
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Seen, look, weighed
 from raybench.findings.payoff import Payoff, payoff
-from raybench.lines.pack import PackOptions, pack
-from raybench.lines.packed import packed_lines
 from raybench.metrics.descriptors import Traits
 from raybench.metrics.image import ImageScores
 from raybench.plan import Plan, make_plan

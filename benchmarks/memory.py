@@ -53,7 +53,7 @@ def work(folder: Path) -> None:
 
 
 def main() -> None:
-    from raybench.lines.pack import PackOptions, pack
+    from raybench.data.pack import PackOptions, pack
     from raybench.store import open_store
 
     peaks = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from raybench.lines.pack import pack
+from raybench.data.pack import pack
 from raybench.store import Store, open_store
 from raybench.store.server import embedded_server
 

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from raybench.cli.demo import Sizes, write_strips
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.ledger import Ledger
-from raybench.lines.pack import PackOptions, pack
 from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish_again
 from raybench.runs import QualityRecord, Run

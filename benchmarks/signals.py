@@ -26,13 +26,13 @@ import numpy as np
 from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.visible import Usual
 from raybench.cli.demo import Sizes, write_strips
+from raybench.data.decode import decode_image
 from raybench.findings.signals.judge import LIGHTING
 from raybench.findings.signals.line import COUNT
 from raybench.findings.signals.perturbations import Perturb, perturb
 from raybench.findings.signals.references import References
 from raybench.findings.signals.rule import KINDS, signal
 from raybench.findings.signals.views import Image
-from raybench.lines.decode import decode_image
 
 TESTED, REAL = 20, 100
 TRIES = 20  # of a change of light

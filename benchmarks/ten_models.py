@@ -13,11 +13,11 @@ from pathlib import Path
 
 import yaml
 
+from raybench.data.catalog import packed_lines
+from raybench.data.geometry import is_square
 from raybench.findings.board import Board
 from raybench.findings.rows import Row
 from raybench.findings.verdict import shown
-from raybench.lines.fit import is_square
-from raybench.lines.packed import packed_lines
 from raybench.models import weights
 from raybench.reports.conditions import conditions
 from raybench.reports.tables import board_from_json, rank, short

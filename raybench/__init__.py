@@ -8,9 +8,9 @@
 """
 
 from raybench import heap
+from raybench.data.pack import pack
 from raybench.errors import RaybenchError
 from raybench.experiment import Experiment, read_experiment
-from raybench.lines.pack import pack
 from raybench.models.base import Card, Detector, FitContext, Scored, TrainImages
 from raybench.plan import Plan, make_plan
 from raybench.results import UnitResult

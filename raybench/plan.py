@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raybench.data.catalog import locate
+from raybench.data.geometry import is_square, plan_fit, plan_tiles
+from raybench.data.manifest import Manifest, read_manifest
 from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
 from raybench.experiment import (
     Experiment,
@@ -18,9 +21,6 @@ from raybench.experiment import (
     read_experiment,
     split_line,
 )
-from raybench.lines.fit import is_square, plan_fit, plan_tiles
-from raybench.lines.manifest import Manifest, read_manifest
-from raybench.lines.packed import locate
 from raybench.models import registry, weights
 from raybench.models.base import ModelSpec
 from raybench.results import Input

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raybench.costs import CostRow, Costs, settings_of, takes_steps
-from raybench.lines.manifest import Manifest
+from raybench.data.manifest import Manifest
 from raybench.results import Phase
 from raybench.units import Unit
 

@@ -198,7 +198,7 @@ class Run:
 
     @property
     def ahead(self) -> Store:
-        """Of shards that nodes without a GPU have decoded for those with one: see `lines.fitted`."""
+        """Of shards that nodes without a GPU have decoded for those with one: see `data.cache`."""
         return self.store.sub(f"{self.root}/ahead")
 
     def put_report(self, name: str, data: bytes) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from raybench.data.catalog import packed_lines
+from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
+from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
 from raybench.experiment import read_experiment, split_line
-from raybench.lines.manifest import ShardInfo, manifest_key, read_manifest
-from raybench.lines.packed import packed_lines
-from raybench.lines.shards import read_rows
 from raybench.results import Failure, UnitResult
 from raybench.runs import PREDICTIONS, Blob, MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord
 from raybench.store import Store, open_store

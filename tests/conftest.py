@@ -13,10 +13,10 @@ import pytest
 from hypothesis import settings
 
 from raybench.cli.demo import Sizes, write_strips
+from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext, build_board
-from raybench.lines.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
-from raybench.lines.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.results import Failure, Number, Quality, Threshold, UnitResult
 from raybench.schedule.cluster import connected

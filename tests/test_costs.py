@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from raybench.costs import CostRow, Costs, read_costs, row_of, summed, write_costs
+from raybench.data.manifest import Manifest, ShardInfo
 from raybench.ledger import Ledger
-from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.prediction import Guess, Predictor
 from raybench.results import Input, Phase, Spent, UnitResult
 from raybench.runs import Run

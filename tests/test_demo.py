@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 
 from raybench.cli.demo import MODELS, Sizes, experiment, write_lines
-from raybench.lines.pack import pack
+from raybench.data.pack import pack
 from raybench.models import registry
 from raybench.store import open_store
 

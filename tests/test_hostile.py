@@ -25,15 +25,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from raybench.data.checks import check_image, fit_mask
+from raybench.data.decode import decode_image, decode_mask
+from raybench.data.layouts import find
+from raybench.data.manifest import Manifest, read_manifest
+from raybench.data.pack import pack
+from raybench.data.shards import read_rows
 from raybench.errors import ExperimentError, IntegrityError, LineError, ObjectMissing, RaybenchError, RejectedImage
 from raybench.experiment import Experiment, parse_experiment
-from raybench.lines.checks import check_image, fit_mask
-from raybench.lines.decode import decode_image, decode_mask
-from raybench.lines.layouts import find
-from raybench.lines.manifest import Manifest, read_manifest
-from raybench.lines.pack import pack
 from raybench.lines.scores import ScoreRow, read_scores, write_scores
-from raybench.lines.shards import read_rows
 from raybench.runs import Run
 from raybench.store import Store, open_store
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from raybench.cli import commands
-from raybench.lines.pack import pack
-from raybench.lines.quality import quality_key
+from raybench.data.inspection.inspection import quality_key
+from raybench.data.pack import pack
 from raybench.store import Store, open_store
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from raybench.cli.tables import known, planned, standing
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, InputChoice, ModelChoice
-from raybench.lines.pack import PackOptions, pack
 from raybench.plan import Plan, make_plan
 from raybench.store import open_store
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from raybench.data.manifest import Manifest
+from raybench.data.pack import pack
 from raybench.errors import BucketMissing, ExperimentError, StoreDenied, StoreUnreachable
 from raybench.experiment import Experiment, InputChoice, ModelChoice, Override, Storage
-from raybench.lines.manifest import Manifest
-from raybench.lines.pack import pack
 from raybench.plan import experiment_of, make_plan
 from raybench.runs import Run
 from raybench.store import Store, open_store

@@ -13,7 +13,7 @@ import pytest
 
 from raybench.cli import commands
 from raybench.cli.predict import _named_after, _plain
-from raybench.lines.pack import PackOptions, pack
+from raybench.data.pack import PackOptions, pack
 from raybench.plan import experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.publish import publish_again

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.scale.figures import Decoding
-from raybench.lines.fit import InputFit, to_source
-from raybench.lines.fitted import FittedShard, open_fitted
-from raybench.lines.pack import PackOptions, pack
+from raybench.data.cache import FittedShard, open_fitted
+from raybench.data.geometry import InputFit, to_source
+from raybench.data.pack import PackOptions, pack
 from raybench.lines.scores import ScoreRow, write_scores
 from raybench.metrics.descriptors import describe
 from raybench.metrics.heatmap_contrast import Glow

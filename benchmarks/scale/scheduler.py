@@ -9,7 +9,7 @@ from collections import deque
 import psutil
 
 from benchmarks.scale.figures import Sample, Scheduler
-from raybench.lines.manifest import SCHEMA_VERSION, Manifest, ShardInfo
+from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo
 from raybench.results import Input
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.order import in_order

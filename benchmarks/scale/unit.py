@@ -18,10 +18,10 @@ from botocore.httpsession import URLLib3Session
 from benchmarks.scale.figures import Step, Unit
 from raybench import units
 from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_strips
+from raybench.data.manifest import Manifest
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.ledger import enter
-from raybench.lines.manifest import Manifest
-from raybench.lines.pack import PackOptions, pack
 from raybench.plan import make_plan
 from raybench.runs import Run, ScoreRecord, score_name
 from raybench.store import open_store

@@ -14,8 +14,8 @@ from pathlib import Path
 from benchmarks.scale.figures import Workers
 from benchmarks.scale.raylets import raylets
 from raybench.cli.demo import Sizes, write_strips
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
-from raybench.lines.pack import PackOptions, pack
 from raybench.plan import make_plan
 from raybench.schedule.backlog import Backlog
 from raybench.schedule.runner import run_plan

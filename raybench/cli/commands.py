@@ -22,13 +22,13 @@ from raybench import verify as verifying
 from raybench.cli import annotate, inspect, predict, tables, weights
 from raybench.cli import demo as demo_lines
 from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
+from raybench.data import pack as packing
+from raybench.data.manifest import Manifest
 from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
 from raybench.findings.board import Board
 from raybench.findings.spending import foreseen
 from raybench.ledger import Ledger
-from raybench.lines import pack as packing
-from raybench.lines.manifest import Manifest
 from raybench.models.settings import PRESETS
 from raybench.plan import Plan, experiment_of, make_plan
 from raybench.reports import unchanged

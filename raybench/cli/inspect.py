@@ -9,9 +9,9 @@ import typer
 from rich.progress import Progress
 
 from raybench.cli.terminal import err, out, print_json
+from raybench.data.inspection.inspection import Inspection, inspection_json
+from raybench.data.manifest import Manifest, read_manifest
 from raybench.errors import InputError
-from raybench.lines.manifest import Manifest, read_manifest
-from raybench.lines.quality import Inspection, inspection_json
 from raybench.reports.quality import section, table
 from raybench.store import Store, open_store
 from raybench.work.inspect import inspect_line

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from raybench.lines import pack as packing
-from raybench.lines.manifest import Manifest
+from raybench.data import pack as packing
+from raybench.data.manifest import Manifest
 
 SHOWN_REJECTS = 20
 LOG_COLUMNS = 160

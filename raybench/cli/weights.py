@@ -76,8 +76,8 @@ def distil(
     replace: Replace = False,
 ) -> None:
     """Distil EfficientAD's teacher from the default backbone, once for all lines."""
-    from raybench.lines.manifest import read_manifest
-    from raybench.lines.packed import matching_lines
+    from raybench.data.catalog import matching_lines
+    from raybench.data.manifest import read_manifest
     from raybench.models.base import FitContext
     from raybench.work.distil import Distillation, distil
     from raybench.work.site import node_cache

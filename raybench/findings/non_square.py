@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raybench.lines.fit import is_square
+from raybench.data.geometry import is_square
 from raybench.metrics.image import ImageScores
 from raybench.metrics.ranking import paired_difference
 from raybench.results import Input, Number, UnitResult

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from raybench.lines.fit import SQUARE_UP_TO
-from raybench.lines.manifest import Manifest
+from raybench.data.geometry import SQUARE_UP_TO
+from raybench.data.manifest import Manifest
+from raybench.data.shards import Row
 from raybench.lines.scores import Predicted
-from raybench.lines.shards import Row
 from raybench.metrics.threshold import excess_of
 from raybench.results import Failure, Threshold
 from raybench.units import Unit

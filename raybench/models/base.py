@@ -1,7 +1,7 @@
 """The one protocol every detector follows.
 
 Images cross it as uint8 RGB arrays that already have the network's size; heat maps come back at that size.
-Mapping to and from source-image geometry is `lines.fit`'s work, files and shards are `work`'s.
+Mapping to and from source-image geometry is `data.geometry`'s work, files and shards are `work`'s.
 """
 
 from __future__ import annotations

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from raybench.data.decode import decode_image
+from raybench.data.geometry import to_network
+from raybench.data.shards import read_rows
 from raybench.errors import InputError, ModelError
-from raybench.lines.decode import decode_image
-from raybench.lines.fit import to_network
-from raybench.lines.shards import read_rows
 from raybench.models import onnx_file
 from raybench.models.base import Detector, Scored
 from raybench.plan import Plan

@@ -15,15 +15,15 @@ from typing import TextIO
 
 import jinja2
 
+from raybench.data.decode import decode_image
+from raybench.data.geometry import to_source
+from raybench.data.manifest import Manifest
+from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError
 from raybench.findings.predictions import Summary, Tally, judge, reasons, sentence
 from raybench.findings.signals import Signal
 from raybench.findings.signals.views import Image
-from raybench.lines.decode import decode_image
-from raybench.lines.fit import to_source
-from raybench.lines.manifest import Manifest
 from raybench.lines.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions
-from raybench.lines.shards import read_rows
 from raybench.metrics.image import ImageScores
 from raybench.reports.gallery import Picture
 from raybench.reports.signals import Look

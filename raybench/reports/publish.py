@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from raybench.costs import write_costs
+from raybench.data.decode import decode_image, decode_mask
+from raybench.data.geometry import InputFit, to_source
+from raybench.data.inspection.inspection import Inspection, bad_images
+from raybench.data.manifest import Manifest
+from raybench.data.shards import Row, read_rows
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Seen, look, top_images, weighed
 from raybench.findings.non_square import Twin
 from raybench.findings.spending import Spending, hours_of
 from raybench.forecast import read_forecast
 from raybench.ledger import Ledger
-from raybench.lines.decode import decode_image, decode_mask
-from raybench.lines.fit import InputFit, to_source
-from raybench.lines.manifest import Manifest
-from raybench.lines.quality import Inspection, bad_images
 from raybench.lines.scores import ScoreRow, read_scores
-from raybench.lines.shards import Row, read_rows
 from raybench.metrics.image import ImageScores
 from raybench.plan import Plan
 from raybench.reports.annotation import Desk

@@ -10,11 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from raybench.lines.drift import Drift
-from raybench.lines.duplicates import Group as Copies
-from raybench.lines.manifest import Manifest
-from raybench.lines.outliers import Issue
-from raybench.lines.quality import Inspection
+from raybench.data.inspection.drift import Drift
+from raybench.data.inspection.duplicates import Group as Copies
+from raybench.data.inspection.inspection import Inspection
+from raybench.data.inspection.outliers import Issue
+from raybench.data.manifest import Manifest
 from raybench.results import Failure
 
 WORST = 5  # of each kind

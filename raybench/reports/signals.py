@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
+from raybench.data.decode import decode_image
+from raybench.data.manifest import Manifest
+from raybench.data.shards import Row, read_rows
 from raybench.errors import IntegrityError, ObjectMissing, StoreDenied
 from raybench.findings.flags import Flag
 from raybench.findings.signals import References, Signal, references_of, signal
 from raybench.findings.signals.lessons import VERSION, Lessons, read_lessons, write_lessons
 from raybench.findings.signals.views import Image
-from raybench.lines.decode import decode_image
-from raybench.lines.manifest import Manifest
-from raybench.lines.shards import Row, read_rows
 from raybench.plan import Plan
 from raybench.runs import Run, encode
 from raybench.store import Store

@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from raybench.lines.manifest import Manifest, ShardInfo
+from raybench.data.manifest import Manifest, ShardInfo
 from raybench.results import Phase
 from raybench.runs import score_name
 from raybench.units import Unit

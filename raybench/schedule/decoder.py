@@ -15,9 +15,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.lines.fit import InputFit
-from raybench.lines.fitted import open_fitted, put_ahead, remove_ahead
-from raybench.lines.manifest import Manifest, ShardInfo
+from raybench.data.cache import open_fitted, put_ahead, remove_ahead
+from raybench.data.geometry import InputFit
+from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs import Run
 from raybench.schedule.fleet import Fleet, Node
 from raybench.schedule.tasks import REUSE_WORKER, Desk, taken

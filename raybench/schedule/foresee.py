@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raybench.costs import Costs, read_costs
+from raybench.data.manifest import Manifest
 from raybench.forecast import Forecast
 from raybench.ledger import Ledger
-from raybench.lines.manifest import Manifest
 from raybench.plan import Plan
 from raybench.prediction import Basis, Guess, Predictor
 from raybench.runs import Run

@@ -15,8 +15,8 @@ from typing import Any
 import ray
 
 from raybench import heap
+from raybench.data.inspection.inspection import Inspection
 from raybench.errors import TimeLimit
-from raybench.lines.quality import Inspection
 from raybench.plan import Plan
 from raybench.reports.signals import learn_in_run
 from raybench.results import Failure

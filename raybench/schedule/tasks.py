@@ -13,8 +13,8 @@ from typing import Any
 import ray
 
 from raybench import heap
+from raybench.data.manifest import Manifest
 from raybench.errors import StoreUnreachable, TimeLimit
-from raybench.lines.manifest import Manifest
 from raybench.results import Failure, Phase, Spent
 from raybench.runs import Run
 from raybench.schedule import gpus

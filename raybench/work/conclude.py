@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from raybench.data.manifest import Manifest
 from raybench.errors import IntegrityError
-from raybench.lines.manifest import Manifest
 from raybench.metrics.heatmap_contrast import Glow, heat_quality
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.pixel import PixelSketch

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raybench.lines.fit import InputFit
-from raybench.lines.fitted import Picks, open_fitted
-from raybench.lines.manifest import Manifest
+from raybench.data.cache import Picks, open_fitted
+from raybench.data.geometry import InputFit
+from raybench.data.manifest import Manifest
 from raybench.models import pdn
 from raybench.models.base import FitContext
 from raybench.store import Store

@@ -10,10 +10,10 @@ import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from raybench.data.inspection.inspection import Inspection, inspect, read_inspection, write_inspection
+from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing, StoreDenied
 from raybench.ledger import READERS
-from raybench.lines.manifest import Manifest
-from raybench.lines.quality import Inspection, inspect, read_inspection, write_inspection
 from raybench.plan import Plan
 from raybench.results import Failure
 from raybench.runs import Run, decode, encode

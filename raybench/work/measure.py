@@ -7,11 +7,11 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
+from raybench.data.decode import decode_image
+from raybench.data.geometry import to_network
+from raybench.data.manifest import Manifest
+from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError
-from raybench.lines.decode import decode_image
-from raybench.lines.fit import to_network
-from raybench.lines.manifest import Manifest
-from raybench.lines.shards import read_rows
 from raybench.metrics.timing import TimingOptions, measure_speed
 from raybench.models import device
 from raybench.results import Size

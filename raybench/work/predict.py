@@ -17,10 +17,10 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from raybench.data import layouts, pack
+from raybench.data.manifest import Manifest, ShardInfo, read_manifest
 from raybench.errors import InputError, ObjectMissing, StoreError
 from raybench.experiment import NAME
-from raybench.lines import layouts, pack
-from raybench.lines.manifest import Manifest, ShardInfo, read_manifest
 from raybench.results import Failure
 from raybench.runs import Run, TrainRecord, decode, encode, score_name
 from raybench.store import Store

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from raybench.data.decode import decode_mask
+from raybench.data.geometry import to_source
+from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.shards import Row, read_rows
 from raybench.errors import IntegrityError
-from raybench.lines.decode import decode_mask
-from raybench.lines.fit import to_source
-from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.lines.scores import ScoreRow, write_scores
-from raybench.lines.shards import Row, read_rows
 from raybench.metrics.descriptors import Traits, describe
 from raybench.metrics.heatmap_contrast import Glow
 from raybench.metrics.image import ImageScores

@@ -9,10 +9,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybench.data.cache import FittedShard, open_fitted
+from raybench.data.geometry import InputFit
+from raybench.data.manifest import Manifest, ShardInfo
 from raybench.errors import RaybenchError
-from raybench.lines.fit import InputFit
-from raybench.lines.fitted import FittedShard, open_fitted
-from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.models import registry, weights
 from raybench.models.base import Detector, FitContext
 from raybench.runs import Run, TrainRecord

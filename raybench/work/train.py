@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from raybench.lines.fit import InputFit, to_source
-from raybench.lines.fitted import FittedShard, Picks
-from raybench.lines.manifest import Manifest
+from raybench.data.cache import FittedShard, Picks
+from raybench.data.geometry import InputFit, to_source
+from raybench.data.manifest import Manifest
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
 from raybench.models import registry

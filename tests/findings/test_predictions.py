@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from raybench.data.manifest import Manifest
 from raybench.findings.predictions import TOP, Tally, is_odd, sentence
-from raybench.lines.manifest import Manifest
 from raybench.lines.scores import Predicted
 from raybench.results import Threshold
 

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from raybench.data.checks import ImageFacts, check_image, fit_mask
+from raybench.data.decode import decode_image, decode_mask
 from raybench.errors import RejectedImage
-from raybench.lines.checks import ImageFacts, check_image, fit_mask
-from raybench.lines.decode import decode_image, decode_mask
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (20, 30), dtype=np.uint8)

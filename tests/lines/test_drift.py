@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import kstwobign
 
-from raybench.lines.drift import PROPERTIES, find_drifts, holm
+from raybench.data.inspection.drift import PROPERTIES, find_drifts, holm
 
 
 def table(train: int, test: int, shift: float = 0.0, unlabelled: int = 0) -> pd.DataFrame:

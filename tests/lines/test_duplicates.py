@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.lines import duplicates
-from raybench.lines.duplicates import NEAR, find_groups, standardised
-from raybench.lines.properties import FINGERPRINT, Properties
+from raybench.data.inspection import duplicates
+from raybench.data.inspection.duplicates import NEAR, find_groups, standardised
+from raybench.data.inspection.properties import FINGERPRINT, Properties
 
 
 def line(prints: npt.NDArray[np.float64], pixels: list[str] | None = None) -> Properties:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.lines.fit import MODES, InputFit, box_of, plan_fit, to_network, to_source
+from raybench.data.geometry import MODES, InputFit, box_of, plan_fit, to_network, to_source
 
 STRIDE = 32
 

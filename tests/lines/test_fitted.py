@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raybench.data.cache import Picks, open_fitted, put_ahead
+from raybench.data.decode import decode_image
+from raybench.data.geometry import InputFit, to_network
+from raybench.data.manifest import Manifest
+from raybench.data.pack import PackOptions, pack
+from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError, RejectedImage
-from raybench.lines.decode import decode_image
-from raybench.lines.fit import InputFit, to_network
-from raybench.lines.fitted import Picks, open_fitted, put_ahead
-from raybench.lines.manifest import Manifest
-from raybench.lines.pack import PackOptions, pack
-from raybench.lines.shards import read_rows
 from raybench.store import Store, open_store
 
 FIT = InputFit("native", 32, 64)
@@ -89,7 +89,7 @@ def test_a_bad_image_among_threads_is_said_and_leaves_nothing(
             raise RejectedImage("broken", "made to be")
         return decode_image(data, white_level)
 
-    monkeypatch.setattr("raybench.lines.fitted.decode_image", decode)
+    monkeypatch.setattr("raybench.data.cache.decode_image", decode)
     with pytest.raises(RejectedImage, match="of strip: made to be"):
         open_fitted(lines, manifest, manifest.shards[0], FIT, cache, threads=3)
     assert list(cache.iterdir()) == []
@@ -98,7 +98,7 @@ def test_a_bad_image_among_threads_is_said_and_leaves_nothing(
 def test_the_longest_unused_files_make_room(
     manifest: Manifest, lines: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raybench.lines.fitted.LIMIT_MB", 0)
+    monkeypatch.setattr("raybench.data.cache.LIMIT_MB", 0)
     opened = [open_fitted(lines, manifest, shard, FIT, cache) for shard in manifest.shards[:2]]
     assert all(each.path.exists() for each in opened)  # both may still be in use
     long_ago = time.time() - 3600

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from raybench.data.layouts import Found, find
 from raybench.errors import LineError, UnknownName
-from raybench.lines.layouts import Found, find
 from raybench.store import open_store
 
 

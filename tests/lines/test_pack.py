@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raybench.data.manifest import Manifest, Reject, read_manifest, write_manifest
+from raybench.data.pack import PackOptions, Progress, pack
+from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError, LineError
-from raybench.lines.manifest import Manifest, Reject, read_manifest, write_manifest
-from raybench.lines.pack import PackOptions, Progress, pack
-from raybench.lines.shards import read_rows
 from raybench.store import Store, open_store
 
 

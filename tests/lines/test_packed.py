@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from raybench.data.catalog import locate, matching_lines, packed_lines
+from raybench.data.manifest import Manifest
 from raybench.errors import InputError
-from raybench.lines.manifest import Manifest
-from raybench.lines.packed import locate, matching_lines, packed_lines
 from raybench.store import Store, open_store
 
 PutLine = Callable[[Store, str], Manifest]

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from raybench.lines.manifest import Manifest
-from raybench.lines.pack import PackOptions, pack
-from raybench.lines.properties import Properties, fingerprint, join, measure_shard, sharpness
+from raybench.data.inspection.properties import Properties, fingerprint, join, measure_shard, sharpness
+from raybench.data.manifest import Manifest
+from raybench.data.pack import PackOptions, pack
 from raybench.store import Store, open_store
 
 Grey = npt.NDArray[np.uint8]
@@ -72,7 +72,7 @@ def test_edges_twice_as_wide_are_one_less_sharp() -> None:
 def test_sharpness_does_not_depend_on_gain_or_on_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sharpness(bars(4))
     assert sharpness(bars(4, gain=0.5)) == pytest.approx(whole, abs=0.1)
-    monkeypatch.setattr("raybench.lines.properties._BAND_PX", 2000)
+    monkeypatch.setattr("raybench.data.inspection.properties._BAND_PX", 2000)
     assert sharpness(bars(4)) == pytest.approx(whole, abs=0.02)
 
 

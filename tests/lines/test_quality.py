@@ -13,9 +13,16 @@ import numpy.typing as npt
 import pytest
 
 from raybench.cli.demo import Sizes, write_strips
-from raybench.lines.manifest import Manifest
-from raybench.lines.pack import PackOptions, pack
-from raybench.lines.quality import Inspection, bad_images, inspect, quality_key, read_inspection, write_inspection
+from raybench.data.inspection.inspection import (
+    Inspection,
+    bad_images,
+    inspect,
+    quality_key,
+    read_inspection,
+    write_inspection,
+)
+from raybench.data.manifest import Manifest
+from raybench.data.pack import PackOptions, pack
 from raybench.store import Store, open_store
 
 Image = npt.NDArray[np.uint8]

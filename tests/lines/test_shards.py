@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from raybench.data.manifest import ShardInfo
+from raybench.data.shards import Row, describe, read_rows, write_shard
 from raybench.errors import IntegrityError
-from raybench.lines.manifest import ShardInfo
 from raybench.lines.scores import LEVELS, Predicted, ScoreRow, quantise, read_scores, write_predictions, write_scores
-from raybench.lines.shards import Row, describe, read_rows, write_shard
 from raybench.store import Store, open_store
 
 ON_DISK = settings(

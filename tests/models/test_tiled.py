@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybench.lines.fit import plan_tiles, to_network, to_source
+from raybench.data.geometry import plan_tiles, to_network, to_source
 from raybench.models import registry
 from raybench.models.base import Card, FitContext, Scored, TrainImages
 from raybench.models.registry import Size

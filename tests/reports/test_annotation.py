@@ -11,9 +11,9 @@ import cv2
 import pandas as pd
 import pytest
 
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.payoff import Payoff
-from raybench.lines.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores
 from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raybench.data.pack import PackOptions, pack
 from raybench.findings.predictions import Summary
 from raybench.findings.signals import Signal
-from raybench.lines.pack import PackOptions, pack
 from raybench.lines.scores import PREDICTIONS_SCHEMA, Predicted
 from raybench.metrics.threshold import MAX_EXCESS
 from raybench.plan import Plan

@@ -13,11 +13,11 @@ import pytest
 import ray
 
 from raybench.cli.demo import Sizes, write_strips
+from raybench.data.cache import open_fitted
+from raybench.data.geometry import InputFit
+from raybench.data.manifest import Manifest
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, ModelChoice
-from raybench.lines.fit import InputFit
-from raybench.lines.fitted import open_fitted
-from raybench.lines.manifest import Manifest
-from raybench.lines.pack import PackOptions, pack
 from raybench.plan import Plan, make_plan
 from raybench.runs import Run
 from raybench.schedule import decoder

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.findings.spending import foreseen
 from raybench.forecast import Work
 from raybench.ledger import enter
-from raybench.lines.pack import PackOptions, pack
 from raybench.plan import Plan, make_plan
 from raybench.prediction import Guess
 from raybench.reports.publish import publish_again

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raybench.data.inspection.inspection import Inspection, quality_key, read_inspection
+from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, Resources
-from raybench.lines.manifest import Manifest, ShardInfo
-from raybench.lines.pack import PackOptions, pack
-from raybench.lines.quality import Inspection, quality_key, read_inspection
 from raybench.plan import Plan, make_plan
 from raybench.reports import unchanged
 from raybench.runs import Run

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, ModelChoice, Resources
-from raybench.lines.pack import PackOptions, pack
 from raybench.plan import make_plan
 from raybench.runs import Run, ScoreRecord, score_name
 from raybench.schedule.predict import score_shards

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import ray
 
+from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError
 from raybench.experiment import Experiment, ModelChoice, Override, Resources
 from raybench.ledger import Ledger
-from raybench.lines.pack import PackOptions, pack
 from raybench.plan import experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.tables import board_from_json

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raybench.cli.demo import Sizes, write_strips
-from raybench.lines.pack import PackOptions, pack
+from raybench.data.pack import PackOptions, pack
 from raybench.schedule.shares import share
 from raybench.store import open_store
 from tests.support.apart import answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from raybench.lines.manifest import Manifest, ShardInfo
+from raybench.data.manifest import Manifest, ShardInfo
 from raybench.results import Input
 from raybench.schedule.backlog import Backlog, Job
 from raybench.units import Unit

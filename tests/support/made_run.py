@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raybench.data.manifest import Manifest
+from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, InputChoice, ModelChoice
-from raybench.lines.manifest import Manifest
-from raybench.lines.pack import PackOptions, pack
 from raybench.plan import Plan, make_plan
 from raybench.runs import Run
 from raybench.store import open_store

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from raybench.data.inspection.inspection import Inspection, quality_key
+from raybench.data.manifest import Manifest, read_manifest
+from raybench.data.pack import PackOptions, pack
 from raybench.errors import StoreDenied
-from raybench.lines.manifest import Manifest, read_manifest
-from raybench.lines.pack import PackOptions, pack
-from raybench.lines.quality import Inspection, quality_key
 from raybench.results import Failure
 from raybench.runs import Run
 from raybench.store import Store, open_store

@@ -9,10 +9,10 @@ import fsspec
 import numpy as np
 import pytest
 
+from raybench.data.manifest import Manifest
+from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError, LineError, StoreUnreachable
 from raybench.experiment import ModelChoice
-from raybench.lines.manifest import Manifest
-from raybench.lines.pack import PackOptions, pack
 from raybench.lines.scores import LEVELS, ScoreRow, read_scores
 from raybench.plan import Plan
 from raybench.runs import Run, ScoreRecord, score_name
@@ -101,7 +101,7 @@ def test_what_is_committed_is_not_done_again(
 ) -> None:
     first = asked(plan, images, name)
     scored(first, tmp_path)
-    monkeypatch.setattr("raybench.lines.pack.pack", lambda *_: pytest.fail("packed again"))
+    monkeypatch.setattr("raybench.data.pack.pack", lambda *_: pytest.fail("packed again"))
     monkeypatch.setattr("raybench.work.predict.score", lambda *_: pytest.fail("scored again"))
     again = asked(plan, images, name)
     assert (again.unit, again.manifest) == (first.unit, first.manifest)

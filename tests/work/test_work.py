@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from raybench.data.pack import PackOptions, pack
 from raybench.errors import IntegrityError
 from raybench.experiment import Experiment, InputChoice, ModelChoice
-from raybench.lines.pack import PackOptions, pack
 from raybench.lines.scores import read_scores
 from raybench.metrics.image import ImageScores
 from raybench.models import registry

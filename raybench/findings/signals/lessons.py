@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from raybench.data.manifest import Manifest
 from raybench.errors import IntegrityError, ObjectMissing
-from raybench.lines.manifest import Manifest
 from raybench.metrics import npz
 from raybench.store import Store
 

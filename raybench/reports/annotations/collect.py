@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from raybench.data.geometry import to_source
+from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.shards import Row, read_rows
 from raybench.errors import InputError, IntegrityError
 from raybench.findings.board import Board
-from raybench.lines.fit import to_source
-from raybench.lines.manifest import Manifest, ShardInfo
 from raybench.lines.scores import ScoreRow, iter_scores
-from raybench.lines.shards import Row, read_rows
 from raybench.plan import Plan
 from raybench.reports.annotations.item import Item, Picture, Task
 from raybench.results import UnitResult

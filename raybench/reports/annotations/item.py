@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.lines.decode import decode_image
-from raybench.lines.header import UPRIGHT, open_header, orientation_of
-from raybench.lines.shards import Row
+from raybench.data.decode import decode_image
+from raybench.data.header import UPRIGHT, open_header, orientation_of
+from raybench.data.shards import Row
 from raybench.reports.annotations.polygons import Region, regions
 
 CATEGORY = "anomaly"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from raybench.lines.decode import encode_mask
+from raybench.data.decode import encode_mask
 from raybench.reports.annotations.item import Item
 from raybench.reports.annotations.streams import Add
 

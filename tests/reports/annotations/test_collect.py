@@ -14,15 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from raybench.cli import app
+from raybench.data.geometry import to_source
+from raybench.data.pack import PackOptions, pack
+from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, UnknownName
 from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext
 from raybench.findings.rows import merge_seeds
 from raybench.findings.verdict import Verdict
-from raybench.lines.fit import to_source
-from raybench.lines.pack import PackOptions, pack
 from raybench.lines.scores import ScoreRow, write_scores
-from raybench.lines.shards import read_rows
 from raybench.plan import Plan, make_plan
 from raybench.reports.annotations.export import LineExport, Options, annotate
 from raybench.reports.tables import board_json

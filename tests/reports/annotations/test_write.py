@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
+from raybench.data.shards import Row
 from raybench.errors import InputError, UnknownName
-from raybench.lines.shards import Row
 from raybench.reports.annotations.item import Item, Picture, Task, safe_stem
 from raybench.reports.annotations.write import FORMATS, write
 from tests.support.made_masks import item

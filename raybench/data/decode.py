@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from raybench.data.header import UPRIGHT, is_tiff, orientation_of, turned
 from raybench.errors import RejectedImage
-from raybench.lines.header import UPRIGHT, is_tiff, orientation_of, turned
 
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raybench.data.manifest import ShardInfo
 from raybench.errors import IntegrityError
-from raybench.lines.manifest import ShardInfo
 from raybench.store import Store
 
 ROW_GROUP_MB = 16

@@ -25,11 +25,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from raybench.data.decode import decode_image
+from raybench.data.geometry import InputFit, to_network
+from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.shards import Row, read_rows
 from raybench.errors import IntegrityError, ObjectMissing, RejectedImage
-from raybench.lines.decode import decode_image
-from raybench.lines.fit import InputFit, to_network
-from raybench.lines.manifest import Manifest, ShardInfo
-from raybench.lines.shards import Row, read_rows
 from raybench.store import Store
 
 CACHE_VERSION = 2  # 2: images are turned as EXIF says

@@ -20,10 +20,10 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dctn
 
+from raybench.data.decode import decode_deep, eight_bit
+from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.shards import Row, read_rows
 from raybench.errors import RejectedImage
-from raybench.lines.decode import decode_deep, eight_bit
-from raybench.lines.manifest import Manifest, ShardInfo
-from raybench.lines.shards import Row, read_rows
 from raybench.store import Store
 
 FINGERPRINT = 8 * 8 - 1

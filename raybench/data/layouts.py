@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from raybench.data.manifest import Reject
 from raybench.errors import LineError, RejectedImage, UnknownName
-from raybench.lines.manifest import Reject
 from raybench.store import Store
 
 AUTO, IMAGES = "auto", "images"

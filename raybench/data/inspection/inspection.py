@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
+from raybench.data.inspection.drift import Drift, find_drifts
+from raybench.data.inspection.duplicates import Group, find_groups
+from raybench.data.inspection.outliers import Issue, Trait, find_outliers
+from raybench.data.inspection.properties import Properties, join, measure_shard
+from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing
-from raybench.lines.drift import Drift, find_drifts
-from raybench.lines.duplicates import Group, find_groups
-from raybench.lines.manifest import Manifest
-from raybench.lines.outliers import Issue, Trait, find_outliers
-from raybench.lines.properties import Properties, join, measure_shard
 from raybench.store import Store
 
 VERSION = 1

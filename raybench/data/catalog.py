@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 
+from raybench.data.manifest import manifest_key
 from raybench.errors import InputError, did_you_mean
-from raybench.lines.manifest import manifest_key
 from raybench.store import Store
 
 

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from raybench.lines.properties import Floats, Properties
+from raybench.data.inspection.properties import Floats, Properties
 
 NEAR = 0.08
 _AXES = 16

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from raybench.errors import RejectedImage
-from raybench.lines.decode import Pixels, decode_deep, decode_mask, encode_mask
-from raybench.lines.header import (
+from raybench.data.decode import Pixels, decode_deep, decode_mask, encode_mask
+from raybench.data.header import (
     MAX_PIXELS,
     UPRIGHT,
     damaged,
@@ -22,6 +21,7 @@ from raybench.lines.header import (
     turned,
     turned_size,
 )
+from raybench.errors import RejectedImage
 
 _JPEG_SHRINK = 8
 _PNG_DEPTH = 24  # the byte that says how many bits a channel has

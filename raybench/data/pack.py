@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from raybench.data import layouts
+from raybench.data.checks import ImageFacts, check_image, fit_mask
+from raybench.data.layouts import Found, Item
+from raybench.data.manifest import SCHEMA_VERSION, Manifest, Reject, ShardInfo, manifest_key, write_manifest
+from raybench.data.shards import ROW_GROUP_MB, Row, describe, write_shard
 from raybench.errors import LineError, ObjectMissing, RejectedImage
-from raybench.lines import layouts
-from raybench.lines.checks import ImageFacts, check_image, fit_mask
-from raybench.lines.layouts import Found, Item
-from raybench.lines.manifest import SCHEMA_VERSION, Manifest, Reject, ShardInfo, manifest_key, write_manifest
-from raybench.lines.shards import ROW_GROUP_MB, Row, describe, write_shard
 from raybench.store import Store
 
 REMOTE_READERS = 16
