@@ -27,10 +27,11 @@ from raybench.findings.flags import Seen, look, weighed
 from raybench.findings.payoff import Payoff, payoff
 from raybench.metrics.descriptors import Traits
 from raybench.metrics.image import ImageScores
+from raybench.metrics.numbers import Speed
 from raybench.plan import Plan, make_plan
 from raybench.reports.annotation import Desk
-from raybench.results import Size, Speed, UnitResult
-from raybench.runs import MeasureRecord, QualityRecord, Run, TrainRecord
+from raybench.runs.records import MeasureRecord, QualityRecord, Size, TrainRecord, UnitResult
+from raybench.runs.run import Run
 from raybench.store import Store, open_store
 from raybench.work.conclude import Partials, conclude, merge
 from raybench.work.score import score

@@ -15,14 +15,16 @@ from typing import TypeVar
 
 import numpy as np
 
+from raybench.data.geometry import Input
 from raybench.findings.board import BoardContext, build_board
 from raybench.findings.flags import Seen, build_flags, look, top_images
 from raybench.metrics.image import ImageScores, Ranked
+from raybench.metrics.numbers import Number, Quality, RegionRecall, Speed, Threshold
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
 from raybench.reports.publish import pictures_per_line
-from raybench.results import Counts, Failure, Input, Number, Quality, RegionRecall, Size, Speed, Threshold, UnitResult
-from raybench.versions import versions
+from raybench.runs.records import Counts, Failure, Size, UnitResult
+from raybench.runs.run import versions
 
 MODELS = (
     "cflow", "dfm", "draem", "efficient_ad", "fastflow", "padim", "patchcore", "reverse_distillation", "stfpm",

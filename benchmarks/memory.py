@@ -30,7 +30,7 @@ def work(folder: Path) -> None:
     """One unit, as a Ray worker does it; prints its peak memory in MB."""
     from raybench.experiment import Experiment, InputChoice, ModelChoice
     from raybench.plan import make_plan
-    from raybench.runs import Run
+    from raybench.runs.run import Run
     from raybench.work.conclude import Partials, merge
     from raybench.work.score import score
     from raybench.work.site import Site

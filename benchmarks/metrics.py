@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.numbers import Threshold
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.ranking import paired_difference
-from raybench.results import Threshold
 
 BATCH = 16
 SCENES = {"100 maps of 256x256": (100, 256), "30 maps of 1024x1024": (30, 1024)}

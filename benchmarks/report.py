@@ -18,7 +18,7 @@ from raybench.cli.demo import Sizes, write_strips
 from raybench.experiment import Annotation, InputChoice, Resources
 from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish_again
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.schedule.cluster import connected
 from raybench.schedule.runner import run_plan
 from raybench.store import open_store

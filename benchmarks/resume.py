@@ -19,10 +19,11 @@ from pathlib import Path
 from raybench.cli.demo import Sizes, write_strips
 from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
-from raybench.ledger import Ledger
 from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish_again
-from raybench.runs import QualityRecord, Run
+from raybench.runs.ledger import Ledger
+from raybench.runs.records import QualityRecord
+from raybench.runs.run import Run
 from raybench.schedule.cluster import connected
 from raybench.schedule.runner import run_plan
 from raybench.store import open_store

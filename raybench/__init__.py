@@ -13,7 +13,7 @@ from raybench.errors import RaybenchError
 from raybench.experiment import Experiment, read_experiment
 from raybench.models.base import Card, Detector, FitContext, Scored, TrainImages
 from raybench.plan import Plan, make_plan
-from raybench.results import UnitResult
+from raybench.runs.records import UnitResult
 from raybench.store import Store, open_store
 
 heap.keep_freed()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.data.catalog import locate
-from raybench.data.geometry import is_square, plan_fit, plan_tiles
+from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
 from raybench.experiment import (
@@ -23,7 +23,6 @@ from raybench.experiment import (
 )
 from raybench.models import registry, weights
 from raybench.models.base import ModelSpec
-from raybench.results import Input
 from raybench.store import Store, open_store
 from raybench.units import Unit
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from raybench.results import Input
+from raybench.data.geometry import Input
 from raybench.store.digest import digest
 
 ID_VERSION = 5

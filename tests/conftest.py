@@ -18,7 +18,8 @@ from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.metrics.image import ImageScores, image_quality
-from raybench.results import Failure, Number, Quality, Threshold, UnitResult
+from raybench.metrics.numbers import Number, Quality, Threshold
+from raybench.runs.records import Failure, UnitResult
 from raybench.schedule.cluster import connected
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer, embedded_server

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from raybench.costs import CostRow, Costs, read_costs, row_of, summed, write_costs
+from raybench.data.geometry import Input
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.ledger import Ledger
-from raybench.prediction import Guess, Predictor
-from raybench.results import Input, Phase, Spent, UnitResult
-from raybench.runs import Run
+from raybench.runs.cost_model import Guess, Predictor
+from raybench.runs.costs import CostRow, Costs, read_costs, row_of, summed, write_costs
+from raybench.runs.ledger import Ledger
+from raybench.runs.records import Phase, Spent, UnitResult
+from raybench.runs.run import Run
 from raybench.store import open_store
 from raybench.units import Protocol, Unit
 

@@ -33,8 +33,8 @@ from raybench.data.pack import pack
 from raybench.data.shards import read_rows
 from raybench.errors import ExperimentError, IntegrityError, LineError, ObjectMissing, RaybenchError, RejectedImage
 from raybench.experiment import Experiment, parse_experiment
-from raybench.lines.scores import ScoreRow, read_scores, write_scores
-from raybench.runs import Run
+from raybench.runs.run import Run
+from raybench.runs.scores import ScoreRow, read_scores, write_scores
 from raybench.store import Store, open_store
 
 DOC = Path(__file__).parent.parent / "docs" / "hostile-input.md"

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raybench.ledger import FEW_PAGES, Ledger, enter
 from raybench.metrics.image import ImageScores
-from raybench.results import Failure, Number, Quality, RegionRecall, UnitResult
-from raybench.runs import QualityRecord, Run
+from raybench.metrics.numbers import Number, Quality, RegionRecall
+from raybench.runs.ledger import FEW_PAGES, Ledger, enter
+from raybench.runs.records import Failure, QualityRecord, UnitResult
+from raybench.runs.run import Run
 from raybench.store import Store, open_store
 
 NOTHING = Number(None, reason="not measured")
@@ -74,7 +75,7 @@ def test_a_stale_ledger_is_made_good_from_the_store(run: Run) -> None:
 
 
 def test_many_unknown_units_are_listed_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybench.ledger.FEW_UNITS", 2)
+    monkeypatch.setattr("raybench.runs.ledger.FEW_UNITS", 2)
     for name in ("u1", "u2", "u3"):
         finish(run, name)
     found = Ledger.read(run).commits(["u1", "u2", "u3", "u4"])

@@ -10,7 +10,7 @@ from raybench.data.pack import pack
 from raybench.errors import BucketMissing, ExperimentError, StoreDenied, StoreUnreachable
 from raybench.experiment import Experiment, InputChoice, ModelChoice, Override, Storage
 from raybench.plan import experiment_of, make_plan
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.store import Store, open_store
 
 

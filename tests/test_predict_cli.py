@@ -17,7 +17,7 @@ from raybench.data.pack import PackOptions, pack
 from raybench.plan import experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.publish import publish_again
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.store import open_store
 from tests.support.made_run import finish, site_of
 

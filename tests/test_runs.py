@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from raybench.errors import IntegrityError
-from raybench.results import Failure, Size, Speed
-from raybench.runs import MeasureRecord, Run, score_name
+from raybench.metrics.numbers import Speed
+from raybench.runs.records import Failure, MeasureRecord, Size
+from raybench.runs.run import Run, score_name
 from raybench.store import open_store
 
 

@@ -14,11 +14,11 @@ import ray
 from raybench.experiment import Experiment, ModelChoice
 from raybench.plan import make_plan
 from raybench.reports.publish import download
-from raybench.runs import Run
+from raybench.runs.run import Run
+from raybench.runs.verify import verify_run
 from raybench.schedule.runner import run_plan
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer
-from raybench.verify import verify_run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 

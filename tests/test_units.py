@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybench.results import Input
+from raybench.data.geometry import Input
 from raybench.store.digest import digest
 from raybench.units import Protocol, Unit
 

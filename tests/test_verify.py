@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from raybench import verify
 from raybench.cli import commands
 from raybench.errors import ExperimentError, InputError
-from raybench.runs import Run
+from raybench.runs import verify
+from raybench.runs.run import Run
+from raybench.runs.verify import Verified, verify_line, verify_run
 from raybench.store import Store, open_store
-from raybench.verify import Verified, verify_line, verify_run
 from tests.support.made_run import finish, planned, site_of
 
 

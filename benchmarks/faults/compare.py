@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from raybench.metrics.numbers import Speed
 from raybench.plan import Plan
 from raybench.reports.publish import publish
-from raybench.results import Speed, UnitResult
-from raybench.runs import Run, encode
+from raybench.runs.records import UnitResult
+from raybench.runs.run import Run, encode
 from raybench.store import Store, open_store
 
 _NO_TIME = Speed(1.0, 1.0, 1.0, 1.0, 1.0, 1, "", "", 1)

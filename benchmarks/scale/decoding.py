@@ -15,11 +15,11 @@ from benchmarks.scale.figures import Decoding
 from raybench.data.cache import FittedShard, open_fitted
 from raybench.data.geometry import InputFit, to_source
 from raybench.data.pack import PackOptions, pack
-from raybench.lines.scores import ScoreRow, write_scores
 from raybench.metrics.descriptors import describe
 from raybench.metrics.heatmap_contrast import Glow
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.regions import Regions
+from raybench.runs.scores import ScoreRow, write_scores
 from raybench.store import open_store
 
 IMAGES = 16

@@ -9,8 +9,8 @@ from collections import deque
 import psutil
 
 from benchmarks.scale.figures import Sample, Scheduler
+from raybench.data.geometry import Input
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo
-from raybench.results import Input
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.order import in_order
 from raybench.units import Unit

@@ -21,9 +21,10 @@ from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_strips
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, InputChoice, ModelChoice
-from raybench.ledger import enter
 from raybench.plan import make_plan
-from raybench.runs import Run, ScoreRecord, score_name
+from raybench.runs.ledger import enter
+from raybench.runs.records import ScoreRecord
+from raybench.runs.run import Run, score_name
 from raybench.store import open_store
 from raybench.store.server import embedded_server
 from raybench.work import conclude

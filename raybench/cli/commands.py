@@ -18,7 +18,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raybench import verify as verifying
 from raybench.cli import annotate, inspect, predict, tables, weights
 from raybench.cli import demo as demo_lines
 from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
@@ -28,14 +27,15 @@ from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.experiment import read_experiment
 from raybench.findings.board import Board
 from raybench.findings.spending import foreseen
-from raybench.ledger import Ledger
 from raybench.models.settings import PRESETS
 from raybench.plan import Plan, experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.console import console_board
 from raybench.reports.publish import download, publish_again
 from raybench.reports.tables import board_json
-from raybench.runs import Run, encode
+from raybench.runs import verify as verifying
+from raybench.runs.ledger import Ledger
+from raybench.runs.run import Run, encode
 from raybench.schedule.fleet import assumed
 from raybench.schedule.foresee import foresee
 from raybench.store import Store, open_store

@@ -24,8 +24,8 @@ from raybench.plan import experiment_of, make_plan
 from raybench.reports.choice import chosen_unit
 from raybench.reports.predictions import PAGE, TABLE, publish, summary_json, tables
 from raybench.reports.signals import looker
-from raybench.results import Failure
-from raybench.runs import Run
+from raybench.runs.records import Failure
+from raybench.runs.run import Run
 from raybench.store import open_store
 from raybench.work.predict import Prediction, prepare, score_here
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from raybench.data.geometry import Input
 from raybench.models import registry
 from raybench.plan import Plan
-from raybench.results import Input
 
 State = Literal["waiting", "trained", "failed", "done"]
 

@@ -22,6 +22,19 @@ _GREY = (114, 114, 114)  # the usual letterbox colour of detection networks (YOL
 
 
 @dataclass(frozen=True)
+class Input:
+    """How source images reach the network: fit mode, network H and W, median source H and W (pixels). tile: side of
+    the square tiles that the network sees one by one; 0: it sees the whole."""
+
+    mode: str
+    height: int
+    width: int
+    source_height: int
+    source_width: int
+    tile: int = 0
+
+
+@dataclass(frozen=True)
 class InputFit:
     """mode: see the module. height, width: the network's input in pixels."""
 

@@ -18,7 +18,9 @@ from raybench.findings.spending import Hours, Spending, added
 from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all
 from raybench.metrics.image import ImageScores
 from raybench.metrics.mean_ranks import mean_ranks
-from raybench.results import Number, Provenance, UnitResult
+from raybench.metrics.numbers import Number
+from raybench.models.base import Provenance
+from raybench.runs.records import UnitResult
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from typing import Literal
 from raybench.findings.verdict import NOT_GOOD, Verdict
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import MAX_EXCESS, excess_of
-from raybench.results import UnitResult
+from raybench.runs.records import UnitResult
 
 NEAR = 0.25
 CLEAR = 1.0  # excess that one model alone needs to call an OK label in question

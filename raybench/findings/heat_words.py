@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raybench.results import Number, Quality
+from raybench.metrics.numbers import Number, Quality
 
 WORDS = ("accurate", "a little noisy", "noisy", "unusable")
 AU_PRO = (0.9, 0.8, 0.6)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raybench.data.geometry import is_square
+from raybench.data.geometry import Input, is_square
 from raybench.metrics.image import ImageScores
+from raybench.metrics.numbers import Number
 from raybench.metrics.ranking import paired_difference
-from raybench.results import Input, Number, UnitResult
+from raybench.runs.records import UnitResult
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from raybench.findings.flags import Flag, Seen, build_flags
 from raybench.findings.queue import line_up
 from raybench.metrics.descriptors import Traits
 from raybench.metrics.intervals import LEVEL, clopper_pearson
-from raybench.results import Number
+from raybench.metrics.numbers import Number
 
 
 @dataclass(frozen=True)

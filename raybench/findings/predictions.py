@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from raybench.data.geometry import SQUARE_UP_TO
 from raybench.data.manifest import Manifest
 from raybench.data.shards import Row
-from raybench.lines.scores import Predicted
+from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import excess_of
-from raybench.results import Failure, Threshold
+from raybench.runs.records import Failure
+from raybench.runs.scores import Predicted
 from raybench.units import Unit
 
 TOP = 20

@@ -1,7 +1,8 @@
 """The order in which flagged images are looked at: the most useful first, and no defect twenty times.
 
 Greedy, with a budget: the next image is the one with the highest gain, usefulness² × novelty, where novelty is its
-distance to the nearest image picked so far, at most 1, as far as two images usually are apart (see `metrics.descriptors`).
+distance to the nearest image picked so far, at most 1, as far as two images usually are apart (see
+`metrics.descriptors`).
 This is farthest-point clustering (Gonzalez 1985) with weights, and with a cap, without which it would run after
 outliers. The square keeps false alarms, each of which looks like nothing else, behind what is surely a defect. Time is
 of the order of images × budget, memory of images; nothing is drawn by chance, ties go by image id.

@@ -6,22 +6,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
+from raybench.data.geometry import Input
 from raybench.findings.heat_words import HeatWord, heat_word
 from raybench.findings.non_square import NonSquare, Twin, non_square
 from raybench.findings.spending import Hours, hours_of
-from raybench.results import (
-    Counts,
-    Failure,
-    Input,
-    Number,
-    Provenance,
-    Quality,
-    RegionRecall,
-    Size,
-    Speed,
-    Threshold,
-    UnitResult,
-)
+from raybench.metrics.numbers import Number, Quality, RegionRecall, Speed, Threshold
+from raybench.models.base import Provenance
+from raybench.runs.records import Counts, Failure, Size, UnitResult
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from raybench.forecast import Forecast, Work
-from raybench.prediction import Basis
-from raybench.results import UnitResult
+from raybench.runs.cost_model import Basis
+from raybench.runs.forecast import Forecast, Work
+from raybench.runs.records import UnitResult
 
 HOUR_S = 3600.0
 _ASSUMED: dict[Basis, str] = {

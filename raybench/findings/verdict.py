@@ -21,8 +21,8 @@ from raybench.findings.merits import Merits, merits, worth
 from raybench.findings.rows import Row
 from raybench.metrics.image import ImageScores
 from raybench.metrics.mean_ranks import largest_table
+from raybench.metrics.numbers import Number
 from raybench.metrics.ranking import Ranking, mean_ranking, rank
-from raybench.results import Number
 
 BEST, GOOD, NOT_GOOD, UNKNOWN = "best", "good", "not good", "not enough images to tell"
 ENOUGH, NEAR = 0.8, 0.1  # image AUROC: of any use at all; near enough to the best

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from raybench.findings.board import Board
 from raybench.findings.rows import Row
 from raybench.findings.verdict import ENOUGH, Verdict
-from raybench.results import Number
+from raybench.metrics.numbers import Number
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from raybench.errors import IntegrityError
 from raybench.metrics import npz
 from raybench.metrics.intervals import bootstrap, percentile_interval
-from raybench.results import Number
+from raybench.metrics.numbers import Number
 
 MARGIN = 0.03  # of the image's shorter side: what lies around a defect
 _VERSION = 1

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from raybench.errors import IntegrityError
 from raybench.metrics import curves, npz
 from raybench.metrics.intervals import LEVEL, RESAMPLES, bootstrap, clopper_pearson, percentile_interval
-from raybench.results import Number, Threshold
+from raybench.metrics.numbers import Number, Threshold
 
 _VERSION = 1
 _ROUNDING = 1e-9  # sums of shares reach 1 only nearly

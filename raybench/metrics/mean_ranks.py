@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from raybench.metrics.intervals import RESAMPLES, percentile_interval, resamples
-from raybench.results import Number
+from raybench.metrics.numbers import Number
 
 FEWEST_LINES = 5  # for an interval: resamples of fewer lines have too few kinds
 _SEED = 0

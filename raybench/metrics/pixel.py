@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from raybench.metrics import curves, npz
 from raybench.metrics.intervals import bootstrap, percentile_interval
+from raybench.metrics.numbers import Number
 from raybench.metrics.regions import CONNECTIVITY
 from raybench.metrics.sketch import Keys, Sketch, ordered_keys, runs, shift_for, tabulate
-from raybench.results import Number
 
 LIMIT, STRICT_LIMIT = 0.3, 0.05
 PIMO_LOW, PIMO_HIGH = 1e-5, 1e-4

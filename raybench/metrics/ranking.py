@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from raybench.metrics.image import ImageScores, Ranked, missing
 from raybench.metrics.intervals import RESAMPLES, bootstrap, percentile_interval
-from raybench.results import Number
+from raybench.metrics.numbers import Number
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from raybench.errors import IntegrityError
 from raybench.metrics import npz
 from raybench.metrics.intervals import clopper_pearson
-from raybench.results import Number, RegionRecall, Threshold
+from raybench.metrics.numbers import Number, RegionRecall, Threshold
 
 CONNECTIVITY = 8
 UNNAMED = "defect"  # of images without a defect type

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from raybench.metrics.intervals import LEVEL
-from raybench.results import Threshold
+from raybench.metrics.numbers import Threshold
 
 MAX_EXCESS = 100.0
 _ROUNDING = 1e-9  # (n + 1)(1 - budget) of an exact product may come out a hair above an integer

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from raybench.results import Speed
+from raybench.metrics.numbers import Speed
 
 MIN_REPEATS = 3
 _SHARES = 4  # of the budget

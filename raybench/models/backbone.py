@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from raybench.errors import WeightsCorrupt
 from raybench.models import weights
 from raybench.models.anomalib_parts import TimmFeatureExtractor
-from raybench.models.base import FitContext
+from raybench.models.base import FitContext, Provenance
 from raybench.models.catalog import BACKBONES, LITE0, LITE0_SHA256
 from raybench.models.device import own_draws
-from raybench.results import Provenance
 
 _COUNTERS = "num_batches_tracked"  # of batch norm; older files lack them, and nothing that scores reads them
 

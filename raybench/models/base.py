@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import BadScores
-from raybench.results import Provenance
+
+Provenance = Literal["imagenet", "official", "distilled", "random", "none"]
+"""Where the weights of a backbone come from."""
 
 CODE = "code"
 """Among a spec's weights, the sha256 of the source of a detector of the user's own; no file of the weights store."""

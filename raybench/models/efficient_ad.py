@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from raybench.models import pdn
 from raybench.models.anomalib_parts import EfficientAdModel
-from raybench.models.base import Card, FitContext, TrainImages
+from raybench.models.base import Card, FitContext, Provenance, TrainImages
 from raybench.models.catalog import LITE0
 from raybench.models.crops import Crops
 from raybench.models.plateau import Plateau
@@ -27,7 +27,6 @@ from raybench.models.settings import EfficientAdSettings
 from raybench.models.strangers import Strangers
 from raybench.models.tensors import Clock, Subset, TorchDetector, evaluated, to_tensor
 from raybench.models.weights import unpacked
-from raybench.results import Provenance
 
 _HELD_BACK = 4
 _QUANTILES = {"qa": 0.9, "qb": 0.995}  # the paper's, for putting both maps on one scale

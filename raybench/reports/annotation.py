@@ -16,7 +16,8 @@ from raybench.findings.suspects import HeldBack, suspects
 from raybench.metrics.descriptors import Traits
 from raybench.metrics.image import ImageScores
 from raybench.plan import Plan
-from raybench.runs import Run, ScoreRecord, TrainRecord, score_name
+from raybench.runs.records import ScoreRecord, TrainRecord
+from raybench.runs.run import Run, score_name
 from raybench.units import Unit
 
 READERS = 16

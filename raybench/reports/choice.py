@@ -5,7 +5,7 @@ from __future__ import annotations
 from raybench.errors import InputError, ObjectMissing, UnknownName
 from raybench.plan import Plan
 from raybench.reports.tables import board_from_json
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.units import Unit
 
 

@@ -19,7 +19,8 @@ from raybench.models import onnx_file
 from raybench.models.base import Detector, Scored
 from raybench.plan import Plan
 from raybench.reports.choice import chosen_unit
-from raybench.runs import Run, TrainRecord
+from raybench.runs.records import TrainRecord
+from raybench.runs.run import Run
 from raybench.units import Unit
 from raybench.work.site import Site, fit_of, hot_detector
 

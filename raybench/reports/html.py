@@ -23,6 +23,7 @@ from raybench.findings.flags import Flag, Seen
 from raybench.findings.rows import Row
 from raybench.findings.verdict import CRITERIA, shown
 from raybench.findings.worst import poor_lines, worst_first
+from raybench.metrics.numbers import Number
 from raybench.reports.charts import Chart, charts
 from raybench.reports.conditions import conditions
 from raybench.reports.gallery import Picture
@@ -39,7 +40,6 @@ from raybench.reports.tables import (
     overall_cells,
     summary_cells,
 )
-from raybench.results import Number
 
 FLAGS_SHOWN = 50
 NOT_FLAGGED = "not flagged"

@@ -23,12 +23,12 @@ from raybench.errors import IntegrityError
 from raybench.findings.predictions import Summary, Tally, judge, reasons, sentence
 from raybench.findings.signals import Signal
 from raybench.findings.signals.views import Image
-from raybench.lines.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions
 from raybench.metrics.image import ImageScores
 from raybench.reports.gallery import Picture
 from raybench.reports.signals import Look
-from raybench.results import Failure
-from raybench.runs import PREDICTIONS, ScoreRecord, encode, score_name
+from raybench.runs.records import Failure, ScoreRecord
+from raybench.runs.run import PREDICTIONS, encode, score_name
+from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions
 from raybench.work.predict import Prediction
 from raybench.work.site import fit_of
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from raybench.costs import write_costs
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import InputFit, to_source
 from raybench.data.inspection.inspection import Inspection, bad_images
@@ -18,9 +17,6 @@ from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Seen, look, top_images, weighed
 from raybench.findings.non_square import Twin
 from raybench.findings.spending import Spending, hours_of
-from raybench.forecast import read_forecast
-from raybench.ledger import Ledger
-from raybench.lines.scores import ScoreRow, read_scores
 from raybench.metrics.image import ImageScores
 from raybench.plan import Plan
 from raybench.reports.annotation import Desk
@@ -29,10 +25,13 @@ from raybench.reports.html import render
 from raybench.reports.quality import section
 from raybench.reports.signals import with_signals
 from raybench.reports.tables import board_csv, board_json, board_md, flags_parquet
-from raybench.results import Failure, UnitResult
-from raybench.runs import QualityRecord, Run, ScoreRecord, TrainRecord, score_name
+from raybench.runs.costs import write_costs
+from raybench.runs.forecast import read_forecast
+from raybench.runs.ledger import Ledger
+from raybench.runs.records import Failure, QualityRecord, ScoreRecord, TrainRecord, UnitResult
+from raybench.runs.run import Run, score_name, versions
+from raybench.runs.scores import ScoreRow, read_scores
 from raybench.units import Unit
-from raybench.versions import versions
 from raybench.work.inspect import inspections_in
 
 PICTURES, PICTURES_PER_LINE = 400, 10  # at most: one page has to open in a browser

@@ -15,7 +15,7 @@ from raybench.data.inspection.duplicates import Group as Copies
 from raybench.data.inspection.inspection import Inspection
 from raybench.data.inspection.outliers import Issue
 from raybench.data.manifest import Manifest
-from raybench.results import Failure
+from raybench.runs.records import Failure
 
 WORST = 5  # of each kind
 SHOWN = 20  # groups, and rejects

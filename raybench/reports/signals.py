@@ -25,7 +25,7 @@ from raybench.findings.signals import References, Signal, references_of, signal
 from raybench.findings.signals.lessons import VERSION, Lessons, read_lessons, write_lessons
 from raybench.findings.signals.views import Image
 from raybench.plan import Plan
-from raybench.runs import Run, encode
+from raybench.runs.run import Run, encode
 from raybench.store import Store
 
 TRAINING = "suspicious training image"  # it may be one of those that images are compared with

@@ -18,8 +18,8 @@ from raybench.findings.rows import Row
 from raybench.findings.spending import cost
 from raybench.findings.verdict import Verdict, shown
 from raybench.findings.worst import LineSummary, poor_lines, worst_first
+from raybench.metrics.numbers import Number, RegionRecall
 from raybench.reports.conditions import conditions
-from raybench.results import Number, RegionRecall
 
 _BOARD = TypeAdapter(Board)
 FEW_LINES = 6  # of more than a few lines a table lists the worst

@@ -11,10 +11,9 @@ from raybench.errors import ObjectMissing
 from raybench.findings.board import Board
 from raybench.plan import Plan
 from raybench.reports.tables import board_from_json
-from raybench.results import Failure
-from raybench.runs import Run
+from raybench.runs.records import Failure
+from raybench.runs.run import Run, versions
 from raybench.store.digest import digest
-from raybench.versions import versions
 from raybench.work.inspect import inspections_in
 
 

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 import ray
 
 from raybench.findings.board import Board
-from raybench.ledger import Ledger, enter
 from raybench.plan import Plan
 from raybench.reports import unchanged
 from raybench.reports.publish import publish
-from raybench.runs import Run, ScoreRecord, score_name
+from raybench.runs.ledger import Ledger, enter
+from raybench.runs.records import ScoreRecord
+from raybench.runs.run import Run, score_name
 from raybench.schedule.decoder import clear
 from raybench.schedule.tasks import Desk, Outcome, failure_of, taken, trouble_of
 from raybench.work.conclude import Partials, merge

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.results import Phase
-from raybench.runs import score_name
+from raybench.runs.records import Phase
+from raybench.runs.run import score_name
 from raybench.units import Unit
 
 _PHASES: tuple[Phase, ...] = ("train", "score", "aggregate", "measure")

@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raybench.data.cache import open_fitted, put_ahead, remove_ahead
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.schedule.fleet import Fleet, Node
 from raybench.schedule.tasks import REUSE_WORKER, Desk, taken
 from raybench.units import Unit

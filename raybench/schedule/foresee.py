@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from raybench.costs import Costs, read_costs
 from raybench.data.manifest import Manifest
-from raybench.forecast import Forecast
-from raybench.ledger import Ledger
 from raybench.plan import Plan
-from raybench.prediction import Basis, Guess, Predictor
-from raybench.runs import Run
+from raybench.runs.cost_model import Basis, Guess, Predictor
+from raybench.runs.costs import Costs, read_costs
+from raybench.runs.forecast import Forecast
+from raybench.runs.ledger import Ledger
+from raybench.runs.run import Run
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.fleet import Fleet, Node, Slots
 from raybench.schedule.order import in_order

@@ -19,8 +19,8 @@ from raybench.data.inspection.inspection import Inspection
 from raybench.errors import TimeLimit
 from raybench.plan import Plan
 from raybench.reports.signals import learn_in_run
-from raybench.results import Failure
-from raybench.runs import Run
+from raybench.runs.records import Failure
+from raybench.runs.run import Run
 from raybench.schedule.backlog import Tally
 from raybench.schedule.fleet import Fleet
 from raybench.schedule.limit import limited

@@ -12,7 +12,7 @@ import ray
 from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
 from raybench.experiment import Resources
-from raybench.results import Failure
+from raybench.runs.records import Failure
 from raybench.schedule.backlog import Job
 from raybench.schedule.cluster import slots
 from raybench.schedule.retries import Retries

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from raybench.results import Phase
+from raybench.runs.records import Phase
 from raybench.schedule.backlog import Backlog
 from raybench.schedule.runner import Watcher
 

@@ -13,14 +13,14 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.costs import read_costs
 from raybench.errors import RunStopped, TimeLimit
 from raybench.findings.board import Board
-from raybench.forecast import Work, write_forecast
-from raybench.ledger import READERS, Ledger
 from raybench.plan import Plan
-from raybench.results import Failure
-from raybench.runs import Run
+from raybench.runs.costs import read_costs
+from raybench.runs.forecast import Work, write_forecast
+from raybench.runs.ledger import READERS, Ledger
+from raybench.runs.records import Failure
+from raybench.runs.run import Run
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.cluster import alive
 from raybench.schedule.decoder import Decoder, wanted

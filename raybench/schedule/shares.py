@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from raybench.costs import CostRow, Costs, Kind, kind_of, row_of
-from raybench.results import Phase, Spent
+from raybench.runs.costs import CostRow, Costs, Kind, kind_of, row_of
+from raybench.runs.records import Phase, Spent
 from raybench.units import Unit
 
 PARTS = 16  # of a GPU: shares are multiples of 1/16, so that equal tasks fill it without a rest

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raybench.forecast import Work
+from raybench.runs.forecast import Work
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.fleet import Slots
 

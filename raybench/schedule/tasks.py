@@ -15,8 +15,8 @@ import ray
 from raybench import heap
 from raybench.data.manifest import Manifest
 from raybench.errors import StoreUnreachable, TimeLimit
-from raybench.results import Failure, Phase, Spent
-from raybench.runs import Run
+from raybench.runs.records import Failure, Phase, Spent
+from raybench.runs.run import Run
 from raybench.schedule import gpus
 from raybench.schedule.backlog import Job
 from raybench.schedule.limit import limited

@@ -9,10 +9,20 @@ from raybench.data.manifest import Manifest
 from raybench.errors import IntegrityError
 from raybench.metrics.heatmap_contrast import Glow, heat_quality
 from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.numbers import Quality, Threshold
 from raybench.metrics.pixel import PixelSketch
 from raybench.metrics.regions import Regions, region_recall
-from raybench.results import Counts, Phase, Quality, Spent, Threshold, UnitResult
-from raybench.runs import MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord, score_name
+from raybench.runs.records import (
+    Counts,
+    MeasureRecord,
+    Phase,
+    QualityRecord,
+    ScoreRecord,
+    Spent,
+    TrainRecord,
+    UnitResult,
+)
+from raybench.runs.run import Run, score_name
 from raybench.units import Unit
 
 R = TypeVar("R")

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from raybench.data.inspection.inspection import Inspection, inspect, read_inspection, write_inspection
 from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing, StoreDenied
-from raybench.ledger import READERS
 from raybench.plan import Plan
-from raybench.results import Failure
-from raybench.runs import Run, decode, encode
+from raybench.runs.ledger import READERS
+from raybench.runs.records import Failure
+from raybench.runs.run import Run, decode, encode
 from raybench.store import Store
 
 

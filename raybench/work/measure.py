@@ -14,8 +14,7 @@ from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError
 from raybench.metrics.timing import TimingOptions, measure_speed
 from raybench.models import device
-from raybench.results import Size
-from raybench.runs import MeasureRecord, TrainRecord
+from raybench.runs.records import MeasureRecord, Size, TrainRecord
 from raybench.units import Unit
 from raybench.work.quiet import ATTEMPTS, undisturbed
 from raybench.work.site import Site, fit_of, hot_detector

@@ -21,8 +21,8 @@ from raybench.data import layouts, pack
 from raybench.data.manifest import Manifest, ShardInfo, read_manifest
 from raybench.errors import InputError, ObjectMissing, StoreError
 from raybench.experiment import NAME
-from raybench.results import Failure
-from raybench.runs import Run, TrainRecord, decode, encode, score_name
+from raybench.runs.records import Failure, TrainRecord
+from raybench.runs.run import Run, decode, encode, score_name
 from raybench.store import Store
 from raybench.store.digest import digest
 from raybench.units import Unit

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import psutil
 
-from raybench.results import Speed
+from raybench.metrics.numbers import Speed
 
 QUIET, ATTEMPTS = 0.1, 3
 

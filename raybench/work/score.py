@@ -13,13 +13,14 @@ from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import Row, read_rows
 from raybench.errors import IntegrityError
-from raybench.lines.scores import ScoreRow, write_scores
 from raybench.metrics.descriptors import Traits, describe
 from raybench.metrics.heatmap_contrast import Glow
 from raybench.metrics.image import ImageScores
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.regions import Regions
-from raybench.runs import ScoreRecord, TrainRecord, score_name
+from raybench.runs.records import ScoreRecord, TrainRecord
+from raybench.runs.run import score_name
+from raybench.runs.scores import ScoreRow, write_scores
 from raybench.units import Unit
 from raybench.work.batches import score_all
 from raybench.work.site import Site, fit_of, hot_detector

@@ -15,7 +15,8 @@ from raybench.data.manifest import Manifest, ShardInfo
 from raybench.errors import RaybenchError
 from raybench.models import registry, weights
 from raybench.models.base import Detector, FitContext
-from raybench.runs import Run, TrainRecord
+from raybench.runs.records import TrainRecord
+from raybench.runs.run import Run
 from raybench.store import Store
 from raybench.units import Unit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from raybench.models.base import Detector
-from raybench.results import Spent
+from raybench.runs.records import Spent
 from raybench.work.site import Site
 
 

@@ -19,7 +19,8 @@ from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
 from raybench.models import registry
 from raybench.models.base import CODE, Card, Detector
-from raybench.runs import Blob, Run, TrainRecord
+from raybench.runs.records import Blob, TrainRecord
+from raybench.runs.run import Run
 from raybench.units import Protocol, Unit
 from raybench.work.batches import score_all
 from raybench.work.site import MAX_BATCH, Site, fit_of, size_of

@@ -8,7 +8,7 @@ import pytest
 from raybench.findings.board import Board
 from raybench.findings.rows import Row
 from raybench.findings.worst import poor_lines, worst_first
-from raybench.results import Number
+from raybench.metrics.numbers import Number
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 

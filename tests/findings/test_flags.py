@@ -5,8 +5,9 @@ import pytest
 from raybench.findings.flags import NEAR, Flag, Seen, build_flags, look, top_images, votes, weighed
 from raybench.findings.verdict import Verdict
 from raybench.metrics.image import ImageScores
+from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import MAX_EXCESS
-from raybench.results import Threshold, UnitResult
+from raybench.runs.records import UnitResult
 
 
 def unit(model: str, threshold: Threshold, seed: int = 0) -> UnitResult:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raybench.findings.heat_words import WORDS, HeatWord, heat_word
-from raybench.results import Number, Quality
+from raybench.metrics.numbers import Number, Quality
 
 NONE = Number(None, reason="no masks")
 shares = st.floats(0, 1)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from raybench.data.geometry import Input
 from raybench.findings.board import BoardContext, build_board
 from raybench.findings.non_square import Twin
-from raybench.results import Input, Number
+from raybench.metrics.numbers import Number
 from tests.support.results import images, result
 
 

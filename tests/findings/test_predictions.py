@@ -6,8 +6,8 @@ import pytest
 
 from raybench.data.manifest import Manifest
 from raybench.findings.predictions import TOP, Tally, is_odd, sentence
-from raybench.lines.scores import Predicted
-from raybench.results import Threshold
+from raybench.metrics.numbers import Threshold
+from raybench.runs.scores import Predicted
 
 
 def row(name: str, score: float, odd_size: bool = False) -> Predicted:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from raybench.findings.spending import Hours, Spending, added, cost, duration, foreseen, hours_of, told
-from raybench.forecast import Forecast, Work
-from raybench.prediction import Basis
-from raybench.results import Phase, Spent, UnitResult
+from raybench.runs.cost_model import Basis
+from raybench.runs.forecast import Forecast, Work
+from raybench.runs.records import Phase, Spent, UnitResult
 
 PHASES: tuple[Phase, ...] = ("train", "score", "measure")
 

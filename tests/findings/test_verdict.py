@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from raybench.data.geometry import Input
 from raybench.experiment import VerdictWeights
 from raybench.findings.rows import Row, mean_number, merge_seeds
 from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all, shown
 from raybench.metrics.image import ImageScores
-from raybench.results import Failure, Input, Number, UnitResult
+from raybench.metrics.numbers import Number
+from raybench.runs.records import Failure, UnitResult
 from tests.support.results import NONE, images, result
 
 FAILURE = Failure("train", "ModelError", "no", "Traceback", 1)

@@ -15,10 +15,10 @@ from pathlib import Path
 from raybench.cli.demo import Sizes, write_strips
 from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
-from raybench.ledger import Ledger, enter
 from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish
-from raybench.runs import Run
+from raybench.runs.ledger import Ledger, enter
+from raybench.runs.run import Run
 from raybench.store import open_store
 from tests.support import fitting
 from tests.support.made_run import finish, site_of

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from raybench.findings.board import Board
-from raybench.ledger import Ledger
-from raybench.lines.scores import read_scores
 from raybench.plan import Plan
 from raybench.reports.publish import publish
 from raybench.reports.tables import board_from_json, board_json
-from raybench.results import UnitResult
-from raybench.runs import MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord, score_name
+from raybench.runs.ledger import Ledger
+from raybench.runs.records import MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
+from raybench.runs.run import Run, score_name
+from raybench.runs.scores import read_scores
 
 from .make import CREATED, STORED, plan_of
 

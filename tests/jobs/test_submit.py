@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from raybench.cli.commands import BAD_INPUT, UNITS_FAILED
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.store import Store
 from raybench.store.server import EmbeddedServer
 from tests.support.head import Head, ray_head, submission_id, wait_until

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.numbers import Threshold
 from raybench.metrics.pixel import PixelMap, PixelSketch
-from raybench.results import Threshold
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,8 +8,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.numbers import Threshold
 from raybench.metrics.ranking import paired_difference
-from raybench.results import Threshold
 
 NO_THRESHOLD = Threshold(None, 3, 0.05, 0.0, None, "3 held-back OK images")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from raybench.metrics.image import ImageScores
+from raybench.metrics.numbers import Number
 from raybench.metrics.ranking import Ranking, mean_ranking, rank
-from raybench.results import Number
 
 
 def images(gap: float, seed: int = 0, count: int = 60) -> ImageScores:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from raybench.errors import IntegrityError
+from raybench.metrics.numbers import Threshold
 from raybench.metrics.regions import SIZES, Regions, region_recall
-from raybench.results import Threshold
 
 
 def at(value: float | None) -> Threshold:

@@ -17,7 +17,8 @@ from raybench.findings.payoff import Payoff
 from raybench.metrics.image import ImageScores
 from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish
-from raybench.runs import Run, TrainRecord
+from raybench.runs.records import TrainRecord
+from raybench.runs.run import Run
 from raybench.store import open_store
 from tests.support.made_run import finish, site_of
 

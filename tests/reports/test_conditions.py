@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from raybench.findings.board import Board
 from raybench.findings.rows import Row
+from raybench.metrics.numbers import Speed
 from raybench.reports.conditions import FEW, conditions
-from raybench.results import Speed
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 SPEED = Speed(10.0, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2)

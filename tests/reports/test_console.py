@@ -9,8 +9,9 @@ from rich.console import Console
 
 from raybench.findings.board import Board
 from raybench.findings.non_square import NonSquare
+from raybench.metrics.numbers import Number, Speed
 from raybench.reports.console import WORST_SHOWN, console_board
-from raybench.results import Number, Size, Speed
+from raybench.runs.records import Size
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 HOSTILE = "[bold]<b>|"

@@ -12,7 +12,7 @@ from raybench.experiment import Experiment, ModelChoice
 from raybench.plan import Plan, make_plan
 from raybench.reports.export import export
 from raybench.reports.publish import publish_again
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.work.conclude import Partials, conclude, merge
 from raybench.work.measure import measure
 from raybench.work.score import score

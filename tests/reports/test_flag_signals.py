@@ -14,7 +14,7 @@ from raybench.findings.flags import Flag, Kind
 from raybench.plan import Plan, make_plan
 from raybench.reports import signals
 from raybench.reports.signals import looker, with_signals
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.store import open_store
 
 

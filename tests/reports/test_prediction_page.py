@@ -13,12 +13,13 @@ import pytest
 from raybench.data.pack import PackOptions, pack
 from raybench.findings.predictions import Summary
 from raybench.findings.signals import Signal
-from raybench.lines.scores import PREDICTIONS_SCHEMA, Predicted
+from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import MAX_EXCESS
 from raybench.plan import Plan
 from raybench.reports.predictions import Card, publish, render, summary_json, tables
-from raybench.results import Failure, Threshold
-from raybench.runs import Run
+from raybench.runs.records import Failure
+from raybench.runs.run import Run
+from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted
 from raybench.store import open_store
 from raybench.work.predict import Prediction, prepare, score_here
 from raybench.work.site import Site

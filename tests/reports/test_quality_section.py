@@ -14,7 +14,7 @@ from raybench.data.manifest import Manifest, Reject, ShardInfo
 from raybench.findings.board import BoardContext, build_board
 from raybench.reports.html import render
 from raybench.reports.quality import EXPLAINED, NAMED, SHOWN, WORST, Section, section, table
-from raybench.results import Failure, UnitResult
+from raybench.runs.records import Failure, UnitResult
 
 EVIL = '<img onerror=alert(1)>.png"'
 

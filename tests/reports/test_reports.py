@@ -26,7 +26,7 @@ from raybench.reports.tables import (
     board_md,
     flags_parquet,
 )
-from raybench.results import Failure, UnitResult
+from raybench.runs.records import Failure, UnitResult
 from tests.support.report_units import EVIL, unit
 
 FLAGS = [

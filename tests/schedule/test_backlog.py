@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.runs import score_name
+from raybench.runs.run import score_name
 from raybench.schedule import backlog as backlog_module
 from raybench.schedule import backlog as backlogs
 from raybench.schedule.backlog import Backlog, Job

@@ -19,7 +19,7 @@ from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, ModelChoice
 from raybench.plan import Plan, make_plan
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.schedule import decoder
 from raybench.schedule.decoder import Decoder, Wanted, clear, wanted
 from raybench.schedule.fleet import Node, Slots
@@ -146,7 +146,7 @@ from pathlib import Path
 from benchmarks.scale.raylets import raylets
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.plan import make_plan
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.schedule.runner import run_plan
 
 store, folder = sys.argv[1], Path(sys.argv[2])

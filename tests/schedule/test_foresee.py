@@ -9,13 +9,13 @@ import pytest
 from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.findings.spending import foreseen
-from raybench.forecast import Work
-from raybench.ledger import enter
 from raybench.plan import Plan, make_plan
-from raybench.prediction import Guess
 from raybench.reports.publish import publish_again
-from raybench.results import Phase
-from raybench.runs import Run
+from raybench.runs.cost_model import Guess
+from raybench.runs.forecast import Work
+from raybench.runs.ledger import enter
+from raybench.runs.records import Phase
+from raybench.runs.run import Run
 from raybench.schedule.backlog import Backlog, Job
 from raybench.schedule.fleet import Node, fit
 from raybench.schedule.foresee import Ahead, forecast, foresee

@@ -16,7 +16,7 @@ from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Annotation, Experiment, Resources
 from raybench.plan import Plan, make_plan
 from raybench.reports import unchanged
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.schedule.backlog import Backlog, Tally
 from raybench.schedule.runner import run_plan
 from raybench.store import Store, open_store

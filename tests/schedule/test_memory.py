@@ -13,8 +13,8 @@ import pytest
 from raybench.cli.commands import UNITS_FAILED
 from raybench.experiment import Experiment, ModelChoice, Resources
 from raybench.plan import make_plan
-from raybench.results import Failure
-from raybench.runs import Run
+from raybench.runs.records import Failure
+from raybench.runs.run import Run
 from raybench.store import Store
 
 pytestmark = pytest.mark.cluster

@@ -9,7 +9,7 @@ import pytest
 from raybench.experiment import Experiment, ModelChoice, Resources
 from raybench.findings.rows import Row
 from raybench.plan import make_plan
-from raybench.results import Failure
+from raybench.runs.records import Failure
 from raybench.schedule.runner import run_plan
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]

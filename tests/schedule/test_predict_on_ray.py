@@ -11,7 +11,8 @@ import pytest
 from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, ModelChoice, Resources
 from raybench.plan import make_plan
-from raybench.runs import Run, ScoreRecord, score_name
+from raybench.runs.records import ScoreRecord
+from raybench.runs.run import Run, score_name
 from raybench.schedule.predict import score_shards
 from raybench.store import Store, open_store
 from raybench.work.predict import Prediction, prepare

@@ -13,12 +13,12 @@ import ray
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError
 from raybench.experiment import Experiment, ModelChoice, Override, Resources
-from raybench.ledger import Ledger
 from raybench.plan import experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.tables import board_from_json
-from raybench.results import UnitResult
-from raybench.runs import Run
+from raybench.runs.ledger import Ledger
+from raybench.runs.records import UnitResult
+from raybench.runs.run import Run
 from raybench.schedule import merging
 from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.cluster import slots

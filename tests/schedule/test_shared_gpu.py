@@ -29,8 +29,8 @@ import ray
 from tests.support.scraping import scrape
 from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.plan import make_plan
-from raybench.results import UnitResult
-from raybench.runs import Run
+from raybench.runs.records import UnitResult
+from raybench.runs.run import Run
 from raybench.schedule.runner import run_plan
 
 store, peak_mb, device_mb = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])

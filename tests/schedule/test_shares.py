@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.costs import Costs, row_of
-from raybench.results import Spent
+from raybench.runs.costs import Costs, row_of
+from raybench.runs.records import Spent
 from raybench.schedule.shares import CONTEXT_MB, MARGIN, PARTS, Shares, share
 from raybench.units import Unit
 from tests.support.backlog import unit

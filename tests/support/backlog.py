@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
+from raybench.data.geometry import Input
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.results import Input
 from raybench.schedule.backlog import Backlog, Job
 from raybench.units import Unit
 

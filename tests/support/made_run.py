@@ -8,7 +8,7 @@ from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.plan import Plan, make_plan
-from raybench.runs import Run
+from raybench.runs.run import Run
 from raybench.store import open_store
 from raybench.units import Unit
 from raybench.work.conclude import Partials, conclude, merge

@@ -6,10 +6,12 @@ from dataclasses import fields
 
 import numpy as np
 
+from raybench.data.geometry import Input
 from raybench.metrics.heatmap_contrast import HeatQuality
 from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.numbers import Number, Quality, RegionRecall, Speed, Threshold
 from raybench.metrics.pixel import PixelQuality
-from raybench.results import Counts, Input, Number, Quality, RegionRecall, Size, Speed, Threshold, UnitResult
+from raybench.runs.records import Counts, Size, UnitResult
 
 EVIL = '<script>alert("x")</script>|'
 

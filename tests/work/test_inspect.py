@@ -10,8 +10,8 @@ from raybench.data.inspection.inspection import Inspection, quality_key
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import StoreDenied
-from raybench.results import Failure
-from raybench.runs import Run
+from raybench.runs.records import Failure
+from raybench.runs.run import Run
 from raybench.store import Store, open_store
 from raybench.work.inspect import inspect_in_run, inspect_line, inspection_in, record_failed_inspection
 

@@ -13,12 +13,13 @@ from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError, LineError, StoreUnreachable
 from raybench.experiment import ModelChoice
-from raybench.lines.scores import LEVELS, ScoreRow, read_scores
 from raybench.plan import Plan
-from raybench.runs import Run, ScoreRecord, score_name
+from raybench.runs.records import ScoreRecord
+from raybench.runs.run import Run, score_name
+from raybench.runs.scores import LEVELS, ScoreRow, read_scores
+from raybench.runs.verify import verify_run
 from raybench.store import open_store
 from raybench.units import Unit
-from raybench.verify import verify_run
 from raybench.work.predict import Prediction, prepare, score_here
 from raybench.work.score import score
 from raybench.work.site import Site

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from raybench.results import Speed
+from raybench.metrics.numbers import Speed
 from raybench.work.quiet import ATTEMPTS, OtherLoad, undisturbed
 
 SPEED = Speed(1.0, 2.0, 1.0, 3.0, 4.0, 1, "cpu", "float32", 1)

@@ -14,12 +14,13 @@ import pytest
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import IntegrityError
 from raybench.experiment import Experiment, InputChoice, ModelChoice
-from raybench.lines.scores import read_scores
 from raybench.metrics.image import ImageScores
 from raybench.models import registry
 from raybench.models.base import Detector
 from raybench.plan import Plan, make_plan
-from raybench.runs import QualityRecord, Run, ScoreRecord
+from raybench.runs.records import QualityRecord, ScoreRecord
+from raybench.runs.run import Run
+from raybench.runs.scores import read_scores
 from raybench.store import Store, open_store
 from raybench.work import site as site_module
 from raybench.work.conclude import Partials, conclude, merge

@@ -16,11 +16,11 @@ from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import Row, read_rows
 from raybench.errors import InputError, IntegrityError
 from raybench.findings.board import Board
-from raybench.lines.scores import ScoreRow, iter_scores
 from raybench.plan import Plan
 from raybench.reports.annotations.item import Item, Picture, Task
-from raybench.results import UnitResult
-from raybench.runs import Run, ScoreRecord, score_name
+from raybench.runs.records import ScoreRecord, UnitResult
+from raybench.runs.run import Run, score_name
+from raybench.runs.scores import ScoreRow, iter_scores
 from raybench.store import Store
 from raybench.units import Unit
 from raybench.work.site import fit_of

@@ -12,7 +12,7 @@ from raybench.plan import Plan
 from raybench.reports.annotations.collect import items_of, outliner_of, tasks_of
 from raybench.reports.annotations.write import Written, check_formats, write
 from raybench.reports.tables import board_from_json
-from raybench.runs import Run
+from raybench.runs.run import Run
 
 
 @dataclass(frozen=True)

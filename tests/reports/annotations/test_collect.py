@@ -22,12 +22,13 @@ from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext
 from raybench.findings.rows import merge_seeds
 from raybench.findings.verdict import Verdict
-from raybench.lines.scores import ScoreRow, write_scores
+from raybench.metrics.numbers import Threshold
 from raybench.plan import Plan, make_plan
 from raybench.reports.annotations.export import LineExport, Options, annotate
 from raybench.reports.tables import board_json
-from raybench.results import Threshold, UnitResult
-from raybench.runs import Run, ScoreRecord, score_name
+from raybench.runs.records import ScoreRecord, UnitResult
+from raybench.runs.run import Run, score_name
+from raybench.runs.scores import ScoreRow, write_scores
 from raybench.store import open_store
 from raybench.units import Unit
 from raybench.work.site import fit_of

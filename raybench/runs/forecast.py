@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from raybench.errors import ObjectMissing
-from raybench.prediction import Basis
-from raybench.runs import Run, decode, encode
+from raybench.runs.cost_model import Basis
+from raybench.runs.run import Run, decode, encode
 
 
 @dataclass(frozen=True)

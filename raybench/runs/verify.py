@@ -17,8 +17,8 @@ from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
 from raybench.experiment import read_experiment, split_line
-from raybench.results import Failure, UnitResult
-from raybench.runs import PREDICTIONS, Blob, MeasureRecord, QualityRecord, Run, ScoreRecord, TrainRecord
+from raybench.runs.records import Blob, Failure, MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
+from raybench.runs.run import PREDICTIONS, Run
 from raybench.store import Store, open_store
 
 PIECE = 8 * 2**20

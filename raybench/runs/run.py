@@ -22,103 +22,29 @@ runs/<name>/predictions/<prediction>/           new images that a unit of the ru
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import importlib.metadata
 from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.errors import IntegrityError, ObjectMissing
-from raybench.results import Failure, Provenance, Quality, RegionRecall, Size, Speed, Spent, Threshold
+from raybench.runs.records import Blob, Failure
 from raybench.store import Store
-from raybench.versions import versions
 
 PREDICTIONS = "/predictions/"
+PACKAGES = ("raybench", "anomalib", "torch", "timm", "ray", "pyarrow", "numpy")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Blob:
-    """Bytes in the store that a commit vouches for. size: bytes. sha256: hex."""
-
-    key: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class TrainRecord:
-    """A trained detector. model: its files by name. threshold, pixel_threshold: of image scores and of heat-map values
-    (an image has any above it). heat_low, heat_high: heat-map values of held-back OK images
-    (median, highest), the anchor of the colour scale. train_s: wall time of `fit`. held_out: the scores of those
-    images; None in runs of an older raybench."""
-
-    unit_id: str
-    model: Mapping[str, Blob]
-    threshold: Threshold
-    pixel_threshold: Threshold
-    provenance: Provenance
-    backbone: str
-    weights_note: str
-    parameters: int
-    memory_bank: int
-    heat_low: float | None
-    heat_high: float | None
-    train_ok: int
-    held_out_ok: int
-    train_s: float
-    device: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-    not_exportable: str = ""
-    held_out: Blob | None = None
-    spent: Spent | None = None
-
-
-@dataclass(frozen=True)
-class ScoreRecord:
-    """One shard scored. shard: the scores shard. images: image scores and labels. pixels: the mergeable sketch of
-    the pixel metrics. regions: those of the masks. glow: how clean the heat maps are. masks: images among `rows` that
-    have one. traits: what is hot in the images; None in runs of an older raybench."""
-
-    unit_id: str
-    image_shard: str
-    rows: int
-    masks: int
-    shard: Blob
-    images: Blob
-    pixels: Blob
-    regions: Blob
-    glow: Blob
-    traits: Blob | None = None
-    spent: Spent | None = None
-
-
-@dataclass(frozen=True)
-class MeasureRecord:
-    unit_id: str
-    speed: Speed
-    size: Size
-    spent: Spent | None = None
-
-
-@dataclass(frozen=True)
-class QualityRecord:
-    """All shards of a unit merged. images: all its image scores. scored: their number. masks: those with one.
-    spent: on scoring, all shards together."""
-
-    unit_id: str
-    quality: Quality
-    regions: RegionRecall
-    images: Blob
-    scored: int
-    masks: int
-    spent: Spent | None = None
 
 
 def score_name(image_shard: str) -> str:
     """The commit's name of a scored shard: `score-test-00000` for `<line>/test-00000.parquet`."""
     return f"score-{PurePosixPath(image_shard).stem}"
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of the packages that make the numbers, read from metadata: nothing is imported."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 class Remembered(Protocol):

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raybench.costs import CostRow, Costs, settings_of, takes_steps
 from raybench.data.manifest import Manifest
-from raybench.results import Phase
+from raybench.runs.costs import CostRow, Costs, settings_of, takes_steps
+from raybench.runs.records import Phase
 from raybench.units import Unit
 
 Basis = Literal["recorded", "other CPUs", "other size", "other settings", "average", "nothing"]

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from raybench.errors import ObjectMissing
-from raybench.results import UnitResult
-from raybench.runs import QualityRecord, Run
+from raybench.runs.records import QualityRecord, UnitResult
+from raybench.runs.run import Run
 
 READERS = 16
 FEW_UNITS = 256  # up to so many unknown units are listed one by one, more of them by listing the whole run

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from raybench.errors import IntegrityError, ObjectMissing
-from raybench.ledger import Ledger
-from raybench.results import Phase, Spent, UnitResult
-from raybench.runs import Run, decode, encode
+from raybench.runs.ledger import Ledger
+from raybench.runs.records import Phase, Spent, UnitResult
+from raybench.runs.run import Run, decode, encode
 from raybench.store import Store
 from raybench.store.digest import digest
 from raybench.units import Unit
