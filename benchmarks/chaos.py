@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from benchmarks.faults.compare import Findings, findings_of, wrong_commits
 from benchmarks.faults.world import World, wait_for, world
 from raybench.cli.demo import Sizes, write_strips
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources, Storage
+from raybench.config.plan import Plan, make_plan
 from raybench.data.inspection.inspection import quality_key
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources, Storage
-from raybench.plan import Plan, make_plan
 from raybench.store import open_store
 
 BUCKET = "chaos"

@@ -19,16 +19,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
+from raybench.config.plan import Plan, make_plan
 from raybench.data.catalog import packed_lines
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.findings.flags import Seen, look, weighed
 from raybench.findings.payoff import Payoff, payoff
 from raybench.metrics.descriptors import Traits
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Speed
-from raybench.plan import Plan, make_plan
 from raybench.reports.annotation import Desk
 from raybench.runs.records import MeasureRecord, QualityRecord, Size, TrainRecord, UnitResult
 from raybench.runs.run import Run

@@ -28,8 +28,8 @@ def write_line(folder: Path, count: int) -> None:
 
 def work(folder: Path) -> None:
     """One unit, as a Ray worker does it; prints its peak memory in MB."""
-    from raybench.experiment import Experiment, InputChoice, ModelChoice
-    from raybench.plan import make_plan
+    from raybench.config.experiment import Experiment, InputChoice, ModelChoice
+    from raybench.config.plan import make_plan
     from raybench.runs.run import Run
     from raybench.work.conclude import Partials, merge
     from raybench.work.score import score

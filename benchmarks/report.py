@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks.scale import made
 from raybench.cli.demo import Sizes, write_strips
-from raybench.experiment import Annotation, InputChoice, Resources
-from raybench.plan import Plan, make_plan
+from raybench.config.experiment import Annotation, InputChoice, Resources
+from raybench.config.plan import Plan, make_plan
 from raybench.reports.publish import publish_again
 from raybench.runs.run import Run
 from raybench.schedule.cluster import connected

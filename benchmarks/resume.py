@@ -17,9 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from raybench.cli.demo import Sizes, write_strips
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
+from raybench.config.plan import Plan, make_plan
+from raybench.config.unit import Unit
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
-from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish_again
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import QualityRecord
@@ -28,7 +29,6 @@ from raybench.schedule.cluster import connected
 from raybench.schedule.runner import run_plan
 from raybench.store import open_store
 from raybench.store.server import embedded_server
-from raybench.units import Unit
 
 UNITS = 10_000
 LINES = 10

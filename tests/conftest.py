@@ -13,9 +13,9 @@ import pytest
 from hypothesis import settings
 
 from raybench.cli.demo import Sizes, write_strips
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext, build_board
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.numbers import Number, Quality, Threshold

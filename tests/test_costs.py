@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from raybench.config.unit import Protocol, Unit
 from raybench.data.geometry import Input
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.cost_model import Guess, Predictor
@@ -15,7 +16,6 @@ from raybench.runs.ledger import Ledger
 from raybench.runs.records import Phase, Spent, UnitResult
 from raybench.runs.run import Run
 from raybench.store import open_store
-from raybench.units import Protocol, Unit
 
 PIXELS = 64 * 64
 

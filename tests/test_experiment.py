@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raybench.config.experiment import (
+    Experiment,
+    InputChoice,
+    ModelChoice,
+    parse_experiment,
+    read_experiment,
+    split_line,
+)
 from raybench.errors import ExperimentError
-from raybench.experiment import Experiment, InputChoice, ModelChoice, parse_experiment, read_experiment, split_line
 
 GOOD = """
 name: night

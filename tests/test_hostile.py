@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from raybench.config.experiment import Experiment, parse_experiment
 from raybench.data.checks import check_image, fit_mask
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.layouts import find
@@ -32,7 +33,6 @@ from raybench.data.manifest import Manifest, read_manifest
 from raybench.data.pack import pack
 from raybench.data.shards import read_rows
 from raybench.errors import ExperimentError, IntegrityError, LineError, ObjectMissing, RaybenchError, RejectedImage
-from raybench.experiment import Experiment, parse_experiment
 from raybench.runs.run import Run
 from raybench.runs.scores import ScoreRow, read_scores, write_scores
 from raybench.store import Store, open_store

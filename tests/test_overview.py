@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from raybench.cli.tables import known, planned, standing
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice
+from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Experiment, InputChoice, ModelChoice
-from raybench.plan import Plan, make_plan
 from raybench.store import open_store
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Override, Storage
+from raybench.config.plan import experiment_of, make_plan
 from raybench.data.manifest import Manifest
 from raybench.data.pack import pack
 from raybench.errors import BucketMissing, ExperimentError, StoreDenied, StoreUnreachable
-from raybench.experiment import Experiment, InputChoice, ModelChoice, Override, Storage
-from raybench.plan import experiment_of, make_plan
 from raybench.runs.run import Run
 from raybench.store import Store, open_store
 

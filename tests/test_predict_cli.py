@@ -13,8 +13,8 @@ import pytest
 
 from raybench.cli import commands
 from raybench.cli.predict import _named_after, _plain
+from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.plan import experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.publish import publish_again
 from raybench.runs.run import Run

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import ray
 
-from raybench.experiment import Experiment, ModelChoice
-from raybench.plan import make_plan
+from raybench.config.experiment import Experiment, ModelChoice
+from raybench.config.plan import make_plan
 from raybench.reports.publish import download
 from raybench.runs.run import Run
 from raybench.runs.verify import verify_run

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from raybench.config.experiment import parse_experiment
+from raybench.config.plan import open_experiment_store
 from raybench.errors import InputError, StoreUnreachable
-from raybench.experiment import parse_experiment
-from raybench.plan import open_experiment_store
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer
 

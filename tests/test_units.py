@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raybench.config.unit import Protocol, Unit
 from raybench.data.geometry import Input
 from raybench.store.digest import digest
-from raybench.units import Protocol, Unit
 
 UNIT = Unit("line", "d1", "label", "padim", {"a": 1}, {"w": "s"}, Input("native", 32, 64, 100, 200), 0)
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from raybench.config.plan import Plan
 from raybench.metrics.numbers import Speed
-from raybench.plan import Plan
 from raybench.reports.publish import publish
 from raybench.runs.records import UnitResult
 from raybench.runs.run import Run, encode

@@ -21,7 +21,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from benchmarks.faults.proxy import FaultProxy, fault_proxy
-from raybench.experiment import Experiment
+from raybench.config.experiment import Experiment
 from raybench.store.server import EmbeddedServer, embedded_server
 
 CACHE_MB = 64

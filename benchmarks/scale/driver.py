@@ -15,8 +15,8 @@ import psutil
 from benchmarks.scale import made
 from benchmarks.scale.figures import Driver, Sample
 from benchmarks.scale.raylets import object_store_mb, raylets
-from raybench.experiment import Resources
-from raybench.plan import make_plan
+from raybench.config.experiment import Resources
+from raybench.config.plan import make_plan
 from raybench.schedule.backlog import Backlog
 from raybench.schedule.runner import Summary, run_plan
 from raybench.store import Store, open_store

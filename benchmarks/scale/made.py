@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.data.manifest import Manifest, write_manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.store import Store, open_store
 
 MODELS = 10

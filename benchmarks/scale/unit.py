@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from botocore.httpsession import URLLib3Session
 
 from benchmarks.scale.figures import Step, Unit
-from raybench import units
 from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_strips
+from raybench.config import unit
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice
+from raybench.config.plan import make_plan
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Experiment, InputChoice, ModelChoice
-from raybench.plan import make_plan
 from raybench.runs.ledger import enter
 from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
@@ -91,7 +91,7 @@ def measure() -> Unit:
         return Unit(shards, counted, SIZES.train_ok, STRIP_HEIGHT * STRIP_WIDTH, NETWORK, steps)
 
 
-def _steps(unit: units.Unit, manifest: Manifest, site: Site) -> tuple[Step, ...]:
+def _steps(unit: unit.Unit, manifest: Manifest, site: Site) -> tuple[Step, ...]:
     """The unit from training to the ledger, as tasks and actors do it."""
     shards, partials = manifest.scored_shards, conclude.Partials()
     steps: list[Step] = []

@@ -14,9 +14,9 @@ from pathlib import Path
 from benchmarks.scale.figures import Workers
 from benchmarks.scale.raylets import raylets
 from raybench.cli.demo import Sizes, write_strips
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
+from raybench.config.plan import make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
-from raybench.plan import make_plan
 from raybench.schedule.backlog import Backlog
 from raybench.schedule.runner import run_plan
 from raybench.store import Store, open_store

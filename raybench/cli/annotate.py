@@ -21,7 +21,7 @@ def annotate(
     picked: Annotated[bool, typer.Option("--picked", help="Only what the annotation budget picks.")] = False,
 ) -> None:
     """Write the flagged images, and what the best model outlines on them, for annotation tools."""
-    from raybench.plan import experiment_of, make_plan
+    from raybench.config.plan import experiment_of, make_plan
     from raybench.reports.annotations.export import Options
     from raybench.reports.annotations.export import annotate as export
 

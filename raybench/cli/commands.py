@@ -21,14 +21,14 @@ from rich.table import Table
 from raybench.cli import annotate, inspect, predict, tables, weights
 from raybench.cli import demo as demo_lines
 from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
+from raybench.config.experiment import read_experiment
+from raybench.config.plan import Plan, experiment_of, make_plan
 from raybench.data import pack as packing
 from raybench.data.manifest import Manifest
 from raybench.errors import RaybenchError, RunStopped, UnknownName
-from raybench.experiment import read_experiment
 from raybench.findings.board import Board
 from raybench.findings.spending import foreseen
 from raybench.models.settings import PRESETS
-from raybench.plan import Plan, experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.console import console_board
 from raybench.reports.publish import download, publish_again

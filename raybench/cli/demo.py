@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.errors import InputError
-from raybench.experiment import Experiment, InputChoice, ModelChoice, Resources
 
 MODELS = (  # the slowest first, so that none is left alone
     "efficient_ad", "draem", "cflow", "supersimplenet", "stfpm", "fastflow", "reverse_distillation",

@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
+from raybench.config.experiment import Resources
+from raybench.config.plan import experiment_of, make_plan
 from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
-from raybench.experiment import Resources
 from raybench.findings.predictions import Summary
-from raybench.plan import experiment_of, make_plan
 from raybench.reports.choice import chosen_unit
 from raybench.reports.predictions import PAGE, TABLE, publish, summary_json, tables
 from raybench.reports.signals import looker

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from raybench.config.plan import Plan
 from raybench.data.geometry import Input
 from raybench.models import registry
-from raybench.plan import Plan
 
 State = Literal["waiting", "trained", "failed", "done"]
 

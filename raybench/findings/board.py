@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from raybench.experiment import VerdictWeights
+from raybench.config.experiment import VerdictWeights
 from raybench.findings.non_square import Twin
 from raybench.findings.payoff import Payoff
 from raybench.findings.rows import Row, merge_seeds

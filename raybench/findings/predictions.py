@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from raybench.config.unit import Unit
 from raybench.data.geometry import SQUARE_UP_TO
 from raybench.data.manifest import Manifest
 from raybench.data.shards import Row
@@ -15,7 +16,6 @@ from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import excess_of
 from raybench.runs.records import Failure
 from raybench.runs.scores import Predicted
-from raybench.units import Unit
 
 TOP = 20
 ODD_SIZE = 2.0  # a side so many times longer than the line's longest, or shorter than its shortest

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from raybench.config.plan import Plan
+from raybench.config.unit import Unit
 from raybench.findings.board import Board
 from raybench.findings.flags import Flag, Seen, build_flags, weighed
 from raybench.findings.payoff import Payoff, payoff
@@ -15,10 +17,8 @@ from raybench.findings.queue import line_up
 from raybench.findings.suspects import HeldBack, suspects
 from raybench.metrics.descriptors import Traits
 from raybench.metrics.image import ImageScores
-from raybench.plan import Plan
 from raybench.runs.records import ScoreRecord, TrainRecord
 from raybench.runs.run import Run, score_name
-from raybench.units import Unit
 
 READERS = 16
 Bad = Callable[[str], Mapping[str, str]]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from raybench.config.plan import Plan
+from raybench.config.unit import Unit
 from raybench.errors import InputError, ObjectMissing, UnknownName
-from raybench.plan import Plan
 from raybench.reports.tables import board_from_json
 from raybench.runs.run import Run
-from raybench.units import Unit
 
 
 def chosen_unit(plan: Plan, line: str, model: str | None) -> Unit:

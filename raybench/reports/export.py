@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from raybench.config.plan import Plan
+from raybench.config.unit import Unit
 from raybench.data.decode import decode_image
 from raybench.data.geometry import to_network
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, ModelError
 from raybench.models import onnx_file
 from raybench.models.base import Detector, Scored
-from raybench.plan import Plan
 from raybench.reports.choice import chosen_unit
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run
-from raybench.units import Unit
 from raybench.work.site import Site, fit_of, hot_detector
 
 TOLERANCE = 1e-3  # relative, of scores; of a heat map relative to its highest value

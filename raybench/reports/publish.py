@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from raybench.config.plan import Plan
+from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import InputFit, to_source
 from raybench.data.inspection.inspection import Inspection, bad_images
@@ -18,7 +20,6 @@ from raybench.findings.flags import Seen, look, top_images, weighed
 from raybench.findings.non_square import Twin
 from raybench.findings.spending import Spending, hours_of
 from raybench.metrics.image import ImageScores
-from raybench.plan import Plan
 from raybench.reports.annotation import Desk
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
@@ -31,7 +32,6 @@ from raybench.runs.ledger import Ledger
 from raybench.runs.records import Failure, QualityRecord, ScoreRecord, TrainRecord, UnitResult
 from raybench.runs.run import Run, score_name, versions
 from raybench.runs.scores import ScoreRow, read_scores
-from raybench.units import Unit
 from raybench.work.inspect import inspections_in
 
 PICTURES, PICTURES_PER_LINE = 400, 10  # at most: one page has to open in a browser

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
+from raybench.config.plan import Plan
 from raybench.data.decode import decode_image
 from raybench.data.manifest import Manifest
 from raybench.data.shards import Row, read_rows
@@ -24,7 +25,6 @@ from raybench.findings.flags import Flag
 from raybench.findings.signals import References, Signal, references_of, signal
 from raybench.findings.signals.lessons import VERSION, Lessons, read_lessons, write_lessons
 from raybench.findings.signals.views import Image
-from raybench.plan import Plan
 from raybench.runs.run import Run, encode
 from raybench.store import Store
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
 from raybench.runs.costs import CostRow, Costs, settings_of, takes_steps
 from raybench.runs.records import Phase
-from raybench.units import Unit
 
 Basis = Literal["recorded", "other CPUs", "other size", "other settings", "average", "nothing"]
 BASES: tuple[Basis, ...] = ("recorded", "other CPUs", "other size", "other settings", "average", "nothing")

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from raybench.config.unit import Unit
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import Phase, Spent, UnitResult
 from raybench.runs.run import Run, decode, encode
 from raybench.store import Store
 from raybench.store.digest import digest
-from raybench.units import Unit
 
 FOLDER = "costs/"
 READERS = 16

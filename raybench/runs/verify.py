@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from raybench.config.experiment import read_experiment, split_line
 from raybench.data.catalog import packed_lines
 from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
-from raybench.experiment import read_experiment, split_line
 from raybench.runs.records import Blob, Failure, MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
 from raybench.runs.run import PREDICTIONS, Run
 from raybench.store import Store, open_store

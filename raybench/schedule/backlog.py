@@ -16,10 +16,10 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.records import Phase
 from raybench.runs.run import score_name
-from raybench.units import Unit
 
 _PHASES: tuple[Phase, ...] = ("train", "score", "aggregate", "measure")
 _Key = tuple[str, Phase, str]

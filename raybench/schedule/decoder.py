@@ -15,13 +15,13 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raybench.config.unit import Unit
 from raybench.data.cache import open_fitted, put_ahead, remove_ahead
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.run import Run
 from raybench.schedule.fleet import Fleet, Node
 from raybench.schedule.tasks import REUSE_WORKER, Desk, taken
-from raybench.units import Unit
 from raybench.work.site import fit_of, node_cache
 
 LIMIT_MB = 8192  # of decoded shards in the store

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from raybench.config.experiment import Resources
 from raybench.errors import InputError
-from raybench.experiment import Resources
 
 REFRESH_S = 5.0
 

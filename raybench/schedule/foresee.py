@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from raybench.config.plan import Plan
+from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
-from raybench.plan import Plan
 from raybench.runs.cost_model import Basis, Guess, Predictor
 from raybench.runs.costs import Costs, read_costs
 from raybench.runs.forecast import Forecast
@@ -18,7 +19,6 @@ from raybench.schedule.fleet import Fleet, Node, Slots
 from raybench.schedule.order import in_order
 from raybench.schedule.shares import Shares
 from raybench.schedule.simulate import Demand, Room, simulate
-from raybench.units import Unit
 
 
 @dataclass(frozen=True)

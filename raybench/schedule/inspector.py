@@ -15,9 +15,9 @@ from typing import Any
 import ray
 
 from raybench import heap
+from raybench.config.plan import Plan
 from raybench.data.inspection.inspection import Inspection
 from raybench.errors import TimeLimit
-from raybench.plan import Plan
 from raybench.reports.signals import learn_in_run
 from raybench.runs.records import Failure
 from raybench.runs.run import Run

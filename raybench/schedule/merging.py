@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybench.plan import Plan
+from raybench.config.plan import Plan
 from raybench.runs.run import Run
 from raybench.schedule.aggregator import Aggregator
 from raybench.schedule.fleet import Fleet

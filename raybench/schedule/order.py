@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from raybench.units import Unit
+from raybench.config.unit import Unit
 
 
 def in_order(units: Sequence[Unit], cost_s: Callable[[Unit], float]) -> list[Unit]:

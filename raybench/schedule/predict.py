@@ -9,9 +9,9 @@ from typing import Any
 
 import ray
 
+from raybench.config.experiment import Resources
 from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
-from raybench.experiment import Resources
 from raybench.runs.records import Failure
 from raybench.schedule.backlog import Job
 from raybench.schedule.cluster import slots

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
+from raybench.config.unit import Unit
 from raybench.runs.costs import CostRow, Costs, Kind, kind_of, row_of
 from raybench.runs.records import Phase, Spent
-from raybench.units import Unit
 
 PARTS = 16  # of a GPU: shares are multiples of 1/16, so that equal tasks fill it without a rest
 MARGIN = 1.2  # over the peak: the allocator's fragments, a line with larger batches at the end

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
 from raybench.errors import IntegrityError
 from raybench.metrics.heatmap_contrast import Glow, heat_quality
@@ -23,7 +24,6 @@ from raybench.runs.records import (
     UnitResult,
 )
 from raybench.runs.run import Run, score_name
-from raybench.units import Unit
 
 R = TypeVar("R")
 

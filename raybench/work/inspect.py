@@ -10,10 +10,10 @@ import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from raybench.config.plan import Plan
 from raybench.data.inspection.inspection import Inspection, inspect, read_inspection, write_inspection
 from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing, StoreDenied
-from raybench.plan import Plan
 from raybench.runs.ledger import READERS
 from raybench.runs.records import Failure
 from raybench.runs.run import Run, decode, encode

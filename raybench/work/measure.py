@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
+from raybench.config.unit import Unit
 from raybench.data.decode import decode_image
 from raybench.data.geometry import to_network
 from raybench.data.manifest import Manifest
@@ -15,7 +16,6 @@ from raybench.errors import IntegrityError
 from raybench.metrics.timing import TimingOptions, measure_speed
 from raybench.models import device
 from raybench.runs.records import MeasureRecord, Size, TrainRecord
-from raybench.units import Unit
 from raybench.work.quiet import ATTEMPTS, undisturbed
 from raybench.work.site import Site, fit_of, hot_detector
 from raybench.work.spent import Meter

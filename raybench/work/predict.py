@@ -17,15 +17,15 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from raybench.config.experiment import NAME
+from raybench.config.unit import Unit
 from raybench.data import layouts, pack
 from raybench.data.manifest import Manifest, ShardInfo, read_manifest
 from raybench.errors import InputError, ObjectMissing, StoreError
-from raybench.experiment import NAME
 from raybench.runs.records import Failure, TrainRecord
 from raybench.runs.run import Run, decode, encode, score_name
 from raybench.store import Store
 from raybench.store.digest import digest
-from raybench.units import Unit
 from raybench.work.score import score
 from raybench.work.site import Site
 

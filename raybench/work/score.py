@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from raybench.config.unit import Unit
 from raybench.data.decode import decode_mask
 from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
@@ -21,7 +22,6 @@ from raybench.metrics.regions import Regions
 from raybench.runs.records import ScoreRecord, TrainRecord
 from raybench.runs.run import score_name
 from raybench.runs.scores import ScoreRow, write_scores
-from raybench.units import Unit
 from raybench.work.batches import score_all
 from raybench.work.site import Site, fit_of, hot_detector
 from raybench.work.spent import Meter

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybench.config.unit import Unit
 from raybench.data.cache import FittedShard, open_fitted
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
@@ -18,7 +19,6 @@ from raybench.models.base import Detector, FitContext
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run
 from raybench.store import Store
-from raybench.units import Unit
 
 HOT_DETECTORS = 2
 MAX_BATCH = 16

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from raybench.config.unit import Protocol, Unit
 from raybench.data.cache import FittedShard, Picks
 from raybench.data.geometry import InputFit, to_source
 from raybench.data.manifest import Manifest
@@ -21,7 +22,6 @@ from raybench.models import registry
 from raybench.models.base import CODE, Card, Detector
 from raybench.runs.records import Blob, TrainRecord
 from raybench.runs.run import Run
-from raybench.units import Protocol, Unit
 from raybench.work.batches import score_all
 from raybench.work.site import MAX_BATCH, Site, fit_of, size_of
 from raybench.work.spent import Meter

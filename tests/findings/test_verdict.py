@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from raybench.config.experiment import VerdictWeights
 from raybench.data.geometry import Input
-from raybench.experiment import VerdictWeights
 from raybench.findings.rows import Row, mean_number, merge_seeds
 from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all, shown
 from raybench.metrics.image import ImageScores

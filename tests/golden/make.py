@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from raybench.cli.demo import Sizes, write_strips
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
+from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
-from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish
 from raybench.runs.ledger import Ledger, enter
 from raybench.runs.run import Run

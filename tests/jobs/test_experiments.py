@@ -12,8 +12,8 @@ import yaml
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 from ray.runtime_env import RuntimeEnv
 
+from raybench.config.experiment import read_experiment
 from raybench.data.layouts import SUFFIXES
-from raybench.experiment import read_experiment
 from raybench.models import registry
 from tests.support.checkout import check_out
 from tests.support.head import ROOT, UPLOAD_LIMIT

@@ -11,11 +11,11 @@ import cv2
 import pandas as pd
 import pytest
 
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
+from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.findings.payoff import Payoff
 from raybench.metrics.image import ImageScores
-from raybench.plan import Plan, make_plan
 from raybench.reports.publish import publish
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from raybench.config.experiment import Experiment, ModelChoice
+from raybench.config.plan import Plan, make_plan
 from raybench.errors import InputError, ModelError, UnknownName
-from raybench.experiment import Experiment, ModelChoice
-from raybench.plan import Plan, make_plan
 from raybench.reports.export import export
 from raybench.reports.publish import publish_again
 from raybench.runs.run import Run

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from raybench.config.experiment import Annotation, Experiment, ModelChoice
+from raybench.config.plan import Plan, make_plan
 from raybench.data.decode import decode_image
 from raybench.data.manifest import read_manifest
 from raybench.data.pack import pack
 from raybench.data.shards import read_rows
-from raybench.experiment import Annotation, Experiment, ModelChoice
 from raybench.findings.flags import Flag, Kind
-from raybench.plan import Plan, make_plan
 from raybench.reports import signals
 from raybench.reports.signals import looker, with_signals
 from raybench.runs.run import Run

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raybench.config.plan import Plan
 from raybench.data.pack import PackOptions, pack
 from raybench.findings.predictions import Summary
 from raybench.findings.signals import Signal
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import MAX_EXCESS
-from raybench.plan import Plan
 from raybench.reports.predictions import Card, publish, render, summary_json, tables
 from raybench.runs.records import Failure
 from raybench.runs.run import Run

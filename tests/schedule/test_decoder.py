@@ -13,12 +13,12 @@ import pytest
 import ray
 
 from raybench.cli.demo import Sizes, write_strips
+from raybench.config.experiment import Experiment, ModelChoice
+from raybench.config.plan import Plan, make_plan
 from raybench.data.cache import open_fitted
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Experiment, ModelChoice
-from raybench.plan import Plan, make_plan
 from raybench.runs.run import Run
 from raybench.schedule import decoder
 from raybench.schedule.decoder import Decoder, Wanted, clear, wanted
@@ -144,8 +144,8 @@ RUN = """
 import json, sys
 from pathlib import Path
 from benchmarks.scale.raylets import raylets
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
-from raybench.plan import make_plan
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
+from raybench.config.plan import make_plan
 from raybench.runs.run import Run
 from raybench.schedule.runner import run_plan
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from raybench.config.experiment import Resources
 from raybench.errors import InputError
-from raybench.experiment import Resources
 from raybench.schedule.fleet import REFRESH_S, Fleet, Node, assumed, fit
 from raybench.schedule.merging import beside
 

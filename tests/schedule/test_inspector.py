@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raybench.config.experiment import Annotation, Experiment, Resources
+from raybench.config.plan import Plan, make_plan
 from raybench.data.inspection.inspection import Inspection, quality_key, read_inspection
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Annotation, Experiment, Resources
-from raybench.plan import Plan, make_plan
 from raybench.reports import unchanged
 from raybench.runs.run import Run
 from raybench.schedule.backlog import Backlog, Tally

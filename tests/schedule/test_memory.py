@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from raybench.cli.commands import UNITS_FAILED
-from raybench.experiment import Experiment, ModelChoice, Resources
-from raybench.plan import make_plan
+from raybench.config.experiment import Experiment, ModelChoice, Resources
+from raybench.config.plan import make_plan
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.store import Store

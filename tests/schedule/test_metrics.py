@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from raybench.experiment import Experiment, ModelChoice
-from raybench.plan import make_plan
+from raybench.config.experiment import Experiment, ModelChoice
+from raybench.config.plan import make_plan
 from raybench.schedule.backlog import Backlog
 from raybench.schedule.metrics import COUNTERS, GAUGES, PREFIX, states
 from raybench.schedule.runner import run_plan

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from raybench.experiment import Experiment, ModelChoice, Resources
+from raybench.config.experiment import Experiment, ModelChoice, Resources
+from raybench.config.plan import make_plan
 from raybench.findings.rows import Row
-from raybench.plan import make_plan
 from raybench.runs.records import Failure
 from raybench.schedule.runner import run_plan
 

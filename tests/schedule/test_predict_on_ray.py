@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from raybench.config.experiment import Experiment, ModelChoice, Resources
+from raybench.config.plan import make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Experiment, ModelChoice, Resources
-from raybench.plan import make_plan
 from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
 from raybench.schedule.predict import score_shards

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import ray
 
+from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
+from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError
-from raybench.experiment import Experiment, ModelChoice, Override, Resources
-from raybench.plan import experiment_of, make_plan
 from raybench.reports import unchanged
 from raybench.reports.tables import board_from_json
 from raybench.runs.ledger import Ledger

@@ -27,8 +27,8 @@ RUN = """
 import json, sys
 import ray
 from tests.support.scraping import scrape
-from raybench.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
-from raybench.plan import make_plan
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
+from raybench.config.plan import make_plan
 from raybench.runs.records import UnitResult
 from raybench.runs.run import Run
 from raybench.schedule.runner import run_plan

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
+from raybench.config.unit import Unit
 from raybench.data.geometry import Input
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.schedule.backlog import Backlog, Job
-from raybench.units import Unit
 
 
 def manifest(line: str, shards: int) -> Manifest:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice
+from raybench.config.plan import Plan, make_plan
+from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.experiment import Experiment, InputChoice, ModelChoice
-from raybench.plan import Plan, make_plan
 from raybench.runs.run import Run
 from raybench.store import open_store
-from raybench.units import Unit
 from raybench.work.conclude import Partials, conclude, merge
 from raybench.work.measure import measure
 from raybench.work.score import score

@@ -9,17 +9,17 @@ import fsspec
 import numpy as np
 import pytest
 
+from raybench.config.experiment import ModelChoice
+from raybench.config.plan import Plan
+from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError, LineError, StoreUnreachable
-from raybench.experiment import ModelChoice
-from raybench.plan import Plan
 from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
 from raybench.runs.scores import LEVELS, ScoreRow, read_scores
 from raybench.runs.verify import verify_run
 from raybench.store import open_store
-from raybench.units import Unit
 from raybench.work.predict import Prediction, prepare, score_here
 from raybench.work.score import score
 from raybench.work.site import Site

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice
+from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import IntegrityError
-from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.metrics.image import ImageScores
 from raybench.models import registry
 from raybench.models.base import Detector
-from raybench.plan import Plan, make_plan
 from raybench.runs.records import QualityRecord, ScoreRecord
 from raybench.runs.run import Run
 from raybench.runs.scores import read_scores

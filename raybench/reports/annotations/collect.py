@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from raybench.config.plan import Plan
+from raybench.config.unit import Unit
 from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import Row, read_rows
 from raybench.errors import InputError, IntegrityError
 from raybench.findings.board import Board
-from raybench.plan import Plan
 from raybench.reports.annotations.item import Item, Picture, Task
 from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import Run, score_name
 from raybench.runs.scores import ScoreRow, iter_scores
 from raybench.store import Store
-from raybench.units import Unit
 from raybench.work.site import fit_of
 
 _FLAGS = "flags.parquet"

@@ -14,23 +14,23 @@ import pytest
 from typer.testing import CliRunner
 
 from raybench.cli import app
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice
+from raybench.config.plan import Plan, make_plan
+from raybench.config.unit import Unit
 from raybench.data.geometry import to_source
 from raybench.data.pack import PackOptions, pack
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, UnknownName
-from raybench.experiment import Experiment, InputChoice, ModelChoice
 from raybench.findings.board import Board, BoardContext
 from raybench.findings.rows import merge_seeds
 from raybench.findings.verdict import Verdict
 from raybench.metrics.numbers import Threshold
-from raybench.plan import Plan, make_plan
 from raybench.reports.annotations.export import LineExport, Options, annotate
 from raybench.reports.tables import board_json
 from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import Run, score_name
 from raybench.runs.scores import ScoreRow, write_scores
 from raybench.store import open_store
-from raybench.units import Unit
 from raybench.work.site import fit_of
 
 HEIGHT, WIDTH, THRESHOLD = 60, 90, 0.5

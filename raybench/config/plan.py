@@ -9,11 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raybench.data.catalog import locate
-from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
-from raybench.data.manifest import Manifest, read_manifest
-from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
-from raybench.experiment import (
+from raybench.config.experiment import (
     Experiment,
     InputChoice,
     ModelChoice,
@@ -21,10 +17,14 @@ from raybench.experiment import (
     read_experiment,
     split_line,
 )
+from raybench.config.unit import Unit
+from raybench.data.catalog import locate
+from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
+from raybench.data.manifest import Manifest, read_manifest
+from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
 from raybench.models import registry, weights
 from raybench.models.base import ModelSpec
 from raybench.store import Store, open_store
-from raybench.units import Unit
 
 MIN_TRAIN_OK = 4
 

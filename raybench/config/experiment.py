@@ -21,11 +21,11 @@ from pydantic import (
     model_serializer,
 )
 
+from raybench.config.unit import Protocol
+from raybench.config.yaml_rows import MAX_DEPTH, faults, row_of, twice
 from raybench.errors import ExperimentError, InputError, did_you_mean
 from raybench.store import open_store
 from raybench.store.digest import digest
-from raybench.units import Protocol
-from raybench.yaml_rows import MAX_DEPTH, faults, row_of, twice
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
