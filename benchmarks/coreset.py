@@ -18,10 +18,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from raybench.cli.demo import Sizes, write_lines
-from raybench.models.base import FitContext
-from raybench.models.patchcore import Patchcore, embed, k_center
-from raybench.models.settings import PatchcoreSettings
-from raybench.models.tensors import to_tensor
+from raybench.detectors.patchcore import Patchcore, embed, k_center
+from raybench.detectors.protocol import FitContext
+from raybench.detectors.settings import PatchcoreSettings
+from raybench.detectors.torch_detector import to_tensor
 
 RATIO, SIDE, LINE = 0.05, 256, "solar-mono"
 SIZES = Sizes(64, 48, 48, 0)

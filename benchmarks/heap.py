@@ -42,8 +42,8 @@ def _measure(name: str, way: str) -> dict[str, Any]:
         stub: Any = types.ModuleType("raybench.heap")
         stub.keep_freed, stub.give_back = (lambda: False), (lambda: None)
         sys.modules["raybench.heap"] = stub
-    from raybench.models import registry
-    from raybench.models.base import FitContext
+    from raybench.detectors import registry
+    from raybench.detectors.protocol import FitContext
 
     context = FitContext(seed=0, device="cpu", threads=1)
     spec = registry.resolve(name, STEPS.get(name, {}), "cpu")

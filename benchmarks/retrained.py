@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
-from raybench.models import registry
-from raybench.models.base import FitContext
-from raybench.models.catalog import BACKBONES, LITE0
-from raybench.models.registry import Size
+from raybench.detectors import registry
+from raybench.detectors.protocol import FitContext
+from raybench.detectors.registry import Size
+from raybench.detectors.weights.catalog import BACKBONES, LITE0
 
 SIDE = 256
 LITE = BACKBONES[LITE0]

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from raybench.models import registry
-from raybench.models.base import Scored
+from raybench.detectors import registry
+from raybench.detectors.protocol import Scored
 from tests.support import fitting
 
 KERNELS: dict[str, dict[str, str]] = {

@@ -11,8 +11,8 @@ from raybench import heap
 from raybench.config.experiment import Experiment, read_experiment
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import pack
+from raybench.detectors.protocol import Card, Detector, FitContext, Scored, TrainImages
 from raybench.errors import RaybenchError
-from raybench.models.base import Card, Detector, FitContext, Scored, TrainImages
 from raybench.runs.records import UnitResult
 from raybench.store import Store, open_store
 

@@ -6,7 +6,7 @@ import cv2
 
 from raybench.cli.demo import MODELS, Sizes, experiment, write_lines
 from raybench.data.pack import pack
-from raybench.models import registry
+from raybench.detectors import registry
 from raybench.store import open_store
 
 

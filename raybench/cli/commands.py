@@ -25,10 +25,10 @@ from raybench.config.experiment import read_experiment
 from raybench.config.plan import Plan, experiment_of, make_plan
 from raybench.data import pack as packing
 from raybench.data.manifest import Manifest
+from raybench.detectors.settings import PRESETS
 from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.findings.board import Board
 from raybench.findings.spending import foreseen
-from raybench.models.settings import PRESETS
 from raybench.reports import unchanged
 from raybench.reports.console import console_board
 from raybench.reports.publish import download, publish_again

@@ -81,7 +81,7 @@ def _score(prediction: Prediction, resources: Resources, address: str | None) ->
 
             with connected(address):
                 return score_shards(prediction, resources, done)
-        from raybench.models import device
+        from raybench.detectors import device
         from raybench.work.site import Site, node_cache
 
         chosen, threads = device.available(resources.gpus), os.cpu_count() or 1

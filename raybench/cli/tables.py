@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from raybench.config.plan import Plan
 from raybench.data.geometry import Input
-from raybench.models import registry
+from raybench.detectors import registry
 
 State = Literal["waiting", "trained", "failed", "done"]
 

@@ -77,7 +77,7 @@ class FittedShard:
 
 @dataclass(frozen=True)
 class Picks:
-    """Some images of several shards, in the order of `places` (shard, row). A `models.base.TrainImages`."""
+    """Some images of several shards, in the order of `places` (shard, row). A `detectors.protocol.TrainImages`."""
 
     shards: Sequence[FittedShard]
     places: Sequence[tuple[int, int]]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from raybench.config.experiment import VerdictWeights
+from raybench.detectors.protocol import Provenance
 from raybench.findings.non_square import Twin
 from raybench.findings.payoff import Payoff
 from raybench.findings.rows import Row, merge_seeds
@@ -19,7 +20,6 @@ from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all
 from raybench.metrics.image import ImageScores
 from raybench.metrics.mean_ranks import mean_ranks
 from raybench.metrics.numbers import Number
-from raybench.models.base import Provenance
 from raybench.runs.records import UnitResult
 
 

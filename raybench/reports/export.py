@@ -16,9 +16,9 @@ from raybench.config.unit import Unit
 from raybench.data.decode import decode_image
 from raybench.data.geometry import to_network
 from raybench.data.shards import read_rows
+from raybench.detectors import onnx_file
+from raybench.detectors.protocol import Detector, Scored
 from raybench.errors import InputError, ModelError
-from raybench.models import onnx_file
-from raybench.models.base import Detector, Scored
 from raybench.reports.choice import chosen_unit
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run

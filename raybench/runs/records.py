@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raybench.data.geometry import Input
+from raybench.detectors.protocol import Provenance
 from raybench.metrics.numbers import Quality, RegionRecall, Speed, Threshold
-from raybench.models.base import Provenance
 
 Phase = Literal["train", "score", "measure", "aggregate", "inspect"]
 

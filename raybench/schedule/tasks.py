@@ -148,7 +148,7 @@ def _leave(job: Job, desk: Desk) -> None:
     if job.phase == "train":
         heap.give_back()
     if desk.device != "cpu":
-        from raybench.models import device
+        from raybench.detectors import device
 
         device.give_back_memory(desk.device)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from raybench.detectors.protocol import Detector, Images, Scored, checked
 from raybench.errors import ModelError
-from raybench.models.base import Detector, Images, Scored, checked
 
 
 class NamedImages(Protocol):

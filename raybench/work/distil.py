@@ -10,8 +10,8 @@ from typing import Any
 from raybench.data.cache import Picks, open_fitted
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
-from raybench.models import pdn
-from raybench.models.base import FitContext
+from raybench.detectors import pdn
+from raybench.detectors.protocol import FitContext
 from raybench.store import Store
 
 SIDE = 256

@@ -12,9 +12,9 @@ from raybench.data.decode import decode_image
 from raybench.data.geometry import to_network
 from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
+from raybench.detectors import device
 from raybench.errors import IntegrityError
 from raybench.metrics.timing import TimingOptions, measure_speed
-from raybench.models import device
 from raybench.runs.records import MeasureRecord, Size, TrainRecord
 from raybench.work.quiet import ATTEMPTS, undisturbed
 from raybench.work.site import Site, fit_of, hot_detector

@@ -13,9 +13,10 @@ from raybench.config.unit import Unit
 from raybench.data.cache import FittedShard, open_fitted
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
+from raybench.detectors import registry
+from raybench.detectors.protocol import Detector, FitContext
+from raybench.detectors.weights import files
 from raybench.errors import RaybenchError
-from raybench.models import registry, weights
-from raybench.models.base import Detector, FitContext
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run
 from raybench.store import Store
@@ -43,7 +44,7 @@ class Site:
 
     def context(self, unit: Unit) -> FitContext:
         """How to train the unit, its pretrained weights fetched to this node."""
-        files = weights.fetch(unit.weights, self.weights_store, self.cache_dir)
+        files = files.fetch(unit.weights, self.weights_store, self.cache_dir)
         return FitContext(unit.seed, self.device, self.threads, unit.protocol.train_budget_s, files)
 
     def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> FittedShard:
@@ -79,7 +80,7 @@ _hot: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
 
 def use_gpu(number: int) -> None:
     """Work on this GPU of the node from now on. What lies on another gives its memory back."""
-    from raybench.models import device
+    from raybench.detectors import device
 
     before = device.exact("cuda")
     device.use_gpu(number)

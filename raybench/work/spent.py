@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from raybench.models.base import Detector
+from raybench.detectors.protocol import Detector
 from raybench.runs.records import Spent
 from raybench.work.site import Site
 
@@ -15,7 +15,7 @@ class Meter:
     def __init__(self, site: Site) -> None:
         self.site, self.started = site, time.perf_counter()
         if site.device != "cpu":
-            from raybench.models import device  # torch takes seconds to import, and a CPU needs none of this
+            from raybench.detectors import device  # torch takes seconds to import, and a CPU needs none of this
 
             device.give_back_memory(site.device)
             device.reset_peak_memory(site.device)
@@ -31,7 +31,7 @@ class Meter:
         """GPU memory held at most and that there is."""
         if self.site.device == "cpu":
             return None, None
-        from raybench.models import device
+        from raybench.detectors import device
 
         found = device.held_memory_mb(self.site.device)
         own: float = getattr(detector, "gpu_memory_mb", 0.0)

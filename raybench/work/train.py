@@ -16,10 +16,10 @@ from raybench.config.unit import Protocol, Unit
 from raybench.data.cache import FittedShard, Picks
 from raybench.data.geometry import InputFit, to_source
 from raybench.data.manifest import Manifest
+from raybench.detectors import registry
+from raybench.detectors.protocol import CODE, Card, Detector
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
-from raybench.models import registry
-from raybench.models.base import CODE, Card, Detector
 from raybench.runs.records import Blob, TrainRecord
 from raybench.runs.run import Run
 from raybench.work.batches import score_all

@@ -14,7 +14,7 @@ from ray.runtime_env import RuntimeEnv
 
 from raybench.config.experiment import read_experiment
 from raybench.data.layouts import SUFFIXES
-from raybench.models import registry
+from raybench.detectors import registry
 from tests.support.checkout import check_out
 from tests.support.head import ROOT, UPLOAD_LIMIT
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raybench.detectors import registry
+from raybench.detectors.protocol import Scored, checked
+from raybench.detectors.registry import Size
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
-from raybench.models import registry
-from raybench.models.base import Scored, checked
-from raybench.models.registry import Size
 from tests.support.fitting import CONTEXT, REAL, Fitted, Images, assert_same, fit, maps_of
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.models import plateau
-from raybench.models.efficient_ad import _Pair
+from raybench.detectors import early_stopping
+from raybench.detectors.efficient_ad import _Pair
 
 CHANNELS = 4
 
@@ -76,7 +76,7 @@ def test_what_gets_worse_ends_and_goes_back_to_its_best_look(training: str) -> N
     )
     best = min(range(len(ends.losses)), key=ends.losses.__getitem__)
     assert ends.reached
-    assert done == best + 1 + plateau.PATIENCE
+    assert done == best + 1 + early_stopping.PATIENCE
     assert found._unseen(loss) == pytest.approx(ends.losses[best], rel=1e-6)
 
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Identity, Normalize
 
-from raybench.models import registry
-from raybench.models.anomalib_any import as_timm_folder
-from raybench.models.anomalib_parts import Engine, ImageBatch, ModelCheckpoint, PreProcessor, image_models
-from raybench.models.base import Scored
-from raybench.models.catalog import BACKBONES, LITE0
-from raybench.models.registry import Size
-from raybench.models.tensors import to_tensor
+from raybench.detectors import registry
+from raybench.detectors.anomalib_adapter import as_timm_folder
+from raybench.detectors.anomalib_parts import Engine, ImageBatch, ModelCheckpoint, PreProcessor, image_models
+from raybench.detectors.protocol import Scored
+from raybench.detectors.registry import Size
+from raybench.detectors.torch_detector import to_tensor
+from raybench.detectors.weights.catalog import BACKBONES, LITE0
 from tests.support.fitting import CONFIG, CONTEXT, SIZE, Images
 
 LITE = BACKBONES[LITE0]
@@ -107,8 +107,8 @@ def test_scores_are_those_of_anomalibs_engine(
     height, width = SIZE.get(name, (64, 96))
     spec = registry.resolve(name, CONFIG[name] | CHANGES.get(name, {}), "cpu")
     if name == "fastflow":
-        monkeypatch.setattr("raybench.models.backbone.pretrain", lambda *rest: None)
-        monkeypatch.setattr("raybench.models.backbone.note", lambda *rest: "random")
+        monkeypatch.setattr("raybench.detectors.backbone.pretrain", lambda *rest: None)
+        monkeypatch.setattr("raybench.detectors.backbone.note", lambda *rest: "random")
     detector: Any = registry.create(spec, Size(height, width), CONTEXT)
     detector.fit(Images(8, height, width), CONTEXT)
     unseen = Images(3, height, width, seed=1).pixels

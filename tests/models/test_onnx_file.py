@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raybench.detectors import onnx_file, registry
+from raybench.detectors.registry import Size
 from raybench.errors import ModelError
-from raybench.models import onnx_file, registry
-from raybench.models.registry import Size
 from tests.support.fitting import CONTEXT, REAL, Images, fit
 
 

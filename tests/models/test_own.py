@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raybench.detectors import registry
+from raybench.detectors.registry import Size
 from raybench.errors import InputError, ModelError, UnknownName
-from raybench.models import registry
-from raybench.models.registry import Size
 from tests.support.fitting import CONTEXT, Images
 
 MINE = '''
@@ -84,7 +84,7 @@ def test_modules_and_classes_that_do_not_exist(module: Path) -> None:
 
 
 def test_an_entry_point(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybench.models.own.registered", lambda: {"brightest": "my_detectors:Brightest"})
+    monkeypatch.setattr("raybench.detectors.plugins.registered", lambda: {"brightest": "my_detectors:Brightest"})
     spec = registry.resolve("brightest", {})
     assert spec.name == "brightest"
     assert registry.create(spec, Size(32, 32), CONTEXT)

@@ -13,22 +13,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raybench.detectors import backbone, registry
+from raybench.detectors.anomalib_parts import PadimModel
+from raybench.detectors.crops import Crops
+from raybench.detectors.padim import STRIDES, GaussianStream
+from raybench.detectors.patchcore import k_center
+from raybench.detectors.protocol import FitContext
+from raybench.detectors.registry import Size
+from raybench.detectors.ridge_regression import Ridge
+from raybench.detectors.torch_detector import Clock, Draws
+from raybench.detectors.weights import files
+from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256
 from raybench.errors import ExperimentError, IntegrityError, UnknownName, WeightsCorrupt, WeightsMissing
-from raybench.models import backbone, registry, weights
-from raybench.models.anomalib_parts import PadimModel
-from raybench.models.base import FitContext
-from raybench.models.catalog import BACKBONES, LITE0, LITE0_SHA256
-from raybench.models.crops import Crops
-from raybench.models.padim import STRIDES, GaussianStream
-from raybench.models.patchcore import k_center
-from raybench.models.registry import Size
-from raybench.models.ridge import Ridge
-from raybench.models.tensors import Clock, Draws
 from tests.support.fitting import CONTEXT, Images, fit
 
 
 def test_the_backbone_has_its_imagenet_weights() -> None:
-    original = torch.load(weights.packaged_lite0(), map_location="cpu", weights_only=True)
+    original = torch.load(files.packaged_lite0(), map_location="cpu", weights_only=True)
     expected = backbone.classifier().state_dict()
     state = backbone.lite0_state()
     assert len(original) == len(state) == 296
@@ -39,7 +40,7 @@ def test_the_backbone_has_its_imagenet_weights() -> None:
 
 
 def test_weights_in_another_order_or_shape_are_refused() -> None:
-    original = torch.load(weights.packaged_lite0(), map_location="cpu", weights_only=True)
+    original = torch.load(files.packaged_lite0(), map_location="cpu", weights_only=True)
     expected = backbone.classifier().state_dict()
     with pytest.raises(WeightsCorrupt, match="does not fit"):
         backbone.remap(dict(reversed(original.items())), expected)
@@ -50,10 +51,10 @@ def test_weights_in_another_order_or_shape_are_refused() -> None:
 
 def test_weights_that_are_missing_or_changed(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="pip install"):
-        weights.verified(tmp_path / "none.pth", "00")
+        files.verified(tmp_path / "none.pth", "00")
     (tmp_path / "some.pth").write_bytes(b"other")
     with pytest.raises(WeightsCorrupt, match="sha256"):
-        weights.verified(tmp_path / "some.pth", LITE0_SHA256)
+        files.verified(tmp_path / "some.pth", LITE0_SHA256)
 
 
 def test_padim_fits_and_scores_as_anomalibs_own() -> None:
@@ -172,7 +173,7 @@ def test_an_unfit_size_is_refused() -> None:
 
 
 def test_the_registry_imports_no_torch() -> None:
-    code = "import sys, raybench.models.registry; print(sorted({'torch', 'timm', 'anomalib'} & set(sys.modules)))"
+    code = "import sys, raybench.detectors.registry; print(sorted({'torch', 'timm', 'anomalib'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

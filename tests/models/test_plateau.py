@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from raybench.models.plateau import LEAST_STEPS, PATIENCE, Plateau, between_looks, held_back, seeded
+from raybench.detectors.early_stopping import LEAST_STEPS, PATIENCE, Plateau, between_looks, held_back, seeded
 
 COUNT = 20 * LEAST_STEPS
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raybench.data.geometry import plan_tiles, to_network, to_source
-from raybench.models import registry
-from raybench.models.base import Card, FitContext, Scored, TrainImages
-from raybench.models.registry import Size
-from raybench.models.tiled import Tiled, starts
+from raybench.detectors import registry
+from raybench.detectors.protocol import Card, FitContext, Scored, TrainImages
+from raybench.detectors.registry import Size
+from raybench.detectors.tiled import Tiled, starts
 from tests.support.fitting import CONTEXT, Images
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.models.plateau import LEAST_STEPS, PATIENCE
-from raybench.models.settings import Steps
-from raybench.models.tensors import to_tensor
-from raybench.models.training import Trained, descend
+from raybench.detectors.early_stopping import LEAST_STEPS, PATIENCE
+from raybench.detectors.settings import Steps
+from raybench.detectors.torch_detector import to_tensor
+from raybench.detectors.training import Trained, descend
 from tests.support.fitting import CONTEXT
 
 CHOSEN = Steps(steps=12, batch=8, lr=0.5)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from raybench.models import registry
-from raybench.models.base import Detector, FitContext, ModelSpec, Scored
-from raybench.models.registry import Size
+from raybench.detectors import registry
+from raybench.detectors.protocol import Detector, FitContext, ModelSpec, Scored
+from raybench.detectors.registry import Size
 
 REAL = registry.names()
 CONFIG: dict[str, dict[str, float]] = {

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from raybench.detectors.protocol import Card, FitContext, Images, Scored, TrainImages
 from raybench.errors import BadScores, ModelError
-from raybench.models.base import Card, FitContext, Images, Scored, TrainImages
 from raybench.work.batches import score_all
 
 

@@ -14,10 +14,10 @@ import pytest
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
+from raybench.detectors import registry
+from raybench.detectors.protocol import Detector
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
-from raybench.models import registry
-from raybench.models.base import Detector
 from raybench.runs.records import QualityRecord, ScoreRecord
 from raybench.runs.run import Run
 from raybench.runs.scores import read_scores
@@ -81,7 +81,7 @@ def test_scores_shards_say_what_was_seen(plan: Plan, site: Site) -> None:
 def test_what_is_committed_is_not_done_again(plan: Plan, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     first = train(unit, manifest, site), score(unit, manifest, manifest.scored_shards[0], site)
-    monkeypatch.setattr("raybench.models.registry.create", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr("raybench.detectors.registry.create", lambda *_: pytest.fail("built again"))
     again = train(unit, manifest, site), score(unit, manifest, manifest.scored_shards[0], site)
     assert again == first
 
@@ -190,9 +190,9 @@ def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips:
 
 def test_a_worker_that_changes_its_gpu_keeps_nothing_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, given_back = [0], list[str]()
-    monkeypatch.setattr("raybench.models.device.exact", lambda device: f"{device}:{chosen[-1]}")
-    monkeypatch.setattr("raybench.models.device.use_gpu", chosen.append)
-    monkeypatch.setattr("raybench.models.device.give_back_memory", given_back.append)
+    monkeypatch.setattr("raybench.detectors.device.exact", lambda device: f"{device}:{chosen[-1]}")
+    monkeypatch.setattr("raybench.detectors.device.use_gpu", chosen.append)
+    monkeypatch.setattr("raybench.detectors.device.give_back_memory", given_back.append)
     monkeypatch.setattr("raybench.work.site._hot", OrderedDict({("digest",): "a detector"}))
     site_module.use_gpu(0)
     assert (len(site_module._hot), given_back) == (1, [])

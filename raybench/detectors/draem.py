@@ -15,19 +15,19 @@ import cv2
 import torch
 from torch import Tensor, nn
 
-from raybench.models.anomalib_parts import (
+from raybench.detectors.anomalib_parts import (
     DiscriminativeSubNetwork,
     DraemLoss,
     InferenceBatch,
     PerlinAnomalyGenerator,
     ReconstructiveSubNetwork,
 )
-from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.crops import Crops
-from raybench.models.settings import DraemSettings
-from raybench.models.tensors import TorchDetector
-from raybench.models.training import descend
-from raybench.models.weights import unpacked
+from raybench.detectors.crops import Crops
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.settings import DraemSettings
+from raybench.detectors.torch_detector import TorchDetector
+from raybench.detectors.training import descend
+from raybench.detectors.weights.files import unpacked
 
 _BLEND = (0.1, 1.0)  # anomalib's
 _TEXTURES = 64

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from raybench.detectors.protocol import Detector, Images, Scored
+from raybench.detectors.torch_detector import TorchDetector
 from raybench.errors import InputError, ModelError
-from raybench.models.base import Detector, Images, Scored
-from raybench.models.tensors import TorchDetector
 
 INPUT, OUTPUTS = "image", ["score", "heatmap", "is_anomalous"]
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from raybench.models.base import FitContext, TrainImages
-from raybench.models.tensors import Draws, to_tensor
+from raybench.detectors.protocol import FitContext, TrainImages
+from raybench.detectors.torch_detector import Draws, to_tensor
 
 SETTLING = 128  # images, at most
 

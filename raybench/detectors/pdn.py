@@ -18,15 +18,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from raybench.detectors import backbone
+from raybench.detectors.anomalib_parts import SmallPatchDescriptionNetwork
+from raybench.detectors.crops import Crops
+from raybench.detectors.device import own_draws
+from raybench.detectors.protocol import FitContext, TrainImages, WeightsFile
+from raybench.detectors.ridge_regression import Ridge, fit_last, patches
+from raybench.detectors.torch_detector import Subset
+from raybench.detectors.weights import files
+from raybench.detectors.weights.catalog import BACKBONES, LITE0
 from raybench.errors import WeightsCorrupt
-from raybench.models import backbone, weights
-from raybench.models.anomalib_parts import SmallPatchDescriptionNetwork
-from raybench.models.base import FitContext, TrainImages, WeightsFile
-from raybench.models.catalog import BACKBONES, LITE0
-from raybench.models.crops import Crops
-from raybench.models.device import own_draws
-from raybench.models.ridge import Ridge, fit_last, patches
-from raybench.models.tensors import Subset
 
 STRIDES = (8, 16)
 CHANNELS = sum(BACKBONES[LITE0].channels(*STRIDES))
@@ -163,7 +164,7 @@ def load(teacher: SmallPatchDescriptionNetwork, name: str, file: WeightsFile) ->
 
 
 def _official(file: WeightsFile) -> dict[str, Tensor]:
-    found = next(weights.unpacked(file).rglob(_OFFICIAL_FILE), None)
+    found = next(files.unpacked(file).rglob(_OFFICIAL_FILE), None)
     if found is None:
         raise KeyError(_OFFICIAL_FILE)
     state: dict[str, Tensor] = torch.load(found, map_location="cpu", weights_only=True)

@@ -14,8 +14,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, cast
 
+from raybench.detectors.protocol import CODE, Detector, FitContext, ModelSpec
 from raybench.errors import InputError, UnknownName
-from raybench.models.base import CODE, Detector, FitContext, ModelSpec
 
 GROUP = "raybench.detectors"
 

@@ -17,11 +17,11 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from raybench.detectors import plugins, settings
+from raybench.detectors.protocol import Detector, FitContext, ModelSpec
+from raybench.detectors.tiled import Tiled
+from raybench.detectors.weights.catalog import ASSETS, BACKBONES, DINOV2, LITE0
 from raybench.errors import ExperimentError, InputError, IntegrityError, UnknownName, did_you_mean
-from raybench.models import own, settings
-from raybench.models.base import Detector, FitContext, ModelSpec
-from raybench.models.catalog import ASSETS, BACKBONES, DINOV2, LITE0
-from raybench.models.tiled import Tiled
 
 FORMAT_VERSION = 2
 DETECTOR_FILE = "detector.json"
@@ -102,7 +102,7 @@ def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> Mode
     once).
     """
     if _is_own(name):
-        return own.spec(name, config)
+        return plugins.spec(name, config)
     entry = _entry(name)
     defaults = entry.settings.CPU if preset == "cpu" else {}
     try:
@@ -158,7 +158,7 @@ def _create(spec: ModelSpec, height: int, width: int, context: FitContext) -> De
                 f"{spec.stride} px, not {height}x{width}"
             )
     if _is_own(spec.name):
-        return own.create(spec, height, width, context)
+        return plugins.create(spec, height, width, context)
     entry = _entry(spec.name)
     builder = getattr(importlib.import_module(f"raybench.models.{entry.module}"), entry.builder)
     chosen = entry.settings(**spec.config)
@@ -194,14 +194,14 @@ def load(folder: Path, device: str, threads: int) -> Detector:
 
 
 def _is_own(name: str) -> bool:
-    return name not in _ENTRIES and not name.startswith(ANOMALIB) and (":" in name or name in own.registered())
+    return name not in _ENTRIES and not name.startswith(ANOMALIB) and (":" in name or name in plugins.registered())
 
 
 def _entry(name: str) -> _Entry:
     if name.startswith(ANOMALIB):
         return _anomalib_entry(name)
     if name not in _ENTRIES:
-        raise UnknownName("model", name, (*names(), *own.registered()))
+        raise UnknownName("model", name, (*names(), *plugins.registered()))
     return _ENTRIES[name]
 
 

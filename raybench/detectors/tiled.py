@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raybench.models.base import Card, Detector, FitContext, Images, Scored, TrainImages
+from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages
 
 _OVERLAP = 8  # tiles overlap by at least an eighth of their side
 

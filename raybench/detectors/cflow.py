@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from raybench.models import backbone
-from raybench.models.anomalib_parts import CflowModel, InferenceBatch, get_logp, positional_encoding_2d
-from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.catalog import BACKBONES
-from raybench.models.settings import CflowSettings
-from raybench.models.tensors import TorchDetector, in_batches
-from raybench.models.training import walk
+from raybench.detectors import backbone
+from raybench.detectors.anomalib_parts import CflowModel, InferenceBatch, get_logp, positional_encoding_2d
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.settings import CflowSettings
+from raybench.detectors.torch_detector import TorchDetector, in_batches
+from raybench.detectors.training import walk
+from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (8, 16, 32)
 _CONDITION = 128

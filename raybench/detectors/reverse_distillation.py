@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybench.models import backbone
-from raybench.models.anomalib_parts import (
+from raybench.detectors import backbone
+from raybench.detectors.anomalib_parts import (
     AnomalyMapGenerationMode,
     AnomalyMapGenerator,
     InferenceBatch,
     ReverseDistillationLoss,
 )
-from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.catalog import BACKBONES
-from raybench.models.settings import ReverseDistillationSettings
-from raybench.models.tensors import TorchDetector
-from raybench.models.training import descend
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.settings import ReverseDistillationSettings
+from raybench.detectors.torch_detector import TorchDetector
+from raybench.detectors.training import descend
+from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (4, 8, 16)
 _BETAS = (0.5, 0.999)  # the paper's

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from raybench.models.base import TrainImages
-from raybench.models.tensors import Draws, to_tensor
+from raybench.detectors.protocol import TrainImages
+from raybench.detectors.torch_detector import Draws, to_tensor
 
 _IMAGES_AT_ONCE = 2
 _TILES = 4  # per side of a scrambled crop

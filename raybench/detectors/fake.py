@@ -15,9 +15,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from raybench.detectors.protocol import Card, FitContext, Images, Scored, TrainImages
+from raybench.detectors.settings import FakeSettings
 from raybench.errors import IntegrityError, LineError, ModelError
-from raybench.models.base import Card, FitContext, Images, Scored, TrainImages
-from raybench.models.settings import FakeSettings
 
 _FILE = "fake.safetensors"
 _BATCH = 32

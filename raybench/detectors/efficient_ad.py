@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from raybench.models import pdn
-from raybench.models.anomalib_parts import EfficientAdModel
-from raybench.models.base import Card, FitContext, Provenance, TrainImages
-from raybench.models.catalog import LITE0
-from raybench.models.crops import Crops
-from raybench.models.plateau import Plateau
-from raybench.models.ridge import Ridge, fit_last, patches
-from raybench.models.settings import EfficientAdSettings
-from raybench.models.strangers import Strangers
-from raybench.models.tensors import Clock, Subset, TorchDetector, evaluated, to_tensor
-from raybench.models.weights import unpacked
+from raybench.detectors import pdn
+from raybench.detectors.anomalib_parts import EfficientAdModel
+from raybench.detectors.crops import Crops
+from raybench.detectors.early_stopping import Plateau
+from raybench.detectors.natural_images import Strangers
+from raybench.detectors.protocol import Card, FitContext, Provenance, TrainImages
+from raybench.detectors.ridge_regression import Ridge, fit_last, patches
+from raybench.detectors.settings import EfficientAdSettings
+from raybench.detectors.torch_detector import Clock, Subset, TorchDetector, evaluated, to_tensor
+from raybench.detectors.weights.catalog import LITE0
+from raybench.detectors.weights.files import unpacked
 
 _HELD_BACK = 4
 _QUANTILES = {"qa": 0.9, "qb": 0.995}  # the paper's, for putting both maps on one scale

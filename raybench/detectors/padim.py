@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybench.models import backbone
-from raybench.models.anomalib_parts import PadimModel
-from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.catalog import BACKBONES
-from raybench.models.settings import PadimSettings
-from raybench.models.tensors import TorchDetector, in_batches
+from raybench.detectors import backbone
+from raybench.detectors.anomalib_parts import PadimModel
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.settings import PadimSettings
+from raybench.detectors.torch_detector import TorchDetector, in_batches
+from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (4, 8, 16)
 _BATCH = 16

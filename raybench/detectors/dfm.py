@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from raybench.models import backbone
-from raybench.models.anomalib_parts import DFMModel
-from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.catalog import BACKBONES
-from raybench.models.settings import DfmSettings
-from raybench.models.tensors import TorchDetector, in_batches
+from raybench.detectors import backbone
+from raybench.detectors.anomalib_parts import DFMModel
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.settings import DfmSettings
+from raybench.detectors.torch_detector import TorchDetector, in_batches
+from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDE = 16
 _BATCH = 16

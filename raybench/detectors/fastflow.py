@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybench.models import backbone
-from raybench.models.anomalib_parts import FastflowAnomalyMap, FastflowLoss, InferenceBatch, create_fast_flow_block
-from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.catalog import BACKBONES
-from raybench.models.settings import FastflowSettings
-from raybench.models.tensors import TorchDetector
-from raybench.models.training import descend
+from raybench.detectors import backbone
+from raybench.detectors.anomalib_parts import FastflowAnomalyMap, FastflowLoss, InferenceBatch, create_fast_flow_block
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.settings import FastflowSettings
+from raybench.detectors.torch_detector import TorchDetector
+from raybench.detectors.training import descend
+from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (4, 8, 16)
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop, rgb_to_grayscale
 
+from raybench.detectors.torch_detector import Draws, to_tensor
 from raybench.errors import WeightsCorrupt
-from raybench.models.tensors import Draws, to_tensor
 
 _ENDINGS = {".jpg", ".jpeg", ".png"}
 _GREY_SHARE = 0.3

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from raybench.models import backbone
-from raybench.models.anomalib_parts import (
+from raybench.detectors import backbone
+from raybench.detectors.anomalib_parts import (
     FeatureAdapter,
     InferenceBatch,
     SegmentationDetectionModule,
@@ -20,11 +20,11 @@ from raybench.models.anomalib_parts import (
     SSNAnomalyMap,
     SSNLoss,
 )
-from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.catalog import BACKBONES
-from raybench.models.settings import SupersimplenetSettings
-from raybench.models.tensors import Draws, TorchDetector, to_tensor
-from raybench.models.training import descend
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.settings import SupersimplenetSettings
+from raybench.detectors.torch_detector import Draws, TorchDetector, to_tensor
+from raybench.detectors.training import descend
+from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (8, 16)
 _PERLIN_THRESHOLD = 0.2  # anomalib's

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybench.models import backbone
-from raybench.models.anomalib_parts import InferenceBatch, STFPMAnomalyMap, STFPMLoss
-from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.settings import StfpmSettings
-from raybench.models.tensors import TorchDetector
-from raybench.models.training import descend
+from raybench.detectors import backbone
+from raybench.detectors.anomalib_parts import InferenceBatch, STFPMAnomalyMap, STFPMLoss
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.settings import StfpmSettings
+from raybench.detectors.torch_detector import TorchDetector
+from raybench.detectors.training import descend
 
 STRIDES = (4, 8, 16)
 

