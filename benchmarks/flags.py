@@ -33,10 +33,10 @@ from raybench.reports.annotation import Desk
 from raybench.runs.records import MeasureRecord, QualityRecord, Size, TrainRecord, UnitResult
 from raybench.runs.run import Run
 from raybench.store import Store, open_store
-from raybench.work.conclude import Partials, conclude, merge
-from raybench.work.score import score
-from raybench.work.site import Site
-from raybench.work.train import train
+from raybench.worker.context import Site
+from raybench.worker.merge import Partials, conclude, merge
+from raybench.worker.score import score
+from raybench.worker.train import train
 
 MODELS = ("dfm", "padim")
 BUDGETS = (5, 10, 20, 40)

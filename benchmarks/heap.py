@@ -1,4 +1,4 @@
-"""Training and scoring on one core with freed memory kept (`raybench/heap.py`), beside glibc's own way."""
+"""Training and scoring on one core with freed memory kept (`raybench/worker/memory.py`), beside glibc's own way."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def _in_a_process(name: str, way: str) -> dict[str, Any]:
 
 def _measure(name: str, way: str) -> dict[str, Any]:
     if way == "glibc":
-        stub: Any = types.ModuleType("raybench.heap")
+        stub: Any = types.ModuleType("raybench.worker.memory")
         stub.keep_freed, stub.give_back = (lambda: False), (lambda: None)
-        sys.modules["raybench.heap"] = stub
+        sys.modules["raybench.worker.memory"] = stub
     from raybench.detectors import registry
     from raybench.detectors.protocol import FitContext
 

@@ -31,10 +31,10 @@ def work(folder: Path) -> None:
     from raybench.config.experiment import Experiment, InputChoice, ModelChoice
     from raybench.config.plan import make_plan
     from raybench.runs.run import Run
-    from raybench.work.conclude import Partials, merge
-    from raybench.work.score import score
-    from raybench.work.site import Site
-    from raybench.work.train import train
+    from raybench.worker.context import Site
+    from raybench.worker.merge import Partials, merge
+    from raybench.worker.score import score
+    from raybench.worker.train import train
 
     model = ModelChoice(name="padim")
     plan = make_plan(

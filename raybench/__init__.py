@@ -7,7 +7,6 @@
 `raybench.schedule` holds `connected` and `run_plan`; importing it needs Ray.
 """
 
-from raybench import heap
 from raybench.config.experiment import Experiment, read_experiment
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import pack
@@ -15,8 +14,9 @@ from raybench.detectors.protocol import Card, Detector, FitContext, Scored, Trai
 from raybench.errors import RaybenchError
 from raybench.runs.records import UnitResult
 from raybench.store import Store, open_store
+from raybench.worker import memory
 
-heap.keep_freed()
+memory.keep_freed()
 
 __all__ = [
     "Card",

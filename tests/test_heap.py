@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from raybench import heap
+from raybench.worker import memory
 
 BLOCK_MB, BLOCKS, TIMES = 24, 8, 10
 PAGES = BLOCKS * BLOCK_MB * 2**20 // 4096
@@ -21,8 +21,8 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1])
 
 if "keep" in sys.argv:
-    from raybench import heap
-    assert heap.keep_freed() is heap.keep_freed() is True
+    from raybench.worker import memory
+    assert memory.keep_freed() is memory.keep_freed() is True
 def blocks():
     return [b"x" * ({BLOCK_MB} << 20) for _ in range({BLOCKS})]
 
@@ -32,11 +32,11 @@ for _ in range({TIMES}):
     blocks()
 taken = faults() - before
 if "keep" in sys.argv:
-    heap.give_back()
+    memory.give_back()
 print(taken, kept - resident())
 """
 
-pytestmark = pytest.mark.skipif(not heap._is_glibc(), reason="the C library is not glibc")
+pytestmark = pytest.mark.skipif(not memory._is_glibc(), reason="the C library is not glibc")
 
 
 def pages(*arguments: str) -> tuple[int, int]:
@@ -58,6 +58,6 @@ def test_by_default_they_are_new() -> None:
 
 
 def test_a_process_that_imports_raybench_keeps_them() -> None:
-    code = "from raybench import heap; print(heap.keep_freed.cache_info().currsize)"
+    code = "from raybench import heap; print(memory.keep_freed.cache_info().currsize)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "1\n"

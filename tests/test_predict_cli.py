@@ -86,7 +86,7 @@ def test_new_images_by_the_chosen_model(
     assert page.parent.parent == tmp_path / "out" / "night" / "predictions" / "day-one"
     run = open_store(str(experiment.parent / "store")).uri("runs/night")
     again = ("predict", run, *command[2:], "--json")
-    monkeypatch.setattr("raybench.work.predict.score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("raybench.worker.predict.score", lambda *_: pytest.fail("scored again"))
     assert call(monkeypatch, *again) == 0
     summary = told(capsys)
     assert summary == json.loads((page.parent / "summary.json").read_text())
@@ -136,7 +136,7 @@ def test_some_shards_fail(
         print("a detector of somebody's own")  # noqa: T201
         raise ValueError("no")
 
-    monkeypatch.setattr("raybench.work.predict.score", broken)
+    monkeypatch.setattr("raybench.worker.predict.score", broken)
     command = ("predict", experiment, strips / "test", "--line", "strip", "--name", "bad", "--out", tmp_path, "--json")
     assert call(monkeypatch, *command) == 1
     shown = capsys.readouterr()
@@ -153,7 +153,7 @@ def test_stopped_in_good_order(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raybench.work.predict.score", stopped)
+    monkeypatch.setattr("raybench.worker.predict.score", stopped)
     command = ("predict", experiment, strips / "test", "--line", "strip", "--name", "cut", "--out", tmp_path)
     assert call(monkeypatch, *command) == commands.STOPPED
     assert "run the same command again" in capsys.readouterr().err

@@ -27,11 +27,11 @@ from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
 from raybench.store import open_store
 from raybench.store.server import embedded_server
-from raybench.work import conclude
-from raybench.work import measure as measuring
-from raybench.work.score import score
-from raybench.work.site import Site
-from raybench.work.train import train
+from raybench.worker import measure as measuring
+from raybench.worker import merge
+from raybench.worker.context import Site
+from raybench.worker.score import score
+from raybench.worker.train import train
 
 SIZES = Sizes(train_ok=64, test_ok=64, test_ng=64, unlabelled=0)
 SHARD_ROWS = 32
@@ -93,7 +93,7 @@ def measure() -> Unit:
 
 def _steps(unit: unit.Unit, manifest: Manifest, site: Site) -> tuple[Step, ...]:
     """The unit from training to the ledger, as tasks and actors do it."""
-    shards, partials = manifest.scored_shards, conclude.Partials()
+    shards, partials = manifest.scored_shards, merge.Partials()
     steps: list[Step] = []
 
     def score_all() -> None:
@@ -106,19 +106,19 @@ def _steps(unit: unit.Unit, manifest: Manifest, site: Site) -> tuple[Step, ...]:
 
     def measure_and_conclude() -> None:
         measuring.measure(unit, manifest, site)
-        conclude.conclude(unit, manifest, site.run)
+        merge.conclude(unit, manifest, site.run)
 
     with Requests() as requests:
         _timed(requests, "train", steps, lambda: train(unit, manifest, site))
         _timed(requests, "score a shard", steps, score_all, len(shards))
         _timed(requests, "merge a shard", steps, merge_all, len(shards))
-        _timed(requests, "close", steps, lambda: conclude.merge(unit, manifest, site.run, partials))
+        _timed(requests, "close", steps, lambda: merge.merge(unit, manifest, site.run, partials))
         _timed(requests, "measure", steps, measure_and_conclude)
         _timed(requests, "enter", steps, lambda: enter(site.run, [unit.unit_id]))
     return tuple(steps)
 
 
-def _add(run: Run, unit_id: str, shard_key: str, partials: conclude.Partials) -> None:
+def _add(run: Run, unit_id: str, shard_key: str, partials: merge.Partials) -> None:
     """As the aggregation actor does it."""
     record = run.read(unit_id, score_name(shard_key), ScoreRecord)
     if record is None:

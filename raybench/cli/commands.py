@@ -206,7 +206,7 @@ def export(
 ) -> None:
     """Write a line's detector as ONNX (and OpenVINO), threshold included, checked against the original."""
     from raybench.reports.export import export as write
-    from raybench.work.site import node_cache
+    from raybench.worker.context import node_cache
 
     found = write(make_plan(experiment_of(name), name), line, model, folder, node_cache())
     for file in found.files:

@@ -14,7 +14,7 @@ from raybench.data.manifest import Manifest, read_manifest
 from raybench.errors import InputError
 from raybench.reports.quality import section, table
 from raybench.store import Store, open_store
-from raybench.work.inspect import inspect_line
+from raybench.worker.inspect import inspect_line
 
 
 def inspect(

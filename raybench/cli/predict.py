@@ -27,7 +27,7 @@ from raybench.reports.signals import looker
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.store import open_store
-from raybench.work.predict import Prediction, prepare, score_here
+from raybench.worker.predict import Prediction, prepare, score_here
 
 SHARDS_FAILED, STOPPED = 1, 3  # exit codes, as in `cli`
 SHOWN = 10
@@ -82,7 +82,7 @@ def _score(prediction: Prediction, resources: Resources, address: str | None) ->
             with connected(address):
                 return score_shards(prediction, resources, done)
         from raybench.detectors import device
-        from raybench.work.site import Site, node_cache
+        from raybench.worker.context import Site, node_cache
 
         chosen, threads = device.available(resources.gpus), os.cpu_count() or 1
         site = Site(prediction.run, prediction.images, node_cache(), chosen, threads)

@@ -79,8 +79,8 @@ def distil(
     from raybench.data.catalog import matching_lines
     from raybench.data.manifest import read_manifest
     from raybench.detectors.protocol import FitContext
-    from raybench.work.distil import Distillation, distil
-    from raybench.work.site import node_cache
+    from raybench.worker.context import node_cache
+    from raybench.worker.distil import Distillation, distil
 
     packed = open_store(source).sub("lines")
     manifests = [read_manifest(packed, line) for line in matching_lines(packed, lines)]

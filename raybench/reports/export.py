@@ -22,7 +22,7 @@ from raybench.errors import InputError, ModelError
 from raybench.reports.choice import chosen_unit
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run
-from raybench.work.site import Site, fit_of, hot_detector
+from raybench.worker.context import Site, fit_of, hot_detector
 
 TOLERANCE = 1e-3  # relative, of scores; of a heat map relative to its highest value
 CHECKED_IMAGES = 8

@@ -29,8 +29,8 @@ from raybench.reports.signals import Look
 from raybench.runs.records import Failure, ScoreRecord
 from raybench.runs.run import PREDICTIONS, encode, score_name
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions
-from raybench.work.predict import Prediction
-from raybench.work.site import fit_of
+from raybench.worker.context import fit_of
+from raybench.worker.predict import Prediction
 
 TABLE, SHEET, SUMMARY, PAGE = "predictions.parquet", "predictions.csv", "summary.json", "index.html"
 

@@ -32,7 +32,7 @@ from raybench.runs.ledger import Ledger
 from raybench.runs.records import Failure, QualityRecord, ScoreRecord, TrainRecord, UnitResult
 from raybench.runs.run import Run, score_name, versions
 from raybench.runs.scores import ScoreRow, read_scores
-from raybench.work.inspect import inspections_in
+from raybench.worker.inspect import inspections_in
 
 PICTURES, PICTURES_PER_LINE = 400, 10  # at most: one page has to open in a browser
 READERS = 16

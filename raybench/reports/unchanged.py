@@ -14,7 +14,7 @@ from raybench.reports.tables import board_from_json
 from raybench.runs.records import Failure
 from raybench.runs.run import Run, versions
 from raybench.store.digest import digest
-from raybench.work.inspect import inspections_in
+from raybench.worker.inspect import inspections_in
 
 
 def note(plan: Plan, run: Run, board: Board) -> None:

@@ -16,7 +16,7 @@ runs/<name>/ahead/                              decoded shards for nodes with a 
 runs/<name>/signals/<line>.json                 what its flagged images look like
 runs/<name>/forecast.json                       what was predicted for the latest command, and what it took
 runs/<name>/report/                             board, flags, index.html
-runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored: see `work.predict`
+runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored: see `worker.predict`
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
 from raybench.schedule.decoder import clear
 from raybench.schedule.tasks import Desk, Outcome, failure_of, taken, trouble_of
-from raybench.work.conclude import Partials, merge
+from raybench.worker.merge import Partials, merge
 
 PAGE_UNITS = 256
 PAGE_S = 30.0

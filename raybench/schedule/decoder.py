@@ -22,7 +22,7 @@ from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.run import Run
 from raybench.schedule.fleet import Fleet, Node
 from raybench.schedule.tasks import REUSE_WORKER, Desk, taken
-from raybench.work.site import fit_of, node_cache
+from raybench.worker.context import fit_of, node_cache
 
 LIMIT_MB = 8192  # of decoded shards in the store
 PAUSE_S = 30.0  # after a task that failed: a store in trouble, a node that was lost

@@ -29,9 +29,9 @@ def choose() -> int | None:
     all_of_node: Sequence[str] | None = global_worker.original_visible_accelerator_ids.get(GPU)
     _show(all_of_node)
     number = position(given[0], all_of_node)
-    from raybench.work import site  # torch takes seconds to import
+    from raybench.worker import context  # torch takes seconds to import
 
-    site.use_gpu(number)
+    context.use_gpu(number)
     return number
 
 

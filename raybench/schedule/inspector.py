@@ -14,7 +14,6 @@ from typing import Any
 
 import ray
 
-from raybench import heap
 from raybench.config.plan import Plan
 from raybench.data.inspection.inspection import Inspection
 from raybench.errors import TimeLimit
@@ -25,7 +24,8 @@ from raybench.schedule.backlog import Tally
 from raybench.schedule.fleet import Fleet
 from raybench.schedule.limit import limited
 from raybench.schedule.tasks import REUSE_WORKER, TRACEBACK_CHARS, Desk, Outcome, failure_in, taken, trouble_of
-from raybench.work.inspect import failed_inspection, inspect_in_run, inspections_in, record_failed_inspection
+from raybench.worker import memory
+from raybench.worker.inspect import failed_inspection, inspect_in_run, inspections_in, record_failed_inspection
 
 
 @ray.remote(max_calls=REUSE_WORKER)
@@ -49,7 +49,7 @@ def look(at: bytes, threads: int, attempt: int, limit_s: float | None, signals: 
     except Exception as error:
         return Outcome(time.perf_counter() - started, failure_in("inspect", error, attempt), trouble_of(error))
     finally:
-        heap.give_back()
+        memory.give_back()
     return Outcome(time.perf_counter() - started)
 
 

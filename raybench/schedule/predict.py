@@ -18,7 +18,7 @@ from raybench.schedule.cluster import slots
 from raybench.schedule.retries import Retries
 from raybench.schedule.stop import Stop, stoppable
 from raybench.schedule.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
-from raybench.work.predict import Prediction
+from raybench.worker.predict import Prediction
 
 WAIT_S = 0.5
 Done = Callable[[ShardInfo], None]

@@ -12,7 +12,6 @@ from typing import Any
 
 import ray
 
-from raybench import heap
 from raybench.data.manifest import Manifest
 from raybench.errors import StoreUnreachable, TimeLimit
 from raybench.runs.records import Failure, Phase, Spent
@@ -23,6 +22,7 @@ from raybench.schedule.limit import limited
 from raybench.schedule.metrics import metered
 from raybench.schedule.retries import Trouble
 from raybench.store import Store
+from raybench.worker import memory
 
 # A CPU worker is always used again; GPU tasks would by default get a fresh process each, and pay the import again.
 # What that default guards against is met here: memory is given back, and see `gpus` for a worker that changes its GPU.
@@ -108,15 +108,15 @@ def execute(order: bytes, at: bytes) -> Outcome:
 
 def _work(job: Job, desk: Desk, effort: Effort) -> Spent | None:
     """What a phase needs is imported when it comes: torch takes seconds, and not every detector's training needs it."""
-    from raybench.work import site
+    from raybench.worker import context
 
     if desk.device != "cpu":
         gpus.choose()
-    batch = max(1, site.MAX_BATCH >> effort.halvings)
-    place = site.Site(
+    batch = max(1, context.MAX_BATCH >> effort.halvings)
+    place = context.Site(
         run=desk.run,
         lines=desk.lines,
-        cache_dir=site.node_cache(),
+        cache_dir=context.node_cache(),
         device=desk.device,
         threads=effort.threads,
         weights_store=desk.weights,
@@ -126,18 +126,18 @@ def _work(job: Job, desk: Desk, effort: Effort) -> Spent | None:
         helped=desk.helped,
     )
     if job.phase == "train":
-        from raybench.work import train
+        from raybench.worker import train
 
         return train.train(job.unit, desk.manifest, place).spent
     if job.phase == "score" and job.shard is not None:
-        from raybench.work import score
+        from raybench.worker import score
 
         return score.score(job.unit, desk.manifest, job.shard, place).spent
     if job.phase == "measure":
-        from raybench.work import conclude, measure
+        from raybench.worker import measure, merge
 
         measured = measure.measure(job.unit, desk.manifest, place)
-        conclude.conclude(job.unit, desk.manifest, desk.run)
+        merge.conclude(job.unit, desk.manifest, desk.run)
         return measured.spent
     raise ValueError(f"no such task: {job.phase}")
 
@@ -146,7 +146,7 @@ def _leave(job: Job, desk: Desk) -> None:
     """The worker lives on: others that share its node or its GPU need the memory that is kept for later. Scoring and
     timing take little, and the next of them takes it again."""
     if job.phase == "train":
-        heap.give_back()
+        memory.give_back()
     if desk.device != "cpu":
         from raybench.detectors import device
 

@@ -13,11 +13,11 @@ from raybench.errors import InputError, ModelError, UnknownName
 from raybench.reports.export import export
 from raybench.reports.publish import publish_again
 from raybench.runs.run import Run
-from raybench.work.conclude import Partials, conclude, merge
-from raybench.work.measure import measure
-from raybench.work.score import score
-from raybench.work.site import Site
-from raybench.work.train import train
+from raybench.worker.context import Site
+from raybench.worker.measure import measure
+from raybench.worker.merge import Partials, conclude, merge
+from raybench.worker.score import score
+from raybench.worker.train import train
 
 
 @pytest.fixture

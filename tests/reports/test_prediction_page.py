@@ -21,9 +21,9 @@ from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted
 from raybench.store import open_store
-from raybench.work.predict import Prediction, prepare, score_here
-from raybench.work.site import Site
-from raybench.work.train import train
+from raybench.worker.context import Site
+from raybench.worker.predict import Prediction, prepare, score_here
+from raybench.worker.train import train
 from tests.support.made_run import planned, site_of
 
 EVIL = "<img src=x onerror=alert(1)> ü\"'&" + "long" * 40

@@ -22,11 +22,11 @@ from raybench.schedule.foresee import Ahead, forecast, foresee
 from raybench.schedule.shares import Shares
 from raybench.schedule.simulate import Demand, Room, simulate
 from raybench.store import open_store
-from raybench.work.conclude import Partials, conclude, merge
-from raybench.work.measure import measure
-from raybench.work.score import score
-from raybench.work.site import Site
-from raybench.work.train import train
+from raybench.worker.context import Site
+from raybench.worker.measure import measure
+from raybench.worker.merge import Partials, conclude, merge
+from raybench.worker.score import score
+from raybench.worker.train import train
 from tests.support.backlog import manifest, unit
 
 BOX = (Node("box", 2, 0),)

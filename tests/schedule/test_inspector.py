@@ -20,7 +20,7 @@ from raybench.runs.run import Run
 from raybench.schedule.backlog import Backlog, Tally
 from raybench.schedule.runner import run_plan
 from raybench.store import Store, open_store
-from raybench.work.inspect import inspections_in
+from raybench.worker.inspect import inspections_in
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 

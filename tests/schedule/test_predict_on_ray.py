@@ -15,9 +15,9 @@ from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
 from raybench.schedule.predict import score_shards
 from raybench.store import Store, open_store
-from raybench.work.predict import Prediction, prepare
-from raybench.work.site import Site
-from raybench.work.train import train
+from raybench.worker.context import Site
+from raybench.worker.predict import Prediction, prepare
+from raybench.worker.train import train
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 

@@ -11,11 +11,11 @@ from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.run import Run
 from raybench.store import open_store
-from raybench.work.conclude import Partials, conclude, merge
-from raybench.work.measure import measure
-from raybench.work.score import score
-from raybench.work.site import Site
-from raybench.work.train import train
+from raybench.worker.context import Site
+from raybench.worker.measure import measure
+from raybench.worker.merge import Partials, conclude, merge
+from raybench.worker.score import score
+from raybench.worker.train import train
 
 
 def planned(folder: Path, images: Path, shard_rows: int, *models: ModelChoice) -> Plan:

@@ -8,7 +8,7 @@ import pytest
 
 from raybench.detectors.protocol import Card, FitContext, Images, Scored, TrainImages
 from raybench.errors import BadScores, ModelError
-from raybench.work.batches import score_all
+from raybench.worker.batches import score_all
 
 
 class Some:

@@ -13,7 +13,7 @@ from raybench.errors import StoreDenied
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.store import Store, open_store
-from raybench.work.inspect import inspect_in_run, inspect_line, inspection_in, record_failed_inspection
+from raybench.worker.inspect import inspect_in_run, inspect_line, inspection_in, record_failed_inspection
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from raybench.runs.run import Run, score_name
 from raybench.runs.scores import LEVELS, ScoreRow, read_scores
 from raybench.runs.verify import verify_run
 from raybench.store import open_store
-from raybench.work.predict import Prediction, prepare, score_here
-from raybench.work.score import score
-from raybench.work.site import Site
-from raybench.work.train import train
+from raybench.worker.context import Site
+from raybench.worker.predict import Prediction, prepare, score_here
+from raybench.worker.score import score
+from raybench.worker.train import train
 from tests.support.made_run import planned, site_of
 
 
@@ -103,7 +103,7 @@ def test_what_is_committed_is_not_done_again(
     first = asked(plan, images, name)
     scored(first, tmp_path)
     monkeypatch.setattr("raybench.data.pack.pack", lambda *_: pytest.fail("packed again"))
-    monkeypatch.setattr("raybench.work.predict.score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("raybench.worker.predict.score", lambda *_: pytest.fail("scored again"))
     again = asked(plan, images, name)
     assert (again.unit, again.manifest) == (first.unit, first.manifest)
     assert scored(again, tmp_path) == []
@@ -212,6 +212,6 @@ def test_a_store_in_trouble_ends_it(
         raise StoreUnreachable("no answer")
 
     prediction = asked(plan, images, name)
-    monkeypatch.setattr("raybench.work.predict.score", gone)
+    monkeypatch.setattr("raybench.worker.predict.score", gone)
     with pytest.raises(StoreUnreachable):
         score_here(prediction, Site(prediction.run, prediction.images, tmp_path, "cpu", 1), lambda shard: None)

@@ -22,12 +22,12 @@ from raybench.runs.records import QualityRecord, ScoreRecord
 from raybench.runs.run import Run
 from raybench.runs.scores import read_scores
 from raybench.store import Store, open_store
-from raybench.work import site as site_module
-from raybench.work.conclude import Partials, conclude, merge
-from raybench.work.measure import measure
-from raybench.work.score import score
-from raybench.work.site import Site, hot_detector, node_cache
-from raybench.work.train import split_train, train
+from raybench.worker import context as site_module
+from raybench.worker.context import Site, hot_detector, node_cache
+from raybench.worker.measure import measure
+from raybench.worker.merge import Partials, conclude, merge
+from raybench.worker.score import score
+from raybench.worker.train import split_train, train
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
         return load(folder, device, threads)
 
     monkeypatch.setattr(registry, "load", counted)
-    monkeypatch.setattr("raybench.work.site._hot", OrderedDict())
+    monkeypatch.setattr("raybench.worker.context._hot", OrderedDict())
     alone = replace(site, threads=2)
     for place in (site, site, alone, site, alone):
         hot_detector(unit, trained, place)
@@ -193,7 +193,7 @@ def test_a_worker_that_changes_its_gpu_keeps_nothing_on_the_other(monkeypatch: p
     monkeypatch.setattr("raybench.detectors.device.exact", lambda device: f"{device}:{chosen[-1]}")
     monkeypatch.setattr("raybench.detectors.device.use_gpu", chosen.append)
     monkeypatch.setattr("raybench.detectors.device.give_back_memory", given_back.append)
-    monkeypatch.setattr("raybench.work.site._hot", OrderedDict({("digest",): "a detector"}))
+    monkeypatch.setattr("raybench.worker.context._hot", OrderedDict({("digest",): "a detector"}))
     site_module.use_gpu(0)
     assert (len(site_module._hot), given_back) == (1, [])
     site_module.use_gpu(3)

@@ -23,7 +23,7 @@ from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import Run, score_name
 from raybench.runs.scores import ScoreRow, iter_scores
 from raybench.store import Store
-from raybench.work.site import fit_of
+from raybench.worker.context import fit_of
 
 _FLAGS = "flags.parquet"
 _COLUMNS = ("image_id", "label", "score", "reason")

@@ -31,7 +31,7 @@ from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import Run, score_name
 from raybench.runs.scores import ScoreRow, write_scores
 from raybench.store import open_store
-from raybench.work.site import fit_of
+from raybench.worker.context import fit_of
 
 HEIGHT, WIDTH, THRESHOLD = 60, 90, 0.5
 FLAGGED = ["test/scratch/b.png", "train/good/0.png", "gone.png", "test/scratch/a.png"]

@@ -16,9 +16,9 @@ from raybench.detectors import device
 from raybench.errors import IntegrityError
 from raybench.metrics.timing import TimingOptions, measure_speed
 from raybench.runs.records import MeasureRecord, Size, TrainRecord
-from raybench.work.quiet import ATTEMPTS, undisturbed
-from raybench.work.site import Site, fit_of, hot_detector
-from raybench.work.spent import Meter
+from raybench.worker.background_load import ATTEMPTS, undisturbed
+from raybench.worker.context import Site, fit_of, hot_detector
+from raybench.worker.usage import Meter
 
 IMAGES = 16
 LARGEST_BATCH = {"cpu": 8, "cuda": 256}

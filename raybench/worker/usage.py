@@ -6,7 +6,7 @@ import time
 
 from raybench.detectors.protocol import Detector
 from raybench.runs.records import Spent
-from raybench.work.site import Site
+from raybench.worker.context import Site
 
 
 class Meter:

@@ -26,8 +26,8 @@ from raybench.runs.records import Failure, TrainRecord
 from raybench.runs.run import Run, decode, encode, score_name
 from raybench.store import Store
 from raybench.store.digest import digest
-from raybench.work.score import score
-from raybench.work.site import Site
+from raybench.worker.context import Site
+from raybench.worker.score import score
 
 Progress = Callable[[pack.Progress], None]
 

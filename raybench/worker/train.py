@@ -22,9 +22,9 @@ from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
 from raybench.runs.records import Blob, TrainRecord
 from raybench.runs.run import Run
-from raybench.work.batches import score_all
-from raybench.work.site import MAX_BATCH, Site, fit_of, size_of
-from raybench.work.spent import Meter
+from raybench.worker.batches import score_all
+from raybench.worker.context import MAX_BATCH, Site, fit_of, size_of
+from raybench.worker.usage import Meter
 
 Floats = npt.NDArray[np.float64]
 

@@ -22,9 +22,9 @@ from raybench.metrics.regions import Regions
 from raybench.runs.records import ScoreRecord, TrainRecord
 from raybench.runs.run import score_name
 from raybench.runs.scores import ScoreRow, write_scores
-from raybench.work.batches import score_all
-from raybench.work.site import Site, fit_of, hot_detector
-from raybench.work.spent import Meter
+from raybench.worker.batches import score_all
+from raybench.worker.context import Site, fit_of, hot_detector
+from raybench.worker.usage import Meter
 
 JUDGED = ("ok", "ng")
 
