@@ -15,7 +15,7 @@ import yaml
 
 from raybench.data.catalog import packed_lines
 from raybench.data.geometry import is_square
-from raybench.detectors.weights import files
+from raybench.detectors import weights
 from raybench.findings.board import Board
 from raybench.findings.rows import Row
 from raybench.findings.verdict import shown
@@ -43,7 +43,7 @@ def main(source: Path, work: Path = WORK) -> None:
         if folder.name not in packed_lines(lines):
             _raybench("pack", str(folder), "--line", folder.name, "--to", str(store))
     open_store(str(weights_uri)).create()
-    if "pdn-lite0" not in files.stored(open_store(str(weights_uri))):
+    if "pdn-lite0" not in weights.stored(open_store(str(weights_uri))):
         _raybench("weights", "distil", "*", "--from", str(store), "--to", str(weights_uri))
     experiment = work / "ten-models.yaml"
     experiment.write_text(yaml.safe_dump(_experiment(store, weights_uri), sort_keys=False))

@@ -141,7 +141,7 @@ and decoding done before, until the last unit was merged: {one.one_s:.1f} s and 
 **{one.one_s / one.two_s:.2f} times** the throughput (asked for: 1.8; load of the machine at the start {one.load:.1f}).
 Merging, driver and Ray's own processes have no core of their own here, which costs the two workers, not the one. Timing
 is left out: it asks for a quiet machine and is repeated where it is none, and nodes that are processes of one machine
-disturb each other. Workers keep freed memory for the next block (`raybench/worker/memory.py`); before, 1.57 times was measured:
+disturb each other. Workers keep freed memory (`raybench/worker/memory.py`); before, 1.57 times was measured:
 much of a task's time was page faults, in which processes beside each other wait for each other.
 """
 

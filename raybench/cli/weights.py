@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from raybench.detectors.weights import files
+from raybench.detectors import weights
 from raybench.detectors.weights.catalog import ASSETS
 from raybench.store import Store, open_store
 
@@ -26,7 +26,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Take the place of anot
 @app.command("list")
 def list_(to: To) -> None:
     """What the store holds, and what else models may ask for."""
-    held = files.stored(open_store(to))
+    held = weights.stored(open_store(to))
     table = Table("name", "file", "in the store", "what it is", box=None, header_style="bold")
     for name, asset in ASSETS.items():
         here = held.get(name)
@@ -42,13 +42,13 @@ def add(
     replace: Replace = False,
 ) -> None:
     """Put a file into the store."""
-    _say(files.add(_made(to), name, file.read_bytes(), replace=replace), to)
+    _say(weights.add(_made(to), name, file.read_bytes(), replace=replace), to)
 
 
 @app.command()
 def verify(to: To) -> None:
     """Read every file again; exit code 1 when one is not what it was."""
-    bad = [here for here, whole in files.verify(open_store(to)) if not _told(here, whole)]
+    bad = [here for here, whole in weights.verify(open_store(to)) if not _told(here, whole)]
     if bad:
         raise typer.Exit(CORRUPT)
 
@@ -62,7 +62,7 @@ def mirror(
     """Fetch files from their publishers, where there is internet."""
     store = _made(to)
     for name in names or [name for name, asset in ASSETS.items() if asset.official]:
-        _say(files.add(store, name, files.published(name), replace=replace), to)
+        _say(weights.add(store, name, weights.published(name), replace=replace), to)
 
 
 @app.command()
@@ -92,7 +92,7 @@ def distil(
             packed, manifests, Distillation(steps), node_cache(), context,
             lambda step: bars.update(bar, completed=step),
         )  # fmt: skip
-    _say(files.add(store, "pdn-lite0", data, replace=replace), to)
+    _say(weights.add(store, "pdn-lite0", data, replace=replace), to)
     out.print(
         f"{details['distil_steps']} steps on {details['images']} images of {len(manifests)} lines; loss "
         f"{details['distil_loss']:.3f} on images it never saw (1: learned nothing)",
@@ -106,10 +106,10 @@ def _made(uri: str) -> Store:
     return store
 
 
-def _say(here: files.Stored, to: str) -> None:
+def _say(here: weights.Stored, to: str) -> None:
     out.print(f"{here.name}: {open_store(to).uri(here.key)}", soft_wrap=True, highlight=False)
 
 
-def _told(here: files.Stored, whole: bool) -> bool:
+def _told(here: weights.Stored, whole: bool) -> bool:
     out.print(f"{here.name}: {'as written' if whole else f'DAMAGED: {here.key}'}", soft_wrap=True, highlight=False)
     return whole

@@ -21,9 +21,8 @@ from raybench.config.unit import Unit
 from raybench.data.catalog import locate
 from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
 from raybench.data.manifest import Manifest, read_manifest
-from raybench.detectors import registry
+from raybench.detectors import registry, weights
 from raybench.detectors.protocol import ModelSpec
-from raybench.detectors.weights import files
 from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
 from raybench.store import Store, open_store
 
@@ -131,7 +130,7 @@ def open_weights_store(experiment: Experiment) -> Store | None:
 def _spec(choice: ModelChoice, preset: str, weights_store: Store | None, problems: list[str]) -> ModelSpec | None:
     try:
         spec = registry.resolve(choice.name, choice.config, preset)
-        return replace(spec, weights=files.resolve(spec.weights, weights_store))
+        return replace(spec, weights=weights.resolve(spec.weights, weights_store))
     except ExperimentError as error:
         problems.extend(f"models: {choice.shown}: {text}" for text in error.problems)
     except (InputError, ModelError) as error:

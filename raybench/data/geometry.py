@@ -4,7 +4,7 @@ native     the image's own aspect, at about a pixel budget: resized to fit insid
            rounded up to the network's stride; what is left is filled by reflection
 letterbox  the same into a square, filled with grey
 squash     stretched to a square: the aspect is lost
-tile       as native, for large images: at a budget of several network inputs, of which `detectors.tiled` cuts square tiles
+tile       as native, for large images: several network inputs, of which `detectors.tiled` cuts square tiles
 """
 
 from __future__ import annotations

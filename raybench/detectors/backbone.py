@@ -15,10 +15,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from raybench.detectors import weights
 from raybench.detectors.anomalib_parts import TimmFeatureExtractor
 from raybench.detectors.device import own_draws
 from raybench.detectors.protocol import FitContext, Provenance
-from raybench.detectors.weights import files
 from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256
 from raybench.errors import WeightsCorrupt
 
@@ -115,7 +115,7 @@ def note(name: str, context: FitContext) -> str:
 @functools.cache
 def lite0_state() -> Mapping[str, Tensor]:
     """lite0's packaged ImageNet weights under timm's names. Raises WeightsMissing, WeightsCorrupt."""
-    original = torch.load(files.packaged_lite0(), map_location="cpu", weights_only=True)
+    original = torch.load(weights.packaged_lite0(), map_location="cpu", weights_only=True)
     return remap(original, classifier().state_dict())
 
 

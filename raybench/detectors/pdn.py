@@ -18,14 +18,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from raybench.detectors import backbone
+from raybench.detectors import backbone, weights
 from raybench.detectors.anomalib_parts import SmallPatchDescriptionNetwork
 from raybench.detectors.crops import Crops
 from raybench.detectors.device import own_draws
 from raybench.detectors.protocol import FitContext, TrainImages, WeightsFile
 from raybench.detectors.ridge_regression import Ridge, fit_last, patches
 from raybench.detectors.torch_detector import Subset
-from raybench.detectors.weights import files
 from raybench.detectors.weights.catalog import BACKBONES, LITE0
 from raybench.errors import WeightsCorrupt
 
@@ -164,7 +163,7 @@ def load(teacher: SmallPatchDescriptionNetwork, name: str, file: WeightsFile) ->
 
 
 def _official(file: WeightsFile) -> dict[str, Tensor]:
-    found = next(files.unpacked(file).rglob(_OFFICIAL_FILE), None)
+    found = next(weights.unpacked(file).rglob(_OFFICIAL_FILE), None)
     if found is None:
         raise KeyError(_OFFICIAL_FILE)
     state: dict[str, Tensor] = torch.load(found, map_location="cpu", weights_only=True)

@@ -160,7 +160,7 @@ def _create(spec: ModelSpec, height: int, width: int, context: FitContext) -> De
     if _is_own(spec.name):
         return plugins.create(spec, height, width, context)
     entry = _entry(spec.name)
-    builder = getattr(importlib.import_module(f"raybench.models.{entry.module}"), entry.builder)
+    builder = getattr(importlib.import_module(f"raybench.detectors.{entry.module}"), entry.builder)
     chosen = entry.settings(**spec.config)
     if spec.name.startswith(ANOMALIB):
         return cast(Detector, builder(spec.name.removeprefix(ANOMALIB), chosen, height, width, context))

@@ -13,9 +13,8 @@ from raybench.config.unit import Unit
 from raybench.data.cache import FittedShard, open_fitted
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.detectors import registry
+from raybench.detectors import registry, weights
 from raybench.detectors.protocol import Detector, FitContext
-from raybench.detectors.weights import files
 from raybench.errors import RaybenchError
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run
@@ -44,7 +43,7 @@ class Site:
 
     def context(self, unit: Unit) -> FitContext:
         """How to train the unit, its pretrained weights fetched to this node."""
-        files = files.fetch(unit.weights, self.weights_store, self.cache_dir)
+        files = weights.fetch(unit.weights, self.weights_store, self.cache_dir)
         return FitContext(unit.seed, self.device, self.threads, unit.protocol.train_budget_s, files)
 
     def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> FittedShard:

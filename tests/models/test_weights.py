@@ -17,10 +17,10 @@ from safetensors.torch import save
 from typer.testing import CliRunner
 
 from raybench.cli import app
-from raybench.detectors import backbone, pdn, registry
+from raybench.detectors import backbone, pdn, registry, weights
 from raybench.detectors.anomalib_parts import SmallPatchDescriptionNetwork
 from raybench.detectors.registry import Size
-from raybench.detectors.weights import catalog, files
+from raybench.detectors.weights import catalog
 from raybench.detectors.weights.catalog import LITE0
 from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
 from raybench.store import Store
@@ -62,52 +62,52 @@ def pictures(folder: Path) -> bytes:
 
 def test_files_go_in_and_come_out_by_name(shelf: Store, tmp_path: Path) -> None:
     data = resnet18()
-    here = files.add(shelf, "resnet18", data)
+    here = weights.add(shelf, "resnet18", data)
     assert here.sha256 == hashlib.sha256(data).hexdigest()
-    assert files.stored(shelf) == {"resnet18": here}
-    assert files.resolve({"resnet18": "", LITE0: ""}, shelf) == {"resnet18": here.sha256, LITE0: catalog.LITE0_SHA256}
+    assert weights.stored(shelf) == {"resnet18": here}
+    assert weights.resolve({"resnet18": "", LITE0: ""}, shelf) == {"resnet18": here.sha256, LITE0: catalog.LITE0_SHA256}
     wanted = {"resnet18": here.sha256, LITE0: catalog.LITE0_SHA256}
-    found = files.fetch(wanted, shelf, tmp_path)
+    found = weights.fetch(wanted, shelf, tmp_path)
     assert set(found) == {"resnet18"}  # the default backbone stays in its package
     assert found["resnet18"].path.read_bytes() == data
     shelf.delete(here.key)
     shelf.put(here.key, b"damaged")
-    assert files.fetch(wanted, shelf, tmp_path) == found  # once per node
-    assert [whole for _, whole in files.verify(shelf)] == [False]
+    assert weights.fetch(wanted, shelf, tmp_path) == found  # once per node
+    assert [whole for _, whole in weights.verify(shelf)] == [False]
     with pytest.raises(WeightsCorrupt, match="sha256 of its key"):
-        files.fetch(wanted, shelf, tmp_path / "other-node")
+        weights.fetch(wanted, shelf, tmp_path / "other-node")
 
 
 def test_a_name_has_one_file(shelf: Store) -> None:
-    first = files.add(shelf, "dinov2", b"one")
-    assert files.add(shelf, "dinov2", b"one") == first
+    first = weights.add(shelf, "dinov2", b"one")
+    assert weights.add(shelf, "dinov2", b"one") == first
     with pytest.raises(InputError, match="--replace"):
-        files.add(shelf, "dinov2", b"two")
-    second = files.add(shelf, "dinov2", b"two", replace=True)
-    assert files.stored(shelf) == {"dinov2": second}
+        weights.add(shelf, "dinov2", b"two")
+    second = weights.add(shelf, "dinov2", b"two", replace=True)
+    assert weights.stored(shelf) == {"dinov2": second}
     shelf.put(first.key, b"one")
     with pytest.raises(WeightsCorrupt, match="two files named 'dinov2'"):
-        files.stored(shelf)
+        weights.stored(shelf)
 
 
 def test_what_was_not_published_is_refused(bucket: Store) -> None:
     with pytest.raises(WeightsCorrupt, match=r"not resnet18-f37072fd\.pth"):
-        files.add(bucket, "resnet18", b"other")
+        weights.add(bucket, "resnet18", b"other")
     with pytest.raises(UnknownName, match="did you mean 'resnet18'"):
-        files.add(bucket, "resnet81", b"other")
+        weights.add(bucket, "resnet81", b"other")
 
 
 def test_a_missing_file_names_the_remedy(shelf: Store, tmp_path: Path) -> None:
     with pytest.raises(
         WeightsMissing, match=r"'wide_resnet50_2' \(wide_resnet50_2-95faca4d.pth\) are not in s3://.*mirror"
     ):
-        files.resolve({"wide_resnet50_2": ""}, shelf)
+        weights.resolve({"wide_resnet50_2": ""}, shelf)
     with pytest.raises(WeightsMissing, match="no weights store is named"):
-        files.resolve({"wide_resnet50_2": ""}, None)
+        weights.resolve({"wide_resnet50_2": ""}, None)
     with pytest.raises(WeightsMissing, match="weights distil"):
-        files.resolve({"pdn-lite0": ""}, shelf)
+        weights.resolve({"pdn-lite0": ""}, shelf)
     with pytest.raises(WeightsMissing, match="are not in"):
-        files.fetch({"resnet18": "0" * 64}, shelf, tmp_path)
+        weights.fetch({"resnet18": "0" * 64}, shelf, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["padim", "patchcore", "dfm", "stfpm", "reverse_distillation", "fastflow", "cflow"])
@@ -115,8 +115,8 @@ def test_models_on_a_backbone_of_the_store(name: str, shelf: Store, tmp_path: Pa
     steps = {"steps": 1, "batch": 1} if name in ("stfpm", "reverse_distillation", "fastflow", "cflow") else {}
     spec = registry.resolve(name, {"backbone": "resnet18"} | steps, "cpu")
     assert set(spec.weights) == {"resnet18"}
-    here = files.add(shelf, "resnet18", resnet18())
-    context = replace(CONTEXT, weights=files.fetch({"resnet18": here.sha256}, shelf, tmp_path))
+    here = weights.add(shelf, "resnet18", resnet18())
+    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
     detector = registry.create(spec, Size(64, 64), context)
     detector.fit(Images(4, 64, 64), context)
     assert detector.card().weights_note.startswith(
@@ -130,8 +130,8 @@ def test_models_on_a_backbone_of_the_store(name: str, shelf: Store, tmp_path: Pa
 
 
 def test_the_store_s_weights_are_what_the_backbone_has(shelf: Store, tmp_path: Path) -> None:
-    here = files.add(shelf, "resnet18", resnet18())
-    context = replace(CONTEXT, weights=files.fetch({"resnet18": here.sha256}, shelf, tmp_path))
+    here = weights.add(shelf, "resnet18", resnet18())
+    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
     built = backbone.extractor("resnet18", 4, 8, 16)
     backbone.pretrain(built, "resnet18", context)
     state = torch.load(context.weights["resnet18"].path, weights_only=True)
@@ -141,8 +141,8 @@ def test_the_store_s_weights_are_what_the_backbone_has(shelf: Store, tmp_path: P
 
 
 def test_files_of_another_shape_are_named(shelf: Store, tmp_path: Path) -> None:
-    here = files.add(shelf, "resnet18", saved({"conv1.weight": torch.zeros(1)}))
-    context = replace(CONTEXT, weights=files.fetch({"resnet18": here.sha256}, shelf, tmp_path))
+    here = weights.add(shelf, "resnet18", saved({"conv1.weight": torch.zeros(1)}))
+    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
     with pytest.raises(WeightsCorrupt, match=r"lack bn1\.weight"):
         backbone.pretrain(backbone.extractor("resnet18", 4), "resnet18", context)
 
@@ -150,11 +150,11 @@ def test_files_of_another_shape_are_named(shelf: Store, tmp_path: Path) -> None:
 def test_efficient_ad_takes_its_teacher_from_the_store(shelf: Store, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         teacher = SmallPatchDescriptionNetwork(pdn.CHANNELS)
-    here = files.add(shelf, "pdn-lite0", save(teacher.state_dict()))
+    here = weights.add(shelf, "pdn-lite0", save(teacher.state_dict()))
     config = {"teacher": "pdn-lite0", "autoencoder_steps": 1, "steps": 1}
     spec = registry.resolve("efficient_ad", config, "cpu")
     assert set(spec.weights) == {"pdn-lite0"}
-    context = replace(CONTEXT, weights=files.fetch({"pdn-lite0": here.sha256}, shelf, tmp_path))
+    context = replace(CONTEXT, weights=weights.fetch({"pdn-lite0": here.sha256}, shelf, tmp_path))
     detector = registry.create(spec, Size(256, 256), context)
     detector.fit(Images(5, 256, 256), context)
     state = detector.module.teacher.state_dict()  # type: ignore[attr-defined]
@@ -163,20 +163,20 @@ def test_efficient_ad_takes_its_teacher_from_the_store(shelf: Store, tmp_path: P
 
 
 def test_draem_takes_its_textures_from_the_store(shelf: Store, tmp_path: Path) -> None:
-    here = files.add(shelf, "dtd", pictures(tmp_path))
+    here = weights.add(shelf, "dtd", pictures(tmp_path))
     spec = registry.resolve("draem", {"textures": "dtd", "steps": 2, "batch": 2, "width": 8})
-    context = replace(CONTEXT, weights=files.fetch({"dtd": here.sha256}, shelf, tmp_path))
+    context = replace(CONTEXT, weights=weights.fetch({"dtd": here.sha256}, shelf, tmp_path))
     detector = registry.create(spec, Size(64, 64), context)
     detector.fit(Images(4, 64, 64), context)
     assert "Describable Textures" in detector.card().weights_note
 
 
 def test_efficient_ad_takes_its_strangers_from_the_store(shelf: Store, tmp_path: Path) -> None:
-    here = files.add(shelf, "imagenette", pictures(tmp_path))
+    here = weights.add(shelf, "imagenette", pictures(tmp_path))
     config = {"not_ok": "imagenette", "distil_steps": 1, "autoencoder_steps": 1, "steps": 2}
     spec = registry.resolve("efficient_ad", config, "cpu")
     assert set(spec.weights) == {LITE0, "imagenette"}
-    context = replace(CONTEXT, weights=files.fetch({"imagenette": here.sha256}, shelf, tmp_path))
+    context = replace(CONTEXT, weights=weights.fetch({"imagenette": here.sha256}, shelf, tmp_path))
     detector = registry.create(spec, Size(256, 256), context)
     detector.fit(Images(5, 256, 256), context)
     assert detector.card().weights_note.endswith("images that are not OK: ImageNette")
@@ -191,7 +191,7 @@ def test_the_command_line(shelf: Store, tmp_path: Path) -> None:
     assert "dinov2" in shown.output
     assert hashlib.sha256(b"weights").hexdigest()[:12] in shown.output
     assert runner.invoke(app, ["weights", "verify", "--to", uri]).exit_code == 0
-    shelf.put(files.stored(shelf)["dinov2"].key, b"other")
+    shelf.put(weights.stored(shelf)["dinov2"].key, b"other")
     damaged = runner.invoke(app, ["weights", "verify", "--to", uri])
     assert (damaged.exit_code, "DAMAGED" in damaged.output) == (1, True)
 
@@ -204,9 +204,9 @@ def test_mirror_asks_the_publisher(shelf: Store, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(catalog, "ADDRESS", address, raising=False)
     monkeypatch.setitem(catalog.ASSETS, "resnet18", asset)
     assert CliRunner().invoke(app, ["weights", "mirror", "resnet18", "--to", shelf.uri()]).exit_code == 0
-    assert shelf.get(files.stored(shelf)["resnet18"].key) == b"published"
+    assert shelf.get(weights.stored(shelf)["resnet18"].key) == b"published"
     with pytest.raises(InputError, match="no publisher's address"):
-        files.published("dinov2")
+        weights.published("dinov2")
 
 
 def test_published_addresses_exist_where_the_catalogue_says() -> None:
@@ -228,15 +228,15 @@ def test_a_teacher_is_distilled_for_all_lines(packed: Store, shelf: Store) -> No
     )
     assert found.exit_code == 0, found.output
     assert "2 steps on 24 images of 1 lines; loss 0." in found.output
-    data = shelf.get(files.stored(shelf)["pdn-lite0"].key)
+    data = shelf.get(weights.stored(shelf)["pdn-lite0"].key)
     assert len(data) > 1_000_000
 
 
 def test_dino_models_of_anomalib_take_dinov2_from_the_store(shelf: Store, tmp_path: Path) -> None:
-    here = files.add(shelf, "dinov2", saved(dict(backbone.random_state(catalog.DINOV2_TIMM_NAME))))
+    here = weights.add(shelf, "dinov2", saved(dict(backbone.random_state(catalog.DINOV2_TIMM_NAME))))
     spec = registry.resolve("anomalib:AnomalyDINO", {"backbone": "dinov2", "stride": 14, "min_side": 56, "batch": 2})
     assert set(spec.weights) == {"dinov2"}
-    context = replace(CONTEXT, weights=files.fetch({"dinov2": here.sha256}, shelf, tmp_path))
+    context = replace(CONTEXT, weights=weights.fetch({"dinov2": here.sha256}, shelf, tmp_path))
     detector = registry.create(spec, Size(56, 84), context)
     detector.fit(Images(4, 56, 84), context)
     assert detector.card().provenance == "official"
