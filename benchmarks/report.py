@@ -19,8 +19,8 @@ from raybench.config.experiment import Annotation, InputChoice, Resources
 from raybench.config.plan import Plan, make_plan
 from raybench.reports.publish import publish_again
 from raybench.runs.run import Run
-from raybench.schedule.cluster import connected
-from raybench.schedule.runner import run_plan
+from raybench.scheduler.cluster import connected
+from raybench.scheduler.runner import run_plan
 from raybench.store import open_store
 
 TRAIN = 48

@@ -25,8 +25,8 @@ from raybench.reports.publish import publish_again
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import QualityRecord
 from raybench.runs.run import Run
-from raybench.schedule.cluster import connected
-from raybench.schedule.runner import run_plan
+from raybench.scheduler.cluster import connected
+from raybench.scheduler.runner import run_plan
 from raybench.store import open_store
 from raybench.store.server import embedded_server
 

@@ -20,7 +20,7 @@ from raybench.findings.board import Board, BoardContext, build_board
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.numbers import Number, Quality, Threshold
 from raybench.runs.records import Failure, UnitResult
-from raybench.schedule.cluster import connected
+from raybench.scheduler.cluster import connected
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer, embedded_server
 

@@ -16,7 +16,7 @@ from raybench.config.plan import make_plan
 from raybench.reports.publish import download
 from raybench.runs.run import Run
 from raybench.runs.verify import verify_run
-from raybench.schedule.runner import run_plan
+from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer
 

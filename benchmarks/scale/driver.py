@@ -17,8 +17,8 @@ from benchmarks.scale.figures import Driver, Sample
 from benchmarks.scale.raylets import object_store_mb, raylets
 from raybench.config.experiment import Resources
 from raybench.config.plan import make_plan
-from raybench.schedule.backlog import Backlog
-from raybench.schedule.runner import Summary, run_plan
+from raybench.scheduler.backlog import Backlog
+from raybench.scheduler.runner import Summary, run_plan
 from raybench.store import Store, open_store
 from raybench.store.server import embedded_server
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.scale.figures import Decoding, Driver, Unit
-from raybench.schedule.mergers import SLOTS_EACH
+from raybench.scheduler.mergers import SLOTS_EACH
 
 GPUS = (10, 100, 1000)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.scale.figures import Conditions, Decoding, Driver, Scheduler, Unit, Waiting, Workers
 from benchmarks.scale.model import GPUS, Assumed, Part, decodes, merging_ms, parts, requests, scoring_s
-from raybench.schedule.mergers import SLOTS_EACH
+from raybench.scheduler.mergers import SLOTS_EACH
 
 HEAD = """# Scale
 
@@ -186,7 +186,7 @@ def _verdict(found: Sequence[Part], unit: Unit, assumed: Assumed) -> str:
     cpu_ms, wall_ms = merging_ms(unit, assumed)
     return f"""**One aggregation actor is full first**, at {alone.full_at:,.0f} GPUs: it asks the store for one thing
 after the other ({wall_ms:.0f} ms per unit, {cpu_ms:.0f} of them CPU). So merging is done in a tree
-(`schedule/mergers.py`): one actor for every {SLOTS_EACH} slots, each with units of its own, and a root that keeps the
+(`scheduler/mergers.py`): one actor for every {SLOTS_EACH} slots, each with units of its own, and a root that keeps the
 ledger and writes the report. With it **{built[0].name}** is full next, at {built[0].full_at:,.0f} GPUs, then
 {built[1].name}, at {built[1].full_at:,.0f}.
 Units that take half as long fill everything at half as many GPUs.
@@ -222,7 +222,7 @@ GPU (shares by memory, see [scheduling.md](scheduling.md)) fill the gap as far a
 `resources.cpus` above 1 decodes and sketches on as many threads. Training reads fitted images from the node's cache
 ({decoding.read_per_s:,.0f} a second per core): there decoding is paid once.
 
-**Nodes without a GPU decode for the others** (`schedule/decoder.py`): a task per shard and input size, a little ahead
+**Nodes without a GPU decode for the others** (`scheduler/prefetch.py`): a task per shard and input size, a little ahead
 of the units that need it, puts the fitted images (H·W·3 bytes, 0.2 MB at 256×256) into the run's store, where a node
 looks before it decodes: as many megabytes as it reads take the place of the decoding above. At most 8 GiB of them lie
 there, and none when the run has ended. Judging is the larger part and stays with the node that scores: a `judge` task

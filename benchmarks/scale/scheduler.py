@@ -12,8 +12,8 @@ from benchmarks.scale.figures import Sample, Scheduler
 from raybench.config.unit import Unit
 from raybench.data.geometry import Input
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo
-from raybench.schedule.backlog import Backlog, Job
-from raybench.schedule.order import in_order
+from raybench.scheduler.backlog import Backlog, Job
+from raybench.scheduler.order import in_order
 
 LINES, MODELS, SHARDS = 1000, 10, 4
 WINDOW = 2000  # jobs in flight

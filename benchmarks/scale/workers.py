@@ -17,8 +17,8 @@ from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.schedule.backlog import Backlog
-from raybench.schedule.runner import run_plan
+from raybench.scheduler.backlog import Backlog
+from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 
 MODEL = "reverse_distillation"

@@ -36,8 +36,8 @@ from raybench.reports.tables import board_json
 from raybench.runs import verify as verifying
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import Run, encode
-from raybench.schedule.fleet import assumed
-from raybench.schedule.foresee import foresee
+from raybench.scheduler.capacity import assumed
+from raybench.scheduler.estimate import foresee
 from raybench.store import Store, open_store
 from raybench.store.server import embedded_server
 
@@ -259,9 +259,9 @@ def _pack(source: Store, target: Store, line: str, layout: str) -> Manifest:
 
 
 def _run(plan: Plan, out_folder: Path, address: str | None, as_json: bool) -> int:
-    from raybench.schedule.cluster import connected, slots
-    from raybench.schedule.progress import shown
-    from raybench.schedule.runner import run_plan
+    from raybench.scheduler.cluster import connected, slots
+    from raybench.scheduler.progress import shown
+    from raybench.scheduler.runner import run_plan
 
     told = err if as_json else out
     if standing := unchanged.find(plan, Run(plan.store, plan.experiment.name)):  # no cluster is needed for that

@@ -76,8 +76,8 @@ def predict(
 def _score(prediction: Prediction, resources: Resources, address: str | None) -> dict[str, Failure]:
     with _score_bar(prediction) as done:
         if address:
-            from raybench.schedule.cluster import connected
-            from raybench.schedule.predict import score_shards
+            from raybench.scheduler.cluster import connected
+            from raybench.scheduler.predict import score_shards
 
             with connected(address):
                 return score_shards(prediction, resources, done)

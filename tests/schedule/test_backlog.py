@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybench.runs.run import score_name
-from raybench.schedule import backlog as backlog_module
-from raybench.schedule import backlog as backlogs
-from raybench.schedule.backlog import Backlog, Job
+from raybench.scheduler import backlog as backlog_module
+from raybench.scheduler import backlog as backlogs
+from raybench.scheduler.backlog import Backlog, Job
 from tests.support.backlog import drain, manifest, unit
 
 TraceFunction = Callable[[FrameType, str, Any], Any]

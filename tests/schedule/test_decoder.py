@@ -20,10 +20,9 @@ from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.run import Run
-from raybench.schedule import decoder
-from raybench.schedule.decoder import Decoder, Wanted, clear, wanted
-from raybench.schedule.fleet import Node, Slots
-from raybench.schedule.tasks import Desk, argument
+from raybench.scheduler.capacity import Node, Slots
+from raybench.scheduler.prefetch import Decoder, Wanted, clear, wanted
+from raybench.scheduler.tasks import Desk, argument
 from raybench.store import Store, open_store
 from tests.support.apart import answer
 
@@ -147,7 +146,7 @@ from benchmarks.scale.raylets import raylets
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.runs.run import Run
-from raybench.schedule.runner import run_plan
+from raybench.scheduler.runner import run_plan
 
 store, folder = sys.argv[1], Path(sys.argv[2])
 experiment = Experiment(

@@ -6,8 +6,8 @@ import pytest
 
 from raybench.config.experiment import Resources
 from raybench.errors import InputError
-from raybench.schedule.fleet import REFRESH_S, Fleet, Node, assumed, fit
-from raybench.schedule.merging import beside
+from raybench.scheduler.capacity import REFRESH_S, Fleet, Node, assumed, fit
+from raybench.scheduler.merging import beside
 
 CPU, GPU, SMALL = Node("c", 32, 0), Node("g", 16, 4), Node("s", 1, 1)
 

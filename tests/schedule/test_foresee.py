@@ -16,11 +16,11 @@ from raybench.runs.forecast import Work
 from raybench.runs.ledger import enter
 from raybench.runs.records import Phase
 from raybench.runs.run import Run
-from raybench.schedule.backlog import Backlog, Job
-from raybench.schedule.fleet import Node, fit
-from raybench.schedule.foresee import Ahead, forecast, foresee
-from raybench.schedule.shares import Shares
-from raybench.schedule.simulate import Demand, Room, simulate
+from raybench.scheduler.backlog import Backlog, Job
+from raybench.scheduler.capacity import Node, fit
+from raybench.scheduler.estimate import Ahead, forecast, foresee
+from raybench.scheduler.gpu_share import Shares
+from raybench.scheduler.simulate import Demand, Room, simulate
 from raybench.store import open_store
 from raybench.worker.context import Site
 from raybench.worker.measure import measure

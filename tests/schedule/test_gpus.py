@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from raybench.schedule.gpus import position
-from raybench.schedule.tasks import REUSE_WORKER, execute
+from raybench.scheduler.gpus import position
+from raybench.scheduler.tasks import REUSE_WORKER, execute
 
 TASKS, GPUS = 12, "4,6,7"
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 RUN = """
 import json, os, time
 import ray
-from raybench.schedule import gpus
+from raybench.scheduler import gpus
 
 @ray.remote(num_cpus=0, max_calls=0)
 def task():

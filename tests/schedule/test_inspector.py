@@ -17,8 +17,8 @@ from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.pack import PackOptions, pack
 from raybench.reports import unchanged
 from raybench.runs.run import Run
-from raybench.schedule.backlog import Backlog, Tally
-from raybench.schedule.runner import run_plan
+from raybench.scheduler.backlog import Backlog, Tally
+from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 from raybench.worker.inspect import inspections_in
 

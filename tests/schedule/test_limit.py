@@ -8,16 +8,16 @@ import time
 
 import pytest
 
-from raybench.schedule.limit import EXIT_CODE, limited
-from raybench.schedule.stop import Stop, stoppable
+from raybench.scheduler.stop import Stop, stoppable
+from raybench.scheduler.timeout import EXIT_CODE, limited
 
 HANG = """
 import sys, time
-from raybench.schedule import limit
-limit.GRACE_S = 1.0
+from raybench.scheduler import timeout
+timeout.GRACE_S = 1.0
 def last_words(stack):
     {last_words}
-with limit.limited(0.5, last_words):
+with timeout.limited(0.5, last_words):
     {hang}
 print("came back")
 """

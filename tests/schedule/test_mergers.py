@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from raybench.schedule.mergers import SLOTS_EACH, Mergers
+from raybench.scheduler.mergers import SLOTS_EACH, Mergers
 
 
 def start(number: int) -> str:

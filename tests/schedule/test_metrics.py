@@ -12,9 +12,9 @@ import yaml
 
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import make_plan
-from raybench.schedule.backlog import Backlog
-from raybench.schedule.metrics import COUNTERS, GAUGES, PREFIX, states
-from raybench.schedule.runner import run_plan
+from raybench.scheduler.backlog import Backlog
+from raybench.scheduler.prometheus import COUNTERS, GAUGES, PREFIX, states
+from raybench.scheduler.runner import run_plan
 from tests.support.scraping import scrape
 
 DASHBOARDS = Path(__file__).parent.parent.parent / "cluster" / "dashboards"

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybench.config.unit import Unit
-from raybench.schedule.backlog import Backlog, Job
-from raybench.schedule.order import in_order
-from raybench.schedule.simulate import Demand, Room, simulate
+from raybench.scheduler.backlog import Backlog, Job
+from raybench.scheduler.order import in_order
+from raybench.scheduler.simulate import Demand, Room, simulate
 from tests.support.backlog import manifest, unit
 
 COSTS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 500)), max_size=20)

@@ -10,7 +10,7 @@ from raybench.config.experiment import Experiment, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.findings.rows import Row
 from raybench.runs.records import Failure
-from raybench.schedule.runner import run_plan
+from raybench.scheduler.runner import run_plan
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 

@@ -13,7 +13,7 @@ from raybench.config.plan import make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
-from raybench.schedule.predict import score_shards
+from raybench.scheduler.predict import score_shards
 from raybench.store import Store, open_store
 from raybench.worker.context import Site
 from raybench.worker.predict import Prediction, prepare

@@ -7,9 +7,9 @@ import time
 import ray
 
 from raybench.errors import ModelError, ObjectMissing, StoreDenied, StoreUnreachable
-from raybench.schedule.backlog import Backlog, Job
-from raybench.schedule.retries import LONGEST_PAUSE_S, MAX_HALVINGS, Retries
-from raybench.schedule.tasks import trouble_of
+from raybench.scheduler.backlog import Backlog, Job
+from raybench.scheduler.retries import LONGEST_PAUSE_S, MAX_HALVINGS, Retries
+from raybench.scheduler.tasks import trouble_of
 from tests.support.backlog import drain, manifest, unit
 
 LINES = {"a": manifest("a", 2)}

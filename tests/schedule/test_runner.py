@@ -19,11 +19,11 @@ from raybench.reports.tables import board_from_json
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import UnitResult
 from raybench.runs.run import Run
-from raybench.schedule import merging
-from raybench.schedule.aggregator import Aggregator
-from raybench.schedule.cluster import slots
-from raybench.schedule.fleet import Fleet
-from raybench.schedule.runner import Summary, run_plan
+from raybench.scheduler import merging
+from raybench.scheduler.aggregator import Aggregator
+from raybench.scheduler.capacity import Fleet
+from raybench.scheduler.cluster import slots
+from raybench.scheduler.runner import Summary, run_plan
 from raybench.store import Store, open_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
@@ -137,7 +137,7 @@ def test_results_do_not_depend_on_who_did_the_work(experiment: Experiment, packe
 def test_a_tree_of_actors_merges_what_one_does(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = experiment.model_copy(update={"seeds": (0, 1, 2)})
     alone = run(chosen).board
-    monkeypatch.setattr("raybench.schedule.mergers.SLOTS_EACH", 1)
+    monkeypatch.setattr("raybench.scheduler.mergers.SLOTS_EACH", 1)
     started: list[int] = []
     beside = merging.beside
 
@@ -160,7 +160,7 @@ def test_too_much_is_asked_of_the_cluster() -> None:
 
 def test_driver_and_aggregator_never_import_torch() -> None:
     code = (
-        "import sys, raybench.cli, raybench.schedule.runner, raybench.schedule.aggregator, raybench.schedule.progress\n"
+        "import sys, raybench.cli, raybench.scheduler.runner, raybench.scheduler.aggregator, raybench.scheduler.progress\n"
         "print(sorted({'torch', 'anomalib', 'timm'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

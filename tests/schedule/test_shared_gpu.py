@@ -12,7 +12,7 @@ import pytest
 
 from raybench.cli.demo import Sizes, write_strips
 from raybench.data.pack import PackOptions, pack
-from raybench.schedule.shares import share
+from raybench.scheduler.gpu_share import share
 from raybench.store import open_store
 from tests.support.apart import answer
 
@@ -31,7 +31,7 @@ from raybench.config.experiment import Annotation, Experiment, InputChoice, Mode
 from raybench.config.plan import make_plan
 from raybench.runs.records import UnitResult
 from raybench.runs.run import Run
-from raybench.schedule.runner import run_plan
+from raybench.scheduler.runner import run_plan
 
 store, peak_mb, device_mb = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 experiment = Experiment(

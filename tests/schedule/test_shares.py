@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from raybench.config.unit import Unit
 from raybench.runs.costs import Costs, row_of
 from raybench.runs.records import Spent
-from raybench.schedule.shares import CONTEXT_MB, MARGIN, PARTS, Shares, share
+from raybench.scheduler.gpu_share import CONTEXT_MB, MARGIN, PARTS, Shares, share
 from tests.support.backlog import unit
 
 FIRST, SECOND = unit("a", 0), unit("b", 1)

@@ -7,7 +7,7 @@ import random
 from raybench.config.unit import Unit
 from raybench.data.geometry import Input
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.schedule.backlog import Backlog, Job
+from raybench.scheduler.backlog import Backlog, Job
 
 
 def manifest(line: str, shards: int) -> Manifest:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from raybench.runs.forecast import Work
-from raybench.schedule.backlog import Backlog, Job
-from raybench.schedule.fleet import Slots
+from raybench.scheduler.backlog import Backlog, Job
+from raybench.scheduler.capacity import Slots
 
 
 @dataclass(frozen=True)

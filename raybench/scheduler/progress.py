@@ -18,8 +18,8 @@ from rich.progress import (
 )
 
 from raybench.runs.records import Phase
-from raybench.schedule.backlog import Backlog
-from raybench.schedule.runner import Watcher
+from raybench.scheduler.backlog import Backlog
+from raybench.scheduler.runner import Watcher
 
 LOG_EVERY_S = 30.0
 _PHASES: tuple[Phase, ...] = ("inspect", "train", "score", "measure")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
-from raybench.schedule.backlog import Job
+from raybench.scheduler.backlog import Job
 
 PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0

@@ -20,10 +20,10 @@ from raybench.errors import TimeLimit
 from raybench.reports.signals import learn_in_run
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
-from raybench.schedule.backlog import Tally
-from raybench.schedule.fleet import Fleet
-from raybench.schedule.limit import limited
-from raybench.schedule.tasks import REUSE_WORKER, TRACEBACK_CHARS, Desk, Outcome, failure_in, taken, trouble_of
+from raybench.scheduler.backlog import Tally
+from raybench.scheduler.capacity import Fleet
+from raybench.scheduler.tasks import REUSE_WORKER, TRACEBACK_CHARS, Desk, Outcome, failure_in, taken, trouble_of
+from raybench.scheduler.timeout import limited
 from raybench.worker import memory
 from raybench.worker.inspect import failed_inspection, inspect_in_run, inspections_in, record_failed_inspection
 

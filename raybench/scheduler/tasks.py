@@ -16,11 +16,11 @@ from raybench.data.manifest import Manifest
 from raybench.errors import StoreUnreachable, TimeLimit
 from raybench.runs.records import Failure, Phase, Spent
 from raybench.runs.run import Run
-from raybench.schedule import gpus
-from raybench.schedule.backlog import Job
-from raybench.schedule.limit import limited
-from raybench.schedule.metrics import metered
-from raybench.schedule.retries import Trouble
+from raybench.scheduler import gpus
+from raybench.scheduler.backlog import Job
+from raybench.scheduler.prometheus import metered
+from raybench.scheduler.retries import Trouble
+from raybench.scheduler.timeout import limited
 from raybench.store import Store
 from raybench.worker import memory
 

@@ -13,7 +13,7 @@ from ray._private import ray_constants
 
 from raybench.config.experiment import Resources
 from raybench.errors import RaybenchError
-from raybench.schedule.fleet import Node, Slots, fit
+from raybench.scheduler.capacity import Node, Slots, fit
 
 LOCAL_OBJECT_STORE_MB = 256  # images and scores travel through the store and the decode cache, not through Ray
 

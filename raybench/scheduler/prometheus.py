@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import ray
 from ray.util.metrics import Counter, Gauge
 
-from raybench.schedule.backlog import Backlog, Job
+from raybench.scheduler.backlog import Backlog, Job
 
 PREFIX = "ray_"  # Ray's, of every metric
 EVERY_S = 1.0

@@ -11,9 +11,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.config.plan import Plan
 from raybench.runs.run import Run
-from raybench.schedule.aggregator import Aggregator
-from raybench.schedule.fleet import Fleet
-from raybench.schedule.mergers import Mergers
+from raybench.scheduler.aggregator import Aggregator
+from raybench.scheduler.capacity import Fleet
+from raybench.scheduler.mergers import Mergers
 
 TELL_S = 1.0
 

@@ -21,18 +21,18 @@ from raybench.runs.forecast import Work, write_forecast
 from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
-from raybench.schedule.backlog import Backlog, Job
-from raybench.schedule.cluster import alive
-from raybench.schedule.decoder import Decoder, wanted
-from raybench.schedule.fleet import Fleet, Node
-from raybench.schedule.foresee import forecast, look_ahead
-from raybench.schedule.inspector import Inspector
-from raybench.schedule.merging import Merging
-from raybench.schedule.metrics import watched
-from raybench.schedule.retries import Retries
-from raybench.schedule.shares import Shares
-from raybench.schedule.stop import Stop, stoppable
-from raybench.schedule.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
+from raybench.scheduler.backlog import Backlog, Job
+from raybench.scheduler.capacity import Fleet, Node
+from raybench.scheduler.cluster import alive
+from raybench.scheduler.estimate import forecast, look_ahead
+from raybench.scheduler.gpu_share import Shares
+from raybench.scheduler.inspector import Inspector
+from raybench.scheduler.merging import Merging
+from raybench.scheduler.prefetch import Decoder, wanted
+from raybench.scheduler.prometheus import watched
+from raybench.scheduler.retries import Retries
+from raybench.scheduler.stop import Stop, stoppable
+from raybench.scheduler.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
 
 WAIT_S = 0.5
 ROUND_S = 0.02

@@ -20,8 +20,8 @@ from raybench.data.cache import open_fitted, put_ahead, remove_ahead
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.run import Run
-from raybench.schedule.fleet import Fleet, Node
-from raybench.schedule.tasks import REUSE_WORKER, Desk, taken
+from raybench.scheduler.capacity import Fleet, Node
+from raybench.scheduler.tasks import REUSE_WORKER, Desk, taken
 from raybench.worker.context import fit_of, node_cache
 
 LIMIT_MB = 8192  # of decoded shards in the store

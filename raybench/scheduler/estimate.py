@@ -14,11 +14,11 @@ from raybench.runs.costs import Costs, read_costs
 from raybench.runs.forecast import Forecast
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import Run
-from raybench.schedule.backlog import Backlog, Job
-from raybench.schedule.fleet import Fleet, Node, Slots
-from raybench.schedule.order import in_order
-from raybench.schedule.shares import Shares
-from raybench.schedule.simulate import Demand, Room, simulate
+from raybench.scheduler.backlog import Backlog, Job
+from raybench.scheduler.capacity import Fleet, Node, Slots
+from raybench.scheduler.gpu_share import Shares
+from raybench.scheduler.order import in_order
+from raybench.scheduler.simulate import Demand, Room, simulate
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from raybench.config.experiment import Resources
 from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
 from raybench.runs.records import Failure
-from raybench.schedule.backlog import Job
-from raybench.schedule.cluster import slots
-from raybench.schedule.retries import Retries
-from raybench.schedule.stop import Stop, stoppable
-from raybench.schedule.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
+from raybench.scheduler.backlog import Job
+from raybench.scheduler.cluster import slots
+from raybench.scheduler.retries import Retries
+from raybench.scheduler.stop import Stop, stoppable
+from raybench.scheduler.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
 from raybench.worker.predict import Prediction
 
 WAIT_S = 0.5

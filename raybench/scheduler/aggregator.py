@@ -20,8 +20,8 @@ from raybench.reports.publish import publish
 from raybench.runs.ledger import Ledger, enter
 from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
-from raybench.schedule.decoder import clear
-from raybench.schedule.tasks import Desk, Outcome, failure_of, taken, trouble_of
+from raybench.scheduler.prefetch import clear
+from raybench.scheduler.tasks import Desk, Outcome, failure_of, taken, trouble_of
 from raybench.worker.merge import Partials, merge
 
 PAGE_UNITS = 256
