@@ -19,17 +19,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybench.analysis.board import Board, BoardContext, build_board
+from raybench.analysis.flags import Seen, look, weighed
+from raybench.analysis.queue_builder import Desk
+from raybench.analysis.queue_evaluation import Payoff, payoff
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.catalog import packed_lines
 from raybench.data.pack import PackOptions, pack
-from raybench.findings.board import Board, BoardContext, build_board
-from raybench.findings.flags import Seen, look, weighed
-from raybench.findings.payoff import Payoff, payoff
 from raybench.metrics.descriptors import Traits
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Speed
-from raybench.reports.annotation import Desk
 from raybench.runs.records import MeasureRecord, QualityRecord, Size, TrainRecord, UnitResult
 from raybench.runs.run import Run
 from raybench.store import Store, open_store

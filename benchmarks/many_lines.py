@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from raybench.analysis.board import BoardContext, build_board
+from raybench.analysis.flags import Seen, build_flags, look, top_images
 from raybench.data.geometry import Input
-from raybench.findings.board import BoardContext, build_board
-from raybench.findings.flags import Seen, build_flags, look, top_images
 from raybench.metrics.image import ImageScores, Ranked
 from raybench.metrics.numbers import Number, Quality, RegionRecall, Speed, Threshold
 from raybench.reports.gallery import Picture

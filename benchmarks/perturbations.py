@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from raybench.findings.signals.perturbations import CHANGES, Perturb
-from raybench.findings.signals.perturbations.common import as_bytes, either, place, side_of, tone_at, warped
-from raybench.findings.signals.perturbations.layout import boxes
-from raybench.findings.signals.views import Image
+from raybench.analysis.anomaly_types.perturbations import CHANGES, Perturb
+from raybench.analysis.anomaly_types.perturbations.common import as_bytes, either, place, side_of, tone_at, warped
+from raybench.analysis.anomaly_types.perturbations.layout import boxes
+from raybench.analysis.anomaly_types.views import Image
 
 
 def vignette(image: Image, rng: np.random.Generator) -> Image:

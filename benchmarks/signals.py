@@ -25,14 +25,14 @@ import numpy as np
 
 from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.visible import Usual
+from raybench.analysis.anomaly_types.classifier import LIGHTING
+from raybench.analysis.anomaly_types.classify import KINDS, signal
+from raybench.analysis.anomaly_types.line import COUNT
+from raybench.analysis.anomaly_types.perturbations import Perturb, perturb
+from raybench.analysis.anomaly_types.references import References
+from raybench.analysis.anomaly_types.views import Image
 from raybench.cli.demo import Sizes, write_strips
 from raybench.data.decode import decode_image
-from raybench.findings.signals.judge import LIGHTING
-from raybench.findings.signals.line import COUNT
-from raybench.findings.signals.perturbations import Perturb, perturb
-from raybench.findings.signals.references import References
-from raybench.findings.signals.rule import KINDS, signal
-from raybench.findings.signals.views import Image
 
 TESTED, REAL = 20, 100
 TRIES = 20  # of a change of light

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import yaml
 
+from raybench.analysis.board import Board
+from raybench.analysis.decision import shown
+from raybench.analysis.rows import Row
 from raybench.data.catalog import packed_lines
 from raybench.data.geometry import is_square
 from raybench.detectors import weights
-from raybench.findings.board import Board
-from raybench.findings.rows import Row
-from raybench.findings.verdict import shown
 from raybench.reports.conditions import conditions
 from raybench.reports.tables import board_from_json, rank, short
 from raybench.store import open_store

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.findings.signals.views import Image
+from raybench.analysis.anomaly_types.views import Image
 
 USUAL = 0.95  # share of the OK training images that show less
 _BLOCKS = 4  # a side

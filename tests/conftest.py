@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from raybench.analysis.board import Board, BoardContext, build_board
 from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.findings.board import Board, BoardContext, build_board
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.numbers import Number, Quality, Threshold
 from raybench.runs.records import Failure, UnitResult

@@ -18,6 +18,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from raybench.analysis.board import Board
+from raybench.analysis.cost_report import foreseen
 from raybench.cli import annotate, inspect, predict, tables, weights
 from raybench.cli import demo as demo_lines
 from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
@@ -27,8 +29,6 @@ from raybench.data import pack as packing
 from raybench.data.manifest import Manifest
 from raybench.detectors.settings import PRESETS
 from raybench.errors import RaybenchError, RunStopped, UnknownName
-from raybench.findings.board import Board
-from raybench.findings.spending import foreseen
 from raybench.reports import unchanged
 from raybench.reports.console import console_board
 from raybench.reports.publish import download, publish_again

@@ -15,15 +15,15 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from raybench.analysis.anomaly_types.stored import looker
+from raybench.analysis.predictions import Summary
+from raybench.analysis.select import chosen_unit
 from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
 from raybench.config.experiment import Resources
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
-from raybench.findings.predictions import Summary
-from raybench.reports.choice import chosen_unit
 from raybench.reports.predictions import PAGE, TABLE, publish, summary_json, tables
-from raybench.reports.signals import looker
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.store import open_store

@@ -168,7 +168,7 @@ class Resources(_Section):
 
 class VerdictWeights(_Section):
     """What counts among models that tell NG from OK images equally well, from 0 up; only their ratios matter. See
-    `findings.merits`."""
+    `analysis.criteria`."""
 
     recall: float = Field(default=0.4, ge=0.0, allow_inf_nan=False)
     heat_map: float = Field(default=0.3, ge=0.0, allow_inf_nan=False)

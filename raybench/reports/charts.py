@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from raybench.findings.flags import Seen
-from raybench.findings.rows import Row
+from raybench.analysis.flags import Seen
+from raybench.analysis.rows import Row
 from raybench.metrics import curves
 
 # Okabe and Ito 2008: told apart with every kind of colour vision. Dashes tell apart what comes after the eighth.

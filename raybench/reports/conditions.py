@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from raybench.findings.board import Board
-from raybench.findings.rows import Row
-from raybench.findings.spending import told
-from raybench.findings.verdict import CRITERIA
+from raybench.analysis.board import Board
+from raybench.analysis.cost_report import told
+from raybench.analysis.decision import CRITERIA
+from raybench.analysis.rows import Row
 
 BUSY = 0.15  # from here on, a time is reported with the load it was taken under
 FEW = 8  # of a kind; more are counted

@@ -8,10 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from raybench.findings.board import Board
-from raybench.findings.rows import Row
-from raybench.findings.verdict import shown
-from raybench.findings.worst import LineSummary, poor_lines, worst_first
+from raybench.analysis.board import Board
+from raybench.analysis.decision import shown
+from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
+from raybench.analysis.rows import Row
 from raybench.reports.conditions import conditions
 from raybench.reports.tables import (
     FEW_LINES,

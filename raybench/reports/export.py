@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from raybench.analysis.select import chosen_unit
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_image
@@ -19,7 +20,6 @@ from raybench.data.shards import read_rows
 from raybench.detectors import onnx_file
 from raybench.detectors.protocol import Detector, Scored
 from raybench.errors import InputError, ModelError
-from raybench.reports.choice import chosen_unit
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run
 from raybench.worker.context import Site, fit_of, hot_detector

@@ -18,11 +18,11 @@ from typing import TypeVar
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from raybench.findings.board import Board
-from raybench.findings.flags import Flag, Seen
-from raybench.findings.rows import Row
-from raybench.findings.verdict import CRITERIA, shown
-from raybench.findings.worst import poor_lines, worst_first
+from raybench.analysis.board import Board
+from raybench.analysis.decision import CRITERIA, shown
+from raybench.analysis.flags import Flag, Seen
+from raybench.analysis.line_summary import poor_lines, worst_first
+from raybench.analysis.rows import Row
 from raybench.metrics.numbers import Number
 from raybench.reports.charts import Chart, charts
 from raybench.reports.conditions import conditions

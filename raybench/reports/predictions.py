@@ -15,17 +15,17 @@ from typing import TextIO
 
 import jinja2
 
+from raybench.analysis.anomaly_types import Signal
+from raybench.analysis.anomaly_types.stored import Look
+from raybench.analysis.anomaly_types.views import Image
+from raybench.analysis.predictions import Summary, Tally, judge, reasons, sentence
 from raybench.data.decode import decode_image
 from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError
-from raybench.findings.predictions import Summary, Tally, judge, reasons, sentence
-from raybench.findings.signals import Signal
-from raybench.findings.signals.views import Image
 from raybench.metrics.image import ImageScores
 from raybench.reports.gallery import Picture
-from raybench.reports.signals import Look
 from raybench.runs.records import Failure, ScoreRecord
 from raybench.runs.run import PREDICTIONS, encode, score_name
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions

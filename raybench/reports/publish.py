@@ -8,6 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from raybench.analysis.anomaly_types.stored import with_signals
+from raybench.analysis.board import Board, BoardContext, build_board
+from raybench.analysis.cost_report import Spending, hours_of
+from raybench.analysis.flags import Seen, look, top_images, weighed
+from raybench.analysis.queue_builder import Desk
+from raybench.analysis.squash_baseline import Twin
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
@@ -15,16 +21,10 @@ from raybench.data.geometry import InputFit, to_source
 from raybench.data.inspection.inspection import Inspection, bad_images
 from raybench.data.manifest import Manifest
 from raybench.data.shards import Row, read_rows
-from raybench.findings.board import Board, BoardContext, build_board
-from raybench.findings.flags import Seen, look, top_images, weighed
-from raybench.findings.non_square import Twin
-from raybench.findings.spending import Spending, hours_of
 from raybench.metrics.image import ImageScores
-from raybench.reports.annotation import Desk
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
 from raybench.reports.quality import section
-from raybench.reports.signals import with_signals
 from raybench.reports.tables import board_csv, board_json, board_md, flags_parquet
 from raybench.runs.costs import write_costs
 from raybench.runs.forecast import read_forecast

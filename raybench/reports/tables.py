@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 from pydantic import TypeAdapter
 
-from raybench.findings.board import Board, Overall
-from raybench.findings.flags import Flag
-from raybench.findings.non_square import NonSquare
-from raybench.findings.rows import Row
-from raybench.findings.spending import cost
-from raybench.findings.verdict import Verdict, shown
-from raybench.findings.worst import LineSummary, poor_lines, worst_first
+from raybench.analysis.board import Board, Overall
+from raybench.analysis.cost_report import cost
+from raybench.analysis.decision import Verdict, shown
+from raybench.analysis.flags import Flag
+from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
+from raybench.analysis.rows import Row
+from raybench.analysis.squash_baseline import NonSquare
 from raybench.metrics.numbers import Number, RegionRecall
 from raybench.reports.conditions import conditions
 

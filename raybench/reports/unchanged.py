@@ -7,9 +7,9 @@ import json
 
 from pydantic import ValidationError
 
+from raybench.analysis.board import Board
 from raybench.config.plan import Plan
 from raybench.errors import ObjectMissing
-from raybench.findings.board import Board
 from raybench.reports.tables import board_from_json
 from raybench.runs.records import Failure
 from raybench.runs.run import Run, versions

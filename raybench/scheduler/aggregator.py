@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import ray
 
+from raybench.analysis.board import Board
 from raybench.config.plan import Plan
-from raybench.findings.board import Board
 from raybench.reports import unchanged
 from raybench.reports.publish import publish
 from raybench.runs.ledger import Ledger, enter

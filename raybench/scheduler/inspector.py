@@ -14,10 +14,10 @@ from typing import Any
 
 import ray
 
+from raybench.analysis.anomaly_types.stored import learn_in_run
 from raybench.config.plan import Plan
 from raybench.data.inspection.inspection import Inspection
 from raybench.errors import TimeLimit
-from raybench.reports.signals import learn_in_run
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.scheduler.backlog import Tally

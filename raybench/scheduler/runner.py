@@ -13,9 +13,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raybench.analysis.board import Board
 from raybench.config.plan import Plan
 from raybench.errors import RunStopped, TimeLimit
-from raybench.findings.board import Board
 from raybench.runs.costs import read_costs
 from raybench.runs.forecast import Work, write_forecast
 from raybench.runs.ledger import READERS, Ledger

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from raybench.findings.board import Board
-from raybench.findings.rows import Row
-from raybench.findings.worst import poor_lines, worst_first
+from raybench.analysis.board import Board
+from raybench.analysis.line_summary import poor_lines, worst_first
+from raybench.analysis.rows import Row
 from raybench.metrics.numbers import Number
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]

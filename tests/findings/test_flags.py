@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from raybench.findings.flags import NEAR, Flag, Seen, build_flags, look, top_images, votes, weighed
-from raybench.findings.verdict import Verdict
+from raybench.analysis.decision import Verdict
+from raybench.analysis.flags import NEAR, Flag, Seen, build_flags, look, top_images, votes, weighed
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import MAX_EXCESS

@@ -5,7 +5,7 @@ from dataclasses import fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybench.findings.heat_words import WORDS, HeatWord, heat_word
+from raybench.analysis.heatmap_grade import WORDS, HeatWord, heat_word
 from raybench.metrics.numbers import Number, Quality
 
 NONE = Number(None, reason="no masks")

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from raybench.analysis.board import BoardContext, build_board
+from raybench.analysis.squash_baseline import Twin
 from raybench.data.geometry import Input
-from raybench.findings.board import BoardContext, build_board
-from raybench.findings.non_square import Twin
 from raybench.metrics.numbers import Number
 from tests.support.results import images, result
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raybench.findings.flags import Seen, build_flags
-from raybench.findings.payoff import payoff
-from raybench.findings.queue import line_up
+from raybench.analysis.flags import Seen, build_flags
+from raybench.analysis.queue import line_up
+from raybench.analysis.queue_evaluation import payoff
 from raybench.metrics.descriptors import SIZE, Traits
 from raybench.metrics.intervals import clopper_pearson
 

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from raybench.analysis.predictions import TOP, Tally, is_odd, sentence
 from raybench.data.manifest import Manifest
-from raybench.findings.predictions import TOP, Tally, is_odd, sentence
 from raybench.metrics.numbers import Threshold
 from raybench.runs.scores import Predicted
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.findings import queue
-from raybench.findings.flags import Flag
-from raybench.findings.queue import line_up, pick
+from raybench.analysis import queue
+from raybench.analysis.flags import Flag
+from raybench.analysis.queue import line_up, pick
 from raybench.metrics.descriptors import SIZE, Traits
 
 

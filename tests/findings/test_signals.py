@@ -13,16 +13,16 @@ import pytest
 from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.signals import INVISIBLE
 from benchmarks.visible import Usual
+from raybench.analysis.anomaly_types import References, Signal, references_of, signal
+from raybench.analysis.anomaly_types.classifier import Judge
+from raybench.analysis.anomaly_types.line import sample
+from raybench.analysis.anomaly_types.perturbations import CHANGES, jittered, perturb
+from raybench.analysis.anomaly_types.training_samples import read_lessons, write_lessons
+from raybench.analysis.anomaly_types.views import Image
 from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_lines, write_strips
 from raybench.data.decode import decode_image
 from raybench.data.manifest import read_manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.findings.signals import References, Signal, references_of, signal
-from raybench.findings.signals.judge import Judge
-from raybench.findings.signals.lessons import read_lessons, write_lessons
-from raybench.findings.signals.line import sample
-from raybench.findings.signals.perturbations import CHANGES, jittered, perturb
-from raybench.findings.signals.views import Image
 from raybench.store import open_store
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from raybench.findings.spending import Hours, Spending, added, cost, duration, foreseen, hours_of, told
+from raybench.analysis.cost_report import Hours, Spending, added, cost, duration, foreseen, hours_of, told
 from raybench.runs.cost_model import Basis
 from raybench.runs.forecast import Forecast, Work
 from raybench.runs.records import Phase, Spent, UnitResult

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from raybench.findings.suspects import FEWEST, HeldBack, far_out, suspects
+from raybench.analysis.label_noise import FEWEST, HeldBack, far_out, suspects
 from raybench.metrics.image import Floats, ImageScores
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from raybench.analysis.decision import Case, Verdict, case_of, judge, over_all, shown
+from raybench.analysis.rows import Row, mean_number, merge_seeds
 from raybench.config.experiment import VerdictWeights
 from raybench.data.geometry import Input
-from raybench.findings.rows import Row, mean_number, merge_seeds
-from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all, shown
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Number
 from raybench.runs.records import Failure, UnitResult

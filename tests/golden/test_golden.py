@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from raybench.analysis.board import Board
 from raybench.config.plan import Plan
-from raybench.findings.board import Board
 from raybench.reports.publish import publish
 from raybench.reports.tables import board_from_json, board_json
 from raybench.runs.ledger import Ledger

@@ -11,10 +11,10 @@ import cv2
 import pandas as pd
 import pytest
 
+from raybench.analysis.queue_evaluation import Payoff
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.findings.payoff import Payoff
 from raybench.metrics.image import ImageScores
 from raybench.reports.publish import publish
 from raybench.runs.records import TrainRecord

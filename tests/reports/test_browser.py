@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from raybench.findings.board import Board, BoardContext, build_board
-from raybench.findings.flags import build_flags, look, top_images
+from raybench.analysis.board import Board, BoardContext, build_board
+from raybench.analysis.flags import build_flags, look, top_images
 from raybench.reports.gallery import Picture
 from raybench.reports.html import render
 from tests.support.report_units import unit

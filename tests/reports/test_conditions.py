@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from raybench.findings.board import Board
-from raybench.findings.rows import Row
+from raybench.analysis.board import Board
+from raybench.analysis.rows import Row
 from raybench.metrics.numbers import Speed
 from raybench.reports.conditions import FEW, conditions
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from raybench.findings.board import Board
-from raybench.findings.non_square import NonSquare
+from raybench.analysis.board import Board
+from raybench.analysis.squash_baseline import NonSquare
 from raybench.metrics.numbers import Number, Speed
 from raybench.reports.console import WORST_SHOWN, console_board
 from raybench.runs.records import Size

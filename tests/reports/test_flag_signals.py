@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from raybench.analysis.anomaly_types.stored import looker, with_signals
+from raybench.analysis.flags import Flag, Kind
 from raybench.config.experiment import Annotation, Experiment, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.decode import decode_image
 from raybench.data.manifest import read_manifest
 from raybench.data.pack import pack
 from raybench.data.shards import read_rows
-from raybench.findings.flags import Flag, Kind
-from raybench.reports import signals
-from raybench.reports.signals import looker, with_signals
 from raybench.runs.run import Run
 from raybench.store import open_store
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raybench.analysis.anomaly_types import Signal
+from raybench.analysis.predictions import Summary
 from raybench.config.plan import Plan
 from raybench.data.pack import PackOptions, pack
-from raybench.findings.predictions import Summary
-from raybench.findings.signals import Signal
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import MAX_EXCESS
 from raybench.reports.predictions import Card, publish, render, summary_json, tables

@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from raybench.analysis.board import BoardContext, build_board
 from raybench.data.inspection.drift import Drift
 from raybench.data.inspection.duplicates import Copy, Group
 from raybench.data.inspection.inspection import Inspection
 from raybench.data.inspection.outliers import Issue, Trait
 from raybench.data.manifest import Manifest, Reject, ShardInfo
-from raybench.findings.board import BoardContext, build_board
 from raybench.reports.html import render
 from raybench.reports.quality import EXPLAINED, NAMED, SHOWN, WORST, Section, section, table
 from raybench.runs.records import Failure, UnitResult

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raybench.findings.board import Board, BoardContext, build_board
-from raybench.findings.flags import Flag, Seen
+from raybench.analysis.board import Board, BoardContext, build_board
+from raybench.analysis.flags import Flag, Seen
 from raybench.reports.gallery import Picture, overlay
 from raybench.reports.html import render
 from raybench.reports.tables import (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from raybench.analysis.cost_report import foreseen
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.findings.spending import foreseen
 from raybench.reports.publish import publish_again
 from raybench.runs.cost_model import Guess
 from raybench.runs.forecast import Work

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from raybench.analysis.rows import Row
 from raybench.config.experiment import Experiment, ModelChoice, Resources
 from raybench.config.plan import make_plan
-from raybench.findings.rows import Row
 from raybench.runs.records import Failure
 from raybench.scheduler.runner import run_plan
 

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from raybench.analysis.board import Board
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import Row, read_rows
 from raybench.errors import InputError, IntegrityError
-from raybench.findings.board import Board
 from raybench.reports.annotations.item import Item, Picture, Task
 from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import Run, score_name

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybench.analysis.board import Board
 from raybench.config.plan import Plan
 from raybench.errors import InputError, ObjectMissing, UnknownName
-from raybench.findings.board import Board
 from raybench.reports.annotations.collect import items_of, outliner_of, tasks_of
 from raybench.reports.annotations.write import Written, check_formats, write
 from raybench.reports.tables import board_from_json

@@ -26,7 +26,7 @@ _LONGEST = 60
 @dataclass(frozen=True)
 class Task:
     """A row of the flags. rank: from 1, the most useful image of its line. score: the flag's, where it has one;
-    see `findings.flags`. signal: what it looks like, empty where nobody looked."""
+    see `analysis.flags`. signal: what it looks like, empty where nobody looked."""
 
     rank: int
     line: str

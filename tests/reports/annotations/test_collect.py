@@ -13,6 +13,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from raybench.analysis.board import Board, BoardContext
+from raybench.analysis.decision import Verdict
+from raybench.analysis.rows import merge_seeds
 from raybench.cli import app
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
@@ -21,9 +24,6 @@ from raybench.data.geometry import to_source
 from raybench.data.pack import PackOptions, pack
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, UnknownName
-from raybench.findings.board import Board, BoardContext
-from raybench.findings.rows import merge_seeds
-from raybench.findings.verdict import Verdict
 from raybench.metrics.numbers import Threshold
 from raybench.reports.annotations.export import LineExport, Options, annotate
 from raybench.reports.tables import board_json

@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from raybench.analysis.rows import Row
 from raybench.data.geometry import is_square
-from raybench.findings.rows import Row
 
 _LOST_AT = 0.1
 

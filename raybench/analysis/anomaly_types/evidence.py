@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from raybench.findings.signals.light import LightChange
-from raybench.findings.signals.measure import WITNESSES, Group, Measured
-from raybench.findings.signals.parts import Spot
+from raybench.analysis.anomaly_types.features import WITNESSES, Group, Measured
+from raybench.analysis.anomaly_types.light import LightChange
+from raybench.analysis.anomaly_types.parts import Spot
 
 _GROUPS: Mapping[str, Group] = {"lighting": "light", "layout": "layout", "defect": "new"}
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from raybench.findings.flags import Flag
+from raybench.analysis.flags import Flag
 from raybench.metrics.descriptors import Traits
 
 GREEDY = 1000  # a larger budget takes what then has the highest gain: its time would grow with its square

@@ -6,11 +6,11 @@ import random
 from collections.abc import Iterable
 from typing import TypeVar
 
+from raybench.analysis.anomaly_types.references import COMPARED, FEWEST, LEARNT_FROM, References
+from raybench.analysis.anomaly_types.training_samples import Lessons
 from raybench.data.decode import decode_image
 from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
-from raybench.findings.signals.lessons import Lessons
-from raybench.findings.signals.references import COMPARED, FEWEST, LEARNT_FROM, References
 from raybench.store import Store
 
 COUNT = COMPARED + LEARNT_FROM

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from raybench.findings.signals.perturbations.common import as_bytes, either, side_of
-from raybench.findings.signals.views import Image
+from raybench.analysis.anomaly_types.perturbations.common import as_bytes, either, side_of
+from raybench.analysis.anomaly_types.views import Image
 
 
 def _plane(image: Image, rng: np.random.Generator) -> npt.NDArray[np.float32]:

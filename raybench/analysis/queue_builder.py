@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from raybench.analysis.board import Board
+from raybench.analysis.flags import Flag, Seen, build_flags, weighed
+from raybench.analysis.label_noise import HeldBack, suspects
+from raybench.analysis.queue import line_up
+from raybench.analysis.queue_evaluation import Payoff, payoff
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
-from raybench.findings.board import Board
-from raybench.findings.flags import Flag, Seen, build_flags, weighed
-from raybench.findings.payoff import Payoff, payoff
-from raybench.findings.queue import line_up
-from raybench.findings.suspects import HeldBack, suspects
 from raybench.metrics.descriptors import Traits
 from raybench.metrics.image import ImageScores
 from raybench.runs.records import ScoreRecord, TrainRecord

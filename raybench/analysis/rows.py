@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
+from raybench.analysis.cost_report import Hours, hours_of
+from raybench.analysis.heatmap_grade import HeatWord, heat_word
+from raybench.analysis.squash_baseline import NonSquare, Twin, non_square
 from raybench.data.geometry import Input
 from raybench.detectors.protocol import Provenance
-from raybench.findings.heat_words import HeatWord, heat_word
-from raybench.findings.non_square import NonSquare, Twin, non_square
-from raybench.findings.spending import Hours, hours_of
 from raybench.metrics.numbers import Number, Quality, RegionRecall, Speed, Threshold
 from raybench.runs.records import Counts, Failure, Size, UnitResult
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from raybench.findings.signals.views import Floats
+from raybench.analysis.anomaly_types.views import Floats
 
 PART, TEMPLATE = 0.12, 0.15  # of the shorter side: what may be missing; what is recognised elsewhere
 _RECOGNISED = 0.8  # correlation

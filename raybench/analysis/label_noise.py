@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybench.findings.flags import BAD_WEIGHT, Flag, Reason, bad_image, votes
+from raybench.analysis.flags import BAD_WEIGHT, Flag, Reason, bad_image, votes
 from raybench.metrics.image import Floats, ImageScores
 from raybench.metrics.threshold import conformal_threshold, excess_of
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from scipy.spatial import KDTree
 
-from raybench.findings.signals.views import DARK, Floats
+from raybench.analysis.anomaly_types.views import DARK, Floats
 
 _ROUNDS = 4
 _HUBER = 1.5

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raybench.findings.board import Board
-from raybench.findings.rows import Row
-from raybench.findings.verdict import ENOUGH, Verdict
+from raybench.analysis.board import Board
+from raybench.analysis.decision import ENOUGH, Verdict
+from raybench.analysis.rows import Row
 from raybench.metrics.numbers import Number
 
 

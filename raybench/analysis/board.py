@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from raybench.analysis.cost_report import Hours, Spending, added
+from raybench.analysis.decision import Case, Verdict, case_of, judge, over_all
+from raybench.analysis.queue_evaluation import Payoff
+from raybench.analysis.rows import Row, merge_seeds
+from raybench.analysis.squash_baseline import Twin
 from raybench.config.experiment import VerdictWeights
 from raybench.detectors.protocol import Provenance
-from raybench.findings.non_square import Twin
-from raybench.findings.payoff import Payoff
-from raybench.findings.rows import Row, merge_seeds
-from raybench.findings.spending import Hours, Spending, added
-from raybench.findings.verdict import Case, Verdict, case_of, judge, over_all
 from raybench.metrics.image import ImageScores
 from raybench.metrics.mean_ranks import mean_ranks
 from raybench.metrics.numbers import Number

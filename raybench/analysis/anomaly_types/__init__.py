@@ -3,8 +3,8 @@
 `references_of` a line are made once, from a few of its OK images; `signal` then answers for one image.
 """
 
-from raybench.findings.signals.line import references_of
-from raybench.findings.signals.references import References
-from raybench.findings.signals.rule import Signal, signal
+from raybench.analysis.anomaly_types.classify import Signal, signal
+from raybench.analysis.anomaly_types.line import references_of
+from raybench.analysis.anomaly_types.references import References
 
 __all__ = ["References", "Signal", "references_of", "signal"]

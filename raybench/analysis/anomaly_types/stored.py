@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
+from raybench.analysis.anomaly_types import References, Signal, references_of, signal
+from raybench.analysis.anomaly_types.training_samples import VERSION, Lessons, read_lessons, write_lessons
+from raybench.analysis.anomaly_types.views import Image
+from raybench.analysis.flags import Flag
 from raybench.config.plan import Plan
 from raybench.data.decode import decode_image
 from raybench.data.manifest import Manifest
 from raybench.data.shards import Row, read_rows
 from raybench.errors import IntegrityError, ObjectMissing, StoreDenied
-from raybench.findings.flags import Flag
-from raybench.findings.signals import References, Signal, references_of, signal
-from raybench.findings.signals.lessons import VERSION, Lessons, read_lessons, write_lessons
-from raybench.findings.signals.views import Image
 from raybench.runs.run import Run, encode
 from raybench.store import Store
 

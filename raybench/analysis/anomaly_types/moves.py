@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from raybench.findings.signals.views import Floats
+from raybench.analysis.anomaly_types.views import Floats
 
 REACH = 0.25  # of a side: how far a shift is looked for
 STEP, WIDEST = 3.0, 21.0  # degrees

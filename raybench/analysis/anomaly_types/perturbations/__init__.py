@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from raybench.findings.signals.perturbations import defects, layout, lighting
-from raybench.findings.signals.perturbations.common import Perturb, as_bytes, perturb, side_of, warped
-from raybench.findings.signals.views import Image
+from raybench.analysis.anomaly_types.perturbations import defects, layout, lighting
+from raybench.analysis.anomaly_types.perturbations.common import Perturb, as_bytes, perturb, side_of, warped
+from raybench.analysis.anomaly_types.views import Image
 
 __all__ = ["CHANGES", "Perturb", "jittered", "perturb"]
 

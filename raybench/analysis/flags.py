@@ -30,7 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raybench.findings.verdict import NOT_GOOD, Verdict
+from raybench.analysis.decision import NOT_GOOD, Verdict
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import MAX_EXCESS, excess_of
 from raybench.runs.records import UnitResult

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.findings.signals.perturbations.common import as_bytes, grain, place, side_of, tone_at
-from raybench.findings.signals.views import Image
+from raybench.analysis.anomaly_types.perturbations.common import as_bytes, grain, place, side_of, tone_at
+from raybench.analysis.anomaly_types.views import Image
 
 
 def scratch(image: Image, rng: np.random.Generator) -> Image:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybench.findings.signals.judge import Judge, learn
-from raybench.findings.signals.lessons import Lessons
-from raybench.findings.signals.measure import LAID_OVER, Known, Measured, measure
-from raybench.findings.signals.moves import Spectra, best_move, spectra
-from raybench.findings.signals.views import FINE, Image, View, shrunk, view, working_size
+from raybench.analysis.anomaly_types.classifier import Judge, learn
+from raybench.analysis.anomaly_types.features import LAID_OVER, Known, Measured, measure
+from raybench.analysis.anomaly_types.moves import Spectra, best_move, spectra
+from raybench.analysis.anomaly_types.training_samples import Lessons
+from raybench.analysis.anomaly_types.views import FINE, Image, View, shrunk, view, working_size
 
 FEWEST = LAID_OVER + 1
 COMPARED, LEARNT_FROM = 24, 18  # images; where there are fewer in all, some serve for both

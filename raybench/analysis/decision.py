@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from raybench.findings.merits import Merits, merits, worth
-from raybench.findings.rows import Row
+from raybench.analysis.criteria import Merits, merits, worth
+from raybench.analysis.rows import Row
 from raybench.metrics.image import ImageScores
 from raybench.metrics.mean_ranks import largest_table
 from raybench.metrics.numbers import Number

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from raybench.findings.signals.evidence import describe
-from raybench.findings.signals.references import References
-from raybench.findings.signals.views import Image
+from raybench.analysis.anomaly_types.evidence import describe
+from raybench.analysis.anomaly_types.references import References
+from raybench.analysis.anomaly_types.views import Image
 
 Kind = Literal["defect", "lighting", "layout", "uncertain"]
 KINDS: tuple[Kind, ...] = ("defect", "lighting", "layout")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.findings.signals.views import Image
+from raybench.analysis.anomaly_types.views import Image
 
 Perturb = Callable[[Image, np.random.Generator], Image]
 

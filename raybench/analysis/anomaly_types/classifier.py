@@ -19,10 +19,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from raybench.findings.signals.lessons import Lessons
-from raybench.findings.signals.measure import LAID_OVER, WITNESSES, Known, Measured, logs, measure
-from raybench.findings.signals.perturbations import CHANGES, jittered, perturb
-from raybench.findings.signals.views import FINE, Image, shrunk, view
+from raybench.analysis.anomaly_types.features import LAID_OVER, WITNESSES, Known, Measured, logs, measure
+from raybench.analysis.anomaly_types.perturbations import CHANGES, jittered, perturb
+from raybench.analysis.anomaly_types.training_samples import Lessons
+from raybench.analysis.anomaly_types.views import FINE, Image, shrunk, view
 
 DEFECT, LAYOUT, LIGHTING = "defect", "layout", "lighting"
 UNCHANGED = "unchanged"

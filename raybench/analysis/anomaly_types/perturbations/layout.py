@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from raybench.findings.signals.perturbations.common import either, side_of, warped
-from raybench.findings.signals.views import Image
+from raybench.analysis.anomaly_types.perturbations.common import either, side_of, warped
+from raybench.analysis.anomaly_types.views import Image
 
 
 def shift(image: Image, rng: np.random.Generator) -> Image:

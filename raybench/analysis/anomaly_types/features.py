@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.findings.signals.light import LightChange, foreign_levels, light_change, tint_change
-from raybench.findings.signals.moves import UPRIGHT, Move, Spectra, best_move, turned_gain
-from raybench.findings.signals.parts import Region, Spot, displaced_part, missing_part, new_structure
-from raybench.findings.signals.views import Floats, View, edges_of
+from raybench.analysis.anomaly_types.light import LightChange, foreign_levels, light_change, tint_change
+from raybench.analysis.anomaly_types.moves import UPRIGHT, Move, Spectra, best_move, turned_gain
+from raybench.analysis.anomaly_types.parts import Region, Spot, displaced_part, missing_part, new_structure
+from raybench.analysis.anomaly_types.views import Floats, View, edges_of
 
 LAID_OVER = 5  # references that fit best in place: what is compared part by part
 _FEW = 0.97  # quantile over blocks: what a few of them show

@@ -15,8 +15,8 @@ import numpy as np
 from scipy import stats
 from scipy.spatial import cKDTree
 
-from raybench.findings.flags import Flag, Seen, build_flags
-from raybench.findings.queue import line_up
+from raybench.analysis.flags import Flag, Seen, build_flags
+from raybench.analysis.queue import line_up
 from raybench.metrics.descriptors import Traits
 from raybench.metrics.intervals import LEVEL, clopper_pearson
 from raybench.metrics.numbers import Number
