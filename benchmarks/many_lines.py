@@ -20,9 +20,9 @@ from raybench.analysis.flags import Seen, build_flags, look, top_images
 from raybench.data.geometry import Input
 from raybench.metrics.image import ImageScores, Ranked
 from raybench.metrics.numbers import Number, Quality, RegionRecall, Speed, Threshold
-from raybench.reports.gallery import Picture
-from raybench.reports.html import render
-from raybench.reports.publish import pictures_per_line
+from raybench.report.gallery import Picture
+from raybench.report.html import render
+from raybench.report.publish import pictures_per_line
 from raybench.runs.records import Counts, Failure, Size, UnitResult
 from raybench.runs.run import versions
 

@@ -17,7 +17,7 @@ from benchmarks.scale import made
 from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import Annotation, InputChoice, Resources
 from raybench.config.plan import Plan, make_plan
-from raybench.reports.publish import publish_again
+from raybench.report.publish import publish_again
 from raybench.runs.run import Run
 from raybench.scheduler.cluster import connected
 from raybench.scheduler.runner import run_plan

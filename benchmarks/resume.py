@@ -21,7 +21,7 @@ from raybench.config.experiment import Annotation, Experiment, InputChoice, Mode
 from raybench.config.plan import Plan, make_plan
 from raybench.config.unit import Unit
 from raybench.data.pack import PackOptions, pack
-from raybench.reports.publish import publish_again
+from raybench.report.publish import publish_again
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import QualityRecord
 from raybench.runs.run import Run

@@ -15,8 +15,8 @@ from raybench.cli import commands
 from raybench.cli.predict import _named_after, _plain
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.reports import unchanged
-from raybench.reports.publish import publish_again
+from raybench.report import cache
+from raybench.report.publish import publish_again
 from raybench.runs.run import Run
 from raybench.store import open_store
 from tests.support.made_run import finish, site_of
@@ -47,7 +47,7 @@ def experiment(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = site_of(plan, folder)
     for unit in plan.units:
         finish(unit, manifest, site)
-    unchanged.note(plan, run, publish_again(plan))
+    cache.note(plan, run, publish_again(plan))
     return file
 
 

@@ -13,7 +13,7 @@ import ray
 
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import make_plan
-from raybench.reports.publish import download
+from raybench.report.publish import download
 from raybench.runs.run import Run
 from raybench.runs.verify import verify_run
 from raybench.scheduler.runner import run_plan

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raybench.config.plan import Plan
 from raybench.metrics.numbers import Speed
-from raybench.reports.publish import publish
+from raybench.report.publish import publish
 from raybench.runs.records import UnitResult
 from raybench.runs.run import Run, encode
 from raybench.store import Store, open_store

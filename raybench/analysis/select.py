@@ -5,7 +5,7 @@ from __future__ import annotations
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.errors import InputError, ObjectMissing, UnknownName
-from raybench.reports.tables import board_from_json
+from raybench.report.tables import board_from_json
 from raybench.runs.run import Run
 
 

@@ -22,8 +22,8 @@ def annotate(
 ) -> None:
     """Write the flagged images, and what the best model outlines on them, for annotation tools."""
     from raybench.config.plan import experiment_of, make_plan
-    from raybench.reports.annotations.export import Options
-    from raybench.reports.annotations.export import annotate as export
+    from raybench.report.annotations.export import Options
+    from raybench.report.annotations.export import annotate as export
 
     options = Options(list(dict.fromkeys(part.strip() for part in formats.split(","))), images, picked)
     for done in export(make_plan(experiment_of(name), name), line, folder, options):

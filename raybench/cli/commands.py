@@ -29,10 +29,10 @@ from raybench.data import pack as packing
 from raybench.data.manifest import Manifest
 from raybench.detectors.settings import PRESETS
 from raybench.errors import RaybenchError, RunStopped, UnknownName
-from raybench.reports import unchanged
-from raybench.reports.console import console_board
-from raybench.reports.publish import download, publish_again
-from raybench.reports.tables import board_json
+from raybench.report import cache
+from raybench.report.console import console_board
+from raybench.report.publish import download, publish_again
+from raybench.report.tables import board_json
 from raybench.runs import verify as verifying
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import Run, encode
@@ -205,7 +205,7 @@ def export(
     folder: Annotated[Path, typer.Option("--to", help="Local folder for the files.")] = Path("out/export"),
 ) -> None:
     """Write a line's detector as ONNX (and OpenVINO), threshold included, checked against the original."""
-    from raybench.reports.export import export as write
+    from raybench.report.onnx_export import export as write
     from raybench.worker.context import node_cache
 
     found = write(make_plan(experiment_of(name), name), line, model, folder, node_cache())
@@ -264,7 +264,7 @@ def _run(plan: Plan, out_folder: Path, address: str | None, as_json: bool) -> in
     from raybench.scheduler.runner import run_plan
 
     told = err if as_json else out
-    if standing := unchanged.find(plan, Run(plan.store, plan.experiment.name)):  # no cluster is needed for that
+    if standing := cache.find(plan, Run(plan.store, plan.experiment.name)):  # no cluster is needed for that
         _print_board(standing, as_json)
         told.print(f"{len(plan.units)} units: 0 done now, {len(plan.units)} done before, 0 failed", highlight=False)
         _print_copy(plan, out_folder, as_json)

@@ -12,7 +12,7 @@ from raybench.cli.terminal import err, out, print_json
 from raybench.data.inspection.inspection import Inspection, inspection_json
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.errors import InputError
-from raybench.reports.quality import section, table
+from raybench.report.inspection import section, table
 from raybench.store import Store, open_store
 from raybench.worker.inspect import inspect_line
 

@@ -23,7 +23,7 @@ from raybench.config.experiment import Resources
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
-from raybench.reports.predictions import PAGE, TABLE, publish, summary_json, tables
+from raybench.report.predictions import PAGE, TABLE, publish, summary_json, tables
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.store import open_store

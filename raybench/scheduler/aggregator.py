@@ -15,8 +15,8 @@ import ray
 
 from raybench.analysis.board import Board
 from raybench.config.plan import Plan
-from raybench.reports import unchanged
-from raybench.reports.publish import publish
+from raybench.report import cache
+from raybench.report.publish import publish
 from raybench.runs.ledger import Ledger, enter
 from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
@@ -78,7 +78,7 @@ class Aggregator:
         ledger = Ledger.read(self.run)
         run = Run(plan.store, self.run.name, ledger)
         board = publish(plan, run, created)
-        unchanged.note(plan, run, board)
+        cache.note(plan, run, board)
         ledger.merge()
         clear(run)
         return board

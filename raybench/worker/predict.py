@@ -3,7 +3,7 @@
 runs/<run>/predictions/<name>/images/<line>/    the images, packed as a line is: all of them unlabelled
 runs/<run>/predictions/<name>/source.json       what they were packed from: written last
 runs/<run>/predictions/<name>/units/<unit_id>/  a copy of the detector's commit, and the scores: as in a run
-runs/<run>/predictions/<name>/tables/<unit_id>/ for people: see `reports.predictions`
+runs/<run>/predictions/<name>/tables/<unit_id>/ for people: see `report.predictions`
 
 The unit_id is one of its own: it hashes the images besides all that made the detector. So the same command goes on
 where it ended, other images never meet scores of earlier ones, and several models may score the same images.

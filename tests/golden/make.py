@@ -16,7 +16,7 @@ from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.reports.publish import publish
+from raybench.report.publish import publish
 from raybench.runs.ledger import Ledger, enter
 from raybench.runs.run import Run
 from raybench.store import open_store

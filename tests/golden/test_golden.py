@@ -11,8 +11,8 @@ import pytest
 
 from raybench.analysis.board import Board
 from raybench.config.plan import Plan
-from raybench.reports.publish import publish
-from raybench.reports.tables import board_from_json, board_json
+from raybench.report.publish import publish
+from raybench.report.tables import board_from_json, board_json
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
 from raybench.runs.run import Run, score_name

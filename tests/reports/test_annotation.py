@@ -16,7 +16,7 @@ from raybench.config.experiment import Annotation, Experiment, InputChoice, Mode
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores
-from raybench.reports.publish import publish
+from raybench.report.publish import publish
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run
 from raybench.store import open_store

@@ -13,8 +13,8 @@ from playwright.sync_api import Page, sync_playwright
 
 from raybench.analysis.board import Board, BoardContext, build_board
 from raybench.analysis.flags import build_flags, look, top_images
-from raybench.reports.gallery import Picture
-from raybench.reports.html import render
+from raybench.report.gallery import Picture
+from raybench.report.html import render
 from tests.support.report_units import unit
 
 CHROMIUM = shutil.which("chromium")

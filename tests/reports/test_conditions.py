@@ -6,7 +6,7 @@ from dataclasses import replace
 from raybench.analysis.board import Board
 from raybench.analysis.rows import Row
 from raybench.metrics.numbers import Speed
-from raybench.reports.conditions import FEW, conditions
+from raybench.report.conditions import FEW, conditions
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 SPEED = Speed(10.0, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2)

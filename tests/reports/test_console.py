@@ -10,7 +10,7 @@ from rich.console import Console
 from raybench.analysis.board import Board
 from raybench.analysis.squash_baseline import NonSquare
 from raybench.metrics.numbers import Number, Speed
-from raybench.reports.console import WORST_SHOWN, console_board
+from raybench.report.console import WORST_SHOWN, console_board
 from raybench.runs.records import Size
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]

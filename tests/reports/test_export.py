@@ -10,8 +10,8 @@ import pytest
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.errors import InputError, ModelError, UnknownName
-from raybench.reports.export import export
-from raybench.reports.publish import publish_again
+from raybench.report.onnx_export import export
+from raybench.report.publish import publish_again
 from raybench.runs.run import Run
 from raybench.worker.context import Site
 from raybench.worker.measure import measure
@@ -57,7 +57,7 @@ def test_the_winner_is_written_and_checked(done: Plan, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_stands_on_the_board(done: Plan) -> None:
-    from raybench.reports.conditions import conditions
+    from raybench.report.conditions import conditions
 
     assert "fake cannot be exported: it has no torch module" in conditions(publish_again(done))
 

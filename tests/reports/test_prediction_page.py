@@ -16,7 +16,7 @@ from raybench.config.plan import Plan
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import MAX_EXCESS
-from raybench.reports.predictions import Card, publish, render, summary_json, tables
+from raybench.report.predictions import Card, publish, render, summary_json, tables
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted

@@ -12,8 +12,8 @@ from raybench.data.inspection.duplicates import Copy, Group
 from raybench.data.inspection.inspection import Inspection
 from raybench.data.inspection.outliers import Issue, Trait
 from raybench.data.manifest import Manifest, Reject, ShardInfo
-from raybench.reports.html import render
-from raybench.reports.quality import EXPLAINED, NAMED, SHOWN, WORST, Section, section, table
+from raybench.report.html import render
+from raybench.report.inspection import EXPLAINED, NAMED, SHOWN, WORST, Section, section, table
 from raybench.runs.records import Failure, UnitResult
 
 EVIL = '<img onerror=alert(1)>.png"'

@@ -15,9 +15,9 @@ import pytest
 
 from raybench.analysis.board import Board, BoardContext, build_board
 from raybench.analysis.flags import Flag, Seen
-from raybench.reports.gallery import Picture, overlay
-from raybench.reports.html import render
-from raybench.reports.tables import (
+from raybench.report.gallery import Picture, overlay
+from raybench.report.html import render
+from raybench.report.tables import (
     LINE_HEADERS,
     OVERALL_HEADERS,
     board_csv,

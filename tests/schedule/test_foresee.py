@@ -10,7 +10,7 @@ from raybench.analysis.cost_report import foreseen
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.reports.publish import publish_again
+from raybench.report.publish import publish_again
 from raybench.runs.cost_model import Guess
 from raybench.runs.forecast import Work
 from raybench.runs.ledger import enter

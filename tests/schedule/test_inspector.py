@@ -15,7 +15,7 @@ from raybench.config.plan import Plan, make_plan
 from raybench.data.inspection.inspection import Inspection, quality_key, read_inspection
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.pack import PackOptions, pack
-from raybench.reports import unchanged
+from raybench.report import cache
 from raybench.runs.run import Run
 from raybench.scheduler.backlog import Backlog, Tally
 from raybench.scheduler.runner import run_plan
@@ -82,10 +82,10 @@ def test_lines_are_inspected_once_without_being_asked_for(
     learnt = [key for key in (item.key for item in plan.store.list()) if key.endswith("signals.npz")]
     assert sorted(learnt) == ["lines/strip/signals.npz", "runs/night/lines/far/signals.npz"]
     assert page_of(plan).count("Data quality: nothing is wrong with the 36 images") == 2
-    assert unchanged.find(plan, Run(plan.store, "night"))
+    assert cache.find(plan, Run(plan.store, "night"))
     annotation = plan.experiment.annotation.model_copy(update={"signals": 7})
     other_signals = plan.experiment.model_copy(update={"annotation": annotation})
-    assert unchanged.find(replace(plan, experiment=other_signals), Run(plan.store, "night")) is None
+    assert cache.find(replace(plan, experiment=other_signals), Run(plan.store, "night")) is None
     run_plan(plan, watch)
     assert watch.seen is None
 
@@ -98,7 +98,7 @@ def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment,
     assert watch.seen is None
     assert "Data quality: not inspected yet" in page_of(plan)
     plan = make_plan(experiment)
-    assert unchanged.find(plan, run) is None  # it was not asked for then
+    assert cache.find(plan, run) is None  # it was not asked for then
     with damaged(lines, training_shard(plan.manifests["strip"])):
         for attempt in (1, 2):
             summary = run_plan(plan, watch)
@@ -106,11 +106,11 @@ def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment,
             failure = summary.uninspected["strip"]
             assert (failure.phase, failure.error_type, failure.attempt) == ("inspect", "IntegrityError", attempt)
             assert f"Data quality: not inspected, attempt {attempt} ended with IntegrityError" in page_of(plan)
-            assert unchanged.find(plan, run) is None
+            assert cache.find(plan, run) is None
     assert watch.seen == Tally(total=1, failed=1)
     assert run_plan(plan).uninspected == {}
     assert "Data quality: nothing is wrong" in page_of(plan)
-    assert unchanged.find(plan, run)
+    assert cache.find(plan, run)
 
 
 def test_a_hang_is_ended_and_not_tried_again(experiment: Experiment) -> None:

@@ -14,8 +14,8 @@ from raybench.config.experiment import Experiment, ModelChoice, Override, Resour
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError
-from raybench.reports import unchanged
-from raybench.reports.tables import board_from_json
+from raybench.report import cache
+from raybench.report.tables import board_from_json
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import UnitResult
 from raybench.runs.run import Run
@@ -186,13 +186,13 @@ def test_a_finished_run_is_shown_without_a_cluster(experiment: Experiment, packe
     board = run(experiment).board
     plan = make_plan(experiment)
     here = Run(packed, "night")
-    assert unchanged.find(plan, here) == board
+    assert cache.find(plan, here) == board
     more = make_plan(experiment.model_copy(update={"seeds": (0, 1)}))
-    assert unchanged.find(more, here) is None
+    assert cache.find(more, here) is None
     here.put_report("board.json", here.get_report("board.json") + b"\n")
-    assert unchanged.find(plan, here) is None
+    assert cache.find(plan, here) is None
     packed.put("runs/night/ledger/report.json", b"[]")
-    assert unchanged.find(plan, here) is None
+    assert cache.find(plan, here) is None
 
 
 def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store) -> None:
@@ -208,4 +208,4 @@ def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store)
 def test_a_run_with_failures_is_not_taken_for_finished(experiment: Experiment, packed: Store) -> None:
     broken = with_models(experiment, ModelChoice(name="fake", config={"fail_in": "fit"}))
     run(broken)
-    assert unchanged.find(make_plan(broken), Run(packed, "night")) is None
+    assert cache.find(make_plan(broken), Run(packed, "night")) is None

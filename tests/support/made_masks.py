@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from raybench.reports.annotations.item import Item, Picture, Task
-from raybench.reports.annotations.write import write
+from raybench.report.annotations.item import Item, Picture, Task
+from raybench.report.annotations.write import write
 
 Mask = npt.NDArray[np.bool_]
 

@@ -25,8 +25,8 @@ from raybench.data.pack import PackOptions, pack
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, UnknownName
 from raybench.metrics.numbers import Threshold
-from raybench.reports.annotations.export import LineExport, Options, annotate
-from raybench.reports.tables import board_json
+from raybench.report.annotations.export import LineExport, Options, annotate
+from raybench.report.tables import board_json
 from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import Run, score_name
 from raybench.runs.scores import ScoreRow, write_scores

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.reports.annotations.item import Item
-from raybench.reports.annotations.write import write
+from raybench.report.annotations.item import Item
+from raybench.report.annotations.write import write
 from tests.support.made_masks import Mask, exported, iou, item, masks, union
 
 with warnings.catch_warnings():

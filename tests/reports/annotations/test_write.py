@@ -19,8 +19,8 @@ from pycocotools.coco import COCO
 
 from raybench.data.shards import Row
 from raybench.errors import InputError, UnknownName
-from raybench.reports.annotations.item import Item, Picture, Task, safe_stem
-from raybench.reports.annotations.write import FORMATS, write
+from raybench.report.annotations.item import Item, Picture, Task, safe_stem
+from raybench.report.annotations.write import FORMATS, write
 from tests.support.made_masks import item
 
 HOSTILE = [

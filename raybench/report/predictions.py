@@ -25,7 +25,7 @@ from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
-from raybench.reports.gallery import Picture
+from raybench.report.gallery import Picture
 from raybench.runs.records import Failure, ScoreRecord
 from raybench.runs.run import PREDICTIONS, encode, score_name
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions

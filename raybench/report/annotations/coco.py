@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from raybench.reports.annotations.item import CATEGORY, Item
-from raybench.reports.annotations.polygons import Region, edges
-from raybench.reports.annotations.streams import Add, json_array, run_lengths
+from raybench.report.annotations.item import CATEGORY, Item
+from raybench.report.annotations.polygons import Region, edges
+from raybench.report.annotations.streams import Add, json_array, run_lengths
 
 NAME = "coco.json"
 

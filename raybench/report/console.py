@@ -12,8 +12,8 @@ from raybench.analysis.board import Board
 from raybench.analysis.decision import shown
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.rows import Row
-from raybench.reports.conditions import conditions
-from raybench.reports.tables import (
+from raybench.report.conditions import conditions
+from raybench.report.tables import (
     FEW_LINES,
     OVERALL_HEADERS,
     SUMMARY_HEADERS,

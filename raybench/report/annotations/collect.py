@@ -18,7 +18,7 @@ from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import Row, read_rows
 from raybench.errors import InputError, IntegrityError
-from raybench.reports.annotations.item import Item, Picture, Task
+from raybench.report.annotations.item import Item, Picture, Task
 from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import Run, score_name
 from raybench.runs.scores import ScoreRow, iter_scores

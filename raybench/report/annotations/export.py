@@ -9,9 +9,9 @@ from pathlib import Path
 from raybench.analysis.board import Board
 from raybench.config.plan import Plan
 from raybench.errors import InputError, ObjectMissing, UnknownName
-from raybench.reports.annotations.collect import items_of, outliner_of, tasks_of
-from raybench.reports.annotations.write import Written, check_formats, write
-from raybench.reports.tables import board_from_json
+from raybench.report.annotations.collect import items_of, outliner_of, tasks_of
+from raybench.report.annotations.write import Written, check_formats, write
+from raybench.report.tables import board_from_json
 from raybench.runs.run import Run
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybench.errors import InputError, UnknownName
-from raybench.reports.annotations.coco import coco
-from raybench.reports.annotations.cvat import cvat
-from raybench.reports.annotations.item import Item
-from raybench.reports.annotations.label_studio import label_studio
-from raybench.reports.annotations.masks import masks
-from raybench.reports.annotations.streams import Add
-from raybench.reports.annotations.yolo import yolo
+from raybench.report.annotations.coco import coco
+from raybench.report.annotations.cvat import cvat
+from raybench.report.annotations.item import Item
+from raybench.report.annotations.label_studio import label_studio
+from raybench.report.annotations.masks import masks
+from raybench.report.annotations.streams import Add
+from raybench.report.annotations.yolo import yolo
 
 FORMATS: Mapping[str, Callable[[Path, str], AbstractContextManager[Add]]] = {
     "coco": coco,

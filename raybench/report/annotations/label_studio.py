@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from raybench.reports.annotations.item import CATEGORY, Item
-from raybench.reports.annotations.polygons import Region, edges, keyhole
-from raybench.reports.annotations.streams import Add, json_array
+from raybench.report.annotations.item import CATEGORY, Item
+from raybench.report.annotations.polygons import Region, edges, keyhole
+from raybench.report.annotations.streams import Add, json_array
 
 TASKS, CONFIG = "label_studio.json", "label_studio_config.xml"
 _DECIMALS = 5  # of a percent: below a hundredth of a pixel on the widest image

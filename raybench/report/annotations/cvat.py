@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from raybench.reports.annotations.item import CATEGORY, Item
-from raybench.reports.annotations.polygons import Region, edges
-from raybench.reports.annotations.streams import Add, run_lengths
+from raybench.report.annotations.item import CATEGORY, Item
+from raybench.report.annotations.polygons import Region, edges
+from raybench.report.annotations.streams import Add, run_lengths
 
 NAME = "cvat.xml"
 _COMMON = {"label": CATEGORY, "source": "auto", "occluded": "0", "z_order": "0"}

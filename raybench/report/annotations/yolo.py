@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from raybench.reports.annotations.item import CATEGORY, Item
-from raybench.reports.annotations.polygons import Region, keyhole, pixels
-from raybench.reports.annotations.streams import Add
+from raybench.report.annotations.item import CATEGORY, Item
+from raybench.report.annotations.polygons import Region, keyhole, pixels
+from raybench.report.annotations.streams import Add
 
 # Readers cut off or round a coordinate to a pixel, then draw the outline's own pixels: this lands in the same for both.
 _INTO_PIXEL = 0.25

@@ -22,10 +22,10 @@ from raybench.data.inspection.inspection import Inspection, bad_images
 from raybench.data.manifest import Manifest
 from raybench.data.shards import Row, read_rows
 from raybench.metrics.image import ImageScores
-from raybench.reports.gallery import Picture
-from raybench.reports.html import render
-from raybench.reports.quality import section
-from raybench.reports.tables import board_csv, board_json, board_md, flags_parquet
+from raybench.report.gallery import Picture
+from raybench.report.html import render
+from raybench.report.inspection import section
+from raybench.report.tables import board_csv, board_json, board_md, flags_parquet
 from raybench.runs.costs import write_costs
 from raybench.runs.forecast import read_forecast
 from raybench.runs.ledger import Ledger

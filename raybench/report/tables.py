@@ -19,7 +19,7 @@ from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.rows import Row
 from raybench.analysis.squash_baseline import NonSquare
 from raybench.metrics.numbers import Number, RegionRecall
-from raybench.reports.conditions import conditions
+from raybench.report.conditions import conditions
 
 _BOARD = TypeAdapter(Board)
 FEW_LINES = 6  # of more than a few lines a table lists the worst

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from raybench.reports.annotations.item import Item
+from raybench.report.annotations.item import Item
 
 Add = Callable[[Item], None]
 """What writes one more image to an export."""

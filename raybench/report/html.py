@@ -24,11 +24,11 @@ from raybench.analysis.flags import Flag, Seen
 from raybench.analysis.line_summary import poor_lines, worst_first
 from raybench.analysis.rows import Row
 from raybench.metrics.numbers import Number
-from raybench.reports.charts import Chart, charts
-from raybench.reports.conditions import conditions
-from raybench.reports.gallery import Picture
-from raybench.reports.quality import Section
-from raybench.reports.tables import (
+from raybench.report.charts import Chart, charts
+from raybench.report.conditions import conditions
+from raybench.report.gallery import Picture
+from raybench.report.inspection import Section
+from raybench.report.tables import (
     AUROC_COLUMN,
     EXPLAINED,
     FEW_LINES,

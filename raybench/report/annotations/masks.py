@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raybench.data.decode import encode_mask
-from raybench.reports.annotations.item import Item
-from raybench.reports.annotations.streams import Add
+from raybench.report.annotations.item import Item
+from raybench.report.annotations.streams import Add
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from raybench.data.decode import decode_image
 from raybench.data.header import UPRIGHT, open_header, orientation_of
 from raybench.data.shards import Row
-from raybench.reports.annotations.polygons import Region, regions
+from raybench.report.annotations.polygons import Region, regions
 
 CATEGORY = "anomaly"
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "BMP": ".bmp"}
