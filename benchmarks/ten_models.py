@@ -13,14 +13,14 @@ from pathlib import Path
 
 import yaml
 
-from raybench.analysis.board import Board
+from raybench.analysis.board import Board, board_from_json
 from raybench.analysis.decision import shown
 from raybench.analysis.rows import Row
 from raybench.data.catalog import packed_lines
 from raybench.data.geometry import is_square
 from raybench.detectors import weights
 from raybench.report.conditions import conditions
-from raybench.report.tables import board_from_json, rank, short
+from raybench.report.tables import rank, short
 from raybench.store import open_store
 
 MODELS = (

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pydantic import TypeAdapter
+
 from raybench.analysis.cost_report import Hours, Spending, added
 from raybench.analysis.decision import Case, Verdict, case_of, judge, over_all
 from raybench.analysis.queue_evaluation import Payoff
@@ -214,3 +216,20 @@ def _mean(numbers: Sequence[Number]) -> float | None:
 
 def _average(values: Sequence[float]) -> float | None:
     return statistics.mean(values) if values else None
+
+
+_BOARD = TypeAdapter(Board)
+
+
+def board_json(board: Board) -> bytes:
+    """Return the board as JSON: the report's `board.json`."""
+    return _BOARD.dump_json(board, indent=1) + b"\n"
+
+
+def board_from_json(data: bytes) -> Board:
+    """Return the board that `board_json` wrote.
+
+    Raises:
+        pydantic.ValidationError: `data` is not a board.
+    """
+    return _BOARD.validate_json(data)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from raybench.analysis.board import board_from_json
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.errors import InputError, ObjectMissing, UnknownName
-from raybench.report.tables import board_from_json
 from raybench.runs.run import Run
 
 

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raybench.analysis.board import Board
+from raybench.analysis.board import Board, board_json
 from raybench.analysis.cost_report import foreseen
 from raybench.cli import annotate, inspect, predict, tables, weights
 from raybench.cli import demo as demo_lines
@@ -32,7 +32,6 @@ from raybench.errors import RaybenchError, RunStopped, UnknownName
 from raybench.report import cache
 from raybench.report.console import console_board
 from raybench.report.publish import download, publish_again
-from raybench.report.tables import board_json
 from raybench.runs import verify as verifying
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import Run, encode

@@ -7,10 +7,9 @@ import json
 
 from pydantic import ValidationError
 
-from raybench.analysis.board import Board
+from raybench.analysis.board import Board, board_from_json
 from raybench.config.plan import Plan
 from raybench.errors import ObjectMissing
-from raybench.report.tables import board_from_json
 from raybench.runs.records import Failure
 from raybench.runs.run import Run, versions
 from raybench.store.digest import digest

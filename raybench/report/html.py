@@ -153,7 +153,7 @@ def _by_line(found: Sequence[Of]) -> dict[str, list[Of]]:
 
 
 def _part(name: str) -> str:
-    return importlib.resources.files("raybench.reports").joinpath(name).read_text(encoding="utf-8")
+    return importlib.resources.files("raybench.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _source(script: str) -> str:

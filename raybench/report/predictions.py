@@ -85,7 +85,7 @@ def render(summary: Summary, cards: Sequence[Card]) -> str:
 
 
 def _part(name: str) -> str:
-    return importlib.resources.files("raybench.reports").joinpath(name).read_text(encoding="utf-8")
+    return importlib.resources.files("raybench.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _noted(prediction: Prediction, line: Manifest, tally: Tally, sheet: TextIO) -> Iterator[Predicted]:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from raybench.analysis.anomaly_types.stored import with_signals
-from raybench.analysis.board import Board, BoardContext, build_board
+from raybench.analysis.board import Board, BoardContext, board_json, build_board
 from raybench.analysis.cost_report import Spending, hours_of
 from raybench.analysis.flags import Seen, look, top_images, weighed
 from raybench.analysis.queue_builder import Desk
@@ -25,7 +25,7 @@ from raybench.metrics.image import ImageScores
 from raybench.report.gallery import Picture
 from raybench.report.html import render
 from raybench.report.inspection import section
-from raybench.report.tables import board_csv, board_json, board_md, flags_parquet
+from raybench.report.tables import board_csv, board_md, flags_parquet
 from raybench.runs.costs import write_costs
 from raybench.runs.forecast import read_forecast
 from raybench.runs.ledger import Ledger

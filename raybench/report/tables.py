@@ -9,7 +9,6 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
-from pydantic import TypeAdapter
 
 from raybench.analysis.board import Board, Overall
 from raybench.analysis.cost_report import cost
@@ -21,7 +20,6 @@ from raybench.analysis.squash_baseline import NonSquare
 from raybench.metrics.numbers import Number, RegionRecall
 from raybench.report.conditions import conditions
 
-_BOARD = TypeAdapter(Board)
 FEW_LINES = 6  # of more than a few lines a table lists the worst
 LINE_HEADERS = (
     "model",
@@ -101,15 +99,6 @@ EXPLAINED = {
     "excess": "How far above the threshold, in units of how far the threshold lies above a typical OK image.",
     "flagged by": "Models above whose threshold the image lies.",
 }
-
-
-def board_json(board: Board) -> bytes:
-    return _BOARD.dump_json(board, indent=1) + b"\n"
-
-
-def board_from_json(data: bytes) -> Board:
-    """What `board_json` wrote."""
-    return _BOARD.validate_json(data)
 
 
 def board_csv(board: Board) -> bytes:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from raybench.analysis.board import Board
+from raybench.analysis.board import Board, board_from_json, board_json
 from raybench.config.plan import Plan
 from raybench.report.publish import publish
-from raybench.report.tables import board_from_json, board_json
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
 from raybench.runs.run import Run, score_name

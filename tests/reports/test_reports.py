@@ -13,19 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raybench.analysis.board import Board, BoardContext, build_board
+from raybench.analysis.board import Board, BoardContext, board_from_json, board_json, build_board
 from raybench.analysis.flags import Flag, Seen
 from raybench.report.gallery import Picture, overlay
 from raybench.report.html import render
-from raybench.report.tables import (
-    LINE_HEADERS,
-    OVERALL_HEADERS,
-    board_csv,
-    board_from_json,
-    board_json,
-    board_md,
-    flags_parquet,
-)
+from raybench.report.tables import LINE_HEADERS, OVERALL_HEADERS, board_csv, board_md, flags_parquet
 from raybench.runs.records import Failure, UnitResult
 from tests.support.report_units import EVIL, unit
 

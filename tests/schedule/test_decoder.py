@@ -117,7 +117,7 @@ def test_no_more_is_decoded_than_soon_begins(plan: Plan, run: Run) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_the_oldest_leave_when_there_are_too_many(plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "LIMIT_MB", 0)
+    monkeypatch.setattr(prefetch, "LIMIT_MB", 0)
     work_off(helped(plan, run, list(wanted(plan.units, plan.manifests))), begun=len(plan.units))
     assert len(names(run.ahead)) == 2  # of the last one
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import ray
 
+from raybench.analysis.board import board_from_json
 from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError
 from raybench.report import cache
-from raybench.report.tables import board_from_json
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import UnitResult
 from raybench.runs.run import Run
@@ -160,7 +160,8 @@ def test_too_much_is_asked_of_the_cluster() -> None:
 
 def test_driver_and_aggregator_never_import_torch() -> None:
     code = (
-        "import sys, raybench.cli, raybench.scheduler.runner, raybench.scheduler.aggregator, raybench.scheduler.progress\n"
+        "import sys, raybench.cli\n"
+        "from raybench.scheduler import aggregator, progress, runner\n"
         "print(sorted({'torch', 'anomalib', 'timm'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

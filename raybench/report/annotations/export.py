@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raybench.analysis.board import Board
+from raybench.analysis.board import Board, board_from_json
 from raybench.config.plan import Plan
 from raybench.errors import InputError, ObjectMissing, UnknownName
 from raybench.report.annotations.collect import items_of, outliner_of, tasks_of
 from raybench.report.annotations.write import Written, check_formats, write
-from raybench.report.tables import board_from_json
 from raybench.runs.run import Run
 
 

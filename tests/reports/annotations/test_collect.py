@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from raybench.analysis.board import Board, BoardContext
+from raybench.analysis.board import Board, BoardContext, board_json
 from raybench.analysis.decision import Verdict
 from raybench.analysis.rows import merge_seeds
 from raybench.cli import app
@@ -26,7 +26,6 @@ from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, UnknownName
 from raybench.metrics.numbers import Threshold
 from raybench.report.annotations.export import LineExport, Options, annotate
-from raybench.report.tables import board_json
 from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import Run, score_name
 from raybench.runs.scores import ScoreRow, write_scores
