@@ -33,7 +33,7 @@ check: $(READY) audit ## Format, lint (ruff's security rules included), types, t
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(BIN)/python -m pytest -q tests/api/test_layers.py
 
 audit: $(READY) ## Look the lock's packages up among known vulnerabilities; says what could not be looked up
 	@found=$$(timeout 120 $(BIN)/pip-audit -r requirements.lock --disable-pip --no-deps --progress-spinner off --timeout 10 2>&1); \

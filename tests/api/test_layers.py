@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent / "raybench"
+ROOT = Path(__file__).parents[2] / "raybench"
 
 LAYERS = (
     {"cli"},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from raybench.analysis.anomaly_types import stored
 from raybench.analysis.anomaly_types.stored import looker, with_signals
 from raybench.analysis.flags import Flag, Kind
 from raybench.config.experiment import Annotation, Experiment, ModelChoice

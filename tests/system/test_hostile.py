@@ -37,7 +37,7 @@ from raybench.runs.run import Run
 from raybench.runs.scores import ScoreRow, read_scores, write_scores
 from raybench.store import Store, open_store
 
-DOC = Path(__file__).parent.parent / "docs" / "hostile-input.md"
+DOC = Path(__file__).parents[2] / "docs" / "hostile-input.md"
 PIXELS: npt.NDArray[np.uint8] = np.full((24, 40, 3), (10, 120, 240), np.uint8)
 PICTURE = Image.fromarray(PIXELS)
 

@@ -20,6 +20,7 @@ from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.run import Run
+from raybench.scheduler import prefetch
 from raybench.scheduler.capacity import Node, Slots
 from raybench.scheduler.prefetch import Decoder, Wanted, clear, wanted
 from raybench.scheduler.tasks import Desk, argument
