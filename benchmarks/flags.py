@@ -20,21 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybench.analysis.board import Board, BoardContext, build_board
-from raybench.analysis.flags import Seen, look, weighed
-from raybench.analysis.queue_builder import Desk
-from raybench.analysis.queue_evaluation import Payoff, payoff
+from raybench.analysis.flags import ScoredImage, collect_scores, voting_models
+from raybench.analysis.queue_builder import QueueBuilder
+from raybench.analysis.queue_evaluation import QueueEvaluation, evaluate_queue
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.catalog import packed_lines
 from raybench.data.pack import PackOptions, pack
-from raybench.metrics.descriptors import Traits
+from raybench.metrics.descriptors import Descriptors
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Speed
-from raybench.runs.records import MeasureRecord, QualityRecord, Size, TrainRecord, UnitResult
+from raybench.runs.records import MeasureRecord, ModelSize, QualityRecord, TrainRecord, UnitResult
 from raybench.runs.run import Run
 from raybench.store import Store, open_store
-from raybench.worker.context import Site
-from raybench.worker.merge import Partials, conclude, merge
+from raybench.worker.context import WorkerContext
+from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
 from raybench.worker.train import train
 
@@ -52,10 +52,10 @@ class Done:
     plan: Plan
     run: Run
     board: Board
-    seen: dict[str, list[Seen]]
+    seen: dict[str, list[ScoredImage]]
 
-    def desk(self) -> Desk:
-        return Desk(self.plan, self.run, self.board, self.plan.units)
+    def desk(self) -> QueueBuilder:
+        return QueueBuilder(self.plan, self.run, self.board, self.plan.units)
 
 
 def main(source: Path, work: Path = WORK) -> None:
@@ -104,7 +104,7 @@ def _done(store: Store, lines: Sequence[str], held_out: float, work: Path) -> Do
     run = Run(store, chosen.name)
     cache = work / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    site = Site(run, store.sub("lines"), cache, "cpu", 1)
+    site = WorkerContext(run, store.sub("lines"), cache, "cpu", 1)
     results, scores = [], {}
     for unit in plan.units:
         manifest = plan.manifests[unit.line]
@@ -113,12 +113,12 @@ def _done(store: Store, lines: Sequence[str], held_out: float, work: Path) -> Do
         for shard in manifest.scored_shards:
             score(unit, manifest, shard, site)
         merge(unit, manifest, run, Partials())
-        run.commit(unit.unit_id, "measure", MeasureRecord(unit.unit_id, _NO_TIME, Size(1.0, 1)))
-        result = conclude(unit, manifest, run)
+        run.commit(unit.unit_id, "measure", MeasureRecord(unit.unit_id, _NO_TIME, ModelSize(1.0, 1)))
+        result = finalize(unit, manifest, run)
         results.append(result)
         scores[unit.unit_id] = _scores(run, result)
     board = build_board(results, scores, BoardContext(run.name, "", "", {}, chosen.false_alarm_budget))
-    seen = look(results, scores, {verdict.line: weighed(verdict) for verdict in board.verdicts})
+    seen = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})
     by_line = {line: list(group) for line, group in itertools.groupby(seen, key=lambda one: one.line)}
     return Done(plan, run, board, by_line)
 
@@ -136,19 +136,19 @@ def _print_payoffs(done: Done) -> None:
         auroc = {
             row.model: row.quality.image_auroc.value
             for row in done.board.rows_of(line)
-            if row.quality and row.model in weighed(done.board.verdict_on(line))
+            if row.quality and row.model in voting_models(done.board.verdict_on(line))
         }
         print(f"\n{line}: {', '.join(f'{model} {value:.3f}' for model, value in auroc.items())} have a say")
         _print_row("", ["NG picked", "by score", "at random", "types", "by score", "reach", "by score"])
         for budget in BUDGETS:
-            _print_row(f"budget {budget}", _cells([payoff([], seen, traits, budget, 0)]))
+            _print_row(f"budget {budget}", _cells([evaluate_queue([], seen, traits, budget, 0)]))
         for budget in BUDGETS[:3]:
-            found = [payoff([], part, traits, budget, 0) for part in _lopsided(seen, traits)]
+            found = [evaluate_queue([], part, traits, budget, 0) for part in _lopsided(seen, traits)]
             if found:
                 _print_row(f"lopsided, budget {budget}", _cells(found))
 
 
-def _lopsided(seen: Sequence[Seen], traits: Traits) -> Iterator[list[Seen]]:
+def _lopsided(seen: Sequence[ScoredImage], traits: Descriptors) -> Iterator[list[ScoredImage]]:
     types = dict(zip(traits.image_ids.tolist(), traits.defect_types.tolist(), strict=True))
     kinds = sorted({types[one.image_id] for one in seen if one.label == "ng"})
     for often in kinds if len(kinds) > 1 else ():
@@ -162,7 +162,7 @@ def _lopsided(seen: Sequence[Seen], traits: Traits) -> Iterator[list[Seen]]:
         yield [*kept, *(one for one in seen if one.label == "ok")]
 
 
-def _cells(found: Sequence[Payoff]) -> list[str]:
+def _cells(found: Sequence[QueueEvaluation]) -> list[str]:
     """Means; with intervals where there is one."""
 
     def share(name: str) -> str:

@@ -47,7 +47,7 @@ def _measure(name: str, way: str) -> dict[str, Any]:
 
     context = FitContext(seed=0, device="cpu", threads=1)
     spec = registry.resolve(name, STEPS.get(name, {}), "cpu")
-    detector: Any = registry.create(spec, registry.Size(SIDE, SIDE), context)
+    detector: Any = registry.create(spec, registry.InputSize(SIDE, SIDE), context)
     pixels = np.random.default_rng(0).integers(0, 256, (TRAINED, SIDE, SIDE, 3), np.uint8)
     before = _faults()
     train_s = _timed(lambda: detector.fit(_Images(pixels), context))

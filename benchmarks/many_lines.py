@@ -16,14 +16,14 @@ from typing import TypeVar
 import numpy as np
 
 from raybench.analysis.board import BoardContext, build_board
-from raybench.analysis.flags import Seen, build_flags, look, top_images
+from raybench.analysis.flags import ScoredImage, build_flags, collect_scores, top_images
 from raybench.data.geometry import Input
 from raybench.metrics.image import ImageScores, Ranked
-from raybench.metrics.numbers import Number, Quality, RegionRecall, Speed, Threshold
+from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
 from raybench.report.gallery import Picture
 from raybench.report.html import render
 from raybench.report.publish import pictures_per_line
-from raybench.runs.records import Counts, Failure, Size, UnitResult
+from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
 from raybench.runs.run import versions
 
 MODELS = (
@@ -50,7 +50,7 @@ def made(line: int, model: int, images: int) -> tuple[UnitResult, ImageScores | 
     scored = ImageScores.of(ids, ["ok"] * half + ["ng"] * half, scores.tolist())
     ones = np.ones((1, half))
     auroc = float(Ranked(scored.of_label("ok"), scored.of_label("ng")).auroc(ones, ones)[0])
-    number = Number(auroc, max(0.0, auroc - 0.05), min(1.0, auroc + 0.05), 2 * half)
+    number = Estimate(auroc, max(0.0, auroc - 0.05), min(1.0, auroc + 0.05), 2 * half)
     result = UnitResult(
         unit_id=unit_id,
         line=name,
@@ -64,13 +64,13 @@ def made(line: int, model: int, images: int) -> tuple[UnitResult, ImageScores | 
         quality=Quality(**{field.name: number for field in fields(Quality)}),
         regions=RegionRecall(number, {"scratch": number}, {"large": number}),
         speed=Speed(10.0 + model, 12.0, 3.0, 14.0, 90.0, 8, "made up", "float32", 2),
-        size=Size(10.0 + model, 1_000_000),
+        size=ModelSize(10.0 + model, 1_000_000),
         train_s=30.0,
     )
     return result, scored
 
 
-def pictures(seen: list[Seen], lines: int) -> Iterator[Picture]:
+def pictures(seen: list[ScoredImage], lines: int) -> Iterator[Picture]:
     rng = np.random.default_rng(0)
     image = (rng.normal(128, 30, (HEIGHT, WIDTH, 1)) + np.zeros(3)).clip(0, 255).astype(np.uint8)
     heat = np.zeros((HEIGHT, WIDTH), np.float32)
@@ -99,7 +99,7 @@ def main() -> None:
     scores = {result.unit_id: scored for result, scored in units if scored is not None}
     context = BoardContext("many-lines", "2026-11-25T00:00:00+00:00", "0" * 64, versions(), 0.05)
     board = timed("board", lambda: build_board(results, scores, context))
-    seen = timed("images", lambda: look(results, scores))
+    seen = timed("images", lambda: collect_scores(results, scores))
     flags = timed("flags", lambda: build_flags(seen))
     page = timed("page", lambda: render(board, flags, list(pictures(seen, asked.lines)), seen))
     asked.out.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ def work(folder: Path) -> None:
     from raybench.config.experiment import Experiment, InputChoice, ModelChoice
     from raybench.config.plan import make_plan
     from raybench.runs.run import Run
-    from raybench.worker.context import Site
+    from raybench.worker.context import WorkerContext
     from raybench.worker.merge import Partials, merge
     from raybench.worker.score import score
     from raybench.worker.train import train
@@ -43,7 +43,7 @@ def work(folder: Path) -> None:
         )
     )
     (folder / "cache").mkdir()
-    site = Site(Run(plan.store, "memory"), plan.store.sub("lines"), folder / "cache", "cpu", 1)
+    site = WorkerContext(Run(plan.store, "memory"), plan.store.sub("lines"), folder / "cache", "cpu", 1)
     unit, manifest = plan.units[0], plan.manifests["noise"]
     train(unit, manifest, site)
     for shard in manifest.scored_shards:

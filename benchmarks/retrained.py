@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 from raybench.detectors import registry
 from raybench.detectors.protocol import FitContext
-from raybench.detectors.registry import Size
+from raybench.detectors.registry import InputSize
 from raybench.detectors.weights.catalog import BACKBONES, LITE0
 
 SIDE = 256
@@ -74,7 +74,7 @@ def _auroc(
 ) -> tuple[float, float]:
     """Image AUROC on the test images, and the seconds of training."""
     context = FitContext(threads=2)
-    detector = registry.create(registry.resolve(name, config), Size(SIDE, SIDE), context)
+    detector = registry.create(registry.resolve(name, config), InputSize(SIDE, SIDE), context)
     started = time.perf_counter()
     detector.fit(train, context)
     seconds = time.perf_counter() - started

@@ -51,7 +51,7 @@ def main() -> None:
         for name in fitting.REAL:
             fitted = fitting.fit(name)
             (folder / name).mkdir()
-            size = registry.Size(fitted.height, fitted.width)
+            size = registry.InputSize(fitted.height, fitted.width)
             registry.save_detector(fitted.detector, fitted.spec, size, folder / name)
             np.save(folder / f"{name}.npy", fitting.Images(IMAGES, fitted.height, fitted.width, seed=1).pixels)
         for kernels, variables in KERNELS.items():

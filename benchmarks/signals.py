@@ -26,10 +26,10 @@ import numpy as np
 from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.visible import Usual
 from raybench.analysis.anomaly_types.classifier import LIGHTING
-from raybench.analysis.anomaly_types.classify import KINDS, signal
+from raybench.analysis.anomaly_types.classify import KINDS, classify
 from raybench.analysis.anomaly_types.line import COUNT
 from raybench.analysis.anomaly_types.perturbations import Perturb, perturb
-from raybench.analysis.anomaly_types.references import References
+from raybench.analysis.anomaly_types.references import ReferenceBank
 from raybench.analysis.anomaly_types.views import Image
 from raybench.cli.demo import Sizes, write_strips
 from raybench.data.decode import decode_image
@@ -63,8 +63,8 @@ class Line:
     test_ok: Sequence[Path]
     ng: Sequence[Path]
 
-    def references(self) -> References:
-        return References.of(map(read, self.train[:COUNT]))
+    def references(self) -> ReferenceBank:
+        return ReferenceBank.of(map(read, self.train[:COUNT]))
 
 
 @dataclass
@@ -155,7 +155,7 @@ def evaluate(line: Line, tested: int) -> Tally:
                 tally.unseen[name] += 1
                 continue
             started = time.process_time()
-            found = signal(image, references)
+            found = classify(image, references)
             spent_s, images = spent_s + time.process_time() - started, images + 1
             tally.answers.setdefault((group, kind, name), Counter())[found.kind] += 1
             if group != "real":

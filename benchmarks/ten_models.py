@@ -14,8 +14,8 @@ from pathlib import Path
 import yaml
 
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.decision import shown
-from raybench.analysis.rows import Row
+from raybench.analysis.decision import format_number
+from raybench.analysis.rows import BoardRow
 from raybench.data.catalog import packed_lines
 from raybench.data.geometry import is_square
 from raybench.detectors import weights
@@ -98,7 +98,7 @@ The CPU preset trains for seconds to minutes; the models that learn by gradient 
 """
 
 
-def _cells(board: Board, row: Row) -> tuple[str, ...]:
+def _cells(board: Board, row: BoardRow) -> tuple[str, ...]:
     quality, verdict = row.quality, board.verdict_on(row.line)
     if quality is None:
         failed = f"failed: {row.failures[-1].message}"
@@ -109,10 +109,10 @@ def _cells(board: Board, row: Row) -> tuple[str, ...]:
         rank(verdict, row.model),
         verdict.grades.get(row.model, ""),
         row.provenance or "",
-        shown(quality.image_auroc),
+        format_number(quality.image_auroc),
         short(quality.au_pro),
         str(row.heat or ""),
-        shown(quality.recall),
+        format_number(quality.recall),
         short(quality.false_alarm_rate),
         f"{row.size.disk_mb:.1f}" if row.size else "",
         f"{row.speed.p50_ms:.0f}" if row.speed else "",
@@ -121,7 +121,7 @@ def _cells(board: Board, row: Row) -> tuple[str, ...]:
     )
 
 
-def _gain(row: Row) -> str:
+def _gain(row: BoardRow) -> str:
     size, gain = row.input, row.non_square.gain
     if size is None or is_square(size.source_height, size.source_width):
         return "square line"

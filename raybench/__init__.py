@@ -16,7 +16,7 @@ from raybench.runs.records import UnitResult
 from raybench.store import Store, open_store
 from raybench.worker import memory
 
-memory.keep_freed()
+memory.tune_malloc()
 
 __all__ = [
     "Card",

@@ -18,7 +18,7 @@ from raybench.config.experiment import Annotation, Experiment, InputChoice, Mode
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores, image_quality
-from raybench.metrics.numbers import Number, Quality, Threshold
+from raybench.metrics.numbers import Estimate, Quality, Threshold
 from raybench.runs.records import Failure, UnitResult
 from raybench.scheduler.cluster import connected
 from raybench.store import Store, open_store
@@ -92,7 +92,7 @@ def board_of() -> Callable[[Mapping[str, Mapping[str, float | None]]], Board]:
         scores = np.random.default_rng(0).normal(0, 1, 40) + np.repeat([0.0, gap], 20)
         images = ImageScores.of([f"{at:02}" for at in range(40)], ["ok"] * 20 + ["ng"] * 20, scores.tolist())
         threshold = Threshold(2.0, 19, 0.05, 0.05, 0.0)
-        none = dict.fromkeys([field.name for field in fields(Quality)], Number(None, reason="no masks"))
+        none = dict.fromkeys([field.name for field in fields(Quality)], Estimate(None, reason="no masks"))
         quality = Quality(**none | vars(image_quality(images, threshold)))
         return UnitResult(unit_id, line, model, 0, threshold=threshold, quality=quality, train_s=1.0), images
 

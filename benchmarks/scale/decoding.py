@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.scale.figures import Decoding
-from raybench.data.cache import FittedShard, open_fitted
+from raybench.data.cache import CachedShard, open_cached
 from raybench.data.geometry import InputFit, to_source
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.descriptors import describe
-from raybench.metrics.heatmap_contrast import Glow
+from raybench.metrics.heatmap_contrast import HeatmapContrast
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.regions import Regions
 from raybench.runs.scores import ScoreRow, write_scores
@@ -42,9 +42,9 @@ def _case(side: int, suffix: str) -> Decoding:
         lines = open_store(str(folder / "lines"))
         manifest = pack(open_store(str(folder / "images")), lines, "line", PackOptions())
         fit = InputFit("native", NETWORK, NETWORK)
-        fitted: list[FittedShard] = []
+        fitted: list[CachedShard] = []
         decode_s = _cpu_s(
-            lambda: fitted.extend(open_fitted(lines, manifest, one, fit, folder / "cache") for one in manifest.shards)
+            lambda: fitted.extend(open_cached(lines, manifest, one, fit, folder / "cache") for one in manifest.shards)
         )
         read_s = _cpu_s(lambda: [one.batch(range(len(one))) for one in fitted])
         images = np.concatenate([one.batch(range(len(one))) for one in fitted])
@@ -95,7 +95,7 @@ def _describe(
     height, width = mask.shape
     for at, heatmap in enumerate(maps):
         full = to_source(heatmap, fit, height, width)
-        Glow.of(str(at), "ng", full, 1.0, mask)
+        HeatmapContrast.of(str(at), "ng", full, 1.0, mask)
         Regions.of(str(at), "spot", full, mask)
         describe(heatmap, images[at], 1.0)
         found.append(PixelMap(str(at), full, mask))

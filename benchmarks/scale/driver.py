@@ -18,7 +18,7 @@ from benchmarks.scale.raylets import object_store_mb, raylets
 from raybench.config.experiment import Resources
 from raybench.config.plan import make_plan
 from raybench.scheduler.backlog import Backlog
-from raybench.scheduler.runner import Summary, run_plan
+from raybench.scheduler.runner import RunSummary, run_plan
 from raybench.store import Store, open_store
 from raybench.store.server import embedded_server
 
@@ -99,7 +99,7 @@ def measure(lines: int, kind: str, nodes: int) -> Driver:
 
 
 def _figures(
-    summary: Summary, watch: Watch, load: float, about: tuple[int, str, int], clocks: tuple[float, float, float]
+    summary: RunSummary, watch: Watch, load: float, about: tuple[int, str, int], clocks: tuple[float, float, float]
 ) -> Driver:
     lines, kind, nodes = about
     plan_s, joined, ended = clocks

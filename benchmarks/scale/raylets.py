@@ -21,9 +21,9 @@ OBJECT_STORE_MB = 100
 
 
 @contextlib.contextmanager
-def raylets(nodes: int, cpus: int, gpus: int, folder: Path, helpers: int = 0) -> Iterator[None]:
-    """A head without CPUs and so many equal nodes, joined by this process. helpers: and so many without a GPU. folder:
-    of the decode caches, one that the nodes share and one that the helpers share."""
+def raylets(nodes: int, cpus: int, gpus: int, folder: Path, cpu_nodes: int = 0) -> Iterator[None]:
+    """A head without CPUs and so many equal nodes, joined by this process. cpu_nodes: those without a GPU. folder:
+    of the decode caches, one that the nodes share and one that the cpu_nodes share."""
     cache, theirs = folder / "cache", folder / "cache-of-helpers"
     for path in (cache, theirs):
         path.mkdir(mode=0o700, exist_ok=True)
@@ -39,7 +39,7 @@ def raylets(nodes: int, cpus: int, gpus: int, folder: Path, helpers: int = 0) ->
         stack.callback(cluster.shutdown)
         for _ in range(nodes):
             cluster.add_node(**node | {"num_cpus": cpus, "num_gpus": gpus})
-        for _ in range(helpers):
+        for _ in range(cpu_nodes):
             cluster.add_node(**node | {"num_cpus": cpus, "env_vars": {"RAYBENCH_CACHE": str(theirs)}})
         stack.callback(ray.shutdown)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)

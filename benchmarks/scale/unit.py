@@ -22,14 +22,14 @@ from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import make_plan
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.runs.ledger import enter
+from raybench.runs.ledger import append_to_ledger
 from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
 from raybench.store import open_store
 from raybench.store.server import embedded_server
 from raybench.worker import measure as measuring
 from raybench.worker import merge
-from raybench.worker.context import Site
+from raybench.worker.context import WorkerContext
 from raybench.worker.score import score
 from raybench.worker.train import train
 
@@ -81,7 +81,7 @@ def measure() -> Unit:
         pack(open_store(str(images)), store.sub("lines"), "strip", PackOptions(shard_rows=SHARD_ROWS))
         Path(name, "cache").mkdir()
         plan = make_plan(_experiment(store.uri()))
-        site = Site(Run(plan.store, "unit"), store.sub("lines"), Path(name, "cache"), "cpu", 1, measure_s=0.05)
+        site = WorkerContext(Run(plan.store, "unit"), store.sub("lines"), Path(name, "cache"), "cpu", 1, measure_s=0.05)
         manifest = plan.manifests["strip"]
         train(plan.units[1], manifest, site)  # imports, connections and the decode cache of the training images
         score(plan.units[1], manifest, manifest.scored_shards[0], site)
@@ -91,7 +91,7 @@ def measure() -> Unit:
         return Unit(shards, counted, SIZES.train_ok, STRIP_HEIGHT * STRIP_WIDTH, NETWORK, steps)
 
 
-def _steps(unit: unit.Unit, manifest: Manifest, site: Site) -> tuple[Step, ...]:
+def _steps(unit: unit.Unit, manifest: Manifest, site: WorkerContext) -> tuple[Step, ...]:
     """The unit from training to the ledger, as tasks and actors do it."""
     shards, partials = manifest.scored_shards, merge.Partials()
     steps: list[Step] = []
@@ -106,7 +106,7 @@ def _steps(unit: unit.Unit, manifest: Manifest, site: Site) -> tuple[Step, ...]:
 
     def measure_and_conclude() -> None:
         measuring.measure(unit, manifest, site)
-        merge.conclude(unit, manifest, site.run)
+        merge.finalize(unit, manifest, site.run)
 
     with Requests() as requests:
         _timed(requests, "train", steps, lambda: train(unit, manifest, site))
@@ -114,7 +114,7 @@ def _steps(unit: unit.Unit, manifest: Manifest, site: Site) -> tuple[Step, ...]:
         _timed(requests, "merge a shard", steps, merge_all, len(shards))
         _timed(requests, "close", steps, lambda: merge.merge(unit, manifest, site.run, partials))
         _timed(requests, "measure", steps, measure_and_conclude)
-        _timed(requests, "enter", steps, lambda: enter(site.run, [unit.unit_id]))
+        _timed(requests, "enter", steps, lambda: append_to_ledger(site.run, [unit.unit_id]))
     return tuple(steps)
 
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
-from raybench.analysis.cost_report import Hours, Spending, added
-from raybench.analysis.decision import Case, Verdict, case_of, judge, over_all
-from raybench.analysis.queue_evaluation import Payoff
-from raybench.analysis.rows import Row, merge_seeds
-from raybench.analysis.squash_baseline import Twin
+from raybench.analysis.cost_report import CostReport, Hours, added
+from raybench.analysis.decision import Evidence, Verdict, collect_evidence, decide, over_all
+from raybench.analysis.queue_evaluation import QueueEvaluation
+from raybench.analysis.rows import BoardRow, merge_seeds
+from raybench.analysis.squash_baseline import SquashBaseline
 from raybench.config.experiment import VerdictWeights
 from raybench.detectors.protocol import Provenance
 from raybench.metrics.image import ImageScores
 from raybench.metrics.mean_ranks import mean_ranks
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 from raybench.runs.records import UnitResult
 
 
@@ -37,7 +37,7 @@ class BoardContext:
     false_alarm_budget: float
     pending: int = 0
     weights: Mapping[str, float] = field(default_factory=lambda: VerdictWeights().model_dump())
-    spending: Spending = field(default_factory=Spending)
+    spending: CostReport = field(default_factory=CostReport)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Overall:
     grade: str
     conclusion: str
     hours: Hours = field(default_factory=Hours)
-    mean_rank: Number = field(default_factory=lambda: Number(None))
+    mean_rank: Estimate = field(default_factory=lambda: Estimate(None))
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ class Board:
     annotation budget, of each line that has scores."""
 
     context: BoardContext
-    rows: tuple[Row, ...]
+    rows: tuple[BoardRow, ...]
     overall: tuple[Overall, ...]
     verdicts: tuple[Verdict, ...]
     over_all: Verdict | None
-    payoffs: tuple[Payoff, ...] = ()
+    payoffs: tuple[QueueEvaluation, ...] = ()
 
     @property
     def lines(self) -> tuple[str, ...]:
         return tuple(verdict.line for verdict in self.verdicts)
 
-    def rows_of(self, line: str) -> tuple[Row, ...]:
+    def rows_of(self, line: str) -> tuple[BoardRow, ...]:
         """Best first: the model that the verdict names, those tied with it by what they are worth, all others by image
         AUROC, failed ones last."""
         return self._rows[line]
@@ -92,7 +92,7 @@ class Board:
         return self._verdicts[line]
 
     @functools.cached_property
-    def _rows(self) -> Mapping[str, tuple[Row, ...]]:
+    def _rows(self) -> Mapping[str, tuple[BoardRow, ...]]:
         groups = itertools.groupby(sorted(self.rows, key=lambda row: row.line), key=lambda row: row.line)
         return {line: _best_first(rows, self.verdict_on(line)) for line, rows in groups}
 
@@ -100,14 +100,14 @@ class Board:
     def _verdicts(self) -> Mapping[str, Verdict]:
         return {verdict.line: verdict for verdict in self.verdicts}
 
-    def payoff_on(self, line: str) -> Payoff | None:
+    def payoff_on(self, line: str) -> QueueEvaluation | None:
         return next((payoff for payoff in self.payoffs if payoff.line == line), None)
 
 
-def _best_first(rows: Iterable[Row], verdict: Verdict) -> tuple[Row, ...]:
+def _best_first(rows: Iterable[BoardRow], verdict: Verdict) -> tuple[BoardRow, ...]:
     leaders = (verdict.run, *verdict.tied)
 
-    def place(row: Row) -> tuple[int, float, str]:
+    def place(row: BoardRow) -> tuple[int, float, str]:
         at = leaders.index(row.model) if row.model in leaders else len(leaders)
         auroc = row.quality.image_auroc.value if row.quality else None
         return at, -auroc if auroc is not None else math.inf, row.model
@@ -119,7 +119,7 @@ def build_board(
     results: Sequence[UnitResult],
     scores: Mapping[str, ImageScores],
     context: BoardContext,
-    twins: Sequence[Twin] = (),
+    twins: Sequence[SquashBaseline] = (),
 ) -> Board:
     """The comparison of all results, failed ones included. scores: by unit_id, of the finished units. twins: units that
     were also run on squashed images."""
@@ -131,28 +131,28 @@ def build_board(
     twin_of = {place(twin.chosen): twin for twin in twins}
     rows = tuple(merge_seeds(list(group), twin_of.get(at)) for at, group in itertools.groupby(ordered, key=place))
     cases = [_case(line, rows, ordered, scores, context) for line in sorted({row.line for row in rows})]
-    verdicts = tuple(case if isinstance(case, Verdict) else judge(case) for case in cases)
-    together = over_all([case for case in cases if isinstance(case, Case)])
+    verdicts = tuple(case if isinstance(case, Verdict) else decide(case) for case in cases)
+    together = over_all([case for case in cases if isinstance(case, Evidence)])
     return Board(context, rows, _overall(rows, verdicts, together), verdicts, together)
 
 
 def _case(
     line: str,
-    rows: Sequence[Row],
+    rows: Sequence[BoardRow],
     results: Sequence[UnitResult],
     scores: Mapping[str, ImageScores],
     context: BoardContext,
-) -> Case | Verdict:
+) -> Evidence | Verdict:
     of_line: dict[str, list[ImageScores]] = {}
     for result in results:
         if result.line == line and result.unit_id in scores:
             of_line.setdefault(result.model, []).append(scores[result.unit_id])
     here = [row for row in rows if row.line == line]
     budget = next((row.threshold.budget for row in here if row.threshold), context.false_alarm_budget)
-    return case_of(line, here, of_line, context.weights, budget)
+    return collect_evidence(line, here, of_line, context.weights, budget)
 
 
-def _overall(rows: Sequence[Row], verdicts: Sequence[Verdict], together: Verdict | None) -> tuple[Overall, ...]:
+def _overall(rows: Sequence[BoardRow], verdicts: Sequence[Verdict], together: Verdict | None) -> tuple[Overall, ...]:
     named = Counter(verdict.run for verdict in verdicts)
     tied = Counter(model for verdict in verdicts for model in verdict.tied)
     judged = sum(verdict.run is not None for verdict in verdicts)
@@ -161,7 +161,7 @@ def _overall(rows: Sequence[Row], verdicts: Sequence[Verdict], together: Verdict
     found = [
         replace(
             _one(model, [row for row in rows if row.model == model], (named[model], tied[model], judged), grades),
-            mean_rank=ranks.get(model, Number(None, reason="not run on the lines that most models were run on")),
+            mean_rank=ranks.get(model, Estimate(None, reason="not run on the lines that most models were run on")),
         )
         for model in sorted({row.model for row in rows})
     ]
@@ -174,7 +174,7 @@ def _order(one: Overall) -> tuple[float, int, float, str]:
     return mean, -(one.run_in + one.tied_in), -(one.image_auroc or 0.0), one.model
 
 
-def _mean_ranks(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> dict[str, Number]:
+def _mean_ranks(rows: Sequence[BoardRow], verdicts: Sequence[Verdict]) -> dict[str, Estimate]:
     """By model, over lines where something can be said. A model with no seed that finished has failed there."""
     values: dict[str, dict[str, float | None]] = {verdict.line: {} for verdict in verdicts if verdict.run}
     for row in rows:
@@ -183,7 +183,7 @@ def _mean_ranks(rows: Sequence[Row], verdicts: Sequence[Verdict]) -> dict[str, N
     return mean_ranks(values)
 
 
-def _one(model: str, rows: Sequence[Row], counted: tuple[int, int, int], grades: Mapping[str, str]) -> Overall:
+def _one(model: str, rows: Sequence[BoardRow], counted: tuple[int, int, int], grades: Mapping[str, str]) -> Overall:
     """counted: lines where the model is named, where it is tied, and lines that have a verdict."""
     done = [row for row in rows if row.quality]
     qualities = [row.quality for row in done if row.quality]
@@ -210,7 +210,7 @@ def _one(model: str, rows: Sequence[Row], counted: tuple[int, int, int], grades:
     )
 
 
-def _mean(numbers: Sequence[Number]) -> float | None:
+def _mean(numbers: Sequence[Estimate]) -> float | None:
     return _average([number.value for number in numbers if number.value is not None])
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from raybench.runs.cost_model import Basis
+from raybench.runs.cost_model import MatchLevel
 from raybench.runs.forecast import Forecast, Work
 from raybench.runs.records import UnitResult
 
 HOUR_S = 3600.0
-_ASSUMED: dict[Basis, str] = {
+_ASSUMED: dict[MatchLevel, str] = {
     "other CPUs": "from units with other CPUs per task, taken as they are",
     "other size": "from another input size, in proportion to its pixels",
     "other settings": "from other settings of the same model",
@@ -41,7 +41,7 @@ class Hours:
 
 
 @dataclass(frozen=True)
-class Spending:
+class CostReport:
     """Of a run. hours: of all finished units. forecast: of the latest command that had something to do."""
 
     hours: Hours = field(default_factory=Hours)
@@ -69,7 +69,7 @@ def cost(hours: Hours, price_per_hour: float | None) -> str:
     return f"{hours.gpu or hours.cpu:.3g}" if money is None else f"{money:.2f}"
 
 
-def told(spending: Spending) -> list[str]:
+def format_cost(spending: CostReport) -> list[str]:
     """A sentence on what was spent, and one on how that was predicted."""
     hours, price = spending.hours, spending.price_per_hour
     texts = []
@@ -96,7 +96,7 @@ def _compared(forecast: Forecast) -> str:
     return f"{begun}: predicted {_took(predicted)}; took {_took(took)}{ratio}{failed}"
 
 
-def foreseen(forecast: Forecast, price_per_hour: float | None) -> list[str]:
+def format_estimate(forecast: Forecast, price_per_hour: float | None) -> list[str]:
     """What is still to be done, what that will take, and what was assumed."""
     damaged = [f"{key} is damaged and was left out; it serves predictions only: delete it" for key in forecast.damaged]
     where = f"{forecast.slots} tasks at once on {forecast.nodes} nodes ({forecast.device})"

@@ -15,16 +15,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from raybench.analysis.rows import Row
+from raybench.analysis.rows import BoardRow
 from raybench.data.geometry import is_square
 
 _LOST_AT = 0.1
 
-Merits = Mapping[str, float]
+Criteria = Mapping[str, float]
 """By criterion, from 0 to 1; those that are known."""
 
 
-def merits(rows: Sequence[Row], budget: float) -> dict[str, Merits]:
+def criteria(rows: Sequence[BoardRow], budget: float) -> dict[str, Criteria]:
     """By model, of the rows of one line that have numbers. budget: for false alarms."""
     done = [row for row in rows if row.quality]
     fastest = min((row.speed.p50_ms for row in done if row.speed), default=0.0)
@@ -42,13 +42,13 @@ def merits(rows: Sequence[Row], budget: float) -> dict[str, Merits]:
     return {model: {name: value for name, value in by.items() if value is not None} for model, by in found.items()}
 
 
-def worth(found: Merits, weights: Mapping[str, float]) -> float:
+def utility(found: Criteria, weights: Mapping[str, float]) -> float:
     """The weighted mean, from 0 to 1; 0 where nothing that counts is known."""
     total = sum(weights[name] for name in found)
     return sum(weights[name] * value for name, value in found.items()) / total if total else 0.0
 
 
-def _recall(row: Row, budget: float) -> float | None:
+def _recall(row: BoardRow, budget: float) -> float | None:
     if row.quality is None or row.quality.recall.value is None:
         return None
     rate = row.quality.false_alarm_rate.value or 0.0
@@ -59,7 +59,7 @@ def _beside(value: float, least: float) -> float:
     return max(0.0, 1 - math.log10(value / least) / 2) if least > 0 else 1.0
 
 
-def _non_square(row: Row) -> float | None:
+def _non_square(row: BoardRow) -> float | None:
     size, gain = row.input, row.non_square.gain
     if size is None or is_square(size.source_height, size.source_width):
         return None

@@ -1,7 +1,7 @@
 """Which model a line should run, how sure that is, and why not the others.
 
 Image AUROC ranks. Two models are *tied* when the 95 % interval of their difference, resampled over the same images,
-holds zero. Of those tied with the leader, the one is named that is worth most by the weighted criteria of `merits`.
+holds zero. Of those tied with the leader, the one is named that is worth most by the weighted criteria of `criteria`.
 
 Every model gets a grade:
 
@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from raybench.analysis.criteria import Merits, merits, worth
-from raybench.analysis.rows import Row
+from raybench.analysis.criteria import Criteria, criteria, utility
+from raybench.analysis.rows import BoardRow
 from raybench.metrics.image import ImageScores
 from raybench.metrics.mean_ranks import largest_table
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 from raybench.metrics.ranking import Ranking, mean_ranking, rank
 
 BEST, GOOD, NOT_GOOD, UNKNOWN = "best", "good", "not good", "not enough images to tell"
@@ -50,48 +50,48 @@ class Verdict:
     grades: Mapping[str, str] = field(default_factory=dict)
     conclusions: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    merits: Mapping[str, Merits] = field(default_factory=dict)
+    merits: Mapping[str, Criteria] = field(default_factory=dict)
     worth: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Case:
+class Evidence:
     """All that a verdict rests on. numbers: image AUROC of each model as it is shown. alarms: false-alarm rates of
     models that surely exceed their budget. failed: what became of models without numbers."""
 
     name: str
     ranking: Ranking
-    numbers: Mapping[str, Number]
-    merits: Mapping[str, Merits]
+    numbers: Mapping[str, Estimate]
+    merits: Mapping[str, Criteria]
     weights: Mapping[str, float]
     alarms: Mapping[str, float]
     failed: Mapping[str, str]
 
-    def worth(self, model: str) -> float:
-        return worth(self.merits.get(model, {}), self.weights)
+    def utility(self, model: str) -> float:
+        return utility(self.merits.get(model, {}), self.weights)
 
 
-def case_of(
+def collect_evidence(
     line: str,
-    rows: Sequence[Row],
+    rows: Sequence[BoardRow],
     scores: Mapping[str, Sequence[ImageScores]],
     weights: Mapping[str, float],
     budget: float,
-) -> Case | Verdict:
+) -> Evidence | Verdict:
     """The case of one line, or the verdict that there is none. scores: by model, of each seed."""
     failed = {row.model: _failed(row) for row in rows if row.quality is None}
     ranked = {row.model: scores[row.model] for row in rows if row.quality}
     if not ranked:
         return _nothing(line, "no model finished", failed)
     found = rank(ranked, name=line)
-    if isinstance(found, Number):
+    if isinstance(found, Estimate):
         return _nothing(line, found.reason or "", failed | dict.fromkeys(ranked, "quality unknown"))
     alarms = {row.model: rate for row in rows if (rate := _alarms(row))}
     numbers = {row.model: row.quality.image_auroc for row in rows if row.quality}
-    return Case(line, found, numbers, merits(rows, budget), weights, alarms, failed)
+    return Evidence(line, found, numbers, criteria(rows, budget), weights, alarms, failed)
 
 
-def over_all(cases: Sequence[Case]) -> Verdict | None:
+def over_all(cases: Sequence[Evidence]) -> Verdict | None:
     """The verdict over several lines, on the models and lines of the largest table without a gap; None where that has
     fewer than two lines."""
     _, lines = largest_table({case.name: set(case.ranking.models) for case in cases})
@@ -111,16 +111,16 @@ def over_all(cases: Sequence[Case]) -> Verdict | None:
     merits_of = {model: _mean_merits([case.merits[model] for case in together]) for model in ranking.models}
     numbers = {model: ranking.value(model) for model in ranking.models}
     name = ALL_LINES if len(together) == len(cases) else f"{len(together)} of {len(cases)} lines"
-    found = judge(Case(name, ranking, numbers, merits_of, cases[0].weights, alarms, failed))
+    found = decide(Evidence(name, ranking, numbers, merits_of, cases[0].weights, alarms, failed))
     return replace(found, conclusions=dict(found.conclusions) | dict.fromkeys(rest - failed.keys(), NOT_RUN))
 
 
-def judge(case: Case) -> Verdict:
+def decide(case: Evidence) -> Verdict:
     """The verdict on a case."""
     ranking = case.ranking
     tied = [model for model in ranking.tied if model not in case.alarms] or list(ranking.tied)
-    best = max(tied, key=lambda model: (case.worth(model), case.numbers[model].value or 0.0))
-    others = sorted((model for model in tied if model != best), key=lambda model: (-case.worth(model), model))
+    best = max(tied, key=lambda model: (case.utility(model), case.numbers[model].value or 0.0))
+    others = sorted((model for model in tied if model != best), key=lambda model: (-case.utility(model), model))
     grades = {model: _grade(case, model) for model in ranking.models}
     conclusions = {model: _conclusion(case, model, best, tied) for model in ranking.models}
     return Verdict(
@@ -132,11 +132,11 @@ def judge(case: Case) -> Verdict:
         conclusions=conclusions | dict(case.failed),
         places={model: ranking.places(model) for model in ranking.models},
         merits=case.merits,
-        worth={model: case.worth(model) for model in ranking.models},
+        worth={model: case.utility(model) for model in ranking.models},
     )
 
 
-def _grade(case: Case, model: str) -> str:
+def _grade(case: Evidence, model: str) -> str:
     leader, value = case.numbers[case.ranking.leader], case.numbers[model].value or 0.0
     if model in case.alarms:
         return NOT_GOOD
@@ -149,27 +149,27 @@ def _grade(case: Case, model: str) -> str:
     return GOOD if (leader.value or 0.0) - value <= NEAR else NOT_GOOD
 
 
-def _is_unsure(leader: Number) -> bool:
+def _is_unsure(leader: Estimate) -> bool:
     low, high = leader.low or 0.0, leader.high or 1.0
     return high - low > TOO_WIDE or low <= COIN
 
 
-def _conclusion(case: Case, model: str, best: str, tied: Sequence[str]) -> str:
+def _conclusion(case: Evidence, model: str, best: str, tied: Sequence[str]) -> str:
     if model in case.alarms:
         return f"its threshold does not hold here: {case.alarms[model]:.0%} false alarms"
     if model == best:
         return "run this one" if len(tied) == 1 else "run this one: tied, and worth most"
     if model in tied:
-        return f"tied; worth {case.worth(model):.2f}, {best} {case.worth(best):.2f}"
+        return f"tied; worth {case.utility(model):.2f}, {best} {case.utility(best):.2f}"
     gap = case.ranking.gap(case.ranking.leader, model)
     return f"behind by {gap.value:.3f} ({gap.low:.3f}–{gap.high:.3f}) image AUROC"
 
 
-def _sentence(case: Case, best: str, others: Sequence[str], grade: str) -> str:
+def _sentence(case: Evidence, best: str, others: Sequence[str], grade: str) -> str:
     number = case.numbers[best]
-    start = f"{case.name}: run {best} (image AUROC {shown(number)})."
+    start = f"{case.name}: run {best} (image AUROC {format_number(number)})."
     if grade == UNKNOWN:
-        start = f"{case.name}: {UNKNOWN} ({number.n}); the best guess is {best} (image AUROC {shown(number)})."
+        start = f"{case.name}: {UNKNOWN} ({number.n}); the best guess is {best} (image AUROC {format_number(number)})."
     why = ""
     if others:
         why = f"It cannot be told apart from {', '.join(others)} on these images; {_reason(case, best, others[0])}."
@@ -184,7 +184,7 @@ def _sentence(case: Case, best: str, others: Sequence[str], grade: str) -> str:
     return f"{start} {why.strip()}".rstrip()
 
 
-def _reason(case: Case, best: str, other: str) -> str:
+def _reason(case: Evidence, best: str, other: str) -> str:
     """What speaks most for the named one against the next best."""
     mine, theirs = case.merits.get(best, {}), case.merits.get(other, {})
     leads = {name: case.weights[name] * (mine[name] - theirs[name]) for name in mine if name in theirs}
@@ -194,7 +194,7 @@ def _reason(case: Case, best: str, other: str) -> str:
     return f"its {CRITERIA[name]} speaks for it"
 
 
-def _alarms(row: Row) -> float | None:
+def _alarms(row: BoardRow) -> float | None:
     """The false-alarm rate, where OK images of the test split show that the threshold does not keep to its budget."""
     rate = row.quality.false_alarm_rate if row.quality else None
     if rate is None or row.threshold is None or (rate.low or 0.0) <= max(row.threshold.budget, row.threshold.promised):
@@ -202,13 +202,13 @@ def _alarms(row: Row) -> float | None:
     return rate.value
 
 
-def _mean_merits(found: Sequence[Merits]) -> Merits:
+def _mean_merits(found: Sequence[Criteria]) -> Criteria:
     names = [name for name in CRITERIA if any(name in one for one in found)]
     known = {name: [one[name] for one in found if name in one] for name in names}
     return {name: sum(values) / len(values) for name, values in known.items()}
 
 
-def _failed(row: Row) -> str:
+def _failed(row: BoardRow) -> str:
     failure = row.failures[-1]
     return f"failed in {failure.phase}: {failure.error_type}"
 
@@ -217,7 +217,7 @@ def _nothing(line: str, why: str, conclusions: Mapping[str, str]) -> Verdict:
     return Verdict(line, None, (), f"{line}: no verdict, {why}.", conclusions=dict(conclusions))
 
 
-def shown(number: Number) -> str:
+def format_number(number: Estimate) -> str:
     """`0.953 (0.931–0.971)`, or a dash."""
     if number.value is None:
         return "–"

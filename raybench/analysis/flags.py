@@ -47,7 +47,7 @@ Reason = tuple[Kind, str]
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScoredImage:
     """One image as the models of its line see it. excess: by model, in the model's own unit; see the module. best:
     the models that count; empty: all."""
 
@@ -96,7 +96,7 @@ class Flag:
     signal_evidence: str | None = None
 
 
-def weighed(verdict: Verdict) -> tuple[str, ...]:
+def voting_models(verdict: Verdict) -> tuple[str, ...]:
     """The models that count on the verdict's line; none where it has nothing to say. See the module."""
     if verdict.run is None:
         return ()
@@ -104,10 +104,10 @@ def weighed(verdict: Verdict) -> tuple[str, ...]:
     return tuple(sorted({verdict.run, *verdict.tied, *good}))
 
 
-def look(
+def collect_scores(
     results: Sequence[UnitResult], scores: Mapping[str, ImageScores], best: Mapping[str, tuple[str, ...]] | None = None
-) -> list[Seen]:
-    """Every scored image, most anomalous first within its line. scores: by unit_id. best: by line, see `Seen`.
+) -> list[ScoredImage]:
+    """Every scored image, most anomalous first within its line. scores: by unit_id. best: by line, see `ScoredImage`.
 
     Of several seeds the first counts; units without a threshold cannot flag and are left out.
     """
@@ -120,18 +120,20 @@ def look(
             by_model = found.setdefault((result.line, image_id, label), {})
             by_model.setdefault(result.model, excess_of(float(raw), result.threshold))
     of_line = best or {}
-    seen = [Seen(line, image, label, excess, of_line.get(line, ())) for (line, image, label), excess in found.items()]
+    seen = [
+        ScoredImage(line, image, label, excess, of_line.get(line, ())) for (line, image, label), excess in found.items()
+    ]
     return sorted(seen, key=lambda one: (one.line, -one.score, one.image_id))
 
 
-def build_flags(seen: Sequence[Seen], bad: Mapping[str, str] | None = None) -> list[Flag]:
+def build_flags(seen: Sequence[ScoredImage], bad: Mapping[str, str] | None = None) -> list[Flag]:
     """A flag for each image that somebody should look at; `queue.line_up` puts them in order. bad: what is wrong with
     a picture, by image id; then `seen` must be of one line."""
     faults = bad or {}
     return [flag for one in seen if (flag := _flag(one, faults.get(one.image_id, ""))) is not None]
 
 
-def top_images(seen: Sequence[Seen], count: int) -> Iterable[Seen]:
+def top_images(seen: Sequence[ScoredImage], count: int) -> Iterable[ScoredImage]:
     """The `count` most anomalous images of each line."""
     left = dict.fromkeys((one.line for one in seen), count)
     for one in seen:
@@ -140,7 +142,7 @@ def top_images(seen: Sequence[Seen], count: int) -> Iterable[Seen]:
             yield one
 
 
-def votes(excess: Iterable[float]) -> float:
+def soft_vote(excess: Iterable[float]) -> float:
     """The mean of the models' soft votes that an image is anomalous: above 0, at most 1."""
     return statistics.fmean(1 / (1 + math.exp(-max(one, -MAX_EXCESS) / SOFTNESS)) for one in excess)
 
@@ -149,7 +151,7 @@ def bad_image(words: str) -> Reason:
     return "bad image", f"a bad picture ({words}): what models say of it is worth little"
 
 
-def _flag(seen: Seen, fault: str) -> Flag | None:
+def _flag(seen: ScoredImage, fault: str) -> Flag | None:
     """None where nobody needs to look."""
     reasons = [*([bad_image(fault)] if fault else []), *_reasons(seen)]
     if not reasons:
@@ -163,12 +165,12 @@ def _flag(seen: Seen, fault: str) -> Flag | None:
     )  # fmt: skip
 
 
-def _usefulness(seen: Seen) -> float:
-    found = votes(seen.counted.values())
+def _usefulness(seen: ScoredImage) -> float:
+    found = soft_vote(seen.counted.values())
     return MISSED_WEIGHT * (1 - found) if seen.label == "ng" else found
 
 
-def _reasons(seen: Seen) -> list[Reason]:
+def _reasons(seen: ScoredImage) -> list[Reason]:
     if seen.label in ("ok", "ng"):
         return _of_label(seen)
     hits, of = len(seen.flagged_by), len(seen.counted)
@@ -186,7 +188,7 @@ def _reasons(seen: Seen) -> list[Reason]:
     return found
 
 
-def _of_label(seen: Seen) -> list[Reason]:
+def _of_label(seen: ScoredImage) -> list[Reason]:
     hits, of = len(seen.flagged_by), len(seen.counted)
     if seen.label == "ng" and not hits:
         words = f"none of {of} models flags it" if of > 1 else "the model does not flag it"

@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raybench.metrics.numbers import Number, Quality
+from raybench.metrics.numbers import Estimate, Quality
 
 WORDS = ("accurate", "a little noisy", "noisy", "unusable")
 AU_PRO = (0.9, 0.8, 0.6)
@@ -26,7 +26,7 @@ NOISE_OK = (0.4, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
-class HeatWord:
+class HeatmapGrade:
     """word: one of WORDS. by_masks: whether masks were there to judge by. why: what held it back; empty for accurate
     maps. worth: from 0 to 1, the mean of AU-PRO and of what the noises leave of 1, those that are known."""
 
@@ -39,7 +39,7 @@ class HeatWord:
         return self.word if self.by_masks else f"{self.word} (without masks)"
 
 
-def heat_word(quality: Quality) -> HeatWord | None:
+def heatmap_grade(quality: Quality) -> HeatmapGrade | None:
     """None without heat maps, or without OK and NG images to see them on."""
     grades = [
         _grade("AU-PRO", quality.au_pro, [-limit for limit in AU_PRO], -1),
@@ -53,10 +53,10 @@ def heat_word(quality: Quality) -> HeatWord | None:
     noises = (quality.noise_around.value, quality.noise_ok.value)
     parts = [quality.au_pro.value, *(1 - noise for noise in noises if noise is not None)]
     worth = statistics.mean(part for part in parts if part is not None)
-    return HeatWord(WORDS[worst], quality.au_pro.value is not None, why if worst else "", worth)
+    return HeatmapGrade(WORDS[worst], quality.au_pro.value is not None, why if worst else "", worth)
 
 
-def _grade(name: str, number: Number, limits: Sequence[float], sign: int) -> tuple[int, str] | None:
+def _grade(name: str, number: Estimate, limits: Sequence[float], sign: int) -> tuple[int, str] | None:
     """The place in WORDS, and the number in words. limits: ascending, of sign × value."""
     if number.value is None:
         return None

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybench.analysis.flags import BAD_WEIGHT, Flag, Reason, bad_image, votes
+from raybench.analysis.flags import BAD_WEIGHT, Flag, Reason, bad_image, soft_vote
 from raybench.metrics.image import Floats, ImageScores
 from raybench.metrics.threshold import conformal_threshold, excess_of
 
@@ -34,7 +34,7 @@ FENCE = 3.0
 
 
 @dataclass(frozen=True)
-class HeldBack:
+class HeldOutScores:
     """The OK images of one line that were kept back from training. scores: of each model that counts. budget: for
     false alarms."""
 
@@ -48,7 +48,7 @@ class HeldBack:
         return max((len(images.image_ids) for images in self.scores.values()), default=0)
 
 
-def suspects(held_back: HeldBack, bad: Mapping[str, str] | None = None) -> list[Flag]:
+def suspected_label_noise(held_back: HeldOutScores, bad: Mapping[str, str] | None = None) -> list[Flag]:
     """Flags of suspicious training images. bad: what is wrong with a picture, by image id."""
     by_image: defaultdict[str, dict[str, tuple[bool, float]]] = defaultdict(dict)
     able = {model: images for model, images in held_back.scores.items() if len(images.scores) >= FEWEST}
@@ -61,7 +61,7 @@ def suspects(held_back: HeldBack, bad: Mapping[str, str] | None = None) -> list[
     return [flag for flag in found if flag is not None]
 
 
-def far_out(scores: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def is_outlier(scores: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """(n,): which scores lie above the fence. None where more than a quarter of them are equal to the median."""
     lower, middle, upper = np.quantile(scores, [0.25, 0.5, 0.75])
     if upper <= middle:
@@ -71,12 +71,12 @@ def far_out(scores: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 def _jackknife(scores: Floats, budget: float) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], list[float]]:
     """Which are far out, and the excess of each over the threshold of those that are not."""
-    far = far_out(scores)
+    far = is_outlier(scores)
     threshold = conformal_threshold(scores[~far], budget)
     return far, [excess_of(score, threshold) for score in scores.tolist()]
 
 
-def _flag(held_back: HeldBack, image_id: str, by: Mapping[str, tuple[bool, float]], fault: str) -> Flag | None:
+def _flag(held_back: HeldOutScores, image_id: str, by: Mapping[str, tuple[bool, float]], fault: str) -> Flag | None:
     models = tuple(model for model, (far, _) in by.items() if far)
     if len(models) * 2 <= len(by):
         return None
@@ -88,7 +88,7 @@ def _flag(held_back: HeldBack, image_id: str, by: Mapping[str, tuple[bool, float
     if fault:
         reasons.insert(0, bad_image(fault))
     kinds = tuple(kind for kind, _ in reasons)
-    useful = votes(excess) * (BAD_WEIGHT if fault else 1.0)
+    useful = soft_vote(excess) * (BAD_WEIGHT if fault else 1.0)
     return Flag(
         line=held_back.line,
         image_id=image_id,

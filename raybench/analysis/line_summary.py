@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from raybench.analysis.board import Board
 from raybench.analysis.decision import ENOUGH, Verdict
-from raybench.analysis.rows import Row
-from raybench.metrics.numbers import Number
+from raybench.analysis.rows import BoardRow
+from raybench.metrics.numbers import Estimate
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class LineSummary:
     models. conclusion: the named model's grade, or why there is no verdict."""
 
     line: str
-    best: Number
-    named: Row | None
+    best: Estimate
+    named: BoardRow | None
     finished: int
     failed: int
     conclusion: str
@@ -43,13 +43,13 @@ def poor_lines(summaries: Sequence[LineSummary]) -> str:
     return f"{poor} of {len(summaries)} lines: no model has an image AUROC of {ENOUGH:g} or more."
 
 
-def _summary(rows: Sequence[Row], verdict: Verdict) -> LineSummary:
+def _summary(rows: Sequence[BoardRow], verdict: Verdict) -> LineSummary:
     numbers = [row.quality.image_auroc for row in rows if row.quality]
     known = [number for number in numbers if number.value is not None]
     named = next((row for row in rows if row.model == verdict.run), None)
     return LineSummary(
         line=verdict.line,
-        best=max(known, key=lambda number: number.value or 0.0, default=Number(None)),
+        best=max(known, key=lambda number: number.value or 0.0, default=Estimate(None)),
         named=named,
         finished=len(numbers),
         failed=sum(row.quality is None for row in rows),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from raybench.config.unit import Unit
 from raybench.data.geometry import SQUARE_UP_TO
 from raybench.data.manifest import Manifest
-from raybench.data.shards import Row
+from raybench.data.shards import ImageRow
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import excess_of
 from raybench.runs.records import Failure
@@ -22,7 +22,7 @@ ODD_SIZE = 2.0  # a side so many times longer than the line's longest, or shorte
 
 
 @dataclass(frozen=True)
-class Summary:
+class PredictionSummary:
     """images: scored. anomalous: of these; None without a threshold. odd_sizes: images whose size or aspect the line's
     do not have. rejected: images that could not be packed, by reason. failed: shards that could not be scored, and why;
     not_scored: images in them. top: the highest scores."""
@@ -45,7 +45,7 @@ class Summary:
 
 
 @dataclass
-class Tally:
+class PredictionCounts:
     """Adds up rows one by one; keeps the TOP highest scores, each with the shard that holds it."""
 
     images: int = 0
@@ -70,7 +70,7 @@ class Tally:
         return [(row, shard_key) for _, _, row, shard_key in sorted(self._top, key=lambda entry: entry[:2])[::-1]]
 
 
-def judge(row: Row, score: float, unit: Unit, threshold: Threshold, line: Manifest) -> Predicted:
+def predict_image(row: ImageRow, score: float, unit: Unit, threshold: Threshold, line: Manifest) -> Predicted:
     """line: what the unit was trained on."""
     limit = threshold.value
     return Predicted(

@@ -17,25 +17,25 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.analysis.flags import Flag
-from raybench.metrics.descriptors import Traits
+from raybench.metrics.descriptors import Descriptors
 
 GREEDY = 1000  # a larger budget takes what then has the highest gain: its time would grow with its square
 
 Floats = npt.NDArray[np.float64]
 
 
-def line_up(flags: Sequence[Flag], traits: Traits, budget: int) -> list[Flag]:
+def rank_flags(flags: Sequence[Flag], traits: Descriptors, budget: int) -> list[Flag]:
     """The flags of one line by rank, from 1. The first `budget` are picked, as different as can be; the rest follow by
     usefulness. An image without traits counts as new."""
     ordered = sorted(flags, key=lambda flag: (-flag.usefulness, -flag.score, flag.image_id))
     useful = np.array([flag.usefulness for flag in ordered], np.float64)
-    picked = pick(useful, traits.points([flag.image_id for flag in ordered]), budget)
+    picked = select_diverse(useful, traits.points([flag.image_id for flag in ordered]), budget)
     rest = np.delete(np.arange(len(ordered)), picked)
     order = [*picked, *rest.tolist()]
     return [replace(ordered[at], rank=rank, picked=rank <= len(picked)) for rank, at in enumerate(order, 1)]
 
 
-def pick(useful: Floats, points: Floats, budget: int) -> list[int]:
+def select_diverse(useful: Floats, points: Floats, budget: int) -> list[int]:
     """At most `budget` positions, in the order they are picked. useful: (n,), above 0. points: (n, D), NaN where not
     known. Of equal ones the first is taken."""
     worth, novelty, left = np.square(useful), np.ones(len(useful)), np.ones(len(useful), bool)

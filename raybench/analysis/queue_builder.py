@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from raybench.analysis.board import Board
-from raybench.analysis.flags import Flag, Seen, build_flags, weighed
-from raybench.analysis.label_noise import HeldBack, suspects
-from raybench.analysis.queue import line_up
-from raybench.analysis.queue_evaluation import Payoff, payoff
+from raybench.analysis.flags import Flag, ScoredImage, build_flags, voting_models
+from raybench.analysis.label_noise import HeldOutScores, suspected_label_noise
+from raybench.analysis.queue import rank_flags
+from raybench.analysis.queue_evaluation import QueueEvaluation, evaluate_queue
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
-from raybench.metrics.descriptors import Traits
+from raybench.metrics.descriptors import Descriptors
 from raybench.metrics.image import ImageScores
 from raybench.runs.records import ScoreRecord, TrainRecord
 from raybench.runs.run import Run, score_name
@@ -29,11 +29,11 @@ class Queue:
     """flags: of one line, by rank."""
 
     flags: tuple[Flag, ...]
-    payoff: Payoff
+    payoff: QueueEvaluation
 
 
 @dataclass(frozen=True)
-class Desk:
+class QueueBuilder:
     """Where flags are made. units: finished ones. bad: image id → what is wrong with the picture, of a line."""
 
     plan: Plan
@@ -42,21 +42,21 @@ class Desk:
     units: Sequence[Unit]
     bad: Bad = lambda line: {}
 
-    def queues(self, seen: Sequence[Seen]) -> list[Queue]:
+    def queues(self, seen: Sequence[ScoredImage]) -> list[Queue]:
         """One of each line that has any scored image. seen: sorted by line."""
         by_line = [list(group) for _, group in itertools.groupby(seen, key=lambda one: one.line)]
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(self.queue, by_line))
 
-    def queue(self, seen: Sequence[Seen]) -> Queue:
+    def queue(self, seen: Sequence[ScoredImage]) -> Queue:
         """seen: images of one line."""
         line, budget = seen[0].line, self.plan.experiment.annotation.budget
         bad = self.bad(line)
-        held_back = HeldBack(line, dict(self._held_back(line)), self.plan.experiment.false_alarm_budget)
-        flags = [*build_flags(seen, bad), *suspects(held_back, bad)]
+        held_back = HeldOutScores(line, dict(self._held_back(line)), self.plan.experiment.false_alarm_budget)
+        flags = [*build_flags(seen, bad), *suspected_label_noise(held_back, bad)]
         traits = self.traits(line)
-        queue = line_up(flags, traits, budget)
-        return Queue(tuple(queue), payoff(queue, seen, traits, budget, held_back.count))
+        queue = rank_flags(flags, traits, budget)
+        return Queue(tuple(queue), evaluate_queue(queue, seen, traits, budget, held_back.count))
 
     @functools.cached_property
     def _by_line(self) -> Mapping[str, Sequence[Unit]]:
@@ -68,7 +68,7 @@ class Desk:
 
     def _counting(self, line: str) -> list[Unit]:
         """The first finished seed of each model that counts, the cleanest heat maps first."""
-        best = weighed(self.board.verdict_on(line))
+        best = voting_models(self.board.verdict_on(line))
         heat = {row.model: row.heat.worth for row in self.board.rows_of(line) if row.heat}
         found: dict[str, Unit] = {}
         for unit in self._by_line.get(line, ()):
@@ -82,13 +82,13 @@ class Desk:
             if trained and trained.held_out:
                 yield unit.model, ImageScores.from_bytes(self.run.get_blob(trained.held_out))
 
-    def traits(self, line: str) -> Traits:
+    def traits(self, line: str) -> Descriptors:
         """Of the model with the cleanest heat maps; nothing where they were not described when they were made."""
         found = (self._traits_of(unit) for unit in self._counting(line))
-        return next((traits for traits in found if len(traits.image_ids)), Traits.empty())
+        return next((traits for traits in found if len(traits.image_ids)), Descriptors.empty())
 
-    def _traits_of(self, unit: Unit) -> Traits:
+    def _traits_of(self, unit: Unit) -> Descriptors:
         names = [score_name(shard.key) for shard in self.plan.manifests[unit.line].scored_shards]
         records = (self.run.read(unit.unit_id, name, ScoreRecord) for name in names)
         blobs = (record.traits for record in records if record and record.traits)
-        return Traits.empty().merge(*(Traits.from_bytes(self.run.get_blob(blob)) for blob in blobs))
+        return Descriptors.empty().merge(*(Descriptors.from_bytes(self.run.get_blob(blob)) for blob in blobs))

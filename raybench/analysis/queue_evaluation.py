@@ -15,11 +15,11 @@ import numpy as np
 from scipy import stats
 from scipy.spatial import cKDTree
 
-from raybench.analysis.flags import Flag, Seen, build_flags
-from raybench.analysis.queue import line_up
-from raybench.metrics.descriptors import Traits
+from raybench.analysis.flags import Flag, ScoredImage, build_flags
+from raybench.analysis.queue import rank_flags
+from raybench.metrics.descriptors import Descriptors
 from raybench.metrics.intervals import LEVEL, clopper_pearson
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Payoff:
+class QueueEvaluation:
     """flagged, picked: images in the line's queue, and those that the budget reaches. checked: held-back OK training
     images that were looked at. suspicious: those among them that are flagged.
 
@@ -48,9 +48,9 @@ class Payoff:
     picked: int
     checked: int
     suspicious: int
-    precision: Number
-    by_score: Number
-    at_random: Number
+    precision: Estimate
+    by_score: Estimate
+    at_random: Estimate
     spread: Spread
     spread_by_score: Spread
     types: int
@@ -85,16 +85,18 @@ class Payoff:
         return f" {self.suspicious} of {self.checked} OK training images held back are suspicious."
 
 
-def payoff(flags: Sequence[Flag], seen: Sequence[Seen], traits: Traits, budget: int, checked: int) -> Payoff:
+def evaluate_queue(
+    flags: Sequence[Flag], seen: Sequence[ScoredImage], traits: Descriptors, budget: int, checked: int
+) -> QueueEvaluation:
     """flags: the line's queue. seen: its images, at least one. traits: of these images."""
     known = [one for one in seen if one.label in ("ok", "ng")]
     bad = {one.image_id for one in known if one.label == "ng"}
     hidden = build_flags([replace(one, label="unknown") for one in known])
-    queue = line_up(hidden, traits, budget)
+    queue = rank_flags(hidden, traits, budget)
     first = [flag.image_id for flag in queue if flag.picked]
     highest = [one.image_id for one in sorted(known, key=lambda one: (-one.score, one.image_id))[: len(first)]]
     flagged = [flag.image_id for flag in queue]
-    return Payoff(
+    return QueueEvaluation(
         line=seen[0].line,
         budget=budget,
         flagged=len(flags),
@@ -111,38 +113,38 @@ def payoff(flags: Sequence[Flag], seen: Sequence[Seen], traits: Traits, budget: 
     )
 
 
-def _share(picked: Sequence[str], bad: Collection[str], known: int) -> Number:
+def _share(picked: Sequence[str], bad: Collection[str], known: int) -> Estimate:
     """Where all are of one kind, any queue has the same share, and none is given."""
     n, hits = len(picked), sum(image in bad for image in picked)
     if why := _nothing_to_tell(n, len(bad), known):
         return why
-    return Number(hits / n, *clopper_pearson(hits, n), n)
+    return Estimate(hits / n, *clopper_pearson(hits, n), n)
 
 
-def _drawn(n: int, bad: int, known: int) -> Number:
+def _drawn(n: int, bad: int, known: int) -> Estimate:
     if why := _nothing_to_tell(n, bad, known):
         return why
     draw = stats.hypergeom(known, bad, n)
     low, high = (float(draw.ppf(at)) / n for at in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Number(bad / known, low, high, n)
+    return Estimate(bad / known, low, high, n)
 
 
-def _nothing_to_tell(n: int, bad: int, known: int) -> Number | None:
+def _nothing_to_tell(n: int, bad: int, known: int) -> Estimate | None:
     if not 0 < bad < known:
-        return Number(None, n=known, reason=f"no {'OK' if bad else 'NG'} images in the test split")
-    return None if n else Number(None, n=known, reason="no image is flagged")
+        return Estimate(None, n=known, reason=f"no {'OK' if bad else 'NG'} images in the test split")
+    return None if n else Estimate(None, n=known, reason="no image is flagged")
 
 
-def _spread(picked: Sequence[str], flagged: Sequence[str], bad: Collection[str], traits: Traits) -> Spread:
+def _spread(picked: Sequence[str], flagged: Sequence[str], bad: Collection[str], traits: Descriptors) -> Spread:
     types = len(_types([image for image in picked if image in bad], traits)) if len(traits.image_ids) else None
-    return Spread(types, _reach(picked, flagged, traits))
+    return Spread(types, _coverage(picked, flagged, traits))
 
 
-def _types(images: Collection[str], traits: Traits) -> set[str]:
+def _types(images: Collection[str], traits: Descriptors) -> set[str]:
     return set(traits.only(sorted(images)).defect_types.tolist()) - {""}
 
 
-def _reach(picked: Sequence[str], flagged: Sequence[str], traits: Traits) -> float | None:
+def _coverage(picked: Sequence[str], flagged: Sequence[str], traits: Descriptors) -> float | None:
     every = sorted({*picked, *flagged})
     points = traits.points(every)
     at = {image: place for place, image in enumerate(every)}
@@ -152,5 +154,5 @@ def _reach(picked: Sequence[str], flagged: Sequence[str], traits: Traits) -> flo
     return float(np.minimum(nearest, 1.0).mean())
 
 
-def _percent(number: Number) -> str:
+def _percent(number: Estimate) -> str:
     return f"{number.value:.0%} ({number.low:.0%}–{number.high:.0%})"

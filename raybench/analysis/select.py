@@ -9,7 +9,7 @@ from raybench.errors import InputError, ObjectMissing, UnknownName
 from raybench.runs.run import Run
 
 
-def chosen_unit(plan: Plan, line: str, model: str | None) -> Unit:
+def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
     """The unit of the first seed. model: a label of the experiment; None: the one the verdict names.
 
     Raises UnknownName, and InputError when there is no verdict yet or it names none.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from raybench.data.geometry import Input, is_square
 from raybench.metrics.image import ImageScores
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 from raybench.metrics.ranking import paired_difference
 from raybench.runs.records import UnitResult
 
@@ -17,13 +17,13 @@ class NonSquare:
     au_pro_gain: likewise, without an interval. time_ratio: of one image, chosen fit over squashed."""
 
     text: str
-    gain: Number | None = None
+    gain: Estimate | None = None
     au_pro_gain: float | None = None
     time_ratio: float | None = None
 
 
 @dataclass(frozen=True)
-class Twin:
+class SquashBaseline:
     """A finished unit and its squashed twin, with all their image scores."""
 
     chosen: UnitResult
@@ -32,7 +32,7 @@ class Twin:
     squashed_images: ImageScores
 
 
-def non_square(size: Input | None, twin: Twin | None) -> NonSquare:
+def non_square(size: Input | None, twin: SquashBaseline | None) -> NonSquare:
     """How a line's aspect reaches the network and, where a squashed twin was run, what that is worth."""
     if size is None:
         return NonSquare("")
@@ -57,11 +57,11 @@ def _how(size: Input) -> str:
     return f"{how[size.mode]}: {size.source_height}×{size.source_width} as {shape}{tiles}"
 
 
-def _pro_gain(twin: Twin) -> float | None:
+def _pro_gain(twin: SquashBaseline) -> float | None:
     values = [unit.quality.au_pro.value for unit in (twin.chosen, twin.squashed) if unit.quality]
     return values[0] - values[1] if len(values) == 2 and None not in values else None  # type: ignore[operator]
 
 
-def _time_ratio(twin: Twin) -> float | None:
+def _time_ratio(twin: SquashBaseline) -> float | None:
     chosen, squashed = twin.chosen.speed, twin.squashed.speed
     return chosen.p50_ms / squashed.p50_ms if chosen and squashed and squashed.p50_ms else None

@@ -19,7 +19,7 @@ import typer
 from rich.table import Table
 
 from raybench.analysis.board import Board, board_json
-from raybench.analysis.cost_report import foreseen
+from raybench.analysis.cost_report import format_estimate
 from raybench.cli import annotate, inspect, predict, tables, weights
 from raybench.cli import demo as demo_lines
 from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
@@ -35,8 +35,8 @@ from raybench.report.publish import download, publish_again
 from raybench.runs import verify as verifying
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import Run, encode
-from raybench.scheduler.capacity import assumed
-from raybench.scheduler.estimate import foresee
+from raybench.scheduler.capacity import assumed_nodes
+from raybench.scheduler.estimate import estimate_plan
 from raybench.store import Store, open_store
 from raybench.store.server import embedded_server
 
@@ -96,7 +96,7 @@ def check(
 ) -> None:
     """Validate an experiment, print its plan and predict what it will take; touch nothing."""
     plan = make_plan(read_experiment(experiment), str(experiment))
-    units = tables.planned(plan)
+    units = tables.planned_units(plan)
     if as_json:
         print_json({"run": plan.experiment.name, "digest": plan.experiment.digest, "units": list(map(asdict, units))})
         return
@@ -107,7 +107,9 @@ def check(
     out.print(table)
     out.print(f"{len(units)} units; digest {plan.experiment.digest[:12]}", highlight=False)
     resources = plan.experiment.resources
-    for text in foreseen(foresee(plan, assumed(resources, nodes, cpus, gpus)), resources.price_per_hour):
+    for text in format_estimate(
+        estimate_plan(plan, assumed_nodes(resources, nodes, cpus, gpus)), resources.price_per_hour
+    ):
         out.print(text, highlight=False)
 
 
@@ -119,7 +121,7 @@ def models(
     """List the models and their settings."""
     if preset not in PRESETS:
         raise UnknownName("preset", preset, PRESETS)
-    known = tables.known(preset)
+    known = tables.known_models(preset)
     if as_json:
         print_json({"preset": preset, "models": list(map(asdict, known))})
         return
@@ -149,7 +151,7 @@ def status(name: RunName, as_json: Json = False) -> None:
     """What is done, under way, failed and waiting."""
     plan = make_plan(experiment_of(name), name)
     ledger = Ledger.read(Run(plan.store, plan.experiment.name))
-    units = tables.standing(plan, ledger.commits([unit.unit_id for unit in plan.units]))
+    units = tables.unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))
     done = sum(unit.state == "done" for unit in units)
     if as_json:
         print_json({"run": plan.experiment.name, "done": done, "units": list(map(asdict, units))})
@@ -258,18 +260,18 @@ def _pack(source: Store, target: Store, line: str, layout: str) -> Manifest:
 
 
 def _run(plan: Plan, out_folder: Path, address: str | None, as_json: bool) -> int:
-    from raybench.scheduler.cluster import connected, slots
+    from raybench.scheduler.cluster import cluster_capacity, connected
     from raybench.scheduler.progress import shown
     from raybench.scheduler.runner import run_plan
 
     told = err if as_json else out
-    if standing := cache.find(plan, Run(plan.store, plan.experiment.name)):  # no cluster is needed for that
+    if standing := cache.load(plan, Run(plan.store, plan.experiment.name)):  # no cluster is needed for that
         _print_board(standing, as_json)
         told.print(f"{len(plan.units)} units: 0 done now, {len(plan.units)} done before, 0 failed", highlight=False)
         _print_copy(plan, out_folder, as_json)
         return OK
     with connected(address), shown(err) as watch:
-        if plan.experiment.preset == "paper" and slots(plan.experiment.resources).device == "cpu":
+        if plan.experiment.preset == "paper" and cluster_capacity(plan.experiment.resources).device == "cpu":
             err.print("there is no GPU: the papers' settings may take hours per model; `preset: cpu` takes minutes")
         try:
             summary = run_plan(plan, watch)

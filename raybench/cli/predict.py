@@ -15,9 +15,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from raybench.analysis.anomaly_types.stored import looker
-from raybench.analysis.predictions import Summary
-from raybench.analysis.select import chosen_unit
+from raybench.analysis.anomaly_types.stored import make_classifier
+from raybench.analysis.predictions import PredictionSummary
+from raybench.analysis.select import select_unit
 from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
 from raybench.config.experiment import Resources
 from raybench.config.plan import experiment_of, make_plan
@@ -52,7 +52,7 @@ def predict(
 ) -> None:
     """Score new images with a line's chosen detector. Run it again to resume."""
     plan = make_plan(experiment_of(name), name)
-    unit = chosen_unit(plan, line, model)
+    unit = select_unit(plan, line, model)
     images = open_store(source, **plan.experiment.storage.model_dump())
     plan.store.check()
     run, called = Run(plan.store, plan.experiment.name), prediction or _named_after(images.uri())
@@ -63,7 +63,7 @@ def predict(
                 found = prepare(run, unit, plan.manifests[line], images, called, show)
             print_rejects(found.manifest, err if as_json else out)
             failed = _score(found, plan.experiment.resources, address or os.environ.get("RAY_ADDRESS"))
-            summary = publish(found, plan.manifests[line], failed, folder, looker(plan, run, line))
+            summary = publish(found, plan.manifests[line], failed, folder, make_classifier(plan, run, line))
     except (RunStopped, KeyboardInterrupt) as stopped:
         text = str(stopped) or "stopped: run the same command again to do the rest"
         err.print(text, style="yellow", markup=False, highlight=False)
@@ -82,10 +82,10 @@ def _score(prediction: Prediction, resources: Resources, address: str | None) ->
             with connected(address):
                 return score_shards(prediction, resources, done)
         from raybench.detectors import device
-        from raybench.worker.context import Site, node_cache
+        from raybench.worker.context import WorkerContext, node_cache
 
         chosen, threads = device.available(resources.gpus), os.cpu_count() or 1
-        site = Site(prediction.run, prediction.images, node_cache(), chosen, threads)
+        site = WorkerContext(prediction.run, prediction.images, node_cache(), chosen, threads)
         return score_here(prediction, site, done)
 
 
@@ -107,7 +107,7 @@ def _stdout_is_ours(as_json: bool) -> Iterator[None]:
         yield
 
 
-def _tell(summary: Summary, prediction: Prediction, folder: Path, as_json: bool) -> None:
+def _tell(summary: PredictionSummary, prediction: Prediction, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(summary_json(summary))
     else:
@@ -121,7 +121,7 @@ def _tell(summary: Summary, prediction: Prediction, folder: Path, as_json: bool)
     told.print(f"page: {folder / PAGE}", soft_wrap=True, highlight=False)
 
 
-def _print(summary: Summary) -> None:
+def _print(summary: PredictionSummary) -> None:
     table = Table("image", "excess", "score", box=None, header_style="bold")
     for row in summary.top[:SHOWN]:
         if row.is_anomalous is not False:

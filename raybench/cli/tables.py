@@ -14,7 +14,7 @@ State = Literal["waiting", "trained", "failed", "done"]
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedUnit:
     """A unit before it is begun. train_ok: OK images to train on and to hold back. scored: images to score."""
 
     unit_id: str
@@ -28,7 +28,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Standing:
+class UnitStatus:
     """How far a unit is. scored_shards: of `shards`; of a unit that is done, all."""
 
     unit_id: str
@@ -49,7 +49,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Known:
+class ModelInfo:
     """A model that can be named. min_side, stride: what its network asks of the input, pixels. settings: defaults."""
 
     name: str
@@ -59,10 +59,10 @@ class Known:
     settings: Mapping[str, Any]
 
 
-def planned(plan: Plan) -> list[Planned]:
+def planned_units(plan: Plan) -> list[PlannedUnit]:
     """The units of `plan`, in its order."""
     return [
-        Planned(
+        PlannedUnit(
             unit_id=unit.unit_id,
             line=unit.line,
             model=unit.model,
@@ -76,21 +76,21 @@ def planned(plan: Plan) -> list[Planned]:
     ]
 
 
-def standing(plan: Plan, commits: Mapping[str, set[str]]) -> list[Standing]:
+def unit_statuses(plan: Plan, commits: Mapping[str, set[str]]) -> list[UnitStatus]:
     """How far each unit of `plan` is. commits: unit_id → names of its commits and of its failure."""
     found = []
     for unit in plan.units:
         names, shards = commits.get(unit.unit_id, set()), len(plan.manifests[unit.line].scored_shards)
         state = _state(names)
         scored = shards if state == "done" else sum(name.startswith("score-") for name in names)
-        found.append(Standing(unit.unit_id, unit.line, unit.model, unit.seed, state, scored, shards))
+        found.append(UnitStatus(unit.unit_id, unit.line, unit.model, unit.seed, state, scored, shards))
     return found
 
 
-def known(preset: str) -> list[Known]:
+def known_models(preset: str) -> list[ModelInfo]:
     """raybench's own models, with the defaults of a preset."""
     specs = [registry.resolve(name, {}, preset) for name in registry.names()]
-    return [Known(spec.name, spec.summary, spec.min_side, spec.stride, spec.config) for spec in specs]
+    return [ModelInfo(spec.name, spec.summary, spec.min_side, spec.stride, spec.config) for spec in specs]
 
 
 def _state(names: set[str]) -> State:

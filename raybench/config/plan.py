@@ -18,7 +18,7 @@ from raybench.config.experiment import (
     split_line,
 )
 from raybench.config.unit import Unit
-from raybench.data.catalog import locate
+from raybench.data.catalog import find_lines
 from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.detectors import registry, weights
@@ -49,13 +49,13 @@ class Plan:
         """The store of lines that holds `line`."""
         return self.elsewhere.get(line) or self.store.sub("lines")
 
-    def patient(self, seconds: float) -> Plan:
+    def with_retry_timeout(self, seconds: float) -> Plan:
         """The same plan, whose stores wait so long for a server in trouble."""
-        stores = {lines.uri(): lines.patient(seconds) for lines in self.elsewhere.values()}
+        stores = {lines.uri(): lines.with_retry_timeout(seconds) for lines in self.elsewhere.values()}
         return replace(
             self,
-            store=self.store.patient(seconds),
-            weights=self.weights.patient(seconds) if self.weights else None,
+            store=self.store.with_retry_timeout(seconds),
+            weights=self.weights.with_retry_timeout(seconds) if self.weights else None,
             elsewhere={line: stores[lines.uri()] for line, lines in self.elsewhere.items()},
         )
 
@@ -98,7 +98,7 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
         for choice in experiment.all_models
         if (spec := _spec(choice, experiment.preset, weights_store, problems))
     }
-    homes = locate(_wanted(experiment, store), problems)
+    homes = find_lines(_wanted(experiment, store), problems)
     manifests = _manifests(homes, problems)
     problems += _idle_overrides(experiment, list(manifests))
     if problems:

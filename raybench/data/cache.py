@@ -28,7 +28,7 @@ import numpy.typing as npt
 from raybench.data.decode import decode_image
 from raybench.data.geometry import InputFit, to_network
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.data.shards import Row, read_rows
+from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, ObjectMissing, RejectedImage
 from raybench.store import Store
 
@@ -48,7 +48,7 @@ class Index:
 
 
 @dataclass(frozen=True)
-class FittedShard:
+class CachedShard:
     """All images of a shard at (height, width). heights, widths of `index` are the source's."""
 
     index: Index
@@ -76,10 +76,10 @@ class FittedShard:
 
 
 @dataclass(frozen=True)
-class Picks:
+class ImageSubset:
     """Some images of several shards, in the order of `places` (shard, row). A `detectors.protocol.TrainImages`."""
 
-    shards: Sequence[FittedShard]
+    shards: Sequence[CachedShard]
     places: Sequence[tuple[int, int]]
 
     @property
@@ -101,7 +101,7 @@ class Picks:
         return np.stack(images)
 
 
-def open_fitted(
+def open_cached(
     lines: Store,
     manifest: Manifest,
     shard: ShardInfo,
@@ -109,7 +109,7 @@ def open_fitted(
     cache_dir: Path,
     threads: int = 1,
     ahead: Store | None = None,
-) -> FittedShard:
+) -> CachedShard:
     """The shard at the network's size, decoded now, by so many threads, or earlier on this node. ahead: where it may
     lie, decoded by another node.
 
@@ -124,10 +124,10 @@ def open_fitted(
         _keep((pixels, beside), lambda file: _fetched(ahead, name, file) or _decode(lines, manifest, work, file))
     with contextlib.suppress(FileNotFoundError):
         os.utime(pixels)
-    return FittedShard(_index(json.loads(beside.read_text())), pixels, fit.height, fit.width)
+    return CachedShard(_index(json.loads(beside.read_text())), pixels, fit.height, fit.width)
 
 
-def put_ahead(fitted: FittedShard, ahead: Store) -> int:
+def put_prefetched(fitted: CachedShard, ahead: Store) -> int:
     """Put the shard where other nodes look for it. Returns its size in bytes."""
     pixels, name = fitted.path.read_bytes(), fitted.path.stem
     about = asdict(fitted.index) | {"sha256": hashlib.sha256(pixels).hexdigest()}
@@ -136,14 +136,14 @@ def put_ahead(fitted: FittedShard, ahead: Store) -> int:
     return len(pixels)
 
 
-def remove_ahead(ahead: Store, name: str) -> None:
-    """Remove a shard that `put_ahead` put there; whoever reads it at this moment decodes it."""
+def remove_prefetched(ahead: Store, name: str) -> None:
+    """Remove a shard that `put_prefetched` put there; whoever reads it at this moment decodes it."""
     for suffix in ("json", "u8"):
         ahead.delete(f"{name}.{suffix}")
 
 
 def _fetched(ahead: Store | None, name: str, file: BinaryIO) -> Index | None:
-    """What `put_ahead` put there, into `file`; None where there is nothing (any more)."""
+    """What `put_prefetched` put there, into `file`; None where there is nothing (any more)."""
     if ahead is None:
         return None
     try:
@@ -190,16 +190,18 @@ def _decode(lines: Store, manifest: Manifest, work: _Work, file: BinaryIO) -> In
     return Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
 
 
-def _fitted(rows: Iterator[Row], manifest: Manifest, work: _Work) -> Iterator[tuple[Row, npt.NDArray[np.uint8]]]:
+def _fitted(
+    rows: Iterator[ImageRow], manifest: Manifest, work: _Work
+) -> Iterator[tuple[ImageRow, npt.NDArray[np.uint8]]]:
     """Rows with their images at the network's size, in order; two for each thread are under way at once."""
 
-    def fitted(row: Row) -> tuple[Row, npt.NDArray[np.uint8]]:
+    def fitted(row: ImageRow) -> tuple[ImageRow, npt.NDArray[np.uint8]]:
         return row, to_network(_decoded(row, manifest), work.fit)
 
     if work.threads == 1:
         yield from map(fitted, rows)
         return
-    waiting: deque[Future[tuple[Row, npt.NDArray[np.uint8]]]] = deque()
+    waiting: deque[Future[tuple[ImageRow, npt.NDArray[np.uint8]]]] = deque()
     with ThreadPoolExecutor(work.threads) as pool:
         for row in rows:
             waiting.append(pool.submit(fitted, row))
@@ -209,7 +211,7 @@ def _fitted(rows: Iterator[Row], manifest: Manifest, work: _Work) -> Iterator[tu
             yield waiting.popleft().result()
 
 
-def _decoded(row: Row, manifest: Manifest) -> npt.NDArray[np.uint8]:
+def _decoded(row: ImageRow, manifest: Manifest) -> npt.NDArray[np.uint8]:
     try:
         image = decode_image(row.image, manifest.white_level)
     except RejectedImage as error:

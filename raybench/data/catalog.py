@@ -26,7 +26,7 @@ def matching_lines(lines: Store, patterns: Sequence[str]) -> list[str]:
     return sorted(set(found))
 
 
-def locate(wanted: Iterable[tuple[Store, str]], problems: list[str]) -> dict[str, Store]:
+def find_lines(wanted: Iterable[tuple[Store, str]], problems: list[str]) -> dict[str, Store]:
     """By line, the store of lines that holds it. wanted: a store of lines and a name or pattern each; the lines come in
     this order, those of a pattern sorted.
 

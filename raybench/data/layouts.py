@@ -29,7 +29,7 @@ _SPLITS = {"train": "train", "test": "test", **dict.fromkeys(_UNLABELLED, "unlab
 
 
 @dataclass(frozen=True)
-class Item:
+class SourceImage:
     """One image to pack. image_id: its path in the source, so unique in its line. size: bytes."""
 
     image_id: str
@@ -45,12 +45,12 @@ class Found:
     """layout: the one that was used. items: sorted by split and id. rejects: files that are of no use."""
 
     layout: str
-    items: tuple[Item, ...]
+    items: tuple[SourceImage, ...]
     rejects: tuple[Reject, ...]
 
 
 Sizes = Mapping[str, int]
-_Reader = Callable[[Store, Sizes], Iterator[Item | Reject]]
+_Reader = Callable[[Store, Sizes], Iterator[SourceImage | Reject]]
 
 
 def find(source: Store, layout: str = AUTO) -> Found:
@@ -70,7 +70,7 @@ def find(source: Store, layout: str = AUTO) -> Found:
     return Found(layout, tuple(items), tuple(sorted(rejects, key=lambda reject: reject.path)))
 
 
-def _with_plain_name(found: Item | Reject) -> Item | Reject:
+def _with_plain_name(found: SourceImage | Reject) -> SourceImage | Reject:
     """Names go to terminals, tables and reports: one that is not Unicode, or holds control characters, is refused.
 
     A Reject tells it escaped.
@@ -107,7 +107,7 @@ def _detect(source: Store, sizes: Sizes) -> str:
     )
 
 
-def _mvtec(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
+def _mvtec(source: Store, sizes: Sizes) -> Iterator[SourceImage | Reject]:
     masks = {key.rpartition(".")[0]: key for key in sizes if key.startswith("ground_truth/")}
     for key, size in sizes.items():
         split, _, rest = key.partition("/")
@@ -118,12 +118,12 @@ def _mvtec(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
             label = "ok" if kind == "good" else "ng"
             stem = rest.rpartition(".")[0]
             mask = masks.get(f"ground_truth/{stem}_mask") or masks.get(f"ground_truth/{stem}")
-            yield Item(key, split, label, "" if label == "ok" else kind, mask, size)
+            yield SourceImage(key, split, label, "" if label == "ok" else kind, mask, size)
         else:
             yield _outside(key, "train/good or test/<type>")
 
 
-def _folder(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
+def _folder(source: Store, sizes: Sizes) -> Iterator[SourceImage | Reject]:
     masks = {key.rpartition(".")[0]: key for key in sizes if key.startswith("masks/")}
     kinds = {"ok": ("train", "ok"), "test_ok": ("test", "ok"), "ng": ("test", "ng")}
     kinds |= dict.fromkeys(_UNLABELLED, ("unlabelled", "unknown"))
@@ -134,20 +134,20 @@ def _folder(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
         elif top in kinds:
             split, label = kinds[top]
             defect_type = rest.partition("/")[0] if label == "ng" and "/" in rest else ""
-            yield Item(key, split, label, defect_type, masks.get(f"masks/{rest.rpartition('.')[0]}"), size)
+            yield SourceImage(key, split, label, defect_type, masks.get(f"masks/{rest.rpartition('.')[0]}"), size)
         else:
             yield _outside(key, ", ".join(kinds))
 
 
-def _images(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
+def _images(source: Store, sizes: Sizes) -> Iterator[SourceImage | Reject]:
     for key, size in sizes.items():
         if _is_image(key):
-            yield Item(key, "unlabelled", "unknown", "", None, size)
+            yield SourceImage(key, "unlabelled", "unknown", "", None, size)
         else:
             yield from _unless_known(key, in_image_folder=True)
 
 
-def _csv(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
+def _csv(source: Store, sizes: Sizes) -> Iterator[SourceImage | Reject]:
     tables = _tables(source, sizes)
     if len(tables) != 1:
         raise LineError(f"{source.uri()}: the csv layout wants one .csv with a `path` column, found {len(tables)}")
@@ -165,7 +165,7 @@ def _csv(source: Store, sizes: Sizes) -> Iterator[Item | Reject]:
             yield item
 
 
-def _csv_item(row: Mapping[str, str], sizes: Sizes, where: str) -> Item:
+def _csv_item(row: Mapping[str, str], sizes: Sizes, where: str) -> SourceImage:
     if row[_EXTRA]:
         raise RejectedImage("bad_row", f"{where}: {row[_EXTRA]!r} stands beyond the last column; is a comma unquoted?")
     key, mask = _inside(row.get("path", ""), where), row.get("mask", "")
@@ -181,7 +181,7 @@ def _csv_item(row: Mapping[str, str], sizes: Sizes, where: str) -> Item:
     for path in filter(None, (key, mask and _inside(mask, where))):
         if path not in sizes:
             raise RejectedImage("missing_file", f"{where}: there is no file {path}")
-    return Item(key, _SPLITS[split], known, row.get("defect_type", ""), mask or None, sizes[key])
+    return SourceImage(key, _SPLITS[split], known, row.get("defect_type", ""), mask or None, sizes[key])
 
 
 def _inside(path: str, where: str) -> str:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 from raybench.data import layouts
 from raybench.data.checks import ImageFacts, check_image, fit_mask
-from raybench.data.layouts import Found, Item
+from raybench.data.layouts import Found, SourceImage
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, Reject, ShardInfo, manifest_key, write_manifest
-from raybench.data.shards import ROW_GROUP_MB, Row, describe, write_shard
+from raybench.data.shards import ROW_GROUP_MB, ImageRow, describe, write_shard
 from raybench.errors import LineError, ObjectMissing, RejectedImage
 from raybench.store import Store
 
@@ -141,7 +141,7 @@ class _Packing:
             rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
         )
 
-    def _rows(self, items: Iterable[Item]) -> Iterator[Row]:
+    def _rows(self, items: Iterable[SourceImage]) -> Iterator[ImageRow]:
         """The usable images in order, read and checked by a few threads."""
         items = iter(items)
         readers = self.options.readers or _readers(self.source)
@@ -157,7 +157,7 @@ class _Packing:
                     self._note(row, facts)
                     yield row
 
-    def _load(self, item: Item) -> tuple[Row, ImageFacts] | Reject:
+    def _load(self, item: SourceImage) -> tuple[ImageRow, ImageFacts] | Reject:
         try:
             image = self._get(item.image_id)
             facts = check_image(image)
@@ -165,7 +165,7 @@ class _Packing:
             mask = fit_mask(self._get(item.mask_key), facts) if item.mask_key else None
         except RejectedImage as error:
             return Reject(item.image_id, error.reason, error.detail)
-        row = Row(
+        row = ImageRow(
             image_id=item.image_id,
             image=image,
             image_path=item.image_id,
@@ -192,16 +192,16 @@ class _Packing:
         except ObjectMissing as error:
             raise RejectedImage("missing_file", f"{key} was listed and is gone") from error
 
-    def _note(self, row: Row, facts: ImageFacts) -> None:
+    def _note(self, row: ImageRow, facts: ImageFacts) -> None:
         self.counts[f"{row.split}/{row.label}"] += 1
         self.masks += row.mask is not None
         self.heights.append(row.height)
         self.widths.append(row.width)
         self.highest = max(self.highest, facts.highest or 0)
 
-    def _chunks(self, rows: Iterator[Row]) -> Iterator[list[Row]]:
+    def _chunks(self, rows: Iterator[ImageRow]) -> Iterator[list[ImageRow]]:
         """Rows of one shard each."""
-        shard: list[Row] = []
+        shard: list[ImageRow] = []
         size = bytes_done = 0
         for row in rows:
             shard.append(row)
@@ -214,7 +214,7 @@ class _Packing:
         if shard:
             yield shard
 
-    def _put(self, split: str, number: int, rows: list[Row]) -> ShardInfo:
+    def _put(self, split: str, number: int, rows: list[ImageRow]) -> ShardInfo:
         data = write_shard(rows, self.options.row_group_mb)
         key = f"{self.line}/{split}-{number:05}.parquet"
         self.lines.put(key, data)

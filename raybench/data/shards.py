@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageRow:
     """One image. image: encoded bytes, untouched. mask: the same, but for one that was turned with its image (see
     `checks.fit_mask`). height, width: pixels, turned as EXIF says. sha256: hex, of `image`."""
 
@@ -61,7 +61,7 @@ class Row:
         return len(self.image) + len(self.mask or b"")
 
 
-def write_shard(rows: Sequence[Row], row_group_mb: int = ROW_GROUP_MB) -> bytes:
+def write_shard(rows: Sequence[ImageRow], row_group_mb: int = ROW_GROUP_MB) -> bytes:
     """A shard of `rows`, the same bytes for the same rows."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -81,7 +81,7 @@ def describe(key: str, split: str, rows: int, data: bytes) -> ShardInfo:
 
 def read_rows(
     lines: Store, shard: ShardInfo, *, images: bool = True, only: Collection[str] | None = None
-) -> Iterator[Row]:
+) -> Iterator[ImageRow]:
     """The rows of a shard in order, one row group in memory and the next on its way.
 
     images: False leaves `image` empty and does not fetch it. only: image ids to keep.
@@ -185,8 +185,8 @@ class _Sparse(io.RawIOBase):
         raise OSError(f"bytes {self._at}..{self._at + size} were not fetched")
 
 
-def _groups(rows: Sequence[Row], limit: int) -> Iterator[list[Row]]:
-    group: list[Row] = []
+def _groups(rows: Sequence[ImageRow], limit: int) -> Iterator[list[ImageRow]]:
+    group: list[ImageRow] = []
     size = 0
     for row in rows:
         if group and size + row.size > limit:
@@ -198,7 +198,7 @@ def _groups(rows: Sequence[Row], limit: int) -> Iterator[list[Row]]:
         yield group
 
 
-def _table(rows: Sequence[Row]) -> pa.Table:
+def _table(rows: Sequence[ImageRow]) -> pa.Table:
     """Built column by column: a dictionary per row would copy every image once more."""
     columns: list[Any] = []
     for field in SCHEMA:
@@ -212,9 +212,9 @@ def _table(rows: Sequence[Row]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _row(record: dict[str, Any]) -> Row:
+def _row(record: dict[str, Any]) -> ImageRow:
     image, mask = record.pop("image", None), record.pop("mask")
-    return Row(
+    return ImageRow(
         image=image["bytes"] if image else b"",
         image_path=image["path"] if image else "",
         mask=mask["bytes"] if mask else None,

@@ -16,7 +16,7 @@ from raybench.detectors.torch_detector import Draws, to_tensor
 SETTLING = 128  # images, at most
 
 
-def settle(
+def recompute_statistics(
     module: nn.Module,
     loss_of: Callable[[Tensor], Tensor],
     images: TrainImages,
@@ -42,7 +42,7 @@ def settle(
 
 
 @contextlib.contextmanager
-def fixed(module: nn.Module) -> Iterator[None]:
+def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
     """While the block runs, trained batch norms use their statistics and leave them as they are."""
     norms = [norm for norm in _trained(module) if norm.training]
     for norm in norms:

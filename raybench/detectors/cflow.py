@@ -19,7 +19,7 @@ from raybench.detectors.anomalib_parts import CflowModel, InferenceBatch, get_lo
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import CflowSettings
 from raybench.detectors.torch_detector import TorchDetector, in_batches
-from raybench.detectors.training import walk
+from raybench.detectors.training import train_loop_with
 from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (8, 16, 32)
@@ -48,7 +48,7 @@ class Cflow(TorchDetector[CflowSettings]):
         def loss(batch: Tensor) -> Tensor:
             return torch.stack(list(self._fibers(likelihood, module.normalise(batch)))).mean()
 
-        self.details = walk(module, step, loss, images, self.settings, context).details()
+        self.details = train_loop_with(module, step, loss, images, self.settings, context).details()
         module.eval()
         with torch.no_grad():
             for batch in in_batches(images, _BATCH, self.device):

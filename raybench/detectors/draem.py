@@ -26,7 +26,7 @@ from raybench.detectors.crops import Crops
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import DraemSettings
 from raybench.detectors.torch_detector import TorchDetector
-from raybench.detectors.training import descend
+from raybench.detectors.training import train_loop
 from raybench.detectors.weights.files import unpacked
 
 _BLEND = (0.1, 1.0)  # anomalib's
@@ -53,7 +53,7 @@ class Draem(TorchDetector[DraemSettings]):
                 value: Tensor = loss_of(batch, repaired, masks, found)
                 return value
 
-            self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+            self.details = train_loop(module, optimiser, loss, images, self.settings, context).details()
         self.details["textures"] = self.settings.textures
 
     def _textures(self, images: TrainImages, folder: Path, context: FitContext) -> Path:

@@ -17,7 +17,7 @@ SHARE, MOST = 16, 16  # one image of so many is held back, at most so many
 _BETTER = 1e-3  # of the best loss: less is no progress
 
 
-class Plateau:
+class EarlyStopping:
     """Ends the steps of `module`, and gives it back the parameters that it had at its best look.
 
     loss: on images that are held back. losses: at each look. reached: whether the steps were ended.
@@ -32,7 +32,7 @@ class Plateau:
 
     def steps(self, steps: Iterable[int], count: int) -> Iterator[int]:
         """`steps`, of which there are `count` at most, until the plateau is reached."""
-        every = between_looks(count)
+        every = check_interval(count)
         for at in steps:
             if every and at and at % every == 0 and self._look():
                 return
@@ -56,15 +56,15 @@ class Plateau:
         return (each for each in self._module.parameters() if each.requires_grad)
 
 
-def between_looks(count: int) -> int:
+def check_interval(count: int) -> int:
     """Steps between two looks at the loss; 0 where `count` steps are too few for a plateau to be told."""
     every = max(LEAST_STEPS, count // CHECKS)
     return every if count > (PATIENCE + 1) * every else 0
 
 
-def held_back(images: int, steps: int) -> int:
+def held_back_count(images: int, steps: int) -> int:
     """How many of so many images to hold back: none where nobody would look at them."""
-    return min(MOST, images // SHARE) if between_looks(steps) else 0
+    return min(MOST, images // SHARE) if check_interval(steps) else 0
 
 
 def seeded(loss: Callable[[], float], seed: int, device: torch.device) -> float:

@@ -19,8 +19,8 @@ from torch.nn import functional as F  # noqa: N812
 from raybench.detectors import pdn
 from raybench.detectors.anomalib_parts import EfficientAdModel
 from raybench.detectors.crops import Crops
-from raybench.detectors.early_stopping import Plateau
-from raybench.detectors.natural_images import Strangers
+from raybench.detectors.early_stopping import EarlyStopping
+from raybench.detectors.natural_images import NaturalImages
 from raybench.detectors.protocol import Card, FitContext, Provenance, TrainImages
 from raybench.detectors.ridge_regression import Ridge, fit_last, patches
 from raybench.detectors.settings import EfficientAdSettings
@@ -64,13 +64,15 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         if self.settings.not_ok == "line":
             return crops.scrambled
         folder = unpacked(context.weights[self.settings.not_ok])
-        return Strangers(folder, self.height, self.width, context.seed, self.device).take
+        return NaturalImages(folder, self.height, self.width, context.seed, self.device).take
 
     def _teach(self, teacher: Any, crops: Crops, clock: Clock, context: FitContext) -> dict[str, Any]:
         chosen = self.settings
         if chosen.teacher == "line":
             steps = clock.steps(chosen.distil_steps, _DISTIL)
-            return pdn.distil(teacher, pdn.Lessons(crops, crops, steps, chosen.distil_steps, chosen.lr), context)
+            return pdn.distil(
+                teacher, pdn.DistillationData(crops, crops, steps, chosen.distil_steps, chosen.lr), context
+            )
         file = context.weights[chosen.teacher]
         pdn.load(teacher, chosen.teacher, file)
         return {"teacher_sha256": file.sha256}
@@ -94,8 +96,8 @@ class _Pair:
 
     def __init__(self, model: Any, images: Tensor, held: Tensor, seed: int, lr: float) -> None:
         self.model, self.images, self.held, self.lr = model, images, held, lr
-        self.alone = Plateau(model.ae, lambda: self._unseen(self._apart))
-        self.together = Plateau(model, lambda: self._unseen(self._darkness))
+        self.alone = EarlyStopping(model.ae, lambda: self._unseen(self._apart))
+        self.together = EarlyStopping(model, lambda: self._unseen(self._darkness))
         self.random = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             raw = torch.cat([model.teacher(one) for one in images.split(1)])  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from raybench.detectors.anomalib_parts import FastflowAnomalyMap, FastflowLoss, 
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import FastflowSettings
 from raybench.detectors.torch_detector import TorchDetector
-from raybench.detectors.training import descend
+from raybench.detectors.training import train_loop
 from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (4, 8, 16)
@@ -37,7 +37,7 @@ class Fastflow(TorchDetector[FastflowSettings]):
             value: Tensor = loss_of(*flow.hidden(module.normalise(batch)))
             return value
 
-        self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+        self.details = train_loop(module, optimiser, loss, images, self.settings, context).details()
         self.describe_weights(context)
 
     def card(self) -> Card:

@@ -17,7 +17,7 @@ _ENDINGS = {".jpg", ".jpeg", ".png"}
 _GREY_SHARE = 0.3
 
 
-class Strangers:
+class NaturalImages:
     """Seeded draws from all pictures below `folder`: (N, 3, height, width) float32 in [0, 1].
 
     As EfficientAD's authors alter ImageNet's: resized to twice the size, grey in three of ten cases, cut to the middle.

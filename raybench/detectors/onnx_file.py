@@ -23,7 +23,7 @@ _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 Scorer = Callable[[Images], Scored]
 
 
-class Judging(nn.Module):
+class ThresholdedModel(nn.Module):
     """image: (1, H, W, 3) uint8 RGB at the network's size. score: (1,) float64, raw. heatmap: (1, H, W) float32.
     is_anomalous: (1,) bool, score > threshold."""
 
@@ -55,7 +55,7 @@ def write_onnx(detector: Detector, threshold: float | None, path: Path) -> None:
         raise ModelError("it cannot be exported: it is no torch detector of raybench's")
     limit = float("inf") if threshold is None else threshold
     example = torch.zeros((1, detector.height, detector.width, 3), dtype=torch.uint8, device=detector.device)
-    judging = Judging(detector.module, limit).eval().to(detector.device)
+    judging = ThresholdedModel(detector.module, limit).eval().to(detector.device)
     with torch.inference_mode():
         names = OUTPUTS if len(judging(example)) == len(OUTPUTS) else [OUTPUTS[0], OUTPUTS[2]]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -41,7 +41,7 @@ _CROPS = 8
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillationData:
     """crops: to learn from. test: to take the loss on. steps: optimiser steps, `total` of them at most, while the
     learning rate falls from `lr` to 0 as a cosine. rows: patches that the last layer is solved for. batches: of eight
     crops of two images, for the statistics of the targets and for the loss."""
@@ -55,11 +55,11 @@ class Lessons:
     batches: int = 4
 
 
-def distil(teacher: SmallPatchDescriptionNetwork, lessons: Lessons, context: FitContext) -> dict[str, Any]:
+def distil(teacher: SmallPatchDescriptionNetwork, lessons: DistillationData, context: FitContext) -> dict[str, Any]:
     """Teach `teacher` the features of lite0. Returns the steps done and the loss on plain crops, where a teacher that
     learned nothing has 1."""
     crops = lessons.crops
-    source = Source(context).to(next(teacher.parameters()).device)
+    source = DistillationTeacher(context).to(next(teacher.parameters()).device)
     with torch.no_grad():
         sample = torch.cat([source(crops.plain(_CROPS)) for _ in range(lessons.batches)])
     mean, std = sample.mean((0, 2, 3), keepdim=True), sample.std((0, 2, 3), keepdim=True)
@@ -80,7 +80,7 @@ def distil(teacher: SmallPatchDescriptionNetwork, lessons: Lessons, context: Fit
         return {"distil_steps": done, "distil_loss": _loss(teacher, lessons, wanted)}
 
 
-def _loss(teacher: nn.Module, lessons: Lessons, wanted: Any) -> float:
+def _loss(teacher: nn.Module, lessons: DistillationData, wanted: Any) -> float:
     """Squared error over the variance of what was wanted, the mean over channels."""
     tests = [lessons.test.plain(_CROPS) for _ in range(lessons.batches)]
     found, expected = (torch.cat([of(test) for test in tests]) for of in (teacher, wanted))
@@ -88,7 +88,7 @@ def _loss(teacher: nn.Module, lessons: Lessons, wanted: Any) -> float:
     return float((errors / expected.var((0, 2, 3))).mean())
 
 
-def _optimise(teacher: nn.Module, lessons: Lessons, wanted: Any) -> int:
+def _optimise(teacher: nn.Module, lessons: DistillationData, wanted: Any) -> int:
     optimiser = torch.optim.Adam(teacher.parameters(), lr=lessons.lr)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, lessons.total))
     done = 0
@@ -116,7 +116,7 @@ def new_teacher(
     with own_draws():
         torch.manual_seed(context.seed)
         teacher = SmallPatchDescriptionNetwork(CHANNELS).to(device)
-        details = distil(teacher, Lessons(learn, test, steps, total, lr, _STORE_ROWS, _STORE_BATCHES), context)
+        details = distil(teacher, DistillationData(learn, test, steps, total, lr, _STORE_ROWS, _STORE_BATCHES), context)
     return save({name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}), details
 
 
@@ -136,7 +136,7 @@ def rows_of(features: Tensor) -> Tensor:
     return features.flatten(2).mT.flatten(0, 1)
 
 
-class Source(nn.Module):
+class DistillationTeacher(nn.Module):
     """lite0's features of (B, 3, H, W) in [0, 1] at twice the scale: (B, C, H/4 - 8, W/4 - 8), one per 4 px."""
 
     def __init__(self, context: FitContext) -> None:

@@ -134,7 +134,7 @@ def _weights(chosen: settings.Settings) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Size:
+class InputSize:
     """Of the images a detector takes, in pixels. tile: side of the square tiles its network sees; 0: the whole."""
 
     height: int
@@ -142,7 +142,7 @@ class Size:
     tile: int = 0
 
 
-def create(spec: ModelSpec, size: Size, context: FitContext) -> Detector:
+def create(spec: ModelSpec, size: InputSize, context: FitContext) -> Detector:
     """An untrained detector for images of `size`. Raises InputError on an unfit one."""
     if size.tile:
         inner = _create(spec, size.tile, size.tile, context)
@@ -167,7 +167,7 @@ def _create(spec: ModelSpec, height: int, width: int, context: FitContext) -> De
     return cast(Detector, builder(chosen, height, width, context))
 
 
-def save_detector(detector: Detector, spec: ModelSpec, size: Size, folder: Path) -> None:
+def save_detector(detector: Detector, spec: ModelSpec, size: InputSize, folder: Path) -> None:
     """Write a fitted detector into an existing empty folder; `detector.json` is written last."""
     detector.save(folder)
     about = {
@@ -186,7 +186,7 @@ def load(folder: Path, device: str, threads: int) -> Detector:
         if about["format"] != FORMAT_VERSION:
             raise IntegrityError(f"{folder}: detector format {about['format']}, expected {FORMAT_VERSION}")
         spec = ModelSpec(**about["spec"])
-        detector = create(spec, Size(**about["size"]), FitContext(device=device, threads=threads))
+        detector = create(spec, InputSize(**about["size"]), FitContext(device=device, threads=threads))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{folder} is not a saved detector: {error!r}") from error
     detector.restore(folder)

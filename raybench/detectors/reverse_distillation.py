@@ -23,7 +23,7 @@ from raybench.detectors.anomalib_parts import (
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import ReverseDistillationSettings
 from raybench.detectors.torch_detector import TorchDetector
-from raybench.detectors.training import descend
+from raybench.detectors.training import train_loop
 from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (4, 8, 16)
@@ -46,7 +46,7 @@ class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
             value: Tensor = loss_of(*model.features(module.normalise(batch)))
             return value
 
-        self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+        self.details = train_loop(module, optimiser, loss, images, self.settings, context).details()
         self.describe_weights(context)
 
     def card(self) -> Card:
@@ -61,7 +61,7 @@ class Distiller(nn.Module):
         self.teacher = backbone.extractor(chosen.backbone, *STRIDES).requires_grad_(False)
         channels = BACKBONES[chosen.backbone].channels(*STRIDES)
         self.bottleneck = Bottleneck(channels, chosen.width)
-        self.decoder = Decoder(chosen.width, channels)
+        self.decoder = MirrorDecoder(chosen.width, channels)
         self.to_map = AnomalyMapGenerator(size, mode=AnomalyMapGenerationMode.ADD)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -100,7 +100,7 @@ class Bottleneck(nn.Module):
         return self.halve(self.join(torch.cat(levels, 1)))  # type: ignore[no-any-return]
 
 
-class Decoder(nn.Module):
+class MirrorDecoder(nn.Module):
     """Doubles the size level by level, coarse to fine; linear heads rebuild the teacher's features."""
 
     def __init__(self, width: int, channels: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from raybench.detectors.anomalib_parts import InferenceBatch, STFPMAnomalyMap, S
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import StfpmSettings
 from raybench.detectors.torch_detector import TorchDetector
-from raybench.detectors.training import descend
+from raybench.detectors.training import train_loop
 
 STRIDES = (4, 8, 16)
 
@@ -35,7 +35,7 @@ class Stfpm(TorchDetector[StfpmSettings]):
             value: Tensor = loss_of(*pair.features(module.normalise(batch)))
             return value
 
-        self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+        self.details = train_loop(module, optimiser, loss, images, self.settings, context).details()
         self.describe_weights(context)
 
     def card(self) -> Card:

@@ -23,7 +23,7 @@ from raybench.detectors.anomalib_parts import (
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import SupersimplenetSettings
 from raybench.detectors.torch_detector import Draws, TorchDetector, to_tensor
-from raybench.detectors.training import descend
+from raybench.detectors.training import train_loop
 from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (8, 16)
@@ -55,7 +55,7 @@ class Supersimplenet(TorchDetector[SupersimplenetSettings]):
             value: Tensor = loss_of(pred_map=maps, pred_score=scores, target_mask=masks, target_label=labels)
             return value
 
-        self.details = descend(module, optimiser, loss, images, self.settings, context).details()
+        self.details = train_loop(module, optimiser, loss, images, self.settings, context).details()
         self.describe_weights(context)
 
     def card(self) -> Card:

@@ -27,7 +27,7 @@ _CHUNK_PX = 8 * 256 * 256  # images of one forward pass: bounds the memory of sc
 SettingsT = TypeVar("SettingsT", bound=Any)
 
 
-class Prediction(Protocol):
+class ModelOutput(Protocol):
     """What anomalib's torch models return in eval mode (`anomalib.data.InferenceBatch`)."""
 
     pred_score: Tensor
@@ -35,7 +35,7 @@ class Prediction(Protocol):
 
 
 class TorchDetector(Generic[SettingsT]):
-    """A detector around one module that maps (B, 3, H, W) in [0, 1] to a `Prediction` in eval mode.
+    """A detector around one module that maps (B, 3, H, W) in [0, 1] to a `ModelOutput` in eval mode.
 
     The module is built by `fit` (after seeding: constructors draw random numbers) or by `restore`.
     """
@@ -87,7 +87,7 @@ class TorchDetector(Generic[SettingsT]):
         with torch.inference_mode():
             for start in range(0, len(images), step):
                 part = slice(start, start + step)
-                found: Prediction = self.module(to_tensor(images[part], self.device))
+                found: ModelOutput = self.module(to_tensor(images[part], self.device))
                 scores[part] = found.pred_score.reshape(-1).double().cpu().numpy()
                 if found.anomaly_map is None:
                     maps = None

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raybench.detectors.batch_norm import fixed, settle
-from raybench.detectors.early_stopping import Plateau, held_back, seeded
+from raybench.detectors.batch_norm import frozen_batch_norm, recompute_statistics
+from raybench.detectors.early_stopping import EarlyStopping, held_back_count, seeded
 from raybench.detectors.protocol import FitContext, TrainImages
 from raybench.detectors.settings import Steps
 from raybench.detectors.torch_detector import Clock, Draws, Subset, in_batches, to_tensor
@@ -47,7 +47,7 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def descend(
+def train_loop(
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
     loss_of: LossOf,
@@ -66,26 +66,26 @@ def descend(
         optimiser.step()
         return loss.detach()
 
-    done = walk(module, step, loss_of, images, chosen, context)
-    settle(module, loss_of, images, chosen.batch, context)
+    done = train_loop_with(module, step, loss_of, images, chosen, context)
+    recompute_statistics(module, loss_of, images, chosen.batch, context)
     return done
 
 
-def walk(
+def train_loop_with(
     module: nn.Module, step: LossOf, loss_of: LossOf, images: TrainImages, chosen: Steps, context: FitContext
 ) -> Trained:
-    """As `descend`, with optimiser steps of the model's own: `step` takes a batch and returns its loss."""
+    """As `train_loop`, with optimiser steps of the model's own: `step` takes a batch and returns its loss."""
     device, order = torch.device(context.device), np.random.default_rng(context.seed).permutation(len(images)).tolist()
-    held = Subset(images, order[: held_back(len(images), chosen.steps)])
+    held = Subset(images, order[: held_back_count(len(images), chosen.steps)])
     kept = Subset(images, sorted(order[len(held) :]))
 
     def loss() -> float:
-        settle(module, loss_of, kept, chosen.batch, context, most=_LOOKED_AT)
-        with fixed(module):
+        recompute_statistics(module, loss_of, kept, chosen.batch, context, most=_LOOKED_AT)
+        with frozen_batch_norm(module):
             losses = [float(loss_of(batch)) * len(batch) for batch in in_batches(held, chosen.batch, device)]
         return sum(losses) / len(held)
 
-    plateau = Plateau(module, lambda: seeded(loss, context.seed, device))
+    plateau = EarlyStopping(module, lambda: seeded(loss, context.seed, device))
     draws, clock, done = Draws(len(kept), context.seed), Clock(context.budget_s), Trained(held_back=len(held))
     steps = clock.steps(chosen.steps)
     module.train()

@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Traits:
+class Descriptors:
     """Of each image: sorted by id, each once. image_ids, defect_types ("" where not known): (n,) str. values: (n, SIZE)
     float32."""
 
@@ -43,11 +43,13 @@ class Traits:
     values: Floats
 
     @classmethod
-    def empty(cls) -> Traits:
+    def empty(cls) -> Descriptors:
         return cls.of((), (), ())
 
     @classmethod
-    def of(cls, image_ids: Sequence[str], defect_types: Sequence[str], values: Sequence[Floats] | Floats) -> Traits:
+    def of(
+        cls, image_ids: Sequence[str], defect_types: Sequence[str], values: Sequence[Floats] | Floats
+    ) -> Descriptors:
         """Raises IntegrityError when an id stands there twice."""
         ids = np.array(image_ids, np.str_)
         order = np.argsort(ids, kind="stable")
@@ -56,18 +58,18 @@ class Traits:
         rows = np.array(values, np.float32).reshape(len(ids), SIZE)
         return cls(ids[order], np.array(defect_types, np.str_)[order], rows[order])
 
-    def merge(self, *others: Traits) -> Traits:
+    def merge(self, *others: Descriptors) -> Descriptors:
         """All together. Raises IntegrityError when an id stands there twice."""
         parts = [part for part in (self, *others) if len(part.image_ids)]
         if not parts:
             return self
         ids, types = (np.concatenate([getattr(part, name) for part in parts]) for name in ("image_ids", "defect_types"))
-        return Traits.of(ids.tolist(), types.tolist(), np.concatenate([part.values for part in parts]))
+        return Descriptors.of(ids.tolist(), types.tolist(), np.concatenate([part.values for part in parts]))
 
-    def only(self, image_ids: Sequence[str]) -> Traits:
+    def only(self, image_ids: Sequence[str]) -> Descriptors:
         """Those of these images that are known."""
         kept = np.isin(self.image_ids, np.array(image_ids, np.str_))
-        return Traits(self.image_ids[kept], self.defect_types[kept], self.values[kept])
+        return Descriptors(self.image_ids[kept], self.defect_types[kept], self.values[kept])
 
     def points(self, image_ids: Sequence[str]) -> npt.NDArray[np.float64]:
         """(n, SIZE): these images in a space in which all blocks count the same and two of them lie 1 apart, root mean
@@ -85,7 +87,7 @@ class Traits:
         return npz.to_bytes("traits", _VERSION, vars(self))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Traits:
+    def from_bytes(cls, data: bytes) -> Descriptors:
         """Raises IntegrityError."""
         return cls(**npz.from_bytes("traits", _VERSION, data))
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from raybench.errors import IntegrityError
 from raybench.metrics import curves, npz
 from raybench.metrics.intervals import LEVEL, RESAMPLES, bootstrap, clopper_pearson, percentile_interval
-from raybench.metrics.numbers import Number, Threshold
+from raybench.metrics.numbers import Estimate, Threshold
 
 _VERSION = 1
 _ROUNDING = 1e-9  # sums of shares reach 1 only nearly
@@ -74,11 +74,11 @@ class ImageScores:
 
 @dataclass(frozen=True)
 class ImageQuality:
-    image_auroc: Number
-    image_ap: Number
-    image_f1_max: Number
-    recall: Number
-    false_alarm_rate: Number
+    image_auroc: Estimate
+    image_ap: Estimate
+    image_f1_max: Estimate
+    recall: Estimate
+    false_alarm_rate: Estimate
 
 
 def image_quality(images: ImageScores, threshold: Threshold, draws: int = RESAMPLES, seed: int = 0) -> ImageQuality:
@@ -118,7 +118,7 @@ class Ranked:
         return np.stack([curves.auroc(*buckets), curves.average_precision(*buckets), curves.f1_max(*buckets)])
 
 
-def _ranking(ok: Floats, ng: Floats, draws: int, seed: int) -> list[Number]:
+def _ranking(ok: Floats, ng: Floats, draws: int, seed: int) -> list[Estimate]:
     """AUROC, AP and the highest F1."""
     if why := missing(len(ok), len(ng)):
         return [why] * 3
@@ -126,7 +126,7 @@ def _ranking(ok: Floats, ng: Floats, draws: int, seed: int) -> list[Number]:
     values = ranked.all(np.ones((1, len(ok))), np.ones((1, len(ng))))[:, 0].tolist()
     samples = bootstrap(sizes, ranked.all, seed, draws)
     return [
-        Number(value, *_interval(value, sample, min(sizes)), sum(sizes))
+        Estimate(value, *_interval(value, sample, min(sizes)), sum(sizes))
         for value, sample in zip(values, samples, strict=True)
     ]
 
@@ -138,17 +138,17 @@ def _interval(value: float, samples: Floats, n: int) -> tuple[float, float]:
     return (((1 - LEVEL) / 2) ** (1 / n), 1.0) if value > 1 - _ROUNDING else (low, high)
 
 
-def _share(scores: Floats, threshold: Threshold, name: str) -> Number:
+def _share(scores: Floats, threshold: Threshold, name: str) -> Estimate:
     if threshold.value is None:
-        return Number(None, n=len(scores), reason=f"no threshold: {threshold.note}")
+        return Estimate(None, n=len(scores), reason=f"no threshold: {threshold.note}")
     if len(scores) == 0:
-        return Number(None, reason=f"no {name} images in the test split")
+        return Estimate(None, reason=f"no {name} images in the test split")
     hits = int((scores > threshold.value).sum())
-    return Number(hits / len(scores), *clopper_pearson(hits, len(scores)), len(scores))
+    return Estimate(hits / len(scores), *clopper_pearson(hits, len(scores)), len(scores))
 
 
-def missing(ok: int, ng: int) -> Number | None:
+def missing(ok: int, ng: int) -> Estimate | None:
     """Why nothing can be ranked, where one class has no images."""
     if ok and ng:
         return None
-    return Number(None, n=ok + ng, reason=f"no {'NG' if ok else 'OK'} images in the test split")
+    return Estimate(None, n=ok + ng, reason=f"no {'NG' if ok else 'OK'} images in the test split")

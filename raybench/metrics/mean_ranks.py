@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from raybench.metrics.intervals import RESAMPLES, percentile_interval, resamples
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 
 FEWEST_LINES = 5  # for an interval: resamples of fewer lines have too few kinds
 _SEED = 0
@@ -23,7 +23,7 @@ _SEED = 0
 Floats = npt.NDArray[np.float64]
 
 
-def mean_ranks(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Number]:
+def mean_ranks(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Estimate]:
     """By model, its mean rank over the lines of the largest table; n: those lines. Empty with fewer than two models.
 
     values: by line and model, higher is better; None where the model failed.
@@ -35,10 +35,10 @@ def mean_ranks(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Nu
     ranks = average_ranks(np.array([[np.nan if one is None else one for one in row] for row in known]))
     means = ranks.mean(axis=0)
     if len(lines) < FEWEST_LINES:
-        return {model: Number(float(mean), n=len(lines)) for model, mean in zip(models, means, strict=True)}
+        return {model: Estimate(float(mean), n=len(lines)) for model, mean in zip(models, means, strict=True)}
     drawn = np.concatenate([weights @ ranks for (weights,) in resamples((len(lines),), RESAMPLES, _SEED)]) / len(lines)
     return {
-        model: Number(float(means[at]), *percentile_interval(drawn[:, at]), len(lines))
+        model: Estimate(float(means[at]), *percentile_interval(drawn[:, at]), len(lines))
         for at, model in enumerate(models)
     }
 

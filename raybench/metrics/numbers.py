@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Number:
+class Estimate:
     """A number with its 95 % interval and the count it rests on, or the reason why it is undefined."""
 
     value: float | None
@@ -69,26 +69,26 @@ class Quality:
     noise_ok, noise_around, sharpness: how clean the heat maps are; see `metrics.heatmap_contrast`.
     """
 
-    image_auroc: Number
-    image_ap: Number
-    image_f1_max: Number
-    recall: Number
-    false_alarm_rate: Number
-    pixel_auroc: Number
-    pixel_ap: Number
-    pixel_f1_max: Number
-    au_pro: Number
-    au_pro_05: Number
-    aupimo: Number
-    noise_ok: Number
-    noise_around: Number
-    sharpness: Number
+    image_auroc: Estimate
+    image_ap: Estimate
+    image_f1_max: Estimate
+    recall: Estimate
+    false_alarm_rate: Estimate
+    pixel_auroc: Estimate
+    pixel_ap: Estimate
+    pixel_f1_max: Estimate
+    au_pro: Estimate
+    au_pro_05: Estimate
+    aupimo: Estimate
+    noise_ok: Estimate
+    noise_around: Estimate
+    sharpness: Estimate
 
 
 @dataclass(frozen=True)
 class RegionRecall:
     """Share of the masks' regions that the thresholded heat map touches: all, by defect type, by size."""
 
-    all: Number
-    by_type: Mapping[str, Number]
-    by_size: Mapping[str, Number]
+    all: Estimate
+    by_type: Mapping[str, Estimate]
+    by_size: Mapping[str, Estimate]

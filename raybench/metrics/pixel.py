@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from raybench.metrics import curves, npz
 from raybench.metrics.intervals import bootstrap, percentile_interval
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 from raybench.metrics.regions import CONNECTIVITY
 from raybench.metrics.sketch import Keys, Sketch, ordered_keys, runs, shift_for, tabulate
 
@@ -63,12 +63,12 @@ class PixelQuality:
     2024, arXiv:2401.01984. Normal images are pooled.
     """
 
-    pixel_auroc: Number
-    pixel_ap: Number
-    pixel_f1_max: Number
-    au_pro: Number
-    au_pro_05: Number
-    aupimo: Number
+    pixel_auroc: Estimate
+    pixel_ap: Estimate
+    pixel_f1_max: Estimate
+    au_pro: Estimate
+    au_pro_05: Estimate
+    aupimo: Estimate
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class PixelSketch:
         images = len(self._summaries)
         if not columns[_ANOMALOUS].sum() or not columns[_NORMAL].sum():
             what = "no masks of anomalous pixels" if images else "no masks"
-            missing = Number(None, n=images, reason=what if not columns[_ANOMALOUS].sum() else "no normal pixels")
+            missing = Estimate(None, n=images, reason=what if not columns[_ANOMALOUS].sum() else "no normal pixels")
             return PixelQuality(*[missing] * len(fields(PixelQuality)))
         values = _metrics(columns[_NORMAL], columns[_ANOMALOUS], columns[_REGION], self._sketch.tied[::-1])
         spread = self._spread(seed) if intervals else [(0.0, 0.0)] * len(values)
@@ -199,16 +199,16 @@ class PixelSketch:
         size = len(keys) * 3 * (len(edges) + 1)
         return np.bincount(place.ravel(), mass.ravel(), size).astype(np.float64).reshape(len(keys), 3, -1)
 
-    def _aupimo(self, columns: Floats, seed: int, intervals: bool) -> Number:
+    def _aupimo(self, columns: Floats, seed: int, intervals: bool) -> Estimate:
         clean, needed = columns[_CLEAN].sum(), round(1 / PIMO_LOW)
         anomalous = [one for _, one in sorted(self._summaries.items()) if one.masses[_ANOMALOUS]]
         if clean < needed:
             reason = f"AUPIMO needs {needed} pixels of OK images, there are {int(clean)}"
-            return Number(None, n=len(anomalous), reason=reason)
+            return Estimate(None, n=len(anomalous), reason=reason)
         false, true = curves.shares(columns[_CLEAN]), curves.shares(columns[_IMAGE])
         value = curves.log_area(false, true, PIMO_LOW, PIMO_HIGH)
         if not intervals or not anomalous:
-            return Number(value, n=len(anomalous))
+            return Estimate(value, n=len(anomalous))
         grid = np.geomspace(PIMO_LOW, PIMO_HIGH, SUMMARY_POINTS)
         at = np.searchsorted(false[1:], grid).clip(max=len(self._sketch.low) - 1)
         limits = self._sketch.low[::-1][at]
@@ -218,10 +218,10 @@ class PixelSketch:
         return _number(value, percentile_interval(samples - each.mean()), len(each), intervals)
 
 
-def _number(value: float, spread: tuple[float, float], n: int, interval: bool) -> Number:
+def _number(value: float, spread: tuple[float, float], n: int, interval: bool) -> Estimate:
     if not interval:
-        return Number(value, n=n)
-    return Number(value, max(0.0, value + spread[0]), min(1.0, value + spread[1]), n)
+        return Estimate(value, n=n)
+    return Estimate(value, max(0.0, value + spread[0]), min(1.0, value + spread[1]), n)
 
 
 def _metrics(normal: Floats, anomalous: Floats, regions: Floats, tied: curves.Flags | bool = True) -> Floats:

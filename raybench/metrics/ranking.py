@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from raybench.metrics.image import ImageScores, Ranked, missing
 from raybench.metrics.intervals import RESAMPLES, bootstrap, percentile_interval
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,15 +40,15 @@ class Ranking:
         """The leader, and those that cannot be told apart from it: the 95 % interval of the difference holds 0."""
         return tuple(model for model in self.models if not self.is_better(self.leader, model))
 
-    def value(self, model: str) -> Number:
+    def value(self, model: str) -> Estimate:
         at = self.models.index(model)
-        return Number(float(self.values[at]), *percentile_interval(self.samples[at]), self.images)
+        return Estimate(float(self.values[at]), *percentile_interval(self.samples[at]), self.images)
 
-    def gap(self, first: str, second: str) -> Number:
+    def gap(self, first: str, second: str) -> Estimate:
         """Image AUROC of `first` minus that of `second`."""
         a, b = self.models.index(first), self.models.index(second)
         interval = percentile_interval(self.samples[a] - self.samples[b])
-        return Number(float(self.values[a] - self.values[b]), *interval, self.images)
+        return Estimate(float(self.values[a] - self.values[b]), *interval, self.images)
 
     def is_better(self, first: str, second: str) -> bool:
         return first != second and (self.gap(first, second).low or 0.0) > 0.0
@@ -61,7 +61,7 @@ class Ranking:
         return 1 + better, len(self.models) - worse
 
 
-def rank(scores: Mapping[str, Sequence[ImageScores]], draws: int = RESAMPLES, name: str = "") -> Ranking | Number:
+def rank(scores: Mapping[str, Sequence[ImageScores]], draws: int = RESAMPLES, name: str = "") -> Ranking | Estimate:
     """The ranking of models by their scores on the images that all of them scored, or why there is none.
 
     scores: of each seed of each model; a model's value is the mean over its seeds. name: of the line; lines are
@@ -101,7 +101,7 @@ def mean_ranking(rankings: Sequence[Ranking]) -> Ranking | None:
     return _sorted(tuple(models), values, samples, sum(one.images for one in rankings))
 
 
-def paired_difference(first: ImageScores, second: ImageScores, draws: int = RESAMPLES) -> Number:
+def paired_difference(first: ImageScores, second: ImageScores, draws: int = RESAMPLES) -> Estimate:
     """Image AUROC of `first` minus that of `second` on their common images, resampled together."""
     found = rank({"first": [first], "second": [second]}, draws)
     return found.gap("first", "second") if isinstance(found, Ranking) else found

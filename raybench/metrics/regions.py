@@ -12,7 +12,7 @@ import numpy.typing as npt
 from raybench.errors import IntegrityError
 from raybench.metrics import npz
 from raybench.metrics.intervals import clopper_pearson
-from raybench.metrics.numbers import Number, RegionRecall, Threshold
+from raybench.metrics.numbers import Estimate, RegionRecall, Threshold
 
 CONNECTIVITY = 8
 UNNAMED = "defect"  # of images without a defect type
@@ -95,7 +95,7 @@ def region_recall(regions: Regions, threshold: Threshold) -> RegionRecall:
     limit = threshold.value
     if limit is None:
         reason = f"no threshold for heat maps: {threshold.note}" if threshold.n else "no heat maps"
-        return RegionRecall(Number(None, n=len(regions.number), reason=reason), {}, {})
+        return RegionRecall(Estimate(None, n=len(regions.number), reason=reason), {}, {})
     found = regions.peaks > limit
     types = {str(name): _share(found[regions.defect_types == name]) for name in np.unique(regions.defect_types)}
     edges = np.array([*SIZES.values(), np.inf])
@@ -104,6 +104,6 @@ def region_recall(regions: Regions, threshold: Threshold) -> RegionRecall:
     return RegionRecall(_share(found), types, sizes)
 
 
-def _share(found: Sequence[bool] | npt.NDArray[np.bool_]) -> Number:
+def _share(found: Sequence[bool] | npt.NDArray[np.bool_]) -> Estimate:
     hits, n = int(np.sum(found)), len(found)
-    return Number(hits / n, *clopper_pearson(hits, n), n) if n else Number(None, reason="no masks of defects")
+    return Estimate(hits / n, *clopper_pearson(hits, n), n) if n else Estimate(None, reason="no masks of defects")

@@ -36,7 +36,7 @@ def ordered_keys(values: npt.NDArray[np.float32]) -> Keys:
 
 
 @dataclass(frozen=True)
-class Tally:
+class Histogram:
     """low, high: (K,) uint32, ascending: the first and the last key in each bucket. counts: (K,) int64."""
 
     shift: int
@@ -55,11 +55,11 @@ def shift_for(keys: Keys, places: int) -> int:
     return shift
 
 
-def tabulate(keys: Keys, shift: int) -> Tally:
+def tabulate(keys: Keys, shift: int) -> Histogram:
     """Count (N,) keys of any order in a table of all buckets between the first and the last: no sort, so it is quick
     where these are few."""
     if len(keys) == 0:
-        return Tally(shift, keys, keys, np.empty(0, np.int64))
+        return Histogram(shift, keys, keys, np.empty(0, np.int64))
     places = keys >> np.uint32(shift)
     places -= places.min()
     places = places.astype(np.intp)
@@ -68,13 +68,13 @@ def tabulate(keys: Keys, shift: int) -> Tally:
     np.minimum.at(low, places, keys)
     np.maximum.at(high, places, keys)
     used = np.flatnonzero(counts)
-    return Tally(shift, low[used], high[used], counts[used])
+    return Histogram(shift, low[used], high[used], counts[used])
 
 
-def runs(keys: Keys) -> Tally:
+def runs(keys: Keys) -> Histogram:
     """Count (N,) keys of any order one by one, by sorting them."""
     low, counts = np.unique(keys, return_counts=True)
-    return Tally(0, low, low, counts.astype(np.int64))
+    return Histogram(0, low, low, counts.astype(np.int64))
 
 
 @dataclass(frozen=True)

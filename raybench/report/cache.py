@@ -16,7 +16,7 @@ from raybench.store.digest import digest
 from raybench.worker.inspect import inspections_in
 
 
-def note(plan: Plan, run: Run, board: Board) -> None:
+def save(plan: Plan, run: Run, board: Board) -> None:
     """Write down what the report of `board`, just published, rests on. Not where anything failed or is to be done."""
     failed = any(row.failures for row in board.rows) or any(
         isinstance(found, Failure) for found in inspections_in(run, plan).values()
@@ -26,7 +26,7 @@ def note(plan: Plan, run: Run, board: Board) -> None:
         run.store.put(_key(run), json.dumps({"basis": _basis(plan), "board": sha256}).encode())
 
 
-def find(plan: Plan, run: Run) -> Board | None:
+def load(plan: Plan, run: Run) -> Board | None:
     """The board that stands, where every unit was done when it was published; None where it has to be built."""
     try:
         noted = json.loads(run.store.get(_key(run)))

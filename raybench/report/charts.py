@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from raybench.analysis.flags import Seen
-from raybench.analysis.rows import Row
+from raybench.analysis.flags import ScoredImage
+from raybench.analysis.rows import BoardRow
 from raybench.metrics import curves
 
 # Okabe and Ito 2008: told apart with every kind of colour vision. Dashes tell apart what comes after the eighth.
@@ -35,7 +35,7 @@ class Chart:
     figure: str
 
 
-def charts(rows: Sequence[Row], seen: Sequence[Seen], named: str | None) -> list[Chart]:
+def charts(rows: Sequence[BoardRow], seen: Sequence[ScoredImage], named: str | None) -> list[Chart]:
     """All charts of one line that there is data for. seen: the line's images. named: the model the verdict names."""
     models = sorted(row.model for row in rows)  # so that a model has the same colour on every line
     found = [
@@ -48,7 +48,9 @@ def charts(rows: Sequence[Row], seen: Sequence[Seen], named: str | None) -> list
     return [chart for chart in found if chart is not None]
 
 
-def _against(rows: Sequence[Row], named: str | None, what: str, cost: Callable[[Row], float | None]) -> Chart | None:
+def _against(
+    rows: Sequence[BoardRow], named: str | None, what: str, cost: Callable[[BoardRow], float | None]
+) -> Chart | None:
     """Image AUROC against what it costs, with the Pareto front: models that none beats in both."""
     points = [
         (row.model, row.quality.image_auroc, at)
@@ -89,7 +91,7 @@ def _against(rows: Sequence[Row], named: str | None, what: str, cost: Callable[[
     return _chart(f"Quality against {what} (95 % interval)", f"image AUROC against {what}, by model", figure)
 
 
-def _histogram(seen: Sequence[Seen], model: str) -> Chart | None:
+def _histogram(seen: Sequence[ScoredImage], model: str) -> Chart | None:
     """How far images of each label lie above the threshold of one model."""
     by_label = {
         label: [one.excess[model] for one in seen if one.label == label and model in one.excess] for label in CLASSES
@@ -115,7 +117,7 @@ Points = tuple[Floats, Floats]
 
 
 def _curves(
-    seen: Sequence[Seen], models: Sequence[str], title: str, of: Callable[[Floats, Floats], Points]
+    seen: Sequence[ScoredImage], models: Sequence[str], title: str, of: Callable[[Floats, Floats], Points]
 ) -> Chart | None:
     x_title, y_title = ("false alarms", "recall") if title == "ROC" else ("recall", "precision")
     figure, drawn = _figure(x_title, y_title), 0

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from raybench.analysis.board import Board
-from raybench.analysis.cost_report import told
+from raybench.analysis.cost_report import format_cost
 from raybench.analysis.decision import CRITERIA
-from raybench.analysis.rows import Row
+from raybench.analysis.rows import BoardRow
 
 BUSY = 0.15  # from here on, a time is reported with the load it was taken under
 FEW = 8  # of a kind; more are counted
@@ -35,7 +35,7 @@ def conditions(board: Board) -> list[str]:
     )
     texts += [f"device: {text}" for text in speeds]
     texts += _disturbed([row for row in board.rows if row.speed])
-    texts += told(context.spending)
+    texts += format_cost(context.spending)
     texts += _weights(board)
     texts += sorted({f"{row.model} cannot be exported: {why}" for row in board.rows if (why := row.not_exportable)})
     if context.pending:
@@ -53,7 +53,7 @@ def _budgets(board: Board) -> str:
     return f"{usual:.0%}" + (f" ({', '.join(parts)})" if parts else "")
 
 
-def _disturbed(rows: Sequence[Row]) -> list[str]:
+def _disturbed(rows: Sequence[BoardRow]) -> list[str]:
     """Times that were taken while the machine was busy otherwise."""
     loads = [(row, row.speed.other_load) for row in rows if row.speed and row.speed.other_load > BUSY]
     if len(loads) > FEW:

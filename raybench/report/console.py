@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from raybench.analysis.board import Board
-from raybench.analysis.decision import shown
+from raybench.analysis.decision import format_number
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
-from raybench.analysis.rows import Row
+from raybench.analysis.rows import BoardRow
 from raybench.report.conditions import conditions
 from raybench.report.tables import (
     FEW_LINES,
@@ -67,7 +67,7 @@ def _of_line(board: Board, line: str) -> list[RenderableType]:
     ]
 
 
-def _cells(board: Board, row: Row) -> list[str]:
+def _cells(board: Board, row: BoardRow) -> list[str]:
     """The cells of _LINE. Only a model without numbers has the reason for its grade here."""
     quality, verdict = row.quality, board.verdict_on(row.line)
     gain = row.non_square.gain
@@ -75,8 +75,8 @@ def _cells(board: Board, row: Row) -> list[str]:
     return [
         row.model,
         rank(verdict, row.model),
-        shown(quality.image_auroc) if quality else "–",
-        shown(quality.recall) if quality else "–",
+        format_number(quality.image_auroc) if quality else "–",
+        format_number(quality.recall) if quality else "–",
         short(quality.false_alarm_rate) if quality else "–",
         short(row.regions.all) if row.regions else "–",
         short(quality.au_pro) if quality else "–",

@@ -19,11 +19,11 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from raybench.analysis.board import Board
-from raybench.analysis.decision import CRITERIA, shown
-from raybench.analysis.flags import Flag, Seen
+from raybench.analysis.decision import CRITERIA, format_number
+from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.line_summary import poor_lines, worst_first
-from raybench.analysis.rows import Row
-from raybench.metrics.numbers import Number
+from raybench.analysis.rows import BoardRow
+from raybench.metrics.numbers import Estimate
 from raybench.report.charts import Chart, charts
 from raybench.report.conditions import conditions
 from raybench.report.gallery import Picture
@@ -43,7 +43,7 @@ from raybench.report.tables import (
 
 FLAGS_SHOWN = 50
 NOT_FLAGGED = "not flagged"
-Of = TypeVar("Of", Flag, Seen)
+Of = TypeVar("Of", Flag, ScoredImage)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def render(
     board: Board,
     flags: Sequence[Flag],
     pictures: Sequence[Picture],
-    seen: Sequence[Seen] = (),
+    seen: Sequence[ScoredImage] = (),
     sections: Mapping[str, Section] = MappingProxyType({}),
 ) -> str:
     """The page. pictures: in the order they are shown, grouped by line. seen: every image, for the charts. sections:
@@ -165,21 +165,21 @@ def _models(flags: Sequence[Flag], pictures: Sequence[Picture]) -> list[tuple[st
     return [*(flag.models for flag in flags), *(picture.flagged_by for picture in pictures)]
 
 
-def _bar(row: Row) -> Bar | None:
+def _bar(row: BoardRow) -> Bar | None:
     number = row.quality.image_auroc if row.quality else None
     if number is None or number.value is None or number.low is None or number.high is None:
         return None
     return Bar(100 * number.low, max(100 * (number.high - number.low), 0.5), 100 * number.value)
 
 
-def _kinds(row: Row) -> dict[str, Number]:
+def _kinds(row: BoardRow) -> dict[str, Estimate]:
     return {**row.regions.by_type, **row.regions.by_size} if row.regions else {}
 
 
-def _defect_kinds(rows: Sequence[Row]) -> list[tuple[str, int]]:
+def _defect_kinds(rows: Sequence[BoardRow]) -> list[tuple[str, int]]:
     """Types and sizes of the line's masked defects, and how many there are."""
     return list({kind: number.n for row in rows for kind, number in _kinds(row).items()}.items())
 
 
-def _found_of(row: Row, kind: str) -> str:
-    return shown(_kinds(row).get(kind, Number(None)))
+def _found_of(row: BoardRow, kind: str) -> str:
+    return format_number(_kinds(row).get(kind, Estimate(None)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from raybench.analysis.select import chosen_unit
+from raybench.analysis.select import select_unit
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_image
@@ -22,7 +22,7 @@ from raybench.detectors.protocol import Detector, Scored
 from raybench.errors import InputError, ModelError
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run
-from raybench.worker.context import Site, fit_of, hot_detector
+from raybench.worker.context import WorkerContext, cached_detector, fit_of
 
 TOLERANCE = 1e-3  # relative, of scores; of a heat map relative to its highest value
 CHECKED_IMAGES = 8
@@ -47,12 +47,12 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
     choose, not trained), ModelError (cannot be exported, or the file scores otherwise).
     """
     run = Run(plan.store, plan.experiment.name)
-    unit = chosen_unit(plan, line, model)
+    unit = select_unit(plan, line, model)
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
-    site = Site(run, plan.lines_of(line), cache_dir, "cpu", 1)
-    detector = hot_detector(unit, trained, site)
+    site = WorkerContext(run, plan.lines_of(line), cache_dir, "cpu", 1)
+    detector = cached_detector(unit, trained, site)
     folder.mkdir(parents=True, exist_ok=True)
     onnx = folder / f"{line}-{unit.model}.onnx"
     try:

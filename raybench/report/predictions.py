@@ -15,10 +15,10 @@ from typing import TextIO
 
 import jinja2
 
-from raybench.analysis.anomaly_types import Signal
+from raybench.analysis.anomaly_types import AnomalyType
 from raybench.analysis.anomaly_types.stored import Look
 from raybench.analysis.anomaly_types.views import Image
-from raybench.analysis.predictions import Summary, Tally, judge, reasons, sentence
+from raybench.analysis.predictions import PredictionCounts, PredictionSummary, predict_image, reasons, sentence
 from raybench.data.decode import decode_image
 from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest
@@ -36,26 +36,26 @@ TABLE, SHEET, SUMMARY, PAGE = "predictions.parquet", "predictions.csv", "summary
 
 
 @dataclass(frozen=True)
-class Card:
+class PredictionCard:
     """One image of the page. image, heat: data URIs; heat is empty for a model without heat maps. signal: what an
     anomalous image looks like, where somebody looked."""
 
     row: Predicted
     image: str
     heat: str
-    signal: Signal | None = None
+    signal: AnomalyType | None = None
 
 
 def publish(
     prediction: Prediction, line: Manifest, failed: Mapping[str, Failure], folder: Path, look: Look = lambda image: None
-) -> Summary:
+) -> PredictionSummary:
     """Write table, summary and page of all that is scored into `folder`, and the same into the store.
 
     line: what the unit was trained on. failed: shards that could not be scored, by key. look: says what the anomalous
     images of the page look like.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tally = Tally()
+    tally = PredictionCounts()
     with (folder / SHEET).open("w", newline="", encoding="utf-8") as sheet:
         write_predictions(_noted(prediction, line, tally, sheet), folder / TABLE)
     summary = _summary(prediction, tally, failed)
@@ -71,11 +71,11 @@ def tables(prediction: Prediction) -> str:
     return f"{prediction.run.root}/tables/{prediction.unit.unit_id}"
 
 
-def summary_json(summary: Summary) -> bytes:
+def summary_json(summary: PredictionSummary) -> bytes:
     return encode(summary)
 
 
-def render(summary: Summary, cards: Sequence[Card]) -> str:
+def render(summary: PredictionSummary, cards: Sequence[PredictionCard]) -> str:
     """The page: no script, no outside address, everything from the data escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -88,7 +88,7 @@ def _part(name: str) -> str:
     return importlib.resources.files("raybench.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _noted(prediction: Prediction, line: Manifest, tally: Tally, sheet: TextIO) -> Iterator[Predicted]:
+def _noted(prediction: Prediction, line: Manifest, tally: PredictionCounts, sheet: TextIO) -> Iterator[Predicted]:
     """The rows, added to `tally` and written to `sheet` as they pass."""
     columns = PREDICTIONS_SCHEMA.names
     writer = csv.DictWriter(sheet, columns)
@@ -111,16 +111,16 @@ def _rows(prediction: Prediction, line: Manifest) -> Iterator[tuple[Predicted, s
         for row in read_rows(prediction.images, shard, images=False):
             if row.image_id not in scores:
                 raise IntegrityError(f"{row.image_id} of {shard.key} was not scored with its shard")
-            yield judge(row, scores[row.image_id], unit, threshold, line), shard.key
+            yield predict_image(row, scores[row.image_id], unit, threshold, line), shard.key
 
 
 def _record(prediction: Prediction, shard_key: str) -> ScoreRecord | None:
     return prediction.run.read(prediction.unit.unit_id, score_name(shard_key), ScoreRecord)
 
 
-def _summary(prediction: Prediction, tally: Tally, failed: Mapping[str, Failure]) -> Summary:
+def _summary(prediction: Prediction, tally: PredictionCounts, failed: Mapping[str, Failure]) -> PredictionSummary:
     threshold = prediction.trained.threshold
-    return Summary(
+    return PredictionSummary(
         run=prediction.run.name.partition(PREDICTIONS)[0],
         prediction=prediction.name,
         source=prediction.source.uri,
@@ -139,9 +139,9 @@ def _summary(prediction: Prediction, tally: Tally, failed: Mapping[str, Failure]
     )
 
 
-def _cards(prediction: Prediction, top: Sequence[tuple[Predicted, str]], look: Look) -> list[Card]:
+def _cards(prediction: Prediction, top: Sequence[tuple[Predicted, str]], look: Look) -> list[PredictionCard]:
     """In the order of `top`, read from the few shards that hold them, and made small one by one."""
-    found: dict[str, Card] = {}
+    found: dict[str, PredictionCard] = {}
     for shard in prediction.manifest.shards:
         wanted = {row.image_id: row for row, shard_key in top if shard_key == shard.key}
         record = _record(prediction, shard.key) if wanted else None
@@ -153,7 +153,7 @@ def _cards(prediction: Prediction, top: Sequence[tuple[Predicted, str]], look: L
             pixels = decode_image(image.image, prediction.manifest.white_level)
             signal = look(pixels) if row.is_anomalous else None
             picture = _picture(prediction, row, pixels, scored[image.image_id])
-            found[image.image_id] = Card(row, picture.image_uri(), picture.overlay_uri(), signal)
+            found[image.image_id] = PredictionCard(row, picture.image_uri(), picture.overlay_uri(), signal)
     return [found[row.image_id] for row, _ in top]
 
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from raybench.analysis.anomaly_types.stored import with_signals
+from raybench.analysis.anomaly_types.stored import with_anomaly_types
 from raybench.analysis.board import Board, BoardContext, board_json, build_board
-from raybench.analysis.cost_report import Spending, hours_of
-from raybench.analysis.flags import Seen, look, top_images, weighed
-from raybench.analysis.queue_builder import Desk
-from raybench.analysis.squash_baseline import Twin
+from raybench.analysis.cost_report import CostReport, hours_of
+from raybench.analysis.flags import ScoredImage, collect_scores, top_images, voting_models
+from raybench.analysis.queue_builder import QueueBuilder
+from raybench.analysis.squash_baseline import SquashBaseline
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import InputFit, to_source
 from raybench.data.inspection.inspection import Inspection, bad_images
 from raybench.data.manifest import Manifest
-from raybench.data.shards import Row, read_rows
+from raybench.data.shards import ImageRow, read_rows
 from raybench.metrics.image import ImageScores
 from raybench.report.gallery import Picture
 from raybench.report.html import render
@@ -67,13 +67,13 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
         spending=_spending(plan, run, list(finished.values())),
     )
     board = build_board(results, scores, context, list(_twins(plan, finished)))
-    seen = look(results, scores, {verdict.line: weighed(verdict) for verdict in board.verdicts})
+    seen = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})
     inspections = inspections_in(run, plan)
     bad = {line: bad_images(one) for line, one in inspections.items() if isinstance(one, Inspection)}
     units = [row.unit for row in finished.values() if row.unit.unit_id in shown]
-    queues = Desk(plan, run, board, units, lambda line: bad.get(line, {})).queues(seen)
+    queues = QueueBuilder(plan, run, board, units, lambda line: bad.get(line, {})).queues(seen)
     board = replace(board, payoffs=tuple(queue.payoff for queue in queues))
-    flags = with_signals(plan, run, [flag for queue in queues for flag in queue.flags])
+    flags = with_anomaly_types(plan, run, [flag for queue in queues for flag in queue.flags])
     pictures = list(_pictures(plan, run, board, list(top_images(seen, pictures_per_line(len(board.lines))))))
     run.put_report("board.json", board_json(board))
     run.put_report("board.csv", board_csv(board))
@@ -84,11 +84,11 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     return board
 
 
-def _spending(plan: Plan, run: Run, finished: Sequence[Finished]) -> Spending:
+def _spending(plan: Plan, run: Run, finished: Sequence[Finished]) -> CostReport:
     """What the run has taken so far; put down, per kind of unit, for the predictions of other runs."""
     write_costs(run, ((row.unit, row.result) for row in finished))
     hours = hours_of(row.result for row in finished)
-    return Spending(hours, plan.experiment.resources.price_per_hour, read_forecast(run))
+    return CostReport(hours, plan.experiment.resources.price_per_hour, read_forecast(run))
 
 
 def pictures_per_line(lines: int) -> int:
@@ -111,11 +111,11 @@ def download(run: Run, folder: Path) -> Path:
     return folder
 
 
-def _twins(plan: Plan, finished: Mapping[str, Finished]) -> Iterator[Twin]:
+def _twins(plan: Plan, finished: Mapping[str, Finished]) -> Iterator[SquashBaseline]:
     for unit_id, squashed_id in plan.squashed.items():
         if unit_id in finished and squashed_id in finished:
             chosen, squashed = finished[unit_id], finished[squashed_id]
-            yield Twin(chosen.result, squashed.result, chosen.images, squashed.images)
+            yield SquashBaseline(chosen.result, squashed.result, chosen.images, squashed.images)
 
 
 def _row(unit: Unit, run: Run) -> Finished | UnitResult | None:
@@ -130,7 +130,7 @@ def _row(unit: Unit, run: Run) -> Finished | UnitResult | None:
     return UnitResult(unit.unit_id, unit.line, unit.model, unit.seed, input=unit.input, failure=failure)
 
 
-def _pictures(plan: Plan, run: Run, board: Board, tops: Sequence[Seen]) -> Iterator[Picture]:
+def _pictures(plan: Plan, run: Run, board: Board, tops: Sequence[ScoredImage]) -> Iterator[Picture]:
     """The most anomalous images, with heat maps of the model that the verdict names (or of any that has some)."""
     for line in board.lines:
         models = [row.model for row in board.rows_of(line)]
@@ -140,11 +140,11 @@ def _pictures(plan: Plan, run: Run, board: Board, tops: Sequence[Seen]) -> Itera
             yield from _of_line(plan, run, unit, wanted)
 
 
-def _shows(unit: Unit, line: str, model: str, wanted: Sequence[Seen]) -> bool:
+def _shows(unit: Unit, line: str, model: str, wanted: Sequence[ScoredImage]) -> bool:
     return unit.line == line and unit.model == model and any(model in seen.excess for seen in wanted)
 
 
-def _of_line(plan: Plan, run: Run, unit: Unit, wanted: Sequence[Seen]) -> Iterator[Picture]:
+def _of_line(plan: Plan, run: Run, unit: Unit, wanted: Sequence[ScoredImage]) -> Iterator[Picture]:
     manifest = plan.manifests[unit.line]
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
@@ -175,7 +175,7 @@ def _of_line(plan: Plan, run: Run, unit: Unit, wanted: Sequence[Seen]) -> Iterat
 
 def _scored_images(
     plan: Plan, run: Run, unit: Unit, manifest: Manifest, ids: set[str]
-) -> Iterator[tuple[Row, ScoreRow]]:
+) -> Iterator[tuple[ImageRow, ScoreRow]]:
     """Images and their scores, from the few shards that hold them: the small score tables tell which."""
     lines = plan.lines_of(unit.line)
     for shard in manifest.scored_shards:

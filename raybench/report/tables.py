@@ -12,12 +12,12 @@ import pandas as pd
 
 from raybench.analysis.board import Board, Overall
 from raybench.analysis.cost_report import cost
-from raybench.analysis.decision import Verdict, shown
+from raybench.analysis.decision import Verdict, format_number
 from raybench.analysis.flags import Flag
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
-from raybench.analysis.rows import Row
+from raybench.analysis.rows import BoardRow
 from raybench.analysis.squash_baseline import NonSquare
-from raybench.metrics.numbers import Number, RegionRecall
+from raybench.metrics.numbers import Estimate, RegionRecall
 from raybench.report.conditions import conditions
 
 FEW_LINES = 6  # of more than a few lines a table lists the worst
@@ -143,7 +143,7 @@ def summary_cells(summary: LineSummary) -> list[str]:
     quality = row.quality if row else None
     return [
         summary.line,
-        shown(summary.best),
+        format_number(summary.best),
         row.model if row else "–",
         short(quality.recall) if quality else "–",
         short(quality.false_alarm_rate) if quality else "–",
@@ -154,7 +154,7 @@ def summary_cells(summary: LineSummary) -> list[str]:
     ]
 
 
-def line_cells(board: Board, row: Row) -> list[str]:
+def line_cells(board: Board, row: BoardRow) -> list[str]:
     """The cells of LINE_HEADERS."""
     quality, speed, size = row.quality, row.speed, row.size
     verdict = board.verdict_on(row.line)
@@ -163,11 +163,11 @@ def line_cells(board: Board, row: Row) -> list[str]:
         verdict.grades.get(row.model) or "–",
         rank(verdict, row.model),
         row.provenance or "–",
-        shown(quality.image_auroc) if quality else "–",
-        shown(quality.recall) if quality else "–",
+        format_number(quality.image_auroc) if quality else "–",
+        format_number(quality.recall) if quality else "–",
         _alarms(row),
-        shown(row.regions.all) if row.regions else "–",
-        shown(quality.au_pro) if quality else "–",
+        format_number(row.regions.all) if row.regions else "–",
+        format_number(quality.au_pro) if quality else "–",
         str(row.heat) if row.heat else "–",
         f"{speed.p50_ms:.1f}" if speed else "–",
         f"{row.test_minutes:.2f}" if row.test_minutes is not None else "–",
@@ -186,11 +186,11 @@ def rank(verdict: Verdict | None, model: str) -> str:
     return str(best) if best == worst else f"{best}–{worst}"
 
 
-def _alarms(row: Row) -> str:
+def _alarms(row: BoardRow) -> str:
     """The false-alarm rate on OK test images beside the one that is promised."""
     if row.quality is None or row.threshold is None:
         return "–"
-    return f"{shown(row.quality.false_alarm_rate)}, promised {row.threshold.promised:.3f}"
+    return f"{format_number(row.quality.false_alarm_rate)}, promised {row.threshold.promised:.3f}"
 
 
 def overall_cells(board: Board) -> list[list[str]]:
@@ -220,7 +220,7 @@ def _overall_cells(board: Board, one: Overall) -> list[str]:
     ]
 
 
-def _places(number: Number) -> str:
+def _places(number: Estimate) -> str:
     """`2.3 (1.9–2.8)`, or a dash."""
     if number.value is None:
         return "–"
@@ -228,11 +228,11 @@ def _places(number: Number) -> str:
     return f"{number.value:.1f}{interval}"
 
 
-def short(number: Number) -> str:
+def short(number: Estimate) -> str:
     return "–" if number.value is None else f"{number.value:.3f}"
 
 
-def _flat(board: Board, row: Row) -> dict[str, Any]:
+def _flat(board: Board, row: BoardRow) -> dict[str, Any]:
     flat: dict[str, Any] = {"line": row.line, "model": row.model, "provenance": row.provenance, "seeds": len(row.seeds)}
     for name, number in (asdict(row.quality) if row.quality else {}).items():
         flat |= {name: number["value"], f"{name}_low": number["low"], f"{name}_high": number["high"]}
@@ -258,14 +258,14 @@ def _flat(board: Board, row: Row) -> dict[str, Any]:
 
 
 def _flat_regions(found: RegionRecall | None) -> dict[str, Any]:
-    number = found.all if found else Number(None)
+    number = found.all if found else Estimate(None)
     names = {"region_recall": number.value, "region_recall_low": number.low, "region_recall_high": number.high}
     parts = {**found.by_type, **found.by_size} if found else {}
     return names | {"region_recall_by": json.dumps({name: part.value for name, part in parts.items()})}
 
 
 def _flat_non_square(found: NonSquare) -> dict[str, Any]:
-    gain = found.gain or Number(None)
+    gain = found.gain or Estimate(None)
     return {
         "non_square": found.text,
         "non_square_gain": gain.value,

@@ -17,8 +17,8 @@ from raybench.data.manifest import Manifest
 from raybench.runs.costs import CostRow, Costs, settings_of, takes_steps
 from raybench.runs.records import Phase
 
-Basis = Literal["recorded", "other CPUs", "other size", "other settings", "average", "nothing"]
-BASES: tuple[Basis, ...] = ("recorded", "other CPUs", "other size", "other settings", "average", "nothing")
+MatchLevel = Literal["recorded", "other CPUs", "other size", "other settings", "average", "nothing"]
+BASES: tuple[MatchLevel, ...] = ("recorded", "other CPUs", "other size", "other settings", "average", "nothing")
 _Key = tuple[object, ...]
 
 
@@ -51,11 +51,11 @@ class _Fit:
 
 
 @dataclass(frozen=True)
-class Guess:
+class CostEstimate:
     """Seconds of all tasks of a unit, per phase. basis: the weakest of the three. own: all from the run's own units."""
 
     seconds: Mapping[Phase, float] = field(default_factory=dict)
-    basis: Basis = "nothing"
+    basis: MatchLevel = "nothing"
     own: bool = False
 
     @property
@@ -68,16 +68,16 @@ class Guess:
         return self.seconds.get("train", 0.0) + self.seconds.get("score", 0.0)
 
 
-class Predictor:
+class CostModel:
     """device: torch name. cpus: of a train or score task; timing takes its time on any number."""
 
     def __init__(self, costs: Costs, device: str, cpus: int) -> None:
         self.costs, self.device = costs, device
         self._cpus: dict[Phase, int] = {"train": cpus, "score": cpus, "measure": 0}
         self._books = tuple(_book(rows, device) for rows in (costs.own, costs.others))
-        self._known: dict[_Key, Guess] = {}
+        self._known: dict[_Key, CostEstimate] = {}
 
-    def guess(self, unit: Unit, manifest: Manifest) -> Guess:
+    def guess(self, unit: Unit, manifest: Manifest) -> CostEstimate:
         """Guess() where no unit of any model has been recorded on the device. Units alike have one in common."""
         images = (manifest.counts.get("train/ok", 0), sum(shard.rows for shard in manifest.scored_shards))
         key = (unit.detector, settings_of(unit), (unit.input.height, unit.input.width))
@@ -86,20 +86,22 @@ class Predictor:
             self._known[alike] = self._guess(key, takes_steps(unit), images)
         return self._known[alike]
 
-    def _guess(self, key: tuple[str, str, tuple[int, int]], steps: bool, images: tuple[int, int]) -> Guess:
+    def _guess(self, key: tuple[str, str, tuple[int, int]], steps: bool, images: tuple[int, int]) -> CostEstimate:
         """images: to train on, and to score."""
         counts: dict[Phase, int] = {"train": images[0], "score": images[1], "measure": 0}
-        found: dict[Phase, tuple[float, Basis, bool]] = {}
+        found: dict[Phase, tuple[float, MatchLevel, bool]] = {}
         for phase, count in counts.items():
             x = _extent(phase, count, key[2][0] * key[2][1], steps)
             part = self._look_up(_places(*key, self._cpus[phase]), phase, x)
             if part is None:
-                return Guess()
+                return CostEstimate()
             found[phase] = part
         basis = max((part[1] for part in found.values()), key=BASES.index)
-        return Guess({phase: part[0] for phase, part in found.items()}, basis, all(part[2] for part in found.values()))
+        return CostEstimate(
+            {phase: part[0] for phase, part in found.items()}, basis, all(part[2] for part in found.values())
+        )
 
-    def _look_up(self, places: Sequence[_Key], phase: Phase, x: float) -> tuple[float, Basis, bool] | None:
+    def _look_up(self, places: Sequence[_Key], phase: Phase, x: float) -> tuple[float, MatchLevel, bool] | None:
         for place, basis in zip(places, BASES, strict=False):
             for book, own in zip(self._books, (True, False), strict=True):
                 if fit := book.get((phase, *place)):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from raybench.config.unit import Unit
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.runs.ledger import Ledger
-from raybench.runs.records import Phase, Spent, UnitResult
+from raybench.runs.records import Phase, ResourceUsage, UnitResult
 from raybench.runs.run import Run, decode, encode
 from raybench.store import Store
 from raybench.store.digest import digest
@@ -89,7 +89,7 @@ def takes_steps(unit: Unit) -> bool:
     return "steps" in unit.config
 
 
-def row_of(unit: Unit, phase: Phase, spent: Spent) -> CostRow:
+def row_of(unit: Unit, phase: Phase, spent: ResourceUsage) -> CostRow:
     cpus = max(1, round(spent.cpu_s / spent.seconds)) if spent.seconds else 1
     return CostRow(
         detector=unit.detector,

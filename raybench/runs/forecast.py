@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from raybench.errors import ObjectMissing
-from raybench.runs.cost_model import Basis
+from raybench.runs.cost_model import MatchLevel
 from raybench.runs.run import Run, decode, encode
 
 
@@ -31,7 +31,7 @@ class Forecast:
     device: str
     slots: int
     nodes: int
-    bases: Mapping[Basis, int] = field(default_factory=dict)
+    bases: Mapping[MatchLevel, int] = field(default_factory=dict)
     predicted: Work | None = None
     took: Work | None = None
     done: int = 0

@@ -76,7 +76,7 @@ class Ledger:
                 self.run.store.delete(key)
 
 
-def enter(run: Run, unit_ids: Iterable[str]) -> None:
+def append_to_ledger(run: Run, unit_ids: Iterable[str]) -> None:
     """Write a page of these units; those without a committed result are left out."""
     with ThreadPoolExecutor(READERS) as pool:
         entries = [entry for unit in pool.map(lambda unit_id: list(_entries(run, unit_id)), unit_ids) for entry in unit]

@@ -14,7 +14,7 @@ Phase = Literal["train", "score", "measure", "aggregate", "inspect"]
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """disk_mb: the saved detector, everything needed to score included (10^6 bytes). parameters: count.
     memory_bank: rows of a patch memory, 0 for models without one."""
 
@@ -42,7 +42,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Spent:
+class ResourceUsage:
     """What one phase of a unit took inside its tasks, up to their commits; the start of a worker is not in it.
 
     seconds: wall time, summed over tasks. images: looked at. cpu_s, gpu_s: seconds times the CPUs, and times the share
@@ -58,11 +58,11 @@ class Spent:
     peak_memory_mb: float | None = None
     device_memory_mb: float | None = None
 
-    def plus(self, other: Spent) -> Spent:
+    def plus(self, other: ResourceUsage) -> ResourceUsage:
         """Both together. Of unequal GPUs the smallest counts."""
         peaks = [peak for peak in (self.peak_memory_mb, other.peak_memory_mb) if peak is not None]
         sizes = [size for size in (self.device_memory_mb, other.device_memory_mb) if size is not None]
-        return Spent(
+        return ResourceUsage(
             self.seconds + other.seconds,
             self.images + other.images,
             self.cpu_s + other.cpu_s,
@@ -107,7 +107,7 @@ class TrainRecord:
     details: Mapping[str, Any] = field(default_factory=dict)
     not_exportable: str = ""
     held_out: Blob | None = None
-    spent: Spent | None = None
+    spent: ResourceUsage | None = None
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,15 @@ class ScoreRecord:
     regions: Blob
     glow: Blob
     traits: Blob | None = None
-    spent: Spent | None = None
+    spent: ResourceUsage | None = None
 
 
 @dataclass(frozen=True)
 class MeasureRecord:
     unit_id: str
     speed: Speed
-    size: Size
-    spent: Spent | None = None
+    size: ModelSize
+    spent: ResourceUsage | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class QualityRecord:
     images: Blob
     scored: int
     masks: int
-    spent: Spent | None = None
+    spent: ResourceUsage | None = None
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ class UnitResult:
     quality: Quality | None = None
     regions: RegionRecall | None = None
     speed: Speed | None = None
-    size: Size | None = None
+    size: ModelSize | None = None
     train_s: float | None = None
     not_exportable: str = ""
     failure: Failure | None = None
-    spent: Mapping[Phase, Spent] = field(default_factory=dict)
+    spent: Mapping[Phase, ResourceUsage] = field(default_factory=dict)

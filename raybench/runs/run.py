@@ -47,7 +47,7 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-class Remembered(Protocol):
+class RecordCache(Protocol):
     def get(self, key: str) -> bytes | None: ...
 
 
@@ -55,7 +55,7 @@ class Run:
     """One run's objects. Picklable; holds no state besides the store and the run's name. remembered: committed bytes
     by key, that need not be fetched; they do not travel with it."""
 
-    def __init__(self, store: Store, name: str, remembered: Remembered | None = None) -> None:
+    def __init__(self, store: Store, name: str, remembered: RecordCache | None = None) -> None:
         self.store = store
         self.remembered = remembered
         self.name = name

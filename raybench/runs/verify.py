@@ -42,7 +42,7 @@ class Problem:
 
 
 @dataclass
-class Tally:
+class ObjectCount:
     """What was read of one kind of object."""
 
     objects: int = 0
@@ -54,11 +54,11 @@ class Tally:
 class Verified:
     """tallies: by kind of object, in the order in which they were first met."""
 
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    tallies: dict[str, ObjectCount] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, kind: str, size: int, uri: str, problems: list[str]) -> None:
-        tally = self.tallies.setdefault(kind, Tally())
+        tally = self.tallies.setdefault(kind, ObjectCount())
         tally.objects += 1
         tally.size += size
         tally.problems += len(problems)

@@ -17,11 +17,11 @@ from raybench.analysis.board import Board
 from raybench.config.plan import Plan
 from raybench.report import cache
 from raybench.report.publish import publish
-from raybench.runs.ledger import Ledger, enter
+from raybench.runs.ledger import Ledger, append_to_ledger
 from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
 from raybench.scheduler.prefetch import clear
-from raybench.scheduler.tasks import Desk, Outcome, failure_of, taken, trouble_of
+from raybench.scheduler.tasks import LineContext, Outcome, failure_of, retry_reason, unpack_args
 from raybench.worker.merge import Partials, merge
 
 PAGE_UNITS = 256
@@ -46,15 +46,15 @@ class Aggregator:
             self.partials.setdefault(unit_id, Partials()).add(self.run, record)
 
     def close(self, order: bytes, at: bytes) -> Outcome:
-        """Merge what is missing and commit the unit's quality. order, at: (Job, Effort) and Desk as arguments."""
+        """Merge what is missing and commit the unit's quality. order, at: (Job, Attempt), LineContext, packed."""
         started = time.perf_counter()
-        job, effort = taken(order)
-        desk: Desk = taken(at)
+        job, effort = unpack_args(order)
+        desk: LineContext = unpack_args(at)
         try:
             partials = self.partials.pop(job.unit.unit_id, None) or Partials()
             merge(job.unit, desk.manifest, self.run, partials)
         except Exception as error:
-            return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble_of(error))
+            return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), retry_reason(error))
         return Outcome(time.perf_counter() - started)
 
     def drop(self, unit_id: str) -> None:
@@ -65,20 +65,20 @@ class Aggregator:
         """These units are done: they are entered in the ledger, now or a little later."""
         self.to_enter += unit_ids
         if len(self.to_enter) >= PAGE_UNITS or time.monotonic() - self.entered_at > PAGE_S:
-            self.enter()
+            self.append_to_ledger()
 
-    def enter(self) -> None:
+    def append_to_ledger(self) -> None:
         """Enter in the ledger what is not there yet."""
         page, self.to_enter, self.entered_at = self.to_enter, [], time.monotonic()
-        enter(self.run, page)
+        append_to_ledger(self.run, page)
 
     def report(self, plan: Plan, created: str) -> Board:
         """Build the comparison of everything committed and write the report into the store."""
-        self.enter()
+        self.append_to_ledger()
         ledger = Ledger.read(self.run)
         run = Run(plan.store, self.run.name, ledger)
         board = publish(plan, run, created)
-        cache.note(plan, run, board)
+        cache.save(plan, run, board)
         ledger.merge()
         clear(run)
         return board

@@ -36,7 +36,7 @@ class Job:
 
 
 @dataclass
-class Tally:
+class PhaseCount:
     """Progress of one phase. done, total: jobs. images: looked at so far, of `images_total`."""
 
     done: int = 0
@@ -63,7 +63,7 @@ class Backlog:
         self, units: Iterable[Unit], manifests: Mapping[str, Manifest], commits: Mapping[str, set[str]]
     ) -> None:
         self.manifests = manifests
-        self.tallies: dict[Phase, Tally] = {phase: Tally() for phase in _PHASES}
+        self.tallies: dict[Phase, PhaseCount] = {phase: PhaseCount() for phase in _PHASES}
         self.reused = 0
         self._shards = {line: manifest.scored_shards for line, manifest in manifests.items()}
         self._images = {line: sum(shard.rows for shard in shards) for line, shards in self._shards.items()}

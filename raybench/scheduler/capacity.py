@@ -21,16 +21,16 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Slots:
+class Capacity:
     """count: train and score tasks at once, where each has `gpus` of a GPU. cpus: of each task. device: torch name.
-    nodes: those that train, score and measure. helpers: nodes without a GPU, of a cluster whose GPUs are used."""
+    nodes: those that train, score and measure. cpu_nodes: nodes without a GPU, of a cluster whose GPUs are used."""
 
     count: int
     cpus: int
     gpus: float
     device: str
     nodes: tuple[Node, ...]
-    helpers: tuple[Node, ...] = ()
+    cpu_nodes: tuple[Node, ...] = ()
 
     @property
     def cpu_slots(self) -> int:
@@ -47,7 +47,7 @@ class Slots:
         return sum(node.gpus for node in self.nodes) if self.gpus else 0
 
 
-def fit(resources: Resources, nodes: Sequence[Node]) -> Slots:
+def capacity_of(resources: Resources, nodes: Sequence[Node]) -> Capacity:
     """How an experiment's tasks fit the nodes. Raises InputError when not even one does."""
     usable = tuple(node for node in nodes if node.cpus >= resources.cpus)
     if not usable:
@@ -56,15 +56,15 @@ def fit(resources: Resources, nodes: Sequence[Node]) -> Slots:
     gpus = resources.gpus if resources.gpus is not None else min(1.0, sum(node.gpus for node in nodes))
     if gpus == 0:
         count = sum(node.cpus // resources.cpus for node in usable)
-        return Slots(count, resources.cpus, 0.0, "cpu", usable)
+        return Capacity(count, resources.cpus, 0.0, "cpu", usable)
     count = sum(min(node.cpus // resources.cpus, int(node.gpus / gpus)) for node in usable)
     if count == 0:
         raise InputError(f"resources.gpus is {gpus}, but no node of the cluster has a GPU; set it to 0 for the CPU")
-    helpers = tuple(node for node in nodes if node.cpus and not node.gpus)
-    return Slots(count, resources.cpus, gpus, "cuda", tuple(node for node in usable if node.gpus), helpers)
+    cpu_nodes = tuple(node for node in nodes if node.cpus and not node.gpus)
+    return Capacity(count, resources.cpus, gpus, "cuda", tuple(node for node in usable if node.gpus), cpu_nodes)
 
 
-def assumed(resources: Resources, nodes: int, cpus: int | None, gpus: int | None) -> tuple[Node, ...]:
+def assumed_nodes(resources: Resources, nodes: int, cpus: int | None, gpus: int | None) -> tuple[Node, ...]:
     """So many equal nodes. By default each has this machine's CPUs, or as many as a task asks for, and a GPU where the
     experiment asks for one."""
     cpus = cpus or max(os.cpu_count() or 1, resources.cpus)
@@ -72,7 +72,7 @@ def assumed(resources: Resources, nodes: int, cpus: int | None, gpus: int | None
     return tuple(Node(f"assumed {number}", cpus, gpus) for number in range(nodes))
 
 
-class Fleet:
+class Cluster:
     """The slots of a cluster whose nodes come and go. What a task runs on, CPU or GPU, is settled at the start.
 
     fixed_share: of a GPU that each task has; None: by memory. alive: the nodes there are now. Raises InputError when
@@ -83,14 +83,14 @@ class Fleet:
         self, resources: Resources, alive: Callable[[], Sequence[Node]], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._alive, self._clock = alive, clock
-        self._slots = fit(resources, alive())
+        self._slots = capacity_of(resources, alive())
         self._resources = resources.model_copy(update={"gpus": self._slots.gpus})
         self._looked_at = clock()
         by_memory = resources.gpus is None and self._slots.device != "cpu"
         self.fixed_share = None if by_memory else self._slots.gpus
 
     @property
-    def slots(self) -> Slots:
+    def capacity(self) -> Capacity:
         """As of some seconds ago; without nodes while the cluster has lost all that fit."""
         if self._clock() - self._looked_at >= REFRESH_S:
             self.look_again()
@@ -100,10 +100,10 @@ class Fleet:
         """See at once who is there: a node was lost."""
         self._looked_at = self._clock()
         try:
-            self._slots = fit(self._resources, self._alive())
+            self._slots = capacity_of(self._resources, self._alive())
         except InputError:
             before = self._slots
-            self._slots = Slots(0, before.cpus, before.gpus, before.device, ())
+            self._slots = Capacity(0, before.cpus, before.gpus, before.device, ())
 
     def has_room(self, tasks: int, gpus: float) -> bool:
         """Whether more may be submitted beside so many tasks, which have so many GPUs together.
@@ -111,7 +111,7 @@ class Fleet:
         Some are submitted ahead, so that no slot waits for the driver. To a cluster without nodes one task at a time
         is submitted: an autoscaler adds nodes only for what asks for them.
         """
-        slots, ahead = self.slots, self._resources.in_flight
+        slots, ahead = self.capacity, self._resources.in_flight
         if tasks >= ahead * max(slots.cpu_slots, 1):
             return False
         return not slots.gpus or gpus < ahead * max(slots.all_gpus, 1)

@@ -13,7 +13,7 @@ from ray._private import ray_constants
 
 from raybench.config.experiment import Resources
 from raybench.errors import RaybenchError
-from raybench.scheduler.capacity import Node, Slots, fit
+from raybench.scheduler.capacity import Capacity, Node, capacity_of
 
 LOCAL_OBJECT_STORE_MB = 256  # images and scores travel through the store and the decode cache, not through Ray
 
@@ -67,9 +67,9 @@ def alive() -> tuple[Node, ...]:
     )
 
 
-def slots(resources: Resources) -> Slots:
+def cluster_capacity(resources: Resources) -> Capacity:
     """How an experiment's tasks fit the connected cluster. Raises InputError when not even one does."""
-    return fit(resources, alive())
+    return capacity_of(resources, alive())
 
 
 def _node(entry: dict[str, Any]) -> Node:

@@ -10,7 +10,7 @@ import math
 
 from raybench.config.unit import Unit
 from raybench.runs.costs import CostRow, Costs, Kind, kind_of, row_of
-from raybench.runs.records import Phase, Spent
+from raybench.runs.records import Phase, ResourceUsage
 
 PARTS = 16  # of a GPU: shares are multiples of 1/16, so that equal tasks fill it without a rest
 MARGIN = 1.2  # over the peak: the allocator's fragments, a line with larger batches at the end
@@ -23,7 +23,7 @@ def share(peak_mb: float, device_mb: float) -> float:
     return min(max(parts, 1), PARTS) / PARTS
 
 
-class Shares:
+class GpuShares:
     """fixed: the share that the experiment sets for all (0 without GPUs); None: by memory. device_mb: memory of a GPU
     where the experiment says it. costs: what earlier units held."""
 
@@ -46,11 +46,11 @@ class Shares:
             return 1.0
         return share(peak_mb, self._device_mb)
 
-    def saw(self, unit: Unit, phase: Phase, spent: Spent) -> None:
+    def saw(self, unit: Unit, phase: Phase, spent: ResourceUsage) -> None:
         """A task has ended."""
         self._note(row_of(unit, phase, spent))
 
-    def crowded(self, unit: Unit, phase: Phase) -> None:
+    def out_of_memory_when_shared(self, unit: Unit, phase: Phase) -> None:
         """A task ran out of memory on a GPU that it shared: from now on its kind has one to itself."""
         self._alone.add(kind_of(unit, phase))
 

@@ -20,20 +20,28 @@ from raybench.data.inspection.inspection import Inspection
 from raybench.errors import TimeLimit
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
-from raybench.scheduler.backlog import Tally
-from raybench.scheduler.capacity import Fleet
-from raybench.scheduler.tasks import REUSE_WORKER, TRACEBACK_CHARS, Desk, Outcome, failure_in, taken, trouble_of
-from raybench.scheduler.timeout import limited
+from raybench.scheduler.backlog import PhaseCount
+from raybench.scheduler.capacity import Cluster
+from raybench.scheduler.tasks import (
+    REUSE_WORKER,
+    TRACEBACK_CHARS,
+    LineContext,
+    Outcome,
+    failure_in,
+    retry_reason,
+    unpack_args,
+)
+from raybench.scheduler.timeout import time_limit
 from raybench.worker import memory
 from raybench.worker.inspect import failed_inspection, inspect_in_run, inspections_in, record_failed_inspection
 
 
 @ray.remote(max_calls=REUSE_WORKER)
-def look(at: bytes, threads: int, attempt: int, limit_s: float | None, signals: bool) -> Outcome:
-    """Inspect a line and keep what is found; an exception becomes a Failure. at: Desk as an argument. signals: learn
-    for them, too."""
+def inspect_task(at: bytes, threads: int, attempt: int, limit_s: float | None, signals: bool) -> Outcome:
+    """Inspect a line and keep what is found; an exception becomes a Failure. at: LineContext, packed. signals: learn for
+    them, too."""
     started = time.perf_counter()
-    desk: Desk = taken(at)
+    desk: LineContext = unpack_args(at)
     manifest = desk.manifest
 
     def time_is_up(stack: str) -> None:
@@ -42,23 +50,23 @@ def look(at: bytes, threads: int, attempt: int, limit_s: float | None, signals: 
         record_failed_inspection(desk.run, manifest.line, failure)
 
     try:
-        with limited(limit_s, time_is_up):
+        with time_limit(limit_s, time_is_up):
             if signals:
                 learn_in_run(desk.run, desk.lines, manifest, desk.own)
             inspect_in_run(desk.run, desk.lines, manifest, desk.own, threads)
     except Exception as error:
-        return Outcome(time.perf_counter() - started, failure_in("inspect", error, attempt), trouble_of(error))
+        return Outcome(time.perf_counter() - started, failure_in("inspect", error, attempt), retry_reason(error))
     finally:
-        memory.give_back()
+        memory.trim()
     return Outcome(time.perf_counter() - started)
 
 
 class Inspector:
     """The inspections that are left to do. failed: given up in this run, by line. tally: progress, in lines."""
 
-    def __init__(self, plan: Plan, run: Run, fleet: Fleet, desks: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, run: Run, cluster: Cluster, desks: Mapping[str, Any]) -> None:
         """desks: by line, as arguments of tasks."""
-        self._run, self._fleet, self._desks = run, fleet, desks
+        self._run, self._fleet, self._desks = run, cluster, desks
         self._retries, self._limit_s = plan.experiment.resources.retries, plan.experiment.resources.unit_timeout_s
         self._signals = plan.experiment.annotation.signals > 0
         known = inspections_in(run, plan) if plan.experiment.inspect else {}
@@ -67,7 +75,7 @@ class Inspector:
         self._running: dict[Any, str] = {}
         self._tries: Counter[str] = Counter()
         self.failed: dict[str, Failure] = {}
-        self.tally = Tally(total=len(self._waiting))
+        self.tally = PhaseCount(total=len(self._waiting))
 
     @property
     def running(self) -> list[Any]:
@@ -80,10 +88,10 @@ class Inspector:
 
     def fill(self) -> None:
         """Half of the slots at most: training has the others from the start."""
-        while self._waiting and len(self._running) < max(self._fleet.slots.cpu_slots // 2, 1):
+        while self._waiting and len(self._running) < max(self._fleet.capacity.cpu_slots // 2, 1):
             line = self._waiting.popleft()
-            threads = self._fleet.slots.cpus
-            task = look.options(num_cpus=threads, max_retries=0, name="inspect", scheduling_strategy="SPREAD")
+            threads = self._fleet.capacity.cpus
+            task = inspect_task.options(num_cpus=threads, max_retries=0, name="inspect", scheduling_strategy="SPREAD")
             arguments = (self._desks[line], threads, self._attempt(line), self._limit_s, self._signals)
             self._running[task.remote(*arguments)] = line
 
@@ -111,7 +119,7 @@ class Inspector:
             told = failed_inspection(self._run, line) if self._limit_s else None
             if told and (told.error_type, told.attempt) == (TimeLimit.__name__, self._attempt(line)):
                 return Outcome(0.0, told)
-            return Outcome(0.0, failure_in("inspect", error, self._attempt(line)), trouble_of(error))
+            return Outcome(0.0, failure_in("inspect", error, self._attempt(line)), retry_reason(error))
         return answer
 
     def _attempt(self, line: str) -> int:

@@ -12,19 +12,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raybench.config.plan import Plan
 from raybench.runs.run import Run
 from raybench.scheduler.aggregator import Aggregator
-from raybench.scheduler.capacity import Fleet
+from raybench.scheduler.capacity import Cluster
 from raybench.scheduler.mergers import Mergers
 
 TELL_S = 1.0
 
 
-class Merging:
+class AggregatorClient:
     """A root, which enters finished units in the ledger and writes the report, and on a large cluster others that merge
     for it. Methods that ask for something return Ray's reference to it."""
 
-    def __init__(self, run: Run, fleet: Fleet, finished: Sequence[str]) -> None:
+    def __init__(self, run: Run, cluster: Cluster, finished: Sequence[str]) -> None:
         """finished: units that are done and not in the ledger."""
-        self._run, self._fleet = run, fleet
+        self._run, self._fleet = run, cluster
         self._root = self._actor(0)
         self._mergers = Mergers(self._root, lambda number: self._actor(number + 1))
         self._root.finished.remote(list(finished))
@@ -61,24 +61,24 @@ class Merging:
     def enter(self) -> Any:
         """Enter in the ledger what is not there yet."""
         self.tell(every_s=0.0)
-        return self._root.enter.remote()
+        return self._root.append_to_ledger.remote()
 
     def report(self, plan: Plan) -> Any:
         """Write the comparison of everything committed; the answer is its board."""
         return self._root.report.remote(plan, datetime.now(UTC).isoformat(timespec="seconds"))
 
     def _of(self, unit_id: str) -> Any:
-        return self._mergers.of(unit_id, self._fleet.slots.count)
+        return self._mergers.of(unit_id, self._fleet.capacity.count)
 
     def _actor(self, number: int) -> Any:
         return Aggregator.options(**beside(self._fleet, number)).remote(self._run)  # type: ignore[attr-defined]
 
 
-def beside(fleet: Fleet, number: int = 0) -> dict[str, Any]:
+def beside(cluster: Cluster, number: int = 0) -> dict[str, Any]:
     """Merging and the report on nodes without GPUs, where there are any; elsewhere once these are lost. number: of the
     actor; the first gets the largest of them."""
-    helpers = sorted(fleet.slots.helpers, key=lambda node: -node.cpus)
-    if not helpers:
+    cpu_nodes = sorted(cluster.capacity.cpu_nodes, key=lambda node: -node.cpus)
+    if not cpu_nodes:
         return {"scheduling_strategy": "SPREAD"} if number else {}
-    node = helpers[number % len(helpers)]
+    node = cpu_nodes[number % len(cpu_nodes)]
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node.node_id, soft=True)}

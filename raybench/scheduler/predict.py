@@ -14,10 +14,10 @@ from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
 from raybench.runs.records import Failure
 from raybench.scheduler.backlog import Job
-from raybench.scheduler.cluster import slots
+from raybench.scheduler.cluster import cluster_capacity
 from raybench.scheduler.retries import Retries
 from raybench.scheduler.stop import Stop, stoppable
-from raybench.scheduler.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
+from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, failure_of, pack_args, retry_reason
 from raybench.worker.predict import Prediction
 
 WAIT_S = 0.5
@@ -38,8 +38,8 @@ class _Window:
     """The tasks in flight."""
 
     def __init__(self, prediction: Prediction, resources: Resources, done: Done) -> None:
-        self.fit, self.resources, self.done = slots(resources), resources, done
-        self._desk = argument(Desk(prediction.run, prediction.images, prediction.manifest, self.fit.device))
+        self.fit, self.resources, self.done = cluster_capacity(resources), resources, done
+        self._desk = pack_args(LineContext(prediction.run, prediction.images, prediction.manifest, self.fit.device))
         self._retries = Retries(resources.retries)
         self._waiting = deque(Job("score", prediction.unit, shard.rows, shard) for shard in prediction.waiting())
         self._running: dict[Any, Job] = {}
@@ -64,7 +64,7 @@ class _Window:
         return failed
 
     def _submit(self, job: Job) -> Any:
-        effort = Effort(
+        effort = Attempt(
             1, self.fit.cpus, self.resources.unit_timeout_s, self._retries.halvings(job), self._retries.again(job)
         )
         task: Any = execute.options(
@@ -74,7 +74,7 @@ class _Window:
             name=f"predict {job.unit.model}",
             scheduling_strategy="SPREAD",
         )
-        return task.remote(argument((job, effort)), self._desk)
+        return task.remote(pack_args((job, effort)), self._desk)
 
     def _put_back(self, job: Job, outcome: Outcome) -> bool:
         """Whether the job is to be done again. With a store or a disk in trouble nothing else is begun meanwhile."""
@@ -91,5 +91,5 @@ def _outcome(reference: Any, job: Job) -> Outcome:
     try:
         answer: Outcome = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return Outcome(0.0, failure_of(job, error, 1), trouble_of(error))
+        return Outcome(0.0, failure_of(job, error, 1), retry_reason(error))
     return answer

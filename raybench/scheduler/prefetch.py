@@ -16,12 +16,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.config.unit import Unit
-from raybench.data.cache import open_fitted, put_ahead, remove_ahead
+from raybench.data.cache import open_cached, put_prefetched, remove_prefetched
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.run import Run
-from raybench.scheduler.capacity import Fleet, Node
-from raybench.scheduler.tasks import REUSE_WORKER, Desk, taken
+from raybench.scheduler.capacity import Cluster, Node
+from raybench.scheduler.tasks import REUSE_WORKER, LineContext, unpack_args
 from raybench.worker.context import fit_of, node_cache
 
 LIMIT_MB = 8192  # of decoded shards in the store
@@ -38,12 +38,12 @@ class Carried:
 
 @ray.remote(max_calls=REUSE_WORKER)
 def decode(at: bytes, shard: ShardInfo, fit: InputFit, threads: int, unwanted: Sequence[str]) -> Carried:
-    """Decode a shard and put it where others look; remove what is `unwanted` there. at: Desk as an argument."""
-    desk: Desk = taken(at)
+    """Decode a shard and put it where others look; remove what is `unwanted` there. at: LineContext as an argument."""
+    desk: LineContext = unpack_args(at)
     for name in unwanted:
-        remove_ahead(desk.run.ahead, name)
-    fitted = open_fitted(desk.lines, desk.manifest, shard, fit, node_cache(), threads)
-    return Carried(fitted.path.stem, put_ahead(fitted, desk.run.ahead))
+        remove_prefetched(desk.run.ahead, name)
+    fitted = open_cached(desk.lines, desk.manifest, shard, fit, node_cache(), threads)
+    return Carried(fitted.path.stem, put_prefetched(fitted, desk.run.ahead))
 
 
 def clear(run: Run) -> None:
@@ -73,13 +73,13 @@ def wanted(units: Iterable[Unit], manifests: Mapping[str, Manifest]) -> Iterator
             yield Wanted(at, line, shard, fit)
 
 
-class Decoder:
+class Prefetcher:
     """What is to be decoded, in the order in which units need it. Does nothing on a cluster without such nodes."""
 
-    def __init__(self, wanted: Iterable[Wanted], fleet: Fleet, desks: Mapping[str, Any]) -> None:
+    def __init__(self, wanted: Iterable[Wanted], cluster: Cluster, desks: Mapping[str, Any]) -> None:
         """desks: by line, as arguments of tasks."""
-        self._fleet, self._desks = fleet, desks
-        self._waiting = deque(wanted if fleet.slots.helpers else ())
+        self._fleet, self._desks = cluster, desks
+        self._waiting = deque(wanted if cluster.capacity.cpu_nodes else ())
         self._running: dict[Any, str] = {}
         self._there: deque[Carried] = deque()
         self._paused_until = 0.0
@@ -93,7 +93,7 @@ class Decoder:
         """Keep the nodes busy with what the units after the first `begun` need, so many as may soon begin."""
         if not self._waiting or time.monotonic() < self._paused_until:
             return
-        horizon = begun + 2 * max(self._fleet.slots.count, 1)
+        horizon = begun + 2 * max(self._fleet.capacity.count, 1)
         while self._waiting and self._waiting[0].unit < horizon and (node := self._free_node()):
             self._submit(self._waiting.popleft(), node)
 
@@ -120,11 +120,13 @@ class Decoder:
 
     def _free_node(self) -> Node | None:
         busy = Counter(self._running.values())
-        free = (node for node in self._fleet.slots.helpers if busy[node.node_id] < node.cpus // self._threads(node))
+        free = (
+            node for node in self._fleet.capacity.cpu_nodes if busy[node.node_id] < node.cpus // self._threads(node)
+        )
         return next(free, None)
 
     def _threads(self, node: Node) -> int:
-        return min(self._fleet.slots.cpus, node.cpus)
+        return min(self._fleet.capacity.cpus, node.cpus)
 
     def _unwanted(self) -> tuple[str, ...]:
         """The oldest, while there are too many."""

@@ -15,7 +15,7 @@ PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 MAX_HALVINGS = 4  # from the largest batch, 16 images, down to one
 
-Trouble = Literal["worker", "memory", "crowded", "surroundings"]
+RetryReason = Literal["worker_died", "oom", "shared_oom", "infrastructure"]
 Key = tuple[str, str, str]
 
 
@@ -27,16 +27,16 @@ class Retries:
         self._tries: Counter[Key] = Counter()
         self._halvings: Counter[Key] = Counter()
 
-    def pause_s(self, job: Job, trouble: Trouble) -> float | None:
+    def pause_s(self, job: Job, reason: RetryReason) -> float | None:
         """Seconds until `job` is to be tried again; None: it has failed. A batch is halved as long as it can be."""
         key = _key(job)
-        if trouble == "memory" and job.phase == "score" and self._halvings[key] < MAX_HALVINGS:
+        if reason == "oom" and job.phase == "score" and self._halvings[key] < MAX_HALVINGS:
             self._halvings[key] += 1
             return 0.0
         if self._tries[key] >= self.limit:
             return None
         self._tries[key] += 1
-        return min(PAUSE_S * 2 ** (self._tries[key] - 1), LONGEST_PAUSE_S) if trouble == "surroundings" else 0.0
+        return min(PAUSE_S * 2 ** (self._tries[key] - 1), LONGEST_PAUSE_S) if reason == "infrastructure" else 0.0
 
     def again(self, job: Job) -> bool:
         """Whether `job` has been tried before."""

@@ -22,17 +22,17 @@ from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.scheduler.backlog import Backlog, Job
-from raybench.scheduler.capacity import Fleet, Node
+from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.cluster import alive
-from raybench.scheduler.estimate import forecast, look_ahead
-from raybench.scheduler.gpu_share import Shares
+from raybench.scheduler.estimate import estimate_schedule, plan_schedule
+from raybench.scheduler.gpu_share import GpuShares
 from raybench.scheduler.inspector import Inspector
-from raybench.scheduler.merging import Merging
-from raybench.scheduler.prefetch import Decoder, wanted
+from raybench.scheduler.merging import AggregatorClient
+from raybench.scheduler.prefetch import Prefetcher, wanted
 from raybench.scheduler.prometheus import watched
 from raybench.scheduler.retries import Retries
 from raybench.scheduler.stop import Stop, stoppable
-from raybench.scheduler.tasks import Desk, Effort, Outcome, argument, execute, failure_of, trouble_of
+from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, failure_of, pack_args, retry_reason
 
 WAIT_S = 0.5
 ROUND_S = 0.02
@@ -41,7 +41,7 @@ Watcher = Callable[[Backlog], None]
 
 
 @dataclass(frozen=True)
-class Summary:
+class RunSummary:
     """units: of the plan. reused: done before this run. failed: given up in this run, by unit_id; their tracebacks are
     in the store only. uninspected: lines whose data inspection failed."""
 
@@ -52,7 +52,7 @@ class Summary:
     uninspected: dict[str, Failure]
 
 
-def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> Summary:
+def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
     """Do what is left of `plan` on the connected cluster, then report.
 
     watch: called at least every half second with the backlog, to show progress. Failed units become rows of the
@@ -60,27 +60,27 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> Summary:
     """
     with stoppable() as stop:
         plan.store.check()
-        plan = plan.patient(PATIENCE_S)
+        plan = plan.with_retry_timeout(PATIENCE_S)
         run = Run(plan.store, plan.experiment.name)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
-        fleet = Fleet(plan.experiment.resources, alive)
+        cluster = Cluster(plan.experiment.resources, alive)
         ledger = Ledger.read(run)
         entered = ledger.done
         commits = ledger.commits([unit.unit_id for unit in plan.units])
         costs = read_costs(run, ledger, plan.units)
-        shares = Shares(fleet.fixed_share, plan.experiment.resources.gpu_memory_mb, costs)
-        ahead = look_ahead(plan, commits, costs, fleet.slots)
-        foreseen = forecast(ahead, fleet.slots, shares)
+        shares = GpuShares(cluster.fixed_share, plan.experiment.resources.gpu_memory_mb, costs)
+        ahead = plan_schedule(plan, commits, costs, cluster.capacity)
+        foreseen = estimate_schedule(ahead, cluster.capacity, shares)
         backlog = Backlog(ahead.units, plan.manifests, commits)
         new = [unit_id for unit_id, names in commits.items() if "result" in names and unit_id not in entered]
-        dispatch = _Dispatch(plan, run, backlog, commits, (fleet, shares), Merging(run, fleet, new))
+        dispatch = _Dispatch(plan, run, backlog, commits, (cluster, shares), AggregatorClient(run, cluster, new))
         if foreseen.units:
             write_forecast(run, foreseen)
         dispatch.drain(watched(run.name, len(plan.units), watch), stop)
         if foreseen.units:
             write_forecast(run, replace(foreseen, took=dispatch.took, done=backlog.tallies["measure"].done))
         board = dispatch.report(stop)
-    return Summary(board, len(plan.units), backlog.reused, dispatch.failed, dispatch.inspector.failed)
+    return RunSummary(board, len(plan.units), backlog.reused, dispatch.failed, dispatch.inspector.failed)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class _Flight:
     """A task that has been submitted. node: that it has to itself."""
 
     job: Job
-    effort: Effort
+    effort: Attempt
     node: Node | None
 
 
@@ -101,17 +101,17 @@ class _Dispatch:
         run: Run,
         backlog: Backlog,
         commits: dict[str, set[str]],
-        where: tuple[Fleet, Shares],
-        merging: Merging,
+        where: tuple[Cluster, GpuShares],
+        merging: AggregatorClient,
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
-        self.fleet, self.shares = where
+        self.cluster, self.shares = where
         self.merging = merging
         self.failed: dict[str, Failure] = {}
         self.took = Work()
-        self._desks = {line: argument(self._desk(line)) for line in plan.manifests}
-        self.inspector = Inspector(plan, run, self.fleet, self._desks)
-        self.decoder = Decoder(wanted(backlog.unbegun, plan.manifests), self.fleet, self._desks)
+        self._desks = {line: pack_args(self._desk(line)) for line in plan.manifests}
+        self.inspector = Inspector(plan, run, self.cluster, self._desks)
+        self.decoder = Prefetcher(wanted(backlog.unbegun, plan.manifests), self.cluster, self._desks)
         if self.inspector.busy:
             backlog.tallies["inspect"] = self.inspector.tally
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
@@ -167,7 +167,7 @@ class _Dispatch:
             )
 
     def _fill(self) -> None:
-        while self.fleet.has_room(len(self._running), self._gpus) and (found := self._next()) is not None:
+        while self.cluster.has_room(len(self._running), self._gpus) and (found := self._next()) is not None:
             self._submit(*found)
 
     def _next(self) -> tuple[Job, Node | None] | None:
@@ -182,24 +182,24 @@ class _Dispatch:
     def _free_nodes(self) -> list[Node]:
         """Nodes that live and on which nothing is measured; none while the cluster has lost all that fit."""
         taken = {flight.node.node_id for flight in self._running.values() if flight.node}
-        return [node for node in self.fleet.slots.nodes if node.node_id not in taken]
+        return [node for node in self.cluster.capacity.nodes if node.node_id not in taken]
 
     def _submit(self, job: Job, node: Node | None) -> None:
         desk = self._desks[job.unit.line]
         if job.phase == "aggregate":
-            effort = Effort(self._attempt_of(job), 0)
-            reference = self.merging.close(job.unit.unit_id, argument((job, effort)), desk)
+            effort = Attempt(self._attempt_of(job), 0)
+            reference = self.merging.close(job.unit.unit_id, pack_args((job, effort)), desk)
         else:
             effort = self._effort(job, node)
             name, node_id = f"{job.phase} {job.unit.model}", node.node_id if node else None
-            reference = _task(name, effort.threads, effort.gpus, node_id).remote(argument((job, effort)), desk)
+            reference = _task(name, effort.threads, effort.gpus, node_id).remote(pack_args((job, effort)), desk)
         self._running[reference] = _Flight(job, effort, node)
         self._gpus += effort.gpus
 
-    def _effort(self, job: Job, node: Node | None) -> Effort:
+    def _effort(self, job: Job, node: Node | None) -> Attempt:
         """node: that the task has to itself, with one whole GPU where there are any."""
-        attempt, slots = self._attempt_of(job), self.fleet.slots
-        return Effort(
+        attempt, slots = self._attempt_of(job), self.cluster.capacity
+        return Attempt(
             attempt=attempt,
             threads=node.cpus if node else slots.cpus,
             limit_s=self._left_s(job),
@@ -232,12 +232,12 @@ class _Dispatch:
             self.run.record_failure(unit_id, outcome.failure)
             self.merging.drop(unit_id)
 
-    def _desk(self, line: str) -> Desk:
-        plan, device = self.plan, self.fleet.slots.device
+    def _desk(self, line: str) -> LineContext:
+        plan, device = self.plan, self.cluster.capacity.device
         measure_s, own = plan.experiment.resources.measure_s, line not in plan.elsewhere
-        helped = bool(self.fleet.slots.helpers)
+        helped = bool(self.cluster.capacity.cpu_nodes)
         lines, manifest = plan.lines_of(line), plan.manifests[line]
-        return Desk(self.run, lines, manifest, device, plan.weights, measure_s, own, helped)
+        return LineContext(self.run, lines, manifest, device, plan.weights, measure_s, own, helped)
 
     def _count(self, flight: _Flight, outcome: Outcome) -> None:
         """What the task took, and what that says about others."""
@@ -251,10 +251,10 @@ class _Dispatch:
 
     def _put_back(self, job: Job, outcome: Outcome) -> bool:
         """Whether the job is to be done again."""
-        if outcome.trouble == "worker":
-            self.fleet.look_again()
-        if outcome.trouble == "crowded":
-            self.shares.crowded(job.unit, job.phase)
+        if outcome.trouble == "worker_died":
+            self.cluster.look_again()
+        if outcome.trouble == "shared_oom":
+            self.shares.out_of_memory_when_shared(job.unit, job.phase)
         if outcome.trouble is None or not self.backlog.is_open(job.unit.unit_id):
             return False
         pause_s = self._retries.pause_s(job, outcome.trouble)
@@ -270,7 +270,7 @@ class _Dispatch:
         except ray.exceptions.RayError as error:
             if failure := self._time_limit(job):
                 return Outcome(0.0, failure)
-            return Outcome(0.0, failure_of(job, error, self._attempt_of(job)), trouble_of(error))
+            return Outcome(0.0, failure_of(job, error, self._attempt_of(job)), retry_reason(error))
         return answer
 
     def _time_limit(self, job: Job) -> Failure | None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from raybench.runs.forecast import Work
 from raybench.scheduler.backlog import Backlog, Job
-from raybench.scheduler.capacity import Slots
+from raybench.scheduler.capacity import Capacity
 
 
 @dataclass(frozen=True)
-class Room:
+class FreeCapacity:
     """tasks: train and score tasks at once, if only CPUs counted. gpus: that they share. nodes: measuring tasks at
     once."""
 
@@ -22,12 +22,12 @@ class Room:
     nodes: int
 
     @classmethod
-    def of(cls, slots: Slots) -> Room:
+    def of(cls, slots: Capacity) -> FreeCapacity:
         return cls(slots.cpu_slots, float(slots.all_gpus), len(slots.nodes))
 
 
 @dataclass(frozen=True)
-class Demand:
+class ResourceRequest:
     """Of one task."""
 
     seconds: float
@@ -35,11 +35,11 @@ class Demand:
     gpus: float = 0.0
 
 
-def simulate(backlog: Backlog, room: Room, demand_of: Callable[[Job], Demand]) -> Work:
+def simulate(backlog: Backlog, room: FreeCapacity, demand_of: Callable[[Job], ResourceRequest]) -> Work:
     """What the jobs of `backlog` take, which is used up. Merging shards takes no time and no room."""
     now = used = cpu_s = gpu_s = 0.0
     working, numbers = 0, itertools.count()
-    running: list[tuple[float, int, Job, Demand]] = []
+    running: list[tuple[float, int, Job, ResourceRequest]] = []
     held: Job | None = None
     while True:
         while job := held or backlog.take(busy=working > 0):

@@ -14,13 +14,13 @@ import ray
 
 from raybench.data.manifest import Manifest
 from raybench.errors import StoreUnreachable, TimeLimit
-from raybench.runs.records import Failure, Phase, Spent
+from raybench.runs.records import Failure, Phase, ResourceUsage
 from raybench.runs.run import Run
 from raybench.scheduler import gpus
 from raybench.scheduler.backlog import Job
 from raybench.scheduler.prometheus import metered
-from raybench.scheduler.retries import Trouble
-from raybench.scheduler.timeout import limited
+from raybench.scheduler.retries import RetryReason
+from raybench.scheduler.timeout import time_limit
 from raybench.store import Store
 from raybench.worker import memory
 
@@ -39,12 +39,12 @@ class Outcome:
 
     seconds: float
     failure: Failure | None = None
-    trouble: Trouble | None = None
-    spent: Spent | None = None
+    trouble: RetryReason | None = None
+    spent: ResourceUsage | None = None
 
 
 @dataclass(frozen=True)
-class Desk:
+class LineContext:
     """What every task on a line needs besides its job. lines: the store of lines that holds it. manifest: the line's.
     own: whether the store is the run's own. measure_s: for timing a unit. helped: nodes without a GPU decode for those
     with one."""
@@ -60,7 +60,7 @@ class Desk:
 
 
 @dataclass(frozen=True)
-class Effort:
+class Attempt:
     """How to go about a job; changes no number. limit_s: seconds until the task is ended. halvings: of the batch.
     again: whether the task, or its unit in an earlier run, has been tried before. gpus: share of a GPU."""
 
@@ -72,8 +72,8 @@ class Effort:
     gpus: float = 0.0
 
 
-def argument(value: Any) -> Any:
-    """`value` for many tasks, as bytes for `taken`: in Ray's object store, once, where they are not few.
+def pack_args(value: Any) -> Any:
+    """`value` for many tasks, as bytes for `unpack_args`: in Ray's object store, once, where they are not few.
 
     Ray itself would pickle the same desk for every task, which takes the driver a third of a millisecond. And a
     reference is dear: Ray counts who holds it and tells every node where it lies, and tasks with different ones do not
@@ -83,37 +83,40 @@ def argument(value: Any) -> Any:
     return packed if len(packed) <= INLINE_BYTES else ray.put(packed)
 
 
-def taken(packed: bytes) -> Any:
-    """What `argument` was given."""
+def unpack_args(packed: bytes) -> Any:
+    """What `pack_args` was given."""
     return pickle.loads(packed)  # noqa: S301  # the driver made it; Ray itself unpickles arguments alike
 
 
 @ray.remote(max_calls=REUSE_WORKER)
 def execute(order: bytes, at: bytes) -> Outcome:
-    """Do a job and commit it; an exception becomes a Failure. order, at: (Job, Effort) and Desk as arguments."""
+    """Do a job and commit it; an exception becomes a Failure.
+
+    order, at: (Job, Attempt) and LineContext as arguments.
+    """
     started = time.perf_counter()
-    job, effort = taken(order)
-    desk: Desk = taken(at)
+    job, effort = unpack_args(order)
+    desk: LineContext = unpack_args(at)
     try:
         time_is_up = functools.partial(_time_is_up, job, desk, effort)
-        with limited(effort.limit_s, time_is_up), metered(desk.run.name, job, effort.again):
+        with time_limit(effort.limit_s, time_is_up), metered(desk.run.name, job, effort.again):
             spent = _work(job, desk, effort)
     except Exception as error:
-        trouble = trouble_of(error, shared=0 < effort.gpus < 1)
+        trouble = retry_reason(error, shared=0 < effort.gpus < 1)
         return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble)
     finally:
         _leave(job, desk)
     return Outcome(time.perf_counter() - started, spent=spent)
 
 
-def _work(job: Job, desk: Desk, effort: Effort) -> Spent | None:
+def _work(job: Job, desk: LineContext, effort: Attempt) -> ResourceUsage | None:
     """What a phase needs is imported when it comes: torch takes seconds, and not every detector's training needs it."""
     from raybench.worker import context
 
     if desk.device != "cpu":
         gpus.choose()
     batch = max(1, context.MAX_BATCH >> effort.halvings)
-    place = context.Site(
+    place = context.WorkerContext(
         run=desk.run,
         lines=desk.lines,
         cache_dir=context.node_cache(),
@@ -137,23 +140,23 @@ def _work(job: Job, desk: Desk, effort: Effort) -> Spent | None:
         from raybench.worker import measure, merge
 
         measured = measure.measure(job.unit, desk.manifest, place)
-        merge.conclude(job.unit, desk.manifest, desk.run)
+        merge.finalize(job.unit, desk.manifest, desk.run)
         return measured.spent
     raise ValueError(f"no such task: {job.phase}")
 
 
-def _leave(job: Job, desk: Desk) -> None:
+def _leave(job: Job, desk: LineContext) -> None:
     """The worker lives on: others that share its node or its GPU need the memory that is kept for later. Scoring and
     timing take little, and the next of them takes it again."""
     if job.phase == "train":
-        memory.give_back()
+        memory.trim()
     if desk.device != "cpu":
         from raybench.detectors import device
 
         device.give_back_memory(desk.device)
 
 
-def _time_is_up(job: Job, desk: Desk, effort: Effort, stack: str) -> None:
+def _time_is_up(job: Job, desk: LineContext, effort: Attempt, stack: str) -> None:
     message = (
         f"no end after {effort.limit_s:.1f} s, what was left of resources.unit_timeout_s; it hung at the traceback"
     )
@@ -173,14 +176,14 @@ def failure_in(phase: Phase, error: BaseException, attempt: int) -> Failure:
     return Failure(phase, type(error).__name__, str(error), text[-TRACEBACK_CHARS:], attempt)
 
 
-def trouble_of(error: BaseException, shared: bool = False) -> Trouble | None:
+def retry_reason(error: BaseException, shared: bool = False) -> RetryReason | None:
     """What `error` is due to, where that is not the model. shared: it came up on a GPU that others used too."""
     if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return "memory"
+        return "oom"
     if isinstance(error, ray.exceptions.RayError):
-        return "worker"
+        return "worker_died"
     if isinstance(error, StoreUnreachable) or (isinstance(error, OSError) and error.errno in _DISK):
-        return "surroundings"
+        return "infrastructure"
     if shared and (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's
-        return "crowded"
+        return "shared_oom"
     return None

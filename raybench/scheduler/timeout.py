@@ -15,7 +15,7 @@ EXIT_CODE = 70
 
 
 @contextlib.contextmanager
-def limited(seconds: float | None, last_words: Callable[[str], None]) -> Iterator[None]:
+def time_limit(seconds: float | None, last_words: Callable[[str], None]) -> Iterator[None]:
     """End this process when the block takes longer than `seconds`, after `last_words` of where it hangs (a stack).
 
     A thread of ours says them; where the interpreter is never let go, so that no thread can run, the process ends

@@ -79,7 +79,7 @@ class Store:
         """The store rooted at `prefix` below this one."""
         return Store(replace(self.config, uri=self.uri(prefix)))
 
-    def patient(self, seconds: float) -> Store:
+    def with_retry_timeout(self, seconds: float) -> Store:
         """The same store, whose methods wait so long for a server in trouble before they raise StoreUnreachable."""
         return Store(replace(self.config, patience_s=seconds))
 

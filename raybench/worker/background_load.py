@@ -13,7 +13,7 @@ from raybench.metrics.numbers import Speed
 QUIET, ATTEMPTS = 0.1, 3
 
 
-class OtherLoad:
+class BackgroundLoad:
     """What programs other than this process take of the machine's cores, from construction on."""
 
     def __init__(self) -> None:
@@ -25,10 +25,10 @@ class OtherLoad:
         return min(1.0, max(0.0, (_other_seconds() - self._before) / possible))
 
 
-def undisturbed(
+def time_when_idle(
     take: Callable[[], Speed],
     patience_s: float,
-    watch: Callable[[], OtherLoad] = OtherLoad,
+    watch: Callable[[], BackgroundLoad] = BackgroundLoad,
     clock: Callable[[], float] = time.monotonic,
 ) -> Speed:
     """The first measurement under a load of others below QUIET, or the quietest of all attempts; with that load.

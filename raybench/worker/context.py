@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybench.config.unit import Unit
-from raybench.data.cache import FittedShard, open_fitted
+from raybench.data.cache import CachedShard, open_cached
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.detectors import registry, weights
@@ -20,12 +20,12 @@ from raybench.runs.records import TrainRecord
 from raybench.runs.run import Run
 from raybench.store import Store
 
-HOT_DETECTORS = 2
+CACHED_DETECTORS = 2
 MAX_BATCH = 16
 
 
 @dataclass(frozen=True)
-class Site:
+class WorkerContext:
     """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task.
     weights_store: of pretrained files, where one is named. batch: images scored at once, at most.
     measure_s: of timing. gpus: share of a GPU of this task. helped: nodes without a GPU decode for this one."""
@@ -46,10 +46,10 @@ class Site:
         files = weights.fetch(unit.weights, self.weights_store, self.cache_dir)
         return FitContext(unit.seed, self.device, self.threads, unit.protocol.train_budget_s, files)
 
-    def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> FittedShard:
+    def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> CachedShard:
         """The shard's images at the unit's network size, decoded once per node for all models of that size."""
         ahead = self.run.ahead if self.helped else None
-        return open_fitted(self.lines, manifest, shard, fit_of(unit), self.cache_dir, self.threads, ahead)
+        return open_cached(self.lines, manifest, shard, fit_of(unit), self.cache_dir, self.threads, ahead)
 
 
 def node_cache() -> Path:
@@ -70,8 +70,8 @@ def fit_of(unit: Unit) -> InputFit:
     return InputFit(unit.input.mode, unit.input.height, unit.input.width)
 
 
-def size_of(unit: Unit) -> registry.Size:
-    return registry.Size(unit.input.height, unit.input.width, unit.input.tile)
+def size_of(unit: Unit) -> registry.InputSize:
+    return registry.InputSize(unit.input.height, unit.input.width, unit.input.tile)
 
 
 _hot: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
@@ -88,7 +88,7 @@ def use_gpu(number: int) -> None:
         device.give_back_memory("cuda")
 
 
-def hot_detector(unit: Unit, trained: TrainRecord, site: Site) -> Detector:
+def cached_detector(unit: Unit, trained: TrainRecord, site: WorkerContext) -> Detector:
     """The unit's trained detector; the last few stay loaded in this process."""
     key = (*sorted(blob.sha256 for blob in trained.model.values()), site.device, str(site.threads))
     if key not in _hot:
@@ -97,6 +97,6 @@ def hot_detector(unit: Unit, trained: TrainRecord, site: Site) -> Detector:
                 Path(folder, name).write_bytes(site.run.get_blob(blob))
             _hot[key] = registry.load(Path(folder), site.device, site.threads)
     _hot.move_to_end(key)
-    while len(_hot) > HOT_DETECTORS:
+    while len(_hot) > CACHED_DETECTORS:
         _hot.popitem(last=False)
     return _hot[key]

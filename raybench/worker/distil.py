@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raybench.data.cache import Picks, open_fitted
+from raybench.data.cache import ImageSubset, open_cached
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
 from raybench.detectors import pdn
@@ -36,11 +36,11 @@ def distil(
     learned nothing), lines and images."""
     fit = InputFit("native", SIDE, SIDE)  # one size for all lines, each at its own aspect
     shards = [
-        open_fitted(lines, manifest, shard, fit, cache_dir)
+        open_cached(lines, manifest, shard, fit, cache_dir)
         for manifest in manifests
         for shard in manifest.shards_of("train")
     ]
-    images = Picks(shards, [(at, row) for at, shard in enumerate(shards) for row in range(len(shard))])
+    images = ImageSubset(shards, [(at, row) for at, shard in enumerate(shards) for row in range(len(shard))])
 
     def counted() -> Iterator[int]:
         for step in range(chosen.steps):

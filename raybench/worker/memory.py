@@ -22,7 +22,7 @@ _KEPT, _STEP, _MAPPED = 2**31 - 1, 64 * 2**20, 32 * 2**20  # bytes; _MAPPED: as 
 
 
 @functools.cache
-def keep_freed() -> bool:
+def tune_malloc() -> bool:
     """From now on, in this process. Whether it can be done here."""
     if not _is_glibc():
         return False
@@ -31,7 +31,7 @@ def keep_freed() -> bool:
     return all(taken)
 
 
-def give_back() -> None:
+def trim() -> None:
     """Return to the kernel what is free now."""
     if _is_glibc():
         ctypes.CDLL(None).malloc_trim(0)

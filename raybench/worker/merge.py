@@ -8,7 +8,7 @@ from typing import TypeVar
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
 from raybench.errors import IntegrityError
-from raybench.metrics.heatmap_contrast import Glow, heat_quality
+from raybench.metrics.heatmap_contrast import HeatmapContrast, heatmap_quality
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.numbers import Quality, Threshold
 from raybench.metrics.pixel import PixelSketch
@@ -18,8 +18,8 @@ from raybench.runs.records import (
     MeasureRecord,
     Phase,
     QualityRecord,
+    ResourceUsage,
     ScoreRecord,
-    Spent,
     TrainRecord,
     UnitResult,
 )
@@ -38,8 +38,8 @@ class Partials:
     images: ImageScores = field(default_factory=ImageScores.empty)
     pixels: PixelSketch = field(default_factory=PixelSketch.empty)
     regions: Regions = field(default_factory=Regions.empty)
-    glow: Glow = field(default_factory=Glow.empty)
-    spent: Spent | None = None
+    glow: HeatmapContrast = field(default_factory=HeatmapContrast.empty)
+    spent: ResourceUsage | None = None
 
     def add(self, run: Run, record: ScoreRecord) -> None:
         if record.image_shard in self.shards:
@@ -47,7 +47,7 @@ class Partials:
         self.images = self.images.merge(ImageScores.from_bytes(run.get_blob(record.images)))
         self.pixels.merge(PixelSketch.from_bytes(run.get_blob(record.pixels)))
         self.regions = self.regions.merge(Regions.from_bytes(run.get_blob(record.regions)))
-        self.glow = self.glow.merge(Glow.from_bytes(run.get_blob(record.glow)))
+        self.glow = self.glow.merge(HeatmapContrast.from_bytes(run.get_blob(record.glow)))
         self.rows += record.rows
         self.masks += record.masks
         if record.spent:
@@ -77,7 +77,7 @@ def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> Quali
     return run.commit(unit.unit_id, "quality", record)
 
 
-def conclude(unit: Unit, manifest: Manifest, run: Run) -> UnitResult:
+def finalize(unit: Unit, manifest: Manifest, run: Run) -> UnitResult:
     """Commit the unit's result: it is done. Raises IntegrityError when a phase is not committed."""
     trained = _committed(run, unit, "train", TrainRecord)
     merged = _committed(run, unit, "quality", QualityRecord)
@@ -95,7 +95,7 @@ def _committed(run: Run, unit: Unit, name: str, kind: type[R]) -> R:
 def _quality(partials: Partials, threshold: Threshold) -> Quality:
     images = image_quality(partials.images, threshold)
     pixels = partials.pixels.evaluate()
-    heat = heat_quality(partials.glow)
+    heat = heatmap_quality(partials.glow)
     return Quality(**vars(images), **vars(pixels), **vars(heat))
 
 
@@ -109,7 +109,11 @@ def _result(
         test_ng=manifest.counts.get("test/ng", 0),
         masks=merged.masks,
     )
-    spent: dict[Phase, Spent | None] = {"train": trained.spent, "score": merged.spent, "measure": measured.spent}
+    spent: dict[Phase, ResourceUsage | None] = {
+        "train": trained.spent,
+        "score": merged.spent,
+        "measure": measured.spent,
+    }
     return UnitResult(
         unit_id=unit.unit_id,
         line=unit.line,

@@ -26,14 +26,14 @@ from raybench.runs.records import Failure, TrainRecord
 from raybench.runs.run import Run, decode, encode, score_name
 from raybench.store import Store
 from raybench.store.digest import digest
-from raybench.worker.context import Site
+from raybench.worker.context import WorkerContext
 from raybench.worker.score import score
 
 Progress = Callable[[pack.Progress], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class PredictionSource:
     """What images were packed from. line_white_level: see `Manifest`. listing: SHA-256 (hex) of names, sizes and
     stamps; empty where the store gives no stamps, so that nobody can say whether the images are still the same."""
 
@@ -48,7 +48,7 @@ class Prediction:
     """Images that lie packed in `images`, and the unit that scores them; its commits are in `run`."""
 
     name: str
-    source: Source
+    source: PredictionSource
     run: Run
     images: Store
     manifest: Manifest
@@ -80,14 +80,14 @@ def prepare(
         raise InputError(f"{unit} is not trained yet; run the experiment first")
     here = run.prediction(name)
     images = here.store.sub(f"{here.root}/images")
-    found = Source(source.uri(), line.line, line.white_level, _listing(source))
+    found = PredictionSource(source.uri(), line.line, line.white_level, _listing(source))
     manifest = _packed(here, images, found, source, progress)
     own = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
     trained = here.commit(own.unit_id, "train", replace(trained, unit_id=own.unit_id))
     return Prediction(name, found, here, images, manifest, own, trained)
 
 
-def score_here(prediction: Prediction, site: Site, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:
+def score_here(prediction: Prediction, site: WorkerContext, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:
     """Score what is not scored yet, shard by shard in this process. Returns failures by shard; the rest is committed.
 
     Raises StoreError and OSError: with a store or a disk in trouble no shard would go better than the last.
@@ -105,7 +105,7 @@ def score_here(prediction: Prediction, site: Site, done: Callable[[ShardInfo], N
     return failed
 
 
-def _packed(here: Run, images: Store, found: Source, source: Store, progress: Progress) -> Manifest:
+def _packed(here: Run, images: Store, found: PredictionSource, source: Store, progress: Progress) -> Manifest:
     key = f"{here.root}/source.json"
     before = _source(here, key)
     if before and (before.uri, before.line) != (found.uri, found.line):
@@ -121,9 +121,9 @@ def _packed(here: Run, images: Store, found: Source, source: Store, progress: Pr
     return manifest
 
 
-def _source(here: Run, key: str) -> Source | None:
+def _source(here: Run, key: str) -> PredictionSource | None:
     try:
-        return decode(Source, here.store.get(key), here.store.uri(key))
+        return decode(PredictionSource, here.store.get(key), here.store.uri(key))
     except ObjectMissing:
         return None
 

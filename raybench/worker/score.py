@@ -12,10 +12,10 @@ from raybench.config.unit import Unit
 from raybench.data.decode import decode_mask
 from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.data.shards import Row, read_rows
+from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError
-from raybench.metrics.descriptors import Traits, describe
-from raybench.metrics.heatmap_contrast import Glow
+from raybench.metrics.descriptors import Descriptors, describe
+from raybench.metrics.heatmap_contrast import HeatmapContrast
 from raybench.metrics.image import ImageScores
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.regions import Regions
@@ -23,13 +23,13 @@ from raybench.runs.records import ScoreRecord, TrainRecord
 from raybench.runs.run import score_name
 from raybench.runs.scores import ScoreRow, write_scores
 from raybench.worker.batches import score_all
-from raybench.worker.context import Site, fit_of, hot_detector
-from raybench.worker.usage import Meter
+from raybench.worker.context import WorkerContext, cached_detector, fit_of
+from raybench.worker.usage import UsageMeter
 
 JUDGED = ("ok", "ng")
 
 
-def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> ScoreRecord:
+def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: WorkerContext) -> ScoreRecord:
     """Score every image of `shard` and commit; a committed record is returned as it stands.
 
     Raises IntegrityError when the unit is not trained.
@@ -37,7 +37,7 @@ def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> Score
     name = score_name(shard.key)
     if done := site.run.read(unit.unit_id, name, ScoreRecord):
         return done
-    meter = Meter(site)
+    meter = UsageMeter(site)
     trained = site.run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         raise IntegrityError(f"{unit}: scored before it was trained")
@@ -63,15 +63,17 @@ def score(unit: Unit, manifest: Manifest, shard: ShardInfo, site: Site) -> Score
 class _Pass:
     """One pass over a shard; holds one batch of heat maps at a time."""
 
-    def __init__(self, unit: Unit, manifest: Manifest, shard: ShardInfo, trained: TrainRecord, site: Site) -> None:
+    def __init__(
+        self, unit: Unit, manifest: Manifest, shard: ShardInfo, trained: TrainRecord, site: WorkerContext
+    ) -> None:
         self.unit, self.trained = unit, trained
-        self.detector = hot_detector(unit, trained, site)
+        self.detector = cached_detector(unit, trained, site)
         self.images = site.fitted(unit, manifest, shard)
         self._facts = read_rows(site.lines, shard, images=False)
         self.pixels = PixelSketch.empty()
         self.regions = Regions.empty()
-        self.glow = Glow.empty()
-        self._traits: list[Traits] = []
+        self.glow = HeatmapContrast.empty()
+        self._traits: list[Descriptors] = []
         self.threads, self.batch, self.has_masks = site.threads, site.batch, manifest.masks > 0
         self.masks = 0
         self.scores: list[float] = []
@@ -113,7 +115,7 @@ class _Pass:
                 continue
             mask = _mask(row)
             full = to_source(heatmap, fit_of(self.unit), row.height, row.width)
-            glow.append(Glow.of(row.image_id, row.label, full, typical, mask))
+            glow.append(HeatmapContrast.of(row.image_id, row.label, full, typical, mask))
             if mask is not None and self.has_masks:
                 self.masks += row.mask is not None
                 found.append(PixelMap(row.image_id, full, mask))
@@ -128,16 +130,16 @@ class _Pass:
     ) -> None:
         pairs = zip(maps, positions, strict=True)
         values = [describe(heatmap, self.images.batch([at])[0], typical) for heatmap, at in pairs]
-        self._traits.append(Traits.of([self.images.image_ids[at] for at in positions], types, values))
+        self._traits.append(Descriptors.of([self.images.image_ids[at] for at in positions], types, values))
 
-    def traits(self) -> Traits:
-        return Traits.empty().merge(*self._traits)
+    def traits(self) -> Descriptors:
+        return Descriptors.empty().merge(*self._traits)
 
     def image_scores(self) -> ImageScores:
         return ImageScores.of(self.images.image_ids, self.images.index.labels, self.scores)
 
 
-def _mask(row: Row) -> npt.NDArray[np.bool_] | None:
+def _mask(row: ImageRow) -> npt.NDArray[np.bool_] | None:
     if row.mask is not None:
         return decode_mask(row.mask, row.height, row.width)
     return np.zeros((row.height, row.width), bool) if row.label == "ok" else None

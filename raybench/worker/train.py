@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.config.unit import Protocol, Unit
-from raybench.data.cache import FittedShard, Picks
+from raybench.data.cache import CachedShard, ImageSubset
 from raybench.data.geometry import InputFit, to_source
 from raybench.data.manifest import Manifest
 from raybench.detectors import registry
@@ -23,17 +23,17 @@ from raybench.metrics.threshold import conformal_threshold
 from raybench.runs.records import Blob, TrainRecord
 from raybench.runs.run import Run
 from raybench.worker.batches import score_all
-from raybench.worker.context import MAX_BATCH, Site, fit_of, size_of
-from raybench.worker.usage import Meter
+from raybench.worker.context import MAX_BATCH, WorkerContext, fit_of, size_of
+from raybench.worker.usage import UsageMeter
 
 Floats = npt.NDArray[np.float64]
 
 
-def train(unit: Unit, manifest: Manifest, site: Site) -> TrainRecord:
+def train(unit: Unit, manifest: Manifest, site: WorkerContext) -> TrainRecord:
     """Fit the unit's detector and commit it; a committed one is returned as it stands."""
     if done := site.run.read(unit.unit_id, "train", TrainRecord):
         return done
-    meter = Meter(site)
+    meter = UsageMeter(site)
     shards = [site.fitted(unit, manifest, shard) for shard in manifest.shards_of("train")]
     kept, held_out = split_train(shards, unit.protocol)
     context = site.context(unit)
@@ -76,12 +76,12 @@ def _not_exportable(card: Card, unit: Unit) -> str:
     return card.not_exportable or ("it is a class of your own" if is_own else "")
 
 
-def _put_scores(images: Picks, scores: Floats, unit: Unit, site: Site) -> Blob:
+def _put_scores(images: ImageSubset, scores: Floats, unit: Unit, site: WorkerContext) -> Blob:
     found = ImageScores.of(images.image_ids, ["ok"] * len(images), scores.tolist())
     return site.run.put_blob(unit.unit_id, "held-out", found.to_bytes())
 
 
-def split_train(shards: Sequence[FittedShard], protocol: Protocol) -> tuple[Picks, Picks]:
+def split_train(shards: Sequence[CachedShard], protocol: Protocol) -> tuple[ImageSubset, ImageSubset]:
     """Images to train on, and images held back for the threshold.
 
     Chosen by hash of the image id, so they are the same for every model, seed and order of shards. At least as many
@@ -91,14 +91,14 @@ def split_train(shards: Sequence[FittedShard], protocol: Protocol) -> tuple[Pick
     by_hash = sorted(places, key=lambda place: _hash(shards[place[0]].image_ids[place[1]]))
     needed = math.ceil(1 / protocol.false_alarm_budget) - 1
     count = min(max(round(protocol.held_out * len(places)), needed), len(places) // 2)
-    return Picks(shards, sorted(by_hash[count:])), Picks(shards, sorted(by_hash[:count]))
+    return ImageSubset(shards, sorted(by_hash[count:])), ImageSubset(shards, sorted(by_hash[:count]))
 
 
 def _hash(image_id: str) -> bytes:
     return hashlib.sha256(image_id.encode()).digest()
 
 
-def _held_out(detector: Detector, images: Picks, fit: InputFit) -> tuple[Floats, Floats, Floats]:
+def _held_out(detector: Detector, images: ImageSubset, fit: InputFit) -> tuple[Floats, Floats, Floats]:
     """Image by image: its score, and the median and the highest value of its heat map (none without heat maps).
 
     Heat maps are looked at in the source's geometry, as those of the test images are.
@@ -115,7 +115,7 @@ def _held_out(detector: Detector, images: Picks, fit: InputFit) -> tuple[Floats,
     return np.array(scores, np.float64), np.array(medians, np.float64), np.array(peaks, np.float64)
 
 
-def _save(detector: Detector, unit: Unit, site: Site) -> dict[str, Blob]:
+def _save(detector: Detector, unit: Unit, site: WorkerContext) -> dict[str, Blob]:
     spec = registry.resolve(unit.detector, unit.config)
     with tempfile.TemporaryDirectory(dir=site.cache_dir) as folder:
         registry.save_detector(detector, spec, size_of(unit), Path(folder))

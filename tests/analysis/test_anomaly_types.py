@@ -13,11 +13,11 @@ import pytest
 from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.signals import INVISIBLE
 from benchmarks.visible import Usual
-from raybench.analysis.anomaly_types import References, Signal, references_of, signal
-from raybench.analysis.anomaly_types.classifier import Judge
+from raybench.analysis.anomaly_types import AnomalyType, ReferenceBank, classify, references_of
+from raybench.analysis.anomaly_types.classifier import AnomalyTypeClassifier
 from raybench.analysis.anomaly_types.line import sample
 from raybench.analysis.anomaly_types.perturbations import CHANGES, jittered, perturb
-from raybench.analysis.anomaly_types.training_samples import read_lessons, write_lessons
+from raybench.analysis.anomaly_types.training_samples import read_samples, write_samples
 from raybench.analysis.anomaly_types.views import Image
 from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_lines, write_strips
 from raybench.data.decode import decode_image
@@ -32,7 +32,7 @@ def read(paths: Sequence[Path]) -> Iterator[Image]:
     return (decode_image(path.read_bytes()) for path in paths)
 
 
-def share_right(line: str, images: Sequence[Image], references: References) -> Mapping[str, float]:
+def share_right(line: str, images: Sequence[Image], references: ReferenceBank) -> Mapping[str, float]:
     """By kind, over all that is NAMED and can be seen on the line."""
     right: dict[str, list[bool]] = {kind: [] for kind in NAMED}
     for kind, changes in NAMED.items():
@@ -42,7 +42,7 @@ def share_right(line: str, images: Sequence[Image], references: References) -> M
                 rng = np.random.default_rng(zlib.crc32(f"{name} {number}".encode()))
                 made = None if name in INVISIBLE.get(line, ()) else perturb(image, change, rng)
                 if made is not None:
-                    right[kind].append(signal(made, references).kind == kind)
+                    right[kind].append(classify(made, references).kind == kind)
     return {kind: float(np.mean(answers)) for kind, answers in right.items() if answers}
 
 
@@ -52,8 +52,8 @@ def strip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def strips_known(strip_folder: Path) -> References:
-    return References.of(read(sorted((strip_folder / "train" / "good").iterdir())))
+def strips_known(strip_folder: Path) -> ReferenceBank:
+    return ReferenceBank.of(read(sorted((strip_folder / "train" / "good").iterdir())))
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +66,17 @@ def moved(image: Image, dx: int, dy: int) -> Image:
     return cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
 
 
-def test_made_anomalies_of_strips_are_told_apart(strips_known: References, ok_strips: list[Image]) -> None:
+def test_made_anomalies_of_strips_are_told_apart(strips_known: ReferenceBank, ok_strips: list[Image]) -> None:
     found = share_right("strip", ok_strips[:4], strips_known)
     assert set(found) == set(NAMED)
     assert np.mean(list(found.values())) >= 0.9
     assert min(found.values()) >= 0.8
 
 
-def test_scratches_are_defects_and_missing_holes_are_layout(strips_known: References, strip_folder: Path) -> None:
+def test_scratches_are_defects_and_missing_holes_are_layout(strips_known: ReferenceBank, strip_folder: Path) -> None:
     expected = {"scratch": "defect", "missing_hole": "layout"}
     answers = [
-        signal(image, strips_known).kind == kind
+        classify(image, strips_known).kind == kind
         for name, kind in expected.items()
         for image in read(sorted((strip_folder / "test" / name).iterdir()))
     ]
@@ -85,25 +85,25 @@ def test_scratches_are_defects_and_missing_holes_are_layout(strips_known: Refere
 
 @pytest.mark.parametrize(("dx", "dy", "words"), [(40, 0, "right"), (-40, 0, "left"), (0, 30, "down"), (0, -30, "up")])
 def test_a_shift_is_told_in_pixels(
-    dx: int, dy: int, words: str, strips_known: References, ok_strips: list[Image]
+    dx: int, dy: int, words: str, strips_known: ReferenceBank, ok_strips: list[Image]
 ) -> None:
-    found = signal(moved(ok_strips[0], dx, dy), strips_known)
+    found = classify(moved(ok_strips[0], dx, dy), strips_known)
     assert found.kind == "layout"
     told = re.search(rf"(\d+) px (?:to the )?{words}", found.evidence)
     assert told is not None, found.evidence
     assert int(told[1]) == pytest.approx(abs(dx + dy), abs=8)  # strips themselves lie up to 3 px aside
 
 
-def test_a_change_of_brightness_is_told_as_a_factor(strips_known: References, ok_strips: list[Image]) -> None:
-    found = signal(np.rint(ok_strips[0] * 0.6).astype(np.uint8), strips_known)
+def test_a_change_of_brightness_is_told_as_a_factor(strips_known: ReferenceBank, ok_strips: list[Image]) -> None:
+    found = classify(np.rint(ok_strips[0] * 0.6).astype(np.uint8), strips_known)
     assert found.kind == "lighting"
     assert found.confidence > 0.7
 
 
-def test_a_defect_is_told_by_place_and_size(strips_known: References, ok_strips: list[Image]) -> None:
+def test_a_defect_is_told_by_place_and_size(strips_known: ReferenceBank, ok_strips: list[Image]) -> None:
     image = ok_strips[0].copy()
     cv2.rectangle(image, (20, 160), (60, 166), (20, 20, 20), -1)
-    found = signal(image, strips_known)
+    found = classify(image, strips_known)
     assert found.kind == "defect"
     told = re.search(r"of (\d+)×(\d+) px at \((\d+), (\d+)\)", found.evidence)
     assert told is not None, found.evidence
@@ -114,7 +114,7 @@ def test_a_defect_is_told_by_place_and_size(strips_known: References, ok_strips:
     assert 150 <= y <= 176
 
 
-def test_what_is_unlike_everything_is_still_answered(strips_known: References) -> None:
+def test_what_is_unlike_everything_is_still_answered(strips_known: ReferenceBank) -> None:
     rng = np.random.default_rng(0)
     odd = (
         np.zeros((STRIP_HEIGHT, STRIP_WIDTH, 3), np.uint8),
@@ -122,40 +122,40 @@ def test_what_is_unlike_everything_is_still_answered(strips_known: References) -
         rng.integers(0, 256, (700, 90, 3), dtype=np.uint8),
     )
     for image in odd:
-        found = signal(image, strips_known)
-        assert isinstance(found, Signal)
+        found = classify(image, strips_known)
+        assert isinstance(found, AnomalyType)
         assert 1 / 3 <= found.confidence <= 1
         assert found.evidence
 
 
-def test_an_answer_depends_on_nothing_but_the_image(strips_known: References, ok_strips: list[Image]) -> None:
+def test_an_answer_depends_on_nothing_but_the_image(strips_known: ReferenceBank, ok_strips: list[Image]) -> None:
     before = ok_strips[2].copy()
-    assert signal(ok_strips[2], strips_known) == signal(ok_strips[2], strips_known)
+    assert classify(ok_strips[2], strips_known) == classify(ok_strips[2], strips_known)
     np.testing.assert_array_equal(ok_strips[2], before)
 
 
 def test_references_need_enough_images(ok_strips: list[Image]) -> None:
     with pytest.raises(ValueError, match="6 OK images"):
-        References.of(ok_strips[:3])
+        ReferenceBank.of(ok_strips[:3])
 
 
 def test_flat_and_equal_references_do_not_fail() -> None:
     flat = np.full((60, 80, 3), 128, np.uint8)
-    known = References.of([flat] * 6)
-    assert signal(flat, known).kind in ("defect", "uncertain")
-    assert signal(np.full((60, 80, 3), 60, np.uint8), known).kind == "lighting"
+    known = ReferenceBank.of([flat] * 6)
+    assert classify(flat, known).kind in ("defect", "uncertain")
+    assert classify(np.full((60, 80, 3), 60, np.uint8), known).kind == "lighting"
 
 
-def test_where_nothing_else_can_be_seen_all_are_defects(strips_known: References, ok_strips: list[Image]) -> None:
-    blind = Judge(strips_known.judge.limits, [])
+def test_where_nothing_else_can_be_seen_all_are_defects(strips_known: ReferenceBank, ok_strips: list[Image]) -> None:
+    blind = AnomalyTypeClassifier(strips_known.judge.limits, [])
     measured = strips_known.measure(ok_strips[0])
     assert blind.chances(measured) == {"defect": 1.0, "layout": 0.0, "lighting": 0.0}
 
 
 def test_the_same_images_make_the_same_references(strip_folder: Path, ok_strips: list[Image]) -> None:
     train = sorted((strip_folder / "train" / "good").iterdir())[:8]
-    first, again = (References.of(read(train)) for _ in range(2))
-    assert signal(ok_strips[3], first) == signal(ok_strips[3], again)
+    first, again = (ReferenceBank.of(read(train)) for _ in range(2))
+    assert classify(ok_strips[3], first) == classify(ok_strips[3], again)
 
 
 def test_a_sample_is_fair_bounded_and_the_same_every_time() -> None:
@@ -186,19 +186,19 @@ def test_what_was_learnt_once_is_kept_and_answers_the_same(
     lines = open_store(str(tmp_path))
     pack(open_store(str(strip_folder)), lines, "strip")
     manifest = read_manifest(lines, "strip")
-    assert read_lessons(lines, manifest) is None
+    assert read_samples(lines, manifest) is None
     fresh = references_of(lines, manifest, count=8)
     assert fresh is not None
-    write_lessons(lines, manifest, fresh.lessons)
-    kept = read_lessons(lines, manifest)
+    write_samples(lines, manifest, fresh.lessons)
+    kept = read_samples(lines, manifest)
     assert kept is not None
     again = references_of(lines, manifest, kept, count=8)
     assert again is not None
     assert again.lessons is kept
-    assert signal(ok_strips[1], again) == signal(ok_strips[1], fresh)
-    assert read_lessons(lines, replace(manifest, white_level=4095)) is None
+    assert classify(ok_strips[1], again) == classify(ok_strips[1], fresh)
+    assert read_samples(lines, replace(manifest, white_level=4095)) is None
     lines.put("strip/signals.npz", b"cut off")
-    assert read_lessons(lines, manifest) is None
+    assert read_samples(lines, manifest) is None
 
 
 def test_a_perturbation_is_visible_and_repeatable(ok_strips: list[Image]) -> None:
@@ -244,13 +244,13 @@ def test_made_anomalies_of_solar_cells_are_told_apart(tmp_path: Path) -> None:
     train, test = (
         [folder / path for path, split, label in rows if (split, label) == (of, "ok")] for of in ("train", "test")
     )
-    found = share_right("solar-mono", list(read(test)), References.of(read(train)))
+    found = share_right("solar-mono", list(read(test)), ReferenceBank.of(read(train)))
     assert np.mean(list(found.values())) >= 0.8
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real product lines are not here")
 def test_real_defects_of_tires_are_called_defects() -> None:
     line = SHARED / "mvtec3d_tire"
-    known = References.of(read(sorted((line / "train" / "good").iterdir())[::3]))
+    known = ReferenceBank.of(read(sorted((line / "train" / "good").iterdir())[::3]))
     ng = [path for path in sorted((line / "test").glob("*/*"))[::5] if path.parent.name != "good"]
-    assert np.mean([signal(image, known).kind == "defect" for image in read(ng)]) >= 0.85
+    assert np.mean([classify(image, known).kind == "defect" for image in read(ng)]) >= 0.85

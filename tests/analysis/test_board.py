@@ -7,8 +7,8 @@ import pytest
 
 from raybench.analysis.board import Board
 from raybench.analysis.line_summary import poor_lines, worst_first
-from raybench.analysis.rows import Row
-from raybench.metrics.numbers import Number
+from raybench.analysis.rows import BoardRow
+from raybench.metrics.numbers import Estimate
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 
@@ -86,9 +86,9 @@ def test_rows_of_a_line_come_best_first(board: Board) -> None:
     line = "line-0"
     row = next(row for row in board.rows if row.line == line)
 
-    def with_auroc(model: str, value: float | None) -> Row:
+    def with_auroc(model: str, value: float | None) -> BoardRow:
         assert row.quality is not None
-        return replace(row, model=model, quality=replace(row.quality, image_auroc=Number(value)))
+        return replace(row, model=model, quality=replace(row.quality, image_auroc=Estimate(value)))
 
     values = {"a": 0.8, "b": 0.99, "c": 0.9, "d": None, "e": 0.95}
     rows = [*(with_auroc(*item) for item in values.items()), replace(row, model="f", quality=None)]

@@ -2,26 +2,35 @@ from __future__ import annotations
 
 import pytest
 
-from raybench.analysis.cost_report import Hours, Spending, added, cost, duration, foreseen, hours_of, told
-from raybench.runs.cost_model import Basis
+from raybench.analysis.cost_report import (
+    CostReport,
+    Hours,
+    added,
+    cost,
+    duration,
+    format_cost,
+    format_estimate,
+    hours_of,
+)
+from raybench.runs.cost_model import MatchLevel
 from raybench.runs.forecast import Forecast, Work
-from raybench.runs.records import Phase, Spent, UnitResult
+from raybench.runs.records import Phase, ResourceUsage, UnitResult
 
 PHASES: tuple[Phase, ...] = ("train", "score", "measure")
 
 
-def result(seed: int, **spent: Spent) -> UnitResult:
+def result(seed: int, **spent: ResourceUsage) -> UnitResult:
     phases = {phase: spent[phase] for phase in PHASES if phase in spent}
     return UnitResult(f"u{seed}", "a", "padim", seed, spent=phases)
 
 
 ON_GPU = result(
     0,
-    train=Spent(3600, 100, 4 * 3600, 1800, "cuda"),
-    score=Spent(1800, 50, 4 * 1800, 450, "cuda"),
-    measure=Spent(360, 16, 16 * 360, 360, "cuda"),
+    train=ResourceUsage(3600, 100, 4 * 3600, 1800, "cuda"),
+    score=ResourceUsage(1800, 50, 4 * 1800, 450, "cuda"),
+    measure=ResourceUsage(360, 16, 16 * 360, 360, "cuda"),
 )
-ON_CPU = result(1, train=Spent(1800, 100, 3600, 0, "cpu"))
+ON_CPU = result(1, train=ResourceUsage(1800, 100, 3600, 0, "cpu"))
 
 
 def test_a_task_is_charged_for_what_it_had_to_itself() -> None:
@@ -42,7 +51,7 @@ def test_the_cell_is_money_or_hours_or_a_dash() -> None:
 
 def test_prediction_beside_what_happened() -> None:
     forecast = Forecast(10, "cpu", 2, 1, {"recorded": 10}, Work(600, 1200), Work(660, 1300), 9)
-    spent, compared = told(Spending(hours_of([ON_CPU]), 0.05, forecast))
+    spent, compared = format_cost(CostReport(hours_of([ON_CPU]), 0.05, forecast))
     assert (
         spent
         == "cost: money at 0.05 per CPU-hour, in all 0.05; training, scoring and timing of 1 units took 1 CPU-hours"
@@ -51,7 +60,7 @@ def test_prediction_beside_what_happened() -> None:
         "the latest command had 10 units to do: predicted 10 min (0.333 CPU-hours); took 11 min (0.361 CPU-hours), "
         "1.10 times the prediction; 1 of them failed"
     )
-    assert told(Spending()) == []
+    assert format_cost(CostReport()) == []
 
 
 @pytest.mark.parametrize(
@@ -63,13 +72,13 @@ def test_prediction_beside_what_happened() -> None:
     ],
 )
 def test_a_prediction_that_is_missing_or_a_run_that_was_cut_off(forecast: Forecast, said: str) -> None:
-    (text,) = told(Spending(forecast=forecast))
+    (text,) = format_cost(CostReport(forecast=forecast))
     assert said in text
 
 
 def test_check_says_what_it_assumed() -> None:
-    bases: dict[Basis, int] = {"recorded": 7, "other size": 2, "average": 1}
-    texts = foreseen(Forecast(10, "cuda", 8, 2, bases, Work(7200, 9e5, 1e5), damaged=("costs/x.json",)), 3.0)
+    bases: dict[MatchLevel, int] = {"recorded": 7, "other size": 2, "average": 1}
+    texts = format_estimate(Forecast(10, "cuda", 8, 2, bases, Work(7200, 9e5, 1e5), damaged=("costs/x.json",)), 3.0)
     assert texts[0] == (
         "10 units to do, 8 tasks at once on 2 nodes (cuda): about 2.0 h (27.8 GPU-hours, 250 CPU-hours), money 83.33"
     )
@@ -77,9 +86,9 @@ def test_check_says_what_it_assumed() -> None:
     assert texts[2] == "assumed: 2 units from another input size, in proportion to its pixels"
     assert texts[3].startswith("assumed: 1 units of a model without any record")
     assert texts[4].startswith("costs/x.json is damaged")
-    (nothing,) = foreseen(Forecast(10, "cuda", 8, 2, {"nothing": 10}), None)
+    (nothing,) = format_estimate(Forecast(10, "cuda", 8, 2, {"nothing": 10}), None)
     assert "no prediction" in nothing
-    assert foreseen(Forecast(0, "cpu", 2, 1), None) == ["nothing is left to do"]
+    assert format_estimate(Forecast(0, "cpu", 2, 1), None) == ["nothing is left to do"]
 
 
 def test_durations() -> None:

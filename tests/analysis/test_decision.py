@@ -4,19 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from raybench.analysis.decision import Case, Verdict, case_of, judge, over_all, shown
-from raybench.analysis.rows import Row, mean_number, merge_seeds
+from raybench.analysis.decision import Evidence, Verdict, collect_evidence, decide, format_number, over_all
+from raybench.analysis.rows import BoardRow, mean_number, merge_seeds
 from raybench.config.experiment import VerdictWeights
 from raybench.data.geometry import Input
 from raybench.metrics.image import ImageScores
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 from raybench.runs.records import Failure, UnitResult
 from tests.support.results import NONE, images, result
 
 FAILURE = Failure("train", "ModelError", "no", "Traceback", 1)
 
 
-def row(*results: UnitResult) -> Row:
+def row(*results: UnitResult) -> BoardRow:
     return merge_seeds(results)
 
 
@@ -25,8 +25,8 @@ def verdict_on(
 ) -> Verdict:
     by_seed = {model: [images] for model, images in scores.items()}
     rows = [row(one) for one in results]
-    case = case_of("bolt", rows, by_seed, weights or VerdictWeights().model_dump(), 0.05)
-    return case if isinstance(case, Verdict) else judge(case)
+    case = collect_evidence("bolt", rows, by_seed, weights or VerdictWeights().model_dump(), 0.05)
+    return case if isinstance(case, Verdict) else decide(case)
 
 
 def test_a_clear_winner() -> None:
@@ -53,8 +53,8 @@ def test_a_tie_is_told_and_what_is_worth_most_is_named() -> None:
 
 def test_weights_decide_a_tie() -> None:
     scores = {"sharp": images(3.0), "quick": images(3.0, noise=0.05)}
-    sharp = result("sharp", scores["sharp"], 50.0, Number(0.95, 0.9, 0.97, 40))
-    quick = result("quick", scores["quick"], 5.0, Number(0.5, 0.45, 0.55, 40))
+    sharp = result("sharp", scores["sharp"], 50.0, Estimate(0.95, 0.9, 0.97, 40))
+    quick = result("quick", scores["quick"], 5.0, Estimate(0.5, 0.45, 0.55, 40))
     equal = dict.fromkeys(VerdictWeights().model_dump(), 0.0)
     assert verdict_on(sharp, quick, scores=scores, weights=equal | {"heat_map": 1.0}).run == "sharp"
     assert verdict_on(sharp, quick, scores=scores, weights=equal | {"speed": 1.0}).run == "quick"
@@ -112,12 +112,12 @@ def test_nothing_finished() -> None:
 
 
 def test_over_all_lines() -> None:
-    def line(name: str, **gaps: float) -> Case:
+    def line(name: str, **gaps: float) -> Evidence:
         scores = {model: images(gap) for model, gap in gaps.items()}
         rows = [row(replace(result(model, found), line=name)) for model, found in scores.items()]
         by_seed = {model: [found] for model, found in scores.items()}
-        case = case_of(name, rows, by_seed, VerdictWeights().model_dump(), 0.05)
-        assert isinstance(case, Case)
+        case = collect_evidence(name, rows, by_seed, VerdictWeights().model_dump(), 0.05)
+        assert isinstance(case, Evidence)
         return case
 
     found = over_all([line("a", steady=2.5, moody=3.0), line("b", steady=2.5, moody=0.8, absent=9.0)])
@@ -156,6 +156,6 @@ def test_test_minutes_and_aspect() -> None:
 
 def test_undefined_numbers_stay_undefined() -> None:
     assert mean_number([NONE, NONE]) == NONE
-    assert mean_number([NONE, Number(0.5, 0.4, 0.6, 9)]).value == 0.5
-    assert shown(NONE) == "–"
-    assert shown(Number(0.9534, 0.9311, 0.9712, 9)) == "0.953 (0.931–0.971)"
+    assert mean_number([NONE, Estimate(0.5, 0.4, 0.6, 9)]).value == 0.5
+    assert format_number(NONE) == "–"
+    assert format_number(Estimate(0.9534, 0.9311, 0.9712, 9)) == "0.953 (0.931–0.971)"

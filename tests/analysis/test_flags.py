@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 
 from raybench.analysis.decision import Verdict
-from raybench.analysis.flags import NEAR, Flag, Seen, build_flags, look, top_images, votes, weighed
+from raybench.analysis.flags import (
+    NEAR,
+    Flag,
+    ScoredImage,
+    build_flags,
+    collect_scores,
+    soft_vote,
+    top_images,
+    voting_models,
+)
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import MAX_EXCESS
@@ -25,11 +34,11 @@ SCORES = {
 
 
 def flags_of(label: str, excess: dict[str, float], bad: str = "") -> list[Flag]:
-    return build_flags([Seen("bolt", "it", label, excess)], {"it": bad} if bad else {})
+    return build_flags([ScoredImage("bolt", "it", label, excess)], {"it": bad} if bad else {})
 
 
 def test_who_is_flagged_and_why() -> None:
-    found = {flag.image_id: (flag.models, flag.reason) for flag in build_flags(look(RESULTS, SCORES))}
+    found = {flag.image_id: (flag.models, flag.reason) for flag in build_flags(collect_scores(RESULTS, SCORES))}
     assert found == {
         "agreed": (("a", "b"), "likely a defect: all of 2 models agree"),
         "disputed": (("a",), "models disagree: 1 of 2 flag it"),
@@ -77,47 +86,47 @@ def test_a_bad_picture_comes_first_and_counts_little() -> None:
 
 
 def test_usefulness_grows_with_every_model_s_excess() -> None:
-    values = [votes([one, 0.0]) for one in (-1e9, -1.0, -0.1, 0.0, 0.1, 1.0, 10.0)]
+    values = [soft_vote([one, 0.0]) for one in (-1e9, -1.0, -0.1, 0.0, 0.1, 1.0, 10.0)]
     assert values == sorted(set(values))
-    assert votes([0.0]) == 0.5
+    assert soft_vote([0.0]) == 0.5
     assert all(0 < value <= 1 for value in values)
 
 
 def test_scores_of_any_scale_are_compared_in_the_models_own_unit() -> None:
-    seen = {one.image_id: one for one in look(RESULTS, SCORES)}
+    seen = {one.image_id: one for one in collect_scores(RESULTS, SCORES)}
     assert seen["agreed"].excess == {"a": 2.0, "b": 2.0}
     assert seen["missed"].excess == {"a": -1.0, "b": 0.0}
 
 
 def test_only_the_best_models_count() -> None:
-    seen = {one.image_id: one for one in look(RESULTS, SCORES, {"bolt": ("b",)})}
+    seen = {one.image_id: one for one in collect_scores(RESULTS, SCORES, {"bolt": ("b",)})}
     disputed = seen["disputed"]
     assert (disputed.counted, disputed.flagged_by, disputed.score) == ({"b": -0.5}, (), -0.5)
     assert disputed.excess == {"a": 1.0, "b": -0.5}
     assert "disputed" not in {flag.image_id for flag in build_flags(list(seen.values()))}
-    assert Seen("bolt", "it", "ok", {"a": 1.0}, ("without a threshold",)).counted == {"a": 1.0}
+    assert ScoredImage("bolt", "it", "ok", {"a": 1.0}, ("without a threshold",)).counted == {"a": 1.0}
 
 
 def test_who_counts_is_what_the_verdict_says() -> None:
     grades = {"first": "best", "second": "best", "third": "good", "last": "not good"}
-    assert weighed(Verdict("bolt", "first", ("second",), "", grades)) == ("first", "second", "third")
-    assert weighed(Verdict("bolt", "last", (), "", {"last": "not good", "x": "not good"})) == ("last",)
-    assert weighed(Verdict("bolt", None, (), "no labels")) == ()
+    assert voting_models(Verdict("bolt", "first", ("second",), "", grades)) == ("first", "second", "third")
+    assert voting_models(Verdict("bolt", "last", (), "", {"last": "not good", "x": "not good"})) == ("last",)
+    assert voting_models(Verdict("bolt", None, (), "no labels")) == ()
 
 
 def test_top_images_of_every_line() -> None:
-    assert [one.image_id for one in top_images(look(RESULTS, SCORES), 2)] == ["wrong label", "agreed"]
+    assert [one.image_id for one in top_images(collect_scores(RESULTS, SCORES), 2)] == ["wrong label", "agreed"]
 
 
 def test_a_model_without_threshold_or_spread_does_no_harm() -> None:
     blind, flat = Threshold(None, 3, 0.05, 0.0), Threshold(1.0, 19, 0.05, 0.05, 1.0)
     scores = {f"{name}-0": SCORES["a-0"] for name in ("blind", "flat")}
-    seen = {one.image_id: one for one in look([unit("blind", blind), unit("flat", flat)], scores)}
+    seen = {one.image_id: one for one in collect_scores([unit("blind", blind), unit("flat", flat)], scores)}
     assert seen["agreed"].excess == {"flat": MAX_EXCESS}
     assert seen["fine"].excess == {"flat": 0.0}
 
 
 def test_the_first_seed_speaks_for_a_model() -> None:
     scores = {"a-0": SCORES["a-0"], "a-1": SCORES["b-0"]}
-    seen = look([unit("a", SMALL, 1), unit("a", SMALL, 0)], scores)
+    seen = collect_scores([unit("a", SMALL, 1), unit("a", SMALL, 0)], scores)
     assert {one.image_id: one.excess["a"] for one in seen}["agreed"] == 2.0

@@ -5,17 +5,17 @@ from dataclasses import fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybench.analysis.heatmap_grade import WORDS, HeatWord, heat_word
-from raybench.metrics.numbers import Number, Quality
+from raybench.analysis.heatmap_grade import WORDS, HeatmapGrade, heatmap_grade
+from raybench.metrics.numbers import Estimate, Quality
 
-NONE = Number(None, reason="no masks")
+NONE = Estimate(None, reason="no masks")
 shares = st.floats(0, 1)
 
 
-def word(au_pro: float | None, around: float | None, ok: float | None) -> HeatWord | None:
+def word(au_pro: float | None, around: float | None, ok: float | None) -> HeatmapGrade | None:
     given_ = {"au_pro": au_pro, "noise_around": around, "noise_ok": ok}
-    numbers = {name: NONE if value is None else Number(value) for name, value in given_.items()}
-    return heat_word(Quality(**dict.fromkeys((each.name for each in fields(Quality)), NONE) | numbers))
+    numbers = {name: NONE if value is None else Estimate(value) for name, value in given_.items()}
+    return heatmap_grade(Quality(**dict.fromkeys((each.name for each in fields(Quality)), NONE) | numbers))
 
 
 def test_the_worst_grade_is_the_word() -> None:

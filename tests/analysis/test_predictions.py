@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from raybench.analysis.predictions import TOP, Tally, is_odd, sentence
+from raybench.analysis.predictions import TOP, PredictionCounts, is_odd, sentence
 from raybench.data.manifest import Manifest
 from raybench.metrics.numbers import Threshold
 from raybench.runs.scores import Predicted
@@ -23,7 +23,7 @@ def test_the_highest_scores_are_kept_whatever_their_order() -> None:
     rows = [row(f"{at:04}", at / 100) for at in range(500)]
     shuffled = rows.copy()
     random.Random(1).shuffle(shuffled)
-    tally = Tally()
+    tally = PredictionCounts()
     for at, one in enumerate(shuffled):
         tally.add(one, f"shard-{at % 3}")
     assert [found for found, _ in tally.top] == rows[: -TOP - 1 : -1]
@@ -32,7 +32,7 @@ def test_the_highest_scores_are_kept_whatever_their_order() -> None:
 
 
 def test_of_equal_scores_the_first_stays() -> None:
-    tally = Tally()
+    tally = PredictionCounts()
     for at in range(3 * TOP):
         tally.add(row(f"{at:03}", 2.0, odd_size=at == 0), "shard")
     assert [found.image_id for found, _ in tally.top] == [f"{at:03}" for at in range(TOP)]

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 
 from raybench.analysis import queue
 from raybench.analysis.flags import Flag
-from raybench.analysis.queue import line_up, pick
-from raybench.metrics.descriptors import SIZE, Traits
+from raybench.analysis.queue import rank_flags, select_diverse
+from raybench.metrics.descriptors import SIZE, Descriptors
 
 
 def flag(image_id: str, usefulness: float, score: float = 1.0) -> Flag:
     return Flag("bolt", image_id, "unknown", ("a",), 1, score, "likely defect", "", usefulness=usefulness)
 
 
-def traits(values: dict[str, npt.NDArray[np.float64]]) -> Traits:
-    return Traits.of(list(values), [""] * len(values), [values[name].astype(np.float32) for name in values])
+def traits(values: dict[str, npt.NDArray[np.float64]]) -> Descriptors:
+    return Descriptors.of(list(values), [""] * len(values), [values[name].astype(np.float32) for name in values])
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[list[Flag], Traits, int]:
+def cases(draw: st.DrawFn) -> tuple[list[Flag], Descriptors, int]:
     """Images of some kinds, all of one kind alike; some without traits."""
     count = draw(st.integers(0, 30))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
@@ -35,9 +35,9 @@ def cases(draw: st.DrawFn) -> tuple[list[Flag], Traits, int]:
 
 @settings(deadline=None)
 @given(cases(), st.randoms(use_true_random=False))
-def test_any_queue(case: tuple[list[Flag], Traits, int], random: Random) -> None:
+def test_any_queue(case: tuple[list[Flag], Descriptors, int], random: Random) -> None:
     flags, known, budget = case
-    found = line_up(flags, known, budget)
+    found = rank_flags(flags, known, budget)
     assert sorted(one.image_id for one in found) == sorted(one.image_id for one in flags)
     assert [one.rank for one in found] == list(range(1, len(flags) + 1))
     assert [one.picked for one in found] == [one.rank <= budget for one in found]
@@ -45,14 +45,14 @@ def test_any_queue(case: tuple[list[Flag], Traits, int], random: Random) -> None
     assert rest == sorted(rest, reverse=True)
     shuffled = list(flags)
     random.shuffle(shuffled)
-    assert line_up(shuffled, known, budget) == found
+    assert rank_flags(shuffled, known, budget) == found
 
 
 @settings(deadline=None)
 @given(cases())
-def test_no_double_is_picked_while_another_kind_is_left(case: tuple[list[Flag], Traits, int]) -> None:
+def test_no_double_is_picked_while_another_kind_is_left(case: tuple[list[Flag], Descriptors, int]) -> None:
     flags, known, budget = case
-    found = line_up(flags, known, budget)
+    found = rank_flags(flags, known, budget)
     look = {image: row.tobytes() for image, row in zip(known.image_ids.tolist(), known.values, strict=True)}
     kinds = [look.get(one.image_id, one.image_id.encode()) for one in found]
     picked = kinds[: sum(one.picked for one in found)]
@@ -67,21 +67,21 @@ def test_twenty_scratches_and_one_stain() -> None:
     scratch, stain = rng.normal(size=SIZE), rng.normal(size=SIZE)
     known = {f"scratch{at:02}": scratch + rng.normal(0, 0.01, SIZE) for at in range(20)} | {"stain": stain}
     flags = [*(flag(f"scratch{at:02}", 0.99) for at in range(20)), flag("stain", 0.7)]
-    assert [one.image_id for one in line_up(flags, traits(known), 2)][:2] == ["scratch00", "stain"]
+    assert [one.image_id for one in rank_flags(flags, traits(known), 2)][:2] == ["scratch00", "stain"]
 
 
 def test_without_traits_the_most_useful_come_first() -> None:
     flags = [flag("b", 0.5), flag("c", 0.9), flag("a", 0.5), flag("d", 0.5, score=2.0)]
-    assert [one.image_id for one in line_up(flags, Traits.empty(), 2)] == ["c", "d", "a", "b"]
+    assert [one.image_id for one in rank_flags(flags, Descriptors.empty(), 2)] == ["c", "d", "a", "b"]
 
 
 def test_a_budget_beyond_the_greedy_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "GREEDY", 2)
     points = np.array([[0.0], [0.0], [0.9], [0.5]])
-    assert pick(np.array([1.0, 0.9, 0.8, 0.7]), points, 4) == [0, 2, 3, 1]
+    assert select_diverse(np.array([1.0, 0.9, 0.8, 0.7]), points, 4) == [0, 2, 3, 1]
 
 
 def test_a_hundred_thousand_flags_need_no_table_of_their_squares() -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(100_000, 4))
-    assert len(set(pick(rng.random(100_000) + 0.1, points, 20))) == 20
+    assert len(set(select_diverse(rng.random(100_000) + 0.1, points, 20))) == 20

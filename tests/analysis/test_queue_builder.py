@@ -11,7 +11,7 @@ import cv2
 import pandas as pd
 import pytest
 
-from raybench.analysis.queue_evaluation import Payoff
+from raybench.analysis.queue_evaluation import QueueEvaluation
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
@@ -62,7 +62,7 @@ def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return plan
 
 
-def published(plan: Plan) -> tuple[pd.DataFrame, Payoff, Run]:
+def published(plan: Plan) -> tuple[pd.DataFrame, QueueEvaluation, Run]:
     run = Run(plan.store, "night")
     board = publish(plan, run, "")
     payoff = board.payoff_on("strip")

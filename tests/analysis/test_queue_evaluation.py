@@ -3,16 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raybench.analysis.flags import Seen, build_flags
-from raybench.analysis.queue import line_up
-from raybench.analysis.queue_evaluation import payoff
-from raybench.metrics.descriptors import SIZE, Traits
+from raybench.analysis.flags import ScoredImage, build_flags
+from raybench.analysis.queue import rank_flags
+from raybench.analysis.queue_evaluation import evaluate_queue
+from raybench.metrics.descriptors import SIZE, Descriptors
 from raybench.metrics.intervals import clopper_pearson
 
 KINDS = {"hole": 12, "cut": 3, "stain": 1}
 
 
-def seen() -> tuple[list[Seen], Traits]:
+def seen() -> tuple[list[ScoredImage], Descriptors]:
     """30 OK images, and NG ones of three kinds whose images are alike; the most frequent kind scores highest. One OK
     image is flagged by mistake."""
     rng = np.random.default_rng(0)
@@ -23,17 +23,17 @@ def seen() -> tuple[list[Seen], Traits]:
             image_id, excess = f"{kind or 'ok'}{at:02}", {"hole": 3.0, "cut": 2.0, "stain": 1.5, "": -1.0}[kind]
             if image_id == "ok00":
                 excess = 0.5
-            found.append(Seen("bolt", image_id, "ng" if kind else "ok", {"a": excess + at / 100}))
+            found.append(ScoredImage("bolt", image_id, "ng" if kind else "ok", {"a": excess + at / 100}))
             ids.append(image_id)
             types.append(kind)
             values.append((looks[kind] + rng.normal(0, 0.05, SIZE)).astype(np.float32))
-    return found, Traits.of(ids, types, values)
+    return found, Descriptors.of(ids, types, values)
 
 
 def test_what_a_budget_buys_beside_score_alone_and_chance() -> None:
     images, traits = seen()
-    queue = line_up(build_flags(images), traits, 4)
-    found = payoff(queue, images, traits, 4, checked=20)
+    queue = rank_flags(build_flags(images), traits, 4)
+    found = evaluate_queue(queue, images, traits, 4, checked=20)
     assert (found.line, found.budget, found.flagged, found.picked) == ("bolt", 4, len(queue), len(queue))
     assert (found.precision.value, found.precision.n) == (0.75, 4)  # one of each kind, and the one OK image
     assert (found.precision.low, found.precision.high) == clopper_pearson(3, 4)
@@ -55,26 +55,26 @@ def test_what_a_budget_buys_beside_score_alone_and_chance() -> None:
 
 def test_the_same_whatever_the_order() -> None:
     images, traits = seen()
-    queue = line_up(build_flags(images), traits, 4)
-    assert payoff(queue, images[::-1], traits, 4, 0) == payoff(queue, images, traits, 4, 0)
+    queue = rank_flags(build_flags(images), traits, 4)
+    assert evaluate_queue(queue, images[::-1], traits, 4, 0) == evaluate_queue(queue, images, traits, 4, 0)
 
 
 @pytest.mark.parametrize(
     ("label", "why"), [("ok", "no NG images"), ("ng", "no OK images"), ("unknown", "no NG images")]
 )
 def test_without_labels_of_both_kinds_there_is_no_share(label: str, why: str) -> None:
-    images = [Seen("bolt", str(at), label, {"a": at - 5.0}) for at in range(10)]
-    found = payoff([], images, Traits.empty(), 5, 0)
+    images = [ScoredImage("bolt", str(at), label, {"a": at - 5.0}) for at in range(10)]
+    found = evaluate_queue([], images, Descriptors.empty(), 5, 0)
     assert found.precision.value is found.by_score.value is found.at_random.value is None
     assert why in (found.precision.reason or "")
     assert "hidden" not in found.sentence
 
 
 def test_no_flags_and_no_traits_are_said() -> None:
-    quiet = [Seen("bolt", str(at), "ok" if at else "ng", {"a": -3.0}) for at in range(5)]
-    assert payoff([], quiet, Traits.empty(), 5, 0).precision.reason == "no image is flagged"
-    images = [*seen()[0], Seen("bolt", "new", "unknown", {"a": 2.0})]
-    queue = line_up(build_flags(images), Traits.empty(), 4)
-    found = payoff(queue, images, Traits.empty(), 4, 0)
+    quiet = [ScoredImage("bolt", str(at), "ok" if at else "ng", {"a": -3.0}) for at in range(5)]
+    assert evaluate_queue([], quiet, Descriptors.empty(), 5, 0).precision.reason == "no image is flagged"
+    images = [*seen()[0], ScoredImage("bolt", "new", "unknown", {"a": 2.0})]
+    queue = rank_flags(build_flags(images), Descriptors.empty(), 4)
+    found = evaluate_queue(queue, images, Descriptors.empty(), 4, 0)
     assert "1 image flagged, 1 picked by usefulness alone" in found.sentence
     assert (found.spread.types, found.spread.reach) == (None, None)

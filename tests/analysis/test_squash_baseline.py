@@ -7,21 +7,21 @@ from dataclasses import replace
 import pytest
 
 from raybench.analysis.board import BoardContext, build_board
-from raybench.analysis.squash_baseline import Twin
+from raybench.analysis.squash_baseline import SquashBaseline
 from raybench.data.geometry import Input
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 from tests.support.results import images, result
 
 
 def test_the_gain_over_squashed_images_stands_on_the_board() -> None:
     kept, squashed = images(3.0), images(0.5)
-    chosen = result("m", kept, ms=12.0, au_pro=Number(0.9, 0.8, 1.0, 10))
+    chosen = result("m", kept, ms=12.0, au_pro=Estimate(0.9, 0.8, 1.0, 10))
     other = replace(
-        result("m (squashed)", squashed, ms=8.0, au_pro=Number(0.7, 0.6, 0.8, 10)),
+        result("m (squashed)", squashed, ms=8.0, au_pro=Estimate(0.7, 0.6, 0.8, 10)),
         input=Input("squash", 96, 96, 300, 600),
     )
     context = BoardContext("night", "2026-11-24", "0" * 64, {}, 0.05)
-    board = build_board([chosen], {chosen.unit_id: kept}, context, [Twin(chosen, other, kept, squashed)])
+    board = build_board([chosen], {chosen.unit_id: kept}, context, [SquashBaseline(chosen, other, kept, squashed)])
     found = board.rows[0].non_square
     assert chosen.quality is not None
     assert other.quality is not None
@@ -40,5 +40,5 @@ def test_without_ng_images_only_the_time_is_told() -> None:
     kept = images(0.0, ng=0)
     chosen, other = result("m", kept), result("m (squashed)", kept, ms=20.0)
     context = BoardContext("night", "2026-11-24", "0" * 64, {}, 0.05)
-    board = build_board([chosen], {chosen.unit_id: kept}, context, [Twin(chosen, other, kept, kept)])
+    board = build_board([chosen], {chosen.unit_id: kept}, context, [SquashBaseline(chosen, other, kept, kept)])
     assert board.rows[0].non_square.text == "aspect kept: 300×600 as 64×128; against squashed: 0.5× the time"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raybench.analysis.anomaly_types import stored
-from raybench.analysis.anomaly_types.stored import looker, with_signals
+from raybench.analysis.anomaly_types.stored import make_classifier, with_anomaly_types
 from raybench.analysis.flags import Flag, Kind
 from raybench.config.experiment import Annotation, Experiment, ModelChoice
 from raybench.config.plan import Plan, make_plan
@@ -43,36 +43,36 @@ def test_the_first_flags_are_told_what_they_look_like(plan: Plan, monkeypatch: p
     run = Run(plan.store, "night")
     scratched = [image_id for image_id in ids(plan, "test") if "scratch" in image_id]
     flags = [flag(ids(plan, "train")[0], "suspicious training image"), *map(flag, (*scratched[:3], "gone.png"))]
-    told = with_signals(plan, run, flags)
+    told = with_anomaly_types(plan, run, flags)
     assert [(one.signal, one.image_id) for one in told[1:4]] == [("defect", one) for one in scratched[:3]]
     assert all(one.signal_evidence and 1 / 3 <= (one.signal_confidence or 0) <= 1 for one in told[1:4])
     assert told[0] == flags[0]  # it may be what images are compared with
     assert told[4] == flags[4]  # behind the first three
     monkeypatch.setattr(stored, "references_of", None)  # what was told once is not looked at again
-    assert with_signals(plan, run, flags) == told
+    assert with_anomaly_types(plan, run, flags) == told
     run.store.put("runs/night/signals/strip.json", b"{}")
     assert plan.lines_of("strip").exists("strip/signals.npz")
     with pytest.raises(TypeError):
-        with_signals(plan, run, flags)
+        with_anomaly_types(plan, run, flags)
 
 
 def test_any_image_of_the_line_can_be_looked_at(plan: Plan) -> None:
     lines = plan.lines_of("strip")
     shard = read_manifest(lines, "strip").shards_of("test")[0]
     row = next(row for row in read_rows(lines, shard) if "scratch" in row.image_id)
-    found = looker(plan, Run(plan.store, "night"), "strip")(decode_image(row.image))
+    found = make_classifier(plan, Run(plan.store, "night"), "strip")(decode_image(row.image))
     assert found is not None
     assert found.kind == "defect"
     train = read_manifest(lines, "strip").shards_of("train")[0].key
     data = lines.get(train)
     lines.delete(train)
-    gone = looker(plan, Run(plan.store, "night"), "strip")(decode_image(row.image))
+    gone = make_classifier(plan, Run(plan.store, "night"), "strip")(decode_image(row.image))
     lines.put(train, data)
     assert gone is not None
     assert (gone.kind, gone.confidence) == ("uncertain", 0.0)
     assert train in gone.evidence
     off = plan.experiment.model_copy(update={"annotation": Annotation(signals=0)})
-    none = looker(dataclasses.replace(plan, experiment=off), Run(plan.store, "night"), "strip")
+    none = make_classifier(dataclasses.replace(plan, experiment=off), Run(plan.store, "night"), "strip")
     assert none(decode_image(row.image)) is None
 
 
@@ -80,5 +80,5 @@ def test_none_are_told_where_none_are_wanted(plan: Plan, monkeypatch: pytest.Mon
     monkeypatch.setattr(stored, "references_of", None)
     none = plan.experiment.model_copy(update={"annotation": Annotation(signals=0)})
     flags = [flag(image_id) for image_id in ids(plan, "test")]
-    assert with_signals(dataclasses.replace(plan, experiment=none), Run(plan.store, "other"), flags) == flags
-    assert with_signals(plan, Run(plan.store, "other"), []) == []
+    assert with_anomaly_types(dataclasses.replace(plan, experiment=none), Run(plan.store, "other"), flags) == flags
+    assert with_anomaly_types(plan, Run(plan.store, "other"), []) == []

@@ -47,7 +47,7 @@ def experiment(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = site_of(plan, folder)
     for unit in plan.units:
         finish(unit, manifest, site)
-    cache.note(plan, run, publish_again(plan))
+    cache.save(plan, run, publish_again(plan))
     return file
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cli.tables import known, planned, standing
+from raybench.cli.tables import known_models, planned_units, unit_statuses
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
@@ -30,7 +30,7 @@ def plan(strips: Path, tmp_path: Path) -> Plan:
 
 
 def test_what_is_planned(plan: Plan) -> None:
-    found = planned(plan)
+    found = planned_units(plan)
     assert [(unit.model, unit.seed, unit.train_ok, unit.scored) for unit in found] == [
         ("fake", 0, 24, 12),
         ("fake", 1, 24, 12),
@@ -47,7 +47,7 @@ def test_how_far_it_is(plan: Plan) -> None:
         trained.unit_id: {"train", "score-test-00000"},
         failed.unit_id: {"train", "score-test-00000", "failure"},
     }
-    found = standing(plan, commits)
+    found = unit_statuses(plan, commits)
     assert [unit.unit_id for unit in found] == [one.unit_id for one in (done, trained, failed, waiting)]
     assert [(unit.state, unit.scored_shards, unit.shards) for unit in found] == [
         ("done", 3, 3),
@@ -64,7 +64,7 @@ def test_how_far_it_is(plan: Plan) -> None:
 
 
 def test_models_with_the_defaults_of_a_preset() -> None:
-    paper, cpu = ({model.name: model for model in known(preset)} for preset in ("paper", "cpu"))
+    paper, cpu = ({model.name: model for model in known_models(preset)} for preset in ("paper", "cpu"))
     assert paper.keys() == cpu.keys()
     assert paper["draem"].settings != cpu["draem"].settings
     assert "fake" not in paper

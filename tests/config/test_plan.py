@@ -199,7 +199,7 @@ def test_lines_of_several_stores(plant: Experiment, tmp_path: Path, put_line: Pu
         "bottle": own.uri("lines"),
     }
     assert list(plan.elsewhere) == ["can"]
-    patient = plan.patient(7.0)
+    patient = plan.with_retry_timeout(7.0)
     assert [patient.lines_of(line).config.patience_s for line in plan.manifests] == [7.0] * 3
 
 

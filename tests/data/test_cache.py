@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raybench.data.cache import Picks, open_fitted, put_ahead
+from raybench.data.cache import ImageSubset, open_cached, put_prefetched
 from raybench.data.decode import decode_image
 from raybench.data.geometry import InputFit, to_network
 from raybench.data.manifest import Manifest
@@ -38,7 +38,7 @@ def cache(tmp_path: Path) -> Path:
 
 def test_rows_are_the_shards_images_at_the_networks_size(manifest: Manifest, lines: Store, cache: Path) -> None:
     shard = manifest.shards[0]
-    fitted = open_fitted(lines, manifest, shard, FIT, cache)
+    fitted = open_cached(lines, manifest, shard, FIT, cache)
     rows = list(read_rows(lines, shard))
     assert fitted.image_ids == tuple(row.image_id for row in rows)
     assert fitted.index.labels == tuple(row.label for row in rows)
@@ -52,20 +52,20 @@ def test_rows_are_the_shards_images_at_the_networks_size(manifest: Manifest, lin
 
 def test_the_second_open_reads_nothing_from_the_store(manifest: Manifest, lines: Store, cache: Path) -> None:
     shard = manifest.shards[0]
-    first = open_fitted(lines, manifest, shard, FIT, cache).batch([0])
+    first = open_cached(lines, manifest, shard, FIT, cache).batch([0])
     lines.delete(shard.key)
-    assert np.array_equal(open_fitted(lines, manifest, shard, FIT, cache).batch([0]), first)
+    assert np.array_equal(open_cached(lines, manifest, shard, FIT, cache).batch([0]), first)
 
 
 def test_another_size_is_another_file(manifest: Manifest, lines: Store, cache: Path) -> None:
     for fit in (FIT, InputFit("squash", 32, 64), InputFit("native", 64, 64)):
-        open_fitted(lines, manifest, manifest.shards[0], fit, cache)
+        open_cached(lines, manifest, manifest.shards[0], fit, cache)
     assert len(list(cache.glob("*.u8"))) == 3
 
 
 def test_racing_readers_agree_and_leave_nothing_behind(manifest: Manifest, lines: Store, cache: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
-        opened = list(pool.map(lambda _: open_fitted(lines, manifest, manifest.shards[0], FIT, cache), range(6)))
+        opened = list(pool.map(lambda _: open_cached(lines, manifest, manifest.shards[0], FIT, cache), range(6)))
     assert all(np.array_equal(each.batch([3]), opened[0].batch([3])) for each in opened)
     assert len(list(cache.iterdir())) == 2
 
@@ -74,7 +74,7 @@ def test_threads_change_nothing(manifest: Manifest, lines: Store, cache: Path, t
     other = tmp_path / "other"
     other.mkdir()
     for shard in manifest.shards:
-        one, many = (open_fitted(lines, manifest, shard, FIT, where, n) for where, n in ((cache, 1), (other, 3)))
+        one, many = (open_cached(lines, manifest, shard, FIT, where, n) for where, n in ((cache, 1), (other, 3)))
         assert one.path.read_bytes() == many.path.read_bytes()
         assert one.index == many.index
 
@@ -91,7 +91,7 @@ def test_a_bad_image_among_threads_is_said_and_leaves_nothing(
 
     monkeypatch.setattr("raybench.data.cache.decode_image", decode)
     with pytest.raises(RejectedImage, match="of strip: made to be"):
-        open_fitted(lines, manifest, manifest.shards[0], FIT, cache, threads=3)
+        open_cached(lines, manifest, manifest.shards[0], FIT, cache, threads=3)
     assert list(cache.iterdir()) == []
 
 
@@ -99,17 +99,17 @@ def test_the_longest_unused_files_make_room(
     manifest: Manifest, lines: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raybench.data.cache.LIMIT_MB", 0)
-    opened = [open_fitted(lines, manifest, shard, FIT, cache) for shard in manifest.shards[:2]]
+    opened = [open_cached(lines, manifest, shard, FIT, cache) for shard in manifest.shards[:2]]
     assert all(each.path.exists() for each in opened)  # both may still be in use
     long_ago = time.time() - 3600
     os.utime(opened[0].path, (long_ago, long_ago))
-    open_fitted(lines, manifest, manifest.shards[2], FIT, cache)
+    open_cached(lines, manifest, manifest.shards[2], FIT, cache)
     assert [each.path.exists() for each in opened] == [False, True]
 
 
 def test_picks_keep_their_order(manifest: Manifest, lines: Store, cache: Path) -> None:
-    shards = [open_fitted(lines, manifest, shard, FIT, cache) for shard in manifest.shards_of("train")[:2]]
-    picks = Picks(shards, [(1, 4), (0, 2), (1, 0)])
+    shards = [open_cached(lines, manifest, shard, FIT, cache) for shard in manifest.shards_of("train")[:2]]
+    picks = ImageSubset(shards, [(1, 4), (0, 2), (1, 0)])
     assert picks.image_ids == (shards[1].image_ids[4], shards[0].image_ids[2], shards[1].image_ids[0])
     assert np.array_equal(picks.batch([2, 0])[0], shards[1].batch([0])[0])
     assert len(picks) == 3
@@ -117,33 +117,33 @@ def test_picks_keep_their_order(manifest: Manifest, lines: Store, cache: Path) -
 
 def test_what_another_node_has_decoded_is_taken(manifest: Manifest, lines: Store, cache: Path, tmp_path: Path) -> None:
     shard, ahead = manifest.shards[0], open_store(str(tmp_path / "ahead"))
-    first = open_fitted(lines, manifest, shard, FIT, cache)
-    assert put_ahead(first, ahead) == 8 * FIT.height * FIT.width * 3
+    first = open_cached(lines, manifest, shard, FIT, cache)
+    assert put_prefetched(first, ahead) == 8 * FIT.height * FIT.width * 3
     (tmp_path / "other").mkdir()
     lines.delete(shard.key)
-    carried = open_fitted(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
+    carried = open_cached(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
     assert carried.index == first.index
     assert np.array_equal(carried.batch(range(8)), first.batch(range(8)))
 
 
 def test_what_is_not_there_any_more_is_decoded(manifest: Manifest, lines: Store, cache: Path, tmp_path: Path) -> None:
     shard, ahead = manifest.shards[0], open_store(str(tmp_path / "ahead"))
-    first = open_fitted(lines, manifest, shard, FIT, cache)
-    put_ahead(first, ahead)
+    first = open_cached(lines, manifest, shard, FIT, cache)
+    put_prefetched(first, ahead)
     ahead.delete(f"{first.path.stem}.u8")  # by another task, between both reads
     (tmp_path / "other").mkdir()
-    other = open_fitted(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
+    other = open_cached(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
     assert np.array_equal(other.batch(range(8)), first.batch(range(8)))
 
 
 def test_damaged_images_of_another_node(manifest: Manifest, lines: Store, cache: Path, tmp_path: Path) -> None:
     shard, ahead = manifest.shards[0], open_store(str(tmp_path / "ahead"))
-    first = open_fitted(lines, manifest, shard, FIT, cache)
-    put_ahead(first, ahead)
+    first = open_cached(lines, manifest, shard, FIT, cache)
+    put_prefetched(first, ahead)
     name = f"{first.path.stem}.u8"
     pixels = ahead.get(name)
     ahead.put(name, bytes([pixels[0] ^ 1, *pixels[1:]]))
     (tmp_path / "other").mkdir()
     with pytest.raises(IntegrityError, match="is damaged"):
-        open_fitted(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
+        open_cached(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
     assert list((tmp_path / "other").iterdir()) == []

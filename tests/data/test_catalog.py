@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.data.catalog import locate, matching_lines, packed_lines
+from raybench.data.catalog import find_lines, matching_lines, packed_lines
 from raybench.data.manifest import Manifest
 from raybench.errors import InputError
 from raybench.store import Store, open_store
@@ -31,7 +31,7 @@ def far(tmp_path: Path, put_line: PutLine) -> Store:
 
 def test_names_and_patterns_in_the_order_they_are_wanted(near: Store, far: Store) -> None:
     problems: list[str] = []
-    found = locate([(near, "pcb-1"), (far, "*-3"), (near, "b*"), (near, "pcb-1")], problems)
+    found = find_lines([(near, "pcb-1"), (far, "*-3"), (near, "b*"), (near, "pcb-1")], problems)
     assert [(line, home.uri()) for line, home in found.items()] == [
         ("pcb-1", near.uri()),
         ("pcb-3", far.uri()),
@@ -41,13 +41,13 @@ def test_names_and_patterns_in_the_order_they_are_wanted(near: Store, far: Store
 
 
 def test_lines_of_one_store_share_one_object(near: Store) -> None:
-    found = locate([(near, "pcb-1"), (open_store(near.uri()), "pcb-2")], [])
+    found = find_lines([(near, "pcb-1"), (open_store(near.uri()), "pcb-2")], [])
     assert found["pcb-1"] is found["pcb-2"]
 
 
 def test_one_name_in_two_stores_is_a_fault_that_names_both(near: Store, far: Store) -> None:
     problems: list[str] = []
-    locate([(near, "pcb-*"), (far, "pcb-*")], problems)
+    find_lines([(near, "pcb-*"), (far, "pcb-*")], problems)
     (said,) = problems
     assert said.startswith(f"lines: 'pcb-2' is packed in {near.uri()} and in {far.uri()};")
 
@@ -55,7 +55,7 @@ def test_one_name_in_two_stores_is_a_fault_that_names_both(near: Store, far: Sto
 def test_what_fits_nothing(near: Store, far: Store, tmp_path: Path) -> None:
     problems: list[str] = []
     above = open_store(str(tmp_path))
-    locate([(near, "botle"), (far, "pcb-33"), (above, "pcb-*"), (far.sub("none"), "x")], problems)
+    find_lines([(near, "botle"), (far, "pcb-33"), (above, "pcb-*"), (far.sub("none"), "x")], problems)
     assert problems == [
         f"lines: 'botle' is not packed in {near.uri()}; did you mean 'bottle'?; pack it with: raybench pack FOLDER "
         f"--line botle --to {near.uri().removesuffix('/lines')}",

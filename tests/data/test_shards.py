@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from raybench.data.manifest import ShardInfo
-from raybench.data.shards import Row, describe, read_rows, write_shard
+from raybench.data.shards import ImageRow, describe, read_rows, write_shard
 from raybench.errors import IntegrityError
 from raybench.runs.scores import LEVELS, Predicted, ScoreRow, quantise, read_scores, write_predictions, write_scores
 from raybench.store import Store, open_store
@@ -23,7 +23,7 @@ ON_DISK = settings(
 texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=8)
 rows_of_any_kind = st.lists(
     st.builds(
-        Row,
+        ImageRow,
         image_id=texts,
         image=st.binary(min_size=1, max_size=200),
         image_path=texts,
@@ -41,16 +41,16 @@ rows_of_any_kind = st.lists(
 )
 
 
-def stored(lines: Store, rows: list[Row], row_group_mb: int = 16) -> ShardInfo:
+def stored(lines: Store, rows: list[ImageRow], row_group_mb: int = 16) -> ShardInfo:
     data = write_shard(rows, row_group_mb)
     lines.put("l/test-00000.parquet", data)
     return describe("l/test-00000.parquet", "test", len(rows), data)
 
 
-def some_rows(count: int, size: int = 2000) -> list[Row]:
+def some_rows(count: int, size: int = 2000) -> list[ImageRow]:
     rng = np.random.default_rng(0)
     return [
-        Row(
+        ImageRow(
             image_id=f"image-{number}",
             image=rng.bytes(size),
             image_path=f"{number}.png",
@@ -70,9 +70,9 @@ def some_rows(count: int, size: int = 2000) -> list[Row]:
 
 @given(rows_of_any_kind)
 @ON_DISK
-def test_rows_come_back_as_they_were(tmp_path: Path, rows: list[Row]) -> None:
+def test_rows_come_back_as_they_were(tmp_path: Path, rows: list[ImageRow]) -> None:
     lines = open_store(str(tmp_path))
-    expected = [row if row.mask is not None else Row(**(vars(row) | {"mask_path": None})) for row in rows]
+    expected = [row if row.mask is not None else ImageRow(**(vars(row) | {"mask_path": None})) for row in rows]
     assert list(read_rows(lines, stored(lines, rows))) == expected
 
 

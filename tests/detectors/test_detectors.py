@@ -13,7 +13,7 @@ import pytest
 
 from raybench.detectors import registry
 from raybench.detectors.protocol import Scored, checked
-from raybench.detectors.registry import Size
+from raybench.detectors.registry import InputSize
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
 from tests.support.fitting import CONTEXT, REAL, Fitted, Images, assert_same, fit, maps_of
 
@@ -47,7 +47,7 @@ def test_scores_and_heat_maps(fitted: Fitted) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_scores_do_not_depend_on_the_batch_or_the_threads(fitted: Fitted, tmp_path: Path, threads: int) -> None:
-    registry.save_detector(fitted.detector, fitted.spec, Size(fitted.height, fitted.width), tmp_path)
+    registry.save_detector(fitted.detector, fitted.spec, InputSize(fitted.height, fitted.width), tmp_path)
     detector = registry.load(tmp_path, "cpu", threads)
     together = fitted.detector.score(fitted.unseen)
     for batch in (1, 2, 3):
@@ -63,7 +63,7 @@ def test_read_only_images_are_fine(fitted: Fitted) -> None:
 
 
 def test_a_loaded_detector_scores_the_same(fitted: Fitted, tmp_path: Path) -> None:
-    registry.save_detector(fitted.detector, fitted.spec, Size(fitted.height, fitted.width), tmp_path)
+    registry.save_detector(fitted.detector, fitted.spec, InputSize(fitted.height, fitted.width), tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
     loaded = registry.load(tmp_path, "cpu", 1)
     before, after = fitted.detector.score(fitted.unseen), loaded.score(fitted.unseen)
@@ -75,7 +75,7 @@ def test_a_loaded_detector_scores_the_same(fitted: Fitted, tmp_path: Path) -> No
 
 
 def test_damaged_files_are_noticed(fitted: Fitted, tmp_path: Path) -> None:
-    registry.save_detector(fitted.detector, fitted.spec, Size(fitted.height, fitted.width), tmp_path)
+    registry.save_detector(fitted.detector, fitted.spec, InputSize(fitted.height, fitted.width), tmp_path)
     tensors = next(tmp_path.glob("*.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-10])
     with pytest.raises(IntegrityError):
@@ -125,7 +125,7 @@ def test_a_defect_scores_higher_where_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", REAL)
 def test_too_few_images_are_said(name: str) -> None:
     spec = registry.resolve(name, {})
-    detector = registry.create(spec, Size(256, 256), CONTEXT)
+    detector = registry.create(spec, InputSize(256, 256), CONTEXT)
     with pytest.raises(LineError, match="at least"):
         detector.fit(Images(0, 256, 256), CONTEXT)
     with pytest.raises(ModelError, match="neither fitted nor restored"):

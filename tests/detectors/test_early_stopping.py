@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from raybench.detectors.early_stopping import LEAST_STEPS, PATIENCE, Plateau, between_looks, held_back, seeded
+from raybench.detectors.early_stopping import (
+    LEAST_STEPS,
+    PATIENCE,
+    EarlyStopping,
+    check_interval,
+    held_back_count,
+    seeded,
+)
 
 COUNT = 20 * LEAST_STEPS
 
@@ -20,7 +27,7 @@ class Told:
         self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
         self.module.register_parameter("frozen", self.frozen)
         self._losses = iter(losses)
-        self.plateau = Plateau(self.module, lambda: next(self._losses))
+        self.plateau = EarlyStopping(self.module, lambda: next(self._losses))
 
     def run(self, count: int = COUNT) -> int:
         done = 0
@@ -67,15 +74,15 @@ def test_steps_too_few_to_tell_are_not_looked_at() -> None:
     few = (PATIENCE + 1) * LEAST_STEPS
     told = Told([])
     assert told.run(few) == few
-    assert (between_looks(few), between_looks(few + 1)) == (0, LEAST_STEPS)
-    assert between_looks(70_000) == 3500
+    assert (check_interval(few), check_interval(few + 1)) == (0, LEAST_STEPS)
+    assert check_interval(70_000) == 3500
 
 
 @pytest.mark.parametrize(
     ("images", "steps", "held"), [(120, 1000, 7), (15, 1000, 0), (10_000, 1000, 16), (120, 150, 0)]
 )
 def test_few_images_are_held_back_and_none_for_nothing(images: int, steps: int, held: int) -> None:
-    assert held_back(images, steps) == held
+    assert held_back_count(images, steps) == held
 
 
 def test_looking_draws_the_same_and_leaves_no_trace() -> None:

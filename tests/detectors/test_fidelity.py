@@ -22,7 +22,7 @@ from raybench.detectors import registry
 from raybench.detectors.anomalib_adapter import as_timm_folder
 from raybench.detectors.anomalib_parts import Engine, ImageBatch, ModelCheckpoint, PreProcessor, image_models
 from raybench.detectors.protocol import Scored
-from raybench.detectors.registry import Size
+from raybench.detectors.registry import InputSize
 from raybench.detectors.torch_detector import to_tensor
 from raybench.detectors.weights.catalog import BACKBONES, LITE0
 from tests.support.fitting import CONFIG, CONTEXT, SIZE, Images
@@ -109,7 +109,7 @@ def test_scores_are_those_of_anomalibs_engine(
     if name == "fastflow":
         monkeypatch.setattr("raybench.detectors.backbone.pretrain", lambda *rest: None)
         monkeypatch.setattr("raybench.detectors.backbone.note", lambda *rest: "random")
-    detector: Any = registry.create(spec, Size(height, width), CONTEXT)
+    detector: Any = registry.create(spec, InputSize(height, width), CONTEXT)
     detector.fit(Images(8, height, width), CONTEXT)
     unseen = Images(3, height, width, seed=1).pixels
 
@@ -169,7 +169,7 @@ def relative_to_each_image(detector: Any, images: np.ndarray) -> Scored:
 def test_dfm_is_fitted_as_anomalibs_engine_fits_it(backbone_folder: Path, tmp_path: Path) -> None:
     """Training through the Engine, not only scoring: PCA has no randomness."""
     images = Images(8, 64, 96)
-    detector: Any = registry.create(registry.resolve("dfm", {}), Size(64, 96), CONTEXT)
+    detector: Any = registry.create(registry.resolve("dfm", {}), InputSize(64, 96), CONTEXT)
     detector.fit(images, CONTEXT)
     batches: Any = [ImageBatch(image=to_tensor(images.batch([at]), torch.device("cpu"))) for at in range(8)]
     with warnings.catch_warnings():

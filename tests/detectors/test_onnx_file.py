@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raybench.detectors import onnx_file, registry
-from raybench.detectors.registry import Size
+from raybench.detectors.registry import InputSize
 from raybench.errors import ModelError
 from tests.support.fitting import CONTEXT, REAL, Images, fit
 
@@ -44,7 +44,7 @@ def test_the_threshold_is_in_the_file(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
-    size = Size(64, 128, 64)
+    size = InputSize(64, 128, 64)
     spec = registry.resolve("patchcore", {"pool_rows": 200}, "cpu")
     detector = registry.create(spec, size, CONTEXT)
     detector.fit(Images(2, 64, 128), CONTEXT)
@@ -55,7 +55,7 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
 
 
 def test_a_model_without_heat_map(tmp_path: Path) -> None:
-    detector = registry.create(registry.resolve("anomalib:Dfkde", {"batch": 8}, "cpu"), Size(64, 64), CONTEXT)
+    detector = registry.create(registry.resolve("anomalib:Dfkde", {"batch": 8}, "cpu"), InputSize(64, 64), CONTEXT)
     detector.fit(Images(24, 64, 64), CONTEXT)
     images = Images(2, 64, 64, seed=1).pixels
     onnx = tmp_path / "model.onnx"

@@ -19,7 +19,7 @@ from raybench.detectors.crops import Crops
 from raybench.detectors.padim import STRIDES, GaussianStream
 from raybench.detectors.patchcore import k_center
 from raybench.detectors.protocol import FitContext
-from raybench.detectors.registry import Size
+from raybench.detectors.registry import InputSize
 from raybench.detectors.ridge_regression import Ridge
 from raybench.detectors.torch_detector import Clock, Draws
 from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256
@@ -168,7 +168,7 @@ def test_names_and_settings_that_do_not_exist() -> None:
 def test_an_unfit_size_is_refused() -> None:
     spec = registry.resolve("padim", {})
     with pytest.raises(Exception, match="multiples of 32"):
-        registry.create(spec, Size(65, 96), CONTEXT)
+        registry.create(spec, InputSize(65, 96), CONTEXT)
 
 
 def test_the_registry_imports_no_torch() -> None:
@@ -189,6 +189,6 @@ def test_a_detector_scores_the_same_on_a_gpu() -> None:
     ours = fit("patchcore")
     spec = registry.resolve("patchcore", dict(ours.spec.config))
     context = FitContext(3, "cuda", 1)
-    detector = registry.create(spec, Size(64, 96), context)
+    detector = registry.create(spec, InputSize(64, 96), context)
     detector.fit(Images(8, 64, 96), context)
     np.testing.assert_allclose(detector.score(ours.unseen).scores, ours.detector.score(ours.unseen).scores, rtol=0.05)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raybench.detectors import registry
-from raybench.detectors.registry import Size
+from raybench.detectors.registry import InputSize
 from raybench.errors import InputError, ModelError, UnknownName
 from tests.support.fitting import CONTEXT, Images
 
@@ -58,12 +58,12 @@ def test_a_class_of_ones_own(module: Path, tmp_path: Path) -> None:
     spec = registry.resolve("my_detectors:Brightest", {"offset": 2})
     assert "my_detectors" not in sys.modules
     assert (spec.summary, spec.stride, spec.min_side) == ("The brightest pixel.", 4, 16)
-    detector = registry.create(spec, Size(32, 48), CONTEXT)
+    detector = registry.create(spec, InputSize(32, 48), CONTEXT)
     detector.fit(Images(4, 32, 48), CONTEXT)
     found = detector.score(Images(2, 32, 48).pixels)
     folder = tmp_path / "saved"
     folder.mkdir()
-    registry.save_detector(detector, spec, Size(32, 48), folder)
+    registry.save_detector(detector, spec, InputSize(32, 48), folder)
     again = registry.load(folder, "cpu", 1).score(Images(2, 32, 48).pixels)
     assert np.array_equal(found.scores, again.scores)
 
@@ -73,7 +73,7 @@ def test_changed_code_is_another_detector(module: Path) -> None:
     module.write_text(MINE.replace("max(axis", "min(axis"))
     assert registry.resolve("my_detectors:Brightest", {}).weights != before.weights
     with pytest.raises(InputError, match="not the file the run was planned with"):
-        registry.create(before, Size(32, 48), CONTEXT)
+        registry.create(before, InputSize(32, 48), CONTEXT)
 
 
 def test_modules_and_classes_that_do_not_exist(module: Path) -> None:
@@ -87,19 +87,19 @@ def test_an_entry_point(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raybench.detectors.plugins.registered", lambda: {"brightest": "my_detectors:Brightest"})
     spec = registry.resolve("brightest", {})
     assert spec.name == "brightest"
-    assert registry.create(spec, Size(32, 32), CONTEXT)
+    assert registry.create(spec, InputSize(32, 32), CONTEXT)
     with pytest.raises(UnknownName, match="did you mean 'brightest'"):
         registry.resolve("brightes", {})
 
 
 def test_anomalibs_other_models_by_name(tmp_path: Path) -> None:
     spec = registry.resolve("anomalib:Dfkde", {"batch": 8}, "cpu")
-    detector = registry.create(spec, Size(64, 96), CONTEXT)
+    detector = registry.create(spec, InputSize(64, 96), CONTEXT)
     detector.fit(Images(24, 64, 96), CONTEXT)
     found = detector.score(Images(3, 64, 96, seed=1).pixels)
     assert np.isfinite(found.scores).all()
     assert found.heatmaps is None
-    registry.save_detector(detector, spec, Size(64, 96), tmp_path)
+    registry.save_detector(detector, spec, InputSize(64, 96), tmp_path)
     again = registry.load(tmp_path, "cpu", 1).score(Images(3, 64, 96, seed=1).pixels)
     np.testing.assert_allclose(found.scores, again.scores)
     assert detector.card().provenance == "imagenet"
@@ -108,7 +108,9 @@ def test_anomalibs_other_models_by_name(tmp_path: Path) -> None:
 
 
 def test_a_state_that_is_not_saved_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = registry.create(registry.resolve("anomalib:Cflow", {"steps": 1, "batch": 4}), Size(128, 128), CONTEXT)
+    detector = registry.create(
+        registry.resolve("anomalib:Cflow", {"steps": 1, "batch": 4}), InputSize(128, 128), CONTEXT
+    )
     monkeypatch.setattr(type(detector), "restore", lambda self, folder: setattr(self, "_module", self.build().eval()))
     with pytest.raises(ModelError, match="not all of its state"):
         detector.fit(Images(4, 128, 128), CONTEXT)
@@ -120,7 +122,7 @@ def test_the_readmes_detector_runs_as_it_stands(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "mymodel.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     spec = registry.resolve("mymodel:Deviation", {})
-    detector = registry.create(spec, Size(32, 48), CONTEXT)
+    detector = registry.create(spec, InputSize(32, 48), CONTEXT)
     detector.fit(Images(4, 32, 48), CONTEXT)
     images = Images(2, 32, 48, seed=1).pixels
     images[1, 10:20, 10:20] = 255
@@ -128,5 +130,5 @@ def test_the_readmes_detector_runs_as_it_stands(tmp_path: Path, monkeypatch: pyt
     assert found.scores[1] > found.scores[0]
     saved = tmp_path / "saved"
     saved.mkdir()
-    registry.save_detector(detector, spec, Size(32, 48), saved)
+    registry.save_detector(detector, spec, InputSize(32, 48), saved)
     assert np.array_equal(registry.load(saved, "cpu", 1).score(images).scores, found.scores)

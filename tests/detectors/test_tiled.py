@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from raybench.data.geometry import plan_tiles, to_network, to_source
 from raybench.detectors import registry
 from raybench.detectors.protocol import Card, FitContext, Scored, TrainImages
-from raybench.detectors.registry import Size
+from raybench.detectors.registry import InputSize
 from raybench.detectors.tiled import Tiled, starts
 from tests.support.fitting import CONTEXT, Images
 
@@ -74,7 +74,7 @@ def test_training_sees_every_tile_of_every_image() -> None:
 
 
 def test_a_saved_tiled_detector_scores_the_same(tmp_path: Path) -> None:
-    spec, size = registry.resolve("patchcore", {"pool_rows": 400}, "cpu"), Size(96, 160, 64)
+    spec, size = registry.resolve("patchcore", {"pool_rows": 400}, "cpu"), InputSize(96, 160, 64)
     detector = registry.create(spec, size, CONTEXT)
     detector.fit(Images(3, 96, 160), CONTEXT)
     registry.save_detector(detector, spec, size, tmp_path)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from raybench.detectors.early_stopping import LEAST_STEPS, PATIENCE
 from raybench.detectors.settings import Steps
 from raybench.detectors.torch_detector import to_tensor
-from raybench.detectors.training import Trained, descend
+from raybench.detectors.training import Trained, train_loop
 from tests.support.fitting import CONTEXT
 
 CHOSEN = Steps(steps=12, batch=8, lr=0.5)
@@ -48,7 +48,7 @@ def trained() -> Parts:
         return -found.square().mean()
 
     optimiser = torch.optim.SGD([*convolution.parameters(), *norm.parameters()], lr=CHOSEN.lr, momentum=0.9)
-    done = descend(module, optimiser, loss, Noise(), CHOSEN, CONTEXT)
+    done = train_loop(module, optimiser, loss, Noise(), CHOSEN, CONTEXT)
     assert (len(done.losses), done.stopped) == (12, "all steps done")
     return convolution, norm, frozen
 
@@ -78,7 +78,7 @@ def stuck(steps: int, count: int) -> tuple[Trained, list[int], nn.Conv2d]:
         return found.mean() * 0 + 1
 
     optimiser = torch.optim.SGD(layer.parameters(), lr=0.1)
-    done = descend(layer, optimiser, loss, images, Steps(steps=steps, batch=8), CONTEXT)
+    done = train_loop(layer, optimiser, loss, images, Steps(steps=steps, batch=8), CONTEXT)
     return done, stepped, layer
 
 
@@ -115,7 +115,7 @@ def losses(steps: int) -> list[float]:
 
     optimiser = torch.optim.SGD(module.parameters(), lr=1e-3)
     with pytest.raises(Enough):
-        descend(module, optimiser, loss, Noise(64), Steps(steps=steps, batch=8), CONTEXT)
+        train_loop(module, optimiser, loss, Noise(64), Steps(steps=steps, batch=8), CONTEXT)
     return found
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from raybench.cli import app
 from raybench.detectors import backbone, pdn, registry, weights
 from raybench.detectors.anomalib_parts import SmallPatchDescriptionNetwork
-from raybench.detectors.registry import Size
+from raybench.detectors.registry import InputSize
 from raybench.detectors.weights import catalog
 from raybench.detectors.weights.catalog import LITE0
 from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
@@ -117,14 +117,14 @@ def test_models_on_a_backbone_of_the_store(name: str, shelf: Store, tmp_path: Pa
     assert set(spec.weights) == {"resnet18"}
     here = weights.add(shelf, "resnet18", resnet18())
     context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
-    detector = registry.create(spec, Size(64, 64), context)
+    detector = registry.create(spec, InputSize(64, 64), context)
     detector.fit(Images(4, 64, 64), context)
     assert detector.card().weights_note.startswith(
         f"ImageNet weights of resnet18 from the weights store, sha256 {here.sha256[:12]}"
     )
     loaded = tmp_path / "saved"
     loaded.mkdir()
-    registry.save_detector(detector, spec, Size(64, 64), loaded)
+    registry.save_detector(detector, spec, InputSize(64, 64), loaded)
     images = Images(2, 64, 64, seed=1).pixels
     assert np.array_equal(detector.score(images).scores, registry.load(loaded, "cpu", 1).score(images).scores)
 
@@ -155,7 +155,7 @@ def test_efficient_ad_takes_its_teacher_from_the_store(shelf: Store, tmp_path: P
     spec = registry.resolve("efficient_ad", config, "cpu")
     assert set(spec.weights) == {"pdn-lite0"}
     context = replace(CONTEXT, weights=weights.fetch({"pdn-lite0": here.sha256}, shelf, tmp_path))
-    detector = registry.create(spec, Size(256, 256), context)
+    detector = registry.create(spec, InputSize(256, 256), context)
     detector.fit(Images(5, 256, 256), context)
     state = detector.module.teacher.state_dict()  # type: ignore[attr-defined]
     assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
@@ -166,7 +166,7 @@ def test_draem_takes_its_textures_from_the_store(shelf: Store, tmp_path: Path) -
     here = weights.add(shelf, "dtd", pictures(tmp_path))
     spec = registry.resolve("draem", {"textures": "dtd", "steps": 2, "batch": 2, "width": 8})
     context = replace(CONTEXT, weights=weights.fetch({"dtd": here.sha256}, shelf, tmp_path))
-    detector = registry.create(spec, Size(64, 64), context)
+    detector = registry.create(spec, InputSize(64, 64), context)
     detector.fit(Images(4, 64, 64), context)
     assert "Describable Textures" in detector.card().weights_note
 
@@ -177,7 +177,7 @@ def test_efficient_ad_takes_its_strangers_from_the_store(shelf: Store, tmp_path:
     spec = registry.resolve("efficient_ad", config, "cpu")
     assert set(spec.weights) == {LITE0, "imagenette"}
     context = replace(CONTEXT, weights=weights.fetch({"imagenette": here.sha256}, shelf, tmp_path))
-    detector = registry.create(spec, Size(256, 256), context)
+    detector = registry.create(spec, InputSize(256, 256), context)
     detector.fit(Images(5, 256, 256), context)
     assert detector.card().weights_note.endswith("images that are not OK: ImageNette")
 
@@ -237,13 +237,13 @@ def test_dino_models_of_anomalib_take_dinov2_from_the_store(shelf: Store, tmp_pa
     spec = registry.resolve("anomalib:AnomalyDINO", {"backbone": "dinov2", "stride": 14, "min_side": 56, "batch": 2})
     assert set(spec.weights) == {"dinov2"}
     context = replace(CONTEXT, weights=weights.fetch({"dinov2": here.sha256}, shelf, tmp_path))
-    detector = registry.create(spec, Size(56, 84), context)
+    detector = registry.create(spec, InputSize(56, 84), context)
     detector.fit(Images(4, 56, 84), context)
     assert detector.card().provenance == "official"
     assert here.sha256[:12] in detector.card().weights_note
     saved_to = tmp_path / "saved"
     saved_to.mkdir()
-    registry.save_detector(detector, spec, Size(56, 84), saved_to)
+    registry.save_detector(detector, spec, InputSize(56, 84), saved_to)
     images = Images(2, 56, 84, seed=1).pixels
     again = registry.load(saved_to, "cpu", 1).score(images)  # needs no weights store
     np.testing.assert_allclose(again.scores, detector.score(images).scores, rtol=1e-5)

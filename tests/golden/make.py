@@ -17,7 +17,7 @@ from raybench.config.experiment import Annotation, Experiment, InputChoice, Mode
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.report.publish import publish
-from raybench.runs.ledger import Ledger, enter
+from raybench.runs.ledger import Ledger, append_to_ledger
 from raybench.runs.run import Run
 from raybench.store import open_store
 from tests.support import fitting
@@ -64,7 +64,7 @@ def main() -> None:
             finish(unit, plan.manifests[unit.line], site)
         run = Run(plan.store, plan.experiment.name)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
-        enter(run, [unit.unit_id for unit in plan.units])
+        append_to_ledger(run, [unit.unit_id for unit in plan.units])
         publish(plan, Run(plan.store, run.name, Ledger.read(run)), CREATED)
         with tarfile.open(STORED, "w:gz") as tar:
             for path in sorted((folder / "store").rglob("*")):

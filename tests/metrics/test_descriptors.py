@@ -6,7 +6,7 @@ import numpy.typing as npt
 import pytest
 
 from raybench.errors import IntegrityError
-from raybench.metrics.descriptors import BLOCKS, SIZE, Traits, describe
+from raybench.metrics.descriptors import BLOCKS, SIZE, Descriptors, describe
 
 Defect = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 
@@ -36,7 +36,7 @@ def described(kind: str, seed: int) -> npt.NDArray[np.float32]:
 def test_defects_of_one_kind_are_nearer_to_each_other() -> None:
     names = [f"{kind}{at}" for kind in ("scratch", "blob") for at in range(8)]
     values = [described(name[:-1], at) for at, name in enumerate(names)]
-    points = Traits.of(names, [""] * 16, values).points(names)
+    points = Descriptors.of(names, [""] * 16, values).points(names)
     away = np.linalg.norm(points[:, np.newaxis] - points, axis=2)
     np.fill_diagonal(away, np.inf)
     assert ((away.argmin(axis=1) < 8) == (np.arange(16) < 8)).all()
@@ -64,7 +64,7 @@ def test_large_images_are_described_in_a_small_size() -> None:
 def test_two_images_usually_are_one_apart() -> None:
     rng = np.random.default_rng(0)
     names = [f"{at:03}" for at in range(200)]
-    known = Traits.of(names, [""] * 200, rng.normal(5, 3, (200, SIZE)).astype(np.float32))
+    known = Descriptors.of(names, [""] * 200, rng.normal(5, 3, (200, SIZE)).astype(np.float32))
     points = known.points(names)
     pairs = np.square(points[:, np.newaxis] - points).sum(axis=2)[np.triu_indices(200, 1)]
     assert np.sqrt(pairs.mean()) == pytest.approx(1, abs=0.02)
@@ -73,18 +73,18 @@ def test_two_images_usually_are_one_apart() -> None:
         [0.1] * 5, rel=0.02
     )
     assert np.isnan(known.points(["000", "nobody", "zzz"])[1:]).all()
-    assert np.isnan(Traits.empty().points(["000"])).all()
+    assert np.isnan(Descriptors.empty().points(["000"])).all()
 
 
 def test_merging_and_bytes() -> None:
-    one = Traits.of(["b", "a"], ["hole", ""], np.arange(2 * SIZE, dtype=np.float32).reshape(2, SIZE))
-    two = Traits.of(["c"], ["cut"], np.zeros((1, SIZE), np.float32))
-    both = Traits.empty().merge(two, one)
+    one = Descriptors.of(["b", "a"], ["hole", ""], np.arange(2 * SIZE, dtype=np.float32).reshape(2, SIZE))
+    two = Descriptors.of(["c"], ["cut"], np.zeros((1, SIZE), np.float32))
+    both = Descriptors.empty().merge(two, one)
     assert both.image_ids.tolist() == ["a", "b", "c"]
     assert both.defect_types.tolist() == ["", "hole", "cut"]
     assert both.only(["c", "a", "x"]).values[:, 0].tolist() == [SIZE, 0]
-    again = Traits.from_bytes(both.to_bytes())
+    again = Descriptors.from_bytes(both.to_bytes())
     assert again.to_bytes() == one.merge(two).to_bytes() == both.to_bytes()
-    assert len(Traits.from_bytes(Traits.empty().to_bytes()).image_ids) == 0
+    assert len(Descriptors.from_bytes(Descriptors.empty().to_bytes()).image_ids) == 0
     with pytest.raises(IntegrityError, match="twice"):
         one.merge(both)

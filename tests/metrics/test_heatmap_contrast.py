@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raybench.errors import IntegrityError
-from raybench.metrics.heatmap_contrast import Glow, heat_quality
+from raybench.metrics.heatmap_contrast import HeatmapContrast, heatmap_quality
 
 SIDE = 64
 
@@ -26,19 +26,19 @@ def spot(
     return heat, mask
 
 
-def scene(sigma: float = 0.0, noise: float = 0.0) -> Glow:
+def scene(sigma: float = 0.0, noise: float = 0.0) -> HeatmapContrast:
     """Five images with a defect and five without."""
     found = []
     for seed in range(5):
         heat, mask = spot(sigma, noise, seed)
-        found.append(Glow.of(f"ng {seed}", "ng", heat, 0.0, mask))
+        found.append(HeatmapContrast.of(f"ng {seed}", "ng", heat, 0.0, mask))
         calm = noise * np.abs(np.random.default_rng(100 + seed).normal(size=heat.shape)).astype(np.float32)
-        found.append(Glow.of(f"ok {seed}", "ok", calm, 0.0, np.zeros_like(mask)))
-    return Glow.empty().merge(*found)
+        found.append(HeatmapContrast.of(f"ok {seed}", "ok", calm, 0.0, np.zeros_like(mask)))
+    return HeatmapContrast.empty().merge(*found)
 
 
 def test_a_clean_map() -> None:
-    found = heat_quality(scene())
+    found = heatmap_quality(scene())
     assert found.noise_ok.value == 0.0
     assert found.noise_around.value == 0.0
     assert found.sharpness.value == 1.0
@@ -50,17 +50,17 @@ def test_by_hand() -> None:
     heat[0, 0], heat[5, 5] = 3.0, 9.0
     mask = np.zeros((10, 10), bool)
     mask[5, 5] = True
-    one = Glow.of("a", "ng", heat, 1.0, mask)
+    one = HeatmapContrast.of("a", "ng", heat, 1.0, mask)
     assert (one.peaks[0], one.inside[0], one.outside[0]) == (8.0, 8.0, pytest.approx(2 / 99))
     assert one.sharp[0] == 1.0  # the spot at the corner is not near
-    found = heat_quality(one.merge(Glow.of("b", "ok", np.full((10, 10), 3.0, np.float32), 1.0, None)))
+    found = heatmap_quality(one.merge(HeatmapContrast.of("b", "ok", np.full((10, 10), 3.0, np.float32), 1.0, None)))
     assert found.noise_ok.value == 0.25
     assert found.noise_around.value == pytest.approx(2 / 99 / 8)
 
 
 @pytest.mark.parametrize(("name", "worse"), [("noise_around", 1), ("noise_ok", 1), ("sharpness", -1)])
 def test_noise_and_blur_show(name: str, worse: int) -> None:
-    grades = [heat_quality(scene(2 * step, 0.1 * step)) for step in range(1, 4)]
+    grades = [heatmap_quality(scene(2 * step, 0.1 * step)) for step in range(1, 4)]
     values = [worse * (getattr(grade, name).value or 0.0) for grade in grades]
     assert values == sorted(values)
     assert values[0] < values[-1]
@@ -68,32 +68,32 @@ def test_noise_and_blur_show(name: str, worse: int) -> None:
 
 def test_the_scale_of_the_heat_does_not_matter() -> None:
     heat, mask = spot(2.0, 0.1)
-    one, other = (Glow.of("a", "ng", scale * heat, 0.0, mask) for scale in (1.0, 1000.0))
-    assert heat_quality(one).noise_around.value == pytest.approx(heat_quality(other).noise_around.value, rel=1e-5)
+    one, other = (HeatmapContrast.of("a", "ng", scale * heat, 0.0, mask) for scale in (1.0, 1000.0))
+    assert heatmap_quality(one).noise_around.value == pytest.approx(heatmap_quality(other).noise_around.value, rel=1e-5)
 
 
 def test_a_defect_that_does_not_glow_is_all_noise() -> None:
     heat, mask = spot()
-    found = heat_quality(Glow.of("a", "ng", 1 - heat, 0.0, mask))
+    found = heatmap_quality(HeatmapContrast.of("a", "ng", 1 - heat, 0.0, mask))
     assert found.noise_around.value == 1.0
     assert found.sharpness.value == 0.0
 
 
 def test_undefined_numbers_say_why() -> None:
-    assert heat_quality(Glow.empty()).noise_ok.reason == "no heat maps"
+    assert heatmap_quality(HeatmapContrast.empty()).noise_ok.reason == "no heat maps"
     heat, _ = spot()
-    only_ok = heat_quality(Glow.of("a", "ok", heat, 0.0, None))
+    only_ok = heatmap_quality(HeatmapContrast.of("a", "ok", heat, 0.0, None))
     assert only_ok.noise_ok.reason == "no NG images with a heat map"
     assert only_ok.sharpness.reason == "no masks of defects"
 
 
 @given(order=st.permutations(range(10)), cut=st.integers(0, 10))
 def test_merging_is_idempotent_and_free_of_order(order: list[int], cut: int) -> None:
-    parts = [Glow.of(f"{at}", "ng", *_args(at)) for at in range(10)]
-    expected = Glow.empty().merge(*parts).to_bytes()
-    left = Glow.empty().merge(*(parts[at] for at in order[:cut]))
-    right = Glow.empty().merge(*(parts[at] for at in order[cut:]), *(parts[at] for at in order[:cut]))
-    assert right.merge(Glow.from_bytes(left.to_bytes())).to_bytes() == expected
+    parts = [HeatmapContrast.of(f"{at}", "ng", *_args(at)) for at in range(10)]
+    expected = HeatmapContrast.empty().merge(*parts).to_bytes()
+    left = HeatmapContrast.empty().merge(*(parts[at] for at in order[:cut]))
+    right = HeatmapContrast.empty().merge(*(parts[at] for at in order[cut:]), *(parts[at] for at in order[:cut]))
+    assert right.merge(HeatmapContrast.from_bytes(left.to_bytes())).to_bytes() == expected
 
 
 def _args(seed: int) -> tuple[npt.NDArray[np.float32], float, npt.NDArray[np.bool_]]:
@@ -104,4 +104,4 @@ def _args(seed: int) -> tuple[npt.NDArray[np.float32], float, npt.NDArray[np.boo
 def test_an_image_has_one_heat_map() -> None:
     heat, mask = spot()
     with pytest.raises(IntegrityError, match="two different heat maps"):
-        Glow.of("a", "ng", heat, 0.0, mask).merge(Glow.of("a", "ng", 2 * heat, 0.0, mask))
+        HeatmapContrast.of("a", "ng", heat, 0.0, mask).merge(HeatmapContrast.of("a", "ng", 2 * heat, 0.0, mask))

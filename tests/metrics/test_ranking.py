@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from raybench.metrics.image import ImageScores
-from raybench.metrics.numbers import Number
+from raybench.metrics.numbers import Estimate
 from raybench.metrics.ranking import Ranking, mean_ranking, rank
 
 
@@ -53,7 +53,7 @@ def test_without_a_class_there_is_no_ranking() -> None:
     only_ok = images(2.0)
     only_ok = only_ok.only(only_ok.image_ids[only_ok.labels == "ok"])
     found = rank({"m": [only_ok]})
-    assert isinstance(found, Number)
+    assert isinstance(found, Estimate)
     assert found.reason == "no NG images in the test split"
 
 

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from raybench.analysis.board import Board, BoardContext, build_board
-from raybench.analysis.flags import build_flags, look, top_images
+from raybench.analysis.flags import build_flags, collect_scores, top_images
 from raybench.report.gallery import Picture
 from raybench.report.html import render
 from tests.support.report_units import unit
@@ -28,7 +28,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     units = [unit("padim", 3.0, 0), unit("fake", 0.3, 1), unit(HOSTILE, 2.5, 2)]
     results, scores = [result for result, _ in units], {result.unit_id: images for result, images in units}
     context = BoardContext("night", "2026-01-01T00:00:00+00:00", "d" * 64, {"raybench": "0.1"}, 0.05)
-    seen = look(results, scores)
+    seen = collect_scores(results, scores)
     rng = np.random.default_rng(0)
     pictures = [
         Picture(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from raybench.analysis.board import Board
-from raybench.analysis.rows import Row
+from raybench.analysis.rows import BoardRow
 from raybench.metrics.numbers import Speed
 from raybench.report.conditions import FEW, conditions
 
@@ -12,7 +12,7 @@ BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 SPEED = Speed(10.0, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2)
 
 
-def changed(board: Board, change: Callable[[int, Row], Row]) -> list[str]:
+def changed(board: Board, change: Callable[[int, BoardRow], BoardRow]) -> list[str]:
     return conditions(replace(board, rows=tuple(change(at, row) for at, row in enumerate(board.rows))))
 
 
@@ -20,7 +20,7 @@ def test_budgets_of_lines_are_told(board_of: BoardOf) -> None:
     board = board_of({line: {"m": 2.0} for line in "abc"})
     assert "with a budget of 5%; promised" in conditions(board)[0]
 
-    def strict(at: int, row: Row) -> Row:
+    def strict(at: int, row: BoardRow) -> BoardRow:
         assert row.threshold is not None
         return replace(row, threshold=replace(row.threshold, budget=0.01)) if at else row
 
@@ -30,7 +30,7 @@ def test_budgets_of_lines_are_told(board_of: BoardOf) -> None:
 def test_many_lines_make_few_sentences(board_of: BoardOf) -> None:
     board = board_of({f"line-{at:02}": {"m": 2.0, "n": 1.0} for at in range(FEW + 4)})
 
-    def noted(at: int, row: Row) -> Row:
+    def noted(at: int, row: BoardRow) -> BoardRow:
         note = f"distilled on {row.line}" if row.model == "m" else f"note {at % 4}"
         return replace(row, weights_note=note, speed=replace(SPEED, other_load=0.2 + at / 100))
 

@@ -9,9 +9,9 @@ from rich.console import Console
 
 from raybench.analysis.board import Board
 from raybench.analysis.squash_baseline import NonSquare
-from raybench.metrics.numbers import Number, Speed
+from raybench.metrics.numbers import Estimate, Speed
 from raybench.report.console import WORST_SHOWN, console_board
-from raybench.runs.records import Size
+from raybench.runs.records import ModelSize
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 HOSTILE = "[bold]<b>|"
@@ -34,10 +34,13 @@ def printed(board: Board, lines: Sequence[str] = (), width: int = 160) -> str:
 
 def test_one_row_a_model_with_its_numbers_in_120_columns(board_of: BoardOf) -> None:
     board = board_of({"bottle": {"reverse_distillation": 3.0, "fake": 0.3}})
-    gain = NonSquare("kept", Number(0.047, 0.015, 0.084))
+    gain = NonSquare("kept", Estimate(0.047, 0.015, 0.084))
     rows = [
         replace(
-            row, speed=Speed(10.25, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2), size=Size(12.5, 9), non_square=gain
+            row,
+            speed=Speed(10.25, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2),
+            size=ModelSize(12.5, 9),
+            non_square=gain,
         )
         for row in board.rows
     ]

@@ -13,9 +13,9 @@ from raybench.errors import InputError, ModelError, UnknownName
 from raybench.report.onnx_export import export
 from raybench.report.publish import publish_again
 from raybench.runs.run import Run
-from raybench.worker.context import Site
+from raybench.worker.context import WorkerContext
 from raybench.worker.measure import measure
-from raybench.worker.merge import Partials, conclude, merge
+from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
 from raybench.worker.train import train
 
@@ -26,7 +26,7 @@ def done(experiment: Experiment, tmp_path: Path) -> Plan:
     models = (ModelChoice(name="patchcore", config={"pool_rows": 600}), ModelChoice(name="fake"))
     plan = make_plan(experiment.model_copy(update={"models": models}))
     run = Run(plan.store, plan.experiment.name)
-    site = Site(run, plan.store.sub("lines"), tmp_path, "cpu", 1)
+    site = WorkerContext(run, plan.store.sub("lines"), tmp_path, "cpu", 1)
     for unit in plan.units:
         manifest = plan.manifests[unit.line]
         train(unit, manifest, site)
@@ -34,7 +34,7 @@ def done(experiment: Experiment, tmp_path: Path) -> Plan:
             score(unit, manifest, shard, site)
         merge(unit, manifest, run, Partials())
         measure(unit, manifest, site)
-        conclude(unit, manifest, run)
+        finalize(unit, manifest, run)
     publish_again(plan)
     return plan
 

@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raybench.analysis.anomaly_types import Signal
-from raybench.analysis.predictions import Summary
+from raybench.analysis.anomaly_types import AnomalyType
+from raybench.analysis.predictions import PredictionSummary
 from raybench.config.plan import Plan
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import MAX_EXCESS
-from raybench.report.predictions import Card, publish, render, summary_json, tables
+from raybench.report.predictions import PredictionCard, publish, render, summary_json, tables
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted
 from raybench.store import open_store
-from raybench.worker.context import Site
+from raybench.worker.context import WorkerContext
 from raybench.worker.predict import Prediction, prepare, score_here
 from raybench.worker.train import train
 from tests.support.made_run import planned, site_of
@@ -47,13 +47,15 @@ def prediction(plan: Plan, strips: Path, tmp_path: Path) -> Prediction:
     several = pack(open_store(str(images)), found.images, "strip", PackOptions("images", shard_rows=5))
     found = replace(found, manifest=several)
     first = replace(found, manifest=replace(several, shards=several.shards[:2]))
-    assert score_here(first, Site(found.run, found.images, tmp_path, "cpu", 1), lambda shard: None) == {}
+    assert score_here(first, WorkerContext(found.run, found.images, tmp_path, "cpu", 1), lambda shard: None) == {}
     return found
 
 
-def published(plan: Plan, prediction: Prediction, folder: Path) -> Summary:
+def published(plan: Plan, prediction: Prediction, folder: Path) -> PredictionSummary:
     failed = {prediction.manifest.shards[2].key: Failure("score", "BadScores", EVIL, "trace", 1)}
-    return publish(prediction, plan.manifests["strip"], failed, folder, lambda image: Signal("layout", 0.876, EVIL))
+    return publish(
+        prediction, plan.manifests["strip"], failed, folder, lambda image: AnomalyType("layout", 0.876, EVIL)
+    )
 
 
 def test_table_sheet_and_summary_say_the_same(plan: Plan, prediction: Prediction, tmp_path: Path) -> None:
@@ -103,12 +105,12 @@ def test_the_page_shows_images_under_their_heat_maps(plan: Plan, prediction: Pre
 
 def test_hostile_names_are_text(plan: Plan, prediction: Prediction) -> None:
     row = Predicted(EVIL, EVIL, EVIL, 2.0, True, 1.0, 1.0, 10, 10, True)
-    summary = Summary(
+    summary = PredictionSummary(
         run=EVIL, prediction=EVIL, source=EVIL, line=EVIL, model=EVIL, unit_id="u", images=1, anomalous=1,
         threshold=Threshold(1.0, 9, 0.1, 0.1, 0.5, EVIL), odd_sizes=1, rejected={EVIL: 1},
         failed={EVIL: Failure("score", EVIL, EVIL, EVIL, 1)}, not_scored=0, top=(row,), sentence=EVIL,
     )  # fmt: skip
-    page = render(summary, [Card(row, "data:image/jpeg;base64,", "")])
+    page = render(summary, [PredictionCard(row, "data:image/jpeg;base64,", "")])
     assert "<img src=x" not in page
     assert page.count("<img") == 1
     assert "<script" not in page

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from raybench.analysis.board import Board, BoardContext, board_from_json, board_json, build_board
-from raybench.analysis.flags import Flag, Seen
+from raybench.analysis.flags import Flag, ScoredImage
 from raybench.report.gallery import Picture, overlay
 from raybench.report.html import render
 from raybench.report.tables import LINE_HEADERS, OVERALL_HEADERS, board_csv, board_md, flags_parquet
@@ -147,7 +147,9 @@ class Page(HTMLParser):
             self._open = None
 
 
-SEEN = [Seen(EVIL, f"{EVIL}{at}", label, {"padim": at - 2.0}) for at, label in enumerate(["ok", "ok", "ng", "ng"])]
+SEEN = [
+    ScoredImage(EVIL, f"{EVIL}{at}", label, {"padim": at - 2.0}) for at, label in enumerate(["ok", "ok", "ng", "ng"])
+]
 
 
 def test_the_page_is_self_contained_and_escaped(board: Board) -> None:

@@ -10,10 +10,10 @@ import pytest
 from raybench.config.unit import Protocol, Unit
 from raybench.data.geometry import Input
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.runs.cost_model import Guess, Predictor
+from raybench.runs.cost_model import CostEstimate, CostModel
 from raybench.runs.costs import CostRow, Costs, read_costs, row_of, summed, write_costs
 from raybench.runs.ledger import Ledger
-from raybench.runs.records import Phase, Spent, UnitResult
+from raybench.runs.records import Phase, ResourceUsage, UnitResult
 from raybench.runs.run import Run
 from raybench.store import open_store
 
@@ -30,12 +30,12 @@ def manifest(train: int, test: int) -> Manifest:
     return Manifest("a", 2, "mvtec", counts, 0, 64, 64, 64, 64, 64, 64, 255, shards, ())
 
 
-def took(seconds: float, images: int, cpus: int = 2, device: str = "cpu") -> Spent:
-    return Spent(seconds, images, seconds * cpus, 0.0, device)
+def took(seconds: float, images: int, cpus: int = 2, device: str = "cpu") -> ResourceUsage:
+    return ResourceUsage(seconds, images, seconds * cpus, 0.0, device)
 
 
 def rows(one: Unit, train: tuple[float, int], score: tuple[float, int], cpus: int = 2) -> list[CostRow]:
-    found: dict[Phase, Spent] = {
+    found: dict[Phase, ResourceUsage] = {
         "train": took(*train, cpus),
         "score": took(*score, cpus),
         "measure": took(4.0, 16, 8),
@@ -43,12 +43,16 @@ def rows(one: Unit, train: tuple[float, int], score: tuple[float, int], cpus: in
     return [row_of(one, phase, spent) for phase, spent in found.items()]
 
 
-def guess(costs: Costs, one: Unit, train: int, test: int, cpus: int = 2) -> Guess:
-    return Predictor(costs, "cpu", cpus).guess(one, manifest(train, test))
+def guess(costs: Costs, one: Unit, train: int, test: int, cpus: int = 2) -> CostEstimate:
+    return CostModel(costs, "cpu", cpus).guess(one, manifest(train, test))
 
 
 def result(one: Unit, *, seconds: float) -> UnitResult:
-    spent: dict[Phase, Spent] = {"train": took(seconds, 100), "score": took(1.0, 50), "measure": took(4.0, 16, 8)}
+    spent: dict[Phase, ResourceUsage] = {
+        "train": took(seconds, 100),
+        "score": took(1.0, 50),
+        "measure": took(4.0, 16, 8),
+    }
     return UnitResult(one.unit_id, one.line, one.model, one.seed, spent=spent)
 
 
@@ -63,15 +67,18 @@ def test_what_is_alike_is_one_row() -> None:
 
 
 def test_the_sum_of_shards() -> None:
-    first, second = Spent(1.0, 4, 2.0, 0.5, "cuda", 100.0, 9e4), Spent(3.0, 6, 6.0, 3.0, "cuda", 80.0, 8e4)
-    assert first.plus(second) == Spent(4.0, 10, 8.0, 3.5, "cuda", 100.0, 8e4)
+    first, second = (
+        ResourceUsage(1.0, 4, 2.0, 0.5, "cuda", 100.0, 9e4),
+        ResourceUsage(3.0, 6, 6.0, 3.0, "cuda", 80.0, 8e4),
+    )
+    assert first.plus(second) == ResourceUsage(4.0, 10, 8.0, 3.5, "cuda", 100.0, 8e4)
     assert took(1.0, 1).plus(took(1.0, 1)).peak_memory_mb is None
 
 
 def test_recorded_units_alike() -> None:
     costs = Costs(others=summed(rows(unit(), (20.0, 100), (5.0, 50))))
     found = guess(costs, unit(seed=9), 100, 50)
-    assert found == Guess({"train": 20.0, "score": 5.0, "measure": 4.0}, "recorded", False)
+    assert found == CostEstimate({"train": 20.0, "score": 5.0, "measure": 4.0}, "recorded", False)
     assert found.work_s == 25.0
 
 
@@ -118,10 +125,10 @@ def test_own_units_come_before_others_and_another_device_tells_nothing() -> None
     own, others = summed(rows(unit(), (10.0, 100), (5.0, 50))), summed(rows(unit(), (90.0, 100), (5.0, 50)))
     found = guess(Costs(own, others), unit(seed=4), 100, 50)
     assert (found.seconds["train"], found.own) == (10.0, True)
-    gpu = Predictor(Costs(own, others), "cuda", 2).guess(unit(), manifest(100, 50))
-    assert gpu == Guess()
+    gpu = CostModel(Costs(own, others), "cuda", 2).guess(unit(), manifest(100, 50))
+    assert gpu == CostEstimate()
     assert not gpu.known
-    assert guess(Costs(), unit(), 100, 50) == Guess()
+    assert guess(Costs(), unit(), 100, 50) == CostEstimate()
 
 
 def test_one_object_per_run_and_nothing_else_is_read(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from raybench.metrics.image import ImageScores
-from raybench.metrics.numbers import Number, Quality, RegionRecall
-from raybench.runs.ledger import FEW_PAGES, Ledger, enter
+from raybench.metrics.numbers import Estimate, Quality, RegionRecall
+from raybench.runs.ledger import FEW_PAGES, Ledger, append_to_ledger
 from raybench.runs.records import Failure, QualityRecord, UnitResult
 from raybench.runs.run import Run
 from raybench.store import Store, open_store
 
-NOTHING = Number(None, reason="not measured")
+NOTHING = Estimate(None, reason="not measured")
 QUALITY = Quality(**dict.fromkeys(Quality.__dataclass_fields__, NOTHING))
 
 
@@ -51,7 +51,7 @@ def test_finished_units_are_known_without_touching_them(run: Run, monkeypatch: p
     names = [f"u{number}" for number in range(5)]
     for name in names:
         finish(run, name)
-    enter(run, names)
+    append_to_ledger(run, names)
     without_units(run, monkeypatch)
     ledger = Ledger.read(run)
     assert ledger.done == set(names)
@@ -65,7 +65,7 @@ def test_finished_units_are_known_without_touching_them(run: Run, monkeypatch: p
 
 def test_a_stale_ledger_is_made_good_from_the_store(run: Run) -> None:
     finish(run, "u1")
-    enter(run, ["u1"])
+    append_to_ledger(run, ["u1"])
     finish(run, "u2")
     run.record_failure("u3", Failure("train", "ValueError", "no", "Traceback", 1))
     ledger = Ledger.read(run)
@@ -89,14 +89,14 @@ def test_without_a_ledger_everything_is_looked_up(run: Run) -> None:
 
 
 def test_units_that_are_not_finished_are_not_entered(run: Run) -> None:
-    enter(run, ["u1"])
+    append_to_ledger(run, ["u1"])
     assert list(run.store.list("runs/night/ledger/")) == []
 
 
 @pytest.mark.parametrize("cut", [0, 10, -30])
 def test_a_damaged_page_is_left_out(run: Run, cut: int) -> None:
     finish(run, "u1")
-    enter(run, ["u1"])
+    append_to_ledger(run, ["u1"])
     (page,) = run.store.list("runs/night/ledger/")
     run.store.put(page.key, run.store.get(page.key)[:cut])
     assert Ledger.read(run).done == set()
@@ -104,7 +104,7 @@ def test_a_damaged_page_is_left_out(run: Run, cut: int) -> None:
 
 def test_a_flipped_bit_is_found(run: Run) -> None:
     finish(run, "u1")
-    enter(run, ["u1"])
+    append_to_ledger(run, ["u1"])
     (page,) = run.store.list("runs/night/ledger/")
     data = np.frombuffer(run.store.get(page.key), np.uint8).copy()
     data[60:120] ^= 255
@@ -118,11 +118,11 @@ def test_two_drivers_that_merge_at_once_lose_nothing(run: Run) -> None:
     names = [f"u{number}" for number in range(2 * FEW_PAGES)]
     for name in names:
         finish(run, name)
-        enter(run, [name])
+        append_to_ledger(run, [name])
     late = f"u{len(names)}"
     first, second = Ledger.read(run), Ledger.read(run)
     finish(run, late)
-    enter(run, [late])
+    append_to_ledger(run, [late])
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(Ledger.merge, [first, second]))
     after = Ledger.read(run)
@@ -132,6 +132,6 @@ def test_two_drivers_that_merge_at_once_lose_nothing(run: Run) -> None:
 
 def test_the_same_units_make_the_same_page(run: Run) -> None:
     finish(run, "u1")
-    enter(run, ["u1"])
-    enter(run, ["u1"])
+    append_to_ledger(run, ["u1"])
+    append_to_ledger(run, ["u1"])
     assert len(list(run.store.list("runs/night/ledger/"))) == 1

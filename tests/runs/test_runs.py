@@ -8,7 +8,7 @@ import pytest
 
 from raybench.errors import IntegrityError
 from raybench.metrics.numbers import Speed
-from raybench.runs.records import Failure, MeasureRecord, Size
+from raybench.runs.records import Failure, MeasureRecord, ModelSize
 from raybench.runs.run import Run, score_name
 from raybench.store import open_store
 
@@ -19,7 +19,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def measured(p50_ms: float) -> MeasureRecord:
-    return MeasureRecord("u1", Speed(p50_ms, 2.0, 1.0, 3.0, 4.0, 8, "cpu", "float32", 1), Size(1.5, 10))
+    return MeasureRecord("u1", Speed(p50_ms, 2.0, 1.0, 3.0, 4.0, 8, "cpu", "float32", 1), ModelSize(1.5, 10))
 
 
 def test_the_first_commit_stands(run: Run) -> None:

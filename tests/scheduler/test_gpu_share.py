@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from raybench.config.unit import Unit
 from raybench.runs.costs import Costs, row_of
-from raybench.runs.records import Spent
-from raybench.scheduler.gpu_share import CONTEXT_MB, MARGIN, PARTS, Shares, share
+from raybench.runs.records import ResourceUsage
+from raybench.scheduler.gpu_share import CONTEXT_MB, MARGIN, PARTS, GpuShares, share
 from tests.support.backlog import unit
 
 FIRST, SECOND = unit("a", 0), unit("b", 1)
 
 
-def held(peak_mb: float, device_mb: float | None = 80_000.0) -> Spent:
-    return Spent(10.0, 8, 20.0, 10.0, "cuda", peak_mb, device_mb)
+def held(peak_mb: float, device_mb: float | None = 80_000.0) -> ResourceUsage:
+    return ResourceUsage(10.0, 8, 20.0, 10.0, "cuda", peak_mb, device_mb)
 
 
 @settings(deadline=None)
@@ -37,7 +37,7 @@ def test_sixteenths(peak_mb: float, device_mb: float, parts: int) -> None:
 
 
 def test_the_first_of_a_kind_has_a_whole_gpu_and_tells() -> None:
-    shares = Shares(None)
+    shares = GpuShares(None)
     assert shares.of(FIRST, "train") == 1.0
     shares.saw(FIRST, "train", held(10_000))
     assert shares.of(SECOND, "train") == 3 / 16
@@ -48,7 +48,7 @@ def test_the_first_of_a_kind_has_a_whole_gpu_and_tells() -> None:
 
 
 def test_other_settings_and_sizes_are_other_kinds() -> None:
-    shares = Shares(None)
+    shares = GpuShares(None)
     shares.saw(FIRST, "train", held(10_000))
     others: list[Unit] = [
         replace(FIRST, config={"grid": 4}),
@@ -59,7 +59,7 @@ def test_other_settings_and_sizes_are_other_kinds() -> None:
 
 
 def test_the_smallest_gpu_counts_unless_the_experiment_says_more() -> None:
-    shares, told = Shares(None), Shares(None, 40_000.0)
+    shares, told = GpuShares(None), GpuShares(None, 40_000.0)
     for each in (shares, told):
         each.saw(FIRST, "train", held(5000, 80_000))
         each.saw(FIRST, "score", held(5000, 24_000))
@@ -68,20 +68,20 @@ def test_the_smallest_gpu_counts_unless_the_experiment_says_more() -> None:
 
 
 def test_who_ran_out_of_memory_beside_others_is_alone_from_then_on() -> None:
-    shares = Shares(None)
+    shares = GpuShares(None)
     shares.saw(FIRST, "train", held(5000))
-    shares.crowded(FIRST, "train")
+    shares.out_of_memory_when_shared(FIRST, "train")
     shares.saw(SECOND, "train", held(5000))
     assert shares.of(SECOND, "train") == 1.0
 
 
 def test_what_is_set_stays_and_nothing_unknown_is_shared() -> None:
-    fixed, cpu, unknown = Shares(0.5), Shares(0.0), Shares(None)
+    fixed, cpu, unknown = GpuShares(0.5), GpuShares(0.0), GpuShares(None)
     for each in (fixed, cpu, unknown):
         each.saw(FIRST, "train", held(70_000, None))
     assert (fixed.of(SECOND, "train"), cpu.of(SECOND, "train"), unknown.of(SECOND, "train")) == (0.5, 0.0, 1.0)
 
 
 def test_earlier_runs_tell_too() -> None:
-    shares = Shares(None, costs=Costs(others=(row_of(FIRST, "train", held(10_000)),)))
+    shares = GpuShares(None, costs=Costs(others=(row_of(FIRST, "train", held(10_000)),)))
     assert shares.of(SECOND, "train") == 3 / 16

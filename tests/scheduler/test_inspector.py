@@ -17,7 +17,7 @@ from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.pack import PackOptions, pack
 from raybench.report import cache
 from raybench.runs.run import Run
-from raybench.scheduler.backlog import Backlog, Tally
+from raybench.scheduler.backlog import Backlog, PhaseCount
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 from raybench.worker.inspect import inspections_in
@@ -29,7 +29,7 @@ class Watch:
     """What a run has shown of its inspections. kill: workers that inspect, that many times."""
 
     def __init__(self, kill: int = 0) -> None:
-        self.seen: Tally | None = None
+        self.seen: PhaseCount | None = None
         self.kill = kill
 
     def __call__(self, backlog: Backlog) -> None:
@@ -74,7 +74,7 @@ def test_lines_are_inspected_once_without_being_asked_for(
     plan = make_plan(experiment.model_copy(update=update))
     watch = Watch()
     assert run_plan(plan, watch).uninspected == {}
-    assert watch.seen == Tally(done=2, total=2)
+    assert watch.seen == PhaseCount(done=2, total=2)
     assert list(other.list()) == before  # it is only read
     found = inspections_in(Run(plan.store, "night"), plan)
     assert [one.images for one in found.values() if isinstance(one, Inspection)] == [36, 36]
@@ -82,10 +82,10 @@ def test_lines_are_inspected_once_without_being_asked_for(
     learnt = [key for key in (item.key for item in plan.store.list()) if key.endswith("signals.npz")]
     assert sorted(learnt) == ["lines/strip/signals.npz", "runs/night/lines/far/signals.npz"]
     assert page_of(plan).count("Data quality: nothing is wrong with the 36 images") == 2
-    assert cache.find(plan, Run(plan.store, "night"))
+    assert cache.load(plan, Run(plan.store, "night"))
     annotation = plan.experiment.annotation.model_copy(update={"signals": 7})
     other_signals = plan.experiment.model_copy(update={"annotation": annotation})
-    assert cache.find(replace(plan, experiment=other_signals), Run(plan.store, "night")) is None
+    assert cache.load(replace(plan, experiment=other_signals), Run(plan.store, "night")) is None
     run_plan(plan, watch)
     assert watch.seen is None
 
@@ -98,7 +98,7 @@ def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment,
     assert watch.seen is None
     assert "Data quality: not inspected yet" in page_of(plan)
     plan = make_plan(experiment)
-    assert cache.find(plan, run) is None  # it was not asked for then
+    assert cache.load(plan, run) is None  # it was not asked for then
     with damaged(lines, training_shard(plan.manifests["strip"])):
         for attempt in (1, 2):
             summary = run_plan(plan, watch)
@@ -106,11 +106,11 @@ def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment,
             failure = summary.uninspected["strip"]
             assert (failure.phase, failure.error_type, failure.attempt) == ("inspect", "IntegrityError", attempt)
             assert f"Data quality: not inspected, attempt {attempt} ended with IntegrityError" in page_of(plan)
-            assert cache.find(plan, run) is None
-    assert watch.seen == Tally(total=1, failed=1)
+            assert cache.load(plan, run) is None
+    assert watch.seen == PhaseCount(total=1, failed=1)
     assert run_plan(plan).uninspected == {}
     assert "Data quality: nothing is wrong" in page_of(plan)
-    assert cache.find(plan, run)
+    assert cache.load(plan, run)
 
 
 def test_a_hang_is_ended_and_not_tried_again(experiment: Experiment) -> None:
@@ -121,7 +121,7 @@ def test_a_hang_is_ended_and_not_tried_again(experiment: Experiment) -> None:
     failure = summary.uninspected["strip"]
     assert (failure.error_type, failure.attempt, summary.failed) == ("TimeLimit", 1, {})
     assert "resources.unit_timeout_s" in failure.message
-    assert watch.seen == Tally(total=1, failed=1)
+    assert watch.seen == PhaseCount(total=1, failed=1)
     assert "not inspected, attempt 1 ended with TimeLimit" in page_of(plan)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raybench.config.unit import Unit
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.order import in_order
-from raybench.scheduler.simulate import Demand, Room, simulate
+from raybench.scheduler.simulate import FreeCapacity, ResourceRequest, simulate
 from tests.support.backlog import manifest, unit
 
 COSTS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 500)), max_size=20)
@@ -64,10 +64,10 @@ def test_without_any_record_the_order_given_stays() -> None:
 def makespan(order: list[Unit], table: Table, slots: int) -> float:
     lines = {one.line: manifest(one.line, 0) for one in order}
 
-    def demand(job: Job) -> Demand:
-        return Demand(table(job.unit) if job.phase == "train" else 0.0)
+    def demand(job: Job) -> ResourceRequest:
+        return ResourceRequest(table(job.unit) if job.phase == "train" else 0.0)
 
-    return simulate(Backlog(order, lines, {}), Room(slots, 0.0, 1), demand).wall_s
+    return simulate(Backlog(order, lines, {}), FreeCapacity(slots, 0.0, 1), demand).wall_s
 
 
 def test_it_ends_no_later_than_the_order_given_on_average() -> None:

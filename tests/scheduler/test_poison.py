@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raybench.analysis.rows import Row
+from raybench.analysis.rows import BoardRow
 from raybench.config.experiment import Experiment, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.runs.records import Failure
@@ -26,13 +26,13 @@ POISON: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def outcome() -> dict[str, Row]:
+def outcome() -> dict[str, BoardRow]:
     """The rows of two runs, made by the first test that asks: a busy machine must not take a slow unit for a hang."""
     return {}
 
 
 @pytest.fixture
-def rows(outcome: dict[str, Row], experiment: Experiment) -> dict[str, Row]:
+def rows(outcome: dict[str, BoardRow], experiment: Experiment) -> dict[str, BoardRow]:
     if not outcome:
         for configs, limit_s in ((HANGING, 20.0), (POISON, None)):
             models = tuple(ModelChoice(name="fake", label=name, config=config) for name, config in configs.items())
@@ -42,19 +42,19 @@ def rows(outcome: dict[str, Row], experiment: Experiment) -> dict[str, Row]:
     return outcome
 
 
-def failure(rows: dict[str, Row], name: str) -> Failure:
+def failure(rows: dict[str, BoardRow], name: str) -> Failure:
     assert len(rows[name].failures) == 1
     return rows[name].failures[0]
 
 
 @pytest.mark.parametrize("name", ["good", "batches"])
-def test_the_others_finish(rows: dict[str, Row], name: str) -> None:
+def test_the_others_finish(rows: dict[str, BoardRow], name: str) -> None:
     assert rows[name].failures == ()
     assert rows[name].quality == rows["good"].quality
 
 
 @pytest.mark.parametrize(("name", "phase"), [("hangs-fit", "train"), ("hangs-score", "train")])
-def test_a_hang_is_a_row_that_says_where(rows: dict[str, Row], name: str, phase: str) -> None:
+def test_a_hang_is_a_row_that_says_where(rows: dict[str, BoardRow], name: str, phase: str) -> None:
     found = failure(rows, name)
     assert (found.error_type, found.phase, found.attempt) == ("TimeLimit", phase, 1)
     assert "unit_timeout_s" in found.message
@@ -69,7 +69,7 @@ def test_a_hang_is_a_row_that_says_where(rows: dict[str, Row], name: str, phase:
         ("image", "a heat map holds values that are not finite"),
     ],
 )
-def test_the_image_is_named(rows: dict[str, Row], name: str, said: str) -> None:
+def test_the_image_is_named(rows: dict[str, BoardRow], name: str, said: str) -> None:
     found = failure(rows, name)
     assert found.error_type == "BadScores"
     assert found.message.startswith("image '")
@@ -77,7 +77,7 @@ def test_the_image_is_named(rows: dict[str, Row], name: str, said: str) -> None:
     assert "fake.py" in found.traceback or "batches.py" in found.traceback
 
 
-def test_memory_that_no_smaller_batch_saves_is_a_row(rows: dict[str, Row]) -> None:
+def test_memory_that_no_smaller_batch_saves_is_a_row(rows: dict[str, BoardRow]) -> None:
     found = failure(rows, "memory")
     assert found.error_type == "MemoryError"
     assert "alone does not fit" in found.message

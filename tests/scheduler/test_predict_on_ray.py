@@ -15,7 +15,7 @@ from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
 from raybench.scheduler.predict import score_shards
 from raybench.store import Store, open_store
-from raybench.worker.context import Site
+from raybench.worker.context import WorkerContext
 from raybench.worker.predict import Prediction, prepare
 from raybench.worker.train import train
 
@@ -26,7 +26,7 @@ def prediction(experiment: Experiment, images: Path, tmp_path: Path, model: Mode
     """Four shards of new images, for a trained unit of `model`."""
     plan = make_plan(experiment.model_copy(update={"models": (model,)}))
     run, manifest = Run(plan.store, "night"), plan.manifests["strip"]
-    train(plan.units[0], manifest, Site(run, plan.store.sub("lines"), tmp_path, "cpu", 1))
+    train(plan.units[0], manifest, WorkerContext(run, plan.store.sub("lines"), tmp_path, "cpu", 1))
     found = prepare(run, plan.units[0], manifest, open_store(str(images)), "new")
     return replace(
         found, manifest=pack(open_store(str(images)), found.images, "strip", PackOptions("images", shard_rows=4))

@@ -15,15 +15,15 @@ import ray
 from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import Plan, make_plan
-from raybench.data.cache import open_fitted
+from raybench.data.cache import open_cached
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.run import Run
 from raybench.scheduler import prefetch
-from raybench.scheduler.capacity import Node, Slots
-from raybench.scheduler.prefetch import Decoder, Wanted, clear, wanted
-from raybench.scheduler.tasks import Desk, argument
+from raybench.scheduler.capacity import Capacity, Node
+from raybench.scheduler.prefetch import Prefetcher, Wanted, clear, wanted
+from raybench.scheduler.tasks import LineContext, pack_args
 from raybench.store import Store, open_store
 from tests.support.apart import answer
 
@@ -33,9 +33,9 @@ LINES = ("first", "second", "third")
 
 @dataclass(frozen=True)
 class Helped:
-    """A fleet of one GPU slot and the session's node, which helps it."""
+    """A cluster of one GPU slot and the session's node, which helps it."""
 
-    slots: Slots
+    slots: Capacity
 
 
 @pytest.fixture
@@ -53,17 +53,17 @@ def run(plan: Plan) -> Run:
     return Run(plan.store, "helped")
 
 
-def helped(plan: Plan, run: Run, found: Sequence[Wanted]) -> Decoder:
+def helped(plan: Plan, run: Run, found: Sequence[Wanted]) -> Prefetcher:
     node = Node(ray.get_runtime_context().get_node_id(), 1, 0)
-    fleet = Helped(Slots(1, 1, 1.0, "cuda", (), (node,)))
+    cluster = Helped(Capacity(1, 1, 1.0, "cuda", (), (node,)))
     desks = {
-        line: argument(Desk(run, plan.lines_of(line), manifest, "cuda", helped=True))
+        line: pack_args(LineContext(run, plan.lines_of(line), manifest, "cuda", helped=True))
         for line, manifest in plan.manifests.items()
     }
-    return Decoder(found, fleet, desks)  # type: ignore[arg-type]
+    return Prefetcher(found, cluster, desks)  # type: ignore[arg-type]
 
 
-def work_off(one: Decoder, begun: int) -> None:
+def work_off(one: Prefetcher, begun: int) -> None:
     until = time.monotonic() + 60
     one.fill(begun)
     while one.running and time.monotonic() < until:
@@ -97,8 +97,8 @@ def test_another_node_has_the_same_images_without_decoding_them(plan: Plan, run:
     empty = open_store(str(tmp_path / "empty"))
     for each in found:
         manifest, lines = plan.manifests[each.line], plan.lines_of(each.line)
-        carried = open_fitted(empty, manifest, each.shard, each.fit, cache, ahead=run.ahead)
-        decoded = open_fitted(lines, manifest, each.shard, each.fit, tmp_path / "other")
+        carried = open_cached(empty, manifest, each.shard, each.fit, cache, ahead=run.ahead)
+        decoded = open_cached(lines, manifest, each.shard, each.fit, tmp_path / "other")
         assert carried.index == decoded.index
         rows = range(len(decoded))
         assert np.array_equal(carried.batch(rows), decoded.batch(rows))
@@ -134,8 +134,8 @@ def test_a_shard_that_cannot_be_decoded_is_left_to_its_unit(plan: Plan, run: Run
 
 
 def test_without_nodes_that_help_there_is_nothing_to_do(plan: Plan, run: Run) -> None:
-    fleet = Helped(Slots(1, 1, 0.0, "cpu", (Node("a", 1, 0),)))
-    one = Decoder(wanted(plan.units, plan.manifests), fleet, {})  # type: ignore[arg-type]
+    cluster = Helped(Capacity(1, 1, 0.0, "cpu", (Node("a", 1, 0),)))
+    one = Prefetcher(wanted(plan.units, plan.manifests), cluster, {})  # type: ignore[arg-type]
     one.fill(begun=len(plan.units))
     assert one.running == []
 

@@ -9,7 +9,7 @@ import ray
 from raybench.errors import ModelError, ObjectMissing, StoreDenied, StoreUnreachable
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.retries import LONGEST_PAUSE_S, MAX_HALVINGS, Retries
-from raybench.scheduler.tasks import trouble_of
+from raybench.scheduler.tasks import retry_reason
 from tests.support.backlog import drain, manifest, unit
 
 LINES = {"a": manifest("a", 2)}
@@ -19,39 +19,39 @@ TRAIN, SCORE = Job("train", unit("a", 0), 0), Job("score", unit("a", 0), 10, SHA
 
 def test_a_dead_worker_is_replaced_at_once_and_not_for_ever() -> None:
     retries = Retries(2)
-    assert [retries.pause_s(TRAIN, "worker") for _ in range(3)] == [0.0, 0.0, None]
-    assert retries.pause_s(SCORE, "worker") == 0.0
+    assert [retries.pause_s(TRAIN, "worker_died") for _ in range(3)] == [0.0, 0.0, None]
+    assert retries.pause_s(SCORE, "worker_died") == 0.0
 
 
 def test_trouble_around_is_given_time() -> None:
     retries = Retries(7)
-    pauses = [retries.pause_s(TRAIN, "surroundings") for _ in range(8)]
+    pauses = [retries.pause_s(TRAIN, "infrastructure") for _ in range(8)]
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, LONGEST_PAUSE_S, LONGEST_PAUSE_S, None]
 
 
 def test_want_of_memory_halves_the_batch_down_to_one_image() -> None:
     retries = Retries(0)
-    assert [retries.pause_s(SCORE, "memory") for _ in range(MAX_HALVINGS + 1)] == [0.0] * MAX_HALVINGS + [None]
+    assert [retries.pause_s(SCORE, "oom") for _ in range(MAX_HALVINGS + 1)] == [0.0] * MAX_HALVINGS + [None]
     assert 16 >> retries.halvings(SCORE) == 1
-    assert retries.pause_s(TRAIN, "memory") is None
+    assert retries.pause_s(TRAIN, "oom") is None
 
 
 def test_who_ran_out_of_memory_beside_others_is_tried_again() -> None:
     retries = Retries(1)
-    assert [retries.pause_s(SCORE, "crowded") for _ in range(2)] == [0.0, None]
+    assert [retries.pause_s(SCORE, "shared_oom") for _ in range(2)] == [0.0, None]
     assert retries.halvings(SCORE) == 0
 
 
 def test_whose_fault_it_is() -> None:
-    assert trouble_of(MemoryError(), shared=True) == "crowded"
-    assert trouble_of(type("OutOfMemoryError", (RuntimeError,), {})(), shared=True) == "crowded"  # torch's
-    assert trouble_of(ModelError("x"), shared=True) is None
-    assert trouble_of(ray.exceptions.WorkerCrashedError()) == "worker"
-    assert trouble_of(ray.exceptions.OutOfMemoryError("x")) == "memory"  # type: ignore[no-untyped-call]
-    assert trouble_of(StoreUnreachable("x")) == "surroundings"
-    assert trouble_of(OSError(errno.ENOSPC, "full")) == "surroundings"
+    assert retry_reason(MemoryError(), shared=True) == "shared_oom"
+    assert retry_reason(type("OutOfMemoryError", (RuntimeError,), {})(), shared=True) == "shared_oom"  # torch's
+    assert retry_reason(ModelError("x"), shared=True) is None
+    assert retry_reason(ray.exceptions.WorkerCrashedError()) == "worker_died"
+    assert retry_reason(ray.exceptions.OutOfMemoryError("x")) == "oom"  # type: ignore[no-untyped-call]
+    assert retry_reason(StoreUnreachable("x")) == "infrastructure"
+    assert retry_reason(OSError(errno.ENOSPC, "full")) == "infrastructure"
     for error in (StoreDenied("x"), ObjectMissing("x"), ModelError("x"), MemoryError(), OSError(errno.ENOENT, "x")):
-        assert trouble_of(error) is None
+        assert retry_reason(error) is None
 
 
 def test_a_job_comes_back_after_its_pause() -> None:

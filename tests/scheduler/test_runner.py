@@ -21,9 +21,9 @@ from raybench.runs.records import UnitResult
 from raybench.runs.run import Run
 from raybench.scheduler import merging
 from raybench.scheduler.aggregator import Aggregator
-from raybench.scheduler.capacity import Fleet
-from raybench.scheduler.cluster import slots
-from raybench.scheduler.runner import Summary, run_plan
+from raybench.scheduler.capacity import Cluster
+from raybench.scheduler.cluster import cluster_capacity
+from raybench.scheduler.runner import RunSummary, run_plan
 from raybench.store import Store, open_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
@@ -33,7 +33,7 @@ def with_models(experiment: Experiment, *models: ModelChoice) -> Experiment:
     return experiment.model_copy(update={"models": models})
 
 
-def run(experiment: Experiment) -> Summary:
+def run(experiment: Experiment) -> RunSummary:
     return run_plan(make_plan(experiment))
 
 
@@ -141,21 +141,21 @@ def test_a_tree_of_actors_merges_what_one_does(experiment: Experiment, monkeypat
     started: list[int] = []
     beside = merging.beside
 
-    def noted(fleet: Fleet, number: int = 0) -> dict[str, Any]:
+    def noted(cluster: Cluster, number: int = 0) -> dict[str, Any]:
         started.append(number)
-        return beside(fleet, number)
+        return beside(cluster, number)
 
     monkeypatch.setattr(merging, "beside", noted)
     together = run(chosen.model_copy(update={"name": "tree"})).board
-    assert started == list(range(1 + slots(chosen.resources).count))
+    assert started == list(range(1 + cluster_capacity(chosen.resources).count))
     assert [row.quality for row in together.rows] == [row.quality for row in alone.rows]
 
 
 def test_too_much_is_asked_of_the_cluster() -> None:
     with pytest.raises(InputError, match="no node of the cluster has more than"):
-        slots(Resources(cpus=256))
+        cluster_capacity(Resources(cpus=256))
     with pytest.raises(InputError, match="has a GPU"):
-        slots(Resources(gpus=1.0))
+        cluster_capacity(Resources(gpus=1.0))
 
 
 def test_driver_and_aggregator_never_import_torch() -> None:
@@ -187,13 +187,13 @@ def test_a_finished_run_is_shown_without_a_cluster(experiment: Experiment, packe
     board = run(experiment).board
     plan = make_plan(experiment)
     here = Run(packed, "night")
-    assert cache.find(plan, here) == board
+    assert cache.load(plan, here) == board
     more = make_plan(experiment.model_copy(update={"seeds": (0, 1)}))
-    assert cache.find(more, here) is None
+    assert cache.load(more, here) is None
     here.put_report("board.json", here.get_report("board.json") + b"\n")
-    assert cache.find(plan, here) is None
+    assert cache.load(plan, here) is None
     packed.put("runs/night/ledger/report.json", b"[]")
-    assert cache.find(plan, here) is None
+    assert cache.load(plan, here) is None
 
 
 def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store) -> None:
@@ -209,4 +209,4 @@ def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store)
 def test_a_run_with_failures_is_not_taken_for_finished(experiment: Experiment, packed: Store) -> None:
     broken = with_models(experiment, ModelChoice(name="fake", config={"fail_in": "fit"}))
     run(broken)
-    assert cache.find(make_plan(broken), Run(packed, "night")) is None
+    assert cache.load(make_plan(broken), Run(packed, "night")) is None

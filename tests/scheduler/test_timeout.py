@@ -9,7 +9,7 @@ import time
 import pytest
 
 from raybench.scheduler.stop import Stop, stoppable
-from raybench.scheduler.timeout import EXIT_CODE, limited
+from raybench.scheduler.timeout import EXIT_CODE, time_limit
 
 HANG = """
 import sys, time
@@ -17,7 +17,7 @@ from raybench.scheduler import timeout
 timeout.GRACE_S = 1.0
 def last_words(stack):
     {last_words}
-with timeout.limited(0.5, last_words):
+with timeout.time_limit(0.5, last_words):
     {hang}
 print("came back")
 """
@@ -42,13 +42,13 @@ def test_last_words_that_hang_do_not_keep_it() -> None:
 
 
 def test_what_ends_in_time_is_left_alone() -> None:
-    with limited(0.2, lambda stack: None):
+    with time_limit(0.2, lambda stack: None):
         pass
     time.sleep(0.4)
 
 
 def test_without_a_limit() -> None:
-    with limited(None, lambda stack: None):
+    with time_limit(None, lambda stack: None):
         pass
 
 

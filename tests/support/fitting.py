@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from raybench.detectors import registry
 from raybench.detectors.protocol import Detector, FitContext, ModelSpec, Scored
-from raybench.detectors.registry import Size
+from raybench.detectors.registry import InputSize
 
 REAL = registry.names()
 CONFIG: dict[str, dict[str, float]] = {
@@ -62,7 +62,7 @@ def fit(name: str, seed: int = 3) -> Fitted:
     spec = registry.resolve(name, CONFIG[name], "cpu")
     height, width = SIZE.get(name, (64, 96))
     context = FitContext(seed=seed, device="cpu", threads=1)
-    detector = registry.create(spec, Size(height, width), context)
+    detector = registry.create(spec, InputSize(height, width), context)
     detector.fit(Images(8, height, width), context)
     return Fitted(name, spec, detector, height, width, Images(3, height, width, seed=1).pixels)
 

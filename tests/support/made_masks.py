@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from raybench.report.annotations.item import Item, Picture, Task
+from raybench.report.annotations.item import AnnotatedImage, SourcePicture, Task
 from raybench.report.annotations.write import write
 
 Mask = npt.NDArray[np.bool_]
@@ -40,14 +40,16 @@ def masks(draw: st.DrawFn) -> Mask:
     return canvas.astype(np.bool_)
 
 
-def item(mask: Mask, rank: int = 1, image_id: str = "test/scratch/001.png", score: float | None = 1.5) -> Item:
+def item(
+    mask: Mask, rank: int = 1, image_id: str = "test/scratch/001.png", score: float | None = 1.5
+) -> AnnotatedImage:
     height, width = mask.shape
     _, data = cv2.imencode(".png", np.full((height, width, 3), 90, np.uint8))
-    picture = Picture(data.tobytes(), ".png", height, width, True)
-    return Item(Task(rank, "strip", image_id, "unknown", score, "likely a defect"), picture, mask, "padim")
+    picture = SourcePicture(data.tobytes(), ".png", height, width, True)
+    return AnnotatedImage(Task(rank, "strip", image_id, "unknown", score, "likely a defect"), picture, mask, "padim")
 
 
-def exported(found: Iterable[Mask], folder: Path, *formats: str) -> list[Item]:
+def exported(found: Iterable[Mask], folder: Path, *formats: str) -> list[AnnotatedImage]:
     """The masks written to `folder`/strip, an image each."""
     items = [item(mask, rank, f"{rank}.png") for rank, mask in enumerate(found, start=1)]
     write(items, folder / "strip", formats, "night: strip")
@@ -65,5 +67,5 @@ def union(found: Iterable[npt.NDArray[np.uint8] | Mask], shape: tuple[int, ...])
     return whole
 
 
-def stems(items: Iterable[Item]) -> Iterator[str]:
+def stems(items: Iterable[AnnotatedImage]) -> Iterator[str]:
     yield from (each.stem for each in items)

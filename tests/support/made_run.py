@@ -11,9 +11,9 @@ from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.run import Run
 from raybench.store import open_store
-from raybench.worker.context import Site
+from raybench.worker.context import WorkerContext
 from raybench.worker.measure import measure
-from raybench.worker.merge import Partials, conclude, merge
+from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
 from raybench.worker.train import train
 
@@ -34,15 +34,15 @@ def planned(folder: Path, images: Path, shard_rows: int, *models: ModelChoice) -
     return make_plan(experiment)
 
 
-def site_of(plan: Plan, cache: Path) -> Site:
-    return Site(Run(plan.store, plan.experiment.name), plan.store.sub("lines"), cache, "cpu", 1)
+def site_of(plan: Plan, cache: Path) -> WorkerContext:
+    return WorkerContext(Run(plan.store, plan.experiment.name), plan.store.sub("lines"), cache, "cpu", 1)
 
 
-def finish(unit: Unit, manifest: Manifest, site: Site) -> None:
+def finish(unit: Unit, manifest: Manifest, site: WorkerContext) -> None:
     """All phases of a unit, as a cluster does them."""
     train(unit, manifest, site)
     for shard in manifest.scored_shards:
         score(unit, manifest, shard, site)
     merge(unit, manifest, site.run, Partials())
     measure(unit, manifest, site)
-    conclude(unit, manifest, site.run)
+    finalize(unit, manifest, site.run)

@@ -7,19 +7,19 @@ from dataclasses import fields
 import numpy as np
 
 from raybench.data.geometry import Input
-from raybench.metrics.heatmap_contrast import HeatQuality
+from raybench.metrics.heatmap_contrast import HeatmapQuality
 from raybench.metrics.image import ImageScores, image_quality
-from raybench.metrics.numbers import Number, Quality, RegionRecall, Speed, Threshold
+from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
 from raybench.metrics.pixel import PixelQuality
-from raybench.runs.records import Counts, Size, UnitResult
+from raybench.runs.records import Counts, ModelSize, UnitResult
 
 EVIL = '<script>alert("x")</script>|'
 
 
-NONE = Number(None, reason="no masks")
+NONE = Estimate(None, reason="no masks")
 
 
-PIXELS = [each.name for part in (PixelQuality, HeatQuality) for each in fields(part)]
+PIXELS = [each.name for part in (PixelQuality, HeatmapQuality) for each in fields(part)]
 
 
 def unit(model: str, gap: float, seed: int) -> tuple[UnitResult, ImageScores]:
@@ -40,9 +40,9 @@ def unit(model: str, gap: float, seed: int) -> tuple[UnitResult, ImageScores]:
         counts=Counts(80, 20, 30, 30, 0),
         threshold=threshold,
         quality=Quality(**vars(found), **dict.fromkeys(PIXELS, NONE)),
-        regions=RegionRecall(Number(0.5, 0.4, 0.6, 10), {EVIL: Number(0.5, 0.4, 0.6, 10)}, {}),
+        regions=RegionRecall(Estimate(0.5, 0.4, 0.6, 10), {EVIL: Estimate(0.5, 0.4, 0.6, 10)}, {}),
         speed=Speed(10.0 + seed, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2),
-        size=Size(12.5, 1000),
+        size=ModelSize(12.5, 1000),
         train_s=1.0,
     )
     return result, images

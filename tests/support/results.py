@@ -7,13 +7,13 @@ from dataclasses import fields
 import numpy as np
 
 from raybench.data.geometry import Input
-from raybench.metrics.heatmap_contrast import HeatQuality
+from raybench.metrics.heatmap_contrast import HeatmapQuality
 from raybench.metrics.image import ImageScores, image_quality
-from raybench.metrics.numbers import Number, Quality, Speed, Threshold
+from raybench.metrics.numbers import Estimate, Quality, Speed, Threshold
 from raybench.metrics.pixel import PixelQuality
-from raybench.runs.records import Counts, Size, UnitResult
+from raybench.runs.records import Counts, ModelSize, UnitResult
 
-NONE = Number(None, reason="no masks")
+NONE = Estimate(None, reason="no masks")
 
 
 def images(gap: float, noise: float = 0.0, ng: int = 40) -> ImageScores:
@@ -24,7 +24,7 @@ def images(gap: float, noise: float = 0.0, ng: int = 40) -> ImageScores:
     return ImageScores.of(ids, ["ok"] * 40 + ["ng"] * ng, scores.tolist())
 
 
-def result(model: str, scores: ImageScores, ms: float = 10.0, au_pro: Number = NONE, seed: int = 0) -> UnitResult:
+def result(model: str, scores: ImageScores, ms: float = 10.0, au_pro: Estimate = NONE, seed: int = 0) -> UnitResult:
     found = image_quality(scores, THRESHOLD)
     return UnitResult(
         unit_id=f"{model}-{seed}",
@@ -37,7 +37,7 @@ def result(model: str, scores: ImageScores, ms: float = 10.0, au_pro: Number = N
         threshold=THRESHOLD,
         quality=Quality(**vars(found), **dict.fromkeys(PIXELS, NONE) | {"au_pro": au_pro}),
         speed=Speed(ms, ms, ms, 2 * ms, 100.0, 8, "cpu", "float32", 1),
-        size=Size(5.0, 100),
+        size=ModelSize(5.0, 100),
         train_s=3.0,
     )
 
@@ -45,4 +45,4 @@ def result(model: str, scores: ImageScores, ms: float = 10.0, au_pro: Number = N
 THRESHOLD = Threshold(2.0, 19, 0.05, 0.05, 1.0)
 
 
-PIXELS = [each.name for part in (PixelQuality, HeatQuality) for each in fields(part)]
+PIXELS = [each.name for part in (PixelQuality, HeatmapQuality) for each in fields(part)]

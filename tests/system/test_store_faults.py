@@ -36,7 +36,7 @@ def proxy(server: EmbeddedServer) -> Iterator[FaultProxy]:
 @pytest.fixture
 def store(bucket: Store, proxy: FaultProxy) -> Store:
     """The test's bucket through the proxy; waits through trouble."""
-    return open_store(bucket.uri(), endpoint_url=proxy.url).patient(60.0)
+    return open_store(bucket.uri(), endpoint_url=proxy.url).with_retry_timeout(60.0)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -73,7 +73,7 @@ def test_a_longer_storm_than_the_client_retries(store: Store, proxy: FaultProxy)
     assert proxy.pending == 0
     proxy.inject("busy", MORE_THAN_A_CLIENT_RETRIES)
     with pytest.raises(StoreUnreachable):
-        store.patient(0.0).get("a")
+        store.with_retry_timeout(0.0).get("a")
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -117,7 +117,7 @@ def test_a_listing_is_whole_though_a_page_failed(store: Store, proxy: FaultProxy
 
 def test_a_server_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     with embedded_server(tmp_path) as first, fault_proxy(first.endpoint_url) as proxy:
-        store = open_store("s3://kept", endpoint_url=proxy.url).patient(60.0)
+        store = open_store("s3://kept", endpoint_url=proxy.url).with_retry_timeout(60.0)
         store.create()
         store.put("before", b"1")
         os.kill(first.pid, signal.SIGKILL)

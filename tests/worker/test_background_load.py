@@ -9,12 +9,12 @@ import psutil
 import pytest
 
 from raybench.metrics.numbers import Speed
-from raybench.worker.background_load import ATTEMPTS, OtherLoad, undisturbed
+from raybench.worker.background_load import ATTEMPTS, BackgroundLoad, time_when_idle
 
 SPEED = Speed(1.0, 2.0, 1.0, 3.0, 4.0, 1, "cpu", "float32", 1)
 
 
-class Scripted(OtherLoad):
+class Scripted(BackgroundLoad):
     def __init__(self, share: float) -> None:
         self._share = share
 
@@ -36,7 +36,7 @@ def test_another_process_counts() -> None:
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.3)
-        load, burnt = OtherLoad(), psutil.Process(other.pid)
+        load, burnt = BackgroundLoad(), psutil.Process(other.pid)
         seconds = sum(burnt.cpu_times()[:2])
         started = time.monotonic()
         spin(1.0)
@@ -51,7 +51,7 @@ def test_another_process_counts() -> None:
 @pytest.mark.parametrize(("shares", "kept"), [((0.05, 0.0), 0.05), ((0.5, 0.02), 0.02), ((0.5, 0.3, 0.4), 0.3)])
 def test_the_first_quiet_or_the_quietest_measurement_is_kept(shares: tuple[float, ...], kept: float) -> None:
     loads = scripted(*shares)
-    assert undisturbed(lambda: SPEED, 60, lambda: next(loads)).other_load == kept
+    assert time_when_idle(lambda: SPEED, 60, lambda: next(loads)).other_load == kept
 
 
 def test_attempts_are_bounded() -> None:
@@ -61,7 +61,7 @@ def test_attempts_are_bounded() -> None:
         taken.append(1)
         return SPEED
 
-    undisturbed(take, 60, lambda: Scripted(1.0))
+    time_when_idle(take, 60, lambda: Scripted(1.0))
     assert len(taken) == ATTEMPTS
 
 
@@ -72,5 +72,5 @@ def test_a_long_measurement_is_not_repeated() -> None:
         now[0] += 7
         return SPEED
 
-    undisturbed(take, 6, lambda: Scripted(1.0), lambda: now[0])
+    time_when_idle(take, 6, lambda: Scripted(1.0), lambda: now[0])
     assert now == [7]

@@ -22,7 +22,7 @@ def resident():
 
 if "keep" in sys.argv:
     from raybench.worker import memory
-    assert memory.keep_freed() is memory.keep_freed() is True
+    assert memory.tune_malloc() is memory.tune_malloc() is True
 def blocks():
     return [b"x" * ({BLOCK_MB} << 20) for _ in range({BLOCKS})]
 
@@ -32,7 +32,7 @@ for _ in range({TIMES}):
     blocks()
 taken = faults() - before
 if "keep" in sys.argv:
-    memory.give_back()
+    memory.trim()
 print(taken, kept - resident())
 """
 
@@ -58,6 +58,6 @@ def test_by_default_they_are_new() -> None:
 
 
 def test_a_process_that_imports_raybench_keeps_them() -> None:
-    code = "from raybench import heap; print(memory.keep_freed.cache_info().currsize)"
+    code = "from raybench import heap; print(memory.tune_malloc.cache_info().currsize)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "1\n"

@@ -20,7 +20,7 @@ from raybench.runs.run import Run, score_name
 from raybench.runs.scores import LEVELS, ScoreRow, read_scores
 from raybench.runs.verify import verify_run
 from raybench.store import open_store
-from raybench.worker.context import Site
+from raybench.worker.context import WorkerContext
 from raybench.worker.predict import Prediction, prepare, score_here
 from raybench.worker.score import score
 from raybench.worker.train import train
@@ -62,7 +62,7 @@ def asked(plan: Plan, images: Path, name: str, unit: Unit | None = None) -> Pred
 def scored(prediction: Prediction, tmp_path: Path) -> list[str]:
     """Keys of the shards that were scored now."""
     found: list[str] = []
-    site = Site(prediction.run, prediction.images, tmp_path, "cpu", 1)
+    site = WorkerContext(prediction.run, prediction.images, tmp_path, "cpu", 1)
     assert score_here(prediction, site, lambda shard: found.append(shard.key)) == {}
     return found
 
@@ -114,7 +114,7 @@ def test_it_goes_on_where_it_ended(plan: Plan, images: Path, name: str, tmp_path
     run, shard = prediction.run, prediction.manifest.shards[0]
     several = pack(open_store(str(images)), prediction.images, "strip", PackOptions("images", shard_rows=5))
     prediction = replace(prediction, manifest=several)
-    score(prediction.unit, several, several.shards[1], Site(run, prediction.images, tmp_path, "cpu", 1))
+    score(prediction.unit, several, several.shards[1], WorkerContext(run, prediction.images, tmp_path, "cpu", 1))
     assert shard.rows == 12
     assert scored(prediction, tmp_path) == [several.shards[0].key, several.shards[2].key]
 
@@ -197,7 +197,7 @@ def test_an_image_that_breaks_the_model_keeps_no_other_from_its_score(
     prediction = asked(plan, images, name, plan.units[2])
     several = pack(open_store(str(images)), prediction.images, "strip", PackOptions("images", shard_rows=4))
     prediction = replace(prediction, manifest=several)
-    site = Site(prediction.run, prediction.images, tmp_path, "cpu", 1)
+    site = WorkerContext(prediction.run, prediction.images, tmp_path, "cpu", 1)
     failed = score_here(prediction, site, lambda shard: None)
     assert list(failed) == [several.shards[-1].key]
     assert failed[several.shards[-1].key].error_type == "BadScores"
@@ -214,4 +214,4 @@ def test_a_store_in_trouble_ends_it(
     prediction = asked(plan, images, name)
     monkeypatch.setattr("raybench.worker.predict.score", gone)
     with pytest.raises(StoreUnreachable):
-        score_here(prediction, Site(prediction.run, prediction.images, tmp_path, "cpu", 1), lambda shard: None)
+        score_here(prediction, WorkerContext(prediction.run, prediction.images, tmp_path, "cpu", 1), lambda shard: None)

@@ -23,9 +23,9 @@ from raybench.runs.run import Run
 from raybench.runs.scores import read_scores
 from raybench.store import Store, open_store
 from raybench.worker import context as site_module
-from raybench.worker.context import Site, hot_detector, node_cache
+from raybench.worker.context import WorkerContext, cached_detector, node_cache
 from raybench.worker.measure import measure
-from raybench.worker.merge import Partials, conclude, merge
+from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
 from raybench.worker.train import split_train, train
 
@@ -36,11 +36,11 @@ def plan(experiment: Experiment) -> Plan:
 
 
 @pytest.fixture
-def site(plan: Plan, tmp_path: Path) -> Site:
-    return Site(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
+def site(plan: Plan, tmp_path: Path) -> WorkerContext:
+    return WorkerContext(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
 
 
-def test_a_unit_from_training_to_its_result(plan: Plan, site: Site) -> None:
+def test_a_unit_from_training_to_its_result(plan: Plan, site: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     trained = train(unit, manifest, site)
     assert (trained.train_ok, trained.held_out_ok) == (19, 5)
@@ -50,7 +50,7 @@ def test_a_unit_from_training_to_its_result(plan: Plan, site: Site) -> None:
     assert sum(record.masks for record in records) == 6
     quality = merge(unit, manifest, site.run, Partials())
     measure(unit, manifest, site)
-    result = conclude(unit, manifest, site.run)
+    result = finalize(unit, manifest, site.run)
     assert result.quality == quality.quality
     assert result.quality is not None
     assert result.quality.pixel_auroc.value is not None
@@ -61,7 +61,7 @@ def test_a_unit_from_training_to_its_result(plan: Plan, site: Site) -> None:
     assert result.size.disk_mb == pytest.approx(sum(blob.size for blob in trained.model.values()) / 1e6)
 
 
-def test_scores_shards_say_what_was_seen(plan: Plan, site: Site) -> None:
+def test_scores_shards_say_what_was_seen(plan: Plan, site: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     trained = train(unit, manifest, site)
     record = score(unit, manifest, manifest.scored_shards[0], site)
@@ -78,7 +78,7 @@ def test_scores_shards_say_what_was_seen(plan: Plan, site: Site) -> None:
     assert images.scores.tolist() == [row.score for row in sorted(rows, key=lambda row: row.image_id)]
 
 
-def test_what_is_committed_is_not_done_again(plan: Plan, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_committed_is_not_done_again(plan: Plan, site: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     first = train(unit, manifest, site), score(unit, manifest, manifest.scored_shards[0], site)
     monkeypatch.setattr("raybench.detectors.registry.create", lambda *_: pytest.fail("built again"))
@@ -86,7 +86,7 @@ def test_what_is_committed_is_not_done_again(plan: Plan, site: Site, monkeypatch
     assert again == first
 
 
-def test_shards_merge_in_any_order_and_once(plan: Plan, site: Site) -> None:
+def test_shards_merge_in_any_order_and_once(plan: Plan, site: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     train(unit, manifest, site)
     records: list[ScoreRecord] = [score(unit, manifest, shard, site) for shard in manifest.scored_shards]
@@ -100,7 +100,7 @@ def test_shards_merge_in_any_order_and_once(plan: Plan, site: Site) -> None:
     assert back.pixels.to_bytes() == forth.pixels.to_bytes()
 
 
-def test_nothing_is_concluded_from_half_a_unit(plan: Plan, site: Site) -> None:
+def test_nothing_is_concluded_from_half_a_unit(plan: Plan, site: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     with pytest.raises(IntegrityError, match="before it was trained"):
         score(unit, manifest, manifest.scored_shards[0], site)
@@ -111,7 +111,7 @@ def test_nothing_is_concluded_from_half_a_unit(plan: Plan, site: Site) -> None:
     assert site.run.read(unit.unit_id, "quality", QualityRecord) is None
 
 
-def test_a_damaged_partial_is_noticed(plan: Plan, site: Site) -> None:
+def test_a_damaged_partial_is_noticed(plan: Plan, site: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     train(unit, manifest, site)
     records = [score(unit, manifest, shard, site) for shard in manifest.scored_shards]
@@ -120,7 +120,7 @@ def test_a_damaged_partial_is_noticed(plan: Plan, site: Site) -> None:
         merge(unit, manifest, site.run, Partials())
 
 
-def test_held_out_images_do_not_depend_on_shards(plan: Plan, site: Site) -> None:
+def test_held_out_images_do_not_depend_on_shards(plan: Plan, site: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     shards = [site.fitted(unit, manifest, shard) for shard in manifest.shards_of("train")]
     assert len(shards) == 6
@@ -142,7 +142,7 @@ def test_the_cache_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
-    plan: Plan, site: Site, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, site: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     trained = train(unit, manifest, site)
@@ -157,7 +157,7 @@ def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
     monkeypatch.setattr("raybench.worker.context._hot", OrderedDict())
     alone = replace(site, threads=2)
     for place in (site, site, alone, site, alone):
-        hot_detector(unit, trained, place)
+        cached_detector(unit, trained, place)
     assert loads == [1, 2]
 
 
@@ -179,7 +179,7 @@ def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips:
         squashed_twins=False,
     )
     plan = make_plan(chosen)
-    site = Site(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
+    site = WorkerContext(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
     for model in ("fake", "padim"):
         one, other = (train(unit, plan.manifests[unit.line], site) for unit in plan.units if unit.model == model)
         assert one.unit_id != other.unit_id

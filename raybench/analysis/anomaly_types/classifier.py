@@ -19,9 +19,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from raybench.analysis.anomaly_types.features import LAID_OVER, WITNESSES, Known, Measured, logs, measure
+from raybench.analysis.anomaly_types.features import (
+    FEATURES,
+    LAID_OVER,
+    Measured,
+    ReferenceStatistics,
+    log_features,
+    measure,
+)
 from raybench.analysis.anomaly_types.perturbations import CHANGES, jittered, perturb
-from raybench.analysis.anomaly_types.training_samples import Lessons
+from raybench.analysis.anomaly_types.training_samples import TrainingSamples
 from raybench.analysis.anomaly_types.views import FINE, Image, shrunk, view
 
 DEFECT, LAYOUT, LIGHTING = "defect", "layout", "lighting"
@@ -47,7 +54,7 @@ class Classifier(Protocol):
 
 
 @dataclass(frozen=True)
-class Judge:
+class AnomalyTypeClassifier:
     """limits: (W,) float64, logarithm of what OK images show, by witness. models: fitted classifiers; none where
     nothing but a defect can be seen on the line's images."""
 
@@ -55,7 +62,7 @@ class Judge:
     models: Sequence[Classifier]
 
     @classmethod
-    def of(cls, lessons: Lessons) -> Judge:
+    def of(cls, lessons: TrainingSamples) -> AnomalyTypeClassifier:
         kinds, found = lessons.kinds, lessons.logs
         limits = np.quantile(found[kinds == UNCHANGED], COMMON, axis=0)
         groups = _groups(found - limits)
@@ -66,7 +73,7 @@ class Judge:
 
     def excess(self, measured: Measured) -> Floats:
         """(W,): above 0 where the image shows more than OK images do."""
-        return np.asarray(logs(measured) - self.limits)
+        return np.asarray(log_features(measured) - self.limits)
 
     def chances(self, measured: Measured) -> dict[str, float]:
         """Probabilities by kind."""
@@ -78,14 +85,18 @@ class Judge:
         return found if self.models else found | {DEFECT: 1.0}
 
 
-def learn(known: Known, images: Iterable[tuple[Image, int | None]]) -> Lessons:
+def learn(known: ReferenceStatistics, images: Iterable[tuple[Image, int | None]]) -> TrainingSamples:
     """From OK images and, where one is itself a reference, its place among `known`."""
     rng = np.random.default_rng(0)
     samples = [sample for image, at in images for sample in _samples(image, at, known, rng)]
-    return Lessons(np.array([kind for kind, _ in samples]), np.stack([logs(measured) for _, measured in samples]))
+    return TrainingSamples(
+        np.array([kind for kind, _ in samples]), np.stack([log_features(measured) for _, measured in samples])
+    )
 
 
-def _samples(image: Image, at: int | None, known: Known, rng: np.random.Generator) -> Iterator[tuple[str, Measured]]:
+def _samples(
+    image: Image, at: int | None, known: ReferenceStatistics, rng: np.random.Generator
+) -> Iterator[tuple[str, Measured]]:
     """Kind and witnesses of one OK image as it is, and perturbed."""
     size = known.views[0].grey.shape
     small = shrunk(image, (FINE * size[0], FINE * size[1]))
@@ -106,7 +117,7 @@ def _samples(image: Image, at: int | None, known: Known, rng: np.random.Generato
 def _groups(excess: Floats) -> Floats:
     """(n, 3): of each group the loudest witness: one is enough. excess: (n, W)."""
     clipped = np.clip(excess, LEAST, MOST)
-    columns = [[witness.group == group for witness in WITNESSES.values()] for group in _GROUPS.values()]
+    columns = [[witness.group == group for witness in FEATURES.values()] for group in _GROUPS.values()]
     return np.stack([clipped[:, column].max(axis=1) for column in columns], axis=1)
 
 

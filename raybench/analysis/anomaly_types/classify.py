@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raybench.analysis.anomaly_types.evidence import describe
-from raybench.analysis.anomaly_types.references import References
+from raybench.analysis.anomaly_types.references import ReferenceBank
 from raybench.analysis.anomaly_types.views import Image
 
 Kind = Literal["defect", "lighting", "layout", "uncertain"]
@@ -15,7 +15,7 @@ ENOUGH = 0.45  # of the probability: below, nobody knows
 
 
 @dataclass(frozen=True)
-class Signal:
+class AnomalyType:
     """What an anomaly looks like. confidence: the probability of the likeliest kind, 0 to 1. evidence: in words."""
 
     kind: Kind
@@ -23,7 +23,7 @@ class Signal:
     evidence: str
 
 
-def signal(image: Image, references: References) -> Signal:
+def classify(image: Image, references: ReferenceBank) -> AnomalyType:
     """What kind of anomaly a flagged image looks like. image: (H, W, 3) uint8 RGB."""
     measured = references.measure(image)
     chances = references.judge.chances(measured)
@@ -31,5 +31,5 @@ def signal(image: Image, references: References) -> Signal:
     scale = (image.shape[0] / references.size[0], image.shape[1] / references.size[1])
     evidence = describe(likeliest, measured, references.judge.excess(measured), scale)
     if chances[likeliest] >= ENOUGH:
-        return Signal(likeliest, chances[likeliest], evidence)
-    return Signal("uncertain", chances[likeliest], f"{likeliest}? {evidence}")
+        return AnomalyType(likeliest, chances[likeliest], evidence)
+    return AnomalyType("uncertain", chances[likeliest], f"{likeliest}? {evidence}")

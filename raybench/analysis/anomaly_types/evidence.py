@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from raybench.analysis.anomaly_types.features import WITNESSES, Group, Measured
+from raybench.analysis.anomaly_types.features import FEATURES, Group, Measured
 from raybench.analysis.anomaly_types.light import LightChange
 from raybench.analysis.anomaly_types.parts import Spot
 
@@ -15,10 +15,10 @@ _GROUPS: Mapping[str, Group] = {"lighting": "light", "layout": "layout", "defect
 
 
 def describe(kind: str, measured: Measured, excess: npt.NDArray[np.float64], scale: tuple[float, float]) -> str:
-    """One sentence without a full stop. excess: (W,) as in WITNESSES, above 0 where the image shows more than OK ones.
+    """One sentence without a full stop. excess: (W,) as in FEATURES, above 0 where the image shows more than OK ones.
     scale: pixels of the image, down and across, to one that was looked at."""
-    by_name = dict(zip(WITNESSES, excess.tolist(), strict=True))
-    strongest = max((name for name in by_name if WITNESSES[name].group == _GROUPS[kind]), key=by_name.__getitem__)
+    by_name = dict(zip(FEATURES, excess.tolist(), strict=True))
+    strongest = max((name for name in by_name if FEATURES[name].group == _GROUPS[kind]), key=by_name.__getitem__)
     scene = _Scene(measured, scale)
     if by_name[strongest] > 0:
         return scene.say(strongest)

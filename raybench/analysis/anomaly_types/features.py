@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from raybench.analysis.anomaly_types.light import LightChange, foreign_levels, light_change, tint_change
 from raybench.analysis.anomaly_types.moves import UPRIGHT, Move, Spectra, best_move, turned_gain
-from raybench.analysis.anomaly_types.parts import Region, Spot, displaced_part, missing_part, new_structure
+from raybench.analysis.anomaly_types.parts import NewStructure, Spot, displaced_part, missing_part, new_structure
 from raybench.analysis.anomaly_types.views import Floats, View, edges_of
 
 LAID_OVER = 5  # references that fit best in place: what is compared part by part
@@ -28,7 +28,7 @@ Group = Literal["light", "layout", "new", "context"]
 
 
 @dataclass(frozen=True)
-class Witness:
+class Feature:
     """group: what it speaks for; "context" helps to weigh the others. least: a difference that means little, in the
     witness's own unit: added before a logarithm."""
 
@@ -36,37 +36,37 @@ class Witness:
     least: float
 
 
-WITNESSES: Mapping[str, Witness] = {
-    "gain": Witness("light", 0.05),
-    "bend": Witness("light", 0.03),
-    "gamma": Witness("light", 0.08),
-    "spot": Witness("light", 0.02),
-    "tint": Witness("light", 0.02),
-    "levels": Witness("light", 0.03),
-    "levels_here": Witness("light", 0.03),
-    "moved": Witness("layout", 0.03),
-    "turned": Witness("layout", 0.01),
-    "missing": Witness("layout", 0.2),
-    "displaced": Witness("layout", 0.15),
-    "new": Witness("new", 3.0),
-    "new_share": Witness("new", 0.002),
-    "tint_few": Witness("new", 0.03),
-    "levels_few": Witness("new", 0.03),
-    "left_few": Witness("new", 0.03),
-    "residual_few": Witness("new", 3.0),
-    "explained": Witness("context", 1.0),
-    "levels_here_few": Witness("context", 0.03),
-    "unlike": Witness("context", 0.05),
-    "shifted": Witness("context", 0.03),
-    "new_blocks": Witness("context", 0.03),
-    "residual": Witness("context", 1.0),
-    "new_at_missing": Witness("context", 0.3),
-    "new_at_displaced": Witness("context", 0.3),
+FEATURES: Mapping[str, Feature] = {
+    "gain": Feature("light", 0.05),
+    "bend": Feature("light", 0.03),
+    "gamma": Feature("light", 0.08),
+    "spot": Feature("light", 0.02),
+    "tint": Feature("light", 0.02),
+    "levels": Feature("light", 0.03),
+    "levels_here": Feature("light", 0.03),
+    "moved": Feature("layout", 0.03),
+    "turned": Feature("layout", 0.01),
+    "missing": Feature("layout", 0.2),
+    "displaced": Feature("layout", 0.15),
+    "new": Feature("new", 3.0),
+    "new_share": Feature("new", 0.002),
+    "tint_few": Feature("new", 0.03),
+    "levels_few": Feature("new", 0.03),
+    "left_few": Feature("new", 0.03),
+    "residual_few": Feature("new", 3.0),
+    "explained": Feature("context", 1.0),
+    "levels_here_few": Feature("context", 0.03),
+    "unlike": Feature("context", 0.05),
+    "shifted": Feature("context", 0.03),
+    "new_blocks": Feature("context", 0.03),
+    "residual": Feature("context", 1.0),
+    "new_at_missing": Feature("context", 0.3),
+    "new_at_displaced": Feature("context", 0.3),
 }
 
 
 @dataclass(frozen=True)
-class Known:
+class ReferenceStatistics:
     """A line's OK images, and the same in stacks, all float32: light (N, 3, R, C), levels (N, R, C, 3), directions
     (N, A). near_px: how far from its place, in pixels of a pattern, an image of this line may lie."""
 
@@ -80,7 +80,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the witnesses say, in the order of WITNESSES, and what they saw. tint: (2,) float32, red and blue against
+    """What the witnesses say, in the order of FEATURES, and what they saw. tint: (2,) float32, red and blue against
     green, log."""
 
     values: Mapping[str, float]
@@ -89,10 +89,10 @@ class Measured:
     move: Move
     missing: Spot
     displaced: Spot
-    new: Region
+    new: NewStructure
 
 
-def measure(one: View, known: Known, without: Sequence[int] = ()) -> Measured:
+def measure(one: View, known: ReferenceStatistics, without: Sequence[int] = ()) -> Measured:
     """without: references not to compare with: the image itself, or those most like it."""
     keep = np.setdiff1d(np.arange(len(known.views)), np.asarray(without, int))
     move = best_move(one.pattern, known.patterns, known.near_px, keep)
@@ -135,9 +135,9 @@ def measure(one: View, known: Known, without: Sequence[int] = ()) -> Measured:
     return Measured(values, light, tint, move, missing, displaced, new)
 
 
-def logs(measured: Measured) -> npt.NDArray[np.float64]:
-    """(W,) float64, in the order of WITNESSES: each value's logarithm, what means little put equal."""
-    return np.array([np.log(max(value, 0.0) + WITNESSES[name].least) for name, value in measured.values.items()])
+def log_features(measured: Measured) -> npt.NDArray[np.float64]:
+    """(W,) float64, in the order of FEATURES: each value's logarithm, what means little put equal."""
+    return np.array([np.log(max(value, 0.0) + FEATURES[name].least) for name, value in measured.values.items()])
 
 
 def _by_block(image: Floats, shape: tuple[int, ...]) -> Floats:

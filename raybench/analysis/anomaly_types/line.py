@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterable
 from typing import TypeVar
 
-from raybench.analysis.anomaly_types.references import COMPARED, FEWEST, LEARNT_FROM, References
-from raybench.analysis.anomaly_types.training_samples import Lessons
+from raybench.analysis.anomaly_types.references import COMPARED, FEWEST, LEARNT_FROM, ReferenceBank
+from raybench.analysis.anomaly_types.training_samples import TrainingSamples
 from raybench.data.decode import decode_image
 from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
@@ -20,8 +20,8 @@ Item = TypeVar("Item")
 
 
 def references_of(
-    lines: Store, manifest: Manifest, lessons: Lessons | None = None, count: int = COUNT
-) -> References | None:
+    lines: Store, manifest: Manifest, lessons: TrainingSamples | None = None, count: int = COUNT
+) -> ReferenceBank | None:
     """From `count` OK training images of a few shards spread over the line, or None where there are too few to compare
     with. Memory and work do not grow with the line. lessons: kept from an earlier time. Raises IntegrityError and the
     store's own errors."""
@@ -36,7 +36,7 @@ def references_of(
         for shard in shards
         for row in read_rows(lines, shard, only=chosen)
     )
-    return References.of(images, lessons)
+    return ReferenceBank.of(images, lessons)
 
 
 def sample(items: Iterable[Item], count: int, seed: int = 0) -> list[Item]:

@@ -28,7 +28,7 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Region:
+class NewStructure:
     """Where something new is: at its strongest spot, with the height and width of what hangs together there, in working
     pixels. share: of all pixels, those that are clearly new. blocks: of 16 x 16 blocks, those that have some of them.
     beyond: (H, W) float32, grey levels per pixel beyond what any reference has nearby."""
@@ -57,7 +57,7 @@ def missing_part(edges: Floats, references: Floats) -> Spot:
     return _highest(np.log((expected + least) / (_box(edges, side) + least)), side // 2)
 
 
-def new_structure(edges: Floats, references: Floats) -> Region:
+def new_structure(edges: Floats, references: Floats) -> NewStructure:
     """Gradient magnitude beyond what any reference has nearby, in grey levels per pixel, and its region."""
     kernel = np.ones((2 * _SLACK_PX + 1, 2 * _SLACK_PX + 1), np.uint8)
     known = np.max([cv2.dilate(reference, kernel) for reference in references], axis=0)
@@ -69,7 +69,7 @@ def new_structure(edges: Floats, references: Floats) -> Region:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(apart)
     stat = stats[labels[spot.y, spot.x]]
     height, width = int(stat[cv2.CC_STAT_HEIGHT]), int(stat[cv2.CC_STAT_WIDTH])
-    return Region(spot, float(visible.mean()), height, width, float(blocks.mean()), beyond)
+    return NewStructure(spot, float(visible.mean()), height, width, float(blocks.mean()), beyond)
 
 
 def displaced_part(grey: Floats, references: Floats) -> Spot:

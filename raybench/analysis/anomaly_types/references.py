@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybench.analysis.anomaly_types.classifier import Judge, learn
-from raybench.analysis.anomaly_types.features import LAID_OVER, Known, Measured, measure
+from raybench.analysis.anomaly_types.classifier import AnomalyTypeClassifier, learn
+from raybench.analysis.anomaly_types.features import LAID_OVER, Measured, ReferenceStatistics, measure
 from raybench.analysis.anomaly_types.moves import Spectra, best_move, spectra
-from raybench.analysis.anomaly_types.training_samples import Lessons
+from raybench.analysis.anomaly_types.training_samples import TrainingSamples
 from raybench.analysis.anomaly_types.views import FINE, Image, View, shrunk, view, working_size
 
 FEWEST = LAID_OVER + 1
@@ -20,17 +20,17 @@ _COMMON = 0.9  # quantile
 
 
 @dataclass(frozen=True)
-class References:
+class ReferenceBank:
     """known: what images are measured against. lessons: what the line's perturbed images measured. judge: has learnt
     from them to tell the kinds apart. size: (H, W) of the working size."""
 
-    known: Known
-    lessons: Lessons
-    judge: Judge
+    known: ReferenceStatistics
+    lessons: TrainingSamples
+    judge: AnomalyTypeClassifier
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, images: Iterable[Image], lessons: Lessons | None = None) -> References:
+    def of(cls, images: Iterable[Image], lessons: TrainingSamples | None = None) -> ReferenceBank:
         """From OK images, (H, W, 3) uint8 RGB: COMPARED of them are compared with, LEARNT_FROM perturbed, which takes
         most of the time and is left out where `lessons` of these very images are given. Raises ValueError on fewer
         than FEWEST."""
@@ -46,16 +46,16 @@ class References:
         if lessons is None:
             learnt = [(small[at], at if at < COMPARED else None) for at in range(len(small))][-LEARNT_FROM:]
             lessons = learn(known, learnt)
-        return cls(known, lessons, Judge.of(lessons), size)
+        return cls(known, lessons, AnomalyTypeClassifier.of(lessons), size)
 
     def measure(self, image: Image) -> Measured:
         """image: (H, W, 3) uint8 RGB, of any size."""
         return measure(view(image, self.size), self.known)
 
 
-def _known(views: list[View]) -> Known:
+def _known(views: list[View]) -> ReferenceStatistics:
     patterns = spectra(np.stack([one.pattern for one in views]))
-    return Known(
+    return ReferenceStatistics(
         views=tuple(views),
         patterns=patterns,
         light=np.stack([one.light for one in views]),

@@ -20,26 +20,26 @@ _KIND = "lessons of signals"
 
 
 @dataclass(frozen=True)
-class Lessons:
+class TrainingSamples:
     """kinds: (n,) str. logs: (n, W) float64, the witnesses' logarithms."""
 
     kinds: npt.NDArray[np.str_]
     logs: npt.NDArray[np.float64]
 
 
-def write_lessons(lines: Store, manifest: Manifest, lessons: Lessons) -> None:
+def write_samples(lines: Store, manifest: Manifest, lessons: TrainingSamples) -> None:
     arrays = {"line_digest": np.array(manifest.digest), "kinds": lessons.kinds, "logs": lessons.logs}
     lines.put(_key(manifest.line), npz.to_bytes(_KIND, VERSION, arrays))
 
 
-def read_lessons(lines: Store, manifest: Manifest) -> Lessons | None:
+def read_samples(lines: Store, manifest: Manifest) -> TrainingSamples | None:
     """Those of these very images by these very rules; None where there are none."""
     try:
         found = npz.from_bytes(_KIND, VERSION, lines.get(_key(manifest.line)))
     except (ObjectMissing, IntegrityError):
         return None
     same = str(found.pop("line_digest", "")) == manifest.digest
-    return Lessons(**found) if same else None
+    return TrainingSamples(**found) if same else None
 
 
 def _key(line: str) -> str:

@@ -22,7 +22,7 @@ from scipy.fft import dctn
 
 from raybench.data.decode import decode_deep, eight_bit
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.data.shards import Row, read_rows
+from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import RejectedImage
 from raybench.store import Store
 
@@ -73,7 +73,7 @@ def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: i
     Raises IntegrityError, and the store's own errors.
     """
 
-    def one(row: Row) -> _Measured | Unreadable:
+    def one(row: ImageRow) -> _Measured | Unreadable:
         try:
             return _measure(row, manifest.white_level)
         except RejectedImage as error:
@@ -92,7 +92,7 @@ def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: i
 _Measured = tuple[dict[str, Any], Floats]
 
 
-def _measure(row: Row, white_level: int) -> _Measured:
+def _measure(row: ImageRow, white_level: int) -> _Measured:
     stored = decode_deep(row.image)
     pixels = eight_bit(stored, white_level)
     is_grey = _is_grey(pixels)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from raybench.report.annotations.item import CATEGORY, Item
+from raybench.report.annotations.item import CATEGORY, AnnotatedImage
 from raybench.report.annotations.polygons import Region, edges
 from raybench.report.annotations.streams import Add, json_array, run_lengths
 
@@ -32,7 +32,7 @@ def coco(folder: Path, name: str) -> Iterator[Add]:
         file.write(f'"categories": {json.dumps([{"id": 1, "name": CATEGORY, "supercategory": ""}])},\n"images": ')
         with json_array(file) as add_image, json_array(beside) as add_annotation:
 
-            def add(item: Item) -> None:
+            def add(item: AnnotatedImage) -> None:
                 add_image(_image(item))
                 for region in item.regions:
                     add_annotation({"id": next(numbers)} | _annotation(item, region))
@@ -44,7 +44,7 @@ def coco(folder: Path, name: str) -> Iterator[Add]:
         file.write("}\n")
 
 
-def _image(item: Item) -> dict[str, Any]:
+def _image(item: AnnotatedImage) -> dict[str, Any]:
     task, picture = item.task, item.picture
     return {
         "id": task.rank,
@@ -58,7 +58,7 @@ def _image(item: Item) -> dict[str, Any]:
     }
 
 
-def _annotation(item: Item, region: Region) -> dict[str, Any]:
+def _annotation(item: AnnotatedImage, region: Region) -> dict[str, Any]:
     return {
         "image_id": item.task.rank,
         "category_id": 1,
@@ -70,7 +70,7 @@ def _annotation(item: Item, region: Region) -> dict[str, Any]:
     }
 
 
-def _run_lengths(item: Item, region: Region) -> dict[str, Any]:
+def _run_lengths(item: AnnotatedImage, region: Region) -> dict[str, Any]:
     """Column by column over the whole image, not compressed."""
     left, top, width, height = region.box
     whole_height, whole_width = item.mask.shape

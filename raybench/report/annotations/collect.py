@@ -16,9 +16,9 @@ from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.data.shards import Row, read_rows
+from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import InputError, IntegrityError
-from raybench.report.annotations.item import Item, Picture, Task
+from raybench.report.annotations.item import AnnotatedImage, SourcePicture, Task
 from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import Run, score_name
 from raybench.runs.scores import ScoreRow, iter_scores
@@ -72,7 +72,9 @@ def outliner_of(plan: Plan, run: Run, board: Board, line: str) -> Outliner | Non
     return None
 
 
-def items_of(plan: Plan, run: Run, line: str, tasks: Iterable[Task], outliner: Outliner | None) -> Iterator[Item]:
+def items_of(
+    plan: Plan, run: Run, line: str, tasks: Iterable[Task], outliner: Outliner | None
+) -> Iterator[AnnotatedImage]:
     """The tasks with images and outlines, in the order of the line's shards. One row group of images and a few dozen
     heat maps are in memory at a time. A task whose image the line does not hold is left out."""
     manifest, lines = plan.manifests[line], plan.lines_of(line)
@@ -102,7 +104,7 @@ def _scored(run: Run, outliner: Outliner | None, shard: ShardInfo, ids: set[str]
     return iter_scores(run.get_blob(record.shard), only=ids) if record else iter(())
 
 
-def _pairs(rows: Iterable[Row], scored: Iterator[ScoreRow]) -> Iterator[tuple[Row, ScoreRow | None]]:
+def _pairs(rows: Iterable[ImageRow], scored: Iterator[ScoreRow]) -> Iterator[tuple[ImageRow, ScoreRow | None]]:
     """Images beside their scores, in whatever order the scores come; none wait where both are in the same."""
     waiting: dict[str, ScoreRow] = {}
     for row in rows:
@@ -111,9 +113,11 @@ def _pairs(rows: Iterable[Row], scored: Iterator[ScoreRow]) -> Iterator[tuple[Ro
         yield row, waiting.pop(row.image_id, None)
 
 
-def _item(task: Task, row: Row, scored: ScoreRow | None, manifest: Manifest, outliner: Outliner | None) -> Item:
-    picture = Picture.of(row, manifest.white_level)
+def _item(
+    task: Task, row: ImageRow, scored: ScoreRow | None, manifest: Manifest, outliner: Outliner | None
+) -> AnnotatedImage:
+    picture = SourcePicture.of(row, manifest.white_level)
     if outliner is None or scored is None or scored.heatmap is None:
-        return Item(task, picture, np.zeros((row.height, row.width), np.bool_), "")
+        return AnnotatedImage(task, picture, np.zeros((row.height, row.width), np.bool_), "")
     heat = to_source(scored.heatmap, fit_of(outliner.unit), row.height, row.width)
-    return Item(task, picture, heat > outliner.threshold, outliner.unit.model)
+    return AnnotatedImage(task, picture, heat > outliner.threshold, outliner.unit.model)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from raybench.report.annotations.item import CATEGORY, Item
+from raybench.report.annotations.item import CATEGORY, AnnotatedImage
 from raybench.report.annotations.polygons import Region, edges
 from raybench.report.annotations.streams import Add, run_lengths
 
@@ -22,7 +22,7 @@ def cvat(folder: Path, name: str) -> Iterator[Add]:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n')
         file.write(f"{_text(_meta(name))}\n")
 
-        def add(item: Item) -> None:
+        def add(item: AnnotatedImage) -> None:
             file.write(f"{_text(_image(item))}\n")
 
         yield add
@@ -44,7 +44,7 @@ def _meta(name: str) -> Element:
     return meta
 
 
-def _image(item: Item) -> Element:
+def _image(item: AnnotatedImage) -> Element:
     picture = item.picture
     about = {
         "id": str(item.task.rank - 1),

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from raybench.data.decode import decode_image
 from raybench.data.header import UPRIGHT, open_header, orientation_of
-from raybench.data.shards import Row
+from raybench.data.shards import ImageRow
 from raybench.report.annotations.polygons import Region, regions
 
 CATEGORY = "anomaly"
@@ -38,7 +38,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Picture:
+class SourcePicture:
     """data: an encoded image that every tool shows as raybench sees it. height, width: pixels. original: whether
     `data` are the bytes that were packed."""
 
@@ -49,7 +49,7 @@ class Picture:
     original: bool
 
     @classmethod
-    def of(cls, row: Row, white_level: int) -> Picture:
+    def of(cls, row: ImageRow, white_level: int) -> SourcePicture:
         """The packed bytes where they will do. An image that EXIF turns, a TIFF and one of 16 bits become PNG of 8
         bits: tools differ on which way up the first is, and browsers show neither of the others well."""
         with open_header(row.image) as header:
@@ -63,11 +63,11 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
-class Item:
+class AnnotatedImage:
     """mask: (H, W) bool, what `model` says is anomalous; all False, and `model` empty, without a heat map."""
 
     task: Task
-    picture: Picture
+    picture: SourcePicture
     mask: npt.NDArray[np.bool_]
     model: str
 

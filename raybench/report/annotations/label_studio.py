@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from raybench.report.annotations.item import CATEGORY, Item
+from raybench.report.annotations.item import CATEGORY, AnnotatedImage
 from raybench.report.annotations.polygons import Region, edges, keyhole
 from raybench.report.annotations.streams import Add, json_array
 
@@ -42,7 +42,7 @@ def label_studio(folder: Path, name: str) -> Iterator[Add]:
         file.write("\n")
 
 
-def _task(item: Item, folder: str) -> dict[str, Any]:
+def _task(item: AnnotatedImage, folder: str) -> dict[str, Any]:
     task = item.task
     data = {
         "image": f"/data/local-files/?d={quote(f'{folder}/images/{item.file}')}",
@@ -68,7 +68,7 @@ def _share(excess: float | None) -> float:
     return above / (1 + above)
 
 
-def _result(item: Item, region: Region, number: int) -> dict[str, Any]:
+def _result(item: AnnotatedImage, region: Region, number: int) -> dict[str, Any]:
     height, width = item.picture.height, item.picture.width
     percent = edges(keyhole(region.rings)) * np.array([100 / width, 100 / height])
     return {

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raybench.data.decode import encode_mask
-from raybench.report.annotations.item import Item
+from raybench.report.annotations.item import AnnotatedImage
 from raybench.report.annotations.streams import Add
 
 
@@ -17,7 +17,7 @@ def masks(folder: Path, name: str) -> Iterator[Add]:
     target = folder / "masks"
     target.mkdir()
 
-    def add(item: Item) -> None:
+    def add(item: AnnotatedImage) -> None:
         with (target / f"{item.stem}.png").open("xb") as file:
             file.write(encode_mask(item.mask))
 

@@ -10,9 +10,9 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from raybench.report.annotations.item import Item
+from raybench.report.annotations.item import AnnotatedImage
 
-Add = Callable[[Item], None]
+Add = Callable[[AnnotatedImage], None]
 """What writes one more image to an export."""
 
 

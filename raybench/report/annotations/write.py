@@ -12,7 +12,7 @@ from pathlib import Path
 from raybench.errors import InputError, UnknownName
 from raybench.report.annotations.coco import coco
 from raybench.report.annotations.cvat import cvat
-from raybench.report.annotations.item import Item
+from raybench.report.annotations.item import AnnotatedImage
 from raybench.report.annotations.label_studio import label_studio
 from raybench.report.annotations.masks import masks
 from raybench.report.annotations.streams import Add
@@ -44,7 +44,9 @@ def check_formats(formats: Collection[str]) -> None:
             raise UnknownName("annotation format", name, FORMATS)
 
 
-def write(items: Iterable[Item], folder: Path, formats: Collection[str], name: str, images: bool = True) -> Written:
+def write(
+    items: Iterable[AnnotatedImage], folder: Path, formats: Collection[str], name: str, images: bool = True
+) -> Written:
     """All of `items` in all of `formats`; memory does not grow with their number.
 
     name: what tools call it. images: False leaves the images themselves out. The folder appears when all of it is
@@ -78,7 +80,7 @@ def _images(folder: Path, images: bool) -> Iterator[Add]:
         target.mkdir()
     with (folder / "images.jsonl").open("x", encoding="utf-8") as index:
 
-        def add(item: Item) -> None:
+        def add(item: AnnotatedImage) -> None:
             index.write(json.dumps(_entry(item), allow_nan=False) + "\n")
             if images:
                 with (target / item.file).open("xb") as file:
@@ -87,7 +89,7 @@ def _images(folder: Path, images: bool) -> Iterator[Add]:
         yield add
 
 
-def _entry(item: Item) -> dict[str, object]:
+def _entry(item: AnnotatedImage) -> dict[str, object]:
     task, picture = item.task, item.picture
     return {
         "file": item.file,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raybench.report.annotations.item import CATEGORY, Item
+from raybench.report.annotations.item import CATEGORY, AnnotatedImage
 from raybench.report.annotations.polygons import Region, keyhole, pixels
 from raybench.report.annotations.streams import Add
 
@@ -28,7 +28,7 @@ def yolo(folder: Path, name: str) -> Iterator[Add]:
     labels.mkdir()
     (folder / "data.yaml").write_text(_DATA, encoding="utf-8")
 
-    def add(item: Item) -> None:
+    def add(item: AnnotatedImage) -> None:
         lines = (f"0 {_polygon(item, region)}\n" for region in item.regions)
         with (labels / f"{item.stem}.txt").open("x", encoding="ascii") as file:
             file.writelines(lines)
@@ -36,7 +36,7 @@ def yolo(folder: Path, name: str) -> Iterator[Add]:
     yield add
 
 
-def _polygon(item: Item, region: Region) -> str:
+def _polygon(item: AnnotatedImage, region: Region) -> str:
     size = np.array([item.picture.width, item.picture.height])
     shares = (pixels(keyhole(region.rings)) + _INTO_PIXEL) / size
     return " ".join(f"{share:.7f}" for share in shares.ravel().tolist())

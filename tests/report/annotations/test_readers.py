@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.report.annotations.item import Item
+from raybench.report.annotations.item import AnnotatedImage
 from raybench.report.annotations.write import write
 from tests.support.made_masks import Mask, exported, iou, item, masks, union
 
@@ -106,7 +106,7 @@ def test_mask_pngs_are_exact(wanted: list[Mask]) -> None:
             np.testing.assert_array_equal(found, mask * np.uint8(255))
 
 
-def by_ultralytics(path: Path, one: Item) -> Mask:
+def by_ultralytics(path: Path, one: AnnotatedImage) -> Mask:
     """`polygon2mask` of ultralytics.data.utils, on the segments that its `verify_image_label` reads."""
     height, width = one.mask.shape
     canvas = np.zeros((height, width), np.uint8)

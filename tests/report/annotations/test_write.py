@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from raybench.data.shards import Row
+from raybench.data.shards import ImageRow
 from raybench.errors import InputError, UnknownName
-from raybench.report.annotations.item import Item, Picture, Task, safe_stem
+from raybench.report.annotations.item import AnnotatedImage, SourcePicture, Task, safe_stem
 from raybench.report.annotations.write import FORMATS, write
 from tests.support.made_masks import item
 
@@ -79,7 +79,7 @@ def test_a_folder_with_annotations_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_half_an_export_does_not_stand(tmp_path: Path) -> None:
-    def breaks() -> Iterator[Item]:
+    def breaks() -> Iterator[AnnotatedImage]:
         yield item(np.eye(5, dtype=np.bool_))
         raise OSError("the store is gone")
 
@@ -97,8 +97,8 @@ def test_without_images_and_without_regions(tmp_path: Path) -> None:
     assert json.loads((empty.folder / "label_studio.json").read_text()) == []
 
 
-def row(image: bytes, height: int, width: int) -> Row:
-    return Row("a.png", image, "a.png", None, None, "strip", "test", "ng", "", height, width, "")
+def row(image: bytes, height: int, width: int) -> ImageRow:
+    return ImageRow("a.png", image, "a.png", None, None, "strip", "test", "ng", "", height, width, "")
 
 
 def encoded(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], format_: str, orientation: int = 1) -> bytes:
@@ -113,7 +113,7 @@ def encoded(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], format_: st
 @pytest.mark.parametrize(("format_", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg"), ("BMP", ".bmp")])
 def test_images_are_kept_byte_by_byte(format_: str, suffix: str) -> None:
     data = encoded(np.full((4, 6, 3), 200, np.uint8), format_)
-    assert Picture.of(row(data, 4, 6), 255) == Picture(data, suffix, 4, 6, True)
+    assert SourcePicture.of(row(data, 4, 6), 255) == SourcePicture(data, suffix, 4, 6, True)
 
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "TIFF"])
@@ -123,7 +123,7 @@ def test_turned_images_are_written_turned(format_: str, orientation: int) -> Non
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:8, :8] = 255
     height, width = (16, 32) if orientation == 3 else (32, 16)
-    found = Picture.of(row(encoded(pixels, format_, orientation), height, width), 255)
+    found = SourcePicture.of(row(encoded(pixels, format_, orientation), height, width), 255)
     with Image.open(io.BytesIO(found.data)) as shown:
         assert (shown.format, shown.size) == ("PNG", (width, height))
         assert shown.getexif().get(274) is None
@@ -135,7 +135,7 @@ def test_turned_images_are_written_turned(format_: str, orientation: int) -> Non
 
 def test_deep_images_are_written_as_they_are_seen() -> None:
     _, data = cv2.imencode(".png", np.full((4, 6), 2048, np.uint16))
-    found = Picture.of(row(data.tobytes(), 4, 6), 4095)
+    found = SourcePicture.of(row(data.tobytes(), 4, 6), 4095)
     pixels = np.asarray(cv2.imdecode(np.frombuffer(found.data, np.uint8), cv2.IMREAD_UNCHANGED))
     assert pixels.dtype == np.uint8
     assert set(pixels.ravel().tolist()) == {128}
@@ -148,15 +148,15 @@ def test_a_hundred_thousand_flags_in_bounded_memory(tmp_path: Path) -> None:
     mask = np.zeros((24, 32), np.bool_)
     mask[4:9, 5:20] = mask[15:22, 20:30] = True
     clean = np.zeros_like(mask)
-    picture = Picture(b"not looked at", ".png", 24, 32, True)
+    picture = SourcePicture(b"not looked at", ".png", 24, 32, True)
     process, grown = psutil.Process(), []
 
-    def made() -> Iterator[Item]:
+    def made() -> Iterator[AnnotatedImage]:
         for rank in range(1, MANY + 1):
             if rank % 1000 == 0:
                 grown.append(process.memory_info().rss)
             task = Task(rank, "strip", f"test/{rank}.png", "unknown", 1.0, "likely a defect")
-            yield Item(task, picture, clean if rank % 100 else mask, "padim")
+            yield AnnotatedImage(task, picture, clean if rank % 100 else mask, "padim")
 
     done = write(made(), tmp_path / "strip", ("coco", "label-studio", "cvat"), "night", images=False)
     assert (done.images, done.outlined, done.regions) == (MANY, MANY // 100, MANY // 50)
