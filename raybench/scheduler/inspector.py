@@ -38,8 +38,10 @@ from raybench.worker.inspect import failed_inspection, inspect_in_run, inspectio
 
 @ray.remote(max_calls=REUSE_WORKER)
 def inspect_task(at: bytes, threads: int, attempt: int, limit_s: float | None, signals: bool) -> Outcome:
-    """Inspect a line and keep what is found; an exception becomes a Failure. at: LineContext, packed. signals: learn for
-    them, too."""
+    """Inspect a line and keep what is found; an exception becomes a Failure.
+
+    at: LineContext, packed. signals: learn for them, too.
+    """
     started = time.perf_counter()
     desk: LineContext = unpack_args(at)
     manifest = desk.manifest
