@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test check audit format bench bench-metrics bench-resume bench-scale chaos ten-models lock bundle bundle-check clean
+.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale chaos ten-models lock bundle bundle-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -26,8 +26,16 @@ browser: ## Install Debian's Chromium for the tests of the report, where that ca
 	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -qq -y chromium) >/dev/null 2>&1 \
 	  || echo "no Chromium, and none can be installed here: the tests of the report in a browser will be skipped"
 
-test: $(READY) browser ## Run the tests (no network, no GPU needed)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+test: $(READY) browser ## Run the tests: real Ray, real S3 server; no network, no GPU needed
+	$(PYTEST) -m "not long"
+
+test-fast: $(READY) ## Run the tests without Ray, S3 server and browser, for whoever edits; under two minutes
+	$(PYTEST) -m "not cluster and not s3 and not slow and not browser and not long"
+
+test-all: $(READY) browser ## Run all tests, the long ones included
+	$(PYTEST)
 
 check: $(READY) audit ## Format, lint (ruff's security rules included), types, the direction of imports, known vulnerabilities
 	$(BIN)/ruff format --check .

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+
+# Two workers of pytest share the cores; OpenMP threads that spin for each other would take most of their time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +18,7 @@ from hypothesis import settings
 
 from raybench.analysis.board import Board, BoardContext, build_board
 from raybench.cli.demo import Sizes, write_strips
-from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores, image_quality
@@ -27,12 +31,33 @@ from raybench.store.server import EmbeddedServer, embedded_server
 settings.register_profile("raybench", deadline=None)  # how long an example takes is this machine's business
 settings.load_profile("raybench")
 _numbers = itertools.count()
+MADE_ONCE = {"test_fidelity.py", "test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py"}
+"""Files whose tests share something that takes seconds to make: one worker of pytest runs all of them."""
+SLOW = MADE_ONCE | {
+    "test_weights.py", "test_onnx_file.py", "test_efficient_ad.py", "test_training.py",
+    "test_parts.py", "test_plugins.py", "test_readers.py", "test_write.py",
+    "test_inspection.py", "test_bundle.py", "test_hostile.py", "test_stored_types.py",
+    "test_prediction_page.py", "test_store_faults.py", "test_chaos.py", "test_pixel.py",
+    "test_fiftyone.py",
+}  # fmt: skip
+"""Files with tests that take seconds each."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs Ray or the S3 server by the fixtures asked for, and group tests that share what is made once."""
     for item in items:
-        if item.get_closest_marker("cluster"):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.get_closest_marker("cluster") or "cluster" in fixtures:
+            item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.xdist_group("cluster"))
+        elif item.path.name in MADE_ONCE:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+        if "server" in fixtures:
+            item.add_marker(pytest.mark.s3)
+        if item.path.name in SLOW or ("efficient_ad" in item.name and item.path.name == "test_detectors.py"):
+            item.add_marker(pytest.mark.slow)
+        if item.path.name == "test_browser.py":
+            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(scope="session")
@@ -105,10 +130,19 @@ def board_of() -> Callable[[Mapping[str, Mapping[str, float | None]]], Board]:
     return build
 
 
+@pytest.fixture(scope="session")
+def packed_once(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of lines in a folder that holds the line `strip`; not to be written to."""
+    lines = open_store(str(tmp_path_factory.mktemp("packed")))
+    pack(open_store(str(strips)), lines, "strip", PackOptions(shard_rows=4))
+    return lines
+
+
 @pytest.fixture
-def packed(bucket: Store, strips: Path) -> Store:
+def packed(bucket: Store, packed_once: Store) -> Store:
     """A bucket that holds the line `strip`."""
-    pack(open_store(str(strips)), bucket.sub("lines"), "strip", PackOptions(shard_rows=4))
+    for item in packed_once.list():
+        bucket.put(f"lines/{item.key}", packed_once.get(item.key))
     return bucket
 
 
@@ -123,5 +157,7 @@ def experiment(packed: Store) -> Experiment:
         false_alarm_budget=0.2,
         input=InputChoice(pixels=64 * 64),
         squashed_twins=False,
+        inspect=False,
         annotation=Annotation(signals=0),
+        resources=Resources(measure_s=0.05),
     )

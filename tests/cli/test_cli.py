@@ -22,6 +22,8 @@ squashed_twins: false
 false_alarm_budget: 0.2
 input: {{pixels: 4096}}
 annotation: {{signals: 0}}
+inspect: false
+resources: {{measure_s: 0.05}}
 """
 
 
@@ -84,8 +86,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("command", ["check", "run", "status", "report"])
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize(
+    ("case", "command"),
+    [*((case, "check") for case in BAD), *((next(iter(BAD)), command) for command in ("run", "status", "report"))],
+)
 def test_bad_input_is_one_message_and_exit_code_2(
     case: str,
     command: str,

@@ -113,6 +113,7 @@ def test_another_python_is_named(bundle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_from_images_to_the_report_without_a_network() -> None:
     done = run_alone(sys.executable, str(ROOT / "cluster" / "smoke.py"))
     assert done.returncode == 0, done.stdout + done.stderr

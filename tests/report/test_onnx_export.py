@@ -26,7 +26,7 @@ def done(experiment: Experiment, tmp_path: Path) -> Plan:
     models = (ModelChoice(name="patchcore", config={"pool_rows": 600}), ModelChoice(name="fake"))
     plan = make_plan(experiment.model_copy(update={"models": models}))
     run = Run(plan.store, plan.experiment.name)
-    site = WorkerContext(run, plan.store.sub("lines"), tmp_path, "cpu", 1)
+    site = WorkerContext(run, plan.store.sub("lines"), tmp_path, "cpu", 1, measure_s=0.05)
     for unit in plan.units:
         manifest = plan.manifests[unit.line]
         train(unit, manifest, site)

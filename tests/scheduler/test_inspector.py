@@ -25,6 +25,12 @@ from raybench.worker.inspect import inspections_in
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
 
+@pytest.fixture
+def experiment(experiment: Experiment) -> Experiment:
+    """The fake model on the line `strip`, which is inspected."""
+    return experiment.model_copy(update={"inspect": True})
+
+
 class Watch:
     """What a run has shown of its inspections. kill: workers that inspect, that many times."""
 
@@ -115,7 +121,7 @@ def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment,
 
 def test_a_hang_is_ended_and_not_tried_again(experiment: Experiment) -> None:
     run_plan(make_plan(experiment.model_copy(update={"inspect": False})))
-    resources = Resources(unit_timeout_s=1e-3, retries=3)
+    resources = Resources(measure_s=0.05, unit_timeout_s=1e-3, retries=3)
     plan, watch = make_plan(experiment.model_copy(update={"resources": resources})), Watch()
     summary = run_plan(plan, watch)
     failure = summary.uninspected["strip"]
@@ -129,7 +135,7 @@ def test_a_hang_is_ended_and_not_tried_again(experiment: Experiment) -> None:
 def test_a_worker_that_dies_is_replaced_as_often_as_is_said(
     experiment: Experiment, packed: Store, retries: int, fails: bool
 ) -> None:
-    plan = make_plan(experiment.model_copy(update={"resources": Resources(retries=retries)}))
+    plan = make_plan(experiment.model_copy(update={"resources": Resources(measure_s=0.05, retries=retries)}))
     watch = Watch(kill=1)
     summary = run_plan(plan, watch)
     assert watch.kill == 0

@@ -26,7 +26,9 @@ LEAK_MB = 700.0
 def test_a_leak_is_a_row(experiment: Experiment, packed: Store, tmp_path: Path) -> None:
     """In a driver of its own: Ray reads where its monitor steps in when it starts."""
     leaks = ModelChoice(name="fake", label="leaks", config={"leak_mb_per_image": LEAK_MB, "sleep_s": 0.2})
-    chosen = experiment.model_copy(update={"models": (leaks, *experiment.models), "resources": Resources(retries=0)})
+    chosen = experiment.model_copy(
+        update={"models": (leaks, *experiment.models), "resources": Resources(measure_s=0.05, retries=0)}
+    )
     path = tmp_path / "night.yaml"
     path.write_text(chosen.to_yaml())
     memory = psutil.virtual_memory()

@@ -36,7 +36,7 @@ def rows(outcome: dict[str, BoardRow], experiment: Experiment) -> dict[str, Boar
     if not outcome:
         for configs, limit_s in ((HANGING, 20.0), (POISON, None)):
             models = tuple(ModelChoice(name="fake", label=name, config=config) for name, config in configs.items())
-            resources = Resources(unit_timeout_s=limit_s, retries=0)
+            resources = Resources(measure_s=0.05, unit_timeout_s=limit_s, retries=0)
             chosen = experiment.model_copy(update={"models": models, "resources": resources})
             outcome.update({row.model: row for row in run_plan(make_plan(chosen)).board.rows})
     return outcome

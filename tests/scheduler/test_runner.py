@@ -101,7 +101,7 @@ def test_a_killed_worker_is_replaced(experiment: Experiment, tmp_path: Path) -> 
 def test_a_worker_that_always_dies_is_a_row(experiment: Experiment) -> None:
     deadly = ModelChoice(name="fake", label="deadly", config={"kill_in": "fit"})
     chosen = with_models(experiment, deadly, ModelChoice(name="fake"))
-    summary = run(chosen.model_copy(update={"resources": Resources(retries=0)}))
+    summary = run(chosen.model_copy(update={"resources": Resources(measure_s=0.05, retries=0)}))
     rows = {row.model: row for row in summary.board.rows}
     assert rows["deadly"].failures[0].error_type == "WorkerCrashedError"
     assert rows["fake"].quality is not None
@@ -126,7 +126,7 @@ def test_results_do_not_depend_on_who_did_the_work(experiment: Experiment, packe
     run(experiment)
     unit_id = make_plan(experiment).units[0].unit_id
     first = Run(packed, "night").read(unit_id, "result", UnitResult)
-    run(experiment.model_copy(update={"name": "other", "resources": Resources(in_flight=1)}))
+    run(experiment.model_copy(update={"name": "other", "resources": Resources(measure_s=0.05, in_flight=1)}))
     second = Run(packed, "other").read(unit_id, "result", UnitResult)
     assert first is not None
     assert second is not None

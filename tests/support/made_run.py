@@ -35,7 +35,8 @@ def planned(folder: Path, images: Path, shard_rows: int, *models: ModelChoice) -
 
 
 def site_of(plan: Plan, cache: Path) -> WorkerContext:
-    return WorkerContext(Run(plan.store, plan.experiment.name), plan.store.sub("lines"), cache, "cpu", 1)
+    run = Run(plan.store, plan.experiment.name)
+    return WorkerContext(run, plan.store.sub("lines"), cache, "cpu", 1, measure_s=0.05)
 
 
 def finish(unit: Unit, manifest: Manifest, site: WorkerContext) -> None:

@@ -28,6 +28,7 @@ squashed_twins: false
 false_alarm_budget: 0.2
 input: {{pixels: 4096}}
 annotation: {{signals: 0}}
+resources: {{measure_s: 0.05}}
 """
 
 
@@ -77,7 +78,7 @@ def test_bad_input_fails_the_job_at_once(head: Head) -> None:
 
 
 def test_a_stopped_job_goes_on_where_it_stopped(head: Head, packed: Store, tmp_path: Path) -> None:
-    slow = ", ".join(f"{{name: fake, label: slow-{at}, config: {{sleep_s: 0.3, grid: {4 + at}}}}}" for at in range(2))
+    slow = ", ".join(f"{{name: fake, label: slow-{at}, config: {{sleep_s: 0.1, grid: {4 + at}}}}}" for at in range(2))
     path = written(tmp_path, packed, "slow", slow)
     run = Run(packed, "slow")
     submit = (*SUBMIT, "--", "python", "jobs/evaluate.py", path)
