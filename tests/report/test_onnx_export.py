@@ -7,34 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from raybench.config.experiment import Experiment, ModelChoice
+from raybench.config.experiment import ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.errors import InputError, ModelError, UnknownName
 from raybench.report.onnx_export import export
 from raybench.report.publish import publish_again
-from raybench.runs.run import Run
-from raybench.worker.context import WorkerContext
-from raybench.worker.measure import measure
-from raybench.worker.merge import Partials, finalize, merge
-from raybench.worker.score import score
-from raybench.worker.train import train
+from tests.support.made_run import finish, planned, site_of
 
 
-@pytest.fixture
-def done(experiment: Experiment, tmp_path: Path) -> Plan:
+@pytest.fixture(scope="module")
+def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A run of patchcore and fake, worked off without Ray."""
     models = (ModelChoice(name="patchcore", config={"pool_rows": 600}), ModelChoice(name="fake"))
-    plan = make_plan(experiment.model_copy(update={"models": models}))
-    run = Run(plan.store, plan.experiment.name)
-    site = WorkerContext(run, plan.store.sub("lines"), tmp_path, "cpu", 1, measure_s=0.05)
+    plan = planned(tmp_path_factory.mktemp("store"), strips, 4, *models)
+    context = site_of(plan, tmp_path_factory.mktemp("cache"))
     for unit in plan.units:
-        manifest = plan.manifests[unit.line]
-        train(unit, manifest, site)
-        for shard in manifest.scored_shards:
-            score(unit, manifest, shard, site)
-        merge(unit, manifest, run, Partials())
-        measure(unit, manifest, site)
-        finalize(unit, manifest, run)
+        finish(unit, plan.manifests[unit.line], context)
     publish_again(plan)
     return plan
 
