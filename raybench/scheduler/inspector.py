@@ -43,6 +43,7 @@ def inspect_task(at: bytes, threads: int, attempt: int, limit_s: float | None, s
     at: LineContext, packed. signals: learn for them, too.
     """
     started = time.perf_counter()
+    memory.tune_malloc()
     desk: LineContext = unpack_args(at)
     manifest = desk.manifest
 

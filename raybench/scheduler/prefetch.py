@@ -22,6 +22,7 @@ from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.run import Run
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.tasks import REUSE_WORKER, LineContext, unpack_args
+from raybench.worker import memory
 from raybench.worker.context import fit_of, node_cache
 
 LIMIT_MB = 8192  # of decoded shards in the store
@@ -39,6 +40,7 @@ class Carried:
 @ray.remote(max_calls=REUSE_WORKER)
 def decode(at: bytes, shard: ShardInfo, fit: InputFit, threads: int, unwanted: Sequence[str]) -> Carried:
     """Decode a shard and put it where others look; remove what is `unwanted` there. at: LineContext as an argument."""
+    memory.tune_malloc()
     desk: LineContext = unpack_args(at)
     for name in unwanted:
         remove_prefetched(desk.run.ahead, name)

@@ -95,6 +95,7 @@ def execute(order: bytes, at: bytes) -> Outcome:
     order, at: (Job, Attempt) and LineContext as arguments.
     """
     started = time.perf_counter()
+    memory.tune_malloc()
     job, effort = unpack_args(order)
     desk: LineContext = unpack_args(at)
     try:
