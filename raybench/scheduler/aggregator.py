@@ -54,7 +54,9 @@ class Aggregator:
             partials = self.partials.pop(job.unit.unit_id, None) or Partials()
             merge(job.unit, desk.manifest, self.run, partials)
         except Exception as error:
-            return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), retry_reason(error))
+            return Outcome(
+                time.perf_counter() - started, failure_of(job.phase, error, effort.attempt), retry_reason(error)
+            )
         return Outcome(time.perf_counter() - started)
 
     def drop(self, unit_id: str) -> None:

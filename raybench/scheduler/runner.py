@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.analysis.board import Board
 from raybench.config.plan import Plan
-from raybench.errors import RunStopped, TimeLimit
+from raybench.errors import RunStopped
 from raybench.runs.costs import read_costs
 from raybench.runs.forecast import Work, write_forecast
 from raybench.runs.ledger import READERS, Ledger
@@ -32,10 +32,9 @@ from raybench.scheduler.prefetch import Prefetcher, wanted
 from raybench.scheduler.prometheus import watched
 from raybench.scheduler.retries import Retries
 from raybench.scheduler.stop import Stop, stoppable
-from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, failure_of, pack_args, retry_reason
+from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, pack_args
+from raybench.scheduler.window import WAIT_S, Window, outcome_of, wait
 
-WAIT_S = 0.5
-ROUND_S = 0.02
 PATIENCE_S = 120.0  # with a store in trouble, once it has been found to be there
 Watcher = Callable[[Backlog], None]
 
@@ -117,7 +116,7 @@ class _Dispatch:
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:
             self._attempts = dict(zip(failed, pool.map(self._attempt, failed), strict=True))
-        self._running: dict[Any, _Flight] = {}
+        self._running = Window[_Flight]()
         self._gpus = 0.0
         self._retries = Retries(plan.experiment.resources.retries)
         self._spent_s: defaultdict[str, float] = defaultdict(float)
@@ -134,15 +133,17 @@ class _Dispatch:
             watch(self.backlog)
             if stop.asked and not entering:
                 entering = self.merging.enter()
-            running = [*self._running, *self.inspector.running, *self.decoder.running]
+            running = self._running or self.inspector.running or self.decoder.running
             if stop.overdue or not (running or (self.backlog.waiting and not stop.asked)):
                 break
             if not running:
                 time.sleep(WAIT_S)
                 continue
-            for reference in ended(running):
-                if not (self.inspector.receive(reference) or self.decoder.receive(reference)):
-                    self._receive(reference)
+            ended = wait(self._running, self.inspector.running, self.decoder.running)
+            self.inspector.receive(ended)
+            self.decoder.receive(ended)
+            for flight, reference in self._running.take(ended):
+                self._receive(flight, reference)
             self.merging.tell()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
         self.merging.tell(every_s=0.0)
@@ -172,7 +173,7 @@ class _Dispatch:
 
     def _next(self) -> tuple[Job, Node | None] | None:
         """What is to be done next, and the node that it is to have to itself."""
-        busy = self.inspector.busy or any(flight.job.phase != "measure" for flight in self._running.values())
+        busy = self.inspector.busy or any(flight.job.phase != "measure" for flight in self._running)
         free = [] if busy else self._free_nodes()
         job = self.backlog.take(busy=not free)
         if job is None:
@@ -181,7 +182,7 @@ class _Dispatch:
 
     def _free_nodes(self) -> list[Node]:
         """Nodes that live and on which nothing is measured; none while the cluster has lost all that fit."""
-        taken = {flight.node.node_id for flight in self._running.values() if flight.node}
+        taken = {flight.node.node_id for flight in self._running if flight.node}
         return [node for node in self.cluster.capacity.nodes if node.node_id not in taken]
 
     def _submit(self, job: Job, node: Node | None) -> None:
@@ -193,7 +194,7 @@ class _Dispatch:
             effort = self._effort(job, node)
             name, node_id = f"{job.phase} {job.unit.model}", node.node_id if node else None
             reference = _task(name, effort.threads, effort.gpus, node_id).remote(pack_args((job, effort)), desk)
-        self._running[reference] = _Flight(job, effort, node)
+        self._running.submit(_Flight(job, effort, node), reference)
         self._gpus += effort.gpus
 
     def _effort(self, job: Job, node: Node | None) -> Attempt:
@@ -213,10 +214,10 @@ class _Dispatch:
         limit = self.plan.experiment.resources.unit_timeout_s
         return None if limit is None else max(limit - self._spent_s[job.unit.unit_id], 1e-3)
 
-    def _receive(self, reference: Any) -> None:
-        flight = self._running.pop(reference)
+    def _receive(self, flight: _Flight, reference: Any) -> None:
         job, unit_id = flight.job, flight.job.unit.unit_id
-        outcome = self._outcome(reference, job)
+        recorded = functools.partial(self._recorded, unit_id)
+        outcome = outcome_of(reference, job.phase, self._attempt_of(job), recorded)
         self._count(flight, outcome)
         if outcome.failure is None:
             self.backlog.finish(job)
@@ -263,24 +264,11 @@ class _Dispatch:
         self.backlog.put_back(job, pause_s)
         return True
 
-    def _outcome(self, reference: Any, job: Job) -> Outcome:
-        """How the job ended, in a worker that died or on a node that was lost included."""
-        try:
-            answer: Outcome = ray.get(reference)
-        except ray.exceptions.RayError as error:
-            if failure := self._time_limit(job):
-                return Outcome(0.0, failure)
-            return Outcome(0.0, failure_of(job, error, self._attempt_of(job)), retry_reason(error))
-        return answer
-
-    def _time_limit(self, job: Job) -> Failure | None:
-        """The last words of a worker that ended itself because the unit's time was up."""
+    def _recorded(self, unit_id: str) -> Failure | None:
+        """The failure in the store; None without a time limit, so that a lost worker costs no request then."""
         if self.plan.experiment.resources.unit_timeout_s is None:
             return None
-        told = self.run.read(job.unit.unit_id, "failure", Failure)
-        if told and told.error_type == TimeLimit.__name__ and told.attempt == self._attempt_of(job):
-            return told
-        return None
+        return self.run.read(unit_id, "failure", Failure)
 
     def _attempt_of(self, job: Job) -> int:
         return self._attempts.get(job.unit.unit_id, 0) + 1
@@ -288,17 +276,6 @@ class _Dispatch:
     def _attempt(self, unit_id: str) -> int:
         failure = self.run.read(unit_id, "failure", Failure)
         return failure.attempt if failure else 0
-
-
-def ended(running: list[Any]) -> list[Any]:
-    """Those of the tasks that have ended, all together a moment after the first: tasks that wait for a slot have been
-    submitted already, so that nothing waits for the driver, and each round costs it some milliseconds."""
-    first, _ = ray.wait(running, num_returns=1, timeout=WAIT_S)
-    if not first or len(running) == 1:
-        return first
-    time.sleep(ROUND_S)
-    found, _ = ray.wait(running, num_returns=len(running), timeout=0)
-    return found
 
 
 @functools.lru_cache(maxsize=1024)

@@ -104,7 +104,7 @@ def execute(order: bytes, at: bytes) -> Outcome:
             spent = _work(job, desk, effort)
     except Exception as error:
         trouble = retry_reason(error, shared=0 < effort.gpus < 1)
-        return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble)
+        return Outcome(time.perf_counter() - started, failure_of(job.phase, error, effort.attempt), trouble)
     finally:
         _leave(job, desk)
     return Outcome(time.perf_counter() - started, spent=spent)
@@ -166,12 +166,7 @@ def _time_is_up(job: Job, desk: LineContext, effort: Attempt, stack: str) -> Non
     desk.run.record_failure(job.unit.unit_id, failure)
 
 
-def failure_of(job: Job, error: BaseException, attempt: int) -> Failure:
-    """`error` as a row."""
-    return failure_in(job.phase, error, attempt)
-
-
-def failure_in(phase: Phase, error: BaseException, attempt: int) -> Failure:
+def failure_of(phase: Phase, error: BaseException, attempt: int) -> Failure:
     """`error` as a row. The traceback is cut at its older end."""
     text = "".join(traceback.format_exception(error))
     return Failure(phase, type(error).__name__, str(error), text[-TRACEBACK_CHARS:], attempt)
