@@ -1,13 +1,15 @@
-"""Run a plan on Ray: submit a bounded window of tasks, hand their commits to the aggregator, keep every failure."""
+"""Run a plan on Ray: submit a bounded window of tasks, have their commits aggregated, keep every failure."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import ray
@@ -21,13 +23,13 @@ from raybench.runs.forecast import Work, write_forecast
 from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
+from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.cluster import alive
 from raybench.scheduler.estimate import estimate_schedule, plan_schedule
 from raybench.scheduler.gpu_share import GpuShares
 from raybench.scheduler.inspector import Inspector
-from raybench.scheduler.merging import AggregatorClient
 from raybench.scheduler.prefetch import Prefetcher, wanted
 from raybench.scheduler.prometheus import watched
 from raybench.scheduler.retries import Retries
@@ -35,6 +37,7 @@ from raybench.scheduler.stop import Stop, stoppable
 from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, pack_args
 from raybench.scheduler.window import WAIT_S, Window, outcome_of, wait
 
+NOTIFY_S = 1.0
 PATIENCE_S = 120.0  # with a store in trouble, once it has been found to be there
 Watcher = Callable[[Backlog], None]
 
@@ -72,7 +75,8 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         foreseen = estimate_schedule(ahead, cluster.capacity, shares)
         backlog = Backlog(ahead.units, plan.manifests, commits)
         new = [unit_id for unit_id, names in commits.items() if "result" in names and unit_id not in entered]
-        dispatch = _Dispatch(plan, run, backlog, commits, (cluster, shares), AggregatorClient(run, cluster, new))
+        dispatch = _Dispatch(plan, run, backlog, commits, (cluster, shares))
+        dispatch.finished += new
         if foreseen.units:
             write_forecast(run, foreseen)
         dispatch.drain(watched(run.name, len(plan.units), watch), stop)
@@ -101,11 +105,13 @@ class _Dispatch:
         backlog: Backlog,
         commits: dict[str, set[str]],
         where: tuple[Cluster, GpuShares],
-        merging: AggregatorClient,
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
         self.cluster, self.shares = where
-        self.merging = merging
+        self.aggregator = _aggregator(run, self.cluster.capacity.cpu_node(0))
+        self.finished: list[str] = []
+        self._notified_at = 0.0
+        self._merges = itertools.count(1)
         self.failed: dict[str, Failure] = {}
         self.took = Work()
         self._desks = {line: pack_args(self._desk(line)) for line in plan.manifests}
@@ -132,7 +138,8 @@ class _Dispatch:
                 self.decoder.fill(self.backlog.begun)
             watch(self.backlog)
             if stop.asked and not entering:
-                entering = self.merging.enter()
+                self._notify(every_s=0.0)
+                entering = self.aggregator.append_to_ledger.remote()
             running = self._running or self.inspector.running or self.decoder.running
             if stop.overdue or not (running or (self.backlog.waiting and not stop.asked)):
                 break
@@ -144,20 +151,27 @@ class _Dispatch:
             self.decoder.receive(ended)
             for flight, reference in self._running.take(ended):
                 self._receive(flight, reference)
-            self.merging.tell()
+            self._notify()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
-        self.merging.tell(every_s=0.0)
+        self._notify(every_s=0.0)
         if entering:
             ray.wait([entering], timeout=stop.left_s)
         self._raise_if(stop)
 
     def report(self, stop: Stop) -> Board:
         """The comparison, written by the aggregator. Raises RunStopped."""
-        reference = self.merging.report(self.plan)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        reference = self.aggregator.report.remote(self.plan, created)
         while not ray.wait([reference], timeout=WAIT_S)[0]:
             self._raise_if(stop)
         board: Board = ray.get(reference)
         return board
+
+    def _notify(self, every_s: float = NOTIFY_S) -> None:
+        """Send the IDs of finished units to the aggregator in batches: each actor call costs the driver 1–2 ms."""
+        if self.finished and time.monotonic() - self._notified_at >= every_s:
+            self.aggregator.finished.remote(self.finished)
+            self.finished, self._notified_at = [], time.monotonic()
 
     def _raise_if(self, stop: Stop) -> None:
         if stop.asked:
@@ -186,20 +200,23 @@ class _Dispatch:
         return [node for node in self.cluster.capacity.nodes if node.node_id not in taken]
 
     def _submit(self, job: Job, node: Node | None) -> None:
+        """node: that the task has to itself."""
         desk = self._desks[job.unit.line]
-        if job.phase == "aggregate":
-            effort = Attempt(self._attempt_of(job), 0)
-            reference = self.merging.close(job.unit.unit_id, pack_args((job, effort)), desk)
-        else:
-            effort = self._effort(job, node)
-            name, node_id = f"{job.phase} {job.unit.model}", node.node_id if node else None
-            reference = _task(name, effort.threads, effort.gpus, node_id).remote(pack_args((job, effort)), desk)
+        merging = job.phase == "aggregate"
+        place = self.cluster.capacity.cpu_node(next(self._merges)) if merging else node
+        effort = self._effort(job, place)
+        name, node_id = f"{job.phase} {job.unit.model}", place.node_id if place else None
+        task = _task(name, effort.threads, effort.gpus, node_id, soft=merging)
+        reference = task.remote(pack_args((job, effort)), desk)
         self._running.submit(_Flight(job, effort, node), reference)
         self._gpus += effort.gpus
 
     def _effort(self, job: Job, node: Node | None) -> Attempt:
-        """node: that the task has to itself, with one whole GPU where there are any."""
+        """node: that a task has to itself, with one whole GPU where there are any; that a merge prefers."""
         attempt, slots = self._attempt_of(job), self.cluster.capacity
+        if job.phase == "aggregate":  # fits a slot, so that no more workers run than slots; nothing limits its time
+            cpus = min(slots.cpus, node.cpus) if node else slots.cpus
+            return Attempt(attempt, cpus, again=attempt > 1 or self._retries.again(job))
         return Attempt(
             attempt=attempt,
             threads=node.cpus if node else slots.cpus,
@@ -221,17 +238,12 @@ class _Dispatch:
         self._count(flight, outcome)
         if outcome.failure is None:
             self.backlog.finish(job)
-            if job.shard is not None and self.backlog.has_unscored(unit_id):
-                self.merging.add(unit_id, job.shard.key)
-            elif job.phase == "aggregate":
-                self.merging.closed(unit_id)
-            elif job.phase == "measure":
+            if job.phase == "measure":
                 del self._spent_s[unit_id]
-                self.merging.finished(unit_id)
+                self.finished.append(unit_id)
         elif not self._put_back(job, outcome) and self.backlog.fail(job):
             self.failed[unit_id] = replace(outcome.failure, traceback="")
             self.run.record_failure(unit_id, outcome.failure)
-            self.merging.drop(unit_id)
 
     def _desk(self, line: str) -> LineContext:
         plan, device = self.plan, self.cluster.capacity.device
@@ -279,7 +291,7 @@ class _Dispatch:
 
 
 @functools.lru_cache(maxsize=1024)
-def _task(name: str, threads: int, gpus: float, node_id: str | None) -> Any:
+def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool) -> Any:
     """`execute` as Ray is to run it; to make that anew for each task would take the driver a third of a millisecond.
 
     Ray is to retry nothing: which failures are worth it is for `Retries` to say. It keeps metrics of every name that it
@@ -290,5 +302,11 @@ def _task(name: str, threads: int, gpus: float, node_id: str | None) -> Any:
         num_gpus=gpus,
         max_retries=0,
         name=name,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False) if node_id else "SPREAD",
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft) if node_id else "SPREAD",
     )
+
+
+def _aggregator(run: Run, node: Node | None) -> Any:
+    """Start the aggregation actor on `node`; elsewhere once that is lost."""
+    strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=True) if node else "DEFAULT"
+    return Aggregator.options(scheduling_strategy=strategy).remote(run)  # type: ignore[attr-defined]

@@ -112,6 +112,11 @@ def execute(order: bytes, at: bytes) -> Outcome:
 
 def _work(job: Job, desk: LineContext, effort: Attempt) -> ResourceUsage | None:
     """What a phase needs is imported when it comes: torch takes seconds, and not every detector's training needs it."""
+    if job.phase == "aggregate":
+        from raybench.worker import merge
+
+        merge.merge(job.unit, desk.manifest, desk.run, merge.Partials())
+        return None
     from raybench.worker import context
 
     if desk.device != "cpu":
@@ -151,7 +156,7 @@ def _leave(job: Job, desk: LineContext) -> None:
     timing take little, and the next of them takes it again."""
     if job.phase == "train":
         memory.trim()
-    if desk.device != "cpu":
+    if desk.device != "cpu" and job.phase != "aggregate":
         from raybench.detectors import device
 
         device.give_back_memory(desk.device)
