@@ -7,7 +7,6 @@ import resource
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -38,13 +37,12 @@ def _in_a_process(name: str, way: str) -> dict[str, Any]:
 
 
 def _measure(name: str, way: str) -> dict[str, Any]:
-    if way == "glibc":
-        stub: Any = types.ModuleType("raybench.worker.memory")
-        stub.keep_freed, stub.give_back = (lambda: False), (lambda: None)
-        sys.modules["raybench.worker.memory"] = stub
     from raybench.detectors import registry
     from raybench.detectors.protocol import FitContext
+    from raybench.worker import memory
 
+    if way == "kept":
+        memory.tune_malloc()
     context = FitContext(seed=0, device="cpu", threads=1)
     spec = registry.resolve(name, STEPS.get(name, {}), "cpu")
     detector: Any = registry.create(spec, registry.InputSize(SIDE, SIDE), context)

@@ -14,9 +14,6 @@ from raybench.detectors.protocol import Card, Detector, FitContext, Scored, Trai
 from raybench.errors import RaybenchError
 from raybench.runs.records import UnitResult
 from raybench.store import Store, open_store
-from raybench.worker import memory
-
-memory.tune_malloc()
 
 __all__ = [
     "Card",

@@ -47,7 +47,7 @@ class Watch:
             self.last = _clocks()
             rss_mb = psutil.Process().memory_info().rss / 1e6
             self.samples.append(Sample(round(done / self.tasks, 3), round(rss_mb, 1), round(object_store_mb(), 1)))
-            self.aggregator_s = _aggregators_s()
+            self.aggregator_s = _aggregator_s()
             self._say()
 
     def _say(self) -> None:
@@ -60,8 +60,8 @@ def _clocks() -> tuple[float, float, float]:
     return time.process_time(), time.thread_time(), time.perf_counter()
 
 
-def _aggregators_s() -> float:
-    """CPU seconds of the aggregation actors."""
+def _aggregator_s() -> float:
+    """CPU seconds of the aggregation actor."""
     total = 0.0
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):

@@ -44,7 +44,7 @@ class Scheduler:
 class Driver:
     """Fake units through Ray. nodes: besides the head. plan_ms, start_ms: before the first task, per unit. cpu_ms: of
     the driver's process from the first task to the last, per unit; main_ms: of its main thread. aggregator_ms: CPU of
-    the aggregation actors, per unit. load: of the machine when it started."""
+    the aggregation actor, per unit. load: of the machine when it started."""
 
     lines: int
     models: int

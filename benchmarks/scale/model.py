@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.scale.figures import Decoding, Driver, Unit
-from raybench.scheduler.mergers import SLOTS_EACH
 
 GPUS = (10, 100, 1000)
 
@@ -69,7 +68,7 @@ def driver_ms(driver: Driver, shards: int) -> float:
 
 
 def merging_ms(unit: Unit, assumed: Assumed) -> tuple[float, float]:
-    """Of one actor for one unit, requests one after the other: CPU, and wall with the store's answers."""
+    """Of one unit, requests one after the other: CPU, and wall with the store's answers."""
     steps = steps_of(unit)
     merge, close = steps["merge a shard"], steps["close"]
     cpu = assumed.shards * merge.cpu_ms + close.cpu_ms
@@ -83,13 +82,18 @@ def parts(driver: Driver | None, unit: Unit, decoding: Decoding, assumed: Assume
     _, merge_ms = merging_ms(unit, assumed)
     enter_ms = steps_of(unit)["enter"].cpu_ms
     per_s = {gpus: gpus / assumed.unit_s for gpus in GPUS}
-    tree = {gpus: per_s[gpus] * merge_ms / 1e3 / actors(gpus) for gpus in GPUS}
+    of_all = assumed.unit_s * assumed.cores
     alone = merge_ms + enter_ms
     return (
         *([_driver(driver, per_s, assumed)] if driver else []),
-        _shared("one aggregation actor, were it alone", per_s, alone, f"{alone:.0f} ms per unit, waiting included"),
-        Part("each merging actor", tree, f"the same merging, one actor for every {SLOTS_EACH} GPUs", shared=False),
-        _shared("the root actor", per_s, enter_ms, f"{enter_ms:.0f} ms of CPU per unit entered in the ledger"),
+        _shared("one actor that merges all units", per_s, alone, f"{alone:.0f} ms per unit, waiting included"),
+        Part(
+            f"{assumed.cores} cores of each GPU, merging",
+            dict.fromkeys(GPUS, merge_ms / 1e3 / of_all),
+            "the same merging, by a task for each unit",
+            shared=False,
+        ),
+        _shared("the aggregation actor", per_s, enter_ms, f"{enter_ms:.0f} ms of CPU per unit entered in the ledger"),
         _shared("S3 reads of one prefix", per_s, reads / assumed.reads_per_s * 1e3, f"{reads} per unit"),
         _shared("S3 writes of one prefix", per_s, writes / assumed.writes_per_s * 1e3, f"{writes} per unit"),
         *_cores(decoding, assumed),
@@ -99,10 +103,6 @@ def parts(driver: Driver | None, unit: Unit, decoding: Decoding, assumed: Assume
 def _driver(driver: Driver, per_s: Mapping[int, float], assumed: Assumed) -> Part:
     one = driver_ms(driver, assumed.shards)
     return _shared("the driver", per_s, one, f"{one:.1f} ms of CPU per unit")
-
-
-def actors(gpus: int) -> int:
-    return max(1, -(-gpus // SLOTS_EACH))
 
 
 def _shared(name: str, per_s: Mapping[int, float], ms: float, about: str) -> Part:

@@ -7,7 +7,6 @@ from typing import Any
 
 from benchmarks.scale.figures import Conditions, Decoding, Driver, Scheduler, Unit, Waiting, Workers
 from benchmarks.scale.model import GPUS, Assumed, Part, decodes, merging_ms, parts, requests, scoring_s
-from raybench.scheduler.mergers import SLOTS_EACH
 
 HEAD = """# Scale
 
@@ -75,7 +74,7 @@ from the first to the last, {one.report_s:,.0f} s more for the report.
 
 Scheduling takes **{one.cpu_ms:.2f} ms** of the driver's CPU per unit (asked for: under 10), {one.main_ms:.2f} of them
 in its main thread, the others in Ray's. Before the first task, per unit: {one.plan_ms:.2f} ms for the plan and
-{one.start_ms:.2f} ms for what is done already, costs and order. The aggregation actors take {one.aggregator_ms:.1f} ms.
+{one.start_ms:.2f} ms for what is done already, costs and order. The aggregation actor takes {one.aggregator_ms:.1f} ms.
 
 {memory}"""
 
@@ -181,14 +180,13 @@ def _row(part: Part) -> tuple[str, ...]:
 
 
 def _verdict(found: Sequence[Part], unit: Unit, assumed: Assumed) -> str:
-    alone = next(part for part in found if "alone" in part.name)
+    alone = next(part for part in found if "merges all" in part.name)
     built = sorted((part for part in found if part.shared and part is not alone), key=lambda part: part.full_at)
     cpu_ms, wall_ms = merging_ms(unit, assumed)
-    return f"""**One aggregation actor is full first**, at {alone.full_at:,.0f} GPUs: it asks the store for one thing
-after the other ({wall_ms:.0f} ms per unit, {cpu_ms:.0f} of them CPU). So merging is done in a tree
-(`scheduler/mergers.py`): one actor for every {SLOTS_EACH} slots, each with units of its own, and a root that keeps the
-ledger and writes the report. With it **{built[0].name}** is full next, at {built[0].full_at:,.0f} GPUs, then
-{built[1].name}, at {built[1].full_at:,.0f}.
+    return f"""**One actor that merges all units is full first**, at {alone.full_at:,.0f} GPUs: it asks the store for
+one thing after the other ({wall_ms:.0f} ms per unit, {cpu_ms:.0f} of them CPU). So a unit is merged by a task of its
+own, and the aggregation actor only keeps the ledger and writes the report. With it **{built[0].name}** is full next, at
+{built[0].full_at:,.0f} GPUs, then {built[1].name}, at {built[1].full_at:,.0f}.
 Units that take half as long fill everything at half as many GPUs.
 """
 

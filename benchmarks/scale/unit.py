@@ -92,7 +92,7 @@ def measure() -> Unit:
 
 
 def _steps(unit: unit.Unit, manifest: Manifest, site: WorkerContext) -> tuple[Step, ...]:
-    """The unit from training to the ledger, as tasks and actors do it."""
+    """The unit from training to the ledger, as tasks and the actor do it."""
     shards, partials = manifest.scored_shards, merge.Partials()
     steps: list[Step] = []
 
@@ -119,7 +119,7 @@ def _steps(unit: unit.Unit, manifest: Manifest, site: WorkerContext) -> tuple[St
 
 
 def _add(run: Run, unit_id: str, shard_key: str, partials: merge.Partials) -> None:
-    """As the aggregation actor does it."""
+    """As the merge task does it."""
     record = run.read(unit_id, score_name(shard_key), ScoreRecord)
     if record is None:
         raise RuntimeError(f"{shard_key} is not scored")

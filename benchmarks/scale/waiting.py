@@ -34,7 +34,7 @@ def measure() -> tuple[Waiting, ...]:
 
 
 def _round_ms(in_flight: list[Any]) -> float:
-    """The two questions of `scheduler.runner`: wait for one, then who else is done."""
+    """The two questions of `scheduler.window`: wait for one, then who else is done."""
     started = time.process_time()
     for _ in range(ROUNDS):
         _, rest = ray.wait(in_flight, num_returns=1, timeout=0.5)

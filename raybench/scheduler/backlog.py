@@ -93,11 +93,6 @@ class Backlog:
         """Whether the unit is under way: begun, and neither done nor given up."""
         return unit_id in self._open
 
-    def has_unscored(self, unit_id: str) -> bool:
-        """Whether shards of the unit are still to be scored."""
-        state = self._open.get(unit_id)
-        return state is not None and state.unscored > 0
-
     def put_back(self, job: Job, pause_s: float) -> None:
         """`job` is to be done again, no sooner than after a pause."""
         key = _key(job)

@@ -42,6 +42,11 @@ class Capacity:
         """CPUs of the largest node."""
         return max((node.cpus for node in self.nodes), default=self.cpus)
 
+    def cpu_node(self, number: int) -> Node | None:
+        """A node without a GPU for merging or the report: in turns, the largest first. None where there are none."""
+        nodes = sorted(self.cpu_nodes, key=lambda node: -node.cpus)
+        return nodes[number % len(nodes)] if nodes else None
+
     @property
     def all_gpus(self) -> int:
         return sum(node.gpus for node in self.nodes) if self.gpus else 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import ray
@@ -27,11 +28,12 @@ from raybench.scheduler.tasks import (
     TRACEBACK_CHARS,
     LineContext,
     Outcome,
-    failure_in,
+    failure_of,
     retry_reason,
     unpack_args,
 )
 from raybench.scheduler.timeout import time_limit
+from raybench.scheduler.window import Window, outcome_of
 from raybench.worker import memory
 from raybench.worker.inspect import failed_inspection, inspect_in_run, inspections_in, record_failed_inspection
 
@@ -43,6 +45,7 @@ def inspect_task(at: bytes, threads: int, attempt: int, limit_s: float | None, s
     at: LineContext, packed. signals: learn for them, too.
     """
     started = time.perf_counter()
+    memory.tune_malloc()
     desk: LineContext = unpack_args(at)
     manifest = desk.manifest
 
@@ -57,14 +60,15 @@ def inspect_task(at: bytes, threads: int, attempt: int, limit_s: float | None, s
                 learn_in_run(desk.run, desk.lines, manifest, desk.own)
             inspect_in_run(desk.run, desk.lines, manifest, desk.own, threads)
     except Exception as error:
-        return Outcome(time.perf_counter() - started, failure_in("inspect", error, attempt), retry_reason(error))
+        return Outcome(time.perf_counter() - started, failure_of("inspect", error, attempt), retry_reason(error))
     finally:
         memory.trim()
     return Outcome(time.perf_counter() - started)
 
 
 class Inspector:
-    """The inspections that are left to do. failed: given up in this run, by line. tally: progress, in lines."""
+    """The inspections that are left to do. running: lines in flight. failed: given up in this run, by line. tally:
+    progress, in lines."""
 
     def __init__(self, plan: Plan, run: Run, cluster: Cluster, desks: Mapping[str, Any]) -> None:
         """desks: by line, as arguments of tasks."""
@@ -74,55 +78,40 @@ class Inspector:
         known = inspections_in(run, plan) if plan.experiment.inspect else {}
         self._waiting = deque(line for line, found in known.items() if not isinstance(found, Inspection))
         self._attempts = {line: found.attempt for line, found in known.items() if isinstance(found, Failure)}
-        self._running: dict[Any, str] = {}
+        self.running = Window[str]()
         self._tries: Counter[str] = Counter()
         self.failed: dict[str, Failure] = {}
         self.tally = PhaseCount(total=len(self._waiting))
 
     @property
-    def running(self) -> list[Any]:
-        """References to what is in flight."""
-        return list(self._running)
-
-    @property
     def busy(self) -> bool:
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self.running)
 
     def fill(self) -> None:
         """Half of the slots at most: training has the others from the start."""
-        while self._waiting and len(self._running) < max(self._fleet.capacity.cpu_slots // 2, 1):
+        while self._waiting and len(self.running) < max(self._fleet.capacity.cpu_slots // 2, 1):
             line = self._waiting.popleft()
             threads = self._fleet.capacity.cpus
             task = inspect_task.options(num_cpus=threads, max_retries=0, name="inspect", scheduling_strategy="SPREAD")
             arguments = (self._desks[line], threads, self._attempt(line), self._limit_s, self._signals)
-            self._running[task.remote(*arguments)] = line
+            self.running.submit(line, task.remote(*arguments))
 
-    def receive(self, reference: Any) -> bool:
-        """Take the outcome of a task that has ended; False when it is none of these."""
-        line = self._running.pop(reference, None)
-        if line is None:
-            return False
-        outcome = self._outcome(reference, line)
-        if outcome.failure is None:
-            self.tally.done += 1
-        elif outcome.trouble and self._tries[line] < self._retries:
-            self._tries[line] += 1
-            self._waiting.append(line)
-        else:
-            self.tally.failed += 1
-            record_failed_inspection(self._run, line, outcome.failure)
-            self.failed[line] = outcome.failure
-        return True
+    def receive(self, ended: Iterable[Any]) -> None:
+        """Take the outcomes of the inspections among the tasks that have ended."""
+        for line, reference in self.running.take(ended):
+            outcome = outcome_of(reference, "inspect", self._attempt(line), partial(self._recorded, line))
+            if outcome.failure is None:
+                self.tally.done += 1
+            elif outcome.trouble and self._tries[line] < self._retries:
+                self._tries[line] += 1
+                self._waiting.append(line)
+            else:
+                self.tally.failed += 1
+                record_failed_inspection(self._run, line, outcome.failure)
+                self.failed[line] = outcome.failure
 
-    def _outcome(self, reference: Any, line: str) -> Outcome:
-        try:
-            answer: Outcome = ray.get(reference)
-        except ray.exceptions.RayError as error:
-            told = failed_inspection(self._run, line) if self._limit_s else None
-            if told and (told.error_type, told.attempt) == (TimeLimit.__name__, self._attempt(line)):
-                return Outcome(0.0, told)
-            return Outcome(0.0, failure_in("inspect", error, self._attempt(line)), retry_reason(error))
-        return answer
+    def _recorded(self, line: str) -> Failure | None:
+        return failed_inspection(self._run, line) if self._limit_s else None
 
     def _attempt(self, line: str) -> int:
         return self._attempts.get(line, 0) + 1

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import ray
-
 from raybench.config.experiment import Resources
 from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
@@ -17,10 +15,10 @@ from raybench.scheduler.backlog import Job
 from raybench.scheduler.cluster import cluster_capacity
 from raybench.scheduler.retries import Retries
 from raybench.scheduler.stop import Stop, stoppable
-from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, failure_of, pack_args, retry_reason
+from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, pack_args
+from raybench.scheduler.window import Window, outcome_of, wait
 from raybench.worker.predict import Prediction
 
-WAIT_S = 0.5
 Done = Callable[[ShardInfo], None]
 
 
@@ -31,18 +29,18 @@ def score_shards(prediction: Prediction, resources: Resources, done: Done) -> di
     cluster, and RunStopped on SIGTERM or SIGINT.
     """
     with stoppable() as stop:
-        return _Window(prediction, resources, done).drain(stop)
+        return _Scoring(prediction, resources, done).drain(stop)
 
 
-class _Window:
-    """The tasks in flight."""
+class _Scoring:
+    """The shards that are left to score."""
 
     def __init__(self, prediction: Prediction, resources: Resources, done: Done) -> None:
         self.fit, self.resources, self.done = cluster_capacity(resources), resources, done
         self._desk = pack_args(LineContext(prediction.run, prediction.images, prediction.manifest, self.fit.device))
         self._retries = Retries(resources.retries)
         self._waiting = deque(Job("score", prediction.unit, shard.rows, shard) for shard in prediction.waiting())
-        self._running: dict[Any, Job] = {}
+        self._running = Window[Job]()
 
     def drain(self, stop: Stop) -> dict[str, Failure]:
         failed: dict[str, Failure] = {}
@@ -51,11 +49,9 @@ class _Window:
                 raise RunStopped(f"stopped by {stop.asked}: run the same command again to do the rest")
             while self._waiting and len(self._running) < self.fit.count * self.resources.in_flight:
                 job = self._waiting.popleft()
-                self._running[self._submit(job)] = job
-            finished, _ = ray.wait(list(self._running), num_returns=1, timeout=WAIT_S)
-            for reference in finished:
-                job = self._running.pop(reference)
-                outcome = _outcome(reference, job)
+                self._running.submit(job, self._submit(job))
+            for job, reference in self._running.take(wait(self._running)):
+                outcome = outcome_of(reference, job.phase, attempt=1)
                 if outcome.failure and self._put_back(job, outcome):
                     continue
                 if job.shard is not None:
@@ -84,12 +80,3 @@ class _Window:
         time.sleep(pause_s)
         self._waiting.appendleft(job)
         return True
-
-
-def _outcome(reference: Any, job: Job) -> Outcome:
-    """How the job ended, in a worker that died included."""
-    try:
-        answer: Outcome = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        return Outcome(0.0, failure_of(job, error, 1), retry_reason(error))
-    return answer

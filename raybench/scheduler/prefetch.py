@@ -22,6 +22,8 @@ from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.run import Run
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.tasks import REUSE_WORKER, LineContext, unpack_args
+from raybench.scheduler.window import Window
+from raybench.worker import memory
 from raybench.worker.context import fit_of, node_cache
 
 LIMIT_MB = 8192  # of decoded shards in the store
@@ -39,6 +41,7 @@ class Carried:
 @ray.remote(max_calls=REUSE_WORKER)
 def decode(at: bytes, shard: ShardInfo, fit: InputFit, threads: int, unwanted: Sequence[str]) -> Carried:
     """Decode a shard and put it where others look; remove what is `unwanted` there. at: LineContext as an argument."""
+    memory.tune_malloc()
     desk: LineContext = unpack_args(at)
     for name in unwanted:
         remove_prefetched(desk.run.ahead, name)
@@ -74,20 +77,16 @@ def wanted(units: Iterable[Unit], manifests: Mapping[str, Manifest]) -> Iterator
 
 
 class Prefetcher:
-    """What is to be decoded, in the order in which units need it. Does nothing on a cluster without such nodes."""
+    """What is to be decoded, in the order in which units need it. Does nothing on a cluster without such nodes.
+    running: IDs of the nodes that decode, one for each shard in flight."""
 
     def __init__(self, wanted: Iterable[Wanted], cluster: Cluster, desks: Mapping[str, Any]) -> None:
         """desks: by line, as arguments of tasks."""
         self._fleet, self._desks = cluster, desks
         self._waiting = deque(wanted if cluster.capacity.cpu_nodes else ())
-        self._running: dict[Any, str] = {}
+        self.running = Window[str]()
         self._there: deque[Carried] = deque()
         self._paused_until = 0.0
-
-    @property
-    def running(self) -> list[Any]:
-        """References to what is in flight."""
-        return list(self._running)
 
     def fill(self, begun: int) -> None:
         """Keep the nodes busy with what the units after the first `begun` need, so many as may soon begin."""
@@ -97,15 +96,13 @@ class Prefetcher:
         while self._waiting and self._waiting[0].unit < horizon and (node := self._free_node()):
             self._submit(self._waiting.popleft(), node)
 
-    def receive(self, reference: Any) -> bool:
-        """Take what a task has done; False when it is none of these."""
-        if self._running.pop(reference, None) is None:
-            return False
-        try:
-            self._there.append(ray.get(reference))
-        except ray.exceptions.RayError:
-            self._paused_until = time.monotonic() + PAUSE_S
-        return True
+    def receive(self, ended: Iterable[Any]) -> None:
+        """Take the decoded shards among the tasks that have ended."""
+        for _, reference in self.running.take(ended):
+            try:
+                self._there.append(ray.get(reference))
+            except ray.exceptions.RayError:
+                self._paused_until = time.monotonic() + PAUSE_S
 
     def _submit(self, shard: Wanted, node: Node) -> None:
         threads = self._threads(node)
@@ -116,10 +113,10 @@ class Prefetcher:
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
         )
         given = (self._desks[shard.line], shard.shard, shard.fit, threads, self._unwanted())
-        self._running[task.remote(*given)] = node.node_id
+        self.running.submit(node.node_id, task.remote(*given))
 
     def _free_node(self) -> Node | None:
-        busy = Counter(self._running.values())
+        busy = Counter(self.running)
         free = (
             node for node in self._fleet.capacity.cpu_nodes if busy[node.node_id] < node.cpus // self._threads(node)
         )

@@ -1,13 +1,15 @@
-"""Run a plan on Ray: submit a bounded window of tasks, hand their commits to the aggregator, keep every failure."""
+"""Run a plan on Ray: submit a bounded window of tasks, have their commits aggregated, keep every failure."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import ray
@@ -15,27 +17,27 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.analysis.board import Board
 from raybench.config.plan import Plan
-from raybench.errors import RunStopped, TimeLimit
+from raybench.errors import RunStopped
 from raybench.runs.costs import read_costs
 from raybench.runs.forecast import Work, write_forecast
 from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
 from raybench.runs.run import Run
+from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.cluster import alive
 from raybench.scheduler.estimate import estimate_schedule, plan_schedule
 from raybench.scheduler.gpu_share import GpuShares
 from raybench.scheduler.inspector import Inspector
-from raybench.scheduler.merging import AggregatorClient
 from raybench.scheduler.prefetch import Prefetcher, wanted
 from raybench.scheduler.prometheus import watched
 from raybench.scheduler.retries import Retries
 from raybench.scheduler.stop import Stop, stoppable
-from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, failure_of, pack_args, retry_reason
+from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, pack_args
+from raybench.scheduler.window import WAIT_S, Window, outcome_of, wait
 
-WAIT_S = 0.5
-ROUND_S = 0.02
+NOTIFY_S = 1.0
 PATIENCE_S = 120.0  # with a store in trouble, once it has been found to be there
 Watcher = Callable[[Backlog], None]
 
@@ -73,7 +75,8 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         foreseen = estimate_schedule(ahead, cluster.capacity, shares)
         backlog = Backlog(ahead.units, plan.manifests, commits)
         new = [unit_id for unit_id, names in commits.items() if "result" in names and unit_id not in entered]
-        dispatch = _Dispatch(plan, run, backlog, commits, (cluster, shares), AggregatorClient(run, cluster, new))
+        dispatch = _Dispatch(plan, run, backlog, commits, (cluster, shares))
+        dispatch.finished += new
         if foreseen.units:
             write_forecast(run, foreseen)
         dispatch.drain(watched(run.name, len(plan.units), watch), stop)
@@ -102,11 +105,13 @@ class _Dispatch:
         backlog: Backlog,
         commits: dict[str, set[str]],
         where: tuple[Cluster, GpuShares],
-        merging: AggregatorClient,
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
         self.cluster, self.shares = where
-        self.merging = merging
+        self.aggregator = _aggregator(run, self.cluster.capacity.cpu_node(0))
+        self.finished: list[str] = []
+        self._notified_at = 0.0
+        self._merges = itertools.count(1)
         self.failed: dict[str, Failure] = {}
         self.took = Work()
         self._desks = {line: pack_args(self._desk(line)) for line in plan.manifests}
@@ -117,7 +122,7 @@ class _Dispatch:
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:
             self._attempts = dict(zip(failed, pool.map(self._attempt, failed), strict=True))
-        self._running: dict[Any, _Flight] = {}
+        self._running = Window[_Flight]()
         self._gpus = 0.0
         self._retries = Retries(plan.experiment.resources.retries)
         self._spent_s: defaultdict[str, float] = defaultdict(float)
@@ -133,30 +138,40 @@ class _Dispatch:
                 self.decoder.fill(self.backlog.begun)
             watch(self.backlog)
             if stop.asked and not entering:
-                entering = self.merging.enter()
-            running = [*self._running, *self.inspector.running, *self.decoder.running]
+                self._notify(every_s=0.0)
+                entering = self.aggregator.append_to_ledger.remote()
+            running = self._running or self.inspector.running or self.decoder.running
             if stop.overdue or not (running or (self.backlog.waiting and not stop.asked)):
                 break
             if not running:
                 time.sleep(WAIT_S)
                 continue
-            for reference in ended(running):
-                if not (self.inspector.receive(reference) or self.decoder.receive(reference)):
-                    self._receive(reference)
-            self.merging.tell()
+            ended = wait(self._running, self.inspector.running, self.decoder.running)
+            self.inspector.receive(ended)
+            self.decoder.receive(ended)
+            for flight, reference in self._running.take(ended):
+                self._receive(flight, reference)
+            self._notify()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
-        self.merging.tell(every_s=0.0)
+        self._notify(every_s=0.0)
         if entering:
             ray.wait([entering], timeout=stop.left_s)
         self._raise_if(stop)
 
     def report(self, stop: Stop) -> Board:
         """The comparison, written by the aggregator. Raises RunStopped."""
-        reference = self.merging.report(self.plan)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        reference = self.aggregator.report.remote(self.plan, created)
         while not ray.wait([reference], timeout=WAIT_S)[0]:
             self._raise_if(stop)
         board: Board = ray.get(reference)
         return board
+
+    def _notify(self, every_s: float = NOTIFY_S) -> None:
+        """Send the IDs of finished units to the aggregator in batches: each actor call costs the driver 1–2 ms."""
+        if self.finished and time.monotonic() - self._notified_at >= every_s:
+            self.aggregator.finished.remote(self.finished)
+            self.finished, self._notified_at = [], time.monotonic()
 
     def _raise_if(self, stop: Stop) -> None:
         if stop.asked:
@@ -172,7 +187,7 @@ class _Dispatch:
 
     def _next(self) -> tuple[Job, Node | None] | None:
         """What is to be done next, and the node that it is to have to itself."""
-        busy = self.inspector.busy or any(flight.job.phase != "measure" for flight in self._running.values())
+        busy = self.inspector.busy or any(flight.job.phase != "measure" for flight in self._running)
         free = [] if busy else self._free_nodes()
         job = self.backlog.take(busy=not free)
         if job is None:
@@ -181,24 +196,27 @@ class _Dispatch:
 
     def _free_nodes(self) -> list[Node]:
         """Nodes that live and on which nothing is measured; none while the cluster has lost all that fit."""
-        taken = {flight.node.node_id for flight in self._running.values() if flight.node}
+        taken = {flight.node.node_id for flight in self._running if flight.node}
         return [node for node in self.cluster.capacity.nodes if node.node_id not in taken]
 
     def _submit(self, job: Job, node: Node | None) -> None:
+        """node: that the task has to itself."""
         desk = self._desks[job.unit.line]
-        if job.phase == "aggregate":
-            effort = Attempt(self._attempt_of(job), 0)
-            reference = self.merging.close(job.unit.unit_id, pack_args((job, effort)), desk)
-        else:
-            effort = self._effort(job, node)
-            name, node_id = f"{job.phase} {job.unit.model}", node.node_id if node else None
-            reference = _task(name, effort.threads, effort.gpus, node_id).remote(pack_args((job, effort)), desk)
-        self._running[reference] = _Flight(job, effort, node)
+        merging = job.phase == "aggregate"
+        place = self.cluster.capacity.cpu_node(next(self._merges)) if merging else node
+        effort = self._effort(job, place)
+        name, node_id = f"{job.phase} {job.unit.model}", place.node_id if place else None
+        task = _task(name, effort.threads, effort.gpus, node_id, soft=merging)
+        reference = task.remote(pack_args((job, effort)), desk)
+        self._running.submit(_Flight(job, effort, node), reference)
         self._gpus += effort.gpus
 
     def _effort(self, job: Job, node: Node | None) -> Attempt:
-        """node: that the task has to itself, with one whole GPU where there are any."""
+        """node: that a task has to itself, with one whole GPU where there are any; that a merge prefers."""
         attempt, slots = self._attempt_of(job), self.cluster.capacity
+        if job.phase == "aggregate":  # fits a slot, so that no more workers run than slots; nothing limits its time
+            cpus = min(slots.cpus, node.cpus) if node else slots.cpus
+            return Attempt(attempt, cpus, again=attempt > 1 or self._retries.again(job))
         return Attempt(
             attempt=attempt,
             threads=node.cpus if node else slots.cpus,
@@ -213,24 +231,19 @@ class _Dispatch:
         limit = self.plan.experiment.resources.unit_timeout_s
         return None if limit is None else max(limit - self._spent_s[job.unit.unit_id], 1e-3)
 
-    def _receive(self, reference: Any) -> None:
-        flight = self._running.pop(reference)
+    def _receive(self, flight: _Flight, reference: Any) -> None:
         job, unit_id = flight.job, flight.job.unit.unit_id
-        outcome = self._outcome(reference, job)
+        recorded = functools.partial(self._recorded, unit_id)
+        outcome = outcome_of(reference, job.phase, self._attempt_of(job), recorded)
         self._count(flight, outcome)
         if outcome.failure is None:
             self.backlog.finish(job)
-            if job.shard is not None and self.backlog.has_unscored(unit_id):
-                self.merging.add(unit_id, job.shard.key)
-            elif job.phase == "aggregate":
-                self.merging.closed(unit_id)
-            elif job.phase == "measure":
+            if job.phase == "measure":
                 del self._spent_s[unit_id]
-                self.merging.finished(unit_id)
+                self.finished.append(unit_id)
         elif not self._put_back(job, outcome) and self.backlog.fail(job):
             self.failed[unit_id] = replace(outcome.failure, traceback="")
             self.run.record_failure(unit_id, outcome.failure)
-            self.merging.drop(unit_id)
 
     def _desk(self, line: str) -> LineContext:
         plan, device = self.plan, self.cluster.capacity.device
@@ -263,24 +276,11 @@ class _Dispatch:
         self.backlog.put_back(job, pause_s)
         return True
 
-    def _outcome(self, reference: Any, job: Job) -> Outcome:
-        """How the job ended, in a worker that died or on a node that was lost included."""
-        try:
-            answer: Outcome = ray.get(reference)
-        except ray.exceptions.RayError as error:
-            if failure := self._time_limit(job):
-                return Outcome(0.0, failure)
-            return Outcome(0.0, failure_of(job, error, self._attempt_of(job)), retry_reason(error))
-        return answer
-
-    def _time_limit(self, job: Job) -> Failure | None:
-        """The last words of a worker that ended itself because the unit's time was up."""
+    def _recorded(self, unit_id: str) -> Failure | None:
+        """The failure in the store; None without a time limit, so that a lost worker costs no request then."""
         if self.plan.experiment.resources.unit_timeout_s is None:
             return None
-        told = self.run.read(job.unit.unit_id, "failure", Failure)
-        if told and told.error_type == TimeLimit.__name__ and told.attempt == self._attempt_of(job):
-            return told
-        return None
+        return self.run.read(unit_id, "failure", Failure)
 
     def _attempt_of(self, job: Job) -> int:
         return self._attempts.get(job.unit.unit_id, 0) + 1
@@ -290,19 +290,8 @@ class _Dispatch:
         return failure.attempt if failure else 0
 
 
-def ended(running: list[Any]) -> list[Any]:
-    """Those of the tasks that have ended, all together a moment after the first: tasks that wait for a slot have been
-    submitted already, so that nothing waits for the driver, and each round costs it some milliseconds."""
-    first, _ = ray.wait(running, num_returns=1, timeout=WAIT_S)
-    if not first or len(running) == 1:
-        return first
-    time.sleep(ROUND_S)
-    found, _ = ray.wait(running, num_returns=len(running), timeout=0)
-    return found
-
-
 @functools.lru_cache(maxsize=1024)
-def _task(name: str, threads: int, gpus: float, node_id: str | None) -> Any:
+def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool) -> Any:
     """`execute` as Ray is to run it; to make that anew for each task would take the driver a third of a millisecond.
 
     Ray is to retry nothing: which failures are worth it is for `Retries` to say. It keeps metrics of every name that it
@@ -313,5 +302,11 @@ def _task(name: str, threads: int, gpus: float, node_id: str | None) -> Any:
         num_gpus=gpus,
         max_retries=0,
         name=name,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False) if node_id else "SPREAD",
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft) if node_id else "SPREAD",
     )
+
+
+def _aggregator(run: Run, node: Node | None) -> Any:
+    """Start the aggregation actor on `node`; elsewhere once that is lost."""
+    strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=True) if node else "DEFAULT"
+    return Aggregator.options(scheduling_strategy=strategy).remote(run)  # type: ignore[attr-defined]

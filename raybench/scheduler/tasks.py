@@ -95,6 +95,7 @@ def execute(order: bytes, at: bytes) -> Outcome:
     order, at: (Job, Attempt) and LineContext as arguments.
     """
     started = time.perf_counter()
+    memory.tune_malloc()
     job, effort = unpack_args(order)
     desk: LineContext = unpack_args(at)
     try:
@@ -103,7 +104,7 @@ def execute(order: bytes, at: bytes) -> Outcome:
             spent = _work(job, desk, effort)
     except Exception as error:
         trouble = retry_reason(error, shared=0 < effort.gpus < 1)
-        return Outcome(time.perf_counter() - started, failure_of(job, error, effort.attempt), trouble)
+        return Outcome(time.perf_counter() - started, failure_of(job.phase, error, effort.attempt), trouble)
     finally:
         _leave(job, desk)
     return Outcome(time.perf_counter() - started, spent=spent)
@@ -111,6 +112,11 @@ def execute(order: bytes, at: bytes) -> Outcome:
 
 def _work(job: Job, desk: LineContext, effort: Attempt) -> ResourceUsage | None:
     """What a phase needs is imported when it comes: torch takes seconds, and not every detector's training needs it."""
+    if job.phase == "aggregate":
+        from raybench.worker import merge
+
+        merge.merge(job.unit, desk.manifest, desk.run, merge.Partials())
+        return None
     from raybench.worker import context
 
     if desk.device != "cpu":
@@ -150,7 +156,7 @@ def _leave(job: Job, desk: LineContext) -> None:
     timing take little, and the next of them takes it again."""
     if job.phase == "train":
         memory.trim()
-    if desk.device != "cpu":
+    if desk.device != "cpu" and job.phase != "aggregate":
         from raybench.detectors import device
 
         device.give_back_memory(desk.device)
@@ -165,12 +171,7 @@ def _time_is_up(job: Job, desk: LineContext, effort: Attempt, stack: str) -> Non
     desk.run.record_failure(job.unit.unit_id, failure)
 
 
-def failure_of(job: Job, error: BaseException, attempt: int) -> Failure:
-    """`error` as a row."""
-    return failure_in(job.phase, error, attempt)
-
-
-def failure_in(phase: Phase, error: BaseException, attempt: int) -> Failure:
+def failure_of(phase: Phase, error: BaseException, attempt: int) -> Failure:
     """`error` as a row. The traceback is cut at its older end."""
     text = "".join(traceback.format_exception(error))
     return Failure(phase, type(error).__name__, str(error), text[-TRACEBACK_CHARS:], attempt)

@@ -23,7 +23,10 @@ _KEPT, _STEP, _MAPPED = 2**31 - 1, 64 * 2**20, 32 * 2**20  # bytes; _MAPPED: as 
 
 @functools.cache
 def tune_malloc() -> bool:
-    """From now on, in this process. Whether it can be done here."""
+    """Keep freed memory in this process from now on; return whether the C library does so.
+
+    For processes that raybench owns: each Ray task calls it first. `import raybench` leaves malloc alone.
+    """
     if not _is_glibc():
         return False
     libc, wanted = ctypes.CDLL(None), {_TRIM_THRESHOLD: _KEPT, _TOP_PAD: _STEP, _MMAP_THRESHOLD: _MAPPED}

@@ -7,7 +7,6 @@ import pytest
 from raybench.config.experiment import Resources
 from raybench.errors import InputError
 from raybench.scheduler.capacity import REFRESH_S, Cluster, Node, assumed_nodes, capacity_of
-from raybench.scheduler.merging import beside
 
 CPU, GPU, SMALL = Node("c", 32, 0), Node("g", 16, 4), Node("s", 1, 1)
 
@@ -51,17 +50,12 @@ def test_nodes_without_gpus_help_where_gpus_train() -> None:
     assert capacity_of(Resources(gpus=0), [CPU, GPU]).cpu_nodes == ()
 
 
-def test_merging_and_the_report_go_to_the_largest_node_without_gpus() -> None:
-    large, small = Node("ab" * 28, 32, 0), Node("cd" * 28, 4, 0)  # Ray wants identifiers of its own form
-    strategy = beside(FakeNodes(GPU, small, large).cluster())["scheduling_strategy"]
-    assert (strategy.node_id, strategy.soft) == (large.node_id, True)
-    assert [beside(FakeNodes(GPU, small, large).cluster(), at)["scheduling_strategy"].node_id for at in (1, 2)] == [
-        small.node_id,
-        large.node_id,
-    ]
-    assert beside(FakeNodes(CPU).cluster()) == {}
-    assert beside(FakeNodes(CPU).cluster(), 1) == {"scheduling_strategy": "SPREAD"}
-    assert beside(FakeNodes(GPU).cluster()) == {}
+def test_nodes_without_gpus_take_merges_and_the_report_in_turns() -> None:
+    large, small = Node("large", 32, 0), Node("small", 4, 0)
+    capacity = FakeNodes(GPU, small, large).cluster().capacity
+    assert [capacity.cpu_node(number) for number in range(4)] == [large, small, large, small]
+    assert FakeNodes(CPU).cluster().capacity.cpu_node(0) is None
+    assert FakeNodes(GPU).cluster().capacity.cpu_node(0) is None
 
 
 def test_the_window_follows_the_cluster() -> None:

@@ -24,6 +24,7 @@ from raybench.scheduler import prefetch
 from raybench.scheduler.capacity import Capacity, Node
 from raybench.scheduler.prefetch import Prefetcher, Wanted, clear, wanted
 from raybench.scheduler.tasks import LineContext, pack_args
+from raybench.scheduler.window import wait
 from raybench.store import Store, open_store
 from tests.support.apart import answer
 
@@ -35,7 +36,7 @@ LINES = ("first", "second", "third")
 class Helped:
     """A cluster of one GPU slot and the session's node, which helps it."""
 
-    slots: Capacity
+    capacity: Capacity
 
 
 @pytest.fixture
@@ -67,8 +68,7 @@ def work_off(one: Prefetcher, begun: int) -> None:
     until = time.monotonic() + 60
     one.fill(begun)
     while one.running and time.monotonic() < until:
-        done, _ = ray.wait(one.running, num_returns=1, timeout=1)
-        assert all(one.receive(reference) for reference in done)
+        one.receive(wait(one.running))
         one.fill(begun)
     assert not one.running
 
@@ -137,7 +137,7 @@ def test_without_nodes_that_help_there_is_nothing_to_do(plan: Plan, run: Run) ->
     cluster = Helped(Capacity(1, 1, 0.0, "cpu", (Node("a", 1, 0),)))
     one = Prefetcher(wanted(plan.units, plan.manifests), cluster, {})  # type: ignore[arg-type]
     one.fill(begun=len(plan.units))
-    assert one.running == []
+    assert not one.running
 
 
 RUN = """
@@ -157,7 +157,7 @@ experiment = Experiment(
 )
 plan, seen = make_plan(experiment), set()
 ahead = Run(plan.store, "helped").ahead
-with raylets(1, 1, 1, folder, helpers=1):
+with raylets(1, 1, 1, folder, cpu_nodes=1):
     summary = run_plan(plan, lambda backlog: seen.update(item.key for item in ahead.list()))
 left = [item.key for item in ahead.list()]
 cached = [sorted(path.name for path in (folder / name).glob("*.u8")) for name in ("cache", "cache-of-helpers")]

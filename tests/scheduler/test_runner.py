@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,14 +15,13 @@ from raybench.analysis.board import board_from_json
 from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.errors import InputError
+from raybench.errors import InputError, RunStopped
 from raybench.report import cache
 from raybench.runs.ledger import Ledger
-from raybench.runs.records import UnitResult
-from raybench.runs.run import Run
-from raybench.scheduler import merging
+from raybench.runs.records import ScoreRecord, UnitResult
+from raybench.runs.run import Run, score_name
 from raybench.scheduler.aggregator import Aggregator
-from raybench.scheduler.capacity import Cluster
+from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.cluster import cluster_capacity
 from raybench.scheduler.runner import RunSummary, run_plan
 from raybench.store import Store, open_store
@@ -109,17 +109,58 @@ def test_a_worker_that_always_dies_is_a_row(experiment: Experiment) -> None:
 
 def test_an_aggregator_that_comes_back_empty_loses_nothing(experiment: Experiment, packed: Store) -> None:
     reference = run(experiment).board
-    for item in list(packed.list("runs/night/units/")):
-        if item.key.endswith(("quality.json", "result.json")):
-            packed.delete(item.key)
     for item in list(packed.list("runs/night/ledger/")):
         packed.delete(item.key)
-    plan = make_plan(experiment)
-    actor = Aggregator.remote(Run(packed, "night"))  # type: ignore[attr-defined]
-    for shard in plan.manifests["strip"].scored_shards[:2]:
-        ray.get(actor.add.remote(plan.units[0].unit_id, shard.key))
+    plan, night = make_plan(experiment), Run(packed, "night")
+    unit_id = plan.units[0].unit_id
+    actor = Aggregator.remote(night)  # type: ignore[attr-defined]
+    ray.get(actor.finished.remote([unit_id]))  # it waits for more before it writes a page
     ray.kill(actor, no_restart=False)
+    assert ray.get(actor.report.remote(plan, "2026-01-01T00:00:00+00:00")).rows == reference.rows
+    assert Ledger.read(night).done == set()
+    ray.kill(actor)
     assert run(experiment).board.rows == reference.rows
+    assert Ledger.read(night).done == {unit_id}
+
+
+def forget_quality(store: Store) -> None:
+    """Leave the unit's shards scored and nothing merged."""
+    for item in list(store.list("runs/night/")):
+        if item.key.endswith(("quality.json", "result.json")) or item.key.startswith("runs/night/ledger/"):
+            store.delete(item.key)
+
+
+def test_scored_shards_are_merged_by_the_next_run(experiment: Experiment, packed: Store) -> None:
+    """As after a driver that was killed; a damaged partial metric is a row, and merged once it is whole again."""
+    reference = run(experiment).board
+    forget_quality(packed)
+    plan, night = make_plan(experiment), Run(packed, "night")
+    unit_id = plan.units[0].unit_id
+    record = night.read(unit_id, score_name(plan.manifests["strip"].scored_shards[0].key), ScoreRecord)
+    assert record is not None
+    whole = packed.get(record.pixels.key)
+    packed.put(record.pixels.key, b"damaged")
+    failure = run(experiment).failed[unit_id]
+    assert (failure.phase, failure.error_type, failure.attempt) == ("aggregate", "IntegrityError", 1)
+    packed.put(record.pixels.key, whole)
+    summary = run(experiment)
+    assert (summary.failed, summary.board.rows) == ({}, reference.rows)
+
+
+def test_sigterm_stops_a_run_and_the_next_one_does_the_rest(experiment: Experiment, packed: Store) -> None:
+    def stop(backlog: Backlog) -> None:
+        if backlog.tallies["train"].done and not stopped:
+            stopped.append(backlog)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped: list[Backlog] = []
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RunStopped, match="stopped by SIGTERM: 0 of 1 units are done"):
+        run_plan(make_plan(experiment), stop)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not packed.exists("runs/night/report/index.html")
+    assert run(experiment).failed == {}
+    assert packed.exists("runs/night/report/index.html")
 
 
 def test_results_do_not_depend_on_who_did_the_work(experiment: Experiment, packed: Store) -> None:
@@ -132,23 +173,6 @@ def test_results_do_not_depend_on_who_did_the_work(experiment: Experiment, packe
     assert second is not None
     assert first.quality == second.quality
     assert first.threshold == second.threshold
-
-
-def test_a_tree_of_actors_merges_what_one_does(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = experiment.model_copy(update={"seeds": (0, 1, 2)})
-    alone = run(chosen).board
-    monkeypatch.setattr("raybench.scheduler.mergers.SLOTS_EACH", 1)
-    started: list[int] = []
-    beside = merging.beside
-
-    def noted(cluster: Cluster, number: int = 0) -> dict[str, Any]:
-        started.append(number)
-        return beside(cluster, number)
-
-    monkeypatch.setattr(merging, "beside", noted)
-    together = run(chosen.model_copy(update={"name": "tree"})).board
-    assert started == list(range(1 + cluster_capacity(chosen.resources).count))
-    assert [row.quality for row in together.rows] == [row.quality for row in alone.rows]
 
 
 def test_too_much_is_asked_of_the_cluster() -> None:

@@ -44,11 +44,11 @@ def test_what_a_unit_asks_for() -> None:
 
 def test_who_is_full_first() -> None:
     found = {part.name: part for part in parts(DRIVER, UNIT, DECODING, ASSUMED)}
-    alone = found["one aggregation actor, were it alone"]
+    alone = found["one actor that merges all units"]
     assert alone.busy[100] == pytest.approx(10 * 0.3)  # 10 units a second, 290 + 10 ms each
     assert alone.full_at == pytest.approx(100 / 3)
     assert found["the driver"].full_at == pytest.approx(10 / 0.006)
-    assert found["each merging actor"].busy[1000] == pytest.approx(100 * 0.29 / 32)
+    assert found["8 cores of each GPU, merging"].busy[1000] == pytest.approx(0.29 / (10 * 8))
     assert found["S3 writes of one prefix"].busy[1000] == pytest.approx(100 * (9 + 21) / 3500)
 
 
