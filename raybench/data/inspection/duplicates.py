@@ -59,11 +59,11 @@ class Group:
         return tuple(sorted({copy.label for copy in self.copies}))
 
 
-def find_groups(found: Properties) -> tuple[Group, ...]:
+def find_groups(found: Properties, chunk: int = _CHUNK) -> tuple[Group, ...]:
     """Every image that is there more than once, in one group with its copies; sorted by the first image's id."""
     digests = found.table.groupby(["pixels", "height", "width", "colours"], sort=False).ngroup().to_numpy(np.int64)
     _, firsts, exact = np.unique(digests, return_index=True, return_inverse=True)
-    left, right, distance = _near_pairs(standardised(found.fingerprints)[firsts])
+    left, right, distance = _near_pairs(standardised(found.fingerprints)[firsts], chunk)
     links = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(len(firsts), len(firsts)))
     _, cluster = connected_components(links, directed=False)
     longest = np.zeros(len(firsts))
@@ -91,7 +91,7 @@ def standardised(fingerprints: Floats) -> Floats:
     return np.asarray((fingerprints - middle) / spread, np.float32)
 
 
-def _near_pairs(points: Floats) -> tuple[Indices, Indices, Doubles]:
+def _near_pairs(points: Floats, chunk: int) -> tuple[Indices, Indices, Doubles]:
     """Pairs of points at most NEAR apart, each point with its few nearest, and their distances.
 
     The tree knows the principal axes with most of the spread only: it finds every such pair, and some others.
@@ -102,8 +102,8 @@ def _near_pairs(points: Floats) -> tuple[Indices, Indices, Doubles]:
     order = cKDTree(reduced).indices  # points that are neighbours in memory too are found ten times as fast
     tree = cKDTree(reduced[order])
     lefts, rights, distances = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
-    for start in range(0, len(points), _CHUNK):
-        part = order[start : start + _CHUNK]
+    for start in range(0, len(points), chunk):
+        part = order[start : start + chunk]
         _, found = tree.query(reduced[part], k=_NEIGHBOURS + 1, distance_upper_bound=NEAR * 1.001)
         at, nth = np.nonzero(found < len(points))
         left, right = part[at], order[found[at, nth]]

@@ -141,7 +141,7 @@ def cleanvision_properties() -> Mapping[str, Any]:
     return dict(ImagePropertyIssueManager().image_properties)
 
 
-def sharpness(grey: Grey) -> float:
+def sharpness(grey: Grey, band_px: int = _BAND_PX) -> float:
     """log2 of the Laplacian's RMS over the gradient's, at full resolution: one less when edges are twice as wide.
 
     Gain and the number of edges cancel, which the variance of the Laplacian alone (Pech-Pacheco et al. 2000,
@@ -149,7 +149,7 @@ def sharpness(grey: Grey) -> float:
     JPEG. 0.0 without any edge.
     """
     curved = steep = 0.0
-    for band in np.array_split(grey, max(1, grey.size // _BAND_PX)):
+    for band in np.array_split(grey, max(1, grey.size // band_px)):
         curved += _energy(cv2.Laplacian(band, cv2.CV_32F, ksize=5, scale=1 / 16))
         for dx, dy in ((1, 0), (0, 1)):
             steep += _energy(cv2.Sobel(band, cv2.CV_32F, dx, dy, ksize=5, scale=1 / 128))
