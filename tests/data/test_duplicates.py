@@ -6,7 +6,7 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.data.inspection.duplicates import NEAR, find_groups, standardised
+from raybench.data.inspection.duplicates import NEAR, find_groups, standardise
 from raybench.data.inspection.properties import FINGERPRINT, Properties
 
 
@@ -33,7 +33,7 @@ def random_prints(count: int, seed: int) -> npt.NDArray[np.float64]:
 
 def by_all_pairs(prints: npt.NDArray[np.float32]) -> set[frozenset[str]]:
     """The oracle: every pair is compared, and pairs that share an image are joined."""
-    points = standardised(prints)
+    points = standardise(prints)
     groups = [{at} for at in range(len(points))]
     for left in range(len(points)):
         for right in range(left):

@@ -15,7 +15,7 @@ from raybench.data.inspection.inspection import (
     Inspection,
     bad_images,
     inspect,
-    quality_key,
+    inspection_key,
     read_inspection,
     write_inspection,
 )
@@ -240,7 +240,7 @@ def test_an_inspection_is_read_as_it_was_written(line: tuple[Store, Manifest], s
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"version": 1}', b"\xff\xfe"])
 def test_a_damaged_inspection_is_none(line: tuple[Store, Manifest], damage: bytes) -> None:
     lines, manifest = line
-    lines.put(quality_key("strip"), damage)
+    lines.put(inspection_key("strip"), damage)
     assert read_inspection(lines, manifest) is None
 
 
@@ -253,5 +253,5 @@ def test_an_inspection_of_other_images_or_rules_is_none(
     digest = manifest.digest if was else now.decode() * 64
     write_inspection(lines, replace(spoilt, line_digest=digest))
     if was:
-        lines.put(quality_key("strip"), lines.get(quality_key("strip")).replace(was, now, 1))
+        lines.put(inspection_key("strip"), lines.get(inspection_key("strip")).replace(was, now, 1))
     assert read_inspection(lines, manifest) is None
