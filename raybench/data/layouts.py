@@ -177,7 +177,7 @@ def _images(source: Store, sizes: Sizes) -> Iterator[SourceImage | Reject]:
 def _csv(source: Store, sizes: Sizes) -> Iterator[SourceImage | Reject]:
     tables = _tables(source, sizes)
     if len(tables) != 1:
-        raise LineError(f"{source.uri()}: the csv layout wants one .csv with a `path` column, found {len(tables)}")
+        raise LineError(f"{source.uri()}: the csv layout needs one .csv with a `path` column, found {len(tables)}")
     (name, rows), seen = next(iter(tables.items())), set[str]()
     for number, row in rows:
         where = f"{name} row {number}"

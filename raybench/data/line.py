@@ -50,7 +50,7 @@ class Line:
         """Open the line `name` of `store`.
 
         Raises:
-            LineError: The line is not packed there, or by another version of the schema.
+            LineError: The line is not packed there, or was packed with another schema version.
             IntegrityError: Its manifest is damaged.
         """
         return cls(store, read_manifest(store, name), writable)
@@ -78,6 +78,7 @@ class Line:
         Raises:
             RejectedImage: An image cannot be decoded.
             IntegrityError: A shard is damaged.
+            StoreError: The store cannot be read.
         """
         missing = None if ids is None else set(ids)
         for shard in self.manifest.shards:
@@ -114,7 +115,7 @@ def decode_row(row: ImageRow, manifest: Manifest) -> npt.NDArray[np.uint8]:
 
     Raises:
         RejectedImage: The image cannot be decoded.
-        IntegrityError: It has another size than its row says.
+        IntegrityError: The image has another size than its row says.
     """
     try:
         image = decode_image(row.image, manifest.white_level)

@@ -122,7 +122,7 @@ def read_manifest(lines: Store, line: str) -> Manifest:
     """Read the manifest of `line` in the store of lines.
 
     Raises:
-        LineError: The line is not packed there, or by another version of the schema.
+        LineError: The line is not packed there, or was packed with another schema version.
         IntegrityError: The manifest is damaged or contradicts itself.
     """
     key = manifest_key(line)

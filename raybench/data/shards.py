@@ -113,7 +113,7 @@ def read_rows(
 
     Raises:
         IntegrityError: The shard is damaged.
-        StoreError: The store's own errors.
+        StoreError: The store cannot be read.
     """
     columns = [name for name in SCHEMA.names if images or name != "image"]
     file = _RangedFile(lines, shard)

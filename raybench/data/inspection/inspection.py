@@ -62,7 +62,7 @@ def inspect(
 
     Raises:
         IntegrityError: A shard is damaged.
-        StoreError: The store's own errors.
+        StoreError: The store cannot be read.
     """
     parts = []
     for shard in manifest.shards:

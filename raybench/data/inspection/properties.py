@@ -76,7 +76,7 @@ def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: i
 
     Raises:
         IntegrityError: The shard is damaged.
-        StoreError: The store's own errors.
+        StoreError: The store cannot be read.
     """
 
     def measure(row: ImageRow) -> _Measured | Unreadable:
