@@ -20,12 +20,12 @@ from benchmarks.faults.world import World, wait_for, world
 from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources, Storage
 from raybench.config.plan import Plan, make_plan
-from raybench.data.inspection.inspection import quality_key
+from raybench.data.inspection.inspection import inspection_key
 from raybench.data.pack import PackOptions, pack
 from raybench.store import open_store
 
 BUCKET = "chaos"
-INSPECTION = f"lines/{quality_key('strip')}"
+INSPECTION = f"lines/{inspection_key('strip')}"
 PER_ROUND = 6
 BETWEEN_S = (1.0, 4.0)
 ROUND_S = 900.0

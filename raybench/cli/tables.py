@@ -69,8 +69,8 @@ def planned_units(plan: Plan) -> list[PlannedUnit]:
             detector=unit.detector,
             seed=unit.seed,
             input=unit.input,
-            train_ok=plan.manifests[unit.line].counts.get("train/ok", 0),
-            scored=sum(shard.rows for shard in plan.manifests[unit.line].scored_shards),
+            train_ok=plan.manifests[unit.line].train_ok,
+            scored=plan.manifests[unit.line].scored_images,
         )
         for unit in plan.units
     ]

@@ -20,6 +20,7 @@ from raybench.config.experiment import (
 from raybench.config.unit import Unit
 from raybench.data.catalog import find_lines
 from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
+from raybench.data.line import Line
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.detectors import registry, weights
 from raybench.detectors.protocol import ModelSpec
@@ -48,6 +49,10 @@ class Plan:
     def lines_of(self, line: str) -> Store:
         """The store of lines that holds `line`."""
         return self.elsewhere.get(line) or self.store.sub("lines")
+
+    def line(self, name: str) -> Line:
+        """Return a line of the plan. It is writable if it is packed in the store of the run."""
+        return Line(self.lines_of(name), self.manifests[name], writable=name not in self.elsewhere)
 
     def with_retry_timeout(self, seconds: float) -> Plan:
         """The same plan, whose stores wait so long for a server in trouble."""
@@ -147,7 +152,7 @@ def _wanted(experiment: Experiment, store: Store) -> Iterator[tuple[Store, str]]
 def _manifests(homes: Mapping[str, Store], problems: list[str]) -> dict[str, Manifest]:
     found = {line: read_manifest(lines, line) for line, lines in homes.items()}
     for name, manifest in found.items():
-        if (ok := manifest.counts.get("train/ok", 0)) < MIN_TRAIN_OK:
+        if (ok := manifest.train_ok) < MIN_TRAIN_OK:
             problems.append(
                 f"lines: {name} has {ok} OK images to train on and needs at least {MIN_TRAIN_OK}; add OK images "
                 "to its train split and pack it again"

@@ -1,0 +1,1 @@
+"""Images of production lines: layouts, packing, shards, decoding, resizing and inspection."""

@@ -1,10 +1,10 @@
-"""A shard's images at a network's size, decoded once per node and shared by every model and task on it.
+"""Cache the images of a shard at a network's size, decoded once per node for every model and task on it.
 
-They are kept as one raw file per shard and size in a cache folder, not in Ray's object store: a decoded shard is far
-larger than its encoded one, must outlive the task that made it, and is read by few rows at a time. Rows are read with
-`pread`, so that the memory of a worker does not grow with what it has looked at.
+The cache is one raw file per shard and size in a folder, not in Ray's object store: a decoded shard is far larger than
+the encoded one, must outlive the task that decoded it, and is read a few rows at a time. Rows are read with `pread`, so
+the memory of a worker does not grow with the rows that it has read.
 
-Nodes without a GPU decode ahead and put what they have into the store, for nodes whose GPU would wait.
+Nodes without a GPU decode shards in advance and put them into the store, so that the GPUs of other nodes do not wait.
 """
 
 from __future__ import annotations
@@ -25,36 +25,41 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from raybench.data.decode import decode_image
 from raybench.data.geometry import InputFit, to_network
+from raybench.data.line import decode_row
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import ImageRow, read_rows
-from raybench.errors import IntegrityError, ObjectMissing, RejectedImage
+from raybench.errors import IntegrityError, ObjectMissing
 from raybench.store import Store
 
-CACHE_VERSION = 2  # 2: images are turned as EXIF says
+CACHE_VERSION = 2  # since version 2, images are oriented as EXIF says
 LIMIT_MB = 8192
-_IN_USE_S = 600.0  # a file touched this recently is not evicted
+_IN_USE_S = 600.0  # files opened this recently are not evicted
 
 
 @dataclass(frozen=True)
 class Index:
-    """What stands beside the pixels. Order is the shard's."""
+    """IDs, labels and sizes of a shard's images, in the order of the shard."""
 
     image_ids: tuple[str, ...]
     labels: tuple[str, ...]
     heights: tuple[int, ...]
+    """Of the source images, in pixels."""
     widths: tuple[int, ...]
+    """Of the source images, in pixels."""
 
 
 @dataclass(frozen=True)
 class CachedShard:
-    """All images of a shard at (height, width). heights, widths of `index` are the source's."""
+    """All images of a shard at the size of a network's input."""
 
     index: Index
     path: Path
+    """File of the pixels: (N, height, width, 3) uint8 RGB, without a header."""
     height: int
+    """Of the network's input, in pixels."""
     width: int
+    """Of the network's input, in pixels."""
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -64,23 +69,23 @@ class CachedShard:
         return len(self.index.image_ids)
 
     def batch(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """(B, H, W, 3) uint8 RGB, writable, in the order of `indices`."""
+        """Read images as (B, H, W, 3) uint8 RGB, writable, in the order of `indices`."""
         size = self.height * self.width * 3
         images = np.empty((len(indices), self.height, self.width, 3), np.uint8)
         with self.path.open("rb", buffering=0) as file:
-            for at, index in enumerate(indices):
-                found = os.preadv(file.fileno(), [images[at].reshape(-1).data], index * size)
-                if found != size:
+            for image, index in zip(images, indices, strict=True):
+                if os.preadv(file.fileno(), [image.reshape(-1).data], index * size) != size:
                     raise OSError(f"{self.path}: image {index} is cut off")
         return images
 
 
 @dataclass(frozen=True)
 class ImageSubset:
-    """Some images of several shards, in the order of `places` (shard, row). A `detectors.protocol.TrainImages`."""
+    """Some images of several shards. Implements `detectors.protocol.TrainImages`."""
 
     shards: Sequence[CachedShard]
     places: Sequence[tuple[int, int]]
+    """Of each image, the position of its shard in `shards` and its row there."""
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -90,13 +95,13 @@ class ImageSubset:
         return len(self.places)
 
     def source_size(self, index: int) -> tuple[int, int]:
-        """Height and width of the source image, pixels."""
+        """Return (height, width) of the source image in pixels."""
         shard, row = self.places[index]
-        about = self.shards[shard].index
-        return about.heights[row], about.widths[row]
+        source = self.shards[shard].index
+        return source.heights[row], source.widths[row]
 
     def batch(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """(B, H, W, 3) uint8 RGB, writable, in the order of `indices`."""
+        """Read images as (B, H, W, 3) uint8 RGB, writable, in the order of `indices`."""
         images = [self.shards[shard].batch([row])[0] for shard, row in (self.places[index] for index in indices)]
         return np.stack(images)
 
@@ -108,131 +113,128 @@ def open_cached(
     fit: InputFit,
     cache_dir: Path,
     threads: int = 1,
-    ahead: Store | None = None,
+    prefetched: Store | None = None,
 ) -> CachedShard:
-    """The shard at the network's size, decoded now, by so many threads, or earlier on this node. ahead: where it may
-    lie, decoded by another node.
+    """Open a shard at the size of a network's input. It is decoded unless this node has done so before.
 
-    Raises IntegrityError when the shard is damaged, RejectedImage when an image of it cannot be decoded.
+    Args:
+        lines: The store of lines.
+        manifest: Manifest of the line.
+        shard: The shard to open.
+        fit: Resize mode and size of the network's input.
+        cache_dir: Folder of the cache on this node.
+        threads: Number of threads that decode.
+        prefetched: Store in which another node may have put the decoded shard.
+
+    Raises:
+        IntegrityError: The shard, or its decoded copy in `prefetched`, is damaged.
+        RejectedImage: An image cannot be decoded.
     """
     identity = [CACHE_VERSION, shard.sha256, manifest.white_level, asdict(fit)]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    pixels, beside = cache_dir / f"{name}.u8", cache_dir / f"{name}.json"
-    if not (pixels.exists() and beside.exists()):
+    pixels, index = cache_dir / f"{name}.u8", cache_dir / f"{name}.json"
+    if not (pixels.exists() and index.exists()):
         _evict(cache_dir, LIMIT_MB * 2**20)
-        work = _Work(shard, fit, threads)
-        _keep((pixels, beside), lambda file: _fetched(ahead, name, file) or _decode(lines, manifest, work, file))
+        job = _DecodeJob(shard, fit, threads)
+        _write((pixels, index), lambda file: _fetch(prefetched, name, file) or _decode(lines, manifest, job, file))
     with contextlib.suppress(FileNotFoundError):
         os.utime(pixels)
-    return CachedShard(_index(json.loads(beside.read_text())), pixels, fit.height, fit.width)
+    return CachedShard(_index(json.loads(index.read_text())), pixels, fit.height, fit.width)
 
 
-def put_prefetched(fitted: CachedShard, ahead: Store) -> int:
-    """Put the shard where other nodes look for it. Returns its size in bytes."""
-    pixels, name = fitted.path.read_bytes(), fitted.path.stem
-    about = asdict(fitted.index) | {"sha256": hashlib.sha256(pixels).hexdigest()}
-    ahead.put(f"{name}.u8", pixels)
-    ahead.put(f"{name}.json", json.dumps(about).encode())
+def put_prefetched(shard: CachedShard, store: Store) -> int:
+    """Put a decoded shard where other nodes look for it. Returns its size in bytes."""
+    pixels, name = shard.path.read_bytes(), shard.path.stem
+    record = asdict(shard.index) | {"sha256": hashlib.sha256(pixels).hexdigest()}
+    store.put(f"{name}.u8", pixels)
+    store.put(f"{name}.json", json.dumps(record).encode())
     return len(pixels)
 
 
-def remove_prefetched(ahead: Store, name: str) -> None:
-    """Remove a shard that `put_prefetched` put there; whoever reads it at this moment decodes it."""
+def remove_prefetched(store: Store, name: str) -> None:
+    """Remove a shard that `put_prefetched` wrote. A node that is reading it decodes the shard itself."""
     for suffix in ("json", "u8"):
-        ahead.delete(f"{name}.{suffix}")
+        store.delete(f"{name}.{suffix}")
 
 
-def _fetched(ahead: Store | None, name: str, file: BinaryIO) -> Index | None:
-    """What `put_prefetched` put there, into `file`; None where there is nothing (any more)."""
-    if ahead is None:
+def _fetch(store: Store | None, name: str, file: BinaryIO) -> Index | None:
+    """Copy a prefetched shard's pixels to `file`. Returns None if the store does not have it (any more)."""
+    if store is None:
         return None
     try:
-        about = json.loads(ahead.get(f"{name}.json"))
-        pixels = ahead.get(f"{name}.u8")
+        record = json.loads(store.get(f"{name}.json"))
+        pixels = store.get(f"{name}.u8")
     except ObjectMissing:
         return None
-    if hashlib.sha256(pixels).hexdigest() != about["sha256"]:
-        raise IntegrityError(f"{ahead.uri(f'{name}.u8')} is damaged: its bytes are not the ones that were put there")
+    if hashlib.sha256(pixels).hexdigest() != record["sha256"]:
+        raise IntegrityError(f"{store.uri(f'{name}.u8')} is damaged: its bytes are not the ones that were written")
     file.write(pixels)
-    return _index(about)
+    return _index(record)
 
 
-def _index(about: Mapping[str, Any]) -> Index:
-    return Index(*(tuple(about[name]) for name in ("image_ids", "labels", "heights", "widths")))
+def _index(record: Mapping[str, Any]) -> Index:
+    return Index(*(tuple(record[name]) for name in ("image_ids", "labels", "heights", "widths")))
 
 
 @dataclass(frozen=True)
-class _Work:
+class _DecodeJob:
     shard: ShardInfo
     fit: InputFit
     threads: int
 
 
-def _keep(target: tuple[Path, Path], write: Callable[[BinaryIO], Index]) -> None:
-    """Pixels and their index, under names of their own until both are whole: of two that race, both are right."""
-    written = [path.with_name(f"{path.name}.{uuid.uuid4().hex}") for path in target]
+def _write(targets: tuple[Path, Path], write: Callable[[BinaryIO], Index]) -> None:
+    """Write pixels and index under temporary names, then rename both. Racing writers write the same bytes."""
+    temporary = [path.with_name(f"{path.name}.{uuid.uuid4().hex}") for path in targets]
     try:
-        with written[0].open("xb") as file:
+        with temporary[0].open("xb") as file:
             index = write(file)
-        written[1].write_text(json.dumps(asdict(index)))
-        for path, name in zip(written, target, strict=True):
-            path.replace(name)
+        temporary[1].write_text(json.dumps(asdict(index)))
+        for path, target in zip(temporary, targets, strict=True):
+            path.replace(target)
     finally:
-        for path in written:
+        for path in temporary:
             path.unlink(missing_ok=True)
 
 
-def _decode(lines: Store, manifest: Manifest, work: _Work, file: BinaryIO) -> Index:
+def _decode(lines: Store, manifest: Manifest, job: _DecodeJob, file: BinaryIO) -> Index:
     rows = []
-    for row, image in _fitted(read_rows(lines, work.shard), manifest, work):
+    for row, image in _resize(read_rows(lines, job.shard), manifest, job):
         file.write(image.data)
         rows.append((row.image_id, row.label, row.height, row.width))
     return Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
 
 
-def _fitted(
-    rows: Iterator[ImageRow], manifest: Manifest, work: _Work
+def _resize(
+    rows: Iterator[ImageRow], manifest: Manifest, job: _DecodeJob
 ) -> Iterator[tuple[ImageRow, npt.NDArray[np.uint8]]]:
-    """Rows with their images at the network's size, in order; two for each thread are under way at once."""
+    """Yield rows with their images at the network's size, in order. Two images per thread are in memory."""
 
-    def fitted(row: ImageRow) -> tuple[ImageRow, npt.NDArray[np.uint8]]:
-        return row, to_network(_decoded(row, manifest), work.fit)
+    def resize(row: ImageRow) -> tuple[ImageRow, npt.NDArray[np.uint8]]:
+        return row, to_network(decode_row(row, manifest), job.fit)
 
-    if work.threads == 1:
-        yield from map(fitted, rows)
+    if job.threads == 1:
+        yield from map(resize, rows)
         return
-    waiting: deque[Future[tuple[ImageRow, npt.NDArray[np.uint8]]]] = deque()
-    with ThreadPoolExecutor(work.threads) as pool:
+    pending: deque[Future[tuple[ImageRow, npt.NDArray[np.uint8]]]] = deque()
+    with ThreadPoolExecutor(job.threads) as pool:
         for row in rows:
-            waiting.append(pool.submit(fitted, row))
-            if len(waiting) >= 2 * work.threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _decoded(row: ImageRow, manifest: Manifest) -> npt.NDArray[np.uint8]:
-    try:
-        image = decode_image(row.image, manifest.white_level)
-    except RejectedImage as error:
-        raise RejectedImage(error.reason, f"{row.image_id} of {manifest.line}: {error.detail}") from error
-    if image.shape[:2] != (row.height, row.width):
-        found = f"{image.shape[0]}x{image.shape[1]}"
-        raise IntegrityError(
-            f"{row.image_id} of {manifest.line}: {found} pixels, its row says {row.height}x{row.width}"
-        )
-    return image
+            pending.append(pool.submit(resize, row))
+            if len(pending) >= 2 * job.threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _evict(cache_dir: Path, limit: int) -> None:
-    """Remove the longest unused files until the cache is below its limit; never one that may be in use."""
-    found = []
+    """Remove the least recently used files until the cache is at most `limit` bytes. Keep files that may be in use."""
+    files = []
     for path in cache_dir.glob("*.u8"):
         with contextlib.suppress(FileNotFoundError):
-            about = path.stat()
-            found.append((about.st_mtime, about.st_size, path))
-    total = sum(size for _, size, _ in found)
-    for used, size, path in sorted(found):
+            status = path.stat()
+            files.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for used, size, path in sorted(files):
         if total <= limit or time.time() - used < _IN_USE_S:
             return
         path.unlink(missing_ok=True)

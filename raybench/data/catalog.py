@@ -1,4 +1,4 @@
-"""Which lines are packed where: names and patterns over them, in one store of lines or in several."""
+"""Find packed lines by name or pattern, in one store of lines or in several."""
 
 from __future__ import annotations
 
@@ -11,58 +11,68 @@ from raybench.store import Store
 
 
 def packed_lines(lines: Store) -> list[str]:
-    """Names of the lines whose manifest stands in `lines`, sorted."""
+    """List the lines that have a manifest in `lines`, sorted by name."""
     return [path for path in _manifests(lines) if "/" not in path]
 
 
 def matching_lines(lines: Store, patterns: Sequence[str]) -> list[str]:
-    """Names of packed lines that match any of `patterns`. Raises InputError when one matches none."""
-    packed, found = packed_lines(lines), []
+    """List the packed lines that match any of `patterns`, sorted by name.
+
+    Raises:
+        InputError: A pattern matches no line.
+    """
+    packed, matches = packed_lines(lines), set[str]()
     for pattern in patterns:
         names = fnmatch.filter(packed, pattern)
         if not names:
             raise InputError(f"{pattern!r} is not packed in {lines.uri()}; {did_you_mean(pattern, packed)}")
-        found += names
-    return sorted(set(found))
+        matches.update(names)
+    return sorted(matches)
 
 
 def find_lines(wanted: Iterable[tuple[Store, str]], problems: list[str]) -> dict[str, Store]:
-    """By line, the store of lines that holds it. wanted: a store of lines and a name or pattern each; the lines come in
-    this order, those of a pattern sorted.
+    """Find the store of lines that holds each wanted line.
 
-    `problems` gets a sentence for each name or pattern that fits nothing, and for each line that two stores hold.
+    Args:
+        wanted: Pairs of a store of lines and a name or pattern.
+        problems: Receives a sentence for each name or pattern without a match, and for each line that is in two stores.
+
+    Returns:
+        The store of each line, in the order of `wanted`. Matches of one pattern are sorted by name.
     """
-    homes: dict[str, Store] = {}
-    stores: dict[str, tuple[Store, list[str]]] = {}
-    for given, pattern in wanted:
-        if given.uri() not in stores:
-            stores[given.uri()] = given, _manifests(given)
-        lines, paths = stores[given.uri()]
+    stores: dict[str, Store] = {}
+    listed: dict[str, tuple[Store, list[str]]] = {}  # by URI, so that each store is listed once
+    for store, pattern in wanted:
+        if store.uri() not in listed:
+            listed[store.uri()] = store, _manifests(store)
+        lines, paths = listed[store.uri()]
         names = fnmatch.filter([path for path in paths if "/" not in path], pattern)
         if not names:
             problems.append(_not_packed(lines, pattern, paths))
         problems += [
-            f"lines: {name!r} is packed in {home.uri()} and in {lines.uri()}; leave one of them out, or pack one again "
-            "under another name"
+            f"lines: {name!r} is packed in {other.uri()} and in {lines.uri()}; leave one of them out, or pack one "
+            "again under another name"
             for name in names
-            if (home := homes.setdefault(name, lines)) is not lines
+            if (other := stores.setdefault(name, lines)) is not lines
         ]
-    return homes
+    return stores
 
 
 def _not_packed(lines: Store, pattern: str, paths: Sequence[str]) -> str:
-    said = f"lines: {pattern!r} is not packed in {lines.uri()}"
+    problem = f"lines: {pattern!r} is not packed in {lines.uri()}"
     packed = [path for path in paths if "/" not in path]
     deeper = sorted({path.rpartition("/")[0] for path in paths if "/" in path})
     if packed:
-        said += f"; {did_you_mean(pattern, packed)}"
+        problem += f"; {did_you_mean(pattern, packed)}"
     elif deeper:
-        return f"{said}; there are lines further down: {lines.uri(f'{deeper[0]}/{pattern}')}"
+        return f"{problem}; there are lines further down: {lines.uri(f'{deeper[0]}/{pattern}')}"
     store, _, last = lines.uri().rpartition("/")
-    return f"{said}; pack it with: raybench pack FOLDER --line {pattern} --to {store}" if last == "lines" else said
+    if last != "lines":
+        return problem
+    return f"{problem}; pack it with: raybench pack FOLDER --line {pattern} --to {store}"
 
 
 def _manifests(lines: Store) -> list[str]:
-    """Paths of all folders that hold a manifest: a line's is its name; what lies deeper is no line of `lines`."""
+    """List the folders that hold a manifest. A path without `/` is a line of `lines`; deeper ones are not."""
     suffix = manifest_key("")
     return [item.key.removesuffix(suffix) for item in lines.list() if item.key.endswith(suffix)]

@@ -1,4 +1,4 @@
-"""Is this file an image that can be trained on or scored? Said before it is packed, as cheaply as its format allows."""
+"""Check, before an image is packed, that it can be trained on or scored. Checks are as cheap as its format allows."""
 
 from __future__ import annotations
 
@@ -24,29 +24,33 @@ from raybench.data.header import (
 from raybench.errors import RejectedImage
 
 _JPEG_SHRINK = 8
-_PNG_DEPTH = 24  # the byte that says how many bits a channel has
+_PNG_DEPTH = 24  # offset of the byte with the bits per channel
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _TOO_DEEP = ("F", "I")
 _LARGE_PIXELS = 2**24
-# Many files are checked at once; decoded large images would add up to gigabytes.
+# Many files are checked at once. Large images are decoded one at a time, as together they would take gigabytes.
 _one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """height, width: pixels, turned as EXIF says. highest: the highest value of a 16-bit image, None for 8 bits.
-    orientation: EXIF's, 1 to 8."""
+    """Properties of a checked image."""
 
     height: int
+    """Pixels, oriented as EXIF says."""
     width: int
+    """Pixels, oriented as EXIF says."""
     highest: int | None
+    """Highest pixel value of a 16-bit image. None for 8 bits."""
     orientation: int = UPRIGHT
+    """EXIF orientation, 1 to 8."""
 
 
 def check_image(data: bytes) -> ImageFacts:
-    """Facts of a whole, readable image.
+    """Check that the file holds one complete image that can be decoded.
 
-    Raises RejectedImage: empty_file, unreadable, truncated, zero_size, too_large or several_images.
+    Raises:
+        RejectedImage: empty_file, unreadable, truncated, zero_size, too_large or several_images.
     """
     if not data:
         raise RejectedImage("empty_file", "the file has no bytes")
@@ -69,28 +73,34 @@ def check_image(data: bytes) -> ImageFacts:
 
 
 def fit_mask(data: bytes, image: ImageFacts) -> bytes:
-    """The mask as it is packed: it lies on the image as EXIF turns it.
+    """Check a mask and orient it like its image.
 
-    Most are packed as they are. A mask that says no orientation of its own, and has the size that the image is
-    stored with, was drawn on the pixels as stored: it is turned with the image and becomes a PNG. Where both sizes
-    are the same (a square image, or one that is mirrored or upside down) that is what is taken for true.
-    Raises RejectedImage: mask_unreadable or mask_size.
+    Most masks are returned unchanged. A mask without an EXIF orientation whose size is that of the image before EXIF
+    is applied was drawn on the stored pixels. It is turned with the image and encoded as PNG. Where both sizes are the
+    same (a square image, or an orientation that mirrors or turns by 180°), the mask is taken to be drawn on the stored
+    pixels.
+
+    Returns:
+        The bytes of the mask to pack.
+
+    Raises:
+        RejectedImage: mask_unreadable or mask_size.
     """
-    found, orientation = _mask_header(data)
-    wanted = image.height, image.width
-    stored = turned_size(*wanted, image.orientation)
-    follows = orientation == UPRIGHT != image.orientation and found == stored
-    if found != wanted and not follows:
+    size, orientation = _mask_header(data)
+    image_size = image.height, image.width
+    stored_size = turned_size(*image_size, image.orientation)
+    drawn_on_stored = orientation == UPRIGHT != image.orientation and size == stored_size
+    if size != image_size and not drawn_on_stored:
         raise RejectedImage(
             "mask_size",
-            f"the mask has {found[0]}x{found[1]} pixels, its image {wanted[0]}x{wanted[1]} (height x width)",
+            f"the mask has {size[0]}x{size[1]} pixels, its image {image.height}x{image.width} (height x width)",
         )
-    mask = decode_mask(data, *found)
-    return encode_mask(turned(mask, image.orientation)) if follows else data
+    mask = decode_mask(data, *size)
+    return encode_mask(turned(mask, image.orientation)) if drawn_on_stored else data
 
 
 def _mask_header(data: bytes) -> tuple[tuple[int, int], int]:
-    """Height and width as its own EXIF turns it, and that orientation."""
+    """Read (height, width), as the mask's own EXIF orients it, and that orientation."""
     if not data:
         raise RejectedImage("mask_unreadable", "the mask file has no bytes")
     try:
@@ -100,12 +110,12 @@ def _mask_header(data: bytes) -> tuple[tuple[int, int], int]:
     except RejectedImage as error:
         raise RejectedImage("mask_unreadable", f"the mask: {error.detail}") from error
     orientation = orientation_of(data)
-    # Pillow has already swapped the sides of a TIFF.
+    # Pillow already swaps the sides of a TIFF.
     return (height, width) if is_tiff(data) else turned_size(height, width, orientation), orientation
 
 
 def _check_single(image: Image.Image) -> None:
-    """One file is one image here. A camera's JPEG with a preview behind it (MPO) counts as one."""
+    """Reject files of several images. A camera's JPEG with a preview (MPO) counts as one image."""
     try:
         several = image.format in ("PNG", "TIFF") and bool(getattr(image, "is_animated", False))
     except Exception as error:
@@ -117,29 +127,33 @@ def _check_single(image: Image.Image) -> None:
 
 
 def _check_whole(image: Image.Image, data: bytes) -> Pixels | None:
-    """PNG: every chunk's CRC, to the last. JPEG: decoded at an eighth of its size. Others have no checksum: decoded in
-    full, by two decoders, as OpenCV fills what is missing with black. 16 bits are decoded for their highest value."""
+    """Check that no data is missing, and return the pixels if that needed a full decode.
+
+    PNG: the CRC of every chunk is checked. Only 16-bit images are decoded, for their highest value.
+    JPEG: decoded at an eighth of its size.
+    Others have no checksum. They are decoded by Pillow too, as OpenCV fills missing pixels with black.
+    """
     try:
         if image.format == "PNG":
             image.verify()
             if _PNG_END not in data:
                 raise RejectedImage("truncated", "the file is damaged or incomplete (it has no end)")
-            return _decoded(data, image) if data[_PNG_DEPTH] > 8 else None
+            return _decode(data, image) if data[_PNG_DEPTH] > 8 else None
         if image.format in ("JPEG", "MPO"):
             image.draft("L", (max(1, image.width // _JPEG_SHRINK), max(1, image.height // _JPEG_SHRINK)))
             image.load()
             return None
-        return _decoded(data, image, twice=True)
+        return _decode(data, image, with_pillow=True)
     except RejectedImage:
         raise
     except Exception as error:
         raise damaged(error) from error
 
 
-def _decoded(data: bytes, image: Image.Image, twice: bool = False) -> Pixels:
+def _decode(data: bytes, image: Image.Image, with_pillow: bool = False) -> Pixels:
     large = image.width * image.height >= _LARGE_PIXELS
     with _one_large if large else contextlib.nullcontext():
-        if twice:
+        if with_pillow:
             image.load()
             image.close()
         return decode_deep(data)

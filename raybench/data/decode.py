@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels: PNG, JPEG, BMP and TIFF, 8 and 16 bit, grey, colour and CMYK, turned as EXIF says."""
+"""Decode PNG, JPEG, BMP and TIFF of 8 or 16 bits, grey, colour or CMYK, oriented as EXIF says."""
 
 from __future__ import annotations
 
@@ -14,25 +14,33 @@ from raybench.errors import RejectedImage
 
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 
-# Decoding is spread over tasks; threads inside one would only fight over the cores.
+# Tasks decode in parallel; OpenCV threads within each would compete for the same cores.
 cv2.setNumThreads(1)
-# OpenCV turns some formats with some flags only, so it is told not to; TIFF it always turns.
+# OpenCV applies EXIF orientation to some formats, with some flags. It is switched off here; TIFF is always oriented.
 _COLOUR = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-# Asked for RGB, OpenCV 5.0 mixes up the channels and pixels of 16-bit colour TIFF.
+# With IMREAD_COLOR_RGB, OpenCV 5.0 mixes up the channels and pixels of 16-bit colour TIFF.
 _TIFF_COLOUR = cv2.IMREAD_COLOR_BGR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _AS_STORED = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def decode_image(data: bytes, white_level: int = 255) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB; grey becomes three equal channels, transparency is dropped.
+    """Decode an image to 8-bit RGB.
 
-    white_level: the value of 16-bit images that becomes 255. Raises RejectedImage("unreadable").
+    Args:
+        data: The bytes of an image file.
+        white_level: Pixel value of 16-bit images that becomes 255.
+
+    Returns:
+        (H, W, 3) uint8 RGB. Grey becomes three equal channels; transparency is dropped.
+
+    Raises:
+        RejectedImage: unreadable.
     """
     return eight_bit(decode_deep(data), white_level)
 
 
 def eight_bit(pixels: Pixels, white_level: int = 255) -> npt.NDArray[np.uint8]:
-    """The same pixels as uint8, those of 16 bits scaled as `decode_image` says."""
+    """Convert pixels to uint8. 16-bit values are scaled so that `white_level` becomes 255."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
     return np.take(_scaling(white_level), pixels)
@@ -40,28 +48,39 @@ def eight_bit(pixels: Pixels, white_level: int = 255) -> npt.NDArray[np.uint8]:
 
 @functools.lru_cache(maxsize=8)
 def _scaling(white_level: int) -> npt.NDArray[np.uint8]:
-    """(65536,) uint8: what each 16-bit value becomes."""
+    """Build the table from 16-bit to 8-bit values, (65536,) uint8."""
     scaled = np.clip(np.rint(np.arange(2**16) * (255 / white_level)), 0, 255)
     return np.asarray(scaled, np.uint8)
 
 
 def decode_deep(data: bytes) -> Pixels:
-    """(H, W, 3) RGB, uint8 or uint16 as stored. Raises RejectedImage("unreadable")."""
+    """Decode an image at its stored depth.
+
+    Returns:
+        (H, W, 3) RGB, uint8 or uint16.
+
+    Raises:
+        RejectedImage: unreadable.
+    """
     return _decode(data, _TIFF_COLOUR)[..., ::-1] if is_tiff(data) else _decode(data, _COLOUR)
 
 
 def decode_mask(data: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """(H, W) bool: True where any colour channel is above 0.
+    """Decode a mask of `height` x `width` pixels.
 
-    Raises RejectedImage("mask_unreadable"), or RejectedImage("mask_size") when it is not `height` x `width`.
+    Returns:
+        (H, W) bool, True where any colour channel is above 0. Transparency is ignored.
+
+    Raises:
+        RejectedImage: mask_unreadable, or mask_size if it has another size.
     """
     try:
         pixels = _decode(data, _AS_STORED)
     except RejectedImage as error:
         raise RejectedImage("mask_unreadable", error.detail) from error
     if pixels.shape[:2] != (height, width):
-        found = f"{pixels.shape[0]}x{pixels.shape[1]}"
-        raise RejectedImage("mask_size", f"the mask has {found} pixels, its image {height}x{width} (height x width)")
+        size = f"{pixels.shape[0]}x{pixels.shape[1]}"
+        raise RejectedImage("mask_size", f"the mask has {size} pixels, its image {height}x{width} (height x width)")
     if pixels.ndim == 3:
         colours = 1 if pixels.shape[2] == 2 else 3  # grey + alpha, or colour (+ alpha)
         pixels = pixels[..., :colours].max(axis=2)
@@ -69,7 +88,7 @@ def decode_mask(data: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:
 
 
 def encode_mask(mask: npt.NDArray[np.bool_]) -> bytes:
-    """(H, W) bool to an 8-bit PNG of 0 and 255."""
+    """Encode an (H, W) bool mask as an 8-bit PNG of 0 and 255."""
     _, data = cv2.imencode(".png", mask.astype(np.uint8) * 255)
     return data.tobytes()
 

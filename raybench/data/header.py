@@ -1,4 +1,4 @@
-"""What an image file says of itself, read without decoding its pixels: format, size, EXIF orientation."""
+"""Format, size and EXIF orientation of an image file, read without decoding its pixels."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from raybench.errors import RejectedImage
 
-MAX_PIXELS = 2**27  # a line scan of 16k x 8k; three bytes each when decoded
+MAX_PIXELS = 2**27  # a line scan of 16k x 8k; 400 MB when decoded to RGB
 UPRIGHT = 1
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
-_ORIENTATION = 274
-_SWAPS_SIDES = 5  # and all above
+_ORIENTATION = 274  # EXIF tag
+_SWAPS_SIDES = 5  # this orientation and all above swap height and width
 _EXIF_MARKS = (b"Exif", b"eXIf")
 
 P = TypeVar("P", bound=np.generic)
 
-# What Pillow warns of (bombs, corrupt EXIF) is refused with a reason, or does no harm to the pixels.
+# Decompression bombs are rejected below; the rest of what Pillow warns of (corrupt EXIF) does not affect the pixels.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module="PIL")
 
 
 def open_header(data: bytes) -> Image.Image:
-    """The image, its pixels not yet decoded. Raises RejectedImage: unreadable, truncated or too_large."""
+    """Open an image without decoding its pixels.
+
+    Raises:
+        RejectedImage: unreadable, truncated or too_large.
+    """
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -40,7 +44,7 @@ def open_header(data: bytes) -> Image.Image:
 
 
 def damaged(error: Exception) -> RejectedImage:
-    """Decoders meet damage with errors of every kind, warnings included; none of them may stop a line."""
+    """Convert a decoder's error to a rejection. Decoders raise all kinds of errors for damaged files."""
     return RejectedImage("truncated", f"the file is damaged or incomplete ({type(error).__name__}: {error})")
 
 
@@ -49,7 +53,7 @@ def is_tiff(data: bytes) -> bool:
 
 
 def orientation_of(data: bytes) -> int:
-    """EXIF orientation, 1 to 8: see `turned`. 1 where the file says none, or none that can be read."""
+    """Read the EXIF orientation, 1 to 8; see `turned`. 1 if the file has none, or none that can be read."""
     if not is_tiff(data) and not any(mark in data for mark in _EXIF_MARKS):
         return UPRIGHT
     try:
@@ -60,26 +64,34 @@ def orientation_of(data: bytes) -> int:
 
 
 def orientation_in(image: Image.Image) -> int:
-    """As `orientation_of`, of an opened image. Orientation in XMP is not looked at: no common viewer does."""
+    """Read the EXIF orientation of an opened image. XMP is ignored, as common viewers ignore it."""
     try:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            found = image.tag_v2.get(_ORIENTATION)
+            value = image.tag_v2.get(_ORIENTATION)
         else:
             exif = Image.Exif()
             exif.load(image.info.get("exif") or b"")
-            found = exif.get(_ORIENTATION)
+            value = exif.get(_ORIENTATION)
     except Exception:
         return UPRIGHT
-    return found if isinstance(found, int) and 1 <= found <= 8 else UPRIGHT
+    return value if isinstance(value, int) and 1 <= value <= 8 else UPRIGHT
 
 
 def turned_size(height: int, width: int, orientation: int) -> tuple[int, int]:
-    """Height and width once turned; turning back swaps the same sides."""
+    """Compute (height, width) after `turned`, or before it: both directions swap the same sides."""
     return (width, height) if orientation >= _SWAPS_SIDES else (height, width)
 
 
 def turned(pixels: npt.NDArray[P], orientation: int) -> npt.NDArray[P]:
-    """(H, W, ...) as stored to (H', W', ...) as a viewer shows it; a view (EXIF 2.32, tag 274)."""
+    """Orient stored pixels as a viewer shows them (EXIF 2.32, tag 274).
+
+    Args:
+        pixels: (H, W, ...).
+        orientation: EXIF orientation, 1 to 8. 1 changes nothing.
+
+    Returns:
+        A view of `pixels`: (W, H, ...) from orientation 5, otherwise (H, W, ...).
+    """
     if orientation >= _SWAPS_SIDES:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -1,4 +1,4 @@
-"""What a packed line consists of: `<line>/manifest.json`, written last, so a line with a manifest is whole."""
+"""The manifest of a packed line: `<line>/manifest.json`. It is written last, so a line with a manifest is complete."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,72 +15,100 @@ from raybench.errors import IntegrityError, LineError, ObjectMissing
 from raybench.store import Store
 from raybench.store.digest import digest
 
-# 2: images, their sizes and their masks are turned as EXIF says; 1 took pixels as stored.
+# Version 1 ignored EXIF orientation. Since version 2, images, sizes and masks are oriented as EXIF says.
 SCHEMA_VERSION = 2
+
+Split = Literal["train", "test", "unlabelled"]
+Label = Literal["ok", "ng", "unknown"]
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """key: relative to the store of lines, `<line>/<split>-00000.parquet`. size: bytes. sha256: of the whole object.
-
-    footer_size, footer_sha256: of the Parquet footer at its end, which has no checksum of its own.
-    """
+    """A Parquet file of images, all of one split."""
 
     key: str
+    """Relative to the store of lines: `<line>/<split>-00000.parquet`."""
     split: str
     rows: int
+    """Number of images."""
     size: int
+    """Bytes."""
     sha256: str
+    """Hex digest of the whole object."""
     footer_size: int
+    """Bytes of the Parquet footer, which ends the file, with its length and magic."""
     footer_sha256: str
+    """Hex digest of the footer. Parquet has no checksum for it."""
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A file that was not packed. reason: a short stable word. detail: a sentence for a person."""
+    """A file that was not packed."""
 
     path: str
+    """Relative to the folder that was packed."""
     reason: str
+    """A short code that does not change between versions, as `truncated`."""
     detail: str
+    """The reason as a sentence."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One packed line. counts: `split/label` → images. Sizes in pixels, over all images.
+    """One packed line: its images by split and label, their sizes, its shards and the files that were rejected.
 
-    white_level: the pixel value that means white; 255 for 8-bit lines, else the smallest 2^k - 1 that no pixel of
-    the line's 16-bit images exceeds (cameras deliver 10, 12 or 14 bits in 16).
+    Heights and widths are in pixels and cover the images of all splits.
     """
 
     line: str
+    """Name of the line."""
     schema_version: int
     layout: str
+    """Layout of the folder that was packed; see `layouts`."""
     counts: Mapping[str, int]
+    """Number of images by `<split>/<label>`. Combinations without an image are absent."""
     masks: int
+    """Number of images with a mask."""
     median_height: int
+    """Low median: the height of an actual image."""
     median_width: int
+    """Low median: the width of an actual image."""
     min_height: int
     min_width: int
     max_height: int
     max_width: int
     white_level: int
+    """Pixel value that means white. 255 for an 8-bit line, otherwise the smallest 2^k - 1 that no pixel of the 16-bit
+    images exceeds: cameras deliver 10, 12 or 14 bits in 16."""
     shards: tuple[ShardInfo, ...]
+    """Sorted by split, then by number."""
     rejects: tuple[Reject, ...]
+    """Sorted by path."""
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) over what can change a number: not over how the images were found or what was rejected."""
+        """SHA-256 (hex) of all fields that can change a result, so not of `layout` and `rejects`."""
         identity = asdict(self)
         del identity["layout"], identity["rejects"]
         return digest(identity)
 
-    def shards_of(self, split: str) -> tuple[ShardInfo, ...]:
+    def shards_of(self, split: Split) -> tuple[ShardInfo, ...]:
         return tuple(shard for shard in self.shards if shard.split == split)
 
     @property
     def scored_shards(self) -> tuple[ShardInfo, ...]:
-        """All that nobody trains on: test and unlabelled."""
+        """The shards that detectors score and do not train on: test and unlabelled."""
         return tuple(shard for shard in self.shards if shard.split != "train")
+
+    @property
+    def scored_images(self) -> int:
+        """Number of test and unlabelled images."""
+        return sum(shard.rows for shard in self.scored_shards)
+
+    @property
+    def train_ok(self) -> int:
+        """Number of OK training images."""
+        return self.counts.get("train/ok", 0)
 
 
 _ADAPTER = TypeAdapter(Manifest)
@@ -90,42 +119,49 @@ def manifest_key(line: str) -> str:
 
 
 def read_manifest(lines: Store, line: str) -> Manifest:
-    """The manifest of a line in the store of lines. Raises LineError when it is not packed, IntegrityError."""
+    """Read the manifest of `line` in the store of lines.
+
+    Raises:
+        LineError: The line is not packed there, or was packed with another schema version.
+        IntegrityError: The manifest is damaged or contradicts itself.
+    """
     key = manifest_key(line)
     try:
-        found = _ADAPTER.validate_json(lines.get(key))
+        manifest = _ADAPTER.validate_json(lines.get(key))
     except ObjectMissing as error:
         raise LineError(f"the line {line!r} is not packed in {lines.uri()}") from error
     except ValidationError as error:
         raise IntegrityError(f"{lines.uri(key)} is not a line manifest: {error}") from error
-    if found.schema_version != SCHEMA_VERSION:
+    if manifest.schema_version != SCHEMA_VERSION:
         raise LineError(
-            f"{lines.uri(key)} has schema version {found.schema_version}, this raybench reads {SCHEMA_VERSION}; "
+            f"{lines.uri(key)} has schema version {manifest.schema_version}, this raybench reads {SCHEMA_VERSION}; "
             "pack the line again"
         )
-    if faults := _faults(found, line):
+    if faults := _faults(manifest, line):
         raise IntegrityError(f"{lines.uri(key)} contradicts itself: {'; '.join(faults)}")
-    return found
+    return manifest
 
 
 def _faults(manifest: Manifest, line: str) -> list[str]:
-    """What no packing writes: a manifest copied to another name, edited by hand, or made to mislead a reader."""
+    """List contradictions that packing never writes: a manifest was renamed, edited by hand, or made to mislead."""
     shards, keys = manifest.shards, [shard.key for shard in manifest.shards]
-    rows, counted = Counter[str](), Counter[str]()
+    shard_rows, counts = Counter[str](), Counter[str]()
     for shard in shards:
-        rows[shard.split] += shard.rows
+        shard_rows[shard.split] += shard.rows
     for name, count in manifest.counts.items():
-        counted[name.partition("/")[0]] += count
+        counts[name.partition("/")[0]] += count
     sides = (manifest.min_height, manifest.min_width)
     shard_key = re.compile(rf"{re.escape(line)}/[a-z]+-\d+\.parquet")
     checks = {
         f"it is of the line {manifest.line!r}": manifest.line == line,
         "a shard lies outside the line": all(map(shard_key.fullmatch, keys)),
-        "a shard stands there twice": len(set(keys)) == len(keys),
-        "a shard's sizes cannot be": all(0 < shard.footer_size < shard.size and shard.rows > 0 for shard in shards),
-        "its counts are not its shards' rows": rows == counted,
-        "its image sizes cannot be": min(sides) > 0,
-        "its white level cannot be": 255 <= manifest.white_level < 2**16,
+        "a shard is listed twice": len(set(keys)) == len(keys),
+        "a shard's sizes are impossible": all(
+            0 < shard.footer_size < shard.size and shard.rows > 0 for shard in shards
+        ),
+        "its counts are not its shards' rows": shard_rows == counts,
+        "its image sizes are impossible": min(sides) > 0,
+        "its white level is impossible": 255 <= manifest.white_level < 2**16,
     }
     return [fault for fault, passed in checks.items() if not passed]
 

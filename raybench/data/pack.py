@@ -1,4 +1,4 @@
-"""Image folders to Parquet shards, as a stream: memory depends on the size of a shard, not of the line."""
+"""Pack an image folder into Parquet shards, as a stream: memory depends on the size of a shard, not of the line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from raybench.data import layouts
 from raybench.data.checks import ImageFacts, check_image, fit_mask
-from raybench.data.layouts import Found, SourceImage
+from raybench.data.layouts import FolderListing, SourceImage
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, Reject, ShardInfo, manifest_key, write_manifest
 from raybench.data.shards import ROW_GROUP_MB, ImageRow, describe, write_shard
 from raybench.errors import LineError, ObjectMissing, RejectedImage
@@ -27,26 +27,34 @@ LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class PackOptions:
-    """layout: see `layouts`. shard_mb, shard_rows: a shard is closed at the first it reaches. readers:
-    threads (None: one more than cores for a local folder, which is bound by the CPU; many for a remote one).
-    white_level: of the line that these images are to be compared with; None: found out, see `Manifest`."""
+    """How to pack a folder."""
 
     layout: str = layouts.AUTO
+    """Name of a layout; see `layouts`. `auto` detects it."""
     shard_mb: int = 64
+    """A shard is closed once its images and masks reach this size in MB, or `shard_rows` images."""
     shard_rows: int = 1024
     row_group_mb: int = ROW_GROUP_MB
+    """Most MB of images and masks in a row group, the unit in which shards are read."""
     readers: int | None = None
+    """Threads that read and check images. None chooses cores + 1 for a local folder, where checks limit the speed, and
+    `REMOTE_READERS` otherwise."""
     white_level: int | None = None
+    """White level of the line that the images are compared with. None derives it from the images; see `Manifest`."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Images done of `total`, bytes read, images rejected so far."""
+    """How far packing has come."""
 
     done: int
+    """Images packed."""
     total: int
+    """Images that the layout lists, rejected ones included."""
     bytes_done: int
+    """Bytes of the packed images and masks."""
     rejected: int
+    """Files rejected."""
 
 
 def pack(
@@ -54,21 +62,32 @@ def pack(
     lines: Store,
     line: str,
     options: PackOptions | None = None,
-    progress: Callable[[Progress], None] = lambda now: None,
+    progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Manifest:
     """Pack the images of `source` as the line `line` of the store `lines`.
 
-    What cannot be used is listed in the manifest's `rejects`; the rest is packed. The same images give the same
-    shards, byte for byte. Raises LineError for a bad name, an unknown layout or when no image is left.
+    Files that cannot be used are listed in the manifest's `rejects`; the rest is packed. The same images give the same
+    shards, byte for byte. Shards of an earlier packing of the line are removed.
+
+    Args:
+        source: The image folder.
+        lines: The store of lines.
+        line: Name of the line.
+        options: How to pack. None takes the defaults.
+        progress: Called after each packed image.
+
+    Raises:
+        LineError: The name is not allowed, no layout fits or no image can be used.
+        UnknownName: There is no layout of the name in `options`.
     """
     if not LINE_NAME.fullmatch(line):
         raise LineError(f"{line!r} is not a line name: letters, digits, `.`, `_` and `-`, at most 100")
     options = options or PackOptions()
-    found = layouts.find(source, options.layout)
-    packing = _Packing(source, lines, line, options, found, progress)
+    listing = layouts.list_images(source, options.layout)
+    packing = _Packing(source, lines, line, options, listing, progress)
     shards = packing.write()
     if not shards:
-        raise LineError(f"{source.uri()}: no image could be packed as {line!r}{_why(packing.rejects)}")
+        raise LineError(f"{source.uri()}: no image could be packed as {line!r}{_reject_counts(packing.rejects)}")
     manifest = packing.manifest(shards)
     write_manifest(lines, manifest)
     _drop_old_shards(lines, manifest)
@@ -79,27 +98,27 @@ def _readers(source: Store) -> int:
     return (os.cpu_count() or 1) + 1 if source.uri().startswith("file://") else REMOTE_READERS
 
 
-def _why(rejects: Iterable[Reject]) -> str:
+def _reject_counts(rejects: Iterable[Reject]) -> str:
     reasons = Counter(reject.reason for reject in rejects)
     return "; rejected: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items()) if reasons else ""
 
 
 def _drop_old_shards(lines: Store, manifest: Manifest) -> None:
-    kept = {manifest_key(manifest.line), *(shard.key for shard in manifest.shards)}
-    for old in list(lines.list(f"{manifest.line}/")):
-        if old.key not in kept:
-            lines.delete(old.key)
+    current = {manifest_key(manifest.line), *(shard.key for shard in manifest.shards)}
+    for item in list(lines.list(f"{manifest.line}/")):
+        if item.key not in current:
+            lines.delete(item.key)
 
 
 @dataclass
 class _Packing:
-    """One line being packed: what was found out about its images so far."""
+    """One line while it is packed, with the statistics of the images so far."""
 
     source: Store
     lines: Store
     line: str
     options: PackOptions
-    found: Found
+    listing: FolderListing
     progress: Callable[[Progress], None]
     rejects: list[Reject] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -107,27 +126,28 @@ class _Packing:
     widths: list[int] = field(default_factory=list)
     masks: int = 0
     highest: int = 0
+    """Highest pixel value of the 16-bit images. 0 without any."""
 
     def write(self) -> list[ShardInfo]:
-        """Write all shards, one on its way to the store while the next is read."""
-        self.rejects = list(self.found.rejects)
+        """Write all shards. One is uploaded while the next is read."""
+        self.rejects = list(self.listing.rejects)
         shards: list[ShardInfo] = []
         with ThreadPoolExecutor(1) as uploader:
-            waiting: Future[ShardInfo] | None = None
-            for split, items in itertools.groupby(self.found.items, key=lambda item: item.split):
+            upload: Future[ShardInfo] | None = None
+            for split, items in itertools.groupby(self.listing.items, key=lambda item: item.split):
                 for number, rows in enumerate(self._chunks(self._rows(items))):
-                    if waiting:
-                        shards.append(waiting.result())
-                    waiting = uploader.submit(self._put, split, number, rows)
-            if waiting:
-                shards.append(waiting.result())
+                    if upload:
+                        shards.append(upload.result())
+                    upload = uploader.submit(self._put, split, number, rows)
+            if upload:
+                shards.append(upload.result())
         return shards
 
     def manifest(self, shards: list[ShardInfo]) -> Manifest:
         return Manifest(
             line=self.line,
             schema_version=SCHEMA_VERSION,
-            layout=self.found.layout,
+            layout=self.listing.layout,
             counts=dict(sorted(self.counts.items())),
             masks=self.masks,
             median_height=statistics.median_low(self.heights),
@@ -142,7 +162,7 @@ class _Packing:
         )
 
     def _rows(self, items: Iterable[SourceImage]) -> Iterator[ImageRow]:
-        """The usable images in order, read and checked by a few threads."""
+        """Yield the usable images in order, read and checked by several threads."""
         items = iter(items)
         readers = self.options.readers or _readers(self.source)
         with ThreadPoolExecutor(readers) as pool:
@@ -182,7 +202,7 @@ class _Packing:
         return row, facts
 
     def _check_depth(self, facts: ImageFacts) -> None:
-        """Among images of 8 bits, one of more would be all white."""
+        """Reject deeper images for an 8-bit line, where they would be all white."""
         if self.options.white_level == EIGHT_BITS < (facts.highest or 0):
             raise RejectedImage("too_deep", f"its values reach {facts.highest}; the line's images have 8 bits")
 
@@ -190,7 +210,7 @@ class _Packing:
         try:
             return self.source.get(key)
         except ObjectMissing as error:
-            raise RejectedImage("missing_file", f"{key} was listed and is gone") from error
+            raise RejectedImage("missing_file", f"{key} was listed and has disappeared") from error
 
     def _note(self, row: ImageRow, facts: ImageFacts) -> None:
         self.counts[f"{row.split}/{row.label}"] += 1
@@ -200,14 +220,14 @@ class _Packing:
         self.highest = max(self.highest, facts.highest or 0)
 
     def _chunks(self, rows: Iterator[ImageRow]) -> Iterator[list[ImageRow]]:
-        """Rows of one shard each."""
+        """Group rows into shards."""
         shard: list[ImageRow] = []
         size = bytes_done = 0
         for row in rows:
             shard.append(row)
             size += row.size
             bytes_done += row.size
-            self.progress(Progress(len(self.heights), len(self.found.items), bytes_done, len(self.rejects)))
+            self.progress(Progress(len(self.heights), len(self.listing.items), bytes_done, len(self.rejects)))
             if size >= self.options.shard_mb * 1_000_000 or len(shard) >= self.options.shard_rows:
                 yield shard
                 shard, size = [], 0

@@ -1,6 +1,7 @@
-"""Image shards: Parquet files that Hugging Face `datasets`, DuckDB and pandas open as they are.
+"""Image shards: Parquet files that Hugging Face `datasets`, DuckDB and pandas can open.
 
-Images are kept as the bytes they came in; nothing is compressed a second time. Every page has a checksum.
+The bytes of image files are stored unchanged and uncompressed, as image formats are compressed already. Every page has
+a checksum.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raybench.data.manifest import ShardInfo
+from raybench.data.manifest import Label, ShardInfo, Split
 from raybench.errors import IntegrityError
 from raybench.store import Store
 
 ROW_GROUP_MB = 16
-_TAIL = 8  # bytes of footer length and magic at a Parquet file's end
+_TAIL = 8  # bytes at the end of a Parquet file: footer length and magic
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema(
     [
@@ -40,29 +41,42 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image. image: encoded bytes, untouched. mask: the same, but for one that was turned with its image (see
-    `checks.fit_mask`). height, width: pixels, turned as EXIF says. sha256: hex, of `image`."""
+    """One image as it is packed."""
 
     image_id: str
+    """Its path in the folder that was packed. Unique in its line."""
     image: bytes
+    """The bytes of the image file, unchanged."""
     image_path: str
     mask: bytes | None
+    """The bytes of the mask file, unchanged unless it was turned with its image; see `checks.fit_mask`. None without a
+    mask."""
     mask_path: str | None
     line: str
-    split: str
-    label: str
+    split: Split
+    label: Label
     defect_type: str
+    """Empty for an image that is not NG, and for an NG image of no named type."""
     height: int
+    """Pixels, oriented as EXIF says."""
     width: int
+    """Pixels, oriented as EXIF says."""
     sha256: str
+    """Hex digest of `image`."""
 
     @property
     def size(self) -> int:
+        """Bytes of image and mask."""
         return len(self.image) + len(self.mask or b"")
 
 
 def write_shard(rows: Sequence[ImageRow], row_group_mb: int = ROW_GROUP_MB) -> bytes:
-    """A shard of `rows`, the same bytes for the same rows."""
+    """Encode rows as a shard. The same rows give the same bytes.
+
+    Args:
+        rows: Images of one split.
+        row_group_mb: Most MB of images and masks in a row group. A larger image gets its own.
+    """
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink, SCHEMA, compression="none", use_dictionary=False, write_page_checksum=True, write_statistics=False
@@ -73,7 +87,14 @@ def write_shard(rows: Sequence[ImageRow], row_group_mb: int = ROW_GROUP_MB) -> b
 
 
 def describe(key: str, split: str, rows: int, data: bytes) -> ShardInfo:
-    """What the manifest says of a shard that `write_shard` wrote."""
+    """Build the manifest's entry of a shard that `write_shard` encoded.
+
+    Args:
+        key: Key of the shard in the store of lines.
+        split: Split of its images.
+        rows: Number of its images.
+        data: Its bytes.
+    """
     footer = data[-(int.from_bytes(data[-_TAIL:-4], "little") + _TAIL) :]
     sha256, footer_sha256 = (hashlib.sha256(part).hexdigest() for part in (data, footer))
     return ShardInfo(key, split, rows, len(data), sha256, len(footer), footer_sha256)
@@ -82,40 +103,47 @@ def describe(key: str, split: str, rows: int, data: bytes) -> ShardInfo:
 def read_rows(
     lines: Store, shard: ShardInfo, *, images: bool = True, only: Collection[str] | None = None
 ) -> Iterator[ImageRow]:
-    """The rows of a shard in order, one row group in memory and the next on its way.
+    """Yield the rows of a shard in order. One row group is in memory while the next is fetched.
 
-    images: False leaves `image` empty and does not fetch it. only: image ids to keep.
-    Raises IntegrityError for damage of any kind, and the store's own errors.
+    Args:
+        lines: The store of lines.
+        shard: The shard's entry in the manifest.
+        images: False does not fetch images, and leaves `image` and `image_path` empty. Masks are fetched anyway.
+        only: Image IDs to yield. None yields all.
+
+    Raises:
+        IntegrityError: The shard is damaged.
+        StoreError: The store cannot be read.
     """
     columns = [name for name in SCHEMA.names if images or name != "image"]
     file = _RangedFile(lines, shard)
-    seen = 0
+    count = 0
     with ThreadPoolExecutor(1) as pool:
         try:
             metadata = file.metadata()
             groups = range(metadata.num_row_groups)
-            ahead = _fetch_later(pool, file, groups, 0, columns)
-            for at in groups:
-                table = ahead.result() if ahead else None
-                ahead = _fetch_later(pool, file, groups, at + 1, columns)
+            fetching = _fetch_later(pool, file, groups, 0, columns)
+            for group in groups:
+                table = fetching.result() if fetching else None
+                fetching = _fetch_later(pool, file, groups, group + 1, columns)
                 for record in table.to_pylist() if table else ():
-                    seen += 1
+                    count += 1
                     if only is None or record["image_id"] in only:
                         yield _row(record)
         except (pa.ArrowException, OSError, KeyError, TypeError) as error:
             raise IntegrityError(f"{lines.uri(shard.key)} is damaged: {error}") from error
-    if seen != shard.rows:
-        raise IntegrityError(f"{lines.uri(shard.key)} has {seen} rows, its manifest says {shard.rows}")
+    if count != shard.rows:
+        raise IntegrityError(f"{lines.uri(shard.key)} has {count} rows, its manifest says {shard.rows}")
 
 
 def _fetch_later(
-    pool: ThreadPoolExecutor, file: _RangedFile, groups: range, at: int, columns: list[str]
+    pool: ThreadPoolExecutor, file: _RangedFile, groups: range, group: int, columns: list[str]
 ) -> Future[pa.Table] | None:
-    return pool.submit(file.row_group, at, columns) if at in groups else None
+    return pool.submit(file.row_group, group, columns) if group in groups else None
 
 
 class _RangedFile:
-    """A Parquet file in the store: its footer once, then the wanted bytes of each row group in one request."""
+    """A Parquet file in the store. Its footer is read once; each row group takes one request per range of columns."""
 
     def __init__(self, lines: Store, shard: ShardInfo) -> None:
         self._lines, self._shard = lines, shard
@@ -124,7 +152,7 @@ class _RangedFile:
     def metadata(self) -> Any:
         shard = self._shard
         footer = self._lines.get_range(shard.key, shard.size - shard.footer_size, shard.footer_size)
-        # Checked before it is parsed: the reader aborts the whole process on some damaged footers.
+        # The digest is checked first, as pyarrow aborts the whole process on some damaged footers.
         if hashlib.sha256(footer).hexdigest() != shard.footer_sha256:
             raise pa.ArrowInvalid("its footer is not the one that was written")
         self._metadata = pq.read_metadata(io.BytesIO(b"PAR1" + footer))
@@ -132,19 +160,19 @@ class _RangedFile:
             raise pa.ArrowInvalid("its columns are not those of an image shard")
         return self._metadata
 
-    def row_group(self, at: int, columns: list[str]) -> pa.Table:
-        group = self._metadata.row_group(at)
+    def row_group(self, number: int, columns: list[str]) -> pa.Table:
+        group = self._metadata.row_group(number)
         chunks = [group.column(index) for index in range(group.num_columns)]
         wanted = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
         parts = {start: self._lines.get_range(self._shard.key, start, end - start) for start, end in _spans(wanted)}
-        source = pa.PythonFile(_Sparse(self._shard.size, parts), mode="r")
-        # Buffering ahead would also read what lies between the wanted columns where that is little.
+        source = pa.PythonFile(_SparseFile(self._shard.size, parts), mode="r")
+        # With pre_buffer, pyarrow would also read small gaps between the wanted columns, which were not fetched.
         file = pq.ParquetFile(source, metadata=self._metadata, page_checksum_verification=True, pre_buffer=False)
-        return file.read_row_group(at, columns=columns, use_threads=False)
+        return file.read_row_group(number, columns=columns, use_threads=False)
 
 
 def _spans(chunks: Sequence[Any]) -> list[tuple[int, int]]:
-    """Byte ranges of column chunks, neighbours joined."""
+    """List the byte ranges (start, end) of column chunks. Adjacent chunks share one."""
     spans: list[tuple[int, int]] = []
     for chunk in chunks:
         start = chunk.data_page_offset
@@ -156,11 +184,11 @@ def _spans(chunks: Sequence[Any]) -> list[tuple[int, int]]:
     return spans
 
 
-class _Sparse(io.RawIOBase):
-    """A file of which only some ranges are here; reading any other is an error."""
+class _SparseFile(io.RawIOBase):
+    """A file with the bytes of some ranges only. Reading outside them is an error."""
 
     def __init__(self, size: int, parts: dict[int, bytes]) -> None:
-        self._size, self._parts, self._at = size, parts, 0
+        self._size, self._parts, self._position = size, parts, 0
 
     def readable(self) -> bool:
         return True
@@ -169,20 +197,20 @@ class _Sparse(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = base + offset
-        return self._at
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
         for start, data in self._parts.items():
-            if start <= self._at and self._at + size <= start + len(data):
-                found = data[self._at - start : self._at - start + size]
-                self._at += len(found)
-                return found
-        raise OSError(f"bytes {self._at}..{self._at + size} were not fetched")
+            if start <= self._position and self._position + size <= start + len(data):
+                chunk = data[self._position - start : self._position - start + size]
+                self._position += len(chunk)
+                return chunk
+        raise OSError(f"bytes {self._position}..{self._position + size} were not fetched")
 
 
 def _groups(rows: Sequence[ImageRow], limit: int) -> Iterator[list[ImageRow]]:
@@ -199,13 +227,13 @@ def _groups(rows: Sequence[ImageRow], limit: int) -> Iterator[list[ImageRow]]:
 
 
 def _table(rows: Sequence[ImageRow]) -> pa.Table:
-    """Built column by column: a dictionary per row would copy every image once more."""
+    """Build a table column by column. From one dictionary per row, pyarrow would copy every image once more."""
     columns: list[Any] = []
     for field in SCHEMA:
         if field.type == _FILE:
-            found = [(getattr(row, field.name), getattr(row, f"{field.name}_path")) for row in rows]
-            parts = [pa.array(values, part.type) for values, part in zip(zip(*found, strict=True), _FILE, strict=True)]
-            missing = pa.array([data is None for data, _ in found])
+            files = [(getattr(row, field.name), getattr(row, f"{field.name}_path")) for row in rows]
+            parts = [pa.array(values, part.type) for values, part in zip(zip(*files, strict=True), _FILE, strict=True)]
+            missing = pa.array([data is None for data, _ in files])
             columns.append(pa.StructArray.from_arrays(parts, fields=list(_FILE), mask=missing))
         else:
             columns.append(pa.array([getattr(row, field.name) for row in rows], field.type))

@@ -14,9 +14,7 @@ import numpy.typing as npt
 from raybench.analysis.select import select_unit
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
-from raybench.data.decode import decode_image
 from raybench.data.geometry import to_network
-from raybench.data.shards import read_rows
 from raybench.detectors import onnx_file
 from raybench.detectors.protocol import Detector, Scored
 from raybench.errors import InputError, ModelError
@@ -76,10 +74,8 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
 
 def _images(plan: Plan, unit: Unit) -> npt.NDArray[np.uint8]:
     """(N, H, W, 3) uint8: some of the line's images at the network's size."""
-    manifest = plan.manifests[unit.line]
-    shard = (*manifest.scored_shards, *manifest.shards)[0]
-    rows = islice(read_rows(plan.lines_of(unit.line), shard), CHECKED_IMAGES)
-    return np.stack([to_network(decode_image(row.image, manifest.white_level), fit_of(unit)) for row in rows])
+    samples = islice(plan.line(unit.line).images(), CHECKED_IMAGES)
+    return np.stack([to_network(sample.pixels, fit_of(unit)) for sample in samples])
 
 
 def _difference(detector: Detector, found: Scored, images: npt.NDArray[np.uint8]) -> float:

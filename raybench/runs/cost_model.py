@@ -79,7 +79,7 @@ class CostModel:
 
     def guess(self, unit: Unit, manifest: Manifest) -> CostEstimate:
         """Guess() where no unit of any model has been recorded on the device. Units alike have one in common."""
-        images = (manifest.counts.get("train/ok", 0), sum(shard.rows for shard in manifest.scored_shards))
+        images = (manifest.train_ok, manifest.scored_images)
         key = (unit.detector, settings_of(unit), (unit.input.height, unit.input.width))
         alike = (*key, images)
         if alike not in self._known:

@@ -49,7 +49,7 @@ def estimate_schedule(ahead: Schedule, slots: Capacity, shares: GpuShares) -> Fo
     plain = Forecast(len(todo), slots.device, slots.count, len(slots.nodes), dict(bases), damaged=ahead.damaged)
     if not todo or bases["nothing"]:
         return plain
-    images = {line: sum(shard.rows for shard in lines.scored_shards) for line, lines in ahead.manifests.items()}
+    images = {line: manifest.scored_images for line, manifest in ahead.manifests.items()}
 
     def demand_of(job: Job) -> ResourceRequest:
         """Scoring takes its time shard by shard, in proportion to their images."""

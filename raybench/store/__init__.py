@@ -1,4 +1,4 @@
-"""Where data lies: S3-compatible stores and folders to write to, any fsspec address to read from."""
+"""Object stores: S3-compatible servers and folders to read and write, any fsspec address to read."""
 
 from raybench.store.store import Store, open_store
 

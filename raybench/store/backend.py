@@ -1,4 +1,4 @@
-"""What stands behind a `Store`: the protocol of a backend, and how to reach one."""
+"""The protocol of a store's backend, and the configuration that reaches one."""
 
 from __future__ import annotations
 
@@ -9,31 +9,41 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """How to reach a store, without any secret. Empty fields mean the standard chain's own choice.
-
-    patience_s: how long to wait for a server that does not answer or is in trouble, before an error is raised.
-    """
+    """How to reach a store, without any secret. Empty fields take the default of boto3."""
 
     uri: str
+    """s3://, file:// or an address of fsspec, without a trailing slash."""
     endpoint_url: str = ""
+    """S3 only."""
     region: str = ""
+    """S3 only."""
     profile: str = ""
+    """S3 only: profile of the AWS configuration, with its credentials."""
     ca_bundle: str = ""
+    """S3 only: file of the certificates to trust."""
     patience_s: float = 0.0
+    """S3 only: seconds to retry while the server is unreachable or fails, before an error is raised."""
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """key: relative to the store's root. size: bytes. stamp: changes when the object is written again (an ETag, or a
-    time); empty where the store tells none."""
+    """An object as a listing shows it."""
 
     key: str
+    """Relative to the root of the store."""
     size: int
+    """Bytes."""
     stamp: str = field(default="", compare=False)
+    """An ETag or a time, which changes when the object is written again. Empty if the store has none."""
 
 
 class Backend(Protocol):
-    def get(self, key: str, start: int | None, length: int | None) -> bytes: ...
+    """The operations of a `Store`, which documents them. Keys are checked already."""
+
+    def get(self, key: str, start: int | None, length: int | None) -> bytes:
+        """Read `length` bytes from `start`, or the whole object if `start` is None."""
+        ...
+
     def put(self, key: str, data: bytes) -> None: ...
     def put_if_absent(self, key: str, data: bytes) -> bool: ...
     def list(self, prefix: str) -> Iterator[ObjectInfo]: ...
@@ -43,4 +53,5 @@ class Backend(Protocol):
 
 
 def scheme_of(uri: str) -> str:
+    """Return the scheme of a URI; `file` for a path, the outer one of a chain, as `zip` of zip::s3://…"""
     return uri.split("://", 1)[0].split("::", 1)[0] if "://" in uri else "file"

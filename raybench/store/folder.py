@@ -1,4 +1,4 @@
-"""A folder, local or shared."""
+"""Backend for a folder, local or shared."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from raybench.store.backend import ObjectInfo, StoreConfig
 
 
 class Folder:
+    """A backend whose objects are files. Writes go to a temporary file first, so an object is never partial."""
+
     def __init__(self, config: StoreConfig) -> None:
         self.root = Path(unquote(urlparse(config.uri).path))
 
     def get(self, key: str, start: int | None, length: int | None) -> bytes:
         try:
-            with open(self.root / key, "rb", opener=_without_waiting) as file:
+            with open(self.root / key, "rb", opener=_open_nonblocking) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise ObjectMissing(f"{self.root / key} is not a file")  # a pipe or a device may never end
                 if start is None:
@@ -33,11 +35,11 @@ class Folder:
             raise StoreError(f"{self.root / key}: {error.strerror}") from error
 
     def put(self, key: str, data: bytes) -> None:
-        with self._written(key, data) as temporary:
+        with self._temporary(key, data) as temporary:
             temporary.replace(self.root / key)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        with self._written(key, data) as temporary:
+        with self._temporary(key, data) as temporary:
             try:
                 (self.root / key).hardlink_to(temporary)
             except FileExistsError:
@@ -45,7 +47,8 @@ class Folder:
             return True
 
     @contextlib.contextmanager
-    def _written(self, key: str, data: bytes) -> Iterator[Path]:
+    def _temporary(self, key: str, data: bytes) -> Iterator[Path]:
+        """Write data to a temporary file beside the object, and remove it afterwards if it is still there."""
         target = self.root / key
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -62,51 +65,52 @@ class Folder:
             raise StoreError(f"{target}: {error.strerror}") from error
 
     def exists(self, key: str) -> bool:
-        with _named_after(self.root / key):
+        with _store_errors(self.root / key):
             return (self.root / key).is_file()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         folder = self.root / prefix.rpartition("/")[0]
-        found = []
-        for parent, _, names in os.walk(folder, onerror=self._unless_missing):
+        files = []
+        for parent, _, names in os.walk(folder, onerror=self._raise_unless_missing):
             for name in names:
                 path = Path(parent, name)
                 key = path.relative_to(self.root).as_posix()
                 if key.startswith(prefix) and not name.startswith(".writing-"):
-                    found.append((key, path))
-        for key, path in sorted(found):
+                    files.append((key, path))
+        for key, path in sorted(files):
             yield _info(key, path)
 
-    def _unless_missing(self, error: OSError) -> None:
-        """A folder that cannot be read must not look like an empty one."""
+    def _raise_unless_missing(self, error: OSError) -> None:
+        """Raise for a folder that cannot be read, which must not look like an empty one."""
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise StoreError(f"{error.filename}: {error.strerror}") from error
 
     def delete(self, key: str) -> None:
-        with _named_after(self.root / key):
+        with _store_errors(self.root / key):
             (self.root / key).unlink(missing_ok=True)
 
     def create(self) -> None:
-        with _named_after(self.root):
+        with _store_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
-def _named_after(path: Path) -> Iterator[None]:
+def _store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open a file without blocking, as opening a named pipe without a writer would."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _info(key: str, path: Path) -> ObjectInfo:
-    """0 bytes for a link that leads nowhere: reading it will say so."""
+    """Describe a file. A dangling link has 0 bytes here; reading it raises an error."""
     try:
-        about = path.stat()
+        status = path.stat()
     except OSError:
         return ObjectInfo(key, 0)
-    return ObjectInfo(key, about.st_size, str(about.st_mtime_ns))
+    return ObjectInfo(key, status.st_size, str(status.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Everything else that fsspec reads (gs://, abfs://, zip::…): good enough to pack images from."""
+"""Backend for all other addresses of fsspec (gs://, abfs://, zip::…), read-only: images can be packed from them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import fsspec
 from raybench.errors import InputError, ObjectMissing, StoreError
 from raybench.store.backend import ObjectInfo, StoreConfig
 
+# Names of an object's stamp in the file systems of fsspec.
 _STAMPS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated")
 
 
 class ReadOnly:
+    """A backend that reads through fsspec. All writes raise StoreError."""
+
     def __init__(self, config: StoreConfig) -> None:
         self.uri = config.uri
         try:
@@ -41,8 +44,8 @@ class ReadOnly:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         with _fsspec_errors(self.uri):
-            found = sorted(self.files.find(self.root, detail=True).items())
-        for path, info in found:
+            files = sorted(self.files.find(self.root, detail=True).items())
+        for path, info in files:
             key = path.removeprefix(self.root).lstrip("/")
             if key.startswith(prefix):
                 yield ObjectInfo(key, int(info["size"]), _stamp(info))
@@ -55,13 +58,12 @@ class ReadOnly:
 
 
 def _stamp(info: dict[str, Any]) -> str:
-    """What fsspec's file systems call it."""
     return next((str(info[name]) for name in _STAMPS if info.get(name)), "")
 
 
 @contextlib.contextmanager
 def _fsspec_errors(where: str) -> Iterator[None]:
-    """fsspec's file systems raise errors of their own libraries, of any kind."""
+    """Convert errors to the store's. File systems of fsspec raise errors of their own libraries, of any kind."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""S3 and what speaks like it, through boto3."""
+"""Backend for S3 and compatible servers, through boto3."""
 
 from __future__ import annotations
 
@@ -39,21 +39,23 @@ _UNREACHABLE = (
     boto_errors.ProxyConnectionError,
 )
 _SERVER_ERROR = 500
-# botocore retries the request, never the reading of its body
+# botocore retries requests, but not the reading of a response's body.
 _BROKEN_BODY = (
     boto_errors.ResponseStreamingError,
     boto_errors.IncompleteReadError,
     boto_errors.ReadTimeoutError,
     boto_errors.ConnectionClosedError,
-    urllib3.exceptions.HTTPError,  # as it is, where the body of an error was being read
+    urllib3.exceptions.HTTPError,  # not wrapped by botocore while it reads the body of an error response
 )
 
 
 class S3:
+    """A backend on a bucket, or on a prefix of it."""
+
     def __init__(self, config: StoreConfig) -> None:
         parsed = urlparse(config.uri)
         if config.ca_bundle and not Path(config.ca_bundle).exists():
-            raise InputError(f"{config.ca_bundle}: there is no such file; it is to be the CA bundle of the store")
+            raise InputError(f"{config.ca_bundle}: there is no such file; it is named as the CA bundle of the store")
         self.config = config
         self.bucket = parsed.netloc
         self.root = parsed.path.strip("/")
@@ -77,18 +79,19 @@ class S3:
         return f"{self.root}/{key}" if self.root else key
 
     def _call(self, work: Callable[[], T], key: str = "") -> T:
-        """`work`, again and again while the server is in trouble and there is patience left."""
-        end, pause_s = time.monotonic() + self.config.patience_s, FIRST_PAUSE_S
+        """Call `work`, and retry for up to `patience_s` while the server is unreachable or fails."""
+        deadline, pause_s = time.monotonic() + self.config.patience_s, FIRST_PAUSE_S
         while True:
             try:
-                return self._once(work, key)
+                return self._call_once(work, key)
             except StoreUnreachable:
-                if time.monotonic() + pause_s > end:
+                if time.monotonic() + pause_s > deadline:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    def _once(self, work: Callable[[], T], key: str) -> T:
+    def _call_once(self, work: Callable[[], T], key: str) -> T:
+        """Call `work`, with the errors of boto3 converted to the store's."""
         where = f"s3://{self.bucket}/{self._key(key)}"
         try:
             return work()
@@ -107,13 +110,13 @@ class S3:
         except boto_errors.ProfileNotFound as error:
             raise StoreDenied(f"{where}: {error}") from error
         except boto_errors.ClientError as error:
-            raise self._named(error, where) from error
+            raise self._store_error(error, where) from error
         except (*_BROKEN_BODY, boto_errors.HTTPClientError) as error:
             raise StoreUnreachable(f"{where}: the connection broke off ({type(error).__name__})") from error
         except boto_errors.BotoCoreError as error:
             raise StoreError(f"{where}: {error}") from error
 
-    def _named(self, error: boto_errors.ClientError, where: str) -> Exception:
+    def _store_error(self, error: boto_errors.ClientError, where: str) -> Exception:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in _DENIED:
             return StoreDenied(f"{where}: the server refused the credentials ({code})")
@@ -126,11 +129,11 @@ class S3:
         return StoreError(f"{where}: {error}")
 
     def get(self, key: str, start: int | None, length: int | None) -> bytes:
-        span = {} if start is None else {"Range": f"bytes={start}-{start + (length or 1) - 1}"}
+        byte_range = {} if start is None else {"Range": f"bytes={start}-{start + (length or 1) - 1}"}
 
         def read() -> bytes:
-            answer = self.client.get_object(Bucket=self.bucket, Key=self._key(key), **span)
-            data: bytes = answer["Body"].read()
+            response = self.client.get_object(Bucket=self.bucket, Key=self._key(key), **byte_range)
+            data: bytes = response["Body"].read()
             return data
 
         return self._call(lambda: _with_retry(read, _BROKEN_BODY), key)
@@ -158,16 +161,17 @@ class S3:
         return True
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        # Page by page here: a paginator that met an error ends, and what it listed would look like all there is.
-        cut = len(self.root) + 1 if self.root else 0
-        wanted = {"Bucket": self.bucket, "Prefix": self._key(prefix) if prefix or self.root else ""}
+        # boto3's paginator ends after an error that is retried, and its listing would look complete. So pages are
+        # requested one by one.
+        root_length = len(self.root) + 1 if self.root else 0
+        request = {"Bucket": self.bucket, "Prefix": self._key(prefix) if prefix or self.root else ""}
         while True:
-            page = self._call(functools.partial(self.client.list_objects_v2, **wanted), prefix)
+            page = self._call(functools.partial(self.client.list_objects_v2, **request), prefix)
             for item in page.get("Contents", ()):
-                yield ObjectInfo(item["Key"][cut:], int(item["Size"]), item.get("ETag", ""))
+                yield ObjectInfo(item["Key"][root_length:], int(item["Size"]), item.get("ETag", ""))
             if not page.get("IsTruncated"):
                 return
-            wanted["ContinuationToken"] = page["NextContinuationToken"]
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
     def delete(self, key: str) -> None:
         self._call(lambda: self.client.delete_object(Bucket=self.bucket, Key=self._key(key)), key)
@@ -180,16 +184,16 @@ class S3:
                 raise
 
 
-def _with_retry(work: Callable[[], T], broken: tuple[type[Exception], ...]) -> T:
+def _with_retry(work: Callable[[], T], errors: tuple[type[Exception], ...]) -> T:
     for attempt in range(GET_ATTEMPTS - 1):
         try:
             return work()
-        except broken:
+        except errors:
             time.sleep(FIRST_PAUSE_S * 2**attempt)
     return work()
 
 
 def _on_this_machine(endpoint_url: str) -> bool:
-    """No proxy leads there, though http_proxy may be set for all else."""
+    """Whether the endpoint is on loopback, which a proxy of `http_proxy` cannot reach."""
     host = urlparse(endpoint_url).hostname or ""
     return host in {"localhost", "::1"} or host.startswith("127.")

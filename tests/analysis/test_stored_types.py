@@ -11,7 +11,7 @@ from raybench.analysis.flags import Flag, Kind
 from raybench.config.experiment import Annotation, Experiment, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.decode import decode_image
-from raybench.data.manifest import read_manifest
+from raybench.data.manifest import Split, read_manifest
 from raybench.data.pack import pack
 from raybench.data.shards import read_rows
 from raybench.runs.run import Run
@@ -33,7 +33,7 @@ def flag(image_id: str, kind: Kind = "likely defect") -> Flag:
     return Flag("strip", image_id, "unknown", ("padim",), 1, 1.0, kind, "", (kind,))
 
 
-def ids(plan: Plan, split: str) -> list[str]:
+def ids(plan: Plan, split: Split) -> list[str]:
     lines = plan.lines_of("strip")
     shards = read_manifest(lines, "strip").shards_of(split)
     return [row.image_id for shard in shards for row in read_rows(lines, shard, images=False)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raybench.cli import commands
-from raybench.data.inspection.inspection import quality_key
+from raybench.data.inspection.inspection import inspection_key
 from raybench.data.pack import pack
 from raybench.store import Store, open_store
 
@@ -44,7 +44,7 @@ def test_inspect_shows_what_is_wrong(
     for part in ("train/good/000.png", "test/good/[red]leaked.png", "which is trained on", "1 files were not packed"):
         assert part in out
     assert "rejected train/good/empty.png: empty_file" in out
-    assert store.exists(f"lines/{quality_key('strip')}")
+    assert store.exists(f"lines/{inspection_key('strip')}")
 
 
 def test_inspect_says_all_to_machines(

@@ -104,7 +104,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("s3://bucket", "must name a line, or have a pattern"),
         ("file:///*", "must name a line, or have a pattern"),
         ("s3://bucket/*/lines/pcb", "after the last `/` only"),
-        ("s3://bucket/lines;a/pcb", "cannot stand in the URI of a store"),
+        ("s3://bucket/lines;a/pcb", "not allowed in the URI of a store"),
         ("s3://key:hunter2@bucket/lines/*", "holds a user name or password"),
         ("s3://key:hunter2@bucket", "must name a line, or have a pattern"),
     ],

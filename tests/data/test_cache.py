@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raybench.data import cache as cache_module
 from raybench.data.cache import ImageSubset, open_cached, put_prefetched
 from raybench.data.decode import decode_image
 from raybench.data.geometry import InputFit, to_network
@@ -16,6 +18,7 @@ from raybench.data.pack import PackOptions, pack
 from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError, RejectedImage
 from raybench.store import Store, open_store
+from tests.support.images import png_without_pixels
 
 FIT = InputFit("native", 32, 64)
 
@@ -79,18 +82,13 @@ def test_threads_change_nothing(manifest: Manifest, lines: Store, cache: Path, t
         assert one.index == many.index
 
 
-def test_a_bad_image_among_threads_is_said_and_leaves_nothing(
-    manifest: Manifest, lines: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_bad_image_among_threads_is_named_and_leaves_nothing(
+    strips: Path, lines: Store, cache: Path, tmp_path: Path
 ) -> None:
-    bad = list(read_rows(lines, manifest.shards[0]))[5].image
-
-    def decode(data: bytes, white_level: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        if data == bad:
-            raise RejectedImage("broken", "made to be")
-        return decode_image(data, white_level)
-
-    monkeypatch.setattr("raybench.data.cache.decode_image", decode)
-    with pytest.raises(RejectedImage, match="of strip: made to be"):
+    source = Path(shutil.copytree(strips, tmp_path / "images"))
+    (source / "test" / "good" / "005.png").write_bytes(png_without_pixels(200, 320))
+    manifest = pack(open_store(str(source)), lines, "strip", PackOptions(shard_rows=8))
+    with pytest.raises(RejectedImage, match=r"test/good/005.png of strip: cannot be decoded"):
         open_cached(lines, manifest, manifest.shards[0], FIT, cache, threads=3)
     assert list(cache.iterdir()) == []
 
@@ -98,7 +96,7 @@ def test_a_bad_image_among_threads_is_said_and_leaves_nothing(
 def test_the_longest_unused_files_make_room(
     manifest: Manifest, lines: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raybench.data.cache.LIMIT_MB", 0)
+    monkeypatch.setattr(cache_module, "LIMIT_MB", 0)
     opened = [open_cached(lines, manifest, shard, FIT, cache) for shard in manifest.shards[:2]]
     assert all(each.path.exists() for each in opened)  # both may still be in use
     long_ago = time.time() - 3600
@@ -121,7 +119,7 @@ def test_what_another_node_has_decoded_is_taken(manifest: Manifest, lines: Store
     assert put_prefetched(first, ahead) == 8 * FIT.height * FIT.width * 3
     (tmp_path / "other").mkdir()
     lines.delete(shard.key)
-    carried = open_cached(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
+    carried = open_cached(lines, manifest, shard, FIT, tmp_path / "other", prefetched=ahead)
     assert carried.index == first.index
     assert np.array_equal(carried.batch(range(8)), first.batch(range(8)))
 
@@ -132,7 +130,7 @@ def test_what_is_not_there_any_more_is_decoded(manifest: Manifest, lines: Store,
     put_prefetched(first, ahead)
     ahead.delete(f"{first.path.stem}.u8")  # by another task, between both reads
     (tmp_path / "other").mkdir()
-    other = open_cached(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
+    other = open_cached(lines, manifest, shard, FIT, tmp_path / "other", prefetched=ahead)
     assert np.array_equal(other.batch(range(8)), first.batch(range(8)))
 
 
@@ -145,5 +143,5 @@ def test_damaged_images_of_another_node(manifest: Manifest, lines: Store, cache:
     ahead.put(name, bytes([pixels[0] ^ 1, *pixels[1:]]))
     (tmp_path / "other").mkdir()
     with pytest.raises(IntegrityError, match="is damaged"):
-        open_cached(lines, manifest, shard, FIT, tmp_path / "other", ahead=ahead)
+        open_cached(lines, manifest, shard, FIT, tmp_path / "other", prefetched=ahead)
     assert list((tmp_path / "other").iterdir()) == []

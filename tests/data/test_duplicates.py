@@ -3,12 +3,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.data.inspection import duplicates
-from raybench.data.inspection.duplicates import NEAR, find_groups, standardised
+from raybench.data.inspection.duplicates import NEAR, find_groups, standardise
 from raybench.data.inspection.properties import FINGERPRINT, Properties
 
 
@@ -35,7 +33,7 @@ def random_prints(count: int, seed: int) -> npt.NDArray[np.float64]:
 
 def by_all_pairs(prints: npt.NDArray[np.float32]) -> set[frozenset[str]]:
     """The oracle: every pair is compared, and pairs that share an image are joined."""
-    points = standardised(prints)
+    points = standardise(prints)
     groups = [{at} for at in range(len(points))]
     for left in range(len(points)):
         for right in range(left):
@@ -85,12 +83,11 @@ def test_a_line_of_nothing_but_copies_is_one_group() -> None:
     assert sorted(len(group.copies) for group in groups)[-1] == 100
 
 
-def test_images_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_taken_in_pieces() -> None:
     prints = random_prints(60, 4)
     prints[59] = prints[0] + 0.01
     whole = find_groups(line(prints))
-    monkeypatch.setattr(duplicates, "_CHUNK", 7)
-    assert find_groups(line(prints)) == whole
+    assert find_groups(line(prints), chunk=7) == whole
     assert [[copy.image_id for copy in group.copies] for group in whole] == [["00000", "00059"]]
 
 

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +15,14 @@ from raybench.data.inspection.inspection import (
     Inspection,
     bad_images,
     inspect,
-    quality_key,
+    inspection_key,
     read_inspection,
     write_inspection,
 )
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.store import Store, open_store
+from tests.support.images import png_without_pixels
 
 Image = npt.NDArray[np.uint8]
 PLANTED = {
@@ -204,22 +203,11 @@ def test_a_line_too_small_to_compare_is_inspected(tmp_path: Path) -> None:
     assert found.drifts == ()
 
 
-def bad_png(image: Image) -> bytes:
-    """Whole and with right checksums; but what it holds is not pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    height, width = image.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"no pixels" * 50) + chunk(b"IEND", b"")
-
-
 def test_an_image_that_cannot_be_decoded_is_an_issue(tmp_path: Path) -> None:
     """Packing cannot see it, as it does not decode PNGs; see docs/hostile-input.md."""
     source = write_strips(tmp_path / "images", Sizes(9, 1, 1, 0))
     bad = source / "train" / "good" / "003.png"
-    bad.write_bytes(bad_png(np.asarray(cv2.imread(str(bad)), np.uint8)))
+    bad.write_bytes(png_without_pixels(200, 320))
     found = inspected(source, tmp_path / "lines", PackOptions(shard_rows=1))  # one shard holds nothing else
     assert [(issue.image_id, issue.kind) for issue in found.issues] == [("train/good/003.png", "unreadable")]
     assert (found.images, found.counts) == (11, {"unreadable": 1})
@@ -229,7 +217,7 @@ def test_an_image_that_cannot_be_decoded_is_an_issue(tmp_path: Path) -> None:
 def test_a_line_that_cannot_be_read_at_all_is_inspected(tmp_path: Path) -> None:
     good = tmp_path / "images" / "train" / "good"
     good.mkdir(parents=True)
-    (good / "0.png").write_bytes(bad_png(np.zeros((20, 30, 3), np.uint8)))
+    (good / "0.png").write_bytes(png_without_pixels(20, 30))
     lines = open_store(str(tmp_path / "lines"))
     manifest = pack(open_store(str(tmp_path / "images")), lines, "strip", PackOptions(layout="mvtec"))
     assert inspect(lines, manifest).counts == {"unreadable": 1}
@@ -252,7 +240,7 @@ def test_an_inspection_is_read_as_it_was_written(line: tuple[Store, Manifest], s
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"version": 1}', b"\xff\xfe"])
 def test_a_damaged_inspection_is_none(line: tuple[Store, Manifest], damage: bytes) -> None:
     lines, manifest = line
-    lines.put(quality_key("strip"), damage)
+    lines.put(inspection_key("strip"), damage)
     assert read_inspection(lines, manifest) is None
 
 
@@ -265,5 +253,5 @@ def test_an_inspection_of_other_images_or_rules_is_none(
     digest = manifest.digest if was else now.decode() * 64
     write_inspection(lines, replace(spoilt, line_digest=digest))
     if was:
-        lines.put(quality_key("strip"), lines.get(quality_key("strip")).replace(was, now, 1))
+        lines.put(inspection_key("strip"), lines.get(inspection_key("strip")).replace(was, now, 1))
     assert read_inspection(lines, manifest) is None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.data.layouts import Found, find
+from raybench.data.layouts import FolderListing, list_images
 from raybench.errors import LineError, UnknownName
 from raybench.store import open_store
 
@@ -16,11 +16,11 @@ def tree(folder: Path, *paths: str) -> Path:
     return folder
 
 
-def look(folder: Path, layout: str = "auto") -> Found:
-    return find(open_store(str(folder)), layout)
+def look(folder: Path, layout: str = "auto") -> FolderListing:
+    return list_images(open_store(str(folder)), layout)
 
 
-def shown(found: Found) -> list[tuple[str, str, str, str, str | None]]:
+def shown(found: FolderListing) -> list[tuple[str, str, str, str, str | None]]:
     return [(item.image_id, item.split, item.label, item.defect_type, item.mask_key) for item in found.items]
 
 

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from raybench.data.manifest import ShardInfo
 from raybench.data.shards import ImageRow, describe, read_rows, write_shard
 from raybench.errors import IntegrityError
+from raybench.runs import scores
 from raybench.runs.scores import LEVELS, Predicted, ScoreRow, quantise, read_scores, write_predictions, write_scores
 from raybench.store import Store, open_store
 
@@ -178,7 +179,7 @@ def test_many_maps_of_different_shapes() -> None:
 
 
 def test_predictions_stream_into_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybench.runs.scores._PREDICTIONS_PER_GROUP", 10)
+    monkeypatch.setattr(scores, "_PREDICTIONS_PER_GROUP", 10)
     rows = [Predicted(f"{at}é", "l", "m", at / 3, at > 9, 3.0, at / 3 - 3, 10, 20, at == 5) for at in range(25)]
     rows.append(Predicted("none", "l", "m", 1.0, None, None, None, 10, 20, False))
     write_predictions(iter(rows), tmp_path / "t.parquet")

@@ -12,7 +12,7 @@ import pytest
 
 from raybench.config.experiment import Annotation, Experiment, Resources
 from raybench.config.plan import Plan, make_plan
-from raybench.data.inspection.inspection import Inspection, quality_key, read_inspection
+from raybench.data.inspection.inspection import Inspection, inspection_key, read_inspection
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.pack import PackOptions, pack
 from raybench.report import cache
@@ -139,5 +139,5 @@ def test_a_worker_that_dies_is_replaced_as_often_as_is_said(
     watch = Watch(kill=1)
     summary = run_plan(plan, watch)
     assert watch.kill == 0
-    assert ("strip" in summary.uninspected, packed.exists(f"lines/{quality_key('strip')}")) == (fails, not fails)
+    assert ("strip" in summary.uninspected, packed.exists(f"lines/{inspection_key('strip')}")) == (fails, not fails)
     assert summary.failed == {}

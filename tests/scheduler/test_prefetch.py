@@ -97,7 +97,7 @@ def test_another_node_has_the_same_images_without_decoding_them(plan: Plan, run:
     empty = open_store(str(tmp_path / "empty"))
     for each in found:
         manifest, lines = plan.manifests[each.line], plan.lines_of(each.line)
-        carried = open_cached(empty, manifest, each.shard, each.fit, cache, ahead=run.ahead)
+        carried = open_cached(empty, manifest, each.shard, each.fit, cache, prefetched=run.ahead)
         decoded = open_cached(lines, manifest, each.shard, each.fit, tmp_path / "other")
         assert carried.index == decoded.index
         rows = range(len(decoded))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raybench.store.server import HOST, _free_ports
+from raybench.store.server import HOST, free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -81,7 +81,7 @@ def ray_head() -> Iterator[Head]:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_JOB_STOP_WAIT_TIME_S": "30",
         }
-        ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         head = Head(
             f"http://{HOST}:{ports['dashboard-port']}", f"http://{HOST}:{ports['metrics-export-port']}", environment
         )

@@ -28,7 +28,7 @@ from PIL import Image
 from raybench.config.experiment import Experiment, parse_experiment
 from raybench.data.checks import check_image, fit_mask
 from raybench.data.decode import decode_image, decode_mask
-from raybench.data.layouts import find
+from raybench.data.layouts import list_images
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.data.pack import pack
 from raybench.data.shards import read_rows
@@ -196,7 +196,7 @@ def folder_gives(write: Callable[[Path], None]) -> str:
         images.mkdir()
         write(images)
         try:
-            found = find(open_store(str(images)))
+            found = list_images(open_store(str(images)))
             manifest = pack(open_store(str(images)), lines, "line")
         except RaybenchError as error:
             text = str(error).replace(images.as_uri(), "FOLDER").splitlines()[0]
@@ -433,7 +433,7 @@ def test_any_table_gives_images_rejects_or_an_error(tmp_path: Path, body: bytes)
     table("")(tmp_path)
     (tmp_path / "t.csv").write_bytes(b"path,split,label\n" + body)
     try:
-        found = find(open_store(str(tmp_path)), "csv")
+        found = list_images(open_store(str(tmp_path)), "csv")
     except LineError as error:
         assert "t.csv" in str(error)
     else:

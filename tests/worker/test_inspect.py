@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.data.inspection.inspection import Inspection, quality_key
+from raybench.data.inspection.inspection import Inspection, inspection_key
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import StoreDenied
@@ -39,7 +39,7 @@ def test_packing_other_images_makes_it_stale(line: tuple[Store, Manifest], strip
     images = Path(shutil.copytree(strips, tmp_path / "images"))
     (images / "train" / "good" / "000.png").unlink()
     again = pack(open_store(str(images)), lines, "strip")
-    assert not lines.exists(quality_key("strip"))
+    assert not lines.exists(inspection_key("strip"))
     assert inspect_line(lines, again).images == 35
 
 
@@ -58,7 +58,7 @@ def test_lines_that_may_only_be_read_are_inspected(
     lines, manifest = line
     monkeypatch.setattr(Store, "put", denied)
     assert inspect_line(lines, manifest).images == 36
-    assert not lines.exists(quality_key("strip"))
+    assert not lines.exists(inspection_key("strip"))
 
 
 def run_at(tmp_path: Path) -> Run:
@@ -104,7 +104,7 @@ def test_own_lines_may_be_closed_to_a_run(
     monkeypatch.setattr(Store, "put", denied)
     inspect_in_run(run, lines, manifest, own=True)
     assert isinstance(inspection_in(run, lines, manifest), Inspection)
-    assert not lines.exists(quality_key("strip"))
+    assert not lines.exists(inspection_key("strip"))
 
 
 def test_a_failure_is_known_until_there_is_an_inspection(line: tuple[Store, Manifest], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -21,9 +21,7 @@ from raybench.analysis.anomaly_types.training_samples import VERSION, TrainingSa
 from raybench.analysis.anomaly_types.views import Image
 from raybench.analysis.flags import Flag
 from raybench.config.plan import Plan
-from raybench.data.decode import decode_image
 from raybench.data.manifest import Manifest
-from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, ObjectMissing, StoreDenied
 from raybench.runs.run import Run, encode
 from raybench.store import Store
@@ -122,8 +120,8 @@ def _tell(plan: Plan, line: str, run: Run, image_ids: Sequence[str]) -> Mapping[
     references = _references(run, lines, manifest, line not in plan.elsewhere) if unknown else None
     if references is None:
         return known
-    fresh = {row.image_id: classify(decode_image(row.image, manifest.white_level), references)
-             for row in _rows(lines, manifest, unknown)}  # fmt: skip
+    samples = plan.line(line).images(unknown, splits=("test", "unlabelled"))
+    fresh = {sample.image_id: classify(sample.pixels, references) for sample in samples}
     rounded = {image: replace(one, confidence=round(one.confidence, _DIGITS)) for image, one in fresh.items()}
     told = dict(sorted({**known, **rounded}.items()))
     run.store.put(key, encode(StoredTypes(VERSION, manifest.digest, told)))
@@ -137,11 +135,3 @@ def _read(store: Store, key: str, manifest: Manifest) -> Mapping[str, AnomalyTyp
     except (ObjectMissing, ValidationError):
         return {}
     return found.signals if (found.version, found.line_digest) == (VERSION, manifest.digest) else {}
-
-
-def _rows(lines: Store, manifest: Manifest, image_ids: set[str]) -> Iterator[ImageRow]:
-    """Of the few shards that hold them."""
-    for shard in manifest.scored_shards:
-        here = {row.image_id for row in read_rows(lines, shard, images=False, only=image_ids)}
-        if here:
-            yield from read_rows(lines, shard, only=here)

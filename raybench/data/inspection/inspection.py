@@ -1,7 +1,7 @@
-"""Is a line's data fit to train on? Inspected once, kept beside its manifest as `<line>/quality.json`.
+"""Inspect whether the data of a line is fit to train on. The result is `<line>/quality.json`, beside the manifest.
 
-It belongs to the line, not to a run: every run of every experiment on the same images reads the same inspection. It
-names the manifest's digest and its own version; one that names others is as good as none.
+It belongs to the line, not to a run: all runs on the same images read the same inspection. It records the digest of the
+manifest and the version of the rules; an inspection with others is ignored.
 """
 
 from __future__ import annotations
@@ -25,20 +25,24 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found on a line. version: of the rules. line_digest: of the manifest. images: how many were looked at.
-    counts: images by kind of issue, and those in groups of exact and of near duplicates. issues: worst first within
-    their kind. traits: what is usual here, and would be a fault elsewhere. groups: images that are there more than
-    once. drifts: every comparison of splits, drifted or not."""
+    """Issues, traits, duplicates and drift of one line."""
 
     version: int
+    """`VERSION` of the rules."""
     line: str
     line_digest: str
+    """`Manifest.digest` of the inspected images."""
     images: int
+    """Number of images inspected, unreadable ones included."""
     counts: Mapping[str, int]
+    """Number of images by kind of issue, and of `exact duplicates` and `near duplicates`. Zeros are absent."""
     issues: tuple[Issue, ...]
+    """Grouped by kind, worst first."""
     traits: tuple[Trait, ...]
     groups: tuple[Group, ...]
+    """Duplicates."""
     drifts: tuple[Drift, ...]
+    """All comparisons of splits, drifted or not."""
 
     @property
     def drifted(self) -> tuple[Drift, ...]:
@@ -48,9 +52,17 @@ class Inspection:
 def inspect(
     lines: Store, manifest: Manifest, threads: int = 1, progress: Callable[[int], None] = lambda images: None
 ) -> Inspection:
-    """Decode the line once and judge it. progress: is told how many images more have been looked at.
+    """Inspect a line. Each image is decoded once.
 
-    Raises IntegrityError, and the store's own errors.
+    Args:
+        lines: The store of lines.
+        manifest: Manifest of the line.
+        threads: Number of threads that decode.
+        progress: Called with the number of images of each shard, once it is measured.
+
+    Raises:
+        IntegrityError: A shard is damaged.
+        StoreError: The store cannot be read.
     """
     parts = []
     for shard in manifest.shards:
@@ -60,13 +72,20 @@ def inspect(
 
 
 def judge(manifest: Manifest, parts: Sequence[Properties]) -> Inspection:
-    """parts: of `measure_shard`, one per shard, in the manifest's order; they may come from anywhere."""
-    found = join(parts)
-    readable = len(found.table) > 0
-    outliers, traits = find_outliers(found.table) if readable else ([], [])
-    groups = find_groups(found) if readable else ()
-    broken = [Issue(one.image_id, one.split, "unreadable", 1.0, one.detail) for one in found.unreadable]
-    issues = (*broken, *outliers, *_leaks(groups), *_two_labels(groups))
+    """Inspect a line whose images are measured.
+
+    Args:
+        manifest: Manifest of the line.
+        parts: Results of `measure_shard`, in the order of the manifest's shards.
+    """
+    properties = join(parts)
+    readable = len(properties.table) > 0
+    outliers, traits = find_outliers(properties.table) if readable else ([], [])
+    groups = find_groups(properties) if readable else ()
+    unreadable = [
+        Issue(image.image_id, image.split, "unreadable", 1.0, image.detail) for image in properties.unreadable
+    ]
+    issues = (*unreadable, *outliers, *_leaks(groups), *_two_labels(groups))
     counts = Counter[str](issue.kind for issue in issues)
     for group in groups:
         counts[f"{group.kind} duplicates"] += len(group.copies)
@@ -74,17 +93,21 @@ def judge(manifest: Manifest, parts: Sequence[Properties]) -> Inspection:
         version=VERSION,
         line=manifest.line,
         line_digest=manifest.digest,
-        images=len(found.table) + len(found.unreadable),
+        images=len(properties.table) + len(properties.unreadable),
         counts=dict(sorted(counts.items())),
         issues=issues,
         traits=tuple(traits),
         groups=groups,
-        drifts=find_drifts(found.table) if readable else (),
+        drifts=find_drifts(properties.table) if readable else (),
     )
 
 
 def bad_images(inspection: Inspection) -> Mapping[str, str]:
-    """image_id → why nobody should trust a score of it, or annotate it before it is mended. Copies alone are none."""
+    """Map the ID of each image with an issue to its reasons.
+
+    Scores of these images are not to be trusted, and they should be fixed before they are annotated. A duplicate alone
+    is no issue.
+    """
     reasons: dict[str, str] = {}
     for issue in inspection.issues:
         text = f"{issue.kind}: {issue.detail}"
@@ -93,21 +116,21 @@ def bad_images(inspection: Inspection) -> Mapping[str, str]:
 
 
 def _leaks(groups: Sequence[Group]) -> Iterator[Issue]:
-    """Test images that are trained on too: what they score says nothing."""
+    """Yield test images that are training images too, so that their scores are worthless."""
     for group in groups:
-        trained = group.of("train")
-        for copy in group.of("test") if trained else ():
-            like = "has the same pixels as" if group.kind == "exact" else "is nearly the same image as"
-            detail = f"{like} {trained[0].image_id}, which is trained on"
+        train = group.of("train")
+        for copy in group.of("test") if train else ():
+            relation = "has the same pixels as" if group.kind == "exact" else "is nearly the same image as"
+            detail = f"{relation} {train[0].image_id}, which is trained on"
             yield Issue(copy.image_id, copy.split, "leak", round(1 - group.distance, 4), detail)
 
 
 def _two_labels(groups: Sequence[Group]) -> Iterator[Issue]:
-    """The same pixels, OK here and NG there. Near duplicates may differ by just the defect."""
+    """Yield exact copies of which some are OK and some NG. Near duplicates may differ by the defect."""
     for group in groups:
         if group.kind == "exact" and {"ok", "ng"} <= set(group.labels):
             for copy in group.copies:
-                other = next(one for one in group.copies if one.label not in (copy.label, "unknown"))
+                other = next(other for other in group.copies if other.label not in (copy.label, "unknown"))
                 detail = f"labelled {copy.label}, and {other.image_id}, with the same pixels, {other.label}"
                 yield Issue(copy.image_id, copy.split, "two labels", 1.0, detail)
 
@@ -115,7 +138,7 @@ def _two_labels(groups: Sequence[Group]) -> Iterator[Issue]:
 _ADAPTER = TypeAdapter(Inspection)
 
 
-def quality_key(line: str) -> str:
+def inspection_key(line: str) -> str:
     return f"{line}/quality.json"
 
 
@@ -124,14 +147,14 @@ def inspection_json(inspection: Inspection) -> bytes:
 
 
 def write_inspection(lines: Store, inspection: Inspection) -> None:
-    lines.put(quality_key(inspection.line), inspection_json(inspection))
+    lines.put(inspection_key(inspection.line), inspection_json(inspection))
 
 
 def read_inspection(lines: Store, manifest: Manifest) -> Inspection | None:
-    """The one that stands for these very images and rules; None where there is none."""
+    """Read the inspection of a line. Returns None unless it is of these images, by these rules."""
     try:
-        found = _ADAPTER.validate_json(lines.get(quality_key(manifest.line)))
+        inspection = _ADAPTER.validate_json(lines.get(inspection_key(manifest.line)))
     except (ObjectMissing, ValidationError):
         return None
-    same = (found.version, found.line, found.line_digest) == (VERSION, manifest.line, manifest.digest)
-    return found if same else None
+    identity = inspection.version, inspection.line, inspection.line_digest
+    return inspection if identity == (VERSION, manifest.line, manifest.digest) else None

@@ -1,13 +1,13 @@
-"""Images that do not look like the rest of their line: dark, over-exposed, blurred, nearly empty, of an odd size.
+"""Find images that differ from the rest of their line: dark, over-exposed, blurred, nearly empty, of an odd size.
 
-CleanVision's limits suit photographs of all kinds. A dark-field line is dark by nature, a binarised one has little
-information: what is usual on a line is no fault of an image. So an image is named when
+CleanVision's fixed limits suit photographs of all kinds. But a dark-field line is dark by nature and a binarised one
+has little information: a property that is usual on a line is no fault of an image. An image is an outlier if
 
-- a property lies beyond the line's quartiles by three times their distance (Tukey 1977, *far out*; CleanVision's own
-  rule for odd sizes), the quartiles being those of the OK images that are trained on, or
-- CleanVision's fixed limit calls it a fault,
+- a property is outside the quartiles of the line by three times their distance (Tukey 1977, *far out*; CleanVision
+  uses this rule for odd sizes), where the quartiles are those of the OK training images, or
+- a fixed limit of CleanVision calls it a fault,
 
-and in both cases only while at most a tenth of the line is named so. Otherwise that is one sentence about the line.
+and in both cases only if this applies to at most a tenth of the line. Otherwise it is one trait of the line.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-FAR_OUT = 3.0
-USUAL = 0.1  # share of a line
-MIN_REFERENCE = 8  # images whose quartiles are worth something
+FAR_OUT = 3.0  # quartile distances
+USUAL = 0.1  # share of a line above which a fault is a trait
+MIN_REFERENCE = 8  # fewest images for useful quartiles
 _EXAMPLES = 5
 
 Fault = Literal["dark", "over-exposed", "blur", "low information", "odd size", "odd shape", "odd colours"]
@@ -32,65 +32,75 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Issue:
-    """One image that something is wrong with. score: higher is worse, in units of its kind: distance from the line's
-    median in quartile distances; for odd colours the share of images that have others; for a leak 1 - distance; else 1.
-    detail: a sentence for a person."""
+    """A fault of one image."""
 
     image_id: str
     split: str
     kind: Fault | Literal["unreadable", "leak", "two labels"]
     score: float
+    """Higher is worse, comparable within a kind only: the distance from the line's median in quartile distances; for
+    odd colours the share of images with others; for a leak 1 - the distance of the copies; otherwise 1."""
     detail: str
+    """The fault as a sentence."""
 
 
 @dataclass(frozen=True)
 class Trait:
-    """What is usual on this line, though it would be a fault elsewhere. share: of the line's images."""
+    """A property that is usual on a line, though it would be a fault of a single image."""
 
     kind: Fault
     images: int
+    """Number of images with the property."""
     share: float
+    """Share of the line's images with the property."""
     detail: str
+    """The property as a sentence about its most extreme image."""
     examples: tuple[str, ...]
+    """IDs of the most extreme images."""
 
 
-Say = Callable[[float, Doubles], str]
+Describe = Callable[[float, Doubles], str]
+"""Describes a value, given the (3,) quartiles of the line."""
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A property, the sides that are faults (-1 low, 1 high), the least quartile distance that is told from none, and
-    the sentence for a value beside the line's quartiles."""
+class _Rule:
+    """A fault of images whose property is far outside the quartiles of the line."""
 
     kind: Fault
     column: str
+    """Column of the property."""
     sides: tuple[int, ...]
+    """Sides that are faults: -1 for low values, 1 for high ones."""
     least: float
-    say: Say
+    """Least quartile distance to divide by, for lines whose images hardly differ."""
+    describe: Describe
 
 
-def _between(name: str, digits: int, shown: Callable[[float], float] = float) -> Say:
-    def say(value: float, quartiles: Doubles) -> str:
-        here, low, high = (f"{shown(one):.{digits}f}" for one in (value, quartiles[0], quartiles[2]))
-        return f"{name} {here}; half of the line's images have {low} to {high}"
+def _compare(name: str, digits: int, unit: Callable[[float], float] = float) -> Describe:
+    """Describe a value beside the quartiles, all converted by `unit`."""
 
-    return say
+    def describe(value: float, quartiles: Doubles) -> str:
+        shown, low, high = (f"{unit(number):.{digits}f}" for number in (value, quartiles[0], quartiles[2]))
+        return f"{name} {shown}; half of the line's images have {low} to {high}"
+
+    return describe
 
 
-def _wider(value: float, quartiles: Doubles) -> str:
+def _describe_blur(value: float, quartiles: Doubles) -> str:
     return f"edges {2 ** (quartiles[1] - value):.1f} times as wide as this line's usually are"
 
 
-_LOOKS = (
-    _Look("dark", "brightness", (-1,), 0.02, _between("mean brightness", 2)),
-    _Look("dark", "brightness_perc_99", (-1,), 0.02, _between("brightest parts", 2)),
-    _Look("over-exposed", "brightness", (1,), 0.02, _between("mean brightness", 2)),
-    _Look("blur", "sharpness", (-1,), 0.1, _wider),
-    _Look("low information", "entropy", (-1,), 0.2, _between("bits per pixel", 2)),
-    _Look("odd size", "log_size", (-1, 1), 0.03, _between("pixels (10^6)", 3, lambda log_size: 4**log_size / 1e6)),
-    _Look("odd shape", "elongation", (-1, 1), 0.03, _between("height / width", 3, lambda elongation: 2**elongation)),
+_RULES = (
+    _Rule("dark", "brightness", (-1,), 0.02, _compare("mean brightness", 2)),
+    _Rule("dark", "brightness_perc_99", (-1,), 0.02, _compare("brightest parts", 2)),
+    _Rule("over-exposed", "brightness", (1,), 0.02, _compare("mean brightness", 2)),
+    _Rule("blur", "sharpness", (-1,), 0.1, _describe_blur),
+    _Rule("low information", "entropy", (-1,), 0.2, _compare("bits per pixel", 2)),
+    _Rule("odd size", "log_size", (-1, 1), 0.03, _compare("pixels (10^6)", 3, lambda log_size: 4**log_size / 1e6)),
+    _Rule("odd shape", "elongation", (-1, 1), 0.03, _compare("height / width", 3, lambda elongation: 2**elongation)),
 )
-# CleanVision's limits that fit, with our kind, the column they look at, and the least quartile distance there.
+# CleanVision's limits that suit lines: our kind, the column, and the least quartile distance to divide by.
 _LIMITS: Mapping[str, tuple[Fault, str, float]] = {
     "dark": ("dark", "brightness_perc_99", 0.02),
     "light": ("over-exposed", "brightness_perc_5", 0.02),
@@ -100,28 +110,39 @@ _LIMITS: Mapping[str, tuple[Fault, str, float]] = {
 
 
 @dataclass(frozen=True)
-class _Named:
-    """score, marked: (N,), of all images of the line. detail: a sentence for the image at an index."""
+class _Finding:
+    """The result of one rule for all images of a line."""
 
     kind: Fault
-    marked: Bools
+    is_fault: Bools
+    """(N,) bool."""
     score: Doubles
+    """(N,) float64, as `Issue.score`."""
     detail: Callable[[int], str]
+    """Describes the image at an index."""
 
 
 def find_outliers(table: pd.DataFrame) -> tuple[list[Issue], list[Trait]]:
-    """table: as in `Properties`. Of one image and kind the worst is kept; both lists are sorted."""
+    """Find outliers by all rules.
+
+    Args:
+        table: As in `Properties`, with at least one row.
+
+    Returns:
+        Issues, of which each image has at most one of a kind, sorted by kind, worst first; and traits of the line,
+        sorted by kind.
+    """
     table = table.assign(log_size=np.log2(table["size"]))
-    named = [*_far_out(table), *_beyond_limits(table), _odd_colours(table)]
+    findings = [*_apply_rules(table), *_apply_limits(table), _find_odd_colours(table)]
     worst: dict[tuple[str, str], Issue] = {}
     traits: dict[str, Trait] = {}
-    for one in named:
-        at = np.flatnonzero(one.marked)
-        if len(at) > USUAL * len(table):
-            traits.setdefault(one.kind, _trait(one, at, table))
+    for finding in findings:
+        indices = np.flatnonzero(finding.is_fault)
+        if len(indices) > USUAL * len(table):
+            traits.setdefault(finding.kind, _trait(finding, indices, table))
             continue
-        for index in at.tolist():
-            issue = _issue(one, index, table)
+        for index in indices.tolist():
+            issue = _issue(finding, index, table)
             key = issue.image_id, issue.kind
             if key not in worst or worst[key].score < issue.score:
                 worst[key] = issue
@@ -129,42 +150,45 @@ def find_outliers(table: pd.DataFrame) -> tuple[list[Issue], list[Trait]]:
     return issues, sorted(traits.values(), key=lambda trait: trait.kind)
 
 
-def _issue(one: _Named, index: int, table: pd.DataFrame) -> Issue:
+def _issue(finding: _Finding, index: int, table: pd.DataFrame) -> Issue:
     row = table.iloc[index]
-    return Issue(row["image_id"], row["split"], one.kind, round(float(one.score[index]), 4), one.detail(index))
+    score = round(float(finding.score[index]), 4)
+    return Issue(row["image_id"], row["split"], finding.kind, score, finding.detail(index))
 
 
-def _trait(one: _Named, at: npt.NDArray[np.int64], table: pd.DataFrame) -> Trait:
-    worst = at[np.argsort(-one.score[at], kind="stable")][:_EXAMPLES]
+def _trait(finding: _Finding, indices: npt.NDArray[np.int64], table: pd.DataFrame) -> Trait:
+    worst = indices[np.argsort(-finding.score[indices], kind="stable")][:_EXAMPLES]
+    share = round(len(indices) / len(table), 4)
     examples = tuple(table["image_id"].iloc[worst])
-    return Trait(one.kind, len(at), round(len(at) / len(table), 4), one.detail(int(worst[0])), examples)
+    return Trait(finding.kind, len(indices), share, finding.detail(int(worst[0])), examples)
 
 
 def _reference(table: pd.DataFrame) -> Bools:
-    """The OK images that are trained on; every image where those are few."""
-    trained = ((table["split"] == "train") & (table["label"] == "ok")).to_numpy()
-    return trained if trained.sum() >= MIN_REFERENCE else np.ones(len(table), np.bool_)
+    """Mark the OK training images, or all images if those are few."""
+    train = ((table["split"] == "train") & (table["label"] == "ok")).to_numpy()
+    return train if train.sum() >= MIN_REFERENCE else np.ones(len(table), np.bool_)
 
 
-def _far_out(table: pd.DataFrame) -> Iterator[_Named]:
-    """What lies far beyond the line's own quartiles."""
+def _apply_rules(table: pd.DataFrame) -> Iterator[_Finding]:
+    """Find images far outside the quartiles of the line."""
     reference = _reference(table)
-    for look in _LOOKS if reference.sum() >= MIN_REFERENCE else ():
-        values = table[look.column].to_numpy(np.float64)
-        low, middle, high = quartiles = np.percentile(values[reference], (25, 50, 75))
-        width = max(high - low, look.least)
-        beyond = np.zeros(len(values), np.bool_)
-        for side in look.sides:
-            beyond |= side * (values - (high if side > 0 else low)) > FAR_OUT * width
-        yield _Named(look.kind, beyond, np.abs(values - middle) / width, _told(look.say, values, quartiles))
+    for rule in _RULES if reference.sum() >= MIN_REFERENCE else ():
+        values = table[rule.column].to_numpy(np.float64)
+        low, median, high = quartiles = np.percentile(values[reference], (25, 50, 75))
+        width = max(high - low, rule.least)
+        outside = np.zeros(len(values), np.bool_)
+        for side in rule.sides:
+            outside |= side * (values - (high if side > 0 else low)) > FAR_OUT * width
+        detail = _detail(rule.describe, values, quartiles)
+        yield _Finding(rule.kind, outside, np.abs(values - median) / width, detail)
 
 
-def _told(say: Say, values: Doubles, quartiles: Doubles) -> Callable[[int], str]:
-    return lambda index: say(float(values[index]), quartiles)
+def _detail(describe: Describe, values: Doubles, quartiles: Doubles) -> Callable[[int], str]:
+    return lambda index: describe(float(values[index]), quartiles)
 
 
-def _beyond_limits(table: pd.DataFrame) -> Iterator[_Named]:
-    """What CleanVision's own limits name."""
+def _apply_limits(table: pd.DataFrame) -> Iterator[_Finding]:
+    """Find images that CleanVision's fixed limits call a fault."""
     from cleanvision.issue_managers.image_property_issue_manager import ImagePropertyIssueManager
 
     manager = ImagePropertyIssueManager()
@@ -172,25 +196,25 @@ def _beyond_limits(table: pd.DataFrame) -> Iterator[_Named]:
     manager.update_issues(table, list(_LIMITS))
     for name, (kind, column, least) in _LIMITS.items():
         values = table[column].to_numpy(np.float64)
-        low, middle, high = np.percentile(values, (25, 50, 75))
-        marked = manager.issues[f"is_{name}_issue"].to_numpy(np.bool_)
+        low, median, high = np.percentile(values, (25, 50, 75))
+        is_fault = manager.issues[f"is_{name}_issue"].to_numpy(np.bool_)
         scores = manager.issues[f"{name}_score"].to_numpy(np.float64)
-        detail = _limited(name, scores, manager.params[name]["threshold"])
-        yield _Named(kind, marked, np.abs(values - middle) / max(high - low, least), detail)
+        detail = _limit_detail(name, scores, manager.params[name]["threshold"])
+        yield _Finding(kind, is_fault, np.abs(values - median) / max(high - low, least), detail)
 
 
-def _limited(name: str, scores: Doubles, limit: float) -> Callable[[int], str]:
-    shown = name.replace("_", " ")
-    return lambda index: f"CleanVision's score for {shown} is {scores[index]:.2f}; below {limit} it is a fault"
+def _limit_detail(name: str, scores: Doubles, limit: float) -> Callable[[int], str]:
+    issue = name.replace("_", " ")
+    return lambda index: f"CleanVision's score for {issue} is {scores[index]:.2f}; below {limit} it is a fault"
 
 
-def _odd_colours(table: pd.DataFrame) -> _Named:
-    """Grey among colour, 16 bits among 8: every image that is not as most of the line are."""
+def _find_odd_colours(table: pd.DataFrame) -> _Finding:
+    """Find images that differ from most of the line in colours or depth, as grey among colour, 16 bits among 8."""
     colours = table["colours"]
     usual = str(colours.mode().iloc[0])
     odd = (colours != usual).to_numpy(np.bool_)
     share = float(1 - odd.mean())
     score = np.where(odd, share, 0.0)
-    return _Named(
+    return _Finding(
         "odd colours", odd, score, lambda index: f"{colours.iloc[index]}; {share:.0%} of the line's images are {usual}"
     )

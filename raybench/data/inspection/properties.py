@@ -1,8 +1,8 @@
-"""What the pixels of one image say, measured as a line's images stream by: a table row and a fingerprint each.
+"""Measure properties and a fingerprint of each image of a line, as a stream.
 
-Brightness, entropy, size, aspect and the digest of the pixels are CleanVision's, by its functions for one image: its
-`Imagelab` wants a folder or a data set. Sharpness and fingerprint are ours; docs/data-quality.md says why. Memory:
-about 0.6 KB an image.
+Brightness, entropy, size, aspect and the digest of the pixels come from CleanVision's functions for one image, as its
+`Imagelab` needs a folder or a data set. Sharpness and fingerprint are our own; docs/data-quality.md gives the reasons.
+Memory is about 0.6 KB per image.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import RejectedImage
 from raybench.store import Store
 
-FINGERPRINT = 8 * 8 - 1
-_TONES = ("dark", "low_information")  # CleanVision's names: brightness, entropy
+FINGERPRINT = 8 * 8 - 1  # numbers per image
+_TONES = ("dark", "low_information")  # CleanVision's names of brightness and entropy
 _SHAPES = ("odd_size", "odd_aspect_ratio")
-_TONES_PX = 512  # tones are taken of every n-th pixel, so that so many are left of the longer side
+_TONES_PX = 512  # brightness and entropy use every n-th pixel, so that the longer side has about this many
 _THUMB_PX = 64
-_FLAT, _CONTRAST = 4.0, 50.0
+_FLAT, _CONTRAST = 4.0, 50.0  # least standard deviation of a thumbnail; the one that it is scaled to
 _BAND_PX = 2**22
-_NO_EDGES = 1e-3
+_NO_EDGES = 1e-3  # mean squared gradient
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that was packed and cannot be decoded: a PNG whose checksums are right and whose pixels are not."""
+    """A packed image that cannot be decoded: a PNG with valid checksums and invalid pixel data."""
 
     image_id: str
     split: str
@@ -50,42 +50,48 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Properties:
-    """table: a row per image: image_id, split, label, height, width (pixels), colours, pixels (digest), sharpness,
-    contrast, elongation (log2 of height / width) and CleanVision's own columns. fingerprints: (N, 63) float32.
-    unreadable: images that are in neither."""
+    """Properties and fingerprints of images."""
 
     table: pd.DataFrame
+    """A row per image: image_id, split, label, height, width (pixels), colours, pixels (digest), sharpness, contrast,
+    elongation (log2 of height / width) and the columns of CleanVision."""
     fingerprints: Floats
+    """(N, 63) float32, in the order of `table`."""
     unreadable: tuple[Unreadable, ...] = ()
+    """Images that are not in `table`."""
 
 
 def join(parts: Sequence[Properties]) -> Properties:
-    """The images of all parts, in their order."""
-    full = [part for part in parts if len(part.table)]
-    table = pd.concat([part.table for part in full], ignore_index=True) if full else pd.DataFrame()
-    prints = np.concatenate([part.fingerprints for part in parts])
-    return Properties(table, prints, tuple(one for part in parts for one in part.unreadable))
+    """Concatenate properties, in the order of `parts`."""
+    tables = [part.table for part in parts if len(part.table)]
+    return Properties(
+        table=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(),
+        fingerprints=np.concatenate([part.fingerprints for part in parts]),
+        unreadable=tuple(image for part in parts for image in part.unreadable),
+    )
 
 
 def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: int = 1) -> Properties:
-    """Every image of a shard, decoded once. Encoded, the shard is held whole; decoded, `threads` images are.
+    """Measure all images of a shard. In memory are all encoded images of the shard and `threads` decoded ones.
 
-    Raises IntegrityError, and the store's own errors.
+    Raises:
+        IntegrityError: The shard is damaged.
+        StoreError: The store cannot be read.
     """
 
-    def one(row: ImageRow) -> _Measured | Unreadable:
+    def measure(row: ImageRow) -> _Measured | Unreadable:
         try:
             return _measure(row, manifest.white_level)
         except RejectedImage as error:
             return Unreadable(row.image_id, row.split, error.detail)
 
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(one, read_rows(lines, shard)))
-    measured = [each for each in found if not isinstance(each, Unreadable)]
+        results = list(pool.map(measure, read_rows(lines, shard)))
+    measured = [result for result in results if not isinstance(result, Unreadable)]
     return Properties(
         table=pd.DataFrame([values for values, _ in measured]),
-        fingerprints=np.array([print_ for _, print_ in measured], np.float32).reshape(-1, FINGERPRINT),
-        unreadable=tuple(each for each in found if isinstance(each, Unreadable)),
+        fingerprints=np.array([vector for _, vector in measured], np.float32).reshape(-1, FINGERPRINT),
+        unreadable=tuple(result for result in results if isinstance(result, Unreadable)),
     )
 
 
@@ -109,7 +115,7 @@ def _measure(row: ImageRow, white_level: int) -> _Measured:
         "sharpness": sharpness(grey),
         "contrast": float(grey.std()) / 255,
         "elongation": float(np.log2(row.height / row.width)),
-        **_of_cleanvision(grey if is_grey else pixels),
+        **_measure_with_cleanvision(grey if is_grey else pixels),
     }
     return values, fingerprint(grey)
 
@@ -119,43 +125,51 @@ def _is_grey(pixels: npt.NDArray[np.uint8]) -> bool:
     return bool(np.array_equal(first, pixels[..., 1]) and np.array_equal(first, pixels[..., 2]))
 
 
-def _of_cleanvision(pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
-    """pixels: (H, W) or (H, W, 3). Percentiles in double precision of every pixel would cost more than decoding."""
+def _measure_with_cleanvision(pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    """Measure CleanVision's properties of (H, W) or (H, W, 3) pixels."""
     from cleanvision.issue_managers.duplicate_issue_manager import get_hash
 
-    known = cleanvision_properties()
+    functions = cleanvision_properties()
+    # Percentiles of all pixels, in double precision, would cost more than decoding.
     step = max(1, max(pixels.shape[:2]) // _TONES_PX)
     image, tones = Image.fromarray(pixels), Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
-    found: dict[str, Any] = {"pixels": get_hash(image, {"hash_type": "md5"})}
-    for names, of in ((_TONES, tones), (_SHAPES, image)):
+    values: dict[str, Any] = {"pixels": get_hash(image, {"hash_type": "md5"})}
+    for names, sampled in ((_TONES, tones), (_SHAPES, image)):
         for name in names:
-            found |= known[name].calculate(of)
-    return found
+            values |= functions[name].calculate(sampled)
+    return values
 
 
 @functools.cache
 def cleanvision_properties() -> Mapping[str, Any]:
-    """CleanVision's image properties by the name of their issue. Imported late: it loads matplotlib's pyplot."""
+    """Return CleanVision's image properties by the name of their issue. The import is late, as it loads pyplot."""
     from cleanvision.issue_managers.image_property_issue_manager import ImagePropertyIssueManager
 
     return dict(ImagePropertyIssueManager().image_properties)
 
 
-def sharpness(grey: Grey) -> float:
-    """log2 of the Laplacian's RMS over the gradient's, at full resolution: one less when edges are twice as wide.
+def sharpness(grey: Grey, band_px: int = _BAND_PX) -> float:
+    """Measure sharpness as log2 of the RMS of the Laplacian over the RMS of the gradient, at full resolution.
 
-    Gain and the number of edges cancel, which the variance of the Laplacian alone (Pech-Pacheco et al. 2000,
-    *Diatom autofocusing in brightfield microscopy*) depends on; kernels of 5 pixels see past the noise of sensors and
-    JPEG. 0.0 without any edge.
+    Edges twice as wide give one less. Gain and the number of edges cancel; the variance of the Laplacian alone
+    (Pech-Pacheco et al. 2000, *Diatom autofocusing in brightfield microscopy*) depends on both. Kernels of 5 pixels
+    suppress the noise of sensors and JPEG.
+
+    Args:
+        grey: (H, W) uint8.
+        band_px: Pixels that are filtered at a time, which bounds memory.
+
+    Returns:
+        The sharpness. 0.0 for an image without edges.
     """
-    curved = steep = 0.0
-    for band in np.array_split(grey, max(1, grey.size // _BAND_PX)):
-        curved += _energy(cv2.Laplacian(band, cv2.CV_32F, ksize=5, scale=1 / 16))
+    laplacian = gradient = 0.0
+    for band in np.array_split(grey, max(1, grey.size // band_px)):
+        laplacian += _energy(cv2.Laplacian(band, cv2.CV_32F, ksize=5, scale=1 / 16))
         for dx, dy in ((1, 0), (0, 1)):
-            steep += _energy(cv2.Sobel(band, cv2.CV_32F, dx, dy, ksize=5, scale=1 / 128))
-    if steep <= _NO_EDGES * grey.size:
+            gradient += _energy(cv2.Sobel(band, cv2.CV_32F, dx, dy, ksize=5, scale=1 / 128))
+    if gradient <= _NO_EDGES * grey.size:
         return 0.0
-    return float(np.log2(max(curved, _NO_EDGES) / steep) / 2)
+    return float(np.log2(max(laplacian, _NO_EDGES) / gradient) / 2)
 
 
 def _energy(values: npt.NDArray[Any]) -> float:
@@ -163,8 +177,17 @@ def _energy(values: npt.NDArray[Any]) -> float:
 
 
 def fingerprint(grey: Grey) -> Floats:
-    """(63,) float32: low frequencies of a 64 × 64 thumbnail of a set mean and contrast, as a perceptual hash takes them
-    (Zauner 2010, *Implementation and benchmarking of perceptual image hash functions*), but not cut to bits."""
+    """Compute a fingerprint that survives changes of gain, size and file format.
+
+    The low frequencies of a 64 × 64 thumbnail of normalised mean and contrast, as in a perceptual hash (Zauner 2010,
+    *Implementation and benchmarking of perceptual image hash functions*), but not reduced to bits.
+
+    Args:
+        grey: (H, W) uint8.
+
+    Returns:
+        (63,) float32.
+    """
     thumb = cv2.resize(grey, (_THUMB_PX, _THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     thumb -= thumb.mean()
     thumb *= _CONTRAST / max(float(thumb.std()), _FLAT)

@@ -1,0 +1,127 @@
+"""One packed line: the store that holds it, its manifest, and its decoded images."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.data.decode import decode_image, decode_mask
+from raybench.data.manifest import Label, Manifest, ShardInfo, Split, read_manifest
+from raybench.data.shards import ImageRow, read_rows
+from raybench.errors import IntegrityError, RejectedImage
+from raybench.store import Store
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image of a line, decoded, with its label and mask."""
+
+    image_id: str
+    """Path of the image in the folder that was packed. Unique in its line."""
+    split: Split
+    label: Label
+    defect_type: str
+    """Empty for an image that is not NG, and for an NG image of no named type."""
+    pixels: npt.NDArray[np.uint8]
+    """(H, W, 3) uint8 RGB, oriented as EXIF says. 16-bit values are scaled by the manifest's white level."""
+    mask: npt.NDArray[np.bool_] | None
+    """(H, W) bool, True where the image is defective. None without a mask."""
+    height: int
+    """Of `pixels` and `mask`, in pixels."""
+    width: int
+    """Of `pixels` and `mask`, in pixels."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A packed line in a store of lines."""
+
+    store: Store
+    """The store of lines. The objects of the line are below `<line>/`."""
+    manifest: Manifest
+    writable: bool = True
+    """Whether sidecar files, as the inspection, may be written beside the line."""
+
+    @classmethod
+    def open(cls, store: Store, name: str, writable: bool = True) -> Line:
+        """Open the line `name` of `store`.
+
+        Raises:
+            LineError: The line is not packed there, or was packed with another schema version.
+            IntegrityError: Its manifest is damaged.
+        """
+        return cls(store, read_manifest(store, name), writable)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.line
+
+    def images(
+        self,
+        ids: Collection[str] | None = None,
+        splits: Collection[Split] | None = None,
+        labels: Collection[Label] | None = None,
+    ) -> Iterator[Sample]:
+        """Yield the images that match all given filters, in the order of the manifest's shards.
+
+        One row group of encoded images is in memory at a time. With `ids` or `labels`, a shard without any match costs
+        no image bytes, and no shard is opened after the last of `ids` was found.
+
+        Args:
+            ids: Image IDs to yield. IDs that the line does not hold are left out.
+            splits: Splits to yield.
+            labels: Labels to yield.
+
+        Raises:
+            RejectedImage: An image cannot be decoded.
+            IntegrityError: A shard is damaged.
+            StoreError: The store cannot be read.
+        """
+        missing = None if ids is None else set(ids)
+        for shard in self.manifest.shards:
+            if splits is not None and shard.split not in splits:
+                continue
+            if missing is None and labels is None:
+                yield from self._decode(shard)
+            elif missing is None or missing:
+                label_of = {row.image_id: row.label for row in read_rows(self.store, shard, images=False, only=missing)}
+                if matches := {image_id for image_id, label in label_of.items() if labels is None or label in labels}:
+                    yield from self._decode(shard, matches)
+                if missing is not None:
+                    missing -= label_of.keys()
+
+    def _decode(self, shard: ShardInfo, only: Collection[str] | None = None) -> Iterator[Sample]:
+        for row in read_rows(self.store, shard, only=only):
+            yield Sample(
+                image_id=row.image_id,
+                split=row.split,
+                label=row.label,
+                defect_type=row.defect_type,
+                pixels=decode_row(row, self.manifest),
+                mask=decode_mask(row.mask, row.height, row.width) if row.mask else None,
+                height=row.height,
+                width=row.width,
+            )
+
+
+def decode_row(row: ImageRow, manifest: Manifest) -> npt.NDArray[np.uint8]:
+    """Decode the image of a shard's row.
+
+    Returns:
+        (H, W, 3) uint8 RGB, 16-bit values scaled by the manifest's white level.
+
+    Raises:
+        RejectedImage: The image cannot be decoded.
+        IntegrityError: The image has another size than its row says.
+    """
+    try:
+        image = decode_image(row.image, manifest.white_level)
+    except RejectedImage as error:
+        raise RejectedImage(error.reason, f"{row.image_id} of {manifest.line}: {error.detail}") from error
+    if image.shape[:2] != (row.height, row.width):
+        size = f"{image.shape[0]}x{image.shape[1]}"
+        raise IntegrityError(f"{row.image_id} of {manifest.line}: {size} pixels, its row says {row.height}x{row.width}")
+    return image
