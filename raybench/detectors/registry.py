@@ -210,7 +210,7 @@ def _anomalib_entry(name: str) -> _Entry:
     if name not in known:
         raise UnknownName("model", name, known)
     summary = f"anomalib's {name.removeprefix(ANOMALIB)}, trained by its Engine"
-    return _Entry(summary, "anomalib_any", "AnyAnomalib", settings.AnomalibSettings)
+    return _Entry(summary, "anomalib_adapter", "AnyAnomalib", settings.AnomalibSettings)
 
 
 @functools.cache
