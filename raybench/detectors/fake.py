@@ -15,7 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from raybench.detectors.protocol import Card, FitContext, Images, Scored, TrainImages
+from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages
 from raybench.detectors.settings import FakeSettings
 from raybench.errors import IntegrityError, LineError, ModelError
 
@@ -24,7 +24,7 @@ _BATCH = 32
 _NOISE = 1.0  # grey levels added to every deviation: a pixel that never varied would score infinitely
 
 
-class Fake:
+class Fake(Detector):
     def __init__(self, settings: FakeSettings, height: int, width: int, context: FitContext) -> None:
         self.settings = settings
         self.height, self.width = height, width

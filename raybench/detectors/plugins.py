@@ -1,6 +1,7 @@
-"""Detectors of the user's own: `package.module:Class`, or a name registered as an entry point `raybench.detectors`.
+"""Detectors of the user: `package.module:Class`, or a name registered as an entry point `raybench.detectors`.
 
-The class is read, not imported, until a worker builds it: a driver must not import torch because a detector does.
+The source is read, not imported, until a worker builds the detector: the driver must not import torch because a
+detector does.
 """
 
 from __future__ import annotations
@@ -10,73 +11,116 @@ import hashlib
 import importlib
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, cast
 
 from raybench.detectors.protocol import CODE, Detector, FitContext, ModelSpec
-from raybench.errors import InputError, UnknownName
+from raybench.errors import InputError, ModelError, UnknownName
 
 GROUP = "raybench.detectors"
+_METHODS = ("fit", "score", "save", "restore", "card")
 
 
 def registered() -> dict[str, str]:
-    """Entry points by name: `package.module:Class`."""
+    """Return the entry points by name: `package.module:Class`."""
     return {point.name: point.value for point in entry_points(group=GROUP)}
 
 
 def spec(name: str, config: Mapping[str, Any]) -> ModelSpec:
-    """The spec of a class of the user's own. Its code counts as weights: a changed file is another detector.
+    """Return the spec of a user's class. The digest of its source counts as weights: changed code is another detector.
 
-    The class may state `stride` and `min_side` (pixels, literals). Raises InputError (no such module), UnknownName (no
-    such class).
+    Args:
+        name: `package.module:Class` or an entry point. The class may state `stride` and `min_side` as literals, in
+            pixels.
+        config: Settings for its constructor, as JSON types.
+
+    Raises:
+        InputError: There is no such module.
+        UnknownName: The module has no such class.
     """
     module, _, class_name = registered().get(name, name).partition(":")
-    path = _source(module)
-    text = path.read_bytes()
-    classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+    source = _find_source(module)
+    classes = {node.name: node for node in ast.parse(source.file.read_bytes()).body if isinstance(node, ast.ClassDef)}
     if class_name not in classes:
-        raise UnknownName(f"class in {path.name}", class_name, classes)
+        raise UnknownName(f"class in {source.file.name}", class_name, classes)
     literals = dict(_literals(classes[class_name]))
     return ModelSpec(
         name=name,
         summary=(ast.get_docstring(classes[class_name]) or "a detector of your own").partition("\n")[0],
         config=dict(config),
-        weights={CODE: hashlib.sha256(text).hexdigest()},
+        weights={CODE: source.digest()},
         stride=int(literals.get("stride", 1)),
         min_side=int(literals.get("min_side", 1)),
     )
 
 
 def create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Detector:
-    """The class called with (config, height, width, context).
+    """Import the class and call it with (config, height, width, context).
 
-    Raises InputError when its code is not the planned one.
+    Raises:
+        InputError: The source on this machine is not that of the spec.
+        ModelError: The class lacks methods of a detector.
     """
     module, _, class_name = registered().get(spec.name, spec.name).partition(":")
-    found = hashlib.sha256(_source(module).read_bytes()).hexdigest()
-    if found != spec.weights[CODE]:
+    if _find_source(module).digest() != spec.weights[CODE]:
         raise InputError(
-            f"{module} on this machine is not the file the run was planned with; ship the same code to all"
+            f"{module} on this machine is not the code that the run was planned with; ship the same code to all"
         )
-    return cast(
-        Detector, getattr(importlib.import_module(module), class_name)(dict(spec.config), height, width, context)
-    )
+    detector_class = getattr(importlib.import_module(module), class_name)
+    missing = [name for name in _METHODS if not callable(getattr(detector_class, name, None))]
+    missing += sorted(getattr(detector_class, "__abstractmethods__", ()))
+    if missing:
+        raise ModelError(
+            f"{spec.name} does not define {', '.join(missing)}; raybench.Detector has save, restore and card by default"
+        )
+    return cast(Detector, detector_class(dict(spec.config), height, width, context))
 
 
-def _source(module: str) -> Path:
+@dataclass(frozen=True)
+class _Source:
+    """The source code that a detector's behaviour rests on."""
+
+    file: Path
+    """The file of the module that holds the class."""
+    package: Path | None
+    """The folder of the top-level package. None for a module outside a package."""
+
+    def digest(self) -> str:
+        """Return the sha256 of the module, or of all modules of its top-level package with their relative paths."""
+        if self.package is None:
+            return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        total = hashlib.sha256()
+        paths = {
+            path.relative_to(self.package).as_posix(): path for path in self.package.rglob("*.py") if path.is_file()
+        }
+        for name, path in sorted(paths.items()):
+            total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        return total.hexdigest()
+
+
+def _find_source(module: str) -> _Source:
+    """Find a module without importing it or the packages around it. Raises InputError if there is none."""
+    top, *inner = module.split(".")
     try:
-        found = importlib.util.find_spec(module)
+        found = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         found = None
-    if found is None or not found.origin or not found.origin.endswith(".py"):
-        raise InputError(f"there is no Python module {module!r}; put its folder on PYTHONPATH or install it")
-    return Path(found.origin)
+    if found and all(map(str.isidentifier, inner)):
+        if found.submodule_search_locations is None and not inner and found.origin and found.origin.endswith(".py"):
+            return _Source(Path(found.origin), None)
+        for package in map(Path, found.submodule_search_locations or ()):
+            path = package.joinpath(*inner)
+            files = [path / "__init__.py", *([path.with_suffix(".py")] if inner else [])]
+            if file := next(filter(Path.is_file, files), None):
+                return _Source(file, package)
+    raise InputError(f"there is no Python module {module!r}; put its folder on PYTHONPATH or install it")
 
 
 def _literals(node: ast.ClassDef) -> list[tuple[str, Any]]:
-    """Class attributes that are plain numbers."""
-    found = []
+    """Return the class attributes that are constants, by name."""
+    constants = []
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign):
             targets: list[ast.expr] = [statement.target]
@@ -85,5 +129,5 @@ def _literals(node: ast.ClassDef) -> list[tuple[str, Any]]:
         else:
             continue
         if isinstance(statement.value, ast.Constant):
-            found += [(target.id, statement.value.value) for target in targets if isinstance(target, ast.Name)]
-    return found
+            constants += [(target.id, statement.value.value) for target in targets if isinstance(target, ast.Name)]
+    return constants

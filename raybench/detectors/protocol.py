@@ -1,11 +1,12 @@
-"""The one protocol every detector follows.
+"""The contract of a detector: the base class, and the types that cross it.
 
-Images cross it as uint8 RGB arrays that already have the network's size; heat maps come back at that size.
-Mapping to and from source-image geometry is `data.geometry`'s work, files and shards are `work`'s.
+Images arrive as uint8 RGB arrays at the network's size; heat maps are returned at that size. `data.geometry` maps both
+to and from the size of the source image, and `worker` handles files and shards.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,16 +15,19 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from raybench.detectors.array_state import load_attributes, save_attributes
 from raybench.errors import BadScores
 
 Provenance = Literal["imagenet", "official", "distilled", "random", "none"]
-"""Where the weights of a backbone come from."""
+"""The origin of a backbone's weights."""
 
 CODE = "code"
-"""Among a spec's weights, the sha256 of the source of a detector of the user's own; no file of the weights store."""
+"""Key among a spec's weights for the sha256 of a plug-in's source code. The weights store has no file of this name."""
 
 Images = npt.NDArray[np.uint8]
 """(B, H, W, 3) uint8 RGB."""
+
+_STATE_FILE = "state.safetensors"
 
 
 class TrainImages(Protocol):
@@ -32,20 +36,36 @@ class TrainImages(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Sequence[int]) -> Images:
-        """The images at `indices`, in that order: (B, H, W, 3) uint8 RGB, writable."""
+        """Return the images at `indices`, in that order: (B, H, W, 3) uint8 RGB, writable."""
         ...
 
 
 @dataclass(frozen=True)
 class Scored:
-    """scores: (B,) float64, raw, higher is more anomalous. heatmaps: (B, H, W) float32, raw, or None."""
+    """Scores and heat maps of one batch of images."""
 
     scores: npt.NDArray[np.float64]
+    """(B,) float64, raw. A higher score is more anomalous."""
     heatmaps: npt.NDArray[np.float32] | None
+    """(B, H, W) float32, raw. None if the detector has no heat maps."""
+
+    @classmethod
+    def from_maps(cls, maps: npt.NDArray[Any]) -> Scored:
+        """Score each image by the maximum of its heat map.
+
+        Args:
+            maps: (B, H, W) numbers. The maximum is taken before the maps are rounded to float32.
+
+        Raises:
+            BadScores: The array has another number of dimensions, or maps without pixels.
+        """
+        if maps.ndim != 3 or 0 in maps.shape[1:]:
+            raise BadScores(f"heat maps of shape {maps.shape}; it must be (B, H, W)")
+        return cls(maps.max(axis=(1, 2)).astype(np.float64), maps.astype(np.float32))
 
 
 def checked(scored: Scored, count: int) -> Scored:
-    """`scored` unchanged. Raises BadScores unless it holds `count` finite scores and as many heat maps, or none."""
+    """Return `scored` unchanged. Raises BadScores unless it has `count` finite scores and as many heat maps or none."""
     maps = scored.heatmaps
     if scored.scores.shape != (count,):
         raise BadScores(f"scores of shape {scored.scores.shape} for {count} images; it must be ({count},)")
@@ -63,78 +83,129 @@ class WeightsFile:
     """A file of the weights store, fetched to this node and verified."""
 
     path: Path
+    """Where the file is on this node."""
     sha256: str
+    """Digest of its bytes, in full."""
 
 
 @dataclass(frozen=True)
 class FitContext:
-    """seed: all randomness of training. device: torch name ("cpu", "cuda"). threads: CPU threads to use.
-    budget_s: of optimiser steps, at most; None: the model's own number of steps. weights: what the spec asks for, by
-    name."""
+    """What training depends on besides images and settings."""
 
     seed: int = 0
+    """Seed of all randomness in training."""
     device: str = "cpu"
+    """Torch's name of the device: "cpu" or "cuda"."""
     threads: int = 1
+    """CPU threads to use."""
     budget_s: float | None = None
+    """Time limit of the optimiser steps, in seconds. If None, the model's own number of steps applies."""
     weights: Mapping[str, WeightsFile] = field(default_factory=dict)
+    """The files that the model's spec asks for, by name."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a fitted detector says of itself. not_exportable: why it cannot become an ONNX file; empty: it can."""
+    """Description of a fitted detector."""
 
     name: str
+    """Name of the model."""
     backbone: str
+    """Name of the backbone, or "none"."""
     provenance: Provenance
+    """Origin of the backbone's weights."""
     weights_note: str
+    """The same in words, for the report."""
     parameters: int
+    """Number of parameters, the backbone's included."""
     memory_bank: int = 0
+    """Rows of the memory bank; 0 for a model without one."""
     details: Mapping[str, Any] = field(default_factory=dict)
+    """What happened in training, as JSON values."""
     not_exportable: str = ""
+    """The reason why the detector cannot be exported to ONNX. Empty if it can."""
 
 
-class Detector(Protocol):
-    """One anomaly detector for one product line. Built by `registry.create`, restored by `registry.load`.
+class Detector(ABC):
+    """One anomaly detector for one product line: the base of the built-in models and of your own.
 
-    One that takes GPU memory that torch does not know of says so in an attribute `gpu_memory_mb` (10^6 bytes, the
-    most it takes): how many tasks share a GPU rests on it.
+    A subclass defines `fit` and `score`. The default `save` and `restore` keep all attributes that are NumPy arrays
+    or JSON values; a subclass with other state overrides both. A class attribute `stride` (the input's sides must be
+    multiples of it) or `min_side` (the least side), in pixels, restricts the size of images.
+
+    A detector that takes GPU memory outside torch states its peak in an attribute `gpu_memory_mb` (10^6 bytes). The
+    scheduler uses it to share a GPU between tasks.
     """
 
+    def __init__(self, config: Mapping[str, Any], height: int, width: int, context: FitContext) -> None:
+        """Create an untrained detector.
+
+        Args:
+            config: Settings of the experiment file.
+            height: Height of the images, in pixels.
+            width: Width of the images, in pixels.
+            context: Device and threads. `fit` gets its own.
+        """
+        self.config = config
+        self.height = height
+        self.width = width
+        self.context = context
+
+    @abstractmethod
     def fit(self, images: TrainImages, context: FitContext) -> None:
         """Train on OK images only."""
-        ...
 
+    @abstractmethod
     def score(self, images: Images) -> Scored:
         """Return raw scores and heat maps of one batch.
 
-        Deterministic: the same call gives the same bytes. An image's result does not depend on the other images of the
-        batch, on the threads or on the CPU's kernels, but for the rounding of float32: scores agree within 1e-3 of
-        their value, heat maps within 1e-3 of their range. docs/fidelity.md lists what was measured for each model.
+        The result is deterministic: the same call returns the same bytes. An image's result does not depend on the
+        other images of the batch, on the number of threads or on the CPU's kernels, except for float32 rounding:
+        scores agree within 1e-3 of their value, heat maps within 1e-3 of their range. docs/fidelity.md lists the
+        measured deviations of each model.
         """
-        ...
 
     def save(self, folder: Path) -> None:
-        """Write everything scoring needs (safetensors and JSON, no pickle) into an existing empty folder."""
-        ...
+        """Write everything that scoring needs into an existing empty folder, as safetensors and JSON, without pickle.
+
+        By default, write all attributes except `context`. Raises ModelError if one is neither a NumPy array nor a JSON
+        value.
+        """
+        save_attributes(type(self).__name__, self._attributes(), folder / _STATE_FILE)
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote."""
-        ...
+        """Read what `save` wrote into a newly created detector. Raises IntegrityError for any other content."""
+        for name, value in load_attributes(folder / _STATE_FILE).items():
+            setattr(self, name, value)
 
-    def card(self) -> Card: ...
+    def card(self) -> Card:
+        """Describe the fitted detector. By default, all numbers in its arrays count as parameters."""
+        count = sum(value.size for value in self._attributes().values() if isinstance(value, np.ndarray))
+        name, obstacle = type(self).__name__, "it has no torch module"
+        return Card(name, "none", "none", "no weights", count, not_exportable=obstacle)
+
+    def _attributes(self) -> dict[str, Any]:
+        state = object.__getstate__(self)  # with __slots__ in a subclass: a pair of dictionaries
+        parts = state if isinstance(state, tuple) else (state,)
+        merged = {name: value for part in parts for name, value in (part or {}).items()}
+        return {
+            name: value for name, value in merged.items() if not (name == "context" and isinstance(value, FitContext))
+        }
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model before it is built. config: its settings, JSON types only. weights: name → sha256 of what it loads (a
-    prefix or empty where only the weights store knows the file).
-
-    stride: the input's height and width must be multiples of it. min_side: and at least this many pixels.
-    """
+    """A model before it is built."""
 
     name: str
+    """The name in the experiment file."""
     summary: str
+    """One line for people."""
     config: Mapping[str, Any]
+    """All settings, as JSON types."""
     weights: Mapping[str, str]
+    """sha256 of every file it loads, by name. A prefix or empty if only the weights store knows the file."""
     stride: int = 32
+    """The input's height and width must be multiples of this number of pixels."""
     min_side: int = 64
+    """The least height and width, in pixels."""

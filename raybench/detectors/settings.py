@@ -1,177 +1,308 @@
-"""What can be set in each detector, with its default and its bounds. Knows no torch.
+"""Settings of each detector with defaults and bounds, and the registry of models. Imports neither torch nor anomalib.
 
-The defaults are the papers': meant for a GPU. `CPU` holds what the preset "cpu" puts in their place, so that ten models
-on one line of 120 images take minutes on two cores. Papers count epochs; steps are those of a line of about 240 images.
+To add a model, register its settings class here and write the module that builds it.
+
+The defaults are those of the papers and meant for a GPU. `CPU` holds the values of the preset "cpu", which trains ten
+models on one line of 120 images in minutes on two cores. Papers count epochs; the steps here are those of a line of
+about 240 images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from raybench.detectors.weights.catalog import BackboneName
+from raybench.detectors.weights.catalog import BACKBONES, DINOV2, LITE0, BackboneName
 
 PRESETS = ("paper", "cpu")
 
 
 class Settings(BaseModel):
-    """Strict: no unknown keys, no conversions (an int counts as a float), no NaN."""
+    """Base of all settings. Strict: no unknown keys, no conversions (an int counts as a float), no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     CPU: ClassVar[Mapping[str, Any]] = {}
+    """Values of the preset "cpu" that differ from the defaults."""
+
+    def weights(self) -> Iterator[str]:
+        """Yield the names of the weights that a detector with these settings loads."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Model:
+    """A registered model."""
+
+    name: str
+    """The name in the experiment file."""
+    summary: str
+    """One line for people."""
+    builder: str
+    """Module in `raybench.detectors` and class that builds the detector: "padim:Padim"."""
+    settings: type[Settings]
+    """The class of its settings."""
+    stride: int = 32
+    """The input's height and width must be multiples of this number of pixels."""
+    min_side: int = 64
+    """The least height and width, in pixels."""
+    for_tests: bool = False
+    """Whether the model is left out of lists."""
+
+
+MODELS: dict[str, Model] = {}
+"""The registered models by name."""
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def register(
+    name: str, summary: str, builder: str, *, stride: int = 32, min_side: int = 64, for_tests: bool = False
+) -> Callable[[type[SettingsT]], type[SettingsT]]:
+    """Register a model under the settings class that is decorated. `Model` describes the arguments."""
+
+    def add(settings: type[SettingsT]) -> type[SettingsT]:
+        if name in MODELS:
+            raise ValueError(f"the model {name!r} is already registered")
+        MODELS[name] = Model(name, summary, builder, settings, stride, min_side, for_tests)
+        return settings
+
+    return add
 
 
 class OnBackbone(Settings):
-    """backbone: whose features; "random" is a control with random weights."""
+    """Settings of a model on a pretrained backbone."""
 
     backbone: BackboneName = "efficientnet-lite0"
+    """The network that computes features. "random" is a control with random weights."""
+
+    def weights(self) -> Iterator[str]:
+        if asset := BACKBONES[self.backbone].asset:
+            yield asset
 
 
 class Steps(Settings):
-    """steps: optimiser steps, at most, of `batch` images each. lr: the learning rate."""
+    """Settings of a model that an optimiser trains."""
 
     steps: int = Field(1000, ge=1)
+    """The most optimiser steps."""
     batch: int = Field(8, ge=1)
+    """Images per step."""
     lr: float = Field(1e-3, gt=0)
+    """Learning rate."""
 
 
+@register("padim", "one Gaussian per patch position; quick to train, wants aligned parts", "padim:Padim")
 class PadimSettings(OnBackbone):
-    """n_features: channels kept of the embedding's; the detector's size and scoring time grow with its square."""
+    """Settings of PaDiM."""
 
     n_features: int = Field(100, ge=1)
+    """Channels of the embedding that are kept. The size of the detector and its scoring time grow with the square."""
     CPU = {"n_features": 64}
 
 
+@register("patchcore", "nearest neighbour in a memory of OK patches; strong default", "patchcore:Patchcore")
 class PatchcoreSettings(OnBackbone):
-    """pool_rows: patches kept before the coreset, over all images. coreset_ratio: part of them to remember.
-    bank_rows: and at most so many. neighbours: for the re-weighting of the image score (1: none)."""
+    """Settings of PatchCore."""
 
     coreset_ratio: float = Field(0.1, gt=0, le=1)
+    """Share of the pool that the memory bank keeps."""
     pool_rows: int = Field(400_000, ge=100)
+    """The most patches in the pool from which the coreset is chosen, over all images."""
     bank_rows: int = Field(40_000, ge=10)
+    """The most patches in the memory bank."""
     neighbours: int = Field(9, ge=1)
+    """Neighbours that re-weight the image score. 1 turns re-weighting off."""
     CPU = {"coreset_ratio": 0.05, "pool_rows": 60_000, "bank_rows": 10_000}
 
 
+@register("dfm", "what principal components of OK features lose; quickest, coarse heat map", "dfm:Dfm")
 class DfmSettings(OnBackbone):
-    """pooling: side of the averaged cells, in features of stride 16. variance: share that the PCA keeps."""
+    """Settings of DFM."""
 
     pooling: int = Field(4, ge=1)
+    """Side of the cells that are averaged, in features of stride 16."""
     variance: float = Field(0.97, gt=0, lt=1)
+    """Share of the variance that the principal components explain."""
 
 
+@register("stfpm", "a student learns the teacher's features on OK images; where it cannot is the defect", "stfpm:Stfpm")
 class StfpmSettings(OnBackbone, Steps):
+    """Settings of STFPM."""
+
     steps: int = Field(800, ge=1)
     batch: int = Field(32, ge=1)
     lr: float = Field(0.4, gt=0)
     CPU = {"steps": 150, "batch": 8}
 
 
+@register(
+    "reverse_distillation",
+    "a decoder learns to rebuild OK features; where it fails is the defect",
+    "reverse_distillation:ReverseDistillation",
+)
 class ReverseDistillationSettings(OnBackbone, Steps):
-    """width: bottleneck channels. Few steps on a CPU are not thrift alone: at this rate image AUROC on kolektor_sdd
-    falls from 0.91 after 20 to 0.87 after 100 and 0.85 after 200."""
+    """Settings of reverse distillation.
+
+    The CPU preset has few steps not only to save time: at this learning rate, image AUROC on kolektor_sdd falls from
+    0.91 after 20 steps to 0.87 after 100 and 0.85 after 200.
+    """
 
     steps: int = Field(3000, ge=1)
     batch: int = Field(16, ge=1)
     lr: float = Field(0.005, gt=0)
     width: int = Field(256, ge=8)
+    """Channels of the bottleneck."""
     CPU = {"steps": 20, "batch": 8, "width": 128}
 
 
+@register(
+    "efficient_ad",
+    "small student, teacher and autoencoder; fast on a GPU, slow to train",
+    "efficient_ad:EfficientAd",
+    min_side=256,
+)
+class EfficientAdSettings(Settings):
+    """Settings of EfficientAD."""
+
+    teacher: Literal["line", "pdn-lite0", "pdn-official"] = "line"
+    """The teacher: distilled on the OK images of the line ("line"), or a file of the weights store."""
+    not_ok: Literal["line", "imagenette"] = "line"
+    """Images that keep the student from generalising: scrambled crops of the line's OK images ("line"), or ImageNette
+    from the weights store."""
+    distil_steps: int = Field(10_000, ge=0)
+    """Steps that distil the teacher "line"."""
+    autoencoder_steps: int = Field(2000, ge=0)
+    """Steps that train the autoencoder alone."""
+    steps: int = Field(70_000, ge=0)
+    """Steps that train student and autoencoder together."""
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate of Adam in all three phases."""
+    crop_px: int = Field(64, ge=40)
+    """Side of the crops that distil the teacher, in pixels."""
+    remembered: int = Field(256, ge=1)
+    """The most training images of student and autoencoder. Their teacher features are kept in memory."""
+    CPU = {"distil_steps": 300, "autoencoder_steps": 100, "steps": 50, "lr": 1e-3, "remembered": 6}
+
+    def weights(self) -> Iterator[str]:
+        yield LITE0 if self.teacher == "line" else self.teacher
+        if self.not_ok != "line":
+            yield self.not_ok
+
+
+@register("fastflow", "normalizing flows over feature maps: how likely is what is seen", "fastflow:Fastflow")
 class FastflowSettings(OnBackbone, Steps):
-    """flow_steps: coupling blocks per level."""
+    """Settings of FastFlow."""
 
     steps: int = Field(4000, ge=1)
     batch: int = Field(32, ge=1)
     flow_steps: int = Field(8, ge=1)
+    """Coupling blocks per level."""
     CPU = {"steps": 120, "batch": 4}
 
 
+@register("cflow", "normalizing flows over features, told their place; slow to score on a CPU", "cflow:Cflow")
 class CflowSettings(OnBackbone, Steps):
-    """fibers: positions per optimiser step; a batch of images gives many. coupling_blocks: per level."""
+    """Settings of CFLOW-AD."""
 
     steps: int = Field(400, ge=1)
     batch: int = Field(32, ge=1)
     lr: float = Field(1e-4, gt=0)
     fibers: int = Field(64, ge=2)
+    """Positions per optimiser step. One batch of images gives many such steps."""
     coupling_blocks: int = Field(8, ge=1)
+    """Coupling blocks per level."""
     CPU = {"steps": 40, "batch": 4, "lr": 1e-3, "fibers": 512}
 
 
+@register(
+    "supersimplenet", "learns to tell OK features from disturbed ones", "supersimplenet:Supersimplenet", min_side=128
+)
 class SupersimplenetSettings(OnBackbone, Steps):
-    """lr: of the feature adaptor; the heads learn twice as fast. noise: deviation of the made anomalies, in that of
-    the features on OK images."""
+    """Settings of SuperSimpleNet."""
 
     steps: int = Field(2250, ge=1)
     batch: int = Field(32, ge=1)
     lr: float = Field(1e-4, gt=0)
+    """Learning rate of the feature adaptor. That of the heads is twice as high."""
     noise: float = Field(0.5, gt=0)
+    """Standard deviation of the noise that makes anomalies, in units of that of OK features."""
     CPU = {"steps": 120, "batch": 4, "lr": 3e-4}
 
 
+@register("draem", "learns from scratch to repair made anomalies and to find them; wants a GPU", "draem:Draem")
 class DraemSettings(Steps):
-    """width: channels of the reconstructing network's first level (the other's: half). textures: what anomalies are
-    made of: "line" (altered OK images and Perlin noise) or "dtd" (from the weights store)."""
+    """Settings of DRAEM."""
 
     steps: int = Field(21_000, ge=1)
     batch: int = Field(8, ge=1)
     lr: float = Field(1e-4, gt=0)
     width: int = Field(128, ge=4)
+    """Channels of the first level of the reconstructing network. The discriminating network has half as many."""
     textures: Literal["line", "dtd"] = "line"
+    """Textures of the made anomalies: altered OK images and Perlin noise ("line"), or Describable Textures from the
+    weights store ("dtd")."""
     CPU = {"steps": 60, "batch": 4, "lr": 1e-3, "width": 16}
 
-
-class EfficientAdSettings(Settings):
-    """teacher: "line" (distilled here, on crops of crop_px pixels of the line's OK images, in distil_steps), or from
-    the weights store "pdn-lite0" or "pdn-official". autoencoder_steps: of the autoencoder alone. steps: of student and
-    autoencoder together, on at most `remembered` images, whose teacher features are kept. lr: Adam's learning rate,
-    for all. not_ok: the images that keep the student from generalising: "line" (scrambled crops of the line's OK
-    images) or "imagenette" (from the weights store)."""
-
-    teacher: Literal["line", "pdn-lite0", "pdn-official"] = "line"
-    not_ok: Literal["line", "imagenette"] = "line"
-    distil_steps: int = Field(10_000, ge=0)
-    autoencoder_steps: int = Field(2000, ge=0)
-    steps: int = Field(70_000, ge=0)
-    lr: float = Field(1e-4, gt=0)
-    crop_px: int = Field(64, ge=40)
-    remembered: int = Field(256, ge=1)
-    CPU = {"distil_steps": 300, "autoencoder_steps": 100, "steps": 50, "lr": 1e-3, "remembered": 6}
+    def weights(self) -> Iterator[str]:
+        if self.textures != "line":
+            yield self.textures
 
 
 class AnomalibSettings(Settings):
-    """steps: of anomalib's trainer, of `batch` images each. init: further arguments of the model's constructor.
-    backbone: where the constructor takes one and `init` does not give it; dinov2 for those that take an `encoder_name`
-    (their stride is 14). stride, min_side: of the input, in pixels."""
+    """Settings of a model that anomalib trains."""
 
     backbone: BackboneName | Literal["dinov2"] = "efficientnet-lite0"
+    """The backbone of a model whose constructor takes one, unless `init` names another. "dinov2" suits models that take
+    an `encoder_name`; their stride is 14."""
     steps: int = Field(1000, ge=1)
+    """Steps of anomalib's trainer."""
     batch: int = Field(8, ge=1)
+    """Images per step."""
     init: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the model's constructor."""
     stride: int = Field(32, ge=1)
+    """The input's height and width must be multiples of this number of pixels."""
     min_side: int = Field(64, ge=1)
+    """The least height and width, in pixels."""
     CPU = {"steps": 60, "batch": 4}
 
+    def weights(self) -> Iterator[str]:
+        if asset := DINOV2 if self.backbone == DINOV2 else BACKBONES[self.backbone].asset:
+            yield asset
 
+
+@register(
+    "fake", "distance to the mean OK image; for tests, no torch", "fake:Fake", stride=1, min_side=2, for_tests=True
+)
 class FakeSettings(Settings):
-    """grid: side of the low-resolution mean image. The rest injects faults: where to fail, to hang or to be killed
-    (only once, when `kill_once_marker` names a file that does not exist yet), NaN scores, scores of a wrong shape,
-    infinite heat on images with a brighter pixel than `poison_above`, sleep, mb_per_image of memory taken while
-    memory_mb are allowed, leak_mb_per_image that no scored image gives back, and gpu_memory_mb that it says it takes of
-    a GPU."""
+    """Settings of the detector for tests. All but `grid` inject faults."""
 
     grid: int = Field(32, ge=2)
+    """Side of the low-resolution mean image."""
     fail_in: Literal["none", "fit", "score"] = "none"
+    """The phase in which to raise ModelError."""
     hang_in: Literal["none", "fit", "score"] = "none"
+    """The phase in which to wait forever."""
     kill_in: Literal["none", "fit", "score"] = "none"
+    """The phase in which to kill the process."""
     kill_once_marker: str = ""
+    """A file that limits `kill_in` to one time: the process is killed only if the file does not exist yet."""
     nan_in_score: bool = False
+    """Whether all scores are NaN."""
     wrong_shape: bool = False
+    """Whether scores have a wrong shape."""
     poison_above: int | None = None
+    """Heat maps are infinite for images with a pixel brighter than this."""
     sleep_s: float = Field(0.0, ge=0)
+    """Seconds to sleep in every phase."""
     mb_per_image: float = Field(0.0, ge=0)
+    """Memory to take per image of a batch, in MiB."""
     memory_mb: float = Field(64.0, ge=0)
+    """Memory limit for `mb_per_image`, in MiB."""
     leak_mb_per_image: float = Field(0.0, ge=0)
+    """Memory that each scored image takes for good, in MiB."""
     gpu_memory_mb: float = Field(0.0, ge=0)
+    """GPU memory that the detector claims to take, in 10^6 bytes."""

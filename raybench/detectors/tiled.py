@@ -14,7 +14,7 @@ from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scor
 _OVERLAP = 8  # tiles overlap by at least an eighth of their side
 
 
-class Tiled:
+class Tiled(Detector):
     """`inner`, a detector of `tile` x `tile` images, for images of `height` x `width` (both at least `tile`).
 
     An image's score is that of its most anomalous tile; where tiles overlap, the heat map is their mean.

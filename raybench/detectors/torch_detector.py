@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from raybench.detectors import backbone
 from raybench.detectors.device import own_draws
-from raybench.detectors.protocol import Card, FitContext, Images, Scored, TrainImages, checked
+from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages, checked
 from raybench.detectors.weights.catalog import BACKBONES
 from raybench.errors import IntegrityError, LineError, ModelError
 
@@ -34,7 +34,7 @@ class ModelOutput(Protocol):
     anomaly_map: Tensor | None
 
 
-class TorchDetector(Generic[SettingsT]):
+class TorchDetector(Detector, Generic[SettingsT]):
     """A detector around one module that maps (B, 3, H, W) in [0, 1] to a `ModelOutput` in eval mode.
 
     The module is built by `fit` (after seeding: constructors draw random numbers) or by `restore`.

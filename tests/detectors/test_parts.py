@@ -18,9 +18,10 @@ from raybench.detectors.anomalib_parts import PadimModel
 from raybench.detectors.crops import Crops
 from raybench.detectors.padim import STRIDES, GaussianStream
 from raybench.detectors.patchcore import k_center
-from raybench.detectors.protocol import FitContext
+from raybench.detectors.protocol import Detector, FitContext
 from raybench.detectors.registry import InputSize
 from raybench.detectors.ridge_regression import Ridge
+from raybench.detectors.settings import MODELS, Model, PadimSettings, Settings, register
 from raybench.detectors.torch_detector import Clock, Draws
 from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256
 from raybench.errors import ExperimentError, IntegrityError, UnknownName, WeightsCorrupt, WeightsMissing
@@ -175,6 +176,20 @@ def test_the_registry_imports_no_torch() -> None:
     code = "import sys, raybench.detectors.registry; print(sorted({'torch', 'timm', 'anomalib'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_every_registered_model_can_be_built(model: Model) -> None:
+    side = max(model.min_side, model.stride)
+    detector = registry.create(registry.resolve(model.name, {}), InputSize(side, side), CONTEXT)
+    assert isinstance(detector, Detector)
+    assert f"{type(detector).__module__}:{type(detector).__name__}" == f"raybench.detectors.{model.builder}"
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="'padim' is already registered"):
+        register("padim", "another", "padim:Padim")(Settings)
+    assert MODELS["padim"].settings is PadimSettings
 
 
 def test_a_folder_without_a_detector(tmp_path: Path) -> None:

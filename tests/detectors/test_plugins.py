@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from raybench.config.experiment import Experiment, ModelChoice
+from raybench.config.plan import make_plan
+from raybench.data.manifest import Manifest
 from raybench.detectors import registry
+from raybench.detectors.array_state import load_attributes, save_attributes
+from raybench.detectors.protocol import Scored
 from raybench.detectors.registry import InputSize
-from raybench.errors import InputError, ModelError, UnknownName
-from tests.support.fitting import CONTEXT, Images
+from raybench.errors import BadScores, InputError, IntegrityError, ModelError, UnknownName
+from raybench.store import Store, open_store
+from tests.support.fitting import CONTEXT, Images, maps_of
 
 MINE = '''
 import numpy as np
@@ -44,6 +53,31 @@ class Brightest:
         return Card("brightest", "none", "none", "no weights", 1)
 '''
 
+SHORT = """
+import numpy as np
+import raybench
+
+
+class Deviation(raybench.Detector):
+    def fit(self, images, context):
+        self.mean = images.batch(range(len(images))).mean(axis=0)
+
+    def score(self, images):
+        return raybench.Scored.from_maps(np.abs(images - self.mean).max(axis=3))
+"""
+
+SCORE_APART = """
+import sys
+from pathlib import Path
+import numpy as np
+from raybench.detectors import registry
+
+images = np.load("images.npy")
+scored = registry.load(Path("saved"), "cpu", 1).score(images)
+np.savez("scored.npz", scores=scored.scores, maps=scored.heatmaps)
+print("torch" in sys.modules)
+"""
+
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -72,8 +106,187 @@ def test_changed_code_is_another_detector(module: Path) -> None:
     before = registry.resolve("my_detectors:Brightest", {})
     module.write_text(MINE.replace("max(axis", "min(axis"))
     assert registry.resolve("my_detectors:Brightest", {}).weights != before.weights
-    with pytest.raises(InputError, match="not the file the run was planned with"):
+    with pytest.raises(InputError, match="not the code that the run was planned with"):
         registry.create(before, InputSize(32, 48), CONTEXT)
+
+
+def test_fit_and_score_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(SHORT.strip().splitlines()) <= 12
+    (tmp_path / "short_detector.py").write_text(SHORT)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec, size = registry.resolve("short_detector:Deviation", {"name": "x"}), InputSize(32, 48)
+    detector = registry.create(spec, size, CONTEXT)
+    train, images = Images(4, 32, 48), Images(2, 32, 48, seed=1).pixels
+    detector.fit(train, CONTEXT)
+    expected = np.abs(images - train.pixels.mean(axis=0)).max(axis=3)
+    found = detector.score(images)
+    assert np.array_equal(found.scores, expected.max(axis=(1, 2)))
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    registry.save_detector(detector, spec, size, saved)
+    assert {path.suffix for path in saved.iterdir()} == {".safetensors", ".json"}
+    np.save(tmp_path / "images.npy", images)
+    command, env = [sys.executable, "-c", SCORE_APART], {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    apart = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (apart.returncode, apart.stdout.strip()) == (0, "False"), apart.stderr
+    scored = np.load(tmp_path / "scored.npz")
+    assert np.array_equal(scored["scores"], found.scores)
+    assert np.array_equal(scored["maps"], maps_of(found))
+    card = registry.load(saved, "cpu", 1).card()
+    assert card == detector.card()
+    assert (card.name, card.provenance, card.parameters) == ("Deviation", "none", 32 * 48 * 3)
+    assert card.not_exportable
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: data.replace(b"v", b"w")])
+def test_damaged_attributes_are_noticed(tmp_path: Path, damage: Any) -> None:
+    path = tmp_path / "state.safetensors"
+    save_attributes("X", {"mean": np.ones(3)}, path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(IntegrityError, match=r"state\.safetensors"):
+        load_attributes(path)
+
+
+def test_attributes_come_back_with_value_and_type(tmp_path: Path) -> None:
+    attributes: dict[str, Any] = {
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "strided": np.arange(10)[::2],
+        "empty": np.empty((0, 3), np.uint8),
+        "zero_dimensional": np.array(3, np.float16),
+        "scalar": np.float32(0.1),
+        "double": np.float64(0.1),
+        "flag": np.True_,
+        "json": [1, 2.5, None, True, {"a": ["b"]}],
+        "number": 0.1,
+        "nothing": None,
+    }
+    save_attributes("X", attributes, tmp_path / "file")
+    loaded = load_attributes(tmp_path / "file")
+    assert loaded.keys() == attributes.keys()
+    for name, value in attributes.items():
+        assert type(loaded[name]) is type(value), name
+        assert np.array_equal(loaded[name], value), name
+        assert getattr(loaded[name], "dtype", None) == getattr(value, "dtype", None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (1, 2),
+        {1: 2},
+        float("nan"),
+        object(),
+        [np.float64(1)],
+        np.array(["text"]),
+        np.array([None]),
+        np.ones(2, np.complex64),
+        np.ones(2, ">f4"),
+        np.ma.array([1.0], mask=[True]),
+    ],
+    ids=repr,
+)
+def test_an_attribute_that_cannot_be_saved_is_named(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ModelError, match="the attribute 'memory' of Mine cannot be saved"):
+        save_attributes("Mine", {"mean": np.ones(3), "memory": value}, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_attributes_in_slots_are_saved_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = SHORT.replace("    def fit", '    __slots__ = ("mean",)\n\n    def fit')
+    (tmp_path / "slotted.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    detector = registry.create(registry.resolve("slotted:Deviation", {}), InputSize(32, 48), CONTEXT)
+    detector.fit(Images(4, 32, 48), CONTEXT)
+    detector.save(tmp_path)
+    assert load_attributes(tmp_path / "state.safetensors").keys() == {"mean", "config", "height", "width"}
+
+
+def test_scores_from_maps_keep_the_maps_precision() -> None:
+    maps = np.full((2, 3, 4), 17.0)
+    maps[1, 2, 3] += 1e-12
+    scored = Scored.from_maps(maps)
+    assert scored.scores[1] > scored.scores[0]
+    assert scored.scores.dtype == np.float64
+    assert maps_of(scored).dtype == np.float32
+    for shape in ((3, 4), (2, 3, 4, 1), (2, 0, 4)):
+        with pytest.raises(BadScores, match="must be"):
+            Scored.from_maps(np.zeros(shape))
+
+
+def test_a_class_without_the_methods_of_a_detector_is_refused(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module.write_text(MINE.replace("def save", "def store").replace("def card", "def cart"))
+    with pytest.raises(ModelError, match="does not define save, card; "):
+        registry.create(registry.resolve("my_detectors:Brightest", {}), InputSize(32, 48), CONTEXT)
+    monkeypatch.delitem(sys.modules, "my_detectors")
+    module.write_text(SHORT.replace("def score", "def scored"))
+    with pytest.raises(ModelError, match="does not define score; "):
+        registry.create(registry.resolve("my_detectors:Deviation", {}), InputSize(32, 48), CONTEXT)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package whose import fails: nothing of it may be imported to plan a run."""
+    folder = tmp_path / "my_package"
+    (folder / "models").mkdir(parents=True)
+    for name in ("__init__.py", "models/__init__.py"):
+        (folder / name).write_text("raise AssertionError('imported')")
+    (folder / "models" / "mine.py").write_text(MINE)
+    (folder / "helpers.py").write_text("FACTOR = 2")
+    (folder / "notes.txt").write_text("not code")
+    for name in [name for name in sys.modules if name.partition(".")[0] == folder.name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
+
+
+def code_of(name: str) -> Mapping[str, str]:
+    return registry.resolve(name, {}).weights
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [("helpers.py", True), ("__init__.py", True), ("models/mine.py", True), ("notes.txt", False)],
+)
+def test_a_changed_helper_is_another_detector(package: Path, file: str, changes: bool) -> None:
+    before = code_of("my_package.models.mine:Brightest")
+    path = package / file
+    path.write_text(path.read_text() + "\n")
+    assert (code_of("my_package.models.mine:Brightest") != before) is changes
+
+
+def test_a_moved_or_added_helper_is_another_detector(package: Path) -> None:
+    codes = [code_of("my_package.models.mine:Brightest")]
+    (package / "helpers.py").rename(package / "helper.py")
+    codes.append(code_of("my_package.models.mine:Brightest"))
+    (package / "more.py").write_text("")
+    codes.append(code_of("my_package.models.mine:Brightest"))
+    (package.parent / "outside.py").write_text("FACTOR = 3")
+    assert len({code["code"] for code in codes}) == 3
+    assert code_of("my_package.models.mine:Brightest") == codes[-1]
+
+
+def test_a_class_in_a_package_without_init_files(package: Path) -> None:
+    for path in package.rglob("__init__.py"):
+        path.unlink()
+    before = code_of("my_package.models.mine:Brightest")
+    (package / "helpers.py").write_text("FACTOR = 3")
+    spec = registry.resolve("my_package.models.mine:Brightest", {})
+    assert spec.weights != before
+    assert registry.create(spec, InputSize(32, 48), CONTEXT)
+
+
+def test_a_changed_helper_gives_other_units(
+    package: Path, tmp_path: Path, put_line: Callable[[Store, str], Manifest]
+) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    store.create()
+    put_line(store.sub("lines"), "strip")
+    models = (ModelChoice(name="my_package.models.mine:Brightest"), ModelChoice(name="fake"))
+    experiment = Experiment(name="night", store=store.uri(), lines=("strip",), models=models, squashed_twins=False)
+    before = {unit.model: unit.unit_id for unit in make_plan(experiment).units}
+    (package / "helpers.py").write_text("FACTOR = 3")
+    after = {unit.model: unit.unit_id for unit in make_plan(experiment).units}
+    assert [name for name in before if before[name] != after[name]] == ["my_package.models.mine:Brightest"]
 
 
 def test_modules_and_classes_that_do_not_exist(module: Path) -> None:

@@ -13,28 +13,20 @@ from hypothesis import strategies as st
 
 from raybench.data.geometry import plan_tiles, to_network, to_source
 from raybench.detectors import registry
-from raybench.detectors.protocol import Card, FitContext, Scored, TrainImages
+from raybench.detectors.protocol import Detector, FitContext, Scored, TrainImages
 from raybench.detectors.registry import InputSize
 from raybench.detectors.tiled import Tiled, starts
 from tests.support.fitting import CONTEXT, Images
 
 
-class Brightness:
+class Brightness(Detector):
     """The heat map is the image's first channel."""
 
     def fit(self, images: TrainImages, context: FitContext) -> None:
         self.seen = images.batch(range(len(images)))
 
     def score(self, images: np.ndarray) -> Scored:
-        maps = images[..., 0].astype(np.float32)
-        return Scored(maps.max((1, 2)).astype(np.float64), maps)
-
-    def save(self, folder: Path) -> None: ...
-
-    def restore(self, folder: Path) -> None: ...
-
-    def card(self) -> Card:
-        return Card("brightness", "none", "none", "none", 0)
+        return Scored.from_maps(images[..., 0])
 
 
 @given(length=st.integers(32, 3000), tile=st.integers(8, 32))
@@ -49,7 +41,7 @@ def test_tiles_cover_a_side_and_overlap(length: int, tile: int) -> None:
 def test_a_blob_is_found_where_it_was_planted(aspect: float) -> None:
     height, width = round(900 * aspect**0.5), round(900 / aspect**0.5)
     fit, tile = plan_tiles(height, width, 128 * 128, 9, stride=32, min_side=64)
-    detector = Tiled(Brightness(), fit.height, fit.width, tile)
+    detector = Tiled(Brightness({}, tile, tile, CONTEXT), fit.height, fit.width, tile)
     for y, x in ((0.15, 0.2), (0.5, 0.5), (0.8, 0.9)):
         image = np.zeros((height, width, 3), np.uint8)
         centre = (int(y * height), int(x * width))
@@ -64,7 +56,7 @@ def test_a_blob_is_found_where_it_was_planted(aspect: float) -> None:
 
 
 def test_training_sees_every_tile_of_every_image() -> None:
-    inner, images = Brightness(), Images(3, 64, 96)
+    inner, images = Brightness({}, 48, 48, CONTEXT), Images(3, 64, 96)
     detector = Tiled(inner, 64, 96, 48)
     detector.fit(images, CONTEXT)
     assert inner.seen.shape == (3 * len(detector.places), 48, 48, 3)

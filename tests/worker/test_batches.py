@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from raybench.detectors.protocol import Card, FitContext, Images, Scored, TrainImages
+from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages
 from raybench.errors import BadScores, ModelError
 from raybench.worker.batches import score_all
 
@@ -24,7 +25,7 @@ class Some:
         return np.array([np.full((2, 2, 3), at, np.uint8) for at in indices])
 
 
-class Spoilt:
+class Spoilt(Detector):
     """Scores are the image's number, after what `spoil` does."""
 
     def __init__(self, spoil: Callable[[npt.NDArray[np.float64], npt.NDArray[np.float32]], Scored]) -> None:
@@ -36,8 +37,8 @@ class Spoilt:
         return self.spoil(images[:, 0, 0, 0].astype(np.float64), images[:, :, :, 0].astype(np.float32))
 
     def fit(self, images: TrainImages, context: FitContext) -> None: ...
-    def save(self, folder: object) -> None: ...
-    def restore(self, folder: object) -> None: ...
+    def save(self, folder: Path) -> None: ...
+    def restore(self, folder: Path) -> None: ...
     def card(self) -> Card:
         return Card("spoilt", "none", "none", "", 0)
 
