@@ -14,9 +14,9 @@ from raybench.report.onnx_export import export
 from raybench.report.publish import publish_again
 from raybench.runs.run import Run
 from raybench.worker.context import WorkerContext
-from raybench.worker.measure import measure
 from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
+from raybench.worker.timing import measure
 from raybench.worker.train import train
 
 
