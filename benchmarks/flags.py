@@ -104,14 +104,14 @@ def _done(store: Store, lines: Sequence[str], held_out: float, work: Path) -> Do
     run = Run(store, chosen.name)
     cache = work / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    site = WorkerContext(run, store.sub("lines"), cache, "cpu", 1)
+    context = WorkerContext(run, store.sub("lines"), cache, "cpu", 1)
     results, scores = [], {}
     for unit in plan.units:
         manifest = plan.manifests[unit.line]
         print(f"{unit}", file=sys.stderr, flush=True)
-        train(unit, manifest, site)
+        train(unit, manifest, context)
         for shard in manifest.scored_shards:
-            score(unit, manifest, shard, site)
+            score(unit, manifest, shard, context)
         merge(unit, manifest, run, Partials())
         run.commit(unit.unit_id, "measure", MeasureRecord(unit.unit_id, _NO_TIME, ModelSize(1.0, 1)))
         result = finalize(unit, manifest, run)

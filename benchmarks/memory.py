@@ -43,12 +43,12 @@ def work(folder: Path) -> None:
         )
     )
     (folder / "cache").mkdir()
-    site = WorkerContext(Run(plan.store, "memory"), plan.store.sub("lines"), folder / "cache", "cpu", 1)
+    context = WorkerContext(Run(plan.store, "memory"), plan.store.sub("lines"), folder / "cache", "cpu", 1)
     unit, manifest = plan.units[0], plan.manifests["noise"]
-    train(unit, manifest, site)
+    train(unit, manifest, context)
     for shard in manifest.scored_shards:
-        score(unit, manifest, shard, site)
-    merge(unit, manifest, site.run, Partials())
+        score(unit, manifest, shard, context)
+    merge(unit, manifest, context.run, Partials())
     print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 

@@ -27,8 +27,7 @@ from raybench.runs.records import ScoreRecord
 from raybench.runs.run import Run, score_name
 from raybench.store import open_store
 from raybench.store.server import embedded_server
-from raybench.worker import measure as measuring
-from raybench.worker import merge
+from raybench.worker import merge, timing
 from raybench.worker.context import WorkerContext
 from raybench.worker.score import score
 from raybench.worker.train import train
@@ -81,40 +80,42 @@ def measure() -> Unit:
         pack(open_store(str(images)), store.sub("lines"), "strip", PackOptions(shard_rows=SHARD_ROWS))
         Path(name, "cache").mkdir()
         plan = make_plan(_experiment(store.uri()))
-        site = WorkerContext(Run(plan.store, "unit"), store.sub("lines"), Path(name, "cache"), "cpu", 1, measure_s=0.05)
+        context = WorkerContext(
+            Run(plan.store, "unit"), store.sub("lines"), Path(name, "cache"), "cpu", 1, measure_s=0.05
+        )
         manifest = plan.manifests["strip"]
-        train(plan.units[1], manifest, site)  # imports, connections and the decode cache of the training images
-        score(plan.units[1], manifest, manifest.scored_shards[0], site)
-        steps = _steps(plan.units[0], manifest, site)
+        train(plan.units[1], manifest, context)  # imports, connections and the decode cache of the training images
+        score(plan.units[1], manifest, manifest.scored_shards[0], context)
+        steps = _steps(plan.units[0], manifest, context)
         counted = sum(shard.rows for shard in manifest.scored_shards)
         shards = len(manifest.scored_shards)
         return Unit(shards, counted, SIZES.train_ok, STRIP_HEIGHT * STRIP_WIDTH, NETWORK, steps)
 
 
-def _steps(unit: unit.Unit, manifest: Manifest, site: WorkerContext) -> tuple[Step, ...]:
+def _steps(unit: unit.Unit, manifest: Manifest, context: WorkerContext) -> tuple[Step, ...]:
     """The unit from training to the ledger, as tasks and the actor do it."""
     shards, partials = manifest.scored_shards, merge.Partials()
     steps: list[Step] = []
 
     def score_all() -> None:
         for shard in shards:
-            score(unit, manifest, shard, site)
+            score(unit, manifest, shard, context)
 
     def merge_all() -> None:
         for shard in shards:
-            _add(site.run, unit.unit_id, shard.key, partials)
+            _add(context.run, unit.unit_id, shard.key, partials)
 
     def measure_and_conclude() -> None:
-        measuring.measure(unit, manifest, site)
-        merge.finalize(unit, manifest, site.run)
+        timing.measure(unit, manifest, context)
+        merge.finalize(unit, manifest, context.run)
 
     with Requests() as requests:
-        _timed(requests, "train", steps, lambda: train(unit, manifest, site))
+        _timed(requests, "train", steps, lambda: train(unit, manifest, context))
         _timed(requests, "score a shard", steps, score_all, len(shards))
         _timed(requests, "merge a shard", steps, merge_all, len(shards))
-        _timed(requests, "close", steps, lambda: merge.merge(unit, manifest, site.run, partials))
+        _timed(requests, "close", steps, lambda: merge.merge(unit, manifest, context.run, partials))
         _timed(requests, "measure", steps, measure_and_conclude)
-        _timed(requests, "enter", steps, lambda: append_to_ledger(site.run, [unit.unit_id]))
+        _timed(requests, "enter", steps, lambda: append_to_ledger(context.run, [unit.unit_id]))
     return tuple(steps)
 
 

@@ -143,9 +143,9 @@ def _work(job: Job, desk: LineContext, effort: Attempt) -> ResourceUsage | None:
 
         return score.score(job.unit, desk.manifest, job.shard, place).spent
     if job.phase == "measure":
-        from raybench.worker import measure, merge
+        from raybench.worker import merge, timing
 
-        measured = measure.measure(job.unit, desk.manifest, place)
+        measured = timing.measure(job.unit, desk.manifest, place)
         merge.finalize(job.unit, desk.manifest, desk.run)
         return measured.spent
     raise ValueError(f"no such task: {job.phase}")

@@ -1,7 +1,7 @@
-"""Score many images batch by batch, and find the one that breaks a model.
+"""Score many images batch by batch, and name the image that breaks a model.
 
-A detector's scores do not depend on the batch, so a batch that fails for want of memory is scored by halves, and one
-that fails otherwise is halved until the image stands alone that it fails on.
+A detector's scores do not depend on the batch. A batch that does not fit into memory is therefore halved. After any
+other failure, the images of the batch are scored one by one to find the image that causes it.
 """
 
 from __future__ import annotations
@@ -24,43 +24,55 @@ class NamedImages(Protocol):
     def batch(self, indices: Sequence[int]) -> Images: ...
 
 
-def score_all(detector: Detector, images: NamedImages, batch: int) -> Iterator[tuple[range, Scored]]:
-    """Scores and heat maps of at most `batch` images at a time, each with the positions it belongs to.
+def score_all(detector: Detector, images: NamedImages, batch: int) -> Iterator[tuple[range, Images, Scored]]:
+    """Score all images in batches, in order.
 
-    Raises BadScores or ModelError that names the image, MemoryError when a single image does not fit.
+    Args:
+        detector: A trained detector. It must not write to the pixels that it is given: they are yielded afterwards.
+        images: Images at the network's size.
+        batch: Images per batch, at most. It is halved for the rest of the pass when a batch does not fit into memory.
+
+    Yields:
+        For each batch, the positions in `images`, the pixels (B, H, W, 3) uint8, and their scores and heat maps.
+
+    Raises:
+        BadScores: The detector returned bad scores or heat maps; the message names the image.
+        ModelError: The detector failed in another way; the message names the image.
+        MemoryError: A single image does not fit into memory.
     """
     start = 0
     while start < len(images):
         positions = range(start, min(start + batch, len(images)))
         try:
-            scored = _scored(detector, images, positions)
+            pixels, scored = _score_batch(detector, images, positions)
         except Exception as error:
             if not _is_memory(error):
-                raise _named(error, detector, images, positions) from error
+                raise _name_image(error, detector, images, positions) from error
             if len(positions) == 1:
                 raise MemoryError(f"image {images.image_ids[start]!r} alone does not fit: {error}") from error
             batch = len(positions) // 2
             continue
-        yield positions, scored
+        yield positions, pixels, scored
         start = positions.stop
 
 
-def _scored(detector: Detector, images: NamedImages, positions: range) -> Scored:
-    return checked(detector.score(images.batch(positions)), len(positions))
+def _score_batch(detector: Detector, images: NamedImages, positions: range) -> tuple[Images, Scored]:
+    pixels = images.batch(positions)
+    return pixels, checked(detector.score(pixels), len(positions))
 
 
-def _named(error: Exception, detector: Detector, images: NamedImages, positions: range) -> Exception:
-    """`error`, or one that names the first image on which the detector fails alone."""
-    for at in positions:
+def _name_image(error: Exception, detector: Detector, images: NamedImages, positions: range) -> Exception:
+    """Return an error that names the first image on which the detector fails alone, or `error` if there is none."""
+    for position in positions:
         try:
-            _scored(detector, images, range(at, at + 1))
+            _score_batch(detector, images, range(position, position + 1))
         except Exception as alone:
             kind = type(alone) if isinstance(alone, ModelError) else ModelError
-            said = str(alone) if isinstance(alone, ModelError) else f"{type(alone).__name__}: {alone}"
-            return kind(f"image {images.image_ids[at]!r}: {said}")
+            message = str(alone) if isinstance(alone, ModelError) else f"{type(alone).__name__}: {alone}"
+            return kind(f"image {images.image_ids[position]!r}: {message}")
     return error
 
 
 def _is_memory(error: Exception) -> bool:
-    """torch's error of the same name is a RuntimeError."""
+    """Tell whether memory ran out; torch's OutOfMemoryError is a RuntimeError, not a MemoryError."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -1,4 +1,4 @@
-"""Where a unit is worked on: its run and lines, this node's decode cache, the device, and the detectors kept hot."""
+"""The context in which a worker processes a unit: run, lines, decode cache, device, and the detectors in memory."""
 
 from __future__ import annotations
 
@@ -26,77 +26,88 @@ MAX_BATCH = 16
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """lines: the store of packed lines. device: torch name ("cpu", "cuda"). threads: CPU threads of this task.
-    weights_store: of pretrained files, where one is named. batch: images scored at once, at most.
-    measure_s: of timing. gpus: share of a GPU of this task. helped: nodes without a GPU decode for this one."""
+    """What a task gets besides the unit: stores, cache, device and limits."""
 
     run: Run
+    """The run that holds the unit's commits."""
     lines: Store
+    """Store of the packed lines."""
     cache_dir: Path
+    """Folder of decoded images and weights on this node."""
     device: str
+    """Torch's name of the device: "cpu" or "cuda"."""
     threads: int
+    """CPU threads of this task."""
     weights_store: Store | None = None
+    """Store of pretrained weights. None if the experiment names none."""
     batch: int = MAX_BATCH
+    """Images per batch when scoring, at most."""
     measure_s: float = 2.0
+    """Time budget of one timing measurement, in seconds."""
     gpus: float = 0.0
+    """GPUs of this task; a share if several tasks use one GPU."""
     helped: bool = False
+    """True if nodes without a GPU decode images ahead for this one."""
 
-    def context(self, unit: Unit) -> FitContext:
-        """How to train the unit, its pretrained weights fetched to this node."""
+    def fit_context(self, unit: Unit) -> FitContext:
+        """Return the unit's training parameters, with its pretrained weights fetched to this node."""
         files = weights.fetch(unit.weights, self.weights_store, self.cache_dir)
         return FitContext(unit.seed, self.device, self.threads, unit.protocol.train_budget_s, files)
 
-    def fitted(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> CachedShard:
-        """The shard's images at the unit's network size, decoded once per node for all models of that size."""
+    def cached_shard(self, unit: Unit, manifest: Manifest, shard: ShardInfo) -> CachedShard:
+        """Open the shard's images at the unit's network size, decoded once per node for all models of that size."""
         ahead = self.run.ahead if self.helped else None
         return open_cached(self.lines, manifest, shard, fit_of(unit), self.cache_dir, self.threads, ahead)
 
 
 def node_cache() -> Path:
-    """This user's cache folder on this node: $RAYBENCH_CACHE, or one below the temporary folder.
+    """Create and return this user's cache folder on this node: $RAYBENCH_CACHE, or one in the temporary folder.
 
-    Raises RaybenchError when somebody else owns it: cached images would be theirs to choose.
+    Raises RaybenchError when another user owns the folder, because that user could replace the cached images.
     """
-    chosen = os.environ.get("RAYBENCH_CACHE")
-    path = Path(chosen) if chosen else Path(tempfile.gettempdir(), f"raybench-{os.getuid()}")
+    configured = os.environ.get("RAYBENCH_CACHE")
+    path = Path(configured) if configured else Path(tempfile.gettempdir(), f"raybench-{os.getuid()}")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    about = path.stat(follow_symlinks=False)
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+    status = path.stat(follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise RaybenchError(f"{path} is not a folder of this user; set RAYBENCH_CACHE to one that is")
     return path
 
 
 def fit_of(unit: Unit) -> InputFit:
+    """Return how the unit's images are resized for its network."""
     return InputFit(unit.input.mode, unit.input.height, unit.input.width)
 
 
 def size_of(unit: Unit) -> registry.InputSize:
+    """Return the input size of the unit's network, tiles included."""
     return registry.InputSize(unit.input.height, unit.input.width, unit.input.tile)
 
 
-_hot: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
+_loaded: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
+"""The detectors in this process's memory, the least recently used first."""
 
 
 def use_gpu(number: int) -> None:
-    """Work on this GPU of the node from now on. What lies on another gives its memory back."""
+    """Use this GPU of the node from now on. Detectors on another GPU are dropped and their memory is freed."""
     from raybench.detectors import device
 
     before = device.exact("cuda")
     device.use_gpu(number)
     if device.exact("cuda") != before:
-        _hot.clear()
+        _loaded.clear()
         device.give_back_memory("cuda")
 
 
-def cached_detector(unit: Unit, trained: TrainRecord, site: WorkerContext) -> Detector:
-    """The unit's trained detector; the last few stay loaded in this process."""
-    key = (*sorted(blob.sha256 for blob in trained.model.values()), site.device, str(site.threads))
-    if key not in _hot:
-        with tempfile.TemporaryDirectory(dir=site.cache_dir) as folder:
+def cached_detector(unit: Unit, trained: TrainRecord, context: WorkerContext) -> Detector:
+    """Return the unit's trained detector; the CACHED_DETECTORS used last stay in the memory of this process."""
+    key = (*sorted(blob.sha256 for blob in trained.model.values()), context.device, str(context.threads))
+    if key not in _loaded:
+        with tempfile.TemporaryDirectory(dir=context.cache_dir) as folder:
             for name, blob in trained.model.items():
-                Path(folder, name).write_bytes(site.run.get_blob(blob))
-            _hot[key] = registry.load(Path(folder), site.device, site.threads)
-    _hot.move_to_end(key)
-    while len(_hot) > CACHED_DETECTORS:
-        _hot.popitem(last=False)
-    return _hot[key]
+                Path(folder, name).write_bytes(context.run.get_blob(blob))
+            _loaded[key] = registry.load(Path(folder), context.device, context.threads)
+    _loaded.move_to_end(key)
+    while len(_loaded) > CACHED_DETECTORS:
+        _loaded.popitem(last=False)
+    return _loaded[key]

@@ -1,4 +1,4 @@
-"""Distil a teacher for EfficientAD once, on the OK images of many lines, into the weights store."""
+"""Distil a teacher network for EfficientAD on the OK images of many lines, once for all of them."""
 
 from __future__ import annotations
 
@@ -20,27 +20,41 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Distillation:
-    """steps: optimiser steps of eight crops of crop_px pixels. lr: Adam's, falling to zero."""
+    """Settings of the distillation."""
 
     steps: int = 4000
+    """Optimiser steps, each on eight crops."""
     crop_px: int = 64
+    """Side of a crop, in pixels."""
     lr: float = 1e-3
-    seed: int = 0
+    """Initial learning rate of Adam; it falls to zero."""
 
 
 def distil(
     lines: Store, manifests: Sequence[Manifest], chosen: Distillation, cache_dir: Path, context: FitContext,
     progress: Progress = lambda step: None,
 ) -> tuple[bytes, dict[str, Any]]:  # fmt: skip
-    """The teacher's file (safetensors), and how it went: steps, loss on crops of images that no step saw (1: it
-    learned nothing), lines and images."""
+    """Train the teacher on the OK training images of all lines.
+
+    Args:
+        lines: Store of the packed lines.
+        manifests: Manifests of the lines to train on.
+        chosen: Settings.
+        cache_dir: Folder for decoded images on this node.
+        context: Device, threads, seed and pretrained weights.
+        progress: Called with the number of each step before it starts.
+
+    Returns:
+        The bytes of the teacher's safetensors file, and a description: steps, loss on crops of images that no step
+        used (1 means that it learned nothing), lines and number of images.
+    """
     fit = InputFit("native", SIDE, SIDE)  # one size for all lines, each at its own aspect
     shards = [
         open_cached(lines, manifest, shard, fit, cache_dir)
         for manifest in manifests
         for shard in manifest.shards_of("train")
     ]
-    images = ImageSubset(shards, [(at, row) for at, shard in enumerate(shards) for row in range(len(shard))])
+    images = ImageSubset(shards, [(index, row) for index, shard in enumerate(shards) for row in range(len(shard))])
 
     def counted() -> Iterator[int]:
         for step in range(chosen.steps):

@@ -1,7 +1,7 @@
-"""A line's data inspection: read where it stands, else made and kept.
+"""Data inspections of lines: read a stored inspection, or make and store one.
 
-It is put beside the line's manifest. Lines that a run only reads are not written to: their inspection is kept with the
-run, and so is the reason why an inspection failed.
+An inspection is stored beside the line's manifest. A run does not write to lines that it only reads: their inspections
+are stored with the run, and so is the reason why an inspection failed.
 """
 
 from __future__ import annotations
@@ -23,52 +23,74 @@ from raybench.store import Store
 def inspect_line(
     lines: Store, manifest: Manifest, threads: int = 1, progress: Callable[[int], None] = lambda images: None
 ) -> Inspection:
-    """The inspection of these very images. Two that make it at once write the same bytes.
+    """Return the inspection of a line's images, and store a new one if the store may be written to.
 
-    From lines that may be read only it is made each time: nothing rests on its being kept.
-    Raises IntegrityError, and the store's own errors.
+    Two processes that inspect a line at the same time write the same bytes.
+
+    Args:
+        lines: Store of packed lines.
+        manifest: The line.
+        threads: Threads that decode images.
+        progress: Called with the number of images of each step.
+
+    Raises:
+        IntegrityError: Stored bytes are damaged.
+        StoreError: The store fails.
     """
-    standing = read_inspection(lines, manifest)
-    if standing is not None:
-        return standing
-    made = inspect(lines, manifest, threads, progress)
+    stored = read_inspection(lines, manifest)
+    if stored is not None:
+        return stored
+    inspection = inspect(lines, manifest, threads, progress)
     with contextlib.suppress(StoreDenied):
-        write_inspection(lines, made)
-    return made
+        write_inspection(lines, inspection)
+    return inspection
 
 
 def inspect_in_run(run: Run, lines: Store, manifest: Manifest, own: bool, threads: int = 1) -> None:
-    """Inspect the line unless that has been done. own: the line lies in the run's own store, and may be written to.
+    """Inspect the line unless it has been inspected.
 
-    Raises IntegrityError, and the store's own errors.
+    Args:
+        run: The run that needs the inspection.
+        lines: Store of packed lines.
+        manifest: The line.
+        own: True if the line is in the run's own store and may be written to.
+        threads: Threads that decode images.
+
+    Raises:
+        IntegrityError: Stored bytes are damaged.
+        StoreError: The store fails.
     """
     if isinstance(inspection_in(run, lines, manifest), Inspection):
         return
-    made = inspect(lines, manifest, threads)
+    inspection = inspect(lines, manifest, threads)
     try:
-        write_inspection(lines if own else run.lines, made)
+        write_inspection(lines if own else run.lines, inspection)
     except StoreDenied:
-        write_inspection(run.lines, made)
+        write_inspection(run.lines, inspection)
 
 
 def inspection_in(run: Run, lines: Store, manifest: Manifest) -> Inspection | Failure | None:
-    """What `run` knows of the line's data: its inspection, why the latest try failed, or nothing.
+    """Return the line's inspection, the failure of the latest attempt, or None if there was no attempt.
 
-    Raises IntegrityError, and the store's own errors.
+    Raises IntegrityError for damaged bytes, and the store's own errors.
     """
-    found = read_inspection(lines, manifest) or read_inspection(run.lines, manifest)
-    return found or failed_inspection(run, manifest.line)
+    stored = read_inspection(lines, manifest) or read_inspection(run.lines, manifest)
+    return stored or failed_inspection(run, manifest.line)
 
 
 def inspections_in(run: Run, plan: Plan) -> dict[str, Inspection | Failure | None]:
-    """`inspection_in` of every line of the plan, in its order."""
+    """Return `inspection_in` of each line of the plan, in the plan's order."""
+    manifests = plan.manifests.values()
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda one: inspection_in(run, plan.lines_of(one.line), one), plan.manifests.values())
-        return dict(zip(plan.manifests, found, strict=True))
+        inspections = pool.map(lambda line: inspection_in(run, plan.lines_of(line.line), line), manifests)
+        return dict(zip(plan.manifests, inspections, strict=True))
 
 
 def failed_inspection(run: Run, line: str) -> Failure | None:
-    """Why the latest inspection that failed did; it means nothing where one stands. Raises IntegrityError."""
+    """Return the failure of the latest inspection that failed, or None. It does not count once an inspection exists.
+
+    Raises IntegrityError for damaged bytes.
+    """
     key = _failure_key(line)
     try:
         return decode(Failure, run.lines.get(key), key)

@@ -1,14 +1,14 @@
-"""What the C library does with memory that was freed.
+"""Tune how glibc's malloc handles freed memory.
 
-By default glibc returns free memory at the heap's end to the kernel at once, and what is taken next comes page by page,
-zeroed. A detector at work frees and takes blocks of megabytes at every layer: up to a quarter of its time goes there
-(`benchmarks/heap.py`), and programs that do so beside each other slow each other down. So the end of the heap is kept,
-up to two gigabytes of it, and given back when a task that took much has ended.
+By default glibc returns free memory at the end of the heap to the kernel at once, and the next allocation gets it back
+page by page, zeroed. A detector frees and allocates blocks of megabytes in every layer and spends up to a quarter of
+its time on this (`benchmarks/heap.py`); concurrent processes also slow each other down. Tuned, malloc keeps up to two
+gigabytes at the end of the heap. `trim` returns them when a task that used much memory has ended.
 
-Blocks that glibc would never place in the heap are still mapped and returned one by one. In the heap they would save
-more, but glibc before 2.38 does not find freed aligned blocks again: anomalib's PatchCore took 24 GB of such a heap.
+Blocks that glibc never places in the heap are still mapped and returned one by one. Placing them in the heap would save
+more time, but glibc before 2.38 does not reuse freed aligned blocks: anomalib's PatchCore grew a heap of 24 GB.
 
-Parameters: mallopt(3) of the Linux manual. Other C libraries are left as they are.
+The parameters are described in mallopt(3) of the Linux manual. Other C libraries are not changed.
 """
 
 from __future__ import annotations

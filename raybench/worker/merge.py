@@ -1,4 +1,4 @@
-"""From a unit's commits to its row of the comparison. Partial metrics merge in any order."""
+"""Merge the partial metrics of a unit's shards, in any order, and build the unit's row of the comparison."""
 
 from __future__ import annotations
 
@@ -30,24 +30,33 @@ R = TypeVar("R")
 
 @dataclass
 class Partials:
-    """What a unit's scored shards add up to so far. `add` is idempotent by shard."""
+    """The merged partial metrics of a unit's shards so far."""
 
     shards: set[str] = field(default_factory=set)
+    """Keys of the image shards that are merged."""
     rows: int = 0
+    """Number of images scored."""
     masks: int = 0
+    """Number of images with a mask among them."""
     images: ImageScores = field(default_factory=ImageScores.empty)
+    """Image scores."""
     pixels: PixelSketch = field(default_factory=PixelSketch.empty)
+    """Histogram of heat-map values, for the pixel metrics."""
     regions: Regions = field(default_factory=Regions.empty)
-    glow: HeatmapContrast = field(default_factory=HeatmapContrast.empty)
+    """Annotated regions and the peaks of the heat maps in them."""
+    contrast: HeatmapContrast = field(default_factory=HeatmapContrast.empty)
+    """Signal and background of the heat maps."""
     spent: ResourceUsage | None = None
+    """Resources used by scoring. None if no shard recorded any."""
 
     def add(self, run: Run, record: ScoreRecord) -> None:
+        """Merge the partial metrics of one scored shard; a shard that is merged already is skipped."""
         if record.image_shard in self.shards:
             return
         self.images = self.images.merge(ImageScores.from_bytes(run.get_blob(record.images)))
         self.pixels.merge(PixelSketch.from_bytes(run.get_blob(record.pixels)))
         self.regions = self.regions.merge(Regions.from_bytes(run.get_blob(record.regions)))
-        self.glow = self.glow.merge(HeatmapContrast.from_bytes(run.get_blob(record.glow)))
+        self.contrast = self.contrast.merge(HeatmapContrast.from_bytes(run.get_blob(record.glow)))
         self.rows += record.rows
         self.masks += record.masks
         if record.spent:
@@ -56,9 +65,9 @@ class Partials:
 
 
 def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> QualityRecord:
-    """Merge what `partials` lacks, compute the unit's quality and commit it.
+    """Merge the shards that `partials` lacks, compute the unit's quality and commit it.
 
-    Raises IntegrityError when a shard is not committed or the counts are not the line's.
+    Raises IntegrityError when a shard is not committed, or the number of images differs from that of the manifest.
     """
     if done := run.read(unit.unit_id, "quality", QualityRecord):
         return done
@@ -71,14 +80,20 @@ def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> Quali
     trained = _committed(run, unit, "train", TrainRecord)
     images = run.put_blob(unit.unit_id, "images", partials.images.to_bytes())
     regions = region_recall(partials.regions, trained.pixel_threshold)
-    quality = _quality(partials, trained.threshold)
-    counts = (partials.rows, partials.masks)
-    record = QualityRecord(unit.unit_id, quality, regions, images, *counts, spent=partials.spent)
+    record = QualityRecord(
+        unit_id=unit.unit_id,
+        quality=_quality(partials, trained.threshold),
+        regions=regions,
+        images=images,
+        scored=partials.rows,
+        masks=partials.masks,
+        spent=partials.spent,
+    )
     return run.commit(unit.unit_id, "quality", record)
 
 
 def finalize(unit: Unit, manifest: Manifest, run: Run) -> UnitResult:
-    """Commit the unit's result: it is done. Raises IntegrityError when a phase is not committed."""
+    """Commit the unit's result, which marks the unit as done. Raises IntegrityError when a phase is not committed."""
     trained = _committed(run, unit, "train", TrainRecord)
     merged = _committed(run, unit, "quality", QualityRecord)
     measured = _committed(run, unit, "measure", MeasureRecord)
@@ -95,8 +110,8 @@ def _committed(run: Run, unit: Unit, name: str, kind: type[R]) -> R:
 def _quality(partials: Partials, threshold: Threshold) -> Quality:
     images = image_quality(partials.images, threshold)
     pixels = partials.pixels.evaluate()
-    heat = heatmap_quality(partials.glow)
-    return Quality(**vars(images), **vars(pixels), **vars(heat))
+    heatmaps = heatmap_quality(partials.contrast)
+    return Quality(**vars(images), **vars(pixels), **vars(heatmaps))
 
 
 def _result(
@@ -131,5 +146,5 @@ def _result(
         size=measured.size,
         train_s=trained.train_s,
         not_exportable=trained.not_exportable,
-        spent={phase: each for phase, each in spent.items() if each},
+        spent={phase: usage for phase, usage in spent.items() if usage},
     )

@@ -1,12 +1,13 @@
-"""New images of a line, scored by a detector that a run has trained, with its input fit and its threshold.
+"""Score new images of a line with a detector that a run has trained, with its input size and its threshold.
 
-runs/<run>/predictions/<name>/images/<line>/    the images, packed as a line is: all of them unlabelled
-runs/<run>/predictions/<name>/source.json       what they were packed from: written last
-runs/<run>/predictions/<name>/units/<unit_id>/  a copy of the detector's commit, and the scores: as in a run
-runs/<run>/predictions/<name>/tables/<unit_id>/ for people: see `report.predictions`
+runs/<run>/predictions/<name>/images/<line>/    the images, packed like a line, all of them unlabelled
+runs/<run>/predictions/<name>/source.json       the source that they were packed from; written last
+runs/<run>/predictions/<name>/units/<unit_id>/  a copy of the detector's commit, and the scores, as in a run
+runs/<run>/predictions/<name>/tables/<unit_id>/ tables for people; see `report.predictions`
 
-The unit_id is one of its own: it hashes the images besides all that made the detector. So the same command goes on
-where it ended, other images never meet scores of earlier ones, and several models may score the same images.
+A prediction has a unit_id of its own: it hashes the images in addition to everything that the detector depends on. The
+same command therefore resumes an interrupted prediction, new images are never mixed with the scores of other images,
+and several models may score the same images.
 """
 
 from __future__ import annotations
@@ -34,33 +35,44 @@ Progress = Callable[[pack.Progress], None]
 
 @dataclass(frozen=True)
 class PredictionSource:
-    """What images were packed from. line_white_level: see `Manifest`. listing: SHA-256 (hex) of names, sizes and
-    stamps; empty where the store gives no stamps, so that nobody can say whether the images are still the same."""
+    """The source that images were packed from."""
 
     uri: str
+    """URI of the folder or store."""
     line: str
+    """Name of the line that the images belong to."""
     line_white_level: int
+    """White level of that line; see `Manifest`."""
     listing: str
+    """SHA-256 (hex) of the files' names, sizes and stamps. Empty if the store has no stamps; whether the images have
+    changed is then unknown."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Images that lie packed in `images`, and the unit that scores them; its commits are in `run`."""
+    """Packed images, and the unit that scores them."""
 
     name: str
+    """Name of the prediction in its run."""
     source: PredictionSource
+    """The source that the images were packed from."""
     run: Run
+    """Holds the commits of the unit."""
     images: Store
+    """Store of the packed images, laid out like a store of lines."""
     manifest: Manifest
+    """Manifest of the packed images."""
     unit: Unit
+    """The trained unit with an identity that includes the images."""
     trained: TrainRecord
+    """The detector and its thresholds."""
 
     def scored(self) -> set[str]:
-        """Names of the unit's commits."""
+        """Return the names of the unit's commits."""
         return self.run.commits(self.unit.unit_id).get(self.unit.unit_id, set())
 
     def waiting(self) -> list[ShardInfo]:
-        """Shards that are not scored yet."""
+        """Return the shards that are not scored yet."""
         done = self.scored()
         return [shard for shard in self.manifest.shards if score_name(shard.key) not in done]
 
@@ -68,34 +80,53 @@ class Prediction:
 def prepare(
     run: Run, unit: Unit, line: Manifest, source: Store, name: str, progress: Progress = lambda now: None
 ) -> Prediction:
-    """Pack the images of `source`, unless they are packed, as the prediction `name` of `run`, for `unit` to score.
+    """Pack new images for a unit to score, unless they are packed already.
 
-    Raises InputError (a bad name, a name taken by other images, the unit is not trained), LineError when no image is
-    left, and the store's own errors.
+    Args:
+        run: The run that trained the unit.
+        unit: The unit whose detector scores the images.
+        line: Manifest of the unit's line.
+        source: The images.
+        name: Name of the prediction.
+        progress: Called during packing.
+
+    Raises:
+        InputError: The name is invalid or used for other images, or the unit is not trained.
+        LineError: No image could be packed.
+        StoreError: The store fails.
     """
     if not re.fullmatch(NAME, name):
         raise InputError(f"{name!r} is not a prediction's name: letters, digits, `.`, `_` and `-`, at most 100")
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
-    here = run.prediction(name)
-    images = here.store.sub(f"{here.root}/images")
-    found = PredictionSource(source.uri(), line.line, line.white_level, _listing(source))
-    manifest = _packed(here, images, found, source, progress)
-    own = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
-    trained = here.commit(own.unit_id, "train", replace(trained, unit_id=own.unit_id))
-    return Prediction(name, found, here, images, manifest, own, trained)
+    prediction = run.prediction(name)
+    images = prediction.store.sub(f"{prediction.root}/images")
+    origin = PredictionSource(source.uri(), line.line, line.white_level, _listing(source))
+    manifest = _packed(prediction, images, origin, source, progress)
+    unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
+    trained = prediction.commit(unit.unit_id, "train", replace(trained, unit_id=unit.unit_id))
+    return Prediction(name, origin, prediction, images, manifest, unit, trained)
 
 
-def score_here(prediction: Prediction, site: WorkerContext, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:
-    """Score what is not scored yet, shard by shard in this process. Returns failures by shard; the rest is committed.
+def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:
+    """Score the remaining shards one after the other in this process and commit each.
 
-    Raises StoreError and OSError: with a store or a disk in trouble no shard would go better than the last.
+    Args:
+        prediction: The prediction to score.
+        context: Worker context whose run is the prediction's.
+        done: Called after each shard, also after one that failed.
+
+    Returns:
+        Failures by shard key.
+
+    Raises:
+        StoreError, OSError: The store or the disk fails, and would fail for the remaining shards as well.
     """
     failed: dict[str, Failure] = {}
     for shard in prediction.waiting():
         try:
-            score(prediction.unit, prediction.manifest, shard, site)
+            score(prediction.unit, prediction.manifest, shard, context)
         except (StoreError, OSError):
             raise
         except Exception as error:
@@ -129,6 +160,7 @@ def _source(here: Run, key: str) -> PredictionSource | None:
 
 
 def _listing(source: Store) -> str:
+    """Hash the names, sizes and stamps of all files; return "" if the store has no stamps."""
     sha256 = hashlib.sha256()
     for item in source.list():
         if not item.stamp:

@@ -1,4 +1,4 @@
-"""Train one unit: fit on OK images, set the threshold on OK images held back, commit the detector."""
+"""Train one unit: fit the detector on OK images, set its thresholds on held-back OK images, and commit it."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from raybench.worker.usage import UsageMeter
 Floats = npt.NDArray[np.float64]
 
 
-def train(unit: Unit, manifest: Manifest, site: WorkerContext) -> TrainRecord:
-    """Fit the unit's detector and commit it; a committed one is returned as it stands."""
-    if done := site.run.read(unit.unit_id, "train", TrainRecord):
+def train(unit: Unit, manifest: Manifest, context: WorkerContext) -> TrainRecord:
+    """Fit the unit's detector and commit the record; return a record that is committed already."""
+    if done := context.run.read(unit.unit_id, "train", TrainRecord):
         return done
-    meter = UsageMeter(site)
-    shards = [site.fitted(unit, manifest, shard) for shard in manifest.shards_of("train")]
+    meter = UsageMeter(context)
+    shards = [context.cached_shard(unit, manifest, shard) for shard in manifest.shards_of("train")]
     kept, held_out = split_train(shards, unit.protocol)
-    context = site.context(unit)
+    fit_context = context.fit_context(unit)
     spec = registry.resolve(unit.detector, unit.config)
-    detector = registry.create(spec, size_of(unit), context)
+    detector = registry.create(spec, size_of(unit), fit_context)
     started = time.perf_counter()
-    detector.fit(kept, context)
+    detector.fit(kept, fit_context)
     train_s = time.perf_counter() - started
-    scores, medians, peaks = _held_out(detector, held_out, fit_of(unit))
+    scores, medians, peaks = _score_held_out(detector, held_out, fit_of(unit))
     card = detector.card()
-    return site.run.commit(
+    return context.run.commit(
         unit.unit_id,
         "train",
         TrainRecord(
             unit_id=unit.unit_id,
-            model=_save(detector, unit, site),
+            model=_save(detector, unit, context),
             threshold=conformal_threshold(scores, unit.protocol.false_alarm_budget),
             pixel_threshold=conformal_threshold(peaks, unit.protocol.false_alarm_budget),
             provenance=card.provenance,
@@ -62,32 +62,40 @@ def train(unit: Unit, manifest: Manifest, site: WorkerContext) -> TrainRecord:
             train_ok=len(kept),
             held_out_ok=len(held_out),
             train_s=train_s,
-            device=site.device,
+            device=context.device,
             details=dict(card.details),
             not_exportable=_not_exportable(card, unit),
-            held_out=_put_scores(held_out, scores, unit, site),
+            held_out=_put_scores(held_out, scores, unit, context),
             spent=meter.read(len(kept) + len(held_out), detector),
         ),
     )
 
 
 def _not_exportable(card: Card, unit: Unit) -> str:
-    is_own = CODE in unit.weights
-    return card.not_exportable or ("it is a class of your own" if is_own else "")
+    is_plugin = CODE in unit.weights
+    return card.not_exportable or ("it is a class of your own" if is_plugin else "")
 
 
-def _put_scores(images: ImageSubset, scores: Floats, unit: Unit, site: WorkerContext) -> Blob:
-    found = ImageScores.of(images.image_ids, ["ok"] * len(images), scores.tolist())
-    return site.run.put_blob(unit.unit_id, "held-out", found.to_bytes())
+def _put_scores(images: ImageSubset, scores: Floats, unit: Unit, context: WorkerContext) -> Blob:
+    image_scores = ImageScores.of(images.image_ids, ["ok"] * len(images), scores.tolist())
+    return context.run.put_blob(unit.unit_id, "held-out", image_scores.to_bytes())
 
 
 def split_train(shards: Sequence[CachedShard], protocol: Protocol) -> tuple[ImageSubset, ImageSubset]:
-    """Images to train on, and images held back for the threshold.
+    """Split OK images into those to train on and those held back for the thresholds.
 
-    Chosen by hash of the image id, so they are the same for every model, seed and order of shards. At least as many
-    are held back as the false-alarm budget needs for a finite threshold, at most half of all.
+    The split depends on the hash of the image id, so it is the same for every model, seed and order of shards. As many
+    images are held back as the protocol asks for, but at least as many as the false-alarm budget needs for a finite
+    threshold, and at most half of all.
+
+    Args:
+        shards: All training shards of the line.
+        protocol: Share to hold back and false-alarm budget.
+
+    Returns:
+        Images to train on, and images held back.
     """
-    places = [(at, row) for at, shard in enumerate(shards) for row in range(len(shard))]
+    places = [(index, row) for index, shard in enumerate(shards) for row in range(len(shard))]
     by_hash = sorted(places, key=lambda place: _hash(shards[place[0]].image_ids[place[1]]))
     needed = math.ceil(1 / protocol.false_alarm_budget) - 1
     count = min(max(round(protocol.held_out * len(places)), needed), len(places) // 2)
@@ -98,28 +106,30 @@ def _hash(image_id: str) -> bytes:
     return hashlib.sha256(image_id.encode()).digest()
 
 
-def _held_out(detector: Detector, images: ImageSubset, fit: InputFit) -> tuple[Floats, Floats, Floats]:
-    """Image by image: its score, and the median and the highest value of its heat map (none without heat maps).
+def _score_held_out(detector: Detector, images: ImageSubset, fit: InputFit) -> tuple[Floats, Floats, Floats]:
+    """Return scores, and medians and maxima of the heat maps, each (n,) float64; the last two are empty without maps.
 
-    Heat maps are looked at in the source's geometry, as those of the test images are.
+    Heat maps are resized to the source image first, as those of test images are.
     """
     scores: list[float] = []
     medians: list[float] = []
     peaks: list[float] = []
-    for positions, scored in score_all(detector, images, MAX_BATCH):
+    for positions, _, scored in score_all(detector, images, MAX_BATCH):
         scores += scored.scores.tolist()
-        for at, heatmap in zip(positions, () if scored.heatmaps is None else scored.heatmaps, strict=False):
-            whole = to_source(heatmap, fit, *images.source_size(at))
-            medians.append(float(np.median(whole)))
-            peaks.append(float(whole.max()))
+        if scored.heatmaps is None:
+            continue
+        for position, heatmap in zip(positions, scored.heatmaps, strict=True):
+            full = to_source(heatmap, fit, *images.source_size(position))
+            medians.append(float(np.median(full)))
+            peaks.append(float(full.max()))
     return np.array(scores, np.float64), np.array(medians, np.float64), np.array(peaks, np.float64)
 
 
-def _save(detector: Detector, unit: Unit, site: WorkerContext) -> dict[str, Blob]:
+def _save(detector: Detector, unit: Unit, context: WorkerContext) -> dict[str, Blob]:
     spec = registry.resolve(unit.detector, unit.config)
-    with tempfile.TemporaryDirectory(dir=site.cache_dir) as folder:
+    with tempfile.TemporaryDirectory(dir=context.cache_dir) as folder:
         registry.save_detector(detector, spec, size_of(unit), Path(folder))
-        return {path.name: _put(site.run, unit, path) for path in sorted(Path(folder).iterdir())}
+        return {path.name: _put(context.run, unit, path) for path in sorted(Path(folder).iterdir())}
 
 
 def _put(run: Run, unit: Unit, path: Path) -> Blob:

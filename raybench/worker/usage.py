@@ -1,4 +1,4 @@
-"""What a task takes: time, CPUs, GPU and its memory."""
+"""Resources that a task uses: wall time, CPU and GPU time, and GPU memory."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from raybench.worker.context import WorkerContext
 
 
 class UsageMeter:
-    """Runs from construction on."""
+    """Measures the resource usage of a task from construction on."""
 
-    def __init__(self, site: WorkerContext) -> None:
-        self.site, self.started = site, time.perf_counter()
-        if site.device != "cpu":
-            from raybench.detectors import device  # torch takes seconds to import, and a CPU needs none of this
+    def __init__(self, context: WorkerContext) -> None:
+        self.context, self.started = context, time.perf_counter()
+        if context.device != "cpu":
+            from raybench.detectors import device  # importing torch takes seconds, and a CPU task may not need it
 
-            device.give_back_memory(site.device)
-            device.reset_peak_memory(site.device)
+            device.give_back_memory(context.device)
+            device.reset_peak_memory(context.device)
 
     def read(self, images: int, detector: Detector) -> ResourceUsage:
-        """So far, having looked at so many images."""
+        """Return the usage so far; `images` is the number of images processed."""
         peak_mb, total_mb = self._memory_mb(detector)
         seconds = time.perf_counter() - self.started
-        cpu_s, gpu_s = seconds * self.site.threads, seconds * self.site.gpus
-        return ResourceUsage(seconds, images, cpu_s, gpu_s, self.site.device, peak_mb, total_mb)
+        cpu_s, gpu_s = seconds * self.context.threads, seconds * self.context.gpus
+        return ResourceUsage(seconds, images, cpu_s, gpu_s, self.context.device, peak_mb, total_mb)
 
     def _memory_mb(self, detector: Detector) -> tuple[float | None, float | None]:
-        """GPU memory held at most and that there is."""
-        if self.site.device == "cpu":
+        """Return the peak of GPU memory held and the GPU's total; None where unknown."""
+        if self.context.device == "cpu":
             return None, None
         from raybench.detectors import device
 
-        found = device.held_memory_mb(self.site.device)
-        own: float = getattr(detector, "gpu_memory_mb", 0.0)
-        return (found or 0.0) + own if found is not None or own else None, device.total_memory_mb(self.site.device)
+        held_mb = device.held_memory_mb(self.context.device)
+        total_mb = device.total_memory_mb(self.context.device)
+        outside_torch_mb: float = getattr(detector, "gpu_memory_mb", 0.0)
+        if held_mb is None and not outside_torch_mb:
+            return None, total_mb
+        return (held_mb or 0.0) + outside_torch_mb, total_mb

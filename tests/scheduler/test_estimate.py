@@ -23,9 +23,9 @@ from raybench.scheduler.gpu_share import GpuShares
 from raybench.scheduler.simulate import FreeCapacity, ResourceRequest, simulate
 from raybench.store import open_store
 from raybench.worker.context import WorkerContext
-from raybench.worker.measure import measure
 from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
+from raybench.worker.timing import measure
 from raybench.worker.train import train
 from tests.support.backlog import manifest, unit
 

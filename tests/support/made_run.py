@@ -12,9 +12,9 @@ from raybench.data.pack import PackOptions, pack
 from raybench.runs.run import Run
 from raybench.store import open_store
 from raybench.worker.context import WorkerContext
-from raybench.worker.measure import measure
 from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
+from raybench.worker.timing import measure
 from raybench.worker.train import train
 
 
@@ -39,11 +39,11 @@ def site_of(plan: Plan, cache: Path) -> WorkerContext:
     return WorkerContext(run, plan.store.sub("lines"), cache, "cpu", 1, measure_s=0.05)
 
 
-def finish(unit: Unit, manifest: Manifest, site: WorkerContext) -> None:
+def finish(unit: Unit, manifest: Manifest, context: WorkerContext) -> None:
     """All phases of a unit, as a cluster does them."""
-    train(unit, manifest, site)
+    train(unit, manifest, context)
     for shard in manifest.scored_shards:
-        score(unit, manifest, shard, site)
-    merge(unit, manifest, site.run, Partials())
-    measure(unit, manifest, site)
-    finalize(unit, manifest, site.run)
+        score(unit, manifest, shard, context)
+    merge(unit, manifest, context.run, Partials())
+    measure(unit, manifest, context)
+    finalize(unit, manifest, context.run)

@@ -44,13 +44,26 @@ class Spoilt(Detector):
 
 
 def all_scores(detector: Spoilt, count: int, batch: int) -> list[float]:
-    return [score for _, scored in score_all(detector, Some(count), batch) for score in scored.scores.tolist()]
+    return [score for _, _, scored in score_all(detector, Some(count), batch) for score in scored.scores.tolist()]
 
 
 def test_batch_by_batch() -> None:
     detector = Spoilt(Scored)
     assert all_scores(detector, 10, 4) == list(range(10))
     assert detector.sizes == [4, 4, 2]
+
+
+def test_pixels_come_with_their_scores_and_are_read_once() -> None:
+    images, read = Some(10), list[int]()
+
+    def batch(indices: Sequence[int]) -> Images:
+        read.extend(indices)
+        return Some.batch(images, indices)
+
+    images.batch = batch  # type: ignore[method-assign]
+    for positions, pixels, scored in score_all(Spoilt(Scored), images, 4):
+        assert pixels[:, 0, 0, 0].tolist() == list(positions) == scored.scores.tolist()
+    assert read == list(range(10))
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_stays_halved() -> None:

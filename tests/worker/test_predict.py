@@ -33,12 +33,12 @@ def plan(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     poisoned = ModelChoice(name="fake", label="poisoned", config={"poison_above": 250})
     models = (ModelChoice(name="fake"), ModelChoice(name="padim"), poisoned)
     plan = planned(tmp_path_factory.mktemp("store"), strips, 5, *models)
-    site = site_of(plan, tmp_path_factory.mktemp("cache"))
+    context = site_of(plan, tmp_path_factory.mktemp("cache"))
     for unit in plan.units:
-        train(unit, plan.manifests["strip"], site)
+        train(unit, plan.manifests["strip"], context)
     for unit in plan.units[:2]:
         for shard in plan.manifests["strip"].scored_shards:
-            score(unit, plan.manifests["strip"], shard, site)
+            score(unit, plan.manifests["strip"], shard, context)
     return plan
 
 
@@ -62,8 +62,8 @@ def asked(plan: Plan, images: Path, name: str, unit: Unit | None = None) -> Pred
 def scored(prediction: Prediction, tmp_path: Path) -> list[str]:
     """Keys of the shards that were scored now."""
     found: list[str] = []
-    site = WorkerContext(prediction.run, prediction.images, tmp_path, "cpu", 1)
-    assert score_here(prediction, site, lambda shard: found.append(shard.key)) == {}
+    context = WorkerContext(prediction.run, prediction.images, tmp_path, "cpu", 1)
+    assert score_here(prediction, context, lambda shard: found.append(shard.key)) == {}
     return found
 
 
@@ -197,8 +197,8 @@ def test_an_image_that_breaks_the_model_keeps_no_other_from_its_score(
     prediction = asked(plan, images, name, plan.units[2])
     several = pack(open_store(str(images)), prediction.images, "strip", PackOptions("images", shard_rows=4))
     prediction = replace(prediction, manifest=several)
-    site = WorkerContext(prediction.run, prediction.images, tmp_path, "cpu", 1)
-    failed = score_here(prediction, site, lambda shard: None)
+    context = WorkerContext(prediction.run, prediction.images, tmp_path, "cpu", 1)
+    failed = score_here(prediction, context, lambda shard: None)
     assert list(failed) == [several.shards[-1].key]
     assert failed[several.shards[-1].key].error_type == "BadScores"
     assert "zz-white.png" in failed[several.shards[-1].key].message

@@ -22,11 +22,11 @@ from raybench.runs.records import QualityRecord, ScoreRecord
 from raybench.runs.run import Run
 from raybench.runs.scores import read_scores
 from raybench.store import Store, open_store
-from raybench.worker import context as site_module
+from raybench.worker import context as context_module
 from raybench.worker.context import WorkerContext, cached_detector, node_cache
-from raybench.worker.measure import measure
 from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
+from raybench.worker.timing import measure
 from raybench.worker.train import split_train, train
 
 
@@ -36,21 +36,21 @@ def plan(experiment: Experiment) -> Plan:
 
 
 @pytest.fixture
-def site(plan: Plan, tmp_path: Path) -> WorkerContext:
+def context(plan: Plan, tmp_path: Path) -> WorkerContext:
     return WorkerContext(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
 
 
-def test_a_unit_from_training_to_its_result(plan: Plan, site: WorkerContext) -> None:
+def test_a_unit_from_training_to_its_result(plan: Plan, context: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
-    trained = train(unit, manifest, site)
+    trained = train(unit, manifest, context)
     assert (trained.train_ok, trained.held_out_ok) == (19, 5)
     assert trained.threshold.value is not None
-    records = [score(unit, manifest, shard, site) for shard in manifest.scored_shards]
+    records = [score(unit, manifest, shard, context) for shard in manifest.scored_shards]
     assert sum(record.rows for record in records) == 12
     assert sum(record.masks for record in records) == 6
-    quality = merge(unit, manifest, site.run, Partials())
-    measure(unit, manifest, site)
-    result = finalize(unit, manifest, site.run)
+    quality = merge(unit, manifest, context.run, Partials())
+    measure(unit, manifest, context)
+    result = finalize(unit, manifest, context.run)
     assert result.quality == quality.quality
     assert result.quality is not None
     assert result.quality.pixel_auroc.value is not None
@@ -61,11 +61,11 @@ def test_a_unit_from_training_to_its_result(plan: Plan, site: WorkerContext) -> 
     assert result.size.disk_mb == pytest.approx(sum(blob.size for blob in trained.model.values()) / 1e6)
 
 
-def test_scores_shards_say_what_was_seen(plan: Plan, site: WorkerContext) -> None:
+def test_scores_shards_say_what_was_seen(plan: Plan, context: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
-    trained = train(unit, manifest, site)
-    record = score(unit, manifest, manifest.scored_shards[0], site)
-    data = site.run.get_blob(record.shard)
+    trained = train(unit, manifest, context)
+    record = score(unit, manifest, manifest.scored_shards[0], context)
+    data = context.run.get_blob(record.shard)
     rows = read_scores(data)
     assert len(rows) == record.rows == 4
     for row in rows:
@@ -74,55 +74,57 @@ def test_scores_shards_say_what_was_seen(plan: Plan, site: WorkerContext) -> Non
         assert row.is_anomalous == (row.score > (trained.threshold.value or 0.0))
         assert (row.line, row.model, row.unit_id) == ("strip", "fake", unit.unit_id)
     assert pq.read_schema(io.BytesIO(data)).names[:3] == ["image_id", "line", "model"]
-    images = ImageScores.from_bytes(site.run.get_blob(record.images))
+    images = ImageScores.from_bytes(context.run.get_blob(record.images))
     assert images.scores.tolist() == [row.score for row in sorted(rows, key=lambda row: row.image_id)]
 
 
-def test_what_is_committed_is_not_done_again(plan: Plan, site: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_committed_is_not_done_again(
+    plan: Plan, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
-    first = train(unit, manifest, site), score(unit, manifest, manifest.scored_shards[0], site)
+    first = train(unit, manifest, context), score(unit, manifest, manifest.scored_shards[0], context)
     monkeypatch.setattr("raybench.detectors.registry.create", lambda *_: pytest.fail("built again"))
-    again = train(unit, manifest, site), score(unit, manifest, manifest.scored_shards[0], site)
+    again = train(unit, manifest, context), score(unit, manifest, manifest.scored_shards[0], context)
     assert again == first
 
 
-def test_shards_merge_in_any_order_and_once(plan: Plan, site: WorkerContext) -> None:
+def test_shards_merge_in_any_order_and_once(plan: Plan, context: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
-    train(unit, manifest, site)
-    records: list[ScoreRecord] = [score(unit, manifest, shard, site) for shard in manifest.scored_shards]
+    train(unit, manifest, context)
+    records: list[ScoreRecord] = [score(unit, manifest, shard, context) for shard in manifest.scored_shards]
     forth, back = Partials(), Partials()
     for record in records:
-        forth.add(site.run, record)
+        forth.add(context.run, record)
     for record in [*reversed(records), *records]:
-        back.add(site.run, record)
+        back.add(context.run, record)
     assert (back.rows, back.masks) == (forth.rows, forth.masks) == (12, 6)
     assert back.images.to_bytes() == forth.images.to_bytes()
     assert back.pixels.to_bytes() == forth.pixels.to_bytes()
 
 
-def test_nothing_is_concluded_from_half_a_unit(plan: Plan, site: WorkerContext) -> None:
+def test_nothing_is_concluded_from_half_a_unit(plan: Plan, context: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     with pytest.raises(IntegrityError, match="before it was trained"):
-        score(unit, manifest, manifest.scored_shards[0], site)
-    train(unit, manifest, site)
-    score(unit, manifest, manifest.scored_shards[0], site)
+        score(unit, manifest, manifest.scored_shards[0], context)
+    train(unit, manifest, context)
+    score(unit, manifest, manifest.scored_shards[0], context)
     with pytest.raises(IntegrityError, match="not committed"):
-        merge(unit, manifest, site.run, Partials())
-    assert site.run.read(unit.unit_id, "quality", QualityRecord) is None
+        merge(unit, manifest, context.run, Partials())
+    assert context.run.read(unit.unit_id, "quality", QualityRecord) is None
 
 
-def test_a_damaged_partial_is_noticed(plan: Plan, site: WorkerContext) -> None:
+def test_a_damaged_partial_is_noticed(plan: Plan, context: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
-    train(unit, manifest, site)
-    records = [score(unit, manifest, shard, site) for shard in manifest.scored_shards]
-    site.run.store.put(records[0].pixels.key, b"damaged")
+    train(unit, manifest, context)
+    records = [score(unit, manifest, shard, context) for shard in manifest.scored_shards]
+    context.run.store.put(records[0].pixels.key, b"damaged")
     with pytest.raises(IntegrityError, match="damaged"):
-        merge(unit, manifest, site.run, Partials())
+        merge(unit, manifest, context.run, Partials())
 
 
-def test_held_out_images_do_not_depend_on_shards(plan: Plan, site: WorkerContext) -> None:
+def test_held_out_images_do_not_depend_on_shards(plan: Plan, context: WorkerContext) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
-    shards = [site.fitted(unit, manifest, shard) for shard in manifest.shards_of("train")]
+    shards = [context.cached_shard(unit, manifest, shard) for shard in manifest.shards_of("train")]
     assert len(shards) == 6
     kept, held = split_train(shards, unit.protocol)
     again_kept, again_held = split_train(shards[::-1], unit.protocol)
@@ -142,10 +144,10 @@ def test_the_cache_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
-    plan: Plan, site: WorkerContext, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
-    trained = train(unit, manifest, site)
+    trained = train(unit, manifest, context)
     loads: list[int] = []
     load = registry.load
 
@@ -154,9 +156,9 @@ def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
         return load(folder, device, threads)
 
     monkeypatch.setattr(registry, "load", counted)
-    monkeypatch.setattr("raybench.worker.context._hot", OrderedDict())
-    alone = replace(site, threads=2)
-    for place in (site, site, alone, site, alone):
+    monkeypatch.setattr("raybench.worker.context._loaded", OrderedDict())
+    alone = replace(context, threads=2)
+    for place in (context, context, alone, context, alone):
         cached_detector(unit, trained, place)
     assert loads == [1, 2]
 
@@ -179,9 +181,9 @@ def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips:
         squashed_twins=False,
     )
     plan = make_plan(chosen)
-    site = WorkerContext(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
+    context = WorkerContext(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
     for model in ("fake", "padim"):
-        one, other = (train(unit, plan.manifests[unit.line], site) for unit in plan.units if unit.model == model)
+        one, other = (train(unit, plan.manifests[unit.line], context) for unit in plan.units if unit.model == model)
         assert one.unit_id != other.unit_id
         assert (one.threshold, one.pixel_threshold) == (other.threshold, other.pixel_threshold)
         digests = [{name: blob.sha256 for name, blob in record.model.items()} for record in (one, other)]
@@ -193,8 +195,8 @@ def test_a_worker_that_changes_its_gpu_keeps_nothing_on_the_other(monkeypatch: p
     monkeypatch.setattr("raybench.detectors.device.exact", lambda device: f"{device}:{chosen[-1]}")
     monkeypatch.setattr("raybench.detectors.device.use_gpu", chosen.append)
     monkeypatch.setattr("raybench.detectors.device.give_back_memory", given_back.append)
-    monkeypatch.setattr("raybench.worker.context._hot", OrderedDict({("digest",): "a detector"}))
-    site_module.use_gpu(0)
-    assert (len(site_module._hot), given_back) == (1, [])
-    site_module.use_gpu(3)
-    assert (len(site_module._hot), given_back) == (0, ["cuda"])
+    monkeypatch.setattr("raybench.worker.context._loaded", OrderedDict({("digest",): "a detector"}))
+    context_module.use_gpu(0)
+    assert (len(context_module._loaded), given_back) == (1, [])
+    context_module.use_gpu(3)
+    assert (len(context_module._loaded), given_back) == (0, ["cuda"])

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from raybench.metrics.numbers import Speed
-from raybench.worker.background_load import ATTEMPTS, BackgroundLoad, time_when_idle
+from raybench.worker.timing import ATTEMPTS, BackgroundLoad, time_when_idle
 
 SPEED = Speed(1.0, 2.0, 1.0, 3.0, 4.0, 1, "cpu", "float32", 1)
 
