@@ -19,8 +19,8 @@ from raybench.analysis.rows import BoardRow
 from raybench.data.catalog import packed_lines
 from raybench.data.geometry import is_square
 from raybench.detectors import weights
+from raybench.report.columns import rank, short
 from raybench.report.conditions import conditions
-from raybench.report.tables import rank, short
 from raybench.store import open_store
 
 MODELS = (

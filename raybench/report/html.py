@@ -7,6 +7,7 @@ nothing that comes from the data can ever run. Without scripts all but the chart
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import importlib.resources
 import itertools
@@ -25,21 +26,12 @@ from raybench.analysis.line_summary import poor_lines, worst_first
 from raybench.analysis.rows import BoardRow
 from raybench.metrics.numbers import Estimate
 from raybench.report.charts import Chart, charts
+from raybench.report.column import cells, headers, shown
+from raybench.report.columns import FLAG_COLUMNS, HELP, LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS
 from raybench.report.conditions import conditions
 from raybench.report.gallery import Picture
 from raybench.report.inspection import Section
-from raybench.report.tables import (
-    AUROC_COLUMN,
-    EXPLAINED,
-    FEW_LINES,
-    LINE_HEADERS,
-    OVERALL_HEADERS,
-    SUMMARY_HEADERS,
-    WORDY,
-    line_cells,
-    overall_cells,
-    summary_cells,
-)
+from raybench.report.tables import FEW_LINES
 
 FLAGS_SHOWN = 50
 NOT_FLAGGED = "not flagged"
@@ -105,16 +97,18 @@ def render(
         summaries=summaries,
         is_long=len(summaries) > FEW_LINES,
         poor=poor_lines(summaries),
-        summary_headers=SUMMARY_HEADERS,
-        summary_cells=summary_cells,
-        line_headers=LINE_HEADERS,
-        auroc_column=AUROC_COLUMN,
-        wordy=WORDY,
-        overall_headers=OVERALL_HEADERS,
-        explained=EXPLAINED,
+        summary_headers=headers(SUMMARY_COLUMNS),
+        summary_cells=functools.partial(cells, SUMMARY_COLUMNS, board),
+        line_headers=headers(LINE_COLUMNS),
+        auroc_column=headers(LINE_COLUMNS).index("image AUROC"),
+        wordy=[column.header for column in shown(LINE_COLUMNS) if column.is_sentence],
+        overall_headers=headers(OVERALL_COLUMNS),
+        flag_headers=headers(FLAG_COLUMNS),
+        flag_cells=functools.partial(cells, FLAG_COLUMNS, board),
+        explained=HELP,
         criteria=CRITERIA,
-        line_cells=line_cells,
-        overall=overall_cells(board),
+        line_cells=functools.partial(cells, LINE_COLUMNS, board),
+        overall=[cells(OVERALL_COLUMNS, board, row) for row in board.overall],
         bar=_bar,
         defect_kinds=_defect_kinds,
         found_of=_found_of,

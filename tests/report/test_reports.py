@@ -15,9 +15,11 @@ import pytest
 
 from raybench.analysis.board import Board, BoardContext, board_from_json, board_json, build_board
 from raybench.analysis.flags import Flag, ScoredImage
+from raybench.report.column import headers
+from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import Picture, overlay
 from raybench.report.html import render
-from raybench.report.tables import LINE_HEADERS, OVERALL_HEADERS, board_csv, board_md, flags_parquet
+from raybench.report.tables import board_csv, board_md, flags_parquet
 from raybench.runs.records import Failure, UnitResult
 from tests.support.report_units import EVIL, unit
 
@@ -67,8 +69,8 @@ def test_csv_has_a_row_per_line_and_model_failures_included(board: Board) -> Non
 def test_markdown_tables_stay_tables(board: Board) -> None:
     rows = [line for line in board_md(board).splitlines() if line.startswith("|")]
     widths = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in rows]
-    overall = [len(OVERALL_HEADERS)] * (2 + len(board.overall))
-    assert widths == overall + [len(LINE_HEADERS)] * (2 + len(board.rows))
+    overall = [len(headers(OVERALL_COLUMNS))] * (2 + len(board.overall))
+    assert widths == overall + [len(headers(LINE_COLUMNS))] * (2 + len(board.rows))
     assert "3 units are still to be done" in board_md(board)
     grade = board.verdicts[0].grades["padim"]
     assert "| padim | – | 1.0 | – | imagenet |" in board_md(board)

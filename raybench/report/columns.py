@@ -1,0 +1,433 @@
+"""The columns of every table that shows a board: its CSV and data frame, the page, Markdown and the terminal.
+
+A new number is one new entry of `LINE_COLUMNS`, `OVERALL_COLUMNS`, `SUMMARY_COLUMNS` or `FLAG_COLUMNS`. The entry says
+how the number is read from the board, how it is written, and in which outputs it appears.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pandas as pd
+
+from raybench.analysis.board import Board, Overall
+from raybench.analysis.cost_report import cost
+from raybench.analysis.decision import Verdict, format_number
+from raybench.analysis.flags import Flag
+from raybench.analysis.line_summary import LineSummary
+from raybench.analysis.rows import BoardRow
+from raybench.metrics.numbers import Estimate
+from raybench.report.column import ALL, DASH, READ, Column, Output
+
+ESTIMATE = ("value", "low", "high", "n", "reason")
+INTERVAL = ESTIMATE[:3]
+
+
+def rank(verdict: Verdict | None, model: str) -> str:
+    """Return the model's place, the range of places that it may have, or a dash."""
+    if verdict is None or model not in verdict.places:
+        return DASH
+    best, worst = verdict.places[model]
+    return str(best) if best == worst else f"{best}–{worst}"
+
+
+def short(number: Estimate) -> str:
+    """Return the value without its interval, or a dash."""
+    return DASH if number.value is None else f"{number.value:.3f}"
+
+
+def _signed(number: Estimate) -> str:
+    return DASH if number.value is None else f"{number.value:+.3f}"
+
+
+def _places(number: Estimate) -> str:
+    """`2.3 (1.9–2.8)`, or a dash."""
+    if number.value is None:
+        return DASH
+    interval = f" ({number.low:.1f}–{number.high:.1f})" if number.low is not None and number.high is not None else ""
+    return f"{number.value:.1f}{interval}"
+
+
+def _fixed(digits: int) -> Callable[[float], str]:
+    return lambda value: f"{value:.{digits}f}"
+
+
+def _with_failed(finished: int, failed: int) -> str:
+    return f"{finished}, {failed} failed" if failed else str(finished)
+
+
+def _parts_of_regions(row: BoardRow) -> str:
+    parts = {**row.regions.by_type, **row.regions.by_size} if row.regions else {}
+    return json.dumps({name: part.value for name, part in parts.items()})
+
+
+def _false_alarms(row: BoardRow) -> str | None:
+    """The false-alarm rate on OK test images beside the promised one."""
+    if row.quality is None or row.threshold is None:
+        return None
+    return f"{format_number(row.quality.false_alarm_rate)}, promised {row.threshold.promised:.3f}"
+
+
+def _grade_or_reason(board: Board, row: BoardRow) -> tuple[str, ...]:
+    """The grade; of a model without numbers also the reason for it."""
+    verdict = board.verdict_on(row.line)
+    words = (verdict.grades.get(row.model), None if row.quality else verdict.conclusions.get(row.model))
+    return tuple(word for word in words if word)
+
+
+LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
+    Column("line", lambda _, row: row.line),
+    Column("model", lambda _, row: row.model, "model", output=ALL, position=10),
+    Column(
+        "provenance",
+        lambda _, row: row.provenance,
+        "weights",
+        output=Output.CSV | Output.REPORT,
+        position=40,
+        help="Where the network's weights come from: imagenet, distilled, official, random, or none.",
+    ),
+    Column("seeds", lambda _, row: len(row.seeds)),
+    Column(
+        "image_auroc",
+        lambda _, row: row.quality and row.quality.image_auroc,
+        "image AUROC",
+        format_number,
+        ALL,
+        50,
+        ESTIMATE,
+        help="How often an NG image scores higher than an OK one; 0.5 is a coin. In brackets: 95 % interval.",
+    ),
+    Column("image_ap", lambda _, row: row.quality and row.quality.image_ap, attributes=ESTIMATE),
+    Column("image_f1_max", lambda _, row: row.quality and row.quality.image_f1_max, attributes=ESTIMATE),
+    Column(
+        "recall",
+        lambda _, row: row.quality and row.quality.recall,
+        "recall",
+        format_number,
+        ALL,
+        60,
+        ESTIMATE,
+        help="Share of NG images above the threshold, which was set from OK images alone.",
+    ),
+    Column(
+        "false_alarm_rate",
+        lambda _, row: row.quality and row.quality.false_alarm_rate,
+        "false alarms",
+        short,
+        Output.CSV | Output.TERMINAL,
+        70,
+        ESTIMATE,
+    ),
+    Column(
+        "false_alarms_and_promise",
+        lambda _, row: _false_alarms(row),
+        "false alarms",
+        output=Output.REPORT,
+        position=70,
+        help="Share of OK test images above the threshold, beside what the held-back OK images can promise.",
+    ),
+    Column("pixel_auroc", lambda _, row: row.quality and row.quality.pixel_auroc, attributes=ESTIMATE),
+    Column("pixel_ap", lambda _, row: row.quality and row.quality.pixel_ap, attributes=ESTIMATE),
+    Column("pixel_f1_max", lambda _, row: row.quality and row.quality.pixel_f1_max, attributes=ESTIMATE),
+    Column(
+        "au_pro",
+        lambda _, row: row.quality and row.quality.au_pro,
+        "AU-PRO",
+        format_number,
+        ALL,
+        90,
+        ESTIMATE,
+        short,
+        help="How much of each defect's region is covered, up to 30 % false-positive pixels.",
+    ),
+    Column("au_pro_05", lambda _, row: row.quality and row.quality.au_pro_05, attributes=ESTIMATE),
+    Column("aupimo", lambda _, row: row.quality and row.quality.aupimo, attributes=ESTIMATE),
+    Column("noise_ok", lambda _, row: row.quality and row.quality.noise_ok, attributes=ESTIMATE),
+    Column("noise_around", lambda _, row: row.quality and row.quality.noise_around, attributes=ESTIMATE),
+    Column("sharpness", lambda _, row: row.quality and row.quality.sharpness, attributes=ESTIMATE),
+    Column(
+        "region_recall",
+        lambda _, row: row.regions and row.regions.all,
+        "defects found",
+        format_number,
+        ALL,
+        80,
+        INTERVAL,
+        short,
+        help="Share of the masks' regions that the heat map touches above its own OK-only threshold.",
+    ),
+    Column("region_recall_by", lambda _, row: _parts_of_regions(row)),
+    Column(
+        "speed_p50_ms",
+        lambda _, row: row.speed and row.speed.p50_ms,
+        "ms/image",
+        _fixed(1),
+        ALL,
+        110,
+        help="Model only, one image at a time, median, alone on the device.",
+    ),
+    Column("speed_p95_ms", lambda _, row: row.speed and row.speed.p95_ms),
+    Column("speed_prepare_ms", lambda _, row: row.speed and row.speed.prepare_ms),
+    Column("speed_end_to_end_ms", lambda _, row: row.speed and row.speed.end_to_end_ms),
+    Column("speed_images_per_s", lambda _, row: row.speed and row.speed.images_per_s),
+    Column("speed_batch", lambda _, row: row.speed and row.speed.batch),
+    Column("speed_device", lambda _, row: row.speed and row.speed.device),
+    Column("speed_dtype", lambda _, row: row.speed and row.speed.dtype),
+    Column("speed_threads", lambda _, row: row.speed and row.speed.threads),
+    Column("speed_out_of_memory_at", lambda _, row: row.speed and row.speed.out_of_memory_at),
+    Column("speed_peak_memory_mb", lambda _, row: row.speed and row.speed.peak_memory_mb),
+    Column("speed_other_load", lambda _, row: row.speed and row.speed.other_load),
+    Column(
+        "size_disk_mb",
+        lambda _, row: row.size and row.size.disk_mb,
+        "MB",
+        _fixed(1),
+        ALL,
+        130,
+        help="The saved detector: all that is needed to score (10^6 bytes).",
+    ),
+    Column("size_parameters", lambda _, row: row.size and row.size.parameters),
+    Column("size_memory_bank", lambda _, row: row.size and row.size.memory_bank),
+    Column("images_train_ok", lambda _, row: row.counts and row.counts.train_ok),
+    Column("images_held_out_ok", lambda _, row: row.counts and row.counts.held_out_ok),
+    Column("images_test_ok", lambda _, row: row.counts and row.counts.test_ok),
+    Column("images_test_ng", lambda _, row: row.counts and row.counts.test_ng),
+    Column("images_masks", lambda _, row: row.counts and row.counts.masks),
+    Column("threshold", lambda _, row: row.threshold and row.threshold.value),
+    Column("train_s", lambda _, row: row.train_s),
+    Column("pixel_threshold", lambda _, row: row.pixel_threshold and row.pixel_threshold.value),
+    Column(
+        "test_minutes",
+        lambda _, row: row.test_minutes,
+        "test min",
+        _fixed(2),
+        Output.CSV | Output.REPORT,
+        120,
+        help="The whole test set one by one, decoding included, in minutes.",
+    ),
+    Column("weights_note", lambda _, row: row.weights_note),
+    Column("cpu_hours", lambda _, row: row.hours.cpu),
+    Column("gpu_hours", lambda _, row: row.hours.gpu),
+    Column("cost", lambda board, row: row.hours.money(board.context.spending.price_per_hour)),
+    Column(
+        "cost_or_hours",
+        lambda board, row: cost(row.hours, board.context.spending.price_per_hour),
+        "cost",
+        output=Output.REPORT,
+        position=140,
+        help="Money at the experiment's price per hour, else GPU- or CPU-hours: training, scoring, timing; all seeds.",
+    ),
+    Column(
+        "non_square",
+        lambda _, row: row.non_square.text,
+        "non-square",
+        output=Output.CSV | Output.REPORT,
+        position=150,
+        help="What keeping the aspect is worth against squashed images.",
+        is_sentence=True,
+    ),
+    Column(
+        "non_square_gain",
+        lambda _, row: row.non_square.gain,
+        "aspect",
+        _signed,
+        Output.CSV | Output.TERMINAL,
+        150,
+        INTERVAL,
+    ),
+    Column("non_square_au_pro_gain", lambda _, row: row.non_square.au_pro_gain),
+    Column("non_square_time_ratio", lambda _, row: row.non_square.time_ratio),
+    Column(
+        "heat_map",
+        lambda _, row: row.heat,
+        "heat map",
+        str,
+        ALL,
+        100,
+        ("word", "why"),
+        lambda grade: grade.word,
+        help="From AU-PRO, noise around defects and noise on OK images; the worst of the three counts.",
+    ),
+    Column("threshold_promised", lambda _, row: row.threshold and row.threshold.promised),
+    Column(
+        "rank",
+        lambda board, row: rank(board.verdict_on(row.line), row.model),
+        "rank",
+        output=ALL,
+        position=30,
+        help="All places that the intervals of the differences between models leave; 1 is best.",
+    ),
+    Column(
+        "grade",
+        lambda board, row: board.verdict_on(row.line).grades.get(row.model),
+        "grade",
+        output=Output.CSV | Output.REPORT,
+        position=20,
+        help="best, good, not good, or not enough images to tell; the last column says why.",
+    ),
+    Column("worth", lambda board, row: board.verdict_on(row.line).worth.get(row.model)),
+    Column(
+        "conclusion",
+        lambda board, row: board.verdict_on(row.line).conclusions.get(row.model, ""),
+        "why",
+        output=Output.CSV | Output.REPORT,
+        position=160,
+        help="What the grade rests on, or why there is none.",
+        is_sentence=True,
+    ),
+    Column("grade_or_reason", _grade_or_reason, "conclusion", ": ".join, Output.TERMINAL, 160),
+    Column("failure_phase", lambda _, row: row.failures[-1].phase if row.failures else None),
+    Column("failure_error_type", lambda _, row: row.failures[-1].error_type if row.failures else None),
+    Column("failure_message", lambda _, row: row.failures[-1].message if row.failures else None),
+    Column("failure_attempt", lambda _, row: row.failures[-1].attempt if row.failures else None),
+)
+"""Of one line and model. In the order of the CSV; `position` gives the order elsewhere."""
+
+OVERALL_COLUMNS: tuple[Column[Overall], ...] = (
+    Column("model", lambda _, row: row.model, "model", output=READ),
+    Column("grade", lambda _, row: row.grade, "grade", output=READ),
+    Column(
+        "mean_rank",
+        lambda _, row: row.mean_rank,
+        "mean rank",
+        _places,
+        READ,
+        help="The mean of the model's ranks by image AUROC on each line; failed ones rank last. In brackets: 95 % "
+        "interval over lines.",
+    ),
+    Column("rank", lambda board, row: rank(board.over_all, row.model), "rank", output=READ),
+    Column("provenance", lambda _, row: row.provenance, "weights", output=Output.REPORT),
+    Column(
+        "lines",
+        lambda _, row: _with_failed(row.lines, row.failed),
+        "lines",
+        output=READ,
+        help="Lines on which the model finished.",
+    ),
+    Column("image_auroc", lambda _, row: row.image_auroc, "image AUROC", _fixed(3), READ),
+    Column("recall", lambda _, row: row.recall, "recall", _fixed(3), READ),
+    Column("false_alarm_rate", lambda _, row: row.false_alarm_rate, "false alarms", _fixed(3), READ),
+    Column("region_recall", lambda _, row: row.region_recall, "defects found", _fixed(3), READ),
+    Column(
+        "pixel_auroc",
+        lambda _, row: row.pixel_auroc,
+        "pixel AUROC",
+        _fixed(3),
+        Output.REPORT,
+        help="As image AUROC, pixel by pixel, at the source's own resolution.",
+    ),
+    Column("au_pro", lambda _, row: row.au_pro, "AU-PRO", _fixed(3), READ),
+    Column("ms_per_image", lambda _, row: row.ms_per_image, "ms/image", _fixed(1), READ),
+    Column("test_minutes", lambda _, row: row.test_minutes, "test min", _fixed(2), Output.REPORT),
+    Column("size_mb", lambda _, row: row.size_mb, "MB", _fixed(1), READ),
+    Column(
+        "cost",
+        lambda board, row: cost(row.hours, board.context.spending.price_per_hour),
+        "cost",
+        output=Output.REPORT,
+    ),
+    Column("conclusion", lambda _, row: row.conclusion, "why", output=READ),
+)
+"""Of one model over all lines, from left to right. Numbers are means over lines."""
+
+SUMMARY_COLUMNS: tuple[Column[LineSummary], ...] = (
+    Column("line", lambda _, row: row.line, "line", output=READ),
+    Column("best", lambda _, row: row.best, "best image AUROC", format_number, READ, help="Of the best model there."),
+    Column(
+        "run",
+        lambda _, row: row.named and row.named.model,
+        "run",
+        output=READ,
+        help="The model that the verdict names; recall and what follows are its.",
+    ),
+    Column(
+        "recall",
+        lambda _, row: row.named and row.named.quality and row.named.quality.recall,
+        "recall",
+        short,
+        READ,
+    ),
+    Column(
+        "false_alarm_rate",
+        lambda _, row: row.named and row.named.quality and row.named.quality.false_alarm_rate,
+        "false alarms",
+        short,
+        READ,
+    ),
+    Column(
+        "region_recall",
+        lambda _, row: row.named and row.named.regions and row.named.regions.all,
+        "defects found",
+        short,
+        READ,
+    ),
+    Column("heat_map", lambda _, row: row.named and row.named.heat, "heat map", output=READ),
+    Column(
+        "models",
+        lambda _, row: _with_failed(row.finished, row.failed),
+        "models",
+        output=READ,
+        help="Models that finished.",
+    ),
+    Column(
+        "conclusion",
+        lambda _, row: row.conclusion,
+        "conclusion",
+        output=READ,
+        help="best, good, not good, or not enough images to tell.",
+    ),
+)
+"""Of one line in short, from left to right."""
+
+FLAG_COLUMNS: tuple[Column[Flag], ...] = (
+    Column("image", lambda _, flag: flag.image_id, "image", output=Output.REPORT),
+    Column("label", lambda _, flag: flag.label, "label", output=Output.REPORT),
+    Column(
+        "models",
+        lambda _, flag: ", ".join(flag.models),
+        "flagged by",
+        output=Output.REPORT,
+        help="Models above whose threshold the image lies.",
+    ),
+    Column(
+        "score",
+        lambda _, flag: flag.score,
+        "excess",
+        _fixed(2),
+        Output.REPORT,
+        help="How far above the threshold, in units of how far the threshold lies above a typical OK image.",
+    ),
+    Column(
+        "signal",
+        lambda _, flag: flag.signal and f"{flag.signal} ({flag.signal_confidence:.2f}): {flag.signal_evidence}",
+        "looks like",
+        output=Output.REPORT,
+    ),
+    Column("reason", lambda _, flag: flag.reason, "why", output=Output.REPORT),
+)
+"""Of one flagged image, from left to right. `flags.parquet` holds the fields of `Flag` instead."""
+
+HELP = {
+    column.header: column.help
+    for columns in (LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS, FLAG_COLUMNS)
+    for column in columns
+    if column.help
+}
+"""What each header means."""
+
+
+def board_frame(board: Board) -> pd.DataFrame:
+    """Return the numbers of a board as a table: exactly what `board.csv` holds.
+
+    Args:
+        board: The comparison.
+
+    Returns:
+        One row per line and model, failed models included. An estimate has the columns `<name>`, `<name>_low` and
+        `<name>_high` (95 % interval), most of them `<name>_n` and `<name>_reason` as well. The columns are the same for
+        every board.
+    """
+    csv = [column for column in LINE_COLUMNS if Output.CSV in column.output]
+    rows = [{name: value for column in csv for name, value in column.values(board, row).items()} for row in board.rows]
+    return pd.DataFrame(rows, columns=[name for column in csv for name in column.names])

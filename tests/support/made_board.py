@@ -1,0 +1,76 @@
+"""A board of literal numbers: nothing of it is computed, so that its outputs can be compared byte for byte."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from raybench.analysis.board import Board, BoardContext, Overall
+from raybench.analysis.cost_report import CostReport, Hours
+from raybench.analysis.decision import Verdict
+from raybench.analysis.heatmap_grade import HeatmapGrade
+from raybench.analysis.rows import BoardRow
+from raybench.analysis.squash_baseline import NonSquare
+from raybench.data.geometry import Input
+from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
+from raybench.runs.records import Counts, Failure, ModelSize
+
+NO_MASKS = Estimate(None, reason="no masks")
+PIXELS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "au_pro", "au_pro_05", "aupimo", "noise_around")
+
+
+def made_board() -> Board:
+    """Two lines and two models: with masks, without masks, and one that failed."""
+    rows = (_row("bottle", "padim", 0.75), _row("bottle", "fake", 0.5, masks=False), _failed("cap", "fake"),
+            _row("cap", "padim", 0.625))  # fmt: skip
+    verdicts = (
+        Verdict(
+            "bottle", "padim", (), "bottle: run padim.", {"padim": "best", "fake": "not good"},
+            {"padim": "image AUROC 0.75", "fake": "behind | by 0.25"}, {"padim": (1, 1), "fake": (1, 2)},
+            {"padim": {"speed": 1.0}}, {"padim": 0.5},
+        ),
+        Verdict("cap", None, (), "cap: too few images.", {"fake": "not good"}, {"fake": "failed in score: Oops"}),
+    )  # fmt: skip
+    overall = (
+        Overall("padim", "imagenet", 2, 0, 0.6875, 0.5, 0.0625, 0.25, 0.5, 0.5, 11.0, 0.25, 12.5, 1, 0, "best",
+                "best or tied on 1 of 1 lines", Hours(2.0, 1.0, 2), Estimate(1.0, 1.0, 1.5, 2)),
+        Overall("fake", None, 1, 1, 0.5, 0.5, 0.0625, None, None, None, None, None, None, 0, 0, "", "behind"),
+    )  # fmt: skip
+    over_all = Verdict("all lines", "padim", (), "all lines: run padim.", places={"padim": (1, 1)})
+    context = BoardContext(
+        "night", "2026-01-01T00:00:00+00:00", "d" * 64, {"raybench": "0.1"}, 0.05,
+        spending=CostReport(Hours(2.0, 1.0, 2), 2.5),
+    )  # fmt: skip
+    return Board(context, rows, overall, verdicts, over_all)
+
+
+def _row(line: str, model: str, value: float, masks: bool = True) -> BoardRow:
+    known = {each.name: Estimate(value, value - 0.125, value + 0.125, 16) for each in fields(Quality)}
+    return BoardRow(
+        line=line,
+        model=model,
+        seeds=(0, 1),
+        provenance="imagenet" if masks else None,
+        weights_note="from a package",
+        quality=Quality(**known | ({} if masks else dict.fromkeys(PIXELS, NO_MASKS))),
+        regions=RegionRecall(known["au_pro"], {"scratch": known["au_pro"]}, {"small": NO_MASKS}) if masks else None,
+        speed=Speed(10.25, 11.5, 2.0, 12.5, 90.0, 8, "box", "float32", 2, other_load=0.25),
+        size=ModelSize(12.5, 1000, 5),
+        input=Input("native", 64, 96, 100, 150),
+        counts=Counts(80, 20, 30, 30, 12),
+        threshold=Threshold(2.0, 19, 0.05, 0.0625, 1.0),
+        pixel_threshold=Threshold(3.5, 19, 0.05, 0.0625, 1.0) if masks else None,
+        train_s=1.5,
+        test_minutes=0.25,
+        non_square=NonSquare("aspect kept", Estimate(0.0625, 0.03125, 0.09375, 60), 0.5, 1.5),
+        heat=HeatmapGrade("noisy", masks, "noise on OK images 0.50", 0.5),
+        failures=(),
+        hours=Hours(1.0, 0.5, 1),
+    )
+
+
+def _failed(line: str, model: str) -> BoardRow:
+    failure = Failure("score", "Oops", "no |\nno", "Traceback", 2)
+    return BoardRow(
+        line, model, (), None, "", None, None, None, None, None, None, None, None, None, None, NonSquare(""), None,
+        (failure,),
+    )  # fmt: skip
