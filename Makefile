@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale chaos ten-models lock bundle bundle-check clean
+.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale chaos ten-models docs lock bundle bundle-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ bench-scale: $(READY) ## What 10,000 fake units cost the driver, and what 1,000 
 
 ten-models: $(READY) ## Compare ten models on the lines below DATA (layout mvtec) and write docs/ten-models.md; about an hour
 	$(BIN)/python -m benchmarks.ten_models $(DATA)
+
+docs: $(READY) ## Build the documentation into out/docs; no network, and a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir out/docs
 
 bundle: $(READY) ## Pack wheels, weights and experiments for machines without internet; BUNDLE="--python 3.12 --weights FOLDER"
 	$(BIN)/python cluster/bundle.py $(BUNDLE)

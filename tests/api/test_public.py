@@ -4,7 +4,7 @@ import raybench
 
 
 def test_public_names() -> None:
-    """What users import. A name that goes or changes its meaning breaks them: say so in the README."""
+    """What users import. A name that goes or changes its meaning breaks them: say so in CHANGELOG.md."""
     assert raybench.__all__ == [
         "Card",
         "Detector",

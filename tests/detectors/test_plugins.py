@@ -329,9 +329,9 @@ def test_a_state_that_is_not_saved_is_noticed(monkeypatch: pytest.MonkeyPatch) -
         detector.fit(Images(4, 128, 128), CONTEXT)
 
 
-def test_the_readmes_detector_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    code = readme.partition("```python\n")[2].partition("```")[0]
+def test_the_documented_detector_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own-detectors.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
     (tmp_path / "mymodel.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     spec = registry.resolve("mymodel:Deviation", {})

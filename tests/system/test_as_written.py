@@ -1,4 +1,4 @@
-"""The commands of the README's cluster section, typed as they stand there: token auth, the jobs API, a real model.
+"""The commands of docs/cluster.md, typed as they stand there: token auth, the jobs API, a real model.
 
 In a network, process tree and home of its own, as on a new machine: so its ports are Ray's usual ones, whatever else
 runs here, and nothing outlives the test.
@@ -80,14 +80,14 @@ def make_small(experiment: Path) -> None:
 
 
 def commands() -> list[str]:
-    """Lines of the first block of the README's cluster section."""
-    section = (ROOT / "README.md").read_text().partition("\n## On a cluster\n")[2]
-    return section.split("```")[1].strip().splitlines()
+    """The rows of the page's first block."""
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    return page.partition("```sh\n")[2].partition("```")[0].strip().splitlines()
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_the_cluster_section_runs_as_written(tmp_path: Path) -> None:
+def test_the_cluster_page_runs_as_written(tmp_path: Path) -> None:
     checkout = check_out(tmp_path / "checkout")
     write_strips(checkout / "photos" / "bottle", Sizes(24, 6, 6, 0))
     make_small(checkout / "jobs" / "one_line.yaml")
