@@ -52,7 +52,8 @@ class QueueBuilder:
         """seen: images of one line."""
         line, budget = seen[0].line, self.plan.experiment.annotation.budget
         bad = self.bad(line)
-        held_back = HeldOutScores(line, dict(self._held_back(line)), self.plan.experiment.false_alarm_budget)
+        false_alarm_budget = self.plan.experiment.on(line).false_alarm_budget
+        held_back = HeldOutScores(line, dict(self._held_back(line)), false_alarm_budget)
         flags = [*build_flags(seen, bad), *suspected_label_noise(held_back, bad)]
         traits = self.traits(line)
         queue = rank_flags(flags, traits, budget)
