@@ -103,9 +103,7 @@ def suspicious_scores(plan: Plan, units_of: Plan) -> list[float]:
     run = Run(units_of.store, "night")
     results = [result for unit in units_of.units if (result := run.read(unit.unit_id, "result", UnitResult))]
     records = [(unit.unit_id, run.read(unit.unit_id, "quality", QualityRecord)) for unit in units_of.units]
-    scores = {
-        unit_id: ImageScores.from_bytes(run.get_blob(record.images)) for unit_id, record in records if record
-    }
+    scores = {unit_id: ImageScores.from_bytes(run.get_blob(record.images)) for unit_id, record in records if record}
     builder = QueueBuilder(plan, run, publish(units_of, run, ""), units_of.units)
     (queue,) = builder.queues(collect_scores(results, scores))
     return [flag.score for flag in queue.flags if "suspicious training image" in flag.kinds]
