@@ -132,7 +132,7 @@ def _scores(run: Run, result: UnitResult) -> ImageScores:
 def _print_payoffs(done: Done) -> None:
     desk = done.desk()
     for line, seen in done.seen.items():
-        traits = desk.traits(line)
+        traits = desk.descriptors(line)
         auroc = {
             row.model: row.quality.image_auroc.value
             for row in done.board.rows_of(line)

@@ -27,9 +27,8 @@ from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.visible import Usual
 from raybench.analysis.anomaly_types.classifier import LIGHTING
 from raybench.analysis.anomaly_types.classify import KINDS, classify
-from raybench.analysis.anomaly_types.line import COUNT
 from raybench.analysis.anomaly_types.perturbations import Perturb, perturb
-from raybench.analysis.anomaly_types.references import ReferenceBank
+from raybench.analysis.anomaly_types.references import COUNT, ReferenceBank
 from raybench.analysis.anomaly_types.views import Image
 from raybench.cli.demo import Sizes, write_strips
 from raybench.data.decode import decode_image

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
-from raybench.analysis.cost_report import CostReport, Hours, added
+from raybench.analysis.cost_report import CostReport, Hours, total_hours
 from raybench.analysis.decision import Evidence, Verdict, collect_evidence, decide, over_all
 from raybench.analysis.queue_evaluation import QueueEvaluation
 from raybench.analysis.rows import BoardRow, merge_seeds
@@ -27,29 +27,34 @@ from raybench.runs.records import UnitResult
 
 @dataclass(frozen=True)
 class BoardContext:
-    """created: ISO 8601. digest: the experiment's. pending: units that are still to be done. weights: of the verdict's
-    criteria, see `merits`."""
+    """The run that a board belongs to."""
 
     run: str
     created: str
+    """ISO 8601."""
     digest: str
+    """Digest of the experiment."""
     versions: Mapping[str, str]
+    """Installed versions by package."""
     false_alarm_budget: float
+    """The experiment's; a line with an override has its own in its rows' thresholds."""
     pending: int = 0
+    """Number of units that are still to be done."""
     weights: Mapping[str, float] = field(default_factory=lambda: VerdictWeights().model_dump())
+    """Weight by criterion, see `analysis.criteria`."""
     spending: CostReport = field(default_factory=CostReport)
 
 
 @dataclass(frozen=True)
 class Overall:
-    """One model over all lines: means over the lines where a number is defined. lines: finished. failed: lines.
-    run_in: lines whose verdict names it. tied_in: lines where it is as good as the named one. grade: over all lines.
-    mean_rank: of its image AUROC, see `metrics.mean_ranks`."""
+    """One model over all lines. A metric is the mean over the lines where it is defined."""
 
     model: str
     provenance: Provenance | None
     lines: int
+    """Number of lines on which it finished."""
     failed: int
+    """Number of lines on which a seed failed."""
     image_auroc: float | None
     recall: float | None
     false_alarm_rate: float | None
@@ -60,35 +65,43 @@ class Overall:
     test_minutes: float | None
     size_mb: float | None
     run_in: int
+    """Number of lines whose verdict names it."""
     tied_in: int
+    """Number of lines where it is tied with the named model."""
     grade: str
+    """Grade over all lines."""
     conclusion: str
     hours: Hours = field(default_factory=Hours)
     mean_rank: Estimate = field(default_factory=lambda: Estimate(None))
+    """Mean rank of its image AUROC, see `metrics.mean_ranks`."""
 
 
 @dataclass(frozen=True)
 class Board:
-    """verdicts: of each line. over_all: over all of them, where there is more than one to judge by. payoffs: of the
-    annotation budget, of each line that has scores."""
+    """The comparison of a run's models."""
 
     context: BoardContext
     rows: tuple[BoardRow, ...]
     overall: tuple[Overall, ...]
+    """One entry per model, the best mean rank first."""
     verdicts: tuple[Verdict, ...]
+    """One verdict per line."""
     over_all: Verdict | None
+    """Verdict over several lines; None with fewer than two comparable lines."""
     payoffs: tuple[QueueEvaluation, ...] = ()
+    """Evaluation of the annotation queue of each line that has scores."""
 
     @property
     def lines(self) -> tuple[str, ...]:
         return tuple(verdict.line for verdict in self.verdicts)
 
     def rows_of(self, line: str) -> tuple[BoardRow, ...]:
-        """Best first: the model that the verdict names, those tied with it by what they are worth, all others by image
-        AUROC, failed ones last."""
+        """Return the rows of a line, best first: the model that the verdict names, models tied with it by utility, all
+        others by image AUROC, failed models last."""
         return self._rows[line]
 
     def verdict_on(self, line: str) -> Verdict:
+        """Return the verdict of a line."""
         return self._verdicts[line]
 
     @functools.cached_property
@@ -101,81 +114,90 @@ class Board:
         return {verdict.line: verdict for verdict in self.verdicts}
 
     def payoff_on(self, line: str) -> QueueEvaluation | None:
-        return next((payoff for payoff in self.payoffs if payoff.line == line), None)
+        """Return the evaluation of a line's annotation queue, or None for a line without scores."""
+        return next((evaluation for evaluation in self.payoffs if evaluation.line == line), None)
 
 
 def _best_first(rows: Iterable[BoardRow], verdict: Verdict) -> tuple[BoardRow, ...]:
     leaders = (verdict.run, *verdict.tied)
 
-    def place(row: BoardRow) -> tuple[int, float, str]:
-        at = leaders.index(row.model) if row.model in leaders else len(leaders)
+    def sort_key(row: BoardRow) -> tuple[int, float, str]:
+        position = leaders.index(row.model) if row.model in leaders else len(leaders)
         auroc = row.quality.image_auroc.value if row.quality else None
-        return at, -auroc if auroc is not None else math.inf, row.model
+        return position, -auroc if auroc is not None else math.inf, row.model
 
-    return tuple(sorted(rows, key=place))
+    return tuple(sorted(rows, key=sort_key))
 
 
 def build_board(
     results: Sequence[UnitResult],
     scores: Mapping[str, ImageScores],
     context: BoardContext,
-    twins: Sequence[SquashBaseline] = (),
+    baselines: Sequence[SquashBaseline] = (),
 ) -> Board:
-    """The comparison of all results, failed ones included. scores: by unit_id, of the finished units. twins: units that
-    were also run on squashed images."""
+    """Compare the results of a run.
 
-    def place(result: UnitResult) -> tuple[str, str]:
+    Args:
+        results: Results of all units, failed ones included.
+        scores: Image scores of the finished units, by unit_id.
+        context: The run that the results belong to.
+        baselines: Units that were also run on squashed images.
+    """
+
+    def line_and_model(result: UnitResult) -> tuple[str, str]:
         return result.line, result.model
 
-    ordered = sorted(results, key=lambda result: (*place(result), result.seed))
-    twin_of = {place(twin.chosen): twin for twin in twins}
-    rows = tuple(merge_seeds(list(group), twin_of.get(at)) for at, group in itertools.groupby(ordered, key=place))
-    cases = [_case(line, rows, ordered, scores, context) for line in sorted({row.line for row in rows})]
-    verdicts = tuple(case if isinstance(case, Verdict) else decide(case) for case in cases)
-    together = over_all([case for case in cases if isinstance(case, Evidence)])
-    return Board(context, rows, _overall(rows, verdicts, together), verdicts, together)
+    ordered = sorted(results, key=lambda result: (*line_and_model(result), result.seed))
+    baseline_of = {line_and_model(baseline.chosen): baseline for baseline in baselines}
+    rows = tuple(
+        merge_seeds(list(group), baseline_of.get(key)) for key, group in itertools.groupby(ordered, key=line_and_model)
+    )
+    evidence = [_evidence(line, rows, ordered, scores, context) for line in sorted({row.line for row in rows})]
+    verdicts = tuple(item if isinstance(item, Verdict) else decide(item) for item in evidence)
+    common = over_all([item for item in evidence if isinstance(item, Evidence)])
+    return Board(context, rows, _overall(rows, verdicts, common), verdicts, common)
 
 
-def _case(
+def _evidence(
     line: str,
     rows: Sequence[BoardRow],
     results: Sequence[UnitResult],
     scores: Mapping[str, ImageScores],
     context: BoardContext,
 ) -> Evidence | Verdict:
-    of_line: dict[str, list[ImageScores]] = {}
+    by_model: dict[str, list[ImageScores]] = {}
     for result in results:
         if result.line == line and result.unit_id in scores:
-            of_line.setdefault(result.model, []).append(scores[result.unit_id])
-    here = [row for row in rows if row.line == line]
-    budget = next((row.threshold.budget for row in here if row.threshold), context.false_alarm_budget)
-    return collect_evidence(line, here, of_line, context.weights, budget)
+            by_model.setdefault(result.model, []).append(scores[result.unit_id])
+    line_rows = [row for row in rows if row.line == line]
+    budget = next((row.threshold.budget for row in line_rows if row.threshold), context.false_alarm_budget)
+    return collect_evidence(line, line_rows, by_model, context.weights, budget)
 
 
-def _overall(rows: Sequence[BoardRow], verdicts: Sequence[Verdict], together: Verdict | None) -> tuple[Overall, ...]:
+def _overall(rows: Sequence[BoardRow], verdicts: Sequence[Verdict], common: Verdict | None) -> tuple[Overall, ...]:
     named = Counter(verdict.run for verdict in verdicts)
     tied = Counter(model for verdict in verdicts for model in verdict.tied)
     judged = sum(verdict.run is not None for verdict in verdicts)
-    grades = together.grades if together else {}
+    grades = common.grades if common else {}
     ranks = _mean_ranks(rows, verdicts)
-    found = [
+    overall = [
         replace(
-            _one(model, [row for row in rows if row.model == model], (named[model], tied[model], judged), grades),
+            _of_model(model, [row for row in rows if row.model == model], (named[model], tied[model], judged), grades),
             mean_rank=ranks.get(model, Estimate(None, reason="not run on the lines that most models were run on")),
         )
         for model in sorted({row.model for row in rows})
     ]
-    return tuple(sorted(found, key=_order))
+    return tuple(sorted(overall, key=_sort_key))
 
 
-def _order(one: Overall) -> tuple[float, int, float, str]:
-    """The lowest mean rank first."""
-    mean = math.inf if one.mean_rank.value is None else one.mean_rank.value
-    return mean, -(one.run_in + one.tied_in), -(one.image_auroc or 0.0), one.model
+def _sort_key(overall: Overall) -> tuple[float, int, float, str]:
+    """Order by mean rank, then by the number of lines won or tied."""
+    mean = math.inf if overall.mean_rank.value is None else overall.mean_rank.value
+    return mean, -(overall.run_in + overall.tied_in), -(overall.image_auroc or 0.0), overall.model
 
 
 def _mean_ranks(rows: Sequence[BoardRow], verdicts: Sequence[Verdict]) -> dict[str, Estimate]:
-    """By model, over lines where something can be said. A model with no seed that finished has failed there."""
+    """Return mean ranks by model, over lines with a verdict. A model without a finished seed counts as failed."""
     values: dict[str, dict[str, float | None]] = {verdict.line: {} for verdict in verdicts if verdict.run}
     for row in rows:
         if row.line in values:
@@ -183,11 +205,11 @@ def _mean_ranks(rows: Sequence[BoardRow], verdicts: Sequence[Verdict]) -> dict[s
     return mean_ranks(values)
 
 
-def _one(model: str, rows: Sequence[BoardRow], counted: tuple[int, int, int], grades: Mapping[str, str]) -> Overall:
-    """counted: lines where the model is named, where it is tied, and lines that have a verdict."""
+def _of_model(model: str, rows: Sequence[BoardRow], counts: tuple[int, int, int], grades: Mapping[str, str]) -> Overall:
+    """Sum up one model. counts: lines where it is named, lines where it is tied, and lines that have a verdict."""
     done = [row for row in rows if row.quality]
     qualities = [row.quality for row in done if row.quality]
-    run_in, tied_in, judged = counted
+    run_in, tied_in, judged = counts
     return Overall(
         model=model,
         provenance=next((row.provenance for row in done), None),
@@ -206,7 +228,7 @@ def _one(model: str, rows: Sequence[BoardRow], counted: tuple[int, int, int], gr
         tied_in=tied_in,
         grade=grades.get(model, ""),
         conclusion=f"best or tied on {run_in + tied_in} of {judged} lines" if done else "finished on no line",
-        hours=added([row.hours for row in done]),
+        hours=total_hours([row.hours for row in done]),
     )
 
 

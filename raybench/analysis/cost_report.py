@@ -1,8 +1,8 @@
-"""What a run took, in hours and money, and how well that was predicted.
+"""The cost of a run in hours and money, beside the estimate made before it.
 
-Money is hours times `resources.price_per_hour`: of one GPU, with its share of the machine around it, where GPUs are
-used; of one CPU core where none is. A task is charged for what it had to itself: half a GPU costs half, timing costs
-a whole one. Hours in which a machine stood idle belong to no unit and are not in it.
+Money is hours times `resources.price_per_hour`: the price of one GPU with its share of the machine around it, or of
+one CPU core where no GPU is used. A task is charged for the resources reserved for it: half a GPU costs half, timing
+costs a whole one. Idle hours belong to no unit and are left out.
 """
 
 from __future__ import annotations
@@ -25,80 +25,86 @@ _ASSUMED: dict[MatchLevel, str] = {
 
 @dataclass(frozen=True)
 class Hours:
-    """Hours of whole CPUs and whole GPUs. units: whose cost was recorded."""
+    """Hours of whole CPUs and whole GPUs."""
 
     cpu: float = 0.0
     gpu: float = 0.0
     units: int = 0
+    """Number of units whose cost was recorded."""
 
     def money(self, price_per_hour: float | None) -> float | None:
+        """Return the price of the GPU-hours, or of the CPU-hours where no GPU was used; None without a price."""
         return None if price_per_hour is None else price_per_hour * (self.gpu or self.cpu)
 
     @property
     def text(self) -> str:
+        """`2 GPU-hours, 8 CPU-hours`, or the CPU-hours alone."""
         cpu = f"{self.cpu:.3g} CPU-hours"
         return f"{self.gpu:.3g} GPU-hours, {cpu}" if self.gpu else cpu
 
 
 @dataclass(frozen=True)
 class CostReport:
-    """Of a run. hours: of all finished units. forecast: of the latest command that had something to do."""
+    """The cost of a run."""
 
     hours: Hours = field(default_factory=Hours)
+    """Hours of all finished units."""
     price_per_hour: float | None = None
     forecast: Forecast | None = None
+    """Forecast of the latest command that had something to do."""
 
 
 def hours_of(results: Iterable[UnitResult]) -> Hours:
-    """What the finished ones took together, on training, scoring and timing."""
-    spent = [tuple(result.spent.values()) for result in results if result.spent]
-    cpu_s = sum(phase.cpu_s for phases in spent for phase in phases)
-    gpu_s = sum(phase.gpu_s for phases in spent for phase in phases)
-    return Hours(cpu_s / HOUR_S, gpu_s / HOUR_S, len(spent))
+    """Sum the hours that finished units used for training, scoring and timing."""
+    usages = [tuple(result.spent.values()) for result in results if result.spent]
+    cpu_s = sum(phase.cpu_s for phases in usages for phase in phases)
+    gpu_s = sum(phase.gpu_s for phases in usages for phase in phases)
+    return Hours(cpu_s / HOUR_S, gpu_s / HOUR_S, len(usages))
 
 
-def added(parts: Sequence[Hours]) -> Hours:
+def total_hours(parts: Sequence[Hours]) -> Hours:
+    """Add up hours."""
     return Hours(sum(part.cpu for part in parts), sum(part.gpu for part in parts), sum(part.units for part in parts))
 
 
 def cost(hours: Hours, price_per_hour: float | None) -> str:
-    """The cell of the board: money, where there is a price, else GPU-hours or CPU-hours."""
+    """Format a cell of the board: money if there is a price, else GPU-hours or CPU-hours."""
     if not hours.units:
         return "–"
     money = hours.money(price_per_hour)
     return f"{hours.gpu or hours.cpu:.3g}" if money is None else f"{money:.2f}"
 
 
-def format_cost(spending: CostReport) -> list[str]:
-    """A sentence on what was spent, and one on how that was predicted."""
-    hours, price = spending.hours, spending.price_per_hour
+def format_cost(report: CostReport) -> list[str]:
+    """Return a sentence on the cost of the run and one that compares it with its estimate."""
+    hours, price = report.hours, report.price_per_hour
     texts = []
     if hours.units:
         unit = "GPU" if hours.gpu else "CPU"
         money = hours.money(price)
         per = f"money at {price:g} per {unit}-hour, in all {money:.2f}" if money is not None else f"{unit}-hours"
         texts.append(f"cost: {per}; training, scoring and timing of {hours.units} units took {hours.text}")
-    if spending.forecast:
-        texts.append(_compared(spending.forecast))
+    if report.forecast:
+        texts.append(_format_comparison(report.forecast))
     return texts
 
 
-def _compared(forecast: Forecast) -> str:
-    begun = f"the latest command had {forecast.units} units to do"
+def _format_comparison(forecast: Forecast) -> str:
+    start = f"the latest command had {forecast.units} units to do"
     took, predicted = forecast.took, forecast.predicted
     if predicted is None:
-        happened = f"; they took {_took(took)}" if took else ""
-        return f"{begun}, and nothing was recorded to predict from{happened}"
+        duration_text = f"; they took {_format_work(took)}" if took else ""
+        return f"{start}, and nothing was recorded to predict from{duration_text}"
     if took is None:
-        return f"{begun}, predicted to take {_took(predicted)}; it has not come to its end"
+        return f"{start}, predicted to take {_format_work(predicted)}; it has not ended"
     ratio = f", {took.wall_s / predicted.wall_s:.2f} times the prediction" if predicted.wall_s else ""
     failed = f"; {forecast.units - forecast.done} of them failed" if forecast.done < forecast.units else ""
-    return f"{begun}: predicted {_took(predicted)}; took {_took(took)}{ratio}{failed}"
+    return f"{start}: predicted {_format_work(predicted)}; took {_format_work(took)}{ratio}{failed}"
 
 
 def format_estimate(forecast: Forecast, price_per_hour: float | None) -> list[str]:
-    """What is still to be done, what that will take, and what was assumed."""
-    damaged = [f"{key} is damaged and was left out; it serves predictions only: delete it" for key in forecast.damaged]
+    """Return the units still to be done, their estimated time and cost, and the assumptions behind the estimate."""
+    damaged = [f"{key} is damaged and was left out; only estimates use it: delete it" for key in forecast.damaged]
     where = f"{forecast.slots} tasks at once on {forecast.nodes} nodes ({forecast.device})"
     if not forecast.units:
         return ["nothing is left to do"]
@@ -111,23 +117,23 @@ def format_estimate(forecast: Forecast, price_per_hour: float | None) -> list[st
     hours = _hours(forecast.predicted)
     money = hours.money(price_per_hour)
     priced = f", money {money:.2f}" if money is not None else ""
-    texts = [f"{forecast.units} units to do, {where}: about {_took(forecast.predicted)}{priced}"]
-    counted = [(forecast.bases[basis], why) for basis, why in _ASSUMED.items() if forecast.bases.get(basis)]
+    texts = [f"{forecast.units} units to do, {where}: about {_format_work(forecast.predicted)}{priced}"]
+    assumed = [(forecast.bases[level], why) for level, why in _ASSUMED.items() if forecast.bases.get(level)]
     known = forecast.bases.get("recorded", 0)
-    texts.append(f"{known} of them from recorded units alike; the start of workers is not in it")
-    return texts + [f"assumed: {count} units {why}" for count, why in counted] + damaged
+    texts.append(f"{known} of them estimated from recorded units like them; starting workers is not included")
+    return texts + [f"assumed: {count} units {why}" for count, why in assumed] + damaged
 
 
 def _hours(work: Work) -> Hours:
     return Hours(work.cpu_s / HOUR_S, work.gpu_s / HOUR_S)
 
 
-def _took(work: Work) -> str:
+def _format_work(work: Work) -> str:
     return f"{duration(work.wall_s)} ({_hours(work).text})"
 
 
 def duration(seconds: float) -> str:
-    """For people: seconds below two minutes, minutes below two hours, hours."""
+    """Format a duration: in seconds below two minutes, in minutes below two hours, else in hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.1f} h"

@@ -1,24 +1,24 @@
-"""Which images a person should look at, and why.
+"""Flag the images that a person should look at, with the reasons.
 
-Scores of different models have different scales. They are compared in each model's own unit, the *excess*: how far an
-image lies above the threshold, divided by how far the threshold lies above a typical OK image.
+Scores of different models have different scales. They are compared as *excess*, in each model's own unit: the distance
+of an image above the threshold, divided by the distance of the threshold above a typical OK image.
 
-Not all models have a say. Where the line has a verdict, those count that it names or ties or calls good (or cannot
-tell yet): a model that is *not good* there would flag what the others rightly leave alone, and would call in question
-what they rightly flag. Where there is no verdict, as on a line without labels, all count.
+Not all models vote. If the line has a verdict, the model it names, the tied models and all models with a grade other
+than *not good* vote: a model that is not good would flag images that the others rightly leave alone, and would question
+images that they rightly flag. Without a verdict, as on a line without labels, all models vote.
 
-An image is flagged for one reason or for several; the first of these that holds is its `kind`:
+An image is flagged for one reason or several. The first reason of this list that applies is its `kind`:
 
-bad image          the picture, not the product, is at fault; what models say of it is worth little
-check label        labelled NG and no model sees why, or labelled OK and all models flag it
+bad image          the picture, not the product, is at fault; scores of the models mean little
+check label        labelled NG and no model flags it, or labelled OK and all models flag it
 suspicious training image
-                   an OK training image that looks anomalous when it is held back; see `suspects`
+                   an OK training image that looks anomalous to models not trained on it; see `label_noise`
 likely defect      above the threshold of more than half of the models
-models disagree    above some thresholds and not above others, by more than a hair
-near threshold     the models agree, and their median lies NEAR of a unit or less from the threshold: they are unsure
+models disagree    above some thresholds and below others, with excesses more than NEAR apart
+near threshold     the models agree, and their median excess is at most NEAR from the threshold
 
-*Usefulness*, from 0 to 1, orders the queue: each model's excess as a soft vote, 0.5 at the threshold and 0.88 one unit
-above it, and the mean of the votes; an NG label that no model confirms and a bad picture count less.
+*Usefulness*, from 0 to 1, orders the queue. It is the mean of the models' soft votes, which are 0.5 at the threshold
+and 0.88 one unit above it. An NG label that no model confirms and a bad picture count less.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from raybench.metrics.threshold import MAX_EXCESS, excess_of
 from raybench.runs.records import UnitResult
 
 NEAR = 0.25
-CLEAR = 1.0  # excess that one model alone needs to call an OK label in question
+CLEAR = 1.0  # excess that a single model needs to question an OK label
 SOFTNESS = 0.5
 BAD_WEIGHT, MISSED_WEIGHT = 0.25, 0.5
 
@@ -48,56 +48,67 @@ Reason = tuple[Kind, str]
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One image as the models of its line see it. excess: by model, in the model's own unit; see the module. best:
-    the models that count; empty: all."""
+    """An image with the scores of all models of its line."""
 
     line: str
     image_id: str
     label: str
     excess: Mapping[str, float]
+    """Excess over the threshold by model, in the model's own unit."""
     best: tuple[str, ...] = ()
+    """Models that vote; empty if all do."""
 
     @functools.cached_property
     def counted(self) -> Mapping[str, float]:
-        """The excess of the models that count; of all where none of those has a threshold."""
+        """Excess of the voting models, or of all models if no voting model has a threshold."""
         return {model: self.excess[model] for model in self.best if model in self.excess} or self.excess
 
     @property
     def flagged_by(self) -> tuple[str, ...]:
+        """Voting models whose threshold the image exceeds."""
         return tuple(sorted(model for model, excess in self.counted.items() if excess > 0))
 
     @functools.cached_property
     def score(self) -> float:
-        """The mean excess over the models that count."""
+        """Mean excess over the voting models."""
         return statistics.fmean(self.counted.values())
 
 
 @dataclass(frozen=True)
 class Flag:
-    """An image to look at. models: those that flag it, of `of` that count. score: their mean excess. kind: the first
-    of `kinds`, all that hold. reason: why, in a sentence for each. usefulness: from 0 to 1. rank: place in the line's
-    queue, from 1. picked: whether the annotation budget reaches it. signal: what kind of anomaly it looks like, with a
-    probability and the evidence (see `signals`); None where nobody has looked."""
+    """An image that a person should look at."""
 
     line: str
     image_id: str
     label: str
     models: tuple[str, ...]
+    """Voting models that flag it."""
     of: int
+    """Number of voting models."""
     score: float
+    """Mean excess over the voting models."""
     kind: Kind
+    """The first of `kinds`."""
     reason: str
+    """One clause for each of `kinds`."""
     kinds: tuple[Kind, ...] = ()
+    """All kinds that apply."""
     usefulness: float = 0.0
+    """From 0 to 1."""
     rank: int = 0
+    """Place in the line's queue, from 1."""
     picked: bool = False
+    """Whether it lies within the annotation budget."""
     signal: str | None = None
+    """Type of the anomaly (see `anomaly_types`); None if it was not classified."""
     signal_confidence: float | None = None
+    """Probability of that type, 0 to 1."""
     signal_evidence: str | None = None
+    """Evidence for that type, in words."""
 
 
 def voting_models(verdict: Verdict) -> tuple[str, ...]:
-    """The models that count on the verdict's line; none where it has nothing to say. See the module."""
+    """Return the models that vote on the verdict's line; empty if it names no model."""
     if verdict.run is None:
         return ()
     good = (model for model, grade in verdict.grades.items() if grade != NOT_GOOD)
@@ -107,93 +118,114 @@ def voting_models(verdict: Verdict) -> tuple[str, ...]:
 def collect_scores(
     results: Sequence[UnitResult], scores: Mapping[str, ImageScores], best: Mapping[str, tuple[str, ...]] | None = None
 ) -> list[ScoredImage]:
-    """Every scored image, most anomalous first within its line. scores: by unit_id. best: by line, see `ScoredImage`.
+    """Collect the excess of every image over the models' thresholds.
 
-    Of several seeds the first counts; units without a threshold cannot flag and are left out.
+    The first seed of a model counts. Units without a threshold cannot flag and are left out.
+
+    Args:
+        results: Results of units.
+        scores: Image scores by unit_id.
+        best: Voting models by line; all models of a line that is not in it.
+
+    Returns:
+        The images by line, the most anomalous first.
     """
-    found: dict[tuple[str, str, str], dict[str, float]] = {}
-    for result in sorted(results, key=lambda one: one.seed):
+    excesses: dict[tuple[str, str, str], dict[str, float]] = {}
+    for result in sorted(results, key=lambda result: result.seed):
         images = scores.get(result.unit_id)
         if images is None or result.threshold is None or result.threshold.value is None:
             continue
         for image_id, label, raw in zip(images.image_ids.tolist(), images.labels.tolist(), images.scores, strict=True):
-            by_model = found.setdefault((result.line, image_id, label), {})
+            by_model = excesses.setdefault((result.line, image_id, label), {})
             by_model.setdefault(result.model, excess_of(float(raw), result.threshold))
-    of_line = best or {}
-    seen = [
-        ScoredImage(line, image, label, excess, of_line.get(line, ())) for (line, image, label), excess in found.items()
+    voters = best or {}
+    scored = [
+        ScoredImage(line, image_id, label, excess, voters.get(line, ()))
+        for (line, image_id, label), excess in excesses.items()
     ]
-    return sorted(seen, key=lambda one: (one.line, -one.score, one.image_id))
+    return sorted(scored, key=lambda image: (image.line, -image.score, image.image_id))
 
 
-def build_flags(seen: Sequence[ScoredImage], bad: Mapping[str, str] | None = None) -> list[Flag]:
-    """A flag for each image that somebody should look at; `queue.line_up` puts them in order. bad: what is wrong with
-    a picture, by image id; then `seen` must be of one line."""
+def build_flags(images: Sequence[ScoredImage], bad: Mapping[str, str] | None = None) -> list[Flag]:
+    """Flag the images that a person should look at; `queue.rank_flags` orders them.
+
+    Args:
+        images: Scored images; with `bad`, of one line.
+        bad: Description of the fault of each bad picture, by image_id.
+    """
     faults = bad or {}
-    return [flag for one in seen if (flag := _flag(one, faults.get(one.image_id, ""))) is not None]
+    return [flag for image in images if (flag := _flag(image, faults.get(image.image_id, ""))) is not None]
 
 
-def top_images(seen: Sequence[ScoredImage], count: int) -> Iterable[ScoredImage]:
-    """The `count` most anomalous images of each line."""
-    left = dict.fromkeys((one.line for one in seen), count)
-    for one in seen:
-        if left[one.line]:
-            left[one.line] -= 1
-            yield one
+def top_images(images: Sequence[ScoredImage], count: int) -> Iterable[ScoredImage]:
+    """Yield the first `count` images of each line."""
+    left = dict.fromkeys((image.line for image in images), count)
+    for image in images:
+        if left[image.line]:
+            left[image.line] -= 1
+            yield image
 
 
 def soft_vote(excess: Iterable[float]) -> float:
-    """The mean of the models' soft votes that an image is anomalous: above 0, at most 1."""
-    return statistics.fmean(1 / (1 + math.exp(-max(one, -MAX_EXCESS) / SOFTNESS)) for one in excess)
+    """Return the mean of the models' soft votes that an image is anomalous: above 0, at most 1."""
+    return statistics.fmean(1 / (1 + math.exp(-max(value, -MAX_EXCESS) / SOFTNESS)) for value in excess)
 
 
 def bad_image(words: str) -> Reason:
+    """Return the reason for flagging a bad picture."""
     return "bad image", f"a bad picture ({words}): what models say of it is worth little"
 
 
-def _flag(seen: ScoredImage, fault: str) -> Flag | None:
-    """None where nobody needs to look."""
-    reasons = [*([bad_image(fault)] if fault else []), *_reasons(seen)]
+def _flag(image: ScoredImage, fault: str) -> Flag | None:
+    """Flag an image if there is a reason to."""
+    reasons = [*([bad_image(fault)] if fault else []), *_reasons(image)]
     if not reasons:
         return None
     kinds = tuple(kind for kind, _ in reasons)
     why = "; ".join(words for _, words in reasons)
-    useful = _usefulness(seen) * (BAD_WEIGHT if fault else 1.0)
-    by = seen.flagged_by
     return Flag(
-        seen.line, seen.image_id, seen.label, by, len(seen.counted), seen.score, kinds[0], why, kinds, useful
-    )  # fmt: skip
+        line=image.line,
+        image_id=image.image_id,
+        label=image.label,
+        models=image.flagged_by,
+        of=len(image.counted),
+        score=image.score,
+        kind=kinds[0],
+        reason=why,
+        kinds=kinds,
+        usefulness=_usefulness(image) * (BAD_WEIGHT if fault else 1.0),
+    )
 
 
-def _usefulness(seen: ScoredImage) -> float:
-    found = soft_vote(seen.counted.values())
-    return MISSED_WEIGHT * (1 - found) if seen.label == "ng" else found
+def _usefulness(image: ScoredImage) -> float:
+    vote = soft_vote(image.counted.values())
+    return MISSED_WEIGHT * (1 - vote) if image.label == "ng" else vote
 
 
-def _reasons(seen: ScoredImage) -> list[Reason]:
-    if seen.label in ("ok", "ng"):
-        return _of_label(seen)
-    hits, of = len(seen.flagged_by), len(seen.counted)
-    found: list[Reason] = []
+def _reasons(image: ScoredImage) -> list[Reason]:
+    if image.label in ("ok", "ng"):
+        return _label_reasons(image)
+    hits, of = len(image.flagged_by), len(image.counted)
+    reasons: list[Reason] = []
     if hits * 2 > of:
         who = f"all of {of} models agree" if hits == of else f"{hits} of {of} models agree"
-        found.append(("likely defect", f"likely a defect: {who if of > 1 else 'above the threshold'}"))
-    lowest, highest = min(seen.counted.values()), max(seen.counted.values())
-    middle = statistics.median(seen.counted.values())
+        reasons.append(("likely defect", f"likely a defect: {who if of > 1 else 'above the threshold'}"))
+    lowest, highest = min(image.counted.values()), max(image.counted.values())
+    middle = statistics.median(image.counted.values())
     if 0 < hits < of and highest - lowest > NEAR:
-        found.append(("models disagree", f"models disagree: {hits} of {of} flag it"))
+        reasons.append(("models disagree", f"models disagree: {hits} of {of} flag it"))
     elif abs(middle) <= NEAR:
         side = "above" if middle > 0 else "below"
-        found.append(("near threshold", f"uncertain: {abs(middle):.2f} of a unit {side} the threshold"))
-    return found
+        reasons.append(("near threshold", f"uncertain: {abs(middle):.2f} of a unit {side} the threshold"))
+    return reasons
 
 
-def _of_label(seen: ScoredImage) -> list[Reason]:
-    hits, of = len(seen.flagged_by), len(seen.counted)
-    if seen.label == "ng" and not hits:
+def _label_reasons(image: ScoredImage) -> list[Reason]:
+    hits, of = len(image.flagged_by), len(image.counted)
+    if image.label == "ng" and not hits:
         words = f"none of {of} models flags it" if of > 1 else "the model does not flag it"
         return [("check label", f"labelled ng, but {words}: check the label, or it is hard to see")]
-    if seen.label == "ok" and hits == of and (of > 1 or seen.score > CLEAR):
+    if image.label == "ok" and hits == of and (of > 1 or image.score > CLEAR):
         words = f"all of {of} models flag it" if of > 1 else "it lies far above the threshold"
         return [("check label", f"labelled ok, but {words}: check the label")]
     return []

@@ -1,6 +1,6 @@
-"""Heat maps in the words of a quality engineer, and the rule behind them.
+"""Grade heat maps with a word that a quality engineer understands.
 
-A map is judged by three numbers, and the worst of the three grades is its word:
+Heat maps get a grade for each of three numbers, and the worst grade counts:
 
                    AU-PRO       noise around defects   noise on OK images
 accurate           0.90 or more     0.10 or less           0.40 or less
@@ -8,7 +8,8 @@ a little noisy     0.80 or more     0.25 or less           0.70 or less
 noisy              0.60 or more     0.50 or less           0.90 or less
 unusable           less             more                   more
 
-Without masks only the last can be known; the word is then marked. See `metrics.heatmap_contrast` for the two noises.
+Without masks only the noise on OK images is known, and the grade says so. `metrics.heatmap_contrast` defines both
+noises.
 """
 
 from __future__ import annotations
@@ -27,20 +28,23 @@ NOISE_OK = (0.4, 0.7, 0.9)
 
 @dataclass(frozen=True)
 class HeatmapGrade:
-    """word: one of WORDS. by_masks: whether masks were there to judge by. why: what held it back; empty for accurate
-    maps. worth: from 0 to 1, the mean of AU-PRO and of what the noises leave of 1, those that are known."""
+    """The grade of a model's heat maps on a line."""
 
     word: str
+    """One of WORDS."""
     by_masks: bool
+    """Whether masks were available."""
     why: str
+    """The number behind the worst grade; empty for accurate maps."""
     worth: float
+    """From 0 to 1: mean of AU-PRO, 1 − noise around defects and 1 − noise on OK images, of those that are known."""
 
     def __str__(self) -> str:
         return self.word if self.by_masks else f"{self.word} (without masks)"
 
 
 def heatmap_grade(quality: Quality) -> HeatmapGrade | None:
-    """None without heat maps, or without OK and NG images to see them on."""
+    """Grade the heat maps of a model; None without heat maps, or without the OK and NG images to compare them on."""
     grades = [
         _grade("AU-PRO", quality.au_pro, [-limit for limit in AU_PRO], -1),
         _grade("noise around defects", quality.noise_around, NOISE_AROUND, 1),
@@ -57,7 +61,7 @@ def heatmap_grade(quality: Quality) -> HeatmapGrade | None:
 
 
 def _grade(name: str, number: Estimate, limits: Sequence[float], sign: int) -> tuple[int, str] | None:
-    """The place in WORDS, and the number in words. limits: ascending, of sign × value."""
+    """Return the index into WORDS, and the number in words. limits: ascending, of sign × value."""
     if number.value is None:
         return None
     return sum(sign * number.value > limit for limit in limits), f"{name} {number.value:.2f}"

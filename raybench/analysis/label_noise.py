@@ -1,19 +1,18 @@
-"""OK training images that look anomalous to detectors that were not trained on them: dirty training data.
+"""Find label noise: OK training images that look anomalous to detectors that were not trained on them.
 
-The OK images held back for the threshold are such images. For one model, one of them is *far out* when it scores above
-the far-out fence: three times the distance between the quartiles above the upper one (Tukey 1977, *Exploratory Data
-Analysis*), that distance taken as twice the way from median to upper quartile where that is more, since scores are
-skewed. Quartiles stay where they are with up to a quarter of dirt; compared with the highest of its fellows, or with a
-quantile near it, a dirty image would hide behind another.
+The candidates are the OK images held back for the threshold. For one model, an image is an *outlier* if it scores above
+Tukey's outer fence, the upper quartile plus three interquartile ranges (Tukey 1977, *Exploratory Data Analysis*).
+Scores are skewed, so twice the distance from median to upper quartile replaces the interquartile range if it is larger.
+Quartiles tolerate up to 25 % outliers. A fence based on the maximum, or on a quantile near it, would let one outlier
+mask another.
 
-What is far out lies above the threshold that the other held-back images set (`metrics.threshold`), and its excess is
-taken over that one: those that are far out have no say in it. An image is suspicious when it is far out for more than
-half of the models that count. Of 24 clean images one model finds 0.02 % far out where scores are normal, 0.3 % where
-they are gamma with shape 4, and 0.9 % where they fall off like an exponential (simulated). Fewer than FEWEST held-back
-images tell nothing.
+The excess of an image is measured over the threshold that the images without outliers set (`metrics.threshold`). An
+image is suspicious if it is an outlier for more than half of the voting models. In simulations with 24 clean images one
+model finds 0.02 % outliers if scores are normal, 0.3 % if they are gamma with shape 4, and 0.9 % if they are
+exponential. With fewer than FEWEST held-back images nothing is flagged.
 
-Training images that were not held back cannot be looked at so: some models know them by heart. The report says how many
-were; a larger `held_out` covers more.
+Training images that were not held back cannot be checked this way: some models memorise them. The report gives the
+number of checked images; a larger `held_out` checks more.
 """
 
 from __future__ import annotations
@@ -31,73 +30,87 @@ from raybench.metrics.threshold import conformal_threshold, excess_of
 
 FEWEST = 8
 FENCE = 3.0
+Bools = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """The OK images of one line that were kept back from training. scores: of each model that counts. budget: for
-    false alarms."""
+    """Scores of the OK images of one line that were held back from training."""
 
     line: str
     scores: Mapping[str, ImageScores]
+    """Image scores by voting model."""
     budget: float
+    """False-alarm budget of the line."""
 
     @property
     def count(self) -> int:
-        """Images; the same for every model."""
+        """Number of images; the same for every model."""
         return max((len(images.image_ids) for images in self.scores.values()), default=0)
 
 
-def suspected_label_noise(held_back: HeldOutScores, bad: Mapping[str, str] | None = None) -> list[Flag]:
-    """Flags of suspicious training images. bad: what is wrong with a picture, by image id."""
+def suspected_label_noise(held_out: HeldOutScores, bad: Mapping[str, str] | None = None) -> list[Flag]:
+    """Flag suspicious training images.
+
+    Args:
+        held_out: Scores of the held-back images of a line.
+        bad: Description of the fault of each bad picture, by image_id.
+    """
     by_image: defaultdict[str, dict[str, tuple[bool, float]]] = defaultdict(dict)
-    able = {model: images for model, images in held_back.scores.items() if len(images.scores) >= FEWEST}
-    for model, images in sorted(able.items()):
-        far, excess = _jackknife(images.scores, held_back.budget)
-        for image_id, is_far, above in zip(images.image_ids.tolist(), far.tolist(), excess, strict=True):
-            by_image[image_id][model] = (is_far, above)
+    large_enough = {model: images for model, images in held_out.scores.items() if len(images.scores) >= FEWEST}
+    for model, images in sorted(large_enough.items()):
+        outliers, excesses = _outliers_and_excess(images.scores, held_out.budget)
+        for image_id, outlier, excess in zip(images.image_ids.tolist(), outliers.tolist(), excesses, strict=True):
+            by_image[image_id][model] = (outlier, excess)
     faults = bad or {}
-    found = (_flag(held_back, image, by, faults.get(image, "")) for image, by in sorted(by_image.items()))
-    return [flag for flag in found if flag is not None]
+    flags = (_flag(held_out, image_id, by, faults.get(image_id, "")) for image_id, by in sorted(by_image.items()))
+    return [flag for flag in flags if flag is not None]
 
 
-def is_outlier(scores: Floats) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """(n,): which scores lie above the fence. None where more than a quarter of them are equal to the median."""
+def is_outlier(scores: Floats) -> Bools:
+    """Mark scores above the outer fence.
+
+    Args:
+        scores: (n,) float64.
+
+    Returns:
+        (n,) bool; all False if the upper quartile equals the median.
+    """
     lower, middle, upper = np.quantile(scores, [0.25, 0.5, 0.75])
     if upper <= middle:
         return np.zeros(len(scores), bool)
     return np.asarray(scores > upper + FENCE * max(upper - lower, 2 * (upper - middle)))
 
 
-def _jackknife(scores: Floats, budget: float) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], list[float]]:
-    """Which are far out, and the excess of each over the threshold of those that are not."""
-    far = is_outlier(scores)
-    threshold = conformal_threshold(scores[~far], budget)
-    return far, [excess_of(score, threshold) for score in scores.tolist()]
+def _outliers_and_excess(scores: Floats, budget: float) -> tuple[Bools, list[float]]:
+    """Mark outliers, and return the excess of each score over the threshold of the others."""
+    outliers = is_outlier(scores)
+    threshold = conformal_threshold(scores[~outliers], budget)
+    return outliers, [excess_of(score, threshold) for score in scores.tolist()]
 
 
-def _flag(held_back: HeldOutScores, image_id: str, by: Mapping[str, tuple[bool, float]], fault: str) -> Flag | None:
-    models = tuple(model for model, (far, _) in by.items() if far)
+def _flag(held_out: HeldOutScores, image_id: str, by: Mapping[str, tuple[bool, float]], fault: str) -> Flag | None:
+    """Flag an image that is an outlier for most models. by: whether it is one, and its excess, by model."""
+    models = tuple(model for model, (outlier, _) in by.items() if outlier)
     if len(models) * 2 <= len(by):
         return None
-    excess = [above for _, above in by.values()]
-    fellows = f"the other {held_back.count - 1} held back"
+    excesses = [excess for _, excess in by.values()]
+    peers = f"the other {held_out.count - 1} held back"
     who = f"{len(models)} of {len(by)} models" if len(by) > 1 else "the model"
-    words = f"an OK training image, but {who}, not trained on it, put{'s' * (len(by) == 1)} it far above {fellows}"
+    words = f"an OK training image, but {who}, not trained on it, put{'s' * (len(by) == 1)} it far above {peers}"
     reasons: list[Reason] = [("suspicious training image", words)]
     if fault:
         reasons.insert(0, bad_image(fault))
     kinds = tuple(kind for kind, _ in reasons)
-    useful = soft_vote(excess) * (BAD_WEIGHT if fault else 1.0)
     return Flag(
-        line=held_back.line,
+        line=held_out.line,
         image_id=image_id,
         label="ok",
         models=models,
         of=len(by),
-        score=statistics.fmean(excess),
+        score=statistics.fmean(excesses),
         kind=kinds[0],
         reason="; ".join(text for _, text in reasons),
         kinds=kinds,
-        usefulness=useful,
+        usefulness=soft_vote(excesses) * (BAD_WEIGHT if fault else 1.0),
     )

@@ -1,4 +1,4 @@
-"""The lines in short, worst first: those on which even the best model is poor."""
+"""Summarise lines, the worst first: lines on which even the best model is poor."""
 
 from __future__ import annotations
 
@@ -13,30 +13,34 @@ from raybench.metrics.numbers import Estimate
 
 @dataclass(frozen=True)
 class LineSummary:
-    """best: the highest image AUROC of any model. named: the row of the model that the verdict names. finished, failed:
-    models. conclusion: the named model's grade, or why there is no verdict."""
+    """One line in short."""
 
     line: str
     best: Estimate
+    """Highest image AUROC of any model."""
     named: BoardRow | None
+    """Row of the model that the verdict names."""
     finished: int
+    """Number of models that finished."""
     failed: int
+    """Number of models that failed."""
     conclusion: str
+    """Grade of the named model, or why there is no verdict."""
 
     @property
     def is_poor(self) -> bool:
-        """Whether no model is of any use there, or none finished."""
+        """Whether no model finished, or none reaches a useful image AUROC."""
         return not self.finished or (self.best.value is not None and self.best.value < ENOUGH)
 
 
 def worst_first(board: Board) -> tuple[LineSummary, ...]:
-    """All lines: those where nothing finished, then by the best model's image AUROC, then those without one."""
-    found = [_summary(board.rows_of(verdict.line), verdict) for verdict in board.verdicts]
-    return tuple(sorted(found, key=_place))
+    """Summarise all lines: lines where nothing finished, then by the best image AUROC, then lines without one."""
+    summaries = [_summary(board.rows_of(verdict.line), verdict) for verdict in board.verdicts]
+    return tuple(sorted(summaries, key=_sort_key))
 
 
 def poor_lines(summaries: Sequence[LineSummary]) -> str:
-    """How many lines are poor, in a sentence."""
+    """Return a sentence with the number of poor lines."""
     poor = sum(summary.is_poor for summary in summaries)
     if not poor:
         return f"On every line that can be judged some model has an image AUROC of {ENOUGH:g} or more."
@@ -57,7 +61,7 @@ def _summary(rows: Sequence[BoardRow], verdict: Verdict) -> LineSummary:
     )
 
 
-def _place(summary: LineSummary) -> tuple[float, str]:
+def _sort_key(summary: LineSummary) -> tuple[float, str]:
     if not summary.finished:
         return -1.0, summary.line
     return (2.0 if summary.best.value is None else summary.best.value), summary.line

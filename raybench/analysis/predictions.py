@@ -1,4 +1,4 @@
-"""What a detector says of new images: a row per image, and all of them summed up while they stream by."""
+"""Score new images with a trained detector: a row per image, and a summary counted while rows stream by."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from raybench.runs.records import Failure
 from raybench.runs.scores import Predicted
 
 TOP = 20
-ODD_SIZE = 2.0  # a side so many times longer than the line's longest, or shorter than its shortest
+ODD_SIZE = 2.0  # a side this many times longer than the line's longest, or shorter than its shortest, is odd
 
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """images: scored. anomalous: of these; None without a threshold. odd_sizes: images whose size or aspect the line's
-    do not have. rejected: images that could not be packed, by reason. failed: shards that could not be scored, and why;
-    not_scored: images in them. top: the highest scores."""
+    """The result of scoring new images with one unit of a run."""
 
     run: str
     prediction: str
@@ -34,19 +32,26 @@ class PredictionSummary:
     model: str
     unit_id: str
     images: int
+    """Number of scored images."""
     anomalous: int | None
+    """Number of images above the threshold; None without a threshold."""
     threshold: Threshold
     odd_sizes: int
+    """Number of images whose size or aspect does not occur on the line."""
     rejected: Mapping[str, int]
+    """Number of images that could not be packed, by reason."""
     failed: Mapping[str, Failure]
+    """Failure of each shard that could not be scored."""
     not_scored: int
+    """Number of images in failed shards."""
     top: tuple[Predicted, ...]
+    """Images with the highest scores."""
     sentence: str
 
 
 @dataclass
 class PredictionCounts:
-    """Adds up rows one by one; keeps the TOP highest scores, each with the shard that holds it."""
+    """Running counts of predicted rows, and the TOP highest scores, each with the key of its shard."""
 
     images: int = 0
     anomalous: int = 0
@@ -55,6 +60,7 @@ class PredictionCounts:
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(0, -1))
 
     def add(self, row: Predicted, shard_key: str) -> None:
+        """Count a row."""
         self.images += 1
         self.anomalous += bool(row.is_anomalous)
         self.odd_sizes += row.odd_size
@@ -66,12 +72,20 @@ class PredictionCounts:
 
     @property
     def top(self) -> list[tuple[Predicted, str]]:
-        """Rows and shards, the highest score first; of equal ones the one that was added first."""
+        """Rows with the keys of their shards, the highest score first; ties in the order in which they were added."""
         return [(row, shard_key) for _, _, row, shard_key in sorted(self._top, key=lambda entry: entry[:2])[::-1]]
 
 
 def predict_image(row: ImageRow, score: float, unit: Unit, threshold: Threshold, line: Manifest) -> Predicted:
-    """line: what the unit was trained on."""
+    """Compare an image's score with the unit's threshold.
+
+    Args:
+        row: The image.
+        score: Its raw score.
+        unit: The unit that scored it.
+        threshold: The unit's threshold.
+        line: Manifest of the line that the unit was trained on.
+    """
     limit = threshold.value
     return Predicted(
         image_id=row.image_id,
@@ -88,8 +102,11 @@ def predict_image(row: ImageRow, score: float, unit: Unit, threshold: Threshold,
 
 
 def is_odd(height: int, width: int, line: Manifest) -> bool:
-    """Whether an image is so much larger, smaller, or of so different an aspect than all of the line's that the
-    detector's input shows it otherwise than what it was trained on: the threshold promises nothing for it then."""
+    """Return whether an image's size or aspect lies outside the range of the line's.
+
+    After resizing, the detector would see such an image at another scale or aspect than its training images. The
+    threshold guarantees nothing for it.
+    """
     aspect = height / width
     lowest, highest = line.min_height / line.max_width, line.max_height / line.min_width
     return not (
@@ -100,12 +117,12 @@ def is_odd(height: int, width: int, line: Manifest) -> bool:
 
 
 def reasons(images: Manifest) -> dict[str, int]:
-    """How many images were rejected, by reason."""
+    """Count rejected images by reason."""
     return dict(sorted(Counter(reject.reason for reject in images.rejects).items()))
 
 
 def sentence(images: int, anomalous: int, threshold: Threshold) -> str:
-    """What a person wants to know first."""
+    """Return a sentence with the number of anomalous images."""
     if images == 0:
         return "no image is scored"
     if threshold.value is None:

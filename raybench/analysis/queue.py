@@ -1,11 +1,10 @@
-"""The order in which flagged images are looked at: the most useful first, and no defect twenty times.
+"""Order flagged images for annotation: the most useful first, without showing one defect twenty times.
 
-Greedy, with a budget: the next image is the one with the highest gain, usefulness² × novelty, where novelty is its
-distance to the nearest image picked so far, at most 1, as far as two images usually are apart (see
-`metrics.descriptors`).
-This is farthest-point clustering (Gonzalez 1985) with weights, and with a cap, without which it would run after
-outliers. The square keeps false alarms, each of which looks like nothing else, behind what is surely a defect. Time is
-of the order of images × budget, memory of images; nothing is drawn by chance, ties go by image id.
+Images are picked greedily. The next image is the one with the highest gain, usefulness² × novelty. Novelty is the
+distance to the nearest image picked so far, capped at 1, the typical distance between two images (see
+`metrics.descriptors`). This is farthest-point clustering (Gonzalez 1985) with weights and a cap. Without the cap it
+would favour outliers. The square ranks false alarms, which all look different, behind certain defects. Time is
+O(images × budget), memory O(images). The order is deterministic; ties are broken by image_id.
 """
 
 from __future__ import annotations
@@ -19,38 +18,55 @@ import numpy.typing as npt
 from raybench.analysis.flags import Flag
 from raybench.metrics.descriptors import Descriptors
 
-GREEDY = 1000  # a larger budget takes what then has the highest gain: its time would grow with its square
+GREEDY = 1000  # picks before novelty is frozen: beyond, time would grow with the square of the budget
 
 Floats = npt.NDArray[np.float64]
 
 
-def rank_flags(flags: Sequence[Flag], traits: Descriptors, budget: int) -> list[Flag]:
-    """The flags of one line by rank, from 1. The first `budget` are picked, as different as can be; the rest follow by
-    usefulness. An image without traits counts as new."""
+def rank_flags(flags: Sequence[Flag], descriptors: Descriptors, budget: int) -> list[Flag]:
+    """Rank the flags of one line.
+
+    Args:
+        flags: Flags of one line, in any order.
+        descriptors: Descriptors of their images; an image without one counts as novel.
+        budget: Number of images to pick.
+
+    Returns:
+        The flags by rank, from 1. The first `budget` are picked by usefulness and diversity; the rest follow by
+        usefulness.
+    """
     ordered = sorted(flags, key=lambda flag: (-flag.usefulness, -flag.score, flag.image_id))
     useful = np.array([flag.usefulness for flag in ordered], np.float64)
-    picked = select_diverse(useful, traits.points([flag.image_id for flag in ordered]), budget)
+    picked = select_diverse(useful, descriptors.points([flag.image_id for flag in ordered]), budget)
     rest = np.delete(np.arange(len(ordered)), picked)
     order = [*picked, *rest.tolist()]
-    return [replace(ordered[at], rank=rank, picked=rank <= len(picked)) for rank, at in enumerate(order, 1)]
+    return [replace(ordered[index], rank=rank, picked=rank <= len(picked)) for rank, index in enumerate(order, 1)]
 
 
 def select_diverse(useful: Floats, points: Floats, budget: int) -> list[int]:
-    """At most `budget` positions, in the order they are picked. useful: (n,), above 0. points: (n, D), NaN where not
-    known. Of equal ones the first is taken."""
-    worth, novelty, left = np.square(useful), np.ones(len(useful)), np.ones(len(useful), bool)
+    """Pick useful points that are far from each other.
+
+    Args:
+        useful: (n,) float64, usefulness above 0.
+        points: (n, D) float64, NaN for an unknown point.
+        budget: Number of points to pick.
+
+    Returns:
+        At most `budget` indices in the order in which they were picked; of equal gains the first index wins.
+    """
+    weights, novelty, left = np.square(useful), np.ones(len(useful)), np.ones(len(useful), bool)
     picked: list[int] = []
     for _ in range(min(budget, len(useful), GREEDY)):
-        best = int(np.argmax(np.where(left, worth * novelty, -1.0)))
+        best = int(np.argmax(np.where(left, weights * novelty, -1.0)))
         left[best] = False
         picked.append(best)
         novelty = np.minimum(novelty, _distances(points, best))
-    by_gain = np.argsort(-worth * novelty, kind="stable")
+    by_gain = np.argsort(-weights * novelty, kind="stable")
     rest = by_gain[left[by_gain]]
     return [*picked, *rest[: budget - len(picked)].tolist()]
 
 
-def _distances(points: Floats, at: int) -> Floats:
-    """(n,): of each point to the one at `at`, at most 1; 1 where one of the two is not known."""
-    away = np.sqrt(np.square(points - points[at]).sum(axis=1))
-    return np.where(np.isnan(away), 1.0, np.minimum(away, 1.0))
+def _distances(points: Floats, index: int) -> Floats:
+    """Return the distance of each point to the one at `index`, (n,) capped at 1; 1 if either is unknown."""
+    distances = np.sqrt(np.square(points - points[index]).sum(axis=1))
+    return np.where(np.isnan(distances), 1.0, np.minimum(distances, 1.0))

@@ -1,4 +1,4 @@
-"""The annotation queue of each line, from what a run's commits say: its flags by rank, and what the budget buys."""
+"""Build the annotation queue of each line from a run's commits, and evaluate what its budget finds."""
 
 from __future__ import annotations
 
@@ -21,73 +21,77 @@ from raybench.runs.records import ScoreRecord, TrainRecord
 from raybench.runs.run import Run, score_name
 
 READERS = 16
-Bad = Callable[[str], Mapping[str, str]]
+BadImages = Callable[[str], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class Queue:
-    """flags: of one line, by rank."""
+    """The annotation queue of one line."""
 
     flags: tuple[Flag, ...]
-    payoff: QueueEvaluation
+    """Flags by rank."""
+    evaluation: QueueEvaluation
 
 
 @dataclass(frozen=True)
 class QueueBuilder:
-    """Where flags are made. units: finished ones. bad: image id → what is wrong with the picture, of a line."""
+    """Builds the annotation queues of a run."""
 
     plan: Plan
     run: Run
     board: Board
     units: Sequence[Unit]
-    bad: Bad = lambda line: {}
+    """Finished units."""
+    bad: BadImages = lambda line: {}
+    """Returns the description of the fault of each bad picture of a line, by image_id."""
 
-    def queues(self, seen: Sequence[ScoredImage]) -> list[Queue]:
-        """One of each line that has any scored image. seen: sorted by line."""
-        by_line = [list(group) for _, group in itertools.groupby(seen, key=lambda one: one.line)]
+    def queues(self, images: Sequence[ScoredImage]) -> list[Queue]:
+        """Build the queue of each line that has scored images. images: sorted by line."""
+        by_line = [list(group) for _, group in itertools.groupby(images, key=lambda image: image.line)]
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(self.queue, by_line))
 
-    def queue(self, seen: Sequence[ScoredImage]) -> Queue:
-        """seen: images of one line."""
-        line, budget = seen[0].line, self.plan.experiment.annotation.budget
+    def queue(self, images: Sequence[ScoredImage]) -> Queue:
+        """Build the queue of one line from its scored images."""
+        line, budget = images[0].line, self.plan.experiment.annotation.budget
         bad = self.bad(line)
-        held_back = HeldOutScores(line, dict(self._held_back(line)), self.plan.experiment.false_alarm_budget)
-        flags = [*build_flags(seen, bad), *suspected_label_noise(held_back, bad)]
-        traits = self.traits(line)
-        queue = rank_flags(flags, traits, budget)
-        return Queue(tuple(queue), evaluate_queue(queue, seen, traits, budget, held_back.count))
+        false_alarm_budget = self.plan.experiment.on(line).false_alarm_budget
+        held_out = HeldOutScores(line, dict(self._held_out(line)), false_alarm_budget)
+        flags = [*build_flags(images, bad), *suspected_label_noise(held_out, bad)]
+        descriptors = self.descriptors(line)
+        queue = rank_flags(flags, descriptors, budget)
+        return Queue(tuple(queue), evaluate_queue(queue, images, descriptors, budget, held_out.count))
 
     @functools.cached_property
     def _by_line(self) -> Mapping[str, Sequence[Unit]]:
-        """The first seed first."""
-        found: dict[str, list[Unit]] = {}
+        """Finished units by line, the first seed first."""
+        by_line: dict[str, list[Unit]] = {}
         for unit in sorted(self.units, key=lambda unit: unit.seed):
-            found.setdefault(unit.line, []).append(unit)
-        return found
+            by_line.setdefault(unit.line, []).append(unit)
+        return by_line
 
-    def _counting(self, line: str) -> list[Unit]:
-        """The first finished seed of each model that counts, the cleanest heat maps first."""
-        best = voting_models(self.board.verdict_on(line))
+    def _voting_units(self, line: str) -> list[Unit]:
+        """Return the first finished seed of each voting model, the cleanest heat maps first."""
+        voters = voting_models(self.board.verdict_on(line))
         heat = {row.model: row.heat.worth for row in self.board.rows_of(line) if row.heat}
-        found: dict[str, Unit] = {}
+        by_model: dict[str, Unit] = {}
         for unit in self._by_line.get(line, ()):
-            if unit.model in best or not best:
-                found.setdefault(unit.model, unit)
-        return sorted(found.values(), key=lambda unit: (-heat.get(unit.model, 0.0), unit.model))
+            if unit.model in voters or not voters:
+                by_model.setdefault(unit.model, unit)
+        return sorted(by_model.values(), key=lambda unit: (-heat.get(unit.model, 0.0), unit.model))
 
-    def _held_back(self, line: str) -> Iterator[tuple[str, ImageScores]]:
-        for unit in self._counting(line):
+    def _held_out(self, line: str) -> Iterator[tuple[str, ImageScores]]:
+        for unit in self._voting_units(line):
             trained = self.run.read(unit.unit_id, "train", TrainRecord)
             if trained and trained.held_out:
                 yield unit.model, ImageScores.from_bytes(self.run.get_blob(trained.held_out))
 
-    def traits(self, line: str) -> Descriptors:
-        """Of the model with the cleanest heat maps; nothing where they were not described when they were made."""
-        found = (self._traits_of(unit) for unit in self._counting(line))
-        return next((traits for traits in found if len(traits.image_ids)), Descriptors.empty())
+    def descriptors(self, line: str) -> Descriptors:
+        """Return the image descriptors of the voting model with the cleanest heat maps; empty if none was stored."""
+        stored = (self._descriptors_of(unit) for unit in self._voting_units(line))
+        return next((descriptors for descriptors in stored if len(descriptors.image_ids)), Descriptors.empty())
 
-    def _traits_of(self, unit: Unit) -> Descriptors:
+    def _descriptors_of(self, unit: Unit) -> Descriptors:
         names = [score_name(shard.key) for shard in self.plan.manifests[unit.line].scored_shards]
         records = (self.run.read(unit.unit_id, name, ScoreRecord) for name in names)
         blobs = (record.traits for record in records if record and record.traits)

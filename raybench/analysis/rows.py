@@ -1,4 +1,4 @@
-"""One row of the comparison: a line × model, its seeds merged."""
+"""A row of the comparison: one model on one line, with its seeds merged."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
 
 @dataclass(frozen=True)
 class BoardRow:
-    """seeds: those that finished. test_minutes: the line's test set, one image after the other, decoding included.
-    non_square: how the line's aspect reaches the network, and its worth. heat: its heat maps in words. failures: of
-    the seeds that failed. hours: of all seeds that finished."""
+    """One model on one line. A metric is the mean over its finished seeds."""
 
     line: str
     model: str
     seeds: tuple[int, ...]
+    """Seeds that finished."""
     provenance: Provenance | None
     weights_note: str
     quality: Quality | None
@@ -35,16 +34,28 @@ class BoardRow:
     threshold: Threshold | None
     pixel_threshold: Threshold | None
     train_s: float | None
+    """Mean wall time of training, in seconds."""
     test_minutes: float | None
+    """Minutes to score the line's test set, one image after the other, decoding included."""
     non_square: NonSquare
+    """How images of this aspect are fitted to the network, and the gain over squashing them."""
     heat: HeatmapGrade | None
+    """Grade of its heat maps."""
     failures: tuple[Failure, ...]
+    """Failures of the seeds that failed."""
     not_exportable: str = ""
+    """Why the model cannot be exported; empty if it can."""
     hours: Hours = field(default_factory=Hours)
+    """Hours of all seeds that finished."""
 
 
-def merge_seeds(results: Sequence[UnitResult], twin: SquashBaseline | None = None) -> BoardRow:
-    """The results of one line and model. Numbers are means over the seeds that finished. twin: the squashed one."""
+def merge_seeds(results: Sequence[UnitResult], baseline: SquashBaseline | None = None) -> BoardRow:
+    """Merge the results of one model on one line.
+
+    Args:
+        results: Results of its seeds, at least one; failed ones included.
+        baseline: The same model on squashed images, if it was run.
+    """
     done = [result for result in results if result.failure is None]
     first = done[0] if done else results[0]
     quality = _quality([result.quality for result in done if result.quality])
@@ -64,7 +75,7 @@ def merge_seeds(results: Sequence[UnitResult], twin: SquashBaseline | None = Non
         pixel_threshold=first.pixel_threshold,
         train_s=statistics.mean([result.train_s for result in done if result.train_s is not None]) if done else None,
         test_minutes=_test_minutes(first),
-        non_square=non_square(first.input, twin),
+        non_square=non_square(first.input, baseline),
         heat=heatmap_grade(quality) if quality else None,
         failures=tuple(result.failure for result in results if result.failure),
         not_exportable=first.not_exportable,
@@ -76,23 +87,30 @@ def _quality(qualities: Sequence[Quality]) -> Quality | None:
     if not qualities:
         return None
     return Quality(
-        **{each.name: mean_number([getattr(quality, each.name) for quality in qualities]) for each in fields(Quality)}
+        **{
+            metric.name: mean_number([getattr(quality, metric.name) for quality in qualities])
+            for metric in fields(Quality)
+        }
     )
 
 
-def _regions(found: Sequence[RegionRecall]) -> RegionRecall | None:
-    if not found:
+def _regions(recalls: Sequence[RegionRecall]) -> RegionRecall | None:
+    if not recalls:
         return None
 
-    def by(name: str) -> dict[str, Estimate]:
-        parts = [getattr(one, name) for one in found]
+    def mean_by(name: str) -> dict[str, Estimate]:
+        parts = [getattr(recall, name) for recall in recalls]
         return {key: mean_number([part[key] for part in parts if key in part]) for key in parts[0]}
 
-    return RegionRecall(mean_number([one.all for one in found]), by("by_type"), by("by_size"))
+    return RegionRecall(mean_number([recall.all for recall in recalls]), mean_by("by_type"), mean_by("by_size"))
 
 
 def mean_number(numbers: Sequence[Estimate]) -> Estimate:
-    """The mean over seeds. Its interval reaches from the lowest low to the highest high: images and seeds both vary."""
+    """Average a metric over seeds.
+
+    The interval spans the lowest lower and the highest upper limit, so it covers the variation of both images and
+    seeds.
+    """
     defined = [number for number in numbers if number.value is not None]
     if not defined:
         return numbers[0]

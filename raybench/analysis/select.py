@@ -1,4 +1,4 @@
-"""The trained unit that speaks for a line: of the model that the verdict names, or that a person does."""
+"""Select the trained unit of a line: of the model that the verdict names, or of a given one."""
 
 from __future__ import annotations
 
@@ -10,27 +10,34 @@ from raybench.runs.run import Run
 
 
 def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
-    """The unit of the first seed. model: a label of the experiment; None: the one the verdict names.
+    """Return the first seed's unit of a model on a line.
 
-    Raises UnknownName, and InputError when there is no verdict yet or it names none.
+    Args:
+        plan: The run's plan.
+        line: Name of a line.
+        model: Label of a model of the experiment; None for the model that the verdict names.
+
+    Raises:
+        UnknownName: The experiment has no such line or model.
+        InputError: There is no report yet, or its verdict names no model.
     """
-    wanted = model or _winner(Run(plan.store, plan.experiment.name), line)
+    label = model or _named_model(Run(plan.store, plan.experiment.name), line)
     if line not in plan.manifests:
         raise UnknownName("line", line, plan.manifests)
-    found = [unit for unit in plan.compared if unit.line == line and unit.model == wanted]
-    if not found:
-        raise UnknownName("model", wanted, {unit.model for unit in plan.compared})
-    return found[0]
+    units = [unit for unit in plan.compared if unit.line == line and unit.model == label]
+    if not units:
+        raise UnknownName("model", label, {unit.model for unit in plan.compared})
+    return units[0]
 
 
-def _winner(run: Run, line: str) -> str:
+def _named_model(run: Run, line: str) -> str:
     try:
         board = board_from_json(run.get_report("board.json"))
     except ObjectMissing as error:
         raise InputError(f"{run.store.uri(run.root)} has no report yet; run the experiment, or name a model") from error
     if line not in board.lines:
         raise UnknownName("line", line, board.lines)
-    chosen = board.verdict_on(line).run
-    if chosen is None:
-        raise InputError(f"{board.verdict_on(line).sentence} Name one with --model")
-    return chosen
+    verdict = board.verdict_on(line)
+    if verdict.run is None:
+        raise InputError(f"{verdict.sentence} Name one with --model")
+    return verdict.run

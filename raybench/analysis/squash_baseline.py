@@ -1,4 +1,4 @@
-"""What keeping a line's aspect is worth: a model at the line's own aspect against the same model on squashed images."""
+"""Measure the gain of keeping a line's aspect, against the same model on squashed images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from raybench.runs.records import UnitResult
 
 @dataclass(frozen=True)
 class NonSquare:
-    """text: for the board. gain: image AUROC at the chosen fit less that of the squashed twin, over the same images.
-    au_pro_gain: likewise, without an interval. time_ratio: of one image, chosen fit over squashed."""
+    """How images are fitted to the network, and the gain over squashing them."""
 
     text: str
+    """Cell of the board."""
     gain: Estimate | None = None
+    """Image AUROC minus that on squashed images, over the same images."""
     au_pro_gain: float | None = None
+    """AU-PRO minus that on squashed images."""
     time_ratio: float | None = None
+    """Time per image, divided by that on squashed images."""
 
 
 @dataclass(frozen=True)
 class SquashBaseline:
-    """A finished unit and its squashed twin, with all their image scores."""
+    """A finished unit and the same model on squashed images, with all their image scores."""
 
     chosen: UnitResult
     squashed: UnitResult
@@ -32,36 +35,36 @@ class SquashBaseline:
     squashed_images: ImageScores
 
 
-def non_square(size: Input | None, twin: SquashBaseline | None) -> NonSquare:
-    """How a line's aspect reaches the network and, where a squashed twin was run, what that is worth."""
+def non_square(size: Input | None, baseline: SquashBaseline | None) -> NonSquare:
+    """Describe how images are fitted to the network and, with a baseline, the gain over squashing them."""
     if size is None:
         return NonSquare("")
-    how = _how(size)
-    if twin is None:
-        return NonSquare(how)
-    gain = paired_difference(twin.chosen_images, twin.squashed_images)
-    pro = _pro_gain(twin)
-    ratio = _time_ratio(twin)
+    fit = _format_fit(size)
+    if baseline is None:
+        return NonSquare(fit)
+    gain = paired_difference(baseline.chosen_images, baseline.squashed_images)
+    pro = _pro_gain(baseline)
+    ratio = _time_ratio(baseline)
     parts = [f"{gain.value:+.3f} image AUROC ({gain.low:+.3f} to {gain.high:+.3f})"] if gain.value is not None else []
     parts += [f"{pro:+.3f} AU-PRO"] if pro is not None else []
     parts += [f"{ratio:.1f}× the time"] if ratio is not None else []
-    return NonSquare(f"{how}; against squashed: {', '.join(parts)}", gain, pro, ratio)
+    return NonSquare(f"{fit}; against squashed: {', '.join(parts)}", gain, pro, ratio)
 
 
-def _how(size: Input) -> str:
+def _format_fit(size: Input) -> str:
     shape = f"{size.height}×{size.width}"
     tiles = f" in tiles of {size.tile}×{size.tile}" if size.tile else ""
     if is_square(size.source_height, size.source_width):
         return f"square line, {shape}{tiles}"
-    how = {"native": "aspect kept", "letterbox": "aspect kept, padded", "squash": "squashed", "tile": "aspect kept"}
-    return f"{how[size.mode]}: {size.source_height}×{size.source_width} as {shape}{tiles}"
+    fits = {"native": "aspect kept", "letterbox": "aspect kept, padded", "squash": "squashed", "tile": "aspect kept"}
+    return f"{fits[size.mode]}: {size.source_height}×{size.source_width} as {shape}{tiles}"
 
 
-def _pro_gain(twin: SquashBaseline) -> float | None:
-    values = [unit.quality.au_pro.value for unit in (twin.chosen, twin.squashed) if unit.quality]
+def _pro_gain(baseline: SquashBaseline) -> float | None:
+    values = [unit.quality.au_pro.value for unit in (baseline.chosen, baseline.squashed) if unit.quality]
     return values[0] - values[1] if len(values) == 2 and None not in values else None  # type: ignore[operator]
 
 
-def _time_ratio(twin: SquashBaseline) -> float | None:
-    chosen, squashed = twin.chosen.speed, twin.squashed.speed
+def _time_ratio(baseline: SquashBaseline) -> float | None:
+    chosen, squashed = baseline.chosen.speed, baseline.squashed.speed
     return chosen.p50_ms / squashed.p50_ms if chosen and squashed and squashed.p50_ms else None

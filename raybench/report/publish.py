@@ -72,7 +72,7 @@ def publish(plan: Plan, run: Run, created: str) -> Board:
     bad = {line: bad_images(one) for line, one in inspections.items() if isinstance(one, Inspection)}
     units = [row.unit for row in finished.values() if row.unit.unit_id in shown]
     queues = QueueBuilder(plan, run, board, units, lambda line: bad.get(line, {})).queues(seen)
-    board = replace(board, payoffs=tuple(queue.payoff for queue in queues))
+    board = replace(board, payoffs=tuple(queue.evaluation for queue in queues))
     flags = with_anomaly_types(plan, run, [flag for queue in queues for flag in queue.flags])
     pictures = list(_pictures(plan, run, board, list(top_images(seen, pictures_per_line(len(board.lines))))))
     run.put_report("board.json", board_json(board))

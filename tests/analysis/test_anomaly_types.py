@@ -13,11 +13,10 @@ import pytest
 from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.signals import INVISIBLE
 from benchmarks.visible import Usual
-from raybench.analysis.anomaly_types import AnomalyType, ReferenceBank, classify, references_of
-from raybench.analysis.anomaly_types.classifier import AnomalyTypeClassifier
-from raybench.analysis.anomaly_types.line import sample
+from raybench.analysis.anomaly_types import AnomalyType, ReferenceBank, build_reference_bank, classify
+from raybench.analysis.anomaly_types.classifier import AnomalyTypeClassifier, read_samples, write_samples
 from raybench.analysis.anomaly_types.perturbations import CHANGES, jittered, perturb
-from raybench.analysis.anomaly_types.training_samples import read_samples, write_samples
+from raybench.analysis.anomaly_types.references import sample
 from raybench.analysis.anomaly_types.views import Image
 from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_lines, write_strips
 from raybench.data.decode import decode_image
@@ -147,9 +146,9 @@ def test_flat_and_equal_references_do_not_fail() -> None:
 
 
 def test_where_nothing_else_can_be_seen_all_are_defects(strips_known: ReferenceBank, ok_strips: list[Image]) -> None:
-    blind = AnomalyTypeClassifier(strips_known.judge.limits, [])
-    measured = strips_known.measure(ok_strips[0])
-    assert blind.chances(measured) == {"defect": 1.0, "layout": 0.0, "lighting": 0.0}
+    blind = AnomalyTypeClassifier(strips_known.classifier.limits, [])
+    features = strips_known.extract(ok_strips[0])
+    assert blind.probabilities(features) == {"defect": 1.0, "layout": 0.0, "lighting": 0.0}
 
 
 def test_the_same_images_make_the_same_references(strip_folder: Path, ok_strips: list[Image]) -> None:
@@ -173,11 +172,11 @@ def test_references_of_a_packed_line_are_its_ok_training_images(strip_folder: Pa
     store = open_store(str(tmp_path))
     pack(open_store(str(strip_folder)), store, "strip", PackOptions(shard_rows=3))
     manifest = read_manifest(store, "strip")
-    known = references_of(store, manifest, count=8)
+    known = build_reference_bank(store, manifest, count=8)
     assert known is not None
-    assert len(known.known.views) == 8
+    assert len(known.statistics.views) == 8
     assert known.size == (152, 243)  # as many pixels as 192 x 192, and the shape of a strip
-    assert references_of(store, manifest, count=3) is None
+    assert build_reference_bank(store, manifest, count=3) is None
 
 
 def test_what_was_learnt_once_is_kept_and_answers_the_same(
@@ -187,14 +186,14 @@ def test_what_was_learnt_once_is_kept_and_answers_the_same(
     pack(open_store(str(strip_folder)), lines, "strip")
     manifest = read_manifest(lines, "strip")
     assert read_samples(lines, manifest) is None
-    fresh = references_of(lines, manifest, count=8)
+    fresh = build_reference_bank(lines, manifest, count=8)
     assert fresh is not None
-    write_samples(lines, manifest, fresh.lessons)
+    write_samples(lines, manifest, fresh.samples)
     kept = read_samples(lines, manifest)
     assert kept is not None
-    again = references_of(lines, manifest, kept, count=8)
+    again = build_reference_bank(lines, manifest, kept, count=8)
     assert again is not None
-    assert again.lessons is kept
+    assert again.samples is kept
     assert classify(ok_strips[1], again) == classify(ok_strips[1], fresh)
     assert read_samples(lines, replace(manifest, white_level=4095)) is None
     lines.put("strip/signals.npz", b"cut off")

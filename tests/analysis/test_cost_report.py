@@ -5,12 +5,12 @@ import pytest
 from raybench.analysis.cost_report import (
     CostReport,
     Hours,
-    added,
     cost,
     duration,
     format_cost,
     format_estimate,
     hours_of,
+    total_hours,
 )
 from raybench.runs.cost_model import MatchLevel
 from raybench.runs.forecast import Forecast, Work
@@ -40,7 +40,7 @@ def test_a_task_is_charged_for_what_it_had_to_itself() -> None:
     assert hours.money(4.0) == pytest.approx(2.9)
     assert hours_of([ON_CPU]).money(0.05) == pytest.approx(0.05)
     assert hours.money(None) is None
-    assert added([hours, hours]) == hours_of([ON_GPU, ON_GPU])
+    assert total_hours([hours, hours]) == hours_of([ON_GPU, ON_GPU])
 
 
 def test_the_cell_is_money_or_hours_or_a_dash() -> None:
@@ -68,7 +68,7 @@ def test_prediction_beside_what_happened() -> None:
     [
         (Forecast(3, "cpu", 2, 1, {"nothing": 3}), "nothing was recorded to predict from"),
         (Forecast(3, "cpu", 2, 1, {"nothing": 3}, None, Work(90, 180), 3), "predict from; they took 90 s (0.05 CPU"),
-        (Forecast(3, "cpu", 2, 1, {"recorded": 3}, Work(90, 180)), "it has not come to its end"),
+        (Forecast(3, "cpu", 2, 1, {"recorded": 3}, Work(90, 180)), "it has not ended"),
     ],
 )
 def test_a_prediction_that_is_missing_or_a_run_that_was_cut_off(forecast: Forecast, said: str) -> None:
@@ -82,7 +82,7 @@ def test_check_says_what_it_assumed() -> None:
     assert texts[0] == (
         "10 units to do, 8 tasks at once on 2 nodes (cuda): about 2.0 h (27.8 GPU-hours, 250 CPU-hours), money 83.33"
     )
-    assert texts[1].startswith("7 of them from recorded units alike")
+    assert texts[1].startswith("7 of them estimated from recorded units")
     assert texts[2] == "assumed: 2 units from another input size, in proportion to its pixels"
     assert texts[3].startswith("assumed: 1 units of a model without any record")
     assert texts[4].startswith("costs/x.json is damaged")

@@ -25,8 +25,8 @@ def verdict_on(
 ) -> Verdict:
     by_seed = {model: [images] for model, images in scores.items()}
     rows = [row(one) for one in results]
-    case = collect_evidence("bolt", rows, by_seed, weights or VerdictWeights().model_dump(), 0.05)
-    return case if isinstance(case, Verdict) else decide(case)
+    evidence = collect_evidence("bolt", rows, by_seed, weights or VerdictWeights().model_dump(), 0.05)
+    return evidence if isinstance(evidence, Verdict) else decide(evidence)
 
 
 def test_a_clear_winner() -> None:
@@ -116,9 +116,9 @@ def test_over_all_lines() -> None:
         scores = {model: images(gap) for model, gap in gaps.items()}
         rows = [row(replace(result(model, found), line=name)) for model, found in scores.items()]
         by_seed = {model: [found] for model, found in scores.items()}
-        case = collect_evidence(name, rows, by_seed, VerdictWeights().model_dump(), 0.05)
-        assert isinstance(case, Evidence)
-        return case
+        evidence = collect_evidence(name, rows, by_seed, VerdictWeights().model_dump(), 0.05)
+        assert isinstance(evidence, Evidence)
+        return evidence
 
     found = over_all([line("a", steady=2.5, moody=3.0), line("b", steady=2.5, moody=0.8, absent=9.0)])
     assert found is not None

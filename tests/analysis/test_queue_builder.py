@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import pandas as pd
 import pytest
 
+from raybench.analysis.flags import collect_scores
+from raybench.analysis.queue_builder import QueueBuilder
 from raybench.analysis.queue_evaluation import QueueEvaluation
-from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Override
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores
 from raybench.report.publish import publish
-from raybench.runs.records import TrainRecord
+from raybench.runs.records import QualityRecord, TrainRecord, UnitResult
 from raybench.runs.run import Run
 from raybench.store import open_store
 from tests.support.made_run import finish, site_of
@@ -93,6 +96,28 @@ def test_the_queue_of_a_run(done: Plan) -> None:
     assert payoff.precision.value is not None
     assert payoff.sentence in run.get_report("board.md").decode()
     assert "With labels hidden" in run.get_report("index.html").decode()
+
+
+def suspicious_scores(plan: Plan, units_of: Plan) -> list[float]:
+    """Scores of the suspicious training images, from the finished units of one plan and the experiment of another."""
+    run = Run(units_of.store, "night")
+    results = [result for unit in units_of.units if (result := run.read(unit.unit_id, "result", UnitResult))]
+    records = [(unit.unit_id, run.read(unit.unit_id, "quality", QualityRecord)) for unit in units_of.units]
+    scores = {unit_id: ImageScores.from_bytes(run.get_blob(record.images)) for unit_id, record in records if record}
+    builder = QueueBuilder(plan, run, publish(units_of, run, ""), units_of.units)
+    (queue,) = builder.queues(collect_scores(results, scores))
+    return [flag.score for flag in queue.flags if "suspicious training image" in flag.kinds]
+
+
+def test_a_line_s_own_false_alarm_budget_sets_the_threshold_of_its_held_back_images(done: Plan) -> None:
+    def with_budget(**budget: object) -> Plan:
+        return replace(done, experiment=done.experiment.model_copy(update=budget))
+
+    loose = suspicious_scores(with_budget(false_alarm_budget=0.4), done)
+    overridden = {"strip": Override(false_alarm_budget=0.4)}
+    assert loose
+    assert suspicious_scores(with_budget(overrides=overridden), done) == loose
+    assert suspicious_scores(done, done) != loose
 
 
 def test_publishing_again_gives_the_same_bytes(done: Plan) -> None:

@@ -48,7 +48,7 @@ def test_the_first_flags_are_told_what_they_look_like(plan: Plan, monkeypatch: p
     assert all(one.signal_evidence and 1 / 3 <= (one.signal_confidence or 0) <= 1 for one in told[1:4])
     assert told[0] == flags[0]  # it may be what images are compared with
     assert told[4] == flags[4]  # behind the first three
-    monkeypatch.setattr(stored, "references_of", None)  # what was told once is not looked at again
+    monkeypatch.setattr(stored, "build_reference_bank", None)  # what was told once is not looked at again
     assert with_anomaly_types(plan, run, flags) == told
     run.store.put("runs/night/signals/strip.json", b"{}")
     assert plan.lines_of("strip").exists("strip/signals.npz")
@@ -77,7 +77,7 @@ def test_any_image_of_the_line_can_be_looked_at(plan: Plan) -> None:
 
 
 def test_none_are_told_where_none_are_wanted(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored, "references_of", None)
+    monkeypatch.setattr(stored, "build_reference_bank", None)
     none = plan.experiment.model_copy(update={"annotation": Annotation(signals=0)})
     flags = [flag(image_id) for image_id in ids(plan, "test")]
     assert with_anomaly_types(dataclasses.replace(plan, experiment=none), Run(plan.store, "other"), flags) == flags

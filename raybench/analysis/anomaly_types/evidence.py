@@ -1,4 +1,4 @@
-"""Why a signal says what it says, in words and in pixels of the image."""
+"""Describe the evidence for an anomaly's type, in words and in pixels of the image."""
 
 from __future__ import annotations
 
@@ -7,33 +7,43 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from raybench.analysis.anomaly_types.features import FEATURES, Group, Measured
+from raybench.analysis.anomaly_types.features import FEATURES, Features, Group
 from raybench.analysis.anomaly_types.light import LightChange
 from raybench.analysis.anomaly_types.parts import Spot
 
 _GROUPS: Mapping[str, Group] = {"lighting": "light", "layout": "layout", "defect": "new"}
 
 
-def describe(kind: str, measured: Measured, excess: npt.NDArray[np.float64], scale: tuple[float, float]) -> str:
-    """One sentence without a full stop. excess: (W,) as in FEATURES, above 0 where the image shows more than OK ones.
-    scale: pixels of the image, down and across, to one that was looked at."""
+def describe(kind: str, features: Features, excess: npt.NDArray[np.float64], scale: tuple[float, float]) -> str:
+    """Describe the strongest evidence for a type of anomaly.
+
+    Args:
+        kind: Type of the anomaly.
+        features: Features of the image.
+        excess: (F,) float64 in the order of FEATURES, above 0 where the image differs more than OK images do.
+        scale: Pixels of the image per working pixel, down and across.
+
+    Returns:
+        A sentence without a full stop.
+    """
     by_name = dict(zip(FEATURES, excess.tolist(), strict=True))
     strongest = max((name for name in by_name if FEATURES[name].group == _GROUPS[kind]), key=by_name.__getitem__)
-    scene = _Scene(measured, scale)
+    description = _Description(features, scale)
     if by_name[strongest] > 0:
-        return scene.say(strongest)
+        return description.of(strongest)
     if kind != "defect":
-        return f"weak signs only: {scene.say(strongest)}"
+        return f"weak signs only: {description.of(strongest)}"
     return "neither light nor layout differs from OK images in a way that explains it"
 
 
-class _Scene:
-    """What there is to say about one image, by witness."""
+class _Description:
+    """Describes the features of one image."""
 
-    def __init__(self, measured: Measured, scale: tuple[float, float]) -> None:
-        self.measured, self.scale = measured, scale
+    def __init__(self, features: Features, scale: tuple[float, float]) -> None:
+        self.features, self.scale = features, scale
 
-    def say(self, name: str) -> str:
+    def of(self, name: str) -> str:
+        """Describe the feature `name`."""
         words: Mapping[str, Callable[[], str]] = {
             "gain": self.brightness,
             "bend": lambda: (
@@ -46,20 +56,20 @@ class _Scene:
             "levels_here": self.levels,
             "moved": self.move,
             "turned": lambda: "straight edges run in other directions than in OK images: rotated",
-            "missing": lambda: f"a part is missing at {self.at(self.measured.missing)}",
-            "displaced": lambda: f"what is at {self.at(self.measured.displaced)} lies elsewhere in OK images",
+            "missing": lambda: f"a part is missing at {self.at(self.features.missing)}",
+            "displaced": lambda: f"what is at {self.at(self.features.displaced)} lies elsewhere in OK images",
             "new": self.new,
             "new_share": self.new,
             "tint_few": lambda: "a few places have another colour than the rest of the image",
             "levels_few": lambda: "a few places have a brightness that is nowhere in OK images",
             "left_few": lambda: "a few places differ in brightness from OK images, the rest does not",
-            "residual_few": lambda: f"a few places differ from OK images, most near {self.at(self.measured.new.spot)}",
+            "residual_few": lambda: f"a few places differ from OK images, most near {self.at(self.features.new.spot)}",
         }
         return words[name]()
 
     @property
     def light(self) -> LightChange:
-        return self.measured.light
+        return self.features.light
 
     @property
     def share(self) -> str:
@@ -72,16 +82,16 @@ class _Scene:
         return f"a smooth change of brightness (×{np.exp(self.light.gain):.2f}){self.share}"
 
     def tint(self) -> str:
-        red, blue = np.exp(self.measured.tint)
+        red, blue = np.exp(self.features.tint)
         return f"a colour cast: red ×{red:.2f} and blue ×{blue:.2f} against green"
 
     def levels(self) -> str:
-        away = self.measured.values["levels_here"]
+        away = self.features.values["levels_here"]
         return f"most of the image has a brightness that no OK image has there (by {_percent(away)} and more)"
 
     def move(self) -> str:
-        move = self.measured.move
-        height, width = self.measured.new.beyond.shape
+        move = self.features.move
+        height, width = self.features.new.beyond.shape
         dy, dx = move.dy * height * self.scale[0], move.dx * width * self.scale[1]
         ways = [f"{abs(dy):.0f} px {'down' if dy > 0 else 'up'}"] if abs(dy) >= 1 else []
         ways += [f"{abs(dx):.0f} px to the {'right' if dx > 0 else 'left'}"] if abs(dx) >= 1 else []
@@ -92,7 +102,7 @@ class _Scene:
         return ", ".join(part for part in (flip, turn, shift) if part) + fit
 
     def new(self) -> str:
-        new = self.measured.new
+        new = self.features.new
         width, height = new.width * self.scale[1], new.height * self.scale[0]
         return f"local new structure of {width:.0f}×{height:.0f} px at {self.at(new.spot)}"
 

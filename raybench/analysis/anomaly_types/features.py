@@ -1,8 +1,8 @@
-"""The witnesses: numbers that tell how far an image is from OK ones in light, in layout, and in local structure.
+"""Features: how far an image is from OK images in light, in layout and in local structure.
 
-A change of light or of the whole scene touches nearly all blocks of an image, a defect a few: so there are medians over
-blocks, which something local cannot move, beside tails over blocks, which it does. Structure is looked at in the
-references' light, so that a change of light makes none.
+A change of light or of the whole scene affects nearly all blocks of an image, a defect only a few. Medians over blocks
+are insensitive to local changes, high quantiles over blocks respond to them; there are features of both kinds.
+Structure is compared after correcting the light to that of the references: a change of light is not structure.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from raybench.analysis.anomaly_types.moves import UPRIGHT, Move, Spectra, best_m
 from raybench.analysis.anomaly_types.parts import NewStructure, Spot, displaced_part, missing_part, new_structure
 from raybench.analysis.anomaly_types.views import Floats, View, edges_of
 
-LAID_OVER = 5  # references that fit best in place: what is compared part by part
-_FEW = 0.97  # quantile over blocks: what a few of them show
-_BESIDE = 0.15  # of the shorter side: around a part
+ALIGNED = 5  # references that fit best in place: they are compared part by part
+_FEW = 0.97  # quantile over blocks that only a few exceed
+_BESIDE = 0.15  # of the shorter side: surroundings of a part
 
 Group = Literal["light", "layout", "new", "context"]
 
 
 @dataclass(frozen=True)
 class Feature:
-    """group: what it speaks for; "context" helps to weigh the others. least: a difference that means little, in the
-    witness's own unit: added before a logarithm."""
+    """The definition of a feature."""
 
     group: Group
+    """Type of anomaly that it indicates; "context" helps to weigh the others."""
     least: float
+    """A negligible difference, in the feature's own unit; added before taking the logarithm."""
 
 
 FEATURES: Mapping[str, Feature] = {
@@ -67,43 +68,54 @@ FEATURES: Mapping[str, Feature] = {
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """A line's OK images, and the same in stacks, all float32: light (N, 3, R, C), levels (N, R, C, 3), directions
-    (N, A). near_px: how far from its place, in pixels of a pattern, an image of this line may lie."""
+    """Views of a line's OK images, and their arrays stacked."""
 
     views: tuple[View, ...]
     patterns: Spectra
     light: Floats
+    """(N, 3, R, C) float32."""
     levels: Floats
+    """(N, R, C, 3) float32."""
     directions: Floats
+    """(N, A) float32."""
     near_px: int
+    """Largest shift of an image of this line that still counts as in place, in pixels of a pattern."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the witnesses say, in the order of FEATURES, and what they saw. tint: (2,) float32, red and blue against
-    green, log."""
+class Features:
+    """The features of one image, with the findings behind them."""
 
     values: Mapping[str, float]
+    """Value by feature, in the order of FEATURES."""
     light: LightChange
     tint: Floats
+    """(2,) float32, log ratio of red and of blue to green."""
     move: Move
     missing: Spot
     displaced: Spot
     new: NewStructure
 
 
-def measure(one: View, known: ReferenceStatistics, without: Sequence[int] = ()) -> Measured:
-    """without: references not to compare with: the image itself, or those most like it."""
-    keep = np.setdiff1d(np.arange(len(known.views)), np.asarray(without, int))
-    move = best_move(one.pattern, known.patterns, known.near_px, keep)
-    light = light_change(one.light, known.light[keep])
-    grey = light.undo(one.grey)
-    over = [(known.views[int(at)], dy, dx) for at, dy, dx in move.aligned[:LAID_OVER]]
-    edges, relit = np.stack([_laid(view.edges, dy, dx) for view, dy, dx in over]), edges_of(light.undo(one.fine))
-    greys = np.stack([_laid(view.grey, dy, dx) for view, dy, dx in over])
-    missing, displaced, new = missing_part(relit, edges), displaced_part(one.grey, greys), new_structure(relit, edges)
-    tint, tint_few = tint_change(one.light, known.light[keep])
-    anywhere, here = foreign_levels(one.levels, known.levels[keep])
+def extract_features(view: View, references: ReferenceStatistics, without: Sequence[int] = ()) -> Features:
+    """Compare an image with the references of its line.
+
+    Args:
+        view: The image.
+        references: The line's references.
+        without: Indices of references to leave out: the image itself, or the references most similar to it.
+    """
+    keep = np.setdiff1d(np.arange(len(references.views)), np.asarray(without, int))
+    move = best_move(view.pattern, references.patterns, references.near_px, keep)
+    light = light_change(view.light, references.light[keep])
+    grey = light.undo(view.grey)
+    aligned = [(references.views[int(index)], dy, dx) for index, dy, dx in move.aligned[:ALIGNED]]
+    edges = np.stack([_shifted(reference.edges, dy, dx) for reference, dy, dx in aligned])
+    greys = np.stack([_shifted(reference.grey, dy, dx) for reference, dy, dx in aligned])
+    relit = edges_of(light.undo(view.fine))
+    missing, displaced, new = missing_part(relit, edges), displaced_part(view.grey, greys), new_structure(relit, edges)
+    tint, tint_few = tint_change(view.light, references.light[keep])
+    anywhere, in_place = foreign_levels(view.levels, references.levels[keep])
     residual = _by_block(np.min(np.abs(grey - greys), axis=0), light.left.shape)
     values = {
         "gain": abs(light.gain),
@@ -112,9 +124,9 @@ def measure(one: View, known: ReferenceStatistics, without: Sequence[int] = ()) 
         "spot": light.spot,
         "tint": float(np.abs(tint).max()),
         "levels": float(np.median(anywhere)),
-        "levels_here": float(np.median(here)),
+        "levels_here": float(np.median(in_place)),
         "moved": move.gain,
-        "turned": turned_gain(one.directions, known.directions[keep]),
+        "turned": turned_gain(view.directions, references.directions[keep]),
         "missing": missing.value,
         "displaced": displaced.value,
         "new": new.spot.value,
@@ -124,7 +136,7 @@ def measure(one: View, known: ReferenceStatistics, without: Sequence[int] = ()) 
         "left_few": float(np.quantile(np.abs(light.left), _FEW)),
         "residual_few": float(np.quantile(residual, _FEW)),
         "explained": light.explained,
-        "levels_here_few": float(np.quantile(here, _FEW)),
+        "levels_here_few": float(np.quantile(in_place, _FEW)),
         "unlike": 1 - move.still,
         "shifted": float(np.hypot(move.dy, move.dx)) if move.pose == UPRIGHT else 0.0,
         "new_blocks": new.blocks,
@@ -132,12 +144,12 @@ def measure(one: View, known: ReferenceStatistics, without: Sequence[int] = ()) 
         "new_at_missing": _around(new.beyond, missing),
         "new_at_displaced": _around(new.beyond, displaced),
     }
-    return Measured(values, light, tint, move, missing, displaced, new)
+    return Features(values, light, tint, move, missing, displaced, new)
 
 
-def log_features(measured: Measured) -> npt.NDArray[np.float64]:
-    """(W,) float64, in the order of FEATURES: each value's logarithm, what means little put equal."""
-    return np.array([np.log(max(value, 0.0) + FEATURES[name].least) for name, value in measured.values.items()])
+def log_features(features: Features) -> npt.NDArray[np.float64]:
+    """Return log(value + `Feature.least`) of each feature, (F,) float64 in the order of FEATURES."""
+    return np.array([np.log(max(value, 0.0) + FEATURES[name].least) for name, value in features.values.items()])
 
 
 def _by_block(image: Floats, shape: tuple[int, ...]) -> Floats:
@@ -150,8 +162,8 @@ def _around(image: Floats, spot: Spot) -> float:
     return float(image[max(0, spot.y - side) : spot.y + side + 1, max(0, spot.x - side) : spot.x + side + 1].mean())
 
 
-def _laid(image: Floats, dy: float, dx: float) -> Floats:
-    """A reference moved to where the image is; dy, dx: shares of height and width."""
+def _shifted(image: Floats, dy: float, dx: float) -> Floats:
+    """Shift a reference onto the image. dy, dx: shares of height and width."""
     height, width = image.shape
     matrix = np.array([[1, 0, dx * width], [0, 1, dy * height]])
     return cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE).astype(np.float32)

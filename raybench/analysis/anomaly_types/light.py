@@ -1,7 +1,7 @@
-"""Has the light changed? A smooth field and a tone curve are fitted to the difference from each reference.
+"""Measure changes of light: a smooth field and a tone curve are fitted to the difference from each reference.
 
-The difference of log medians on a grid of blocks is modelled as gain + a plane + a quadric + (gamma - 1) x log
-brightness, robustly (iteratively reweighted least squares, Huber's weights), so that something local does not count.
+The difference of log medians on a grid of blocks is modelled as gain + a plane + a quadric + (gamma − 1) × log
+brightness. The fit is robust (iteratively reweighted least squares with Huber's weights): local changes hardly count.
 """
 
 from __future__ import annotations
@@ -18,39 +18,48 @@ from raybench.analysis.anomaly_types.views import DARK, Floats
 _ROUNDS = 4
 _HUBER = 1.5
 _LEAST_SIGMA = 0.02
-_TRIED, _NEAREST = 10, 4  # of the references
+_TRIED, _NEAREST = 10, 4  # number of references that are fitted, and considered after that
 _FEW = 0.97
 _RIDGE = np.diag([0.0, 0, 0, 0.5, 0.5, 0.5, 0.5])
 
 
 @dataclass(frozen=True)
 class LightChange:
-    """All in log units. gain: the mean of what is modelled. bend: root mean square of plane and quadric. gamma: of its
-    logarithm. spot: root mean square of what is left and wider than two blocks. explained: share of the difference that
-    the model explains, 0 to 1. field: (R, C) float32, what is modelled. left: (R, C) float32, the rest."""
+    """A fitted change of light, in log units."""
 
     gain: float
+    """Mean of the fitted change."""
     bend: float
+    """Root mean square of plane and quadric."""
     gamma: float
+    """Logarithm of the exponent of the tone curve."""
     spot: float
+    """Root mean square of the residual's parts that are wider than two blocks."""
     explained: float
+    """Share of the difference that the model explains, 0 to 1."""
     field: Floats
+    """(R, C) float32, the fitted change."""
     left: Floats
+    """(R, C) float32, the residual."""
 
     def undo(self, grey: Floats) -> Floats:
-        """(H, W) float32: the image as it would be in the reference's light."""
+        """Return the image, (H, W) float32, in the light of the reference."""
         field = cv2.resize(self.field, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
         return np.clip((grey + DARK) / np.exp(field) - DARK, 0, 255).astype(np.float32)
 
 
 def light_change(light: Floats, references: Floats) -> LightChange:
-    """The least change that brings one of the nearest references to the image. light: (3, R, C), references:
-    (N, 3, R, C) float32, see `View.light`."""
-    grey, known = light.mean(axis=0), references.mean(axis=1)
-    offsets = (grey - known).reshape(len(known), -1)
+    """Return the smallest change that turns one of the nearest references into the image.
+
+    Args:
+        light: (3, R, C) float32, see `View.light`.
+        references: (N, 3, R, C) float32.
+    """
+    grey, greys = light.mean(axis=0), references.mean(axis=1)
+    offsets = (grey - greys).reshape(len(greys), -1)
     spread = np.mean(np.abs(offsets - np.median(offsets, axis=1, keepdims=True)), axis=1)
     smooth = _basis(light.shape[1:])
-    fits = [_fit(grey, known[at], smooth) for at in np.argsort(spread)[:_TRIED]]
+    fits = [_fit(grey, greys[index], smooth) for index in np.argsort(spread)[:_TRIED]]
     nearest = sorted(fits, key=lambda fit: fit[1])[:_NEAREST]
     return min((change for change, _ in nearest), key=lambda change: abs(change.gain) + change.bend + change.spot)
 
@@ -62,7 +71,7 @@ def _basis(shape: Sequence[int]) -> Floats:
 
 
 def _fit(light: Floats, reference: Floats, smooth: Floats) -> tuple[LightChange, float]:
-    """The change, and how much is left unexplained: the mean absolute residual. light, reference: (R, C)."""
+    """Fit a change of light; return it with the mean absolute residual. light, reference: (R, C)."""
     difference = (light - reference).ravel()
     tone = reference.ravel()
     columns = np.column_stack([smooth, tone - tone.mean()])
@@ -87,27 +96,43 @@ def _fit(light: Floats, reference: Floats, smooth: Floats) -> tuple[LightChange,
 
 
 def tint_change(light: Floats, references: Floats) -> tuple[Floats, float]:
-    """(2,): how far red and blue against green lie from the nearest reference, in log units, the median over blocks;
-    and how much farther a few blocks lie. light: (3, R, C), references: (N, 3, R, C)."""
-    tint, known = (values[..., [0, 2], :, :] - values[..., 1:2, :, :] for values in (light, references))
-    changes = (tint - known).reshape(len(known), 2, -1)
+    """Measure the change of colour against the nearest reference, in log units.
+
+    Args:
+        light: (3, R, C) float32, see `View.light`.
+        references: (N, 3, R, C) float32.
+
+    Returns:
+        The median change over blocks of red and of blue relative to green, (2,) float32, and by how much a few blocks
+        deviate from it.
+    """
+    tint, tints = (values[..., [0, 2], :, :] - values[..., 1:2, :, :] for values in (light, references))
+    changes = (tint - tints).reshape(len(tints), 2, -1)
     medians = np.median(changes, axis=2)
     nearest = int(np.abs(medians).max(axis=1).argmin())
-    away = np.abs(changes - medians[..., np.newaxis]).max(axis=1)
-    return np.asarray(medians[nearest], np.float32), float(np.quantile(away, _FEW, axis=1).min())
+    deviations = np.abs(changes - medians[..., np.newaxis]).max(axis=1)
+    return np.asarray(medians[nearest], np.float32), float(np.quantile(deviations, _FEW, axis=1).min())
 
 
 def foreign_levels(levels: Floats, references: Floats) -> tuple[Floats, Floats]:
-    """(R, C) twice: how far each block's grey levels lie from those of the nearest block of any reference, in log
-    units: of any block there, and of those at its place or beside it. levels: (R, C, 3), references: (N, R, C, 3)."""
+    """Measure how far each block's grey levels are from those of the references, in log units.
+
+    Args:
+        levels: (R, C, 3) float32, see `View.levels`.
+        references: (N, R, C, 3) float32.
+
+    Returns:
+        Two arrays (R, C) float32: the distance to the nearest block anywhere in a reference, and to the nearest block
+        in the same place or next to it.
+    """
     rows, columns = levels.shape[:2]
-    known, _ = KDTree(references.reshape(-1, 3)).query(levels.reshape(-1, 3), p=np.inf)
-    apart = np.asarray(known, np.float32)
+    distances, _ = KDTree(references.reshape(-1, 3)).query(levels.reshape(-1, 3), p=np.inf)
+    anywhere = np.asarray(distances, np.float32)
     padded = np.pad(references, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    beside = np.full((rows, columns), np.inf, np.float32)
+    nearby = np.full((rows, columns), np.inf, np.float32)
     for i in range(3):
         for j in range(3):
-            away = np.abs(levels - padded[:, i : i + rows, j : j + columns])
-            worst = np.maximum(np.maximum(away[..., 0], away[..., 1]), away[..., 2])
-            beside = np.minimum(beside, worst.min(axis=0))
-    return apart.reshape(rows, columns), beside
+            difference = np.abs(levels - padded[:, i : i + rows, j : j + columns])
+            largest = np.maximum(np.maximum(difference[..., 0], difference[..., 1]), difference[..., 2])
+            nearby = np.minimum(nearby, largest.min(axis=0))
+    return anywhere.reshape(rows, columns), nearby

@@ -1,7 +1,7 @@
-"""Has the whole scene moved? Every reference is laid over the image in every way, and the best fit is compared with the
-best fit in place.
+"""Detect moves of the whole scene: compare the best fit of any reference in any pose with the best fit in place.
 
-The fit is normalised cross-correlation over what overlaps, by Fourier transform, of patterns that light leaves alone.
+The fit is the normalised cross-correlation over the overlap, computed by Fourier transform, of patterns that do not
+depend on light.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ from scipy import fft
 
 from raybench.analysis.anomaly_types.views import Floats
 
-REACH = 0.25  # of a side: how far a shift is looked for
+REACH = 0.25  # of a side: the largest shift searched
 STEP, WIDEST = 3.0, 21.0  # degrees
-TIE = 0.03  # of correlation: within, the simpler story is told: upright
-POSED = 8  # references that are tried in other poses than upright
+TIE = 0.03  # of correlation: within it the simplest pose, upright, wins
+POSED = 8  # number of references tried in other poses than upright
 Complex = npt.NDArray[np.complex64]
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How an image lies. turned: degrees, anticlockwise. flip: as in `cv2.flip`, None for upright."""
+    """Orientation of an image relative to a reference."""
 
     name: str
     turned: float = 0.0
+    """Rotation in degrees, anticlockwise."""
     flip: int | None = None
+    """Flip code of `cv2.flip`; None for no flip."""
 
     def apply(self, pattern: Floats) -> Floats:
+        """Return the pattern, (h, w) float32, in this pose."""
         if self.flip is not None:
             return np.ascontiguousarray(cv2.flip(pattern, self.flip), np.float32)
         height, width = pattern.shape
@@ -51,40 +54,49 @@ POSES = (
 
 @dataclass(frozen=True)
 class Move:
-    """fit, still: correlation of the best fit and of the best one in place. dy, dx: of the best, as shares of the
-    pattern's height and width, downwards and to the right. aligned: (N, 3) float64, of each reference its index, and
-    where in place it fits best as shares dy, dx; the best reference first. size: (h, w) of the pattern."""
+    """The move of an image relative to the references."""
 
     pose: Pose
+    """Pose of the best fit."""
     dy: float
+    """Shift of the best fit downwards, as a share of the pattern's height."""
     dx: float
+    """Shift of the best fit to the right, as a share of the pattern's width."""
     fit: float
+    """Correlation of the best fit."""
     still: float
+    """Correlation of the best fit in place."""
     aligned: npt.NDArray[np.float64]
+    """(N, 3) float64: index of each reference, and the shift dy, dx of its best fit in place as shares; the best
+    reference first."""
     size: tuple[int, int]
+    """(h, w) of the pattern."""
 
     @property
     def shift_in_place_px(self) -> npt.NDArray[np.float64]:
-        """(2,): dy, dx of the reference that fits best in place, in pixels of a pattern."""
+        """(2,) float64: dy, dx of the reference that fits best in place, in pixels of a pattern."""
         return self.aligned[0, 1:] * self.size
 
     @property
     def gain(self) -> float:
+        """Correlation gained by moving."""
         return self.fit - self.still
 
 
 @dataclass(frozen=True)
 class Spectra:
-    """Of reference patterns. patterns: (N, h, w) float32. transformed: (N, ...) complex64. energies: (N, h', w')
-    float32, of the part that overlaps at each shift."""
+    """Reference patterns, prepared for correlation."""
 
     patterns: Floats
+    """(N, h, w) float32."""
     transformed: Complex
+    """(N, ...) complex64, their Fourier transforms."""
     energies: Floats
+    """(N, h', w') float32, energy of the overlapping part at each shift."""
 
 
 def spectra(patterns: Floats) -> Spectra:
-    """patterns: (N, h, w) float32."""
+    """Prepare reference patterns, (N, h, w) float32, for correlation."""
     shape = _padded(patterns.shape[1:])
     transformed = fft.rfft2(patterns, s=shape)
     ones = fft.rfft2(np.ones(patterns.shape[1:], np.float32), s=shape)
@@ -95,22 +107,29 @@ def spectra(patterns: Floats) -> Spectra:
 def best_move(
     pattern: Floats, references: Spectra, near_px: int, keep: npt.NDArray[np.intp], posed: bool = True
 ) -> Move:
-    """pattern: (h, w) float32. near_px: how far is still in place. keep: the references to compare with. posed: look
-    at other poses than upright."""
+    """Find the pose and shift in which a pattern fits a reference best.
+
+    Args:
+        pattern: (h, w) float32.
+        references: Prepared reference patterns.
+        near_px: Largest shift that still counts as in place, in pixels of the pattern.
+        keep: Indices of the references to compare with.
+        posed: Whether to try poses other than upright.
+    """
     transformed, energies = references.transformed[keep], references.energies[keep]
-    found = [_fits(pattern, transformed, energies)]
-    found += [_fits(pose.apply(pattern), transformed[:POSED], energies[:POSED]) for pose in POSES[1:] if posed]
-    tops = [float(fits.max()) for fits in found]
+    fits = [_fits(pattern, transformed, energies)]
+    fits += [_fits(pose.apply(pattern), transformed[:POSED], energies[:POSED]) for pose in POSES[1:] if posed]
+    tops = [float(correlations.max()) for correlations in fits]
     best = 0 if tops[0] >= max(tops) - TIE else int(np.argmax(tops))
-    _, row, column = np.unravel_index(int(found[best].argmax()), found[best].shape)
-    shift = (np.array([row, column]) - np.array(found[best].shape[1:]) // 2) / pattern.shape
-    still, aligned = _in_place(found[0], pattern.shape, near_px)
+    _, row, column = np.unravel_index(int(fits[best].argmax()), fits[best].shape)
+    shift = (np.array([row, column]) - np.array(fits[best].shape[1:]) // 2) / pattern.shape
+    still, aligned = _in_place(fits[0], pattern.shape, near_px)
     aligned[:, 0] = keep[aligned[:, 0].astype(int)]
     return Move(POSES[best], float(shift[0]), float(shift[1]), max(tops), still, aligned, pattern.shape)
 
 
 def _in_place(fits: Floats, size: Sequence[int], near_px: int) -> tuple[float, npt.NDArray[np.float64]]:
-    """The best fit in place, and `Move.aligned`."""
+    """Return the correlation of the best fit in place, and `Move.aligned`."""
     centre = np.array(fits.shape[1:]) // 2
     y, x = (np.abs(np.arange(side) - side // 2) for side in fits.shape[1:])
     near = np.where(np.maximum(y[:, np.newaxis], x) <= near_px, fits, -1.0).reshape(len(fits), -1)
@@ -122,12 +141,14 @@ def _in_place(fits: Floats, size: Sequence[int], near_px: int) -> tuple[float, n
 
 
 def _fits(pattern: Floats, transformed: Complex, energies: Floats) -> Floats:
-    """(N, 2 reach + 1, 2 reach + 1) float32: correlation at each shift with each reference."""
+    """Correlate a pattern with each reference at each shift, (N, 2 reach_y + 1, 2 reach_x + 1) float32."""
     size = pattern.shape
     shape = _padded(size)
-    mine = fft.irfft2(fft.rfft2(pattern**2, s=shape) * np.conj(fft.rfft2(np.ones(size, np.float32), s=shape)), s=shape)
+    energy = fft.irfft2(
+        fft.rfft2(pattern**2, s=shape) * np.conj(fft.rfft2(np.ones(size, np.float32), s=shape)), s=shape
+    )
     both = fft.irfft2(fft.rfft2(pattern, s=shape) * np.conj(transformed), s=shape)
-    norm = np.sqrt(np.maximum(_window(mine[np.newaxis], size) * energies, 1e-6))
+    norm = np.sqrt(np.maximum(_window(energy[np.newaxis], size) * energies, 1e-6))
     return np.asarray(_window(both, size) / norm, np.float32)
 
 
@@ -137,15 +158,22 @@ def _padded(size: Sequence[int]) -> tuple[int, int]:
 
 
 def _window(circular: npt.NDArray[np.floating], size: Sequence[int]) -> Floats:
-    """Shifts from -reach to reach, from a circular array that starts at zero."""
+    """Cut out shifts from -reach to reach of a circular array that starts at shift zero."""
     reach_y, reach_x = (int(REACH * side) for side in size)
     rolled = np.roll(circular, (reach_y, reach_x), axis=(-2, -1))
     return np.asarray(rolled[..., : 2 * reach_y + 1, : 2 * reach_x + 1], np.float32)
 
 
 def turned_gain(directions: Floats, references: Floats) -> float:
-    """How much better the gradient's directions fit those of a reference when all are turned by one angle: difference
-    of Bhattacharyya coefficients. directions: (A,), references: (N, A) float32."""
-    mine, theirs = np.sqrt(directions), np.sqrt(references)
-    fits = np.array([float((theirs @ np.roll(mine, lag)).max()) for lag in range(len(mine))])
+    """Measure how much better gradient directions fit those of a reference after a rotation.
+
+    Args:
+        directions: (A,) float32, see `View.directions`.
+        references: (N, A) float32.
+
+    Returns:
+        Largest Bhattacharyya coefficient over all rotations, minus the largest without or with the smallest rotation.
+    """
+    roots, reference_roots = np.sqrt(directions), np.sqrt(references)
+    fits = np.array([float((reference_roots @ np.roll(roots, lag)).max()) for lag in range(len(roots))])
     return float(fits.max() - fits[[0, 1, -1]].max())

@@ -1,8 +1,8 @@
-"""What kind of anomaly the first flags of each line look like.
+"""Classify the first flags of each line, and store what was learnt and answered.
 
-To learn what a line's kinds look like takes seconds of CPU. It is done once per line, by the task that inspects it, and
-kept beside the inspection; what was told is kept beside the run, in `runs/<name>/signals/<line>.json`, and only images
-that were never looked at are. Both depend on nothing but the line.
+Learning from a line takes seconds of CPU time. It is done once per line, by the task that inspects it, and stored
+beside the inspection. Answers are stored beside the run, in `runs/<name>/signals/<line>.json`; only images without a
+stored answer are classified. Both depend on nothing but the line.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from raybench.analysis.anomaly_types import AnomalyType, ReferenceBank, classify, references_of
-from raybench.analysis.anomaly_types.training_samples import VERSION, TrainingSamples, read_samples, write_samples
+from raybench.analysis.anomaly_types import AnomalyType, ReferenceBank, build_reference_bank, classify
+from raybench.analysis.anomaly_types.classifier import VERSION, TrainingSamples, read_samples, write_samples
 from raybench.analysis.anomaly_types.views import Image
 from raybench.analysis.flags import Flag
 from raybench.config.plan import Plan
@@ -26,18 +26,21 @@ from raybench.errors import IntegrityError, ObjectMissing, StoreDenied
 from raybench.runs.run import Run, encode
 from raybench.store import Store
 
-TRAINING = "suspicious training image"  # it may be one of those that images are compared with
-THREADS = 8  # lines at a time, at most: each holds some fifty megabytes
+TRAINING = "suspicious training image"  # it may be one of the references
+THREADS = 8  # most lines at a time: each takes some fifty megabytes
 _DIGITS = 3  # of a confidence
 
 
 @dataclass(frozen=True)
 class StoredTypes:
-    """version: of the rules. line_digest: of the manifest. signals: by image id."""
+    """The answers for a line."""
 
     version: int
+    """Version of the rules that gave them."""
     line_digest: str
+    """Digest of the line's manifest."""
     signals: Mapping[str, AnomalyType]
+    """Answer by image_id."""
 
 
 _ADAPTER = TypeAdapter(StoredTypes)
@@ -45,93 +48,116 @@ Look = Callable[[Image], AnomalyType | None]
 
 
 def with_anomaly_types(plan: Plan, run: Run, flags: Sequence[Flag]) -> list[Flag]:
-    """The flags, the first of each line with what they look like. flags: grouped by line, by rank."""
+    """Classify the first flags of each line, up to `annotation.signals`.
+
+    Args:
+        plan: The run's plan.
+        run: The run.
+        flags: Flags grouped by line, in order of rank.
+
+    Returns:
+        All flags in the same order, the first of each line with the type of their anomaly.
+    """
     by_line = [(line, list(group)) for line, group in itertools.groupby(flags, key=lambda flag: flag.line)]
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        return [flag for found in pool.map(lambda one: _of_line(plan, run, *one), by_line) for flag in found]
+        classified = pool.map(lambda item: _classify_flags(plan, run, *item), by_line)
+        return [flag for line_flags in classified for flag in line_flags]
 
 
-def _of_line(plan: Plan, run: Run, line: str, flags: Sequence[Flag]) -> list[Flag]:
+def _classify_flags(plan: Plan, run: Run, line: str, flags: Sequence[Flag]) -> list[Flag]:
     wanted = [flag.image_id for flag in flags if TRAINING not in flag.kinds][: plan.experiment.annotation.signals]
-    told = _tell(plan, line, run, wanted)
-    found = {image_id: told[image_id] for image_id in wanted if image_id in told}
-    return [_with(flag, found.get(flag.image_id)) for flag in flags]
+    types = _classify_images(plan, line, run, wanted)
+    return [_with_type(flag, types.get(flag.image_id) if flag.image_id in wanted else None) for flag in flags]
 
 
-def _with(flag: Flag, told: AnomalyType | None) -> Flag:
-    if told is None:
+def _with_type(flag: Flag, answer: AnomalyType | None) -> Flag:
+    if answer is None:
         return flag
-    return replace(flag, signal=told.kind, signal_confidence=told.confidence, signal_evidence=told.evidence)
+    return replace(flag, signal=answer.kind, signal_confidence=answer.confidence, signal_evidence=answer.evidence)
 
 
-def learn_in_run(run: Run, lines: Store, manifest: Manifest, own: bool) -> None:
-    """Learn what the line's kinds look like unless that has been done. own: the line lies in the run's own store, and
-    may be written to. Raises IntegrityError, and the store's own errors."""
-    if _lessons(run, lines, manifest) is None:
-        _learnt(run, lines, manifest, own)
+def learn_in_run(run: Run, lines: Store, manifest: Manifest, writable: bool) -> None:
+    """Learn the anomaly types of a line unless that has been done.
+
+    Args:
+        run: The run.
+        lines: Store that holds the line.
+        manifest: Manifest of the line.
+        writable: Whether results may be stored beside the line; True in the run's own store.
+
+    Raises:
+        IntegrityError: A shard is damaged. The store's own errors are raised as well.
+    """
+    if _stored_samples(run, lines, manifest) is None:
+        _learn(run, lines, manifest, writable)
 
 
 def make_classifier(plan: Plan, run: Run, line: str) -> Look:
-    """Says what an image of the line looks like; learns what that takes when it is first asked. Nothing where signals
-    are off or there are too few OK images; why not, where the line's training images are no longer whole: a prediction
-    does not need them."""
+    """Return a function that classifies an image of a line; the first call learns what it takes.
+
+    It returns None if classification is switched off or the line has too few OK images. If training images are missing
+    or damaged, it returns "uncertain" with the reason: a prediction does not depend on them.
+    """
 
     @functools.cache
     def references() -> ReferenceBank | AnomalyType | None:
         if not plan.experiment.annotation.signals:
             return None
         try:
-            return _references(run, plan.lines_of(line), plan.manifests[line], line not in plan.elsewhere)
+            return _reference_bank(run, plan.lines_of(line), plan.manifests[line], line not in plan.elsewhere)
         except (ObjectMissing, IntegrityError) as error:
-            return AnomalyType("uncertain", 0.0, f"not looked at: {error}")
+            return AnomalyType("uncertain", 0.0, f"not classified: {error}")
 
-    def look(image: Image) -> AnomalyType | None:
-        found = references()
-        return classify(image, found) if isinstance(found, ReferenceBank) else found
+    def classify_image(image: Image) -> AnomalyType | None:
+        bank = references()
+        return classify(image, bank) if isinstance(bank, ReferenceBank) else bank
 
-    return look
+    return classify_image
 
 
-def _lessons(run: Run, lines: Store, manifest: Manifest) -> TrainingSamples | None:
+def _stored_samples(run: Run, lines: Store, manifest: Manifest) -> TrainingSamples | None:
     return read_samples(lines, manifest) or read_samples(run.lines, manifest)
 
 
-def _references(run: Run, lines: Store, manifest: Manifest, own: bool) -> ReferenceBank | None:
-    """From what has been learnt; else learnt now, and kept."""
-    kept = _lessons(run, lines, manifest)
-    return references_of(lines, manifest, kept) if kept else _learnt(run, lines, manifest, own)
+def _reference_bank(run: Run, lines: Store, manifest: Manifest, writable: bool) -> ReferenceBank | None:
+    """Build the reference bank from stored samples; without any, learn now and store them."""
+    samples = _stored_samples(run, lines, manifest)
+    return build_reference_bank(lines, manifest, samples) if samples else _learn(run, lines, manifest, writable)
 
 
-def _learnt(run: Run, lines: Store, manifest: Manifest, own: bool) -> ReferenceBank | None:
-    references = references_of(lines, manifest)
+def _learn(run: Run, lines: Store, manifest: Manifest, writable: bool) -> ReferenceBank | None:
+    references = build_reference_bank(lines, manifest)
     if references is not None:
         try:
-            write_samples(lines if own else run.lines, manifest, references.lessons)
+            write_samples(lines if writable else run.lines, manifest, references.samples)
         except StoreDenied:
-            write_samples(run.lines, manifest, references.lessons)
+            write_samples(run.lines, manifest, references.samples)
     return references
 
 
-def _tell(plan: Plan, line: str, run: Run, image_ids: Sequence[str]) -> Mapping[str, AnomalyType]:
+def _classify_images(plan: Plan, line: str, run: Run, image_ids: Sequence[str]) -> Mapping[str, AnomalyType]:
+    """Return the stored answers for a line, after classifying the images that have none."""
     lines, manifest = plan.lines_of(line), plan.manifests[line]
     key = f"{run.root}/signals/{manifest.line}.json"
-    known = _read(run.store, key, manifest)
+    known = _read_types(run.store, key, manifest)
     unknown = set(image_ids) - set(known)
-    references = _references(run, lines, manifest, line not in plan.elsewhere) if unknown else None
+    references = _reference_bank(run, lines, manifest, line not in plan.elsewhere) if unknown else None
     if references is None:
         return known
     samples = plan.line(line).images(unknown, splits=("test", "unlabelled"))
     fresh = {sample.image_id: classify(sample.pixels, references) for sample in samples}
-    rounded = {image: replace(one, confidence=round(one.confidence, _DIGITS)) for image, one in fresh.items()}
-    told = dict(sorted({**known, **rounded}.items()))
-    run.store.put(key, encode(StoredTypes(VERSION, manifest.digest, told)))
-    return told
+    rounded = {
+        image_id: replace(answer, confidence=round(answer.confidence, _DIGITS)) for image_id, answer in fresh.items()
+    }
+    types = dict(sorted({**known, **rounded}.items()))
+    run.store.put(key, encode(StoredTypes(VERSION, manifest.digest, types)))
+    return types
 
 
-def _read(store: Store, key: str, manifest: Manifest) -> Mapping[str, AnomalyType]:
-    """What was told of these very images by these very rules."""
+def _read_types(store: Store, key: str, manifest: Manifest) -> Mapping[str, AnomalyType]:
+    """Return the stored answers by image_id; empty if none match the line's images and this version of the rules."""
     try:
-        found = _ADAPTER.validate_json(store.get(key))
+        stored = _ADAPTER.validate_json(store.get(key))
     except (ObjectMissing, ValidationError):
         return {}
-    return found.signals if (found.version, found.line_digest) == (VERSION, manifest.digest) else {}
+    return stored.signals if (stored.version, stored.line_digest) == (VERSION, manifest.digest) else {}

@@ -1,4 +1,4 @@
-"""Anomalies of a known kind, made from OK images of a line: what its classifier learns from, without labels."""
+"""Make anomalies of a known type from OK images of a line, from which its classifier learns without labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHANGES: Mapping[str, tuple[Perturb, ...]] = {
 
 
 def jittered(image: Image, rng: np.random.Generator) -> Image:
-    """(H, W, 3) uint8 RGB: with what may differ from image to image on any line: a little light, a little place."""
+    """Vary light and position slightly, as they differ between images of any line. image: (H, W, 3) uint8 RGB."""
     gain, gamma = np.exp(rng.normal(0, 0.05)), np.exp(rng.normal(0, 0.04))
     lit = as_bytes(255 * np.clip(image / 255 * gain, 0, 1) ** gamma)
     dx, dy = rng.normal(0, 0.006, 2) * side_of(image)

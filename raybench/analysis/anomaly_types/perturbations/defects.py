@@ -1,4 +1,4 @@
-"""Defects: local structure that does not belong there."""
+"""Perturbations that add a defect: local structure that OK images do not have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raybench.analysis.anomaly_types.views import Image
 
 
 def scratch(image: Image, rng: np.random.Generator) -> Image:
-    """A thin line, nearly straight."""
+    """Draw a thin, nearly straight line."""
     made, start = image.copy(), place(image, rng)
     length, angle = rng.uniform(0.12, 0.4) * side_of(image), rng.uniform(0, 2 * np.pi)
     angles = angle + rng.normal(0, 0.15, 6).cumsum()
@@ -22,7 +22,7 @@ def scratch(image: Image, rng: np.random.Generator) -> Image:
 
 
 def blob(image: Image, rng: np.random.Generator) -> Image:
-    """A spot with an uneven, sharp edge."""
+    """Draw a spot with an uneven, sharp edge."""
     made, centre = image.copy(), place(image, rng)
     angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     radii = rng.uniform(0.02, 0.06) * side_of(image) * rng.uniform(0.7, 1.3, 14)
@@ -33,7 +33,7 @@ def blob(image: Image, rng: np.random.Generator) -> Image:
 
 
 def stain(image: Image, rng: np.random.Generator) -> Image:
-    """A spot with a soft edge through which the ground can be seen."""
+    """Draw a translucent spot with a soft edge."""
     height, width = image.shape[:2]
     centre, radius = place(image, rng), rng.uniform(0.04, 0.09) * side_of(image)
     mask = np.zeros((height, width), np.float32)
@@ -44,7 +44,7 @@ def stain(image: Image, rng: np.random.Generator) -> Image:
 
 
 def crack(image: Image, rng: np.random.Generator) -> Image:
-    """A thin line that wanders and branches."""
+    """Draw a thin line that wanders and branches."""
     made, start = image.copy(), place(image, rng)
     tone, angle = tone_at(image, rng, start), rng.uniform(0, 2 * np.pi)
     thickness = max(1, round(0.005 * side_of(image)))
@@ -57,7 +57,7 @@ def crack(image: Image, rng: np.random.Generator) -> Image:
 
 
 def specks(image: Image, rng: np.random.Generator) -> Image:
-    """A handful of small dots close together: dust, pores."""
+    """Draw 4 to 9 small dots close together, like dust or pores."""
     made, centre = image.copy(), place(image, rng)
     tone = tone_at(image, rng, centre)
     for _ in range(rng.integers(4, 10)):
@@ -67,7 +67,7 @@ def specks(image: Image, rng: np.random.Generator) -> Image:
 
 
 def soil(image: Image, rng: np.random.Generator) -> Image:
-    """Patches of something else: uneven, of any colour."""
+    """Draw uneven patches of foreign material in any colour."""
     side, middle = side_of(image), np.array(place(image, rng))
     mask = np.zeros(image.shape[:2], np.float32)
     for _ in range(rng.integers(1, 4)):
@@ -83,7 +83,7 @@ def soil(image: Image, rng: np.random.Generator) -> Image:
 
 
 def broken(image: Image, rng: np.random.Generator) -> Image:
-    """A piece has broken off: a jagged outline, parts of it lit, and behind it a tone from elsewhere in the image."""
+    """Break off a piece: a jagged outline, partly lit, filled with a tone from elsewhere in the image."""
     height, width = image.shape[:2]
     side, centre = side_of(image), np.array(place(image, rng, 0.1))
     outline = _polygon(centre, rng.uniform(0.06, 0.2) * side * rng.uniform(0.5, 1.4, rng.integers(6, 12)), rng)
@@ -95,14 +95,14 @@ def broken(image: Image, rng: np.random.Generator) -> Image:
     made = as_bytes(np.where(mask[..., np.newaxis] > 0, fill, image))
     tone, count = tone_at(image, rng, (int(centre[0]), int(centre[1]))), len(outline)
     for _ in range(rng.integers(1, 4)):
-        at = int(rng.integers(0, count))
-        edge = outline[[at, (at + 1) % count, (at + 2) % count]]
+        first = int(rng.integers(0, count))
+        edge = outline[[first, (first + 1) % count, (first + 2) % count]]
         cv2.polylines(made, [edge], False, tone, max(1, round(rng.uniform(0.004, 0.012) * side)), cv2.LINE_AA)
     return made
 
 
 def hole(image: Image, rng: np.random.Generator) -> Image:
-    """A dark or bright spot, its rim in part of another tone."""
+    """Draw a dark or bright spot whose rim partly has another tone."""
     side, centre, made = side_of(image), place(image, rng), image.copy()
     radius, tone = rng.uniform(0.015, 0.06) * side, tone_at(image, rng, centre)
     axes = (max(1, int(radius)), max(1, int(radius * rng.uniform(0.5, 1.0))))
@@ -113,7 +113,7 @@ def hole(image: Image, rng: np.random.Generator) -> Image:
 
 
 def cut(image: Image, rng: np.random.Generator) -> Image:
-    """A straight groove, one side of it of the opposite tone."""
+    """Draw a straight groove with the opposite tone along one side."""
     side, middle, made = side_of(image), place(image, rng), image.copy()
     angle, thickness = rng.uniform(0, 2 * np.pi), max(1, round(rng.uniform(0.008, 0.025) * side))
     half = np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0.04, 0.15) * side
@@ -130,6 +130,6 @@ def cut(image: Image, rng: np.random.Generator) -> Image:
 def _polygon(
     centre: npt.NDArray[np.float64], radii: npt.NDArray[np.float64], rng: np.random.Generator
 ) -> npt.NDArray[np.int32]:
-    """(n, 2): x, y of corners at n angles around the centre."""
+    """Return the corners (x, y) of a polygon with the given radii at random angles, (n, 2) int32."""
     angles = np.sort(rng.uniform(0, 2 * np.pi, len(radii)))
     return np.rint(centre + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, np.newaxis]).astype(np.int32)
