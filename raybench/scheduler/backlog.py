@@ -1,11 +1,11 @@
-"""What is left to do, and in which order. Pure bookkeeping: knows no Ray and no store.
+"""The jobs that are left to do, and their order. Uses neither Ray nor the store.
 
 A unit goes through train → score (each shard) → aggregate → measure. The next score job of a trained unit comes before
-the next unit's training, so that units finish early and loaded detectors are used while hot. Speed is measured when
-nothing else is left to run, because a busy machine measures slow.
+the next unit's training, so that units finish early and loaded detectors are used while they are cached. Speed is
+measured when nothing else is left to run, because a busy machine measures slow.
 
-A unit that nobody works on yet is a reference in a queue; its jobs are made when they are taken. So memory depends on
-the units under way, and no step looks at more than one unit.
+A unit that has not begun is a reference in a queue; its jobs are made when they are taken. So memory depends on the
+units under way, and no step looks at more than one unit.
 """
 
 from __future__ import annotations
@@ -27,41 +27,59 @@ _Key = tuple[str, Phase, str]
 
 @dataclass(frozen=True)
 class Job:
-    """One task. shard: for score only. images: how many images it looks at."""
+    """One task of a unit."""
 
     phase: Phase
+    """What is done."""
     unit: Unit
+    """The unit it belongs to."""
     images: int
+    """Images that are scored; 0 in other phases."""
     shard: ShardInfo | None = None
+    """The shard that is scored; None in other phases."""
 
 
 @dataclass
 class PhaseCount:
-    """Progress of one phase. done, total: jobs. images: looked at so far, of `images_total`."""
+    """Progress of one phase."""
 
     done: int = 0
+    """Jobs that are committed."""
     total: int = 0
+    """Jobs in all: done, failed and left."""
     images: int = 0
+    """Images of the jobs that are done."""
     images_total: int = 0
+    """Images of all jobs."""
     failed: int = 0
+    """Jobs that ended a unit."""
 
 
 @dataclass(slots=True)
 class _Open:
-    """A unit under way. shards: still to be taken, the next one last. unscored: shards that are not scored. back: its
-    jobs that are to be done again."""
+    """A unit under way."""
 
     shards: list[ShardInfo]
+    """Shards that are still to be taken, the next one last."""
     unscored: int
+    """How many shards are not scored."""
     back: dict[_Key, Job] = field(default_factory=dict)
+    """Jobs that are to be done again."""
 
 
 class Backlog:
-    """Jobs of the units that `commits` (unit_id → names) does not show as done. Units are begun in the order given."""
+    """The jobs of all units that are not done."""
 
     def __init__(
         self, units: Iterable[Unit], manifests: Mapping[str, Manifest], commits: Mapping[str, set[str]]
     ) -> None:
+        """Queue the units.
+
+        Args:
+            units: in the order in which to begin them.
+            manifests: by line.
+            commits: names of the commits that exist, by unit_id.
+        """
         self.manifests = manifests
         self.tallies: dict[Phase, PhaseCount] = {phase: PhaseCount() for phase in _PHASES}
         self.reused = 0
@@ -94,7 +112,7 @@ class Backlog:
         return unit_id in self._open
 
     def put_back(self, job: Job, pause_s: float) -> None:
-        """`job` is to be done again, no sooner than after a pause."""
+        """Queue `job` again, to be taken after a pause at the earliest."""
         key = _key(job)
         self._open[job.unit.unit_id].back[key] = self._paused[key] = job
         heapq.heappush(self._ends, (time.monotonic() + pause_s, key))
@@ -106,16 +124,16 @@ class Backlog:
 
     @property
     def unbegun(self) -> list[Unit]:
-        """Units whose images nobody has asked for yet, in the order in which they begin."""
+        """Units that have not begun, in the order in which they will."""
         return [*self._trained, *self._untrained]
 
     @property
     def begun(self) -> int:
-        """How many of those that were not begun at first have been, since."""
+        """How many units have begun since the backlog was made."""
         return self._untouched - len(self._trained) - len(self._untrained)
 
     def take(self, busy: bool) -> Job | None:
-        """The next job, or None while there is none ready. `busy`: jobs other than `measure` are running."""
+        """Take the next job; None while none is ready. Timing is not ready while `busy`: other jobs are running."""
         self._end_pauses()
         if self._again:
             return self._taken_again(self._again)
@@ -132,7 +150,7 @@ class Backlog:
         return None if busy else self._next_measure()
 
     def finish(self, job: Job) -> None:
-        """`job` is committed: what it made possible becomes ready."""
+        """Note that `job` is committed, and queue the jobs that waited for it."""
         tally = self.tallies[job.phase]
         tally.done += 1
         tally.images += job.images
@@ -151,7 +169,7 @@ class Backlog:
             del self._open[job.unit.unit_id]
 
     def fail(self, job: Job) -> bool:
-        """`job` failed: its unit is given up. False when the unit had been given up before."""
+        """Give up the unit of a failed job. Returns False when it had been given up before."""
         self.tallies[job.phase].failed += 1
         unit_id = job.unit.unit_id
         state = self._open.pop(unit_id, None)
@@ -196,7 +214,7 @@ class Backlog:
         return unit
 
     def _to_be_scored(self, unit: Unit) -> None:
-        """A trained unit comes before all others that are to be scored."""
+        """Score a trained unit before all others."""
         if self._open[unit.unit_id].shards:
             self._scoring[unit.unit_id] = unit
             self._scoring.move_to_end(unit.unit_id, last=False)
@@ -204,7 +222,7 @@ class Backlog:
             self._to_aggregate.append(unit)
 
     def _forget(self, job: Job, state: _Open) -> None:
-        """Jobs that will not come any more leave the totals; those that run are still to end."""
+        """Take the unit's remaining jobs out of the totals; jobs that still run stay in."""
         phase = job.phase
         shards = [*state.shards, *(other.shard for other in state.back.values() if other.shard)]
         self._shrink("score", [shard.rows for shard in shards])
@@ -217,7 +235,7 @@ class Backlog:
         self.tallies[phase].images_total -= sum(images)
 
     def _missing(self, unit: Unit, names: set[str]) -> list[ShardInfo]:
-        """Shards that are not scored, the first one last."""
+        """The shards that are not scored, the first one last."""
         return [shard for shard in reversed(self._shards[unit.line]) if score_name(shard.key) not in names]
 
     def _plan(self, unit: Unit, names: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""The cluster as a run sees it: which nodes it uses, how many tasks fit, and how that changes. Knows no Ray."""
+"""The nodes that a run uses and the tasks that fit them, as nodes come and go. Does not use Ray."""
 
 from __future__ import annotations
 
@@ -15,31 +15,41 @@ REFRESH_S = 5.0
 
 @dataclass(frozen=True)
 class Node:
+    """A node of the cluster."""
+
     node_id: str
+    """Ray's ID."""
     cpus: int
+    """CPU cores that Ray may use."""
     gpus: int
+    """GPUs that Ray may use."""
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """count: train and score tasks at once, where each has `gpus` of a GPU. cpus: of each task. device: torch name.
-    nodes: those that train, score and measure. cpu_nodes: nodes without a GPU, of a cluster whose GPUs are used."""
+    """How the tasks of an experiment fit a cluster."""
 
     count: int
+    """Train and score tasks at once, where each has `gpus` of a GPU."""
     cpus: int
+    """CPU cores of each task."""
     gpus: float
+    """Share of a GPU of each task; 0 on CPUs."""
     device: str
+    """torch's name of the device: "cpu" or "cuda"."""
     nodes: tuple[Node, ...]
+    """Nodes that train, score and measure."""
     cpu_nodes: tuple[Node, ...] = ()
+    """Nodes without a GPU, where GPUs are used. They decode, merge and build the report."""
 
     @property
     def cpu_slots(self) -> int:
-        """Tasks at once, if only CPUs counted."""
+        """Tasks that the CPUs allow at once."""
         return sum(node.cpus // self.cpus for node in self.nodes)
 
     @property
     def most_cpus(self) -> int:
-        """CPUs of the largest node."""
+        """CPU cores of the largest node."""
         return max((node.cpus for node in self.nodes), default=self.cpus)
 
     def cpu_node(self, number: int) -> Node | None:
@@ -49,11 +59,12 @@ class Capacity:
 
     @property
     def all_gpus(self) -> int:
+        """GPUs in all; 0 where none is used."""
         return sum(node.gpus for node in self.nodes) if self.gpus else 0
 
 
 def capacity_of(resources: Resources, nodes: Sequence[Node]) -> Capacity:
-    """How an experiment's tasks fit the nodes. Raises InputError when not even one does."""
+    """Count the tasks that fit the nodes. Raises InputError when not even one does."""
     usable = tuple(node for node in nodes if node.cpus >= resources.cpus)
     if not usable:
         most = max((node.cpus for node in nodes), default=0)
@@ -70,53 +81,66 @@ def capacity_of(resources: Resources, nodes: Sequence[Node]) -> Capacity:
 
 
 def assumed_nodes(resources: Resources, nodes: int, cpus: int | None, gpus: int | None) -> tuple[Node, ...]:
-    """So many equal nodes. By default each has this machine's CPUs, or as many as a task asks for, and a GPU where the
-    experiment asks for one."""
+    """Make up a cluster of equal nodes.
+
+    Args:
+        resources: of the experiment.
+        nodes: how many.
+        cpus: cores of each; by default this machine's, or as many as a task asks for.
+        gpus: of each; by default one where the experiment asks for a share of one.
+    """
     cpus = cpus or max(os.cpu_count() or 1, resources.cpus)
     gpus = (1 if resources.gpus else 0) if gpus is None else gpus
     return tuple(Node(f"assumed {number}", cpus, gpus) for number in range(nodes))
 
 
 class Cluster:
-    """The slots of a cluster whose nodes come and go. What a task runs on, CPU or GPU, is settled at the start.
-
-    fixed_share: of a GPU that each task has; None: by memory. alive: the nodes there are now. Raises InputError when
-    nothing fits at the start; later that may pass.
-    """
+    """The capacity of a cluster whose nodes come and go. Whether tasks run on CPUs or GPUs is settled at the start."""
 
     def __init__(
         self, resources: Resources, alive: Callable[[], Sequence[Node]], clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """Look at the nodes for the first time.
+
+        Args:
+            resources: of the experiment.
+            alive: returns the nodes that there are now.
+            clock: seconds.
+
+        Raises:
+            InputError: no task fits. Later that is taken for a passing state.
+        """
         self._alive, self._clock = alive, clock
-        self._slots = capacity_of(resources, alive())
-        self._resources = resources.model_copy(update={"gpus": self._slots.gpus})
+        self._capacity = capacity_of(resources, alive())
+        self._resources = resources.model_copy(update={"gpus": self._capacity.gpus})
         self._looked_at = clock()
-        by_memory = resources.gpus is None and self._slots.device != "cpu"
-        self.fixed_share = None if by_memory else self._slots.gpus
+        by_memory = resources.gpus is None and self._capacity.device != "cpu"
+        self.fixed_share = None if by_memory else self._capacity.gpus
+        """Share of a GPU that each task has; None where it depends on the memory that similar tasks used."""
 
     @property
     def capacity(self) -> Capacity:
-        """As of some seconds ago; without nodes while the cluster has lost all that fit."""
+        """The capacity of at most REFRESH_S ago; without nodes while the cluster has lost all that fit."""
         if self._clock() - self._looked_at >= REFRESH_S:
             self.look_again()
-        return self._slots
+        return self._capacity
 
     def look_again(self) -> None:
-        """See at once who is there: a node was lost."""
+        """Refresh the capacity at once, because a node may be lost."""
         self._looked_at = self._clock()
         try:
-            self._slots = capacity_of(self._resources, self._alive())
+            self._capacity = capacity_of(self._resources, self._alive())
         except InputError:
-            before = self._slots
-            self._slots = Capacity(0, before.cpus, before.gpus, before.device, ())
+            before = self._capacity
+            self._capacity = Capacity(0, before.cpus, before.gpus, before.device, ())
 
     def has_room(self, tasks: int, gpus: float) -> bool:
-        """Whether more may be submitted beside so many tasks, which have so many GPUs together.
+        """Return whether to submit a task beside `tasks` others, which ask for `gpus` GPUs together.
 
-        Some are submitted ahead, so that no slot waits for the driver. To a cluster without nodes one task at a time
-        is submitted: an autoscaler adds nodes only for what asks for them.
+        Tasks are submitted ahead, so that no slot waits for the driver. A cluster without nodes is asked for one task
+        at a time, because an autoscaler adds nodes only for tasks that ask for them.
         """
-        slots, ahead = self.capacity, self._resources.in_flight
-        if tasks >= ahead * max(slots.cpu_slots, 1):
+        capacity, ahead = self.capacity, self._resources.in_flight
+        if tasks >= ahead * max(capacity.cpu_slots, 1):
             return False
-        return not slots.gpus or gpus < ahead * max(slots.all_gpus, 1)
+        return not capacity.gpus or gpus < ahead * max(capacity.all_gpus, 1)

@@ -1,4 +1,4 @@
-"""Join a Ray cluster, or start one on this machine; and how many tasks of an experiment fit it."""
+"""Join a Ray cluster or start one on this machine, and count the tasks that fit it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ LOCAL_OBJECT_STORE_MB = 256  # images and scores travel through the store and th
 
 @contextlib.contextmanager
 def connected(address: str | None = None) -> Iterator[None]:
-    """A Ray connection while the block runs.
+    """Connect to Ray while the block runs.
 
-    address: as in `ray.init`; by default RAY_ADDRESS, and without it a cluster of this machine alone, on loopback,
-    which only holders of the user's Ray token can join.
+    Args:
+        address: as in `ray.init`. By default RAY_ADDRESS, and without it a cluster of this machine alone, on loopback,
+            which only holders of the user's Ray token can join.
+
+    Raises:
+        RaybenchError: no cluster answers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     settings: dict[str, Any] = {}
     clusters_enabled = ray_constants.ENABLE_RAY_CLUSTER
-    if where == "local":
+    if address == "local":
         # Ray's address rewriting waits for a network that an air-gapped machine does not have.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         # By default an idle worker ends after a second: its loaded models are lost, and its end disturbs measurements.
@@ -44,22 +48,22 @@ def connected(address: str | None = None) -> Iterator[None]:
             "object_store_memory": LOCAL_OBJECT_STORE_MB * 2**20,
         }
     try:
-        _join(where, settings)
+        _join(address, settings)
         yield
     finally:
         ray.shutdown()
         ray_constants.ENABLE_RAY_CLUSTER = clusters_enabled
 
 
-def _join(where: str, settings: dict[str, Any]) -> None:
+def _join(address: str, settings: dict[str, Any]) -> None:
     try:
-        ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **settings)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
     except ConnectionError as error:
-        raise RaybenchError(f"no Ray cluster answers at {where!r}: {error}") from error
+        raise RaybenchError(f"no Ray cluster answers at {address!r}: {error}") from error
 
 
 def alive() -> tuple[Node, ...]:
-    """The nodes of the connected cluster."""
+    """List the living nodes of the connected cluster."""
     return tuple(
         _node(entry)
         for entry in ray.nodes()  # type: ignore[no-untyped-call]
@@ -68,7 +72,7 @@ def alive() -> tuple[Node, ...]:
 
 
 def cluster_capacity(resources: Resources) -> Capacity:
-    """How an experiment's tasks fit the connected cluster. Raises InputError when not even one does."""
+    """Count the tasks that fit the connected cluster. Raises InputError when not even one does."""
     return capacity_of(resources, alive())
 
 

@@ -1,4 +1,4 @@
-"""What a plan will take, and the order in which to start its units: from recorded costs. Knows no Ray."""
+"""Estimate a plan's time and cost, and order its units, from recorded costs. Does not use Ray."""
 
 from __future__ import annotations
 
@@ -23,53 +23,64 @@ from raybench.scheduler.simulate import FreeCapacity, ResourceRequest, simulate
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is to be done. units: in the order in which they are started. commits: unit_id → names of its commits.
-    guesses: by unit_id. damaged: keys of recorded costs that could not be read."""
+    """The units of a plan in their order, with their estimated costs."""
 
     units: Sequence[Unit]
+    """In the order in which to start them."""
     manifests: Mapping[str, Manifest]
+    """By line."""
     commits: Mapping[str, set[str]]
-    guesses: Mapping[str, CostEstimate]
+    """Names of the commits that exist, by unit_id."""
+    costs: Mapping[str, CostEstimate]
+    """By unit_id."""
     damaged: tuple[str, ...] = ()
+    """Keys of recorded costs that could not be read."""
 
 
-def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, slots: Capacity) -> Schedule:
-    """The units of `plan` with what they are predicted to cost, in the order in which to start them: as the experiment
-    lists them, where nothing has been recorded."""
-    predictor = CostModel(costs, slots.device, slots.cpus)
-    guesses = {unit.unit_id: predictor.guess(unit, plan.manifests[unit.line]) for unit in plan.units}
-    units = in_order(plan.units, lambda unit: guesses[unit.unit_id].work_s)
-    return Schedule(units, plan.manifests, commits, guesses, costs.damaged)
+def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, capacity: Capacity) -> Schedule:
+    """Estimate the costs of the plan's units and order them.
+
+    Args:
+        plan: with all its units, done or not.
+        commits: names of the commits that exist, by unit_id.
+        costs: what earlier units took. Without any, the order is the experiment's.
+        capacity: of the cluster.
+    """
+    model = CostModel(costs, capacity.device, capacity.cpus)
+    estimates = {unit.unit_id: model.guess(unit, plan.manifests[unit.line]) for unit in plan.units}
+    units = in_order(plan.units, lambda unit: estimates[unit.unit_id].work_s)
+    return Schedule(units, plan.manifests, commits, estimates, costs.damaged)
 
 
-def estimate_schedule(ahead: Schedule, slots: Capacity, shares: GpuShares) -> Forecast:
-    """What `ahead` will take on `slots`: without a prediction where nothing has been recorded."""
-    todo = [unit for unit in ahead.units if "result" not in ahead.commits.get(unit.unit_id, ())]
-    bases = Counter[MatchLevel](ahead.guesses[unit.unit_id].basis for unit in todo)
-    plain = Forecast(len(todo), slots.device, slots.count, len(slots.nodes), dict(bases), damaged=ahead.damaged)
+def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares) -> Forecast:
+    """Estimate what the rest of `schedule` will take; without a prediction where costs of a unit are unknown."""
+    todo = [unit for unit in schedule.units if "result" not in schedule.commits.get(unit.unit_id, ())]
+    bases = Counter[MatchLevel](schedule.costs[unit.unit_id].basis for unit in todo)
+    nodes = len(capacity.nodes)
+    forecast = Forecast(len(todo), capacity.device, capacity.count, nodes, dict(bases), damaged=schedule.damaged)
     if not todo or bases["nothing"]:
-        return plain
-    images = {line: manifest.scored_images for line, manifest in ahead.manifests.items()}
+        return forecast
+    images = {line: manifest.scored_images for line, manifest in schedule.manifests.items()}
 
-    def demand_of(job: Job) -> ResourceRequest:
+    def request_of(job: Job) -> ResourceRequest:
         """Scoring takes its time shard by shard, in proportion to their images."""
-        seconds = ahead.guesses[job.unit.unit_id].seconds.get(job.phase, 0.0)
+        seconds = schedule.costs[job.unit.unit_id].seconds.get(job.phase, 0.0)
         if job.phase == "aggregate":
             return ResourceRequest(0.0, 0)
         if job.phase == "measure":
-            return ResourceRequest(seconds, slots.most_cpus, 1.0 if slots.gpus else 0.0)
+            return ResourceRequest(seconds, capacity.most_cpus, 1.0 if capacity.gpus else 0.0)
         if job.phase == "score":
             seconds *= job.images / images[job.unit.line]
-        return ResourceRequest(seconds, slots.cpus, shares.of(job.unit, job.phase) if slots.gpus else 0.0)
+        return ResourceRequest(seconds, capacity.cpus, shares.of(job.unit, job.phase) if capacity.gpus else 0.0)
 
-    backlog = Backlog(ahead.units, ahead.manifests, ahead.commits)
-    return replace(plain, predicted=simulate(backlog, FreeCapacity.of(slots), demand_of))
+    backlog = Backlog(schedule.units, schedule.manifests, schedule.commits)
+    return replace(forecast, predicted=simulate(backlog, FreeCapacity.of(capacity), request_of))
 
 
 def estimate_plan(plan: Plan, nodes: Sequence[Node]) -> Forecast:
-    """What is left of `plan` will take on a cluster of `nodes`. Reads the store and writes nothing there.
+    """Estimate what the rest of `plan` will take on a cluster of `nodes`. Reads the store and writes nothing there.
 
-    Raises InputError when not even one task fits the nodes, besides the store's own errors.
+    Raises InputError when not even one task fits the nodes, and StoreError.
     """
     resources, run = plan.experiment.resources, Run(plan.store, plan.experiment.name)
     cluster, ledger = Cluster(resources, lambda: nodes), Ledger.read(run)

@@ -1,7 +1,8 @@
-"""Which share of a GPU a task asks for, by the memory that tasks like it were seen to hold. Knows no Ray.
+"""The share of a GPU that a task asks for, from the GPU memory that similar tasks used. Does not use Ray.
 
-The first task of a kind (model, settings, input size, phase) has a whole GPU and tells how much memory it held; those
-that come after ask for that much. Memory is what breaks a task; that tasks on one GPU slow each other down does not.
+The first task of a kind (model, settings, input size, phase) has a whole GPU and reports its peak memory; later tasks
+of the kind ask for that much. Only memory counts, because a lack of memory breaks a task, while tasks that share a GPU
+merely slow each other down.
 """
 
 from __future__ import annotations
@@ -18,16 +19,22 @@ CONTEXT_MB = 600.0  # of GPU memory that CUDA takes for each process, which torc
 
 
 def share(peak_mb: float, device_mb: float) -> float:
-    """The share of a GPU of `device_mb` that a task needs which held `peak_mb` (10^6 bytes): sixteenths, rounded up."""
+    """Return the share of a GPU for a peak memory, both in 10^6 bytes: sixteenths, rounded up."""
     parts = math.ceil(PARTS * (peak_mb * MARGIN + CONTEXT_MB) / device_mb)
     return min(max(parts, 1), PARTS) / PARTS
 
 
 class GpuShares:
-    """fixed: the share that the experiment sets for all (0 without GPUs); None: by memory. device_mb: memory of a GPU
-    where the experiment says it. costs: what earlier units held."""
+    """Shares by kind of task, which follow what tasks report."""
 
     def __init__(self, fixed: float | None, device_mb: float | None = None, costs: Costs | None = None) -> None:
+        """Start from recorded costs.
+
+        Args:
+            fixed: the share of every task, 0 without GPUs. None: by memory.
+            device_mb: memory of a GPU (10^6 bytes) where the experiment sets it. None: as tasks report it.
+            costs: what earlier units used.
+        """
         self.fixed = fixed
         self._device_mb = device_mb
         self._set = device_mb is not None
@@ -37,7 +44,7 @@ class GpuShares:
             self._note(row)
 
     def of(self, unit: Unit, phase: Phase) -> float:
-        """What a task asks for."""
+        """Return the share that a task asks for."""
         if self.fixed is not None:
             return self.fixed
         kind = kind_of(unit, phase)
@@ -47,15 +54,15 @@ class GpuShares:
         return share(peak_mb, self._device_mb)
 
     def saw(self, unit: Unit, phase: Phase, spent: ResourceUsage) -> None:
-        """A task has ended."""
+        """Learn from a task that has ended."""
         self._note(row_of(unit, phase, spent))
 
     def out_of_memory_when_shared(self, unit: Unit, phase: Phase) -> None:
-        """A task ran out of memory on a GPU that it shared: from now on its kind has one to itself."""
+        """Give the kind of a task that ran out of memory on a shared GPU whole ones from now on."""
         self._alone.add(kind_of(unit, phase))
 
     def _note(self, row: CostRow) -> None:
-        """Of unequal GPUs the smallest counts: Ray does not say which of them a task will get."""
+        """Of unequal GPUs the smallest counts, because Ray does not say which one a task will get."""
         if row.peak_memory_mb is not None:
             self._peaks[row.kind] = max(row.peak_memory_mb, self._peaks.get(row.kind, 0.0))
         if row.device_memory_mb is not None and not self._set:

@@ -1,9 +1,9 @@
-"""Which GPU a task works on, in a worker that does task after task.
+"""Make the GPU that Ray gave to a task the current one, in a worker that runs task after task.
 
-Ray gives a task its GPU by CUDA_VISIBLE_DEVICES. CUDA reads that once, when a process first uses it: a worker that
-later got another GPU would go on with its first one. Ray's own way out is a new process for each GPU task
-(`max_calls=1`), at the price of importing torch and anomalib again, tens of seconds. Here a worker is shown all GPUs of
-its node before CUDA looks, and each task makes the one it was given torch's current device: what "cuda" means.
+Ray assigns a GPU by CUDA_VISIBLE_DEVICES. CUDA reads that once, when a process first uses it, so a worker that later
+gets another GPU would stay on its first one. Ray therefore starts a new process for each GPU task by default
+(`max_calls=1`), at the price of importing torch and anomalib again, tens of seconds. Here a worker sees all GPUs of its
+node, set before CUDA reads the variable, and each task makes its GPU torch's current device: the one that "cuda" means.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ GPU = "GPU"  # Ray's name of the resource
 
 
 def choose() -> int | None:
-    """Make the GPU that Ray gave to this task torch's current one; its number among the node's. None: it gave none.
+    """Make the GPU of this task torch's current device; call it in each task before anything uses CUDA.
 
-    To be called in each task that may have a GPU, before anything in it uses CUDA.
+    Returns the GPU's number among those of the node; None where Ray gave the task none.
     """
     given: list[str] = ray.get_runtime_context().get_accelerator_ids()[GPU]
     if not given:
@@ -36,7 +36,7 @@ def choose() -> int | None:
 
 
 def _show(gpus: Sequence[str] | None) -> None:
-    """Let CUDA (or what speaks like it) see these GPUs of the node. None: all that there are."""
+    """Let CUDA (or the vendor's equivalent) see these GPUs of the node. None: all of them."""
     kind = get_accelerator_manager_for_resource(GPU)
     variable = kind.get_visible_accelerator_ids_env_var() if kind else None
     if variable is None:
@@ -48,5 +48,5 @@ def _show(gpus: Sequence[str] | None) -> None:
 
 
 def position(given: str, all_of_node: Sequence[str] | None) -> int:
-    """The number of a GPU in a process that sees all of the node's. None: the node hides none, and Ray counts them."""
+    """Return a GPU's index in a process that sees all of the node's. None: the node hides none, and IDs are indices."""
     return int(given) if all_of_node is None else list(all_of_node).index(given)

@@ -1,8 +1,8 @@
-"""Data inspections beside a run's training: a CPU task for each line that has none, a bounded window of them. The same
-task learns what the line's kinds of anomalies look like, for the report.
+"""Inspect the data of lines beside a run's training: a CPU task for each line without an inspection.
 
-What is found changes no number of a unit, and a line whose inspection fails is compared all the same. But speed is
-measured, and the report is built, when all lines have been looked at: flags must not depend on who was first.
+The same task learns how the line's types of anomalies look, for the report. An inspection changes no result of a unit,
+and a line whose inspection fails is compared all the same. But speed is measured and the report is built after all
+inspections, because flags must not depend on which task was first.
 """
 
 from __future__ import annotations
@@ -39,26 +39,31 @@ from raybench.worker.inspect import failed_inspection, inspect_in_run, inspectio
 
 
 @ray.remote(max_calls=REUSE_WORKER)
-def inspect_task(at: bytes, threads: int, attempt: int, limit_s: float | None, signals: bool) -> Outcome:
-    """Inspect a line and keep what is found; an exception becomes a Failure.
+def inspect_task(context_args: bytes, threads: int, attempt: int, limit_s: float | None, signals: bool) -> Outcome:
+    """Inspect a line and store the result; an exception becomes a Failure.
 
-    at: LineContext, packed. signals: learn for them, too.
+    Args:
+        context_args: LineContext, packed.
+        threads: CPU cores of the task.
+        attempt: its number.
+        limit_s: seconds after which the task is ended; None: never.
+        signals: whether to learn types of anomalies too.
     """
     started = time.perf_counter()
     memory.tune_malloc()
-    desk: LineContext = unpack_args(at)
-    manifest = desk.manifest
+    context: LineContext = unpack_args(context_args)
+    run, lines, manifest = context.run, context.lines, context.manifest
 
-    def time_is_up(stack: str) -> None:
+    def on_timeout(stack: str) -> None:
         message = f"no end after {limit_s:g} s, resources.unit_timeout_s; it hung at the traceback"
         failure = Failure("inspect", TimeLimit.__name__, message, stack[-TRACEBACK_CHARS:], attempt)
-        record_failed_inspection(desk.run, manifest.line, failure)
+        record_failed_inspection(run, manifest.line, failure)
 
     try:
-        with time_limit(limit_s, time_is_up):
+        with time_limit(limit_s, on_timeout):
             if signals:
-                learn_in_run(desk.run, desk.lines, manifest, desk.own)
-            inspect_in_run(desk.run, desk.lines, manifest, desk.own, threads)
+                learn_in_run(run, lines, manifest, context.writable)
+            inspect_in_run(run, lines, manifest, context.writable, threads)
     except Exception as error:
         return Outcome(time.perf_counter() - started, failure_of("inspect", error, attempt), retry_reason(error))
     finally:
@@ -67,33 +72,36 @@ def inspect_task(at: bytes, threads: int, attempt: int, limit_s: float | None, s
 
 
 class Inspector:
-    """The inspections that are left to do. running: lines in flight. failed: given up in this run, by line. tally:
-    progress, in lines."""
+    """The inspections that are left to do."""
 
-    def __init__(self, plan: Plan, run: Run, cluster: Cluster, desks: Mapping[str, Any]) -> None:
-        """desks: by line, as arguments of tasks."""
-        self._run, self._fleet, self._desks = run, cluster, desks
+    def __init__(self, plan: Plan, run: Run, cluster: Cluster, contexts: Mapping[str, Any]) -> None:
+        """contexts: a packed LineContext for each line."""
+        self._run, self._cluster, self._contexts = run, cluster, contexts
         self._retries, self._limit_s = plan.experiment.resources.retries, plan.experiment.resources.unit_timeout_s
         self._signals = plan.experiment.annotation.signals > 0
         known = inspections_in(run, plan) if plan.experiment.inspect else {}
-        self._waiting = deque(line for line, found in known.items() if not isinstance(found, Inspection))
-        self._attempts = {line: found.attempt for line, found in known.items() if isinstance(found, Failure)}
+        self._waiting = deque(line for line, result in known.items() if not isinstance(result, Inspection))
+        self._attempts = {line: result.attempt for line, result in known.items() if isinstance(result, Failure)}
         self.running = Window[str]()
+        """The lines in flight."""
         self._tries: Counter[str] = Counter()
         self.failed: dict[str, Failure] = {}
+        """Inspections given up in this run, by line."""
         self.tally = PhaseCount(total=len(self._waiting))
+        """Progress, in lines."""
 
     @property
     def busy(self) -> bool:
+        """Whether an inspection is left or in flight."""
         return bool(self._waiting or self.running)
 
     def fill(self) -> None:
-        """Half of the slots at most: training has the others from the start."""
-        while self._waiting and len(self.running) < max(self._fleet.capacity.cpu_slots // 2, 1):
+        """Submit inspections on half of the slots at most, so that training has the others from the start."""
+        while self._waiting and len(self.running) < max(self._cluster.capacity.cpu_slots // 2, 1):
             line = self._waiting.popleft()
-            threads = self._fleet.capacity.cpus
+            threads = self._cluster.capacity.cpus
             task = inspect_task.options(num_cpus=threads, max_retries=0, name="inspect", scheduling_strategy="SPREAD")
-            arguments = (self._desks[line], threads, self._attempt(line), self._limit_s, self._signals)
+            arguments = (self._contexts[line], threads, self._attempt(line), self._limit_s, self._signals)
             self.running.submit(line, task.remote(*arguments))
 
     def receive(self, ended: Iterable[Any]) -> None:
@@ -102,7 +110,7 @@ class Inspector:
             outcome = outcome_of(reference, "inspect", self._attempt(line), partial(self._recorded, line))
             if outcome.failure is None:
                 self.tally.done += 1
-            elif outcome.trouble and self._tries[line] < self._retries:
+            elif outcome.retry_reason and self._tries[line] < self._retries:
                 self._tries[line] += 1
                 self._waiting.append(line)
             else:

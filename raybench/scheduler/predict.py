@@ -1,4 +1,4 @@
-"""Score a prediction's shards on Ray: a bounded window of the tasks that score a run's shards."""
+"""Score the shards of a prediction on Ray, with the task that scores a run's shards."""
 
 from __future__ import annotations
 
@@ -23,10 +23,19 @@ Done = Callable[[ShardInfo], None]
 
 
 def score_shards(prediction: Prediction, resources: Resources, done: Done) -> dict[str, Failure]:
-    """Score what is not scored yet on the connected cluster. Returns failures by shard; the others are committed.
+    """Score the shards that are not scored yet on the connected cluster.
 
-    done: called with each shard that is scored or has failed. Raises InputError when not even one task fits the
-    cluster, and RunStopped on SIGTERM or SIGINT.
+    Args:
+        prediction: a trained unit and new images.
+        resources: of the experiment.
+        done: called with each shard that is scored or has failed.
+
+    Returns:
+        Failures by shard; all other shards are committed.
+
+    Raises:
+        InputError: not even one task fits the cluster.
+        RunStopped: on SIGTERM or SIGINT.
     """
     with stoppable() as stop:
         return _Scoring(prediction, resources, done).drain(stop)
@@ -36,8 +45,9 @@ class _Scoring:
     """The shards that are left to score."""
 
     def __init__(self, prediction: Prediction, resources: Resources, done: Done) -> None:
-        self.fit, self.resources, self.done = cluster_capacity(resources), resources, done
-        self._desk = pack_args(LineContext(prediction.run, prediction.images, prediction.manifest, self.fit.device))
+        self.capacity, self.resources, self.done = cluster_capacity(resources), resources, done
+        context = LineContext(prediction.run, prediction.images, prediction.manifest, self.capacity.device)
+        self._context = pack_args(context)
         self._retries = Retries(resources.retries)
         self._waiting = deque(Job("score", prediction.unit, shard.rows, shard) for shard in prediction.waiting())
         self._running = Window[Job]()
@@ -47,7 +57,7 @@ class _Scoring:
         while self._waiting or self._running:
             if stop.asked:
                 raise RunStopped(f"stopped by {stop.asked}: run the same command again to do the rest")
-            while self._waiting and len(self._running) < self.fit.count * self.resources.in_flight:
+            while self._waiting and len(self._running) < self.capacity.count * self.resources.in_flight:
                 job = self._waiting.popleft()
                 self._running.submit(job, self._submit(job))
             for job, reference in self._running.take(wait(self._running)):
@@ -60,21 +70,20 @@ class _Scoring:
         return failed
 
     def _submit(self, job: Job) -> Any:
-        effort = Attempt(
-            1, self.fit.cpus, self.resources.unit_timeout_s, self._retries.halvings(job), self._retries.again(job)
-        )
+        retries, limit_s = self._retries, self.resources.unit_timeout_s
+        attempt = Attempt(1, self.capacity.cpus, limit_s, retries.halvings(job), retries.again(job))
         task: Any = execute.options(
-            num_cpus=self.fit.cpus,
-            num_gpus=self.fit.gpus,
+            num_cpus=self.capacity.cpus,
+            num_gpus=self.capacity.gpus,
             max_retries=0,
             name=f"predict {job.unit.model}",
             scheduling_strategy="SPREAD",
         )
-        return task.remote(pack_args((job, effort)), self._desk)
+        return task.remote(pack_args((job, attempt)), self._context)
 
     def _put_back(self, job: Job, outcome: Outcome) -> bool:
-        """Whether the job is to be done again. With a store or a disk in trouble nothing else is begun meanwhile."""
-        pause_s = self._retries.pause_s(job, outcome.trouble) if outcome.trouble else None
+        """Queue a failed job again, unless it has failed for good. While the store or a disk fails, nothing begins."""
+        pause_s = self._retries.pause_s(job, outcome.retry_reason) if outcome.retry_reason else None
         if pause_s is None:
             return False
         time.sleep(pause_s)

@@ -1,7 +1,7 @@
-"""Shards decoded on nodes without a GPU, a little ahead of the units that need them.
+"""Decode shards on nodes without a GPU, a little ahead of the units that need them.
 
-They go into the run's store, where nodes with a GPU look before they decode; changes no number. A shard that could not
-be decoded here is left to the unit's own task, whose failure says why.
+Decoded shards go into the run's store, where nodes with a GPU look before they decode. No result depends on it. A shard
+that cannot be decoded here is left to the unit's own task, whose failure says why.
 """
 
 from __future__ import annotations
@@ -27,72 +27,93 @@ from raybench.worker import memory
 from raybench.worker.context import fit_of, node_cache
 
 LIMIT_MB = 8192  # of decoded shards in the store
-PAUSE_S = 30.0  # after a task that failed: a store in trouble, a node that was lost
+PAUSE_S = 30.0  # after a task that failed: a failing store, a lost node
 
 
 @dataclass(frozen=True)
-class Carried:
-    """A shard that was put there. size: bytes."""
+class PrefetchedShard:
+    """A decoded shard in the run's store."""
 
     name: str
+    """Its name there."""
     size: int
+    """Bytes."""
 
 
 @ray.remote(max_calls=REUSE_WORKER)
-def decode(at: bytes, shard: ShardInfo, fit: InputFit, threads: int, unwanted: Sequence[str]) -> Carried:
-    """Decode a shard and put it where others look; remove what is `unwanted` there. at: LineContext as an argument."""
+def decode(
+    context_args: bytes, shard: ShardInfo, fit: InputFit, threads: int, unwanted: Sequence[str]
+) -> PrefetchedShard:
+    """Decode a shard and put it into the run's store.
+
+    Args:
+        context_args: LineContext, packed.
+        shard: of the line.
+        fit: how to resize the images.
+        threads: CPU cores of the task.
+        unwanted: names of decoded shards to remove from the store first.
+    """
     memory.tune_malloc()
-    desk: LineContext = unpack_args(at)
+    context: LineContext = unpack_args(context_args)
     for name in unwanted:
-        remove_prefetched(desk.run.ahead, name)
-    fitted = open_cached(desk.lines, desk.manifest, shard, fit, node_cache(), threads)
-    return Carried(fitted.path.stem, put_prefetched(fitted, desk.run.ahead))
+        remove_prefetched(context.run.ahead, name)
+    cached = open_cached(context.lines, context.manifest, shard, fit, node_cache(), threads)
+    return PrefetchedShard(cached.path.stem, put_prefetched(cached, context.run.ahead))
 
 
 def clear(run: Run) -> None:
-    """Remove all that was decoded ahead; also what a run that was killed has left."""
+    """Remove all decoded shards from the run's store, those of a killed run too."""
     for item in list(run.ahead.list()):
         run.ahead.delete(item.key)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A shard at a network's size. unit: how many units begin before the first that needs it."""
+    """A shard to decode for a network's input size."""
 
     unit: int
+    """How many units begin before the first that needs it."""
     line: str
+    """The line's name."""
     shard: ShardInfo
+    """The shard of the line."""
     fit: InputFit
+    """How to resize its images."""
 
 
 def wanted(units: Iterable[Unit], manifests: Mapping[str, Manifest]) -> Iterator[Wanted]:
-    """What `units`, in the order in which they begin, need: training shards first, a shard once for every size."""
+    """Yield the shards that units need, each once for every input size; of a unit, training shards first.
+
+    Args:
+        units: in the order in which they begin.
+        manifests: by line.
+    """
     first: dict[tuple[str, InputFit], int] = {}
-    for at, unit in enumerate(units):
-        first.setdefault((unit.line, fit_of(unit)), at)
-    for (line, fit), at in first.items():
+    for index, unit in enumerate(units):
+        first.setdefault((unit.line, fit_of(unit)), index)
+    for (line, fit), index in first.items():
         manifest = manifests[line]
         for shard in (*manifest.shards_of("train"), *manifest.scored_shards):
-            yield Wanted(at, line, shard, fit)
+            yield Wanted(index, line, shard, fit)
 
 
 class Prefetcher:
-    """What is to be decoded, in the order in which units need it. Does nothing on a cluster without such nodes.
-    running: IDs of the nodes that decode, one for each shard in flight."""
+    """The shards that are left to decode. Does nothing on a cluster without nodes that decode for others."""
 
-    def __init__(self, wanted: Iterable[Wanted], cluster: Cluster, desks: Mapping[str, Any]) -> None:
-        """desks: by line, as arguments of tasks."""
-        self._fleet, self._desks = cluster, desks
+    def __init__(self, wanted: Iterable[Wanted], cluster: Cluster, contexts: Mapping[str, Any]) -> None:
+        """wanted: in the order in which units need them. contexts: a packed LineContext for each line."""
+        self._cluster, self._contexts = cluster, contexts
         self._waiting = deque(wanted if cluster.capacity.cpu_nodes else ())
         self.running = Window[str]()
-        self._there: deque[Carried] = deque()
+        """The nodes' IDs, one for each shard in flight."""
+        self._prefetched: deque[PrefetchedShard] = deque()
         self._paused_until = 0.0
 
     def fill(self, begun: int) -> None:
-        """Keep the nodes busy with what the units after the first `begun` need, so many as may soon begin."""
+        """Submit shards that the next units need; `begun`: how many units have begun."""
         if not self._waiting or time.monotonic() < self._paused_until:
             return
-        horizon = begun + 2 * max(self._fleet.capacity.count, 1)
+        horizon = begun + 2 * max(self._cluster.capacity.count, 1)
         while self._waiting and self._waiting[0].unit < horizon and (node := self._free_node()):
             self._submit(self._waiting.popleft(), node)
 
@@ -100,7 +121,7 @@ class Prefetcher:
         """Take the decoded shards among the tasks that have ended."""
         for _, reference in self.running.take(ended):
             try:
-                self._there.append(ray.get(reference))
+                self._prefetched.append(ray.get(reference))
             except ray.exceptions.RayError:
                 self._paused_until = time.monotonic() + PAUSE_S
 
@@ -112,25 +133,25 @@ class Prefetcher:
             name="decode",
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
         )
-        given = (self._desks[shard.line], shard.shard, shard.fit, threads, self._unwanted())
-        self.running.submit(node.node_id, task.remote(*given))
+        arguments = (self._contexts[shard.line], shard.shard, shard.fit, threads, self._unwanted())
+        self.running.submit(node.node_id, task.remote(*arguments))
 
     def _free_node(self) -> Node | None:
         busy = Counter(self.running)
         free = (
-            node for node in self._fleet.capacity.cpu_nodes if busy[node.node_id] < node.cpus // self._threads(node)
+            node for node in self._cluster.capacity.cpu_nodes if busy[node.node_id] < node.cpus // self._threads(node)
         )
         return next(free, None)
 
     def _threads(self, node: Node) -> int:
-        return min(self._fleet.capacity.cpus, node.cpus)
+        return min(self._cluster.capacity.cpus, node.cpus)
 
     def _unwanted(self) -> tuple[str, ...]:
-        """The oldest, while there are too many."""
+        """Names of the oldest decoded shards above LIMIT_MB, which are forgotten here."""
         names = []
-        total = sum(one.size for one in self._there)
-        while self._there and total > LIMIT_MB * 2**20:
-            oldest = self._there.popleft()
+        total = sum(shard.size for shard in self._prefetched)
+        while self._prefetched and total > LIMIT_MB * 2**20:
+            oldest = self._prefetched.popleft()
             total -= oldest.size
             names.append(oldest.name)
         return tuple(names)

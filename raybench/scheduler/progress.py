@@ -1,4 +1,4 @@
-"""One live bar per phase on a terminal; a line now and then in a log file."""
+"""Show progress: one live bar per phase on a terminal, a row every LOG_EVERY_S in a log file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PHASES: tuple[Phase, ...] = ("inspect", "train", "score", "measure")
 
 @contextlib.contextmanager
 def shown(console: Console) -> Iterator[Watcher]:
-    """A watcher for `run_plan` that draws on `console`."""
+    """Make a watcher for `run_plan` that writes to `console`."""
     if not console.is_terminal:
         yield _Log(console)
         return
@@ -66,21 +66,21 @@ class _Log:
         self._console = console
         self._rate = _Rate()
         self._next = 0.0
-        self._said = ""
+        self._last_text = ""
 
     def __call__(self, backlog: Backlog) -> None:
         parts = [f"{phase} {tally.done}/{tally.total}" for phase, tally in backlog.tallies.items()]
         failed = sum(tally.failed for tally in backlog.tallies.values())
         text = ", ".join(parts) + (f", {failed} failed" if failed else "")
         finished = all(tally.done + tally.failed >= tally.total for tally in backlog.tallies.values())
-        if text == self._said or (time.monotonic() < self._next and not finished):
+        if text == self._last_text or (time.monotonic() < self._next and not finished):
             return
         self._console.print(f"{text}, scoring {self._rate.of(backlog):.1f} images/s", highlight=False)
-        self._said, self._next = text, time.monotonic() + LOG_EVERY_S
+        self._last_text, self._next = text, time.monotonic() + LOG_EVERY_S
 
 
 class _Rate:
-    """Images scored a second since the first call; what an earlier run scored does not count."""
+    """Images scored a second since the first call; images of earlier runs do not count."""
 
     def __init__(self) -> None:
         self._start: tuple[float, int] | None = None

@@ -1,7 +1,7 @@
-"""raybench's own numbers for Prometheus; Ray exports them on every node beside its own, as `ray_raybench_...`.
+"""Metrics of a run for Prometheus. Ray exports them on every node beside its own, as `ray_raybench_...`.
 
-The driver sets the gauges, the tasks add to the counters: what a task did that was killed is not counted. Scrape
-configuration and dashboard: cluster/dashboards/.
+The driver sets the gauges, and tasks add to the counters; the work of a killed task is not counted. The scrape
+configuration and the dashboard are in cluster/dashboards/.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COUNTERS = {
 
 
 def watched(run: str, units: int, watch: Callable[[Backlog], None]) -> Callable[[Backlog], None]:
-    """`watch`, which from now on also sets the gauges of a run of so many units, every EVERY_S and at the end."""
+    """Wrap `watch` to set the gauges of a run of so many units too, every EVERY_S and at the end."""
     due = 0.0
 
     def both(backlog: Backlog) -> None:
@@ -51,7 +51,7 @@ def watched(run: str, units: int, watch: Callable[[Backlog], None]) -> Callable[
 
 
 def states(backlog: Backlog, units: int) -> dict[str, int]:
-    """How many of all `units` are in which state."""
+    """Count the units by state; `units`: in all."""
     train = backlog.tallies["train"]
     waiting = train.total - train.done - train.failed
     done = backlog.reused + backlog.tallies["measure"].done
@@ -65,7 +65,7 @@ def states(backlog: Backlog, units: int) -> dict[str, int]:
 
 @contextlib.contextmanager
 def metered(run: str, job: Job, again: bool) -> Iterator[None]:
-    """Count the work of a task, inside it. again: it has been tried before."""
+    """Count the work of a task while the block, inside it, runs. again: it has been tried before."""
     tags = {"run": run, "model": job.unit.model}
     if again:
         _counter("raybench_retries").inc(1, tags | {"phase": job.phase})

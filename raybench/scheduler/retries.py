@@ -1,7 +1,7 @@
-"""Which tasks are tried again within a run, and after what pause. Pure bookkeeping: knows no Ray.
+"""Decide which tasks are tried again within a run, and after what pause. Does not use Ray.
 
-Ray's own retries know nothing of why a worker died. Here a hang is not tried again, want of memory is met with smaller
-batches or, where a GPU was shared, with a whole one, and a store or a disk in trouble with a pause.
+Ray's own retries do not know why a worker died. Here a hang is not tried again, a lack of memory is answered with
+smaller batches or, on a shared GPU, with a whole one, and a failing store or disk with a pause.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ Key = tuple[str, str, str]
 
 
 class Retries:
-    """limit: tries after the first, of one task."""
+    """Counts the tries of each task."""
 
     def __init__(self, limit: int) -> None:
+        """limit: how often a task may be tried again."""
         self.limit = limit
         self._tries: Counter[Key] = Counter()
         self._halvings: Counter[Key] = Counter()
 
     def pause_s(self, job: Job, reason: RetryReason) -> float | None:
-        """Seconds until `job` is to be tried again; None: it has failed. A batch is halved as long as it can be."""
+        """Count a try; return the seconds until `job` is tried again, or None when it has failed.
+
+        Halving the batch after "oom" does not count against the limit.
+        """
         key = _key(job)
         if reason == "oom" and job.phase == "score" and self._halvings[key] < MAX_HALVINGS:
             self._halvings[key] += 1
@@ -39,11 +43,11 @@ class Retries:
         return min(PAUSE_S * 2 ** (self._tries[key] - 1), LONGEST_PAUSE_S) if reason == "infrastructure" else 0.0
 
     def again(self, job: Job) -> bool:
-        """Whether `job` has been tried before."""
+        """Return whether `job` has been tried before."""
         return bool(self._tries[_key(job)] or self._halvings[_key(job)])
 
     def halvings(self, job: Job) -> int:
-        """How often the batch of `job` has been halved."""
+        """Return how often the batch of `job` has been halved."""
         return self._halvings[_key(job)]
 
 

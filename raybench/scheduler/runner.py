@@ -37,28 +37,38 @@ from raybench.scheduler.stop import Stop, stoppable
 from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, pack_args
 from raybench.scheduler.window import WAIT_S, Window, outcome_of, wait
 
-NOTIFY_S = 1.0
-PATIENCE_S = 120.0  # with a store in trouble, once it has been found to be there
+NOTIFY_S = 1.0  # between messages to the aggregator
+PATIENCE_S = 120.0  # for which calls retry a failing store, once it has answered
 Watcher = Callable[[Backlog], None]
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """units: of the plan. reused: done before this run. failed: given up in this run, by unit_id; their tracebacks are
-    in the store only. uninspected: lines whose data inspection failed."""
+    """What a run has done."""
 
     board: Board
+    """The comparison of all units."""
     units: int
+    """Units of the plan."""
     reused: int
+    """Units that were done before this run."""
     failed: dict[str, Failure]
+    """Units given up in this run, by unit_id. Their tracebacks are in the store only."""
     uninspected: dict[str, Failure]
+    """Lines whose data inspection failed, by line."""
 
 
 def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
-    """Do what is left of `plan` on the connected cluster, then report.
+    """Do the rest of `plan` on the connected cluster, then report. Failed units become rows of the board.
 
-    watch: called at least every half second with the backlog, to show progress. Failed units become rows of the
-    board. Raises StoreError, InputError when not even one task fits the cluster, and RunStopped on SIGTERM or SIGINT.
+    Args:
+        plan: the units of an experiment.
+        watch: called at least every half second with the backlog, to show progress.
+
+    Raises:
+        StoreError: the store cannot be used.
+        InputError: not even one task fits the cluster.
+        RunStopped: on SIGTERM or SIGINT. Committed work is kept.
     """
     with stoppable() as stop:
         plan.store.check()
@@ -71,32 +81,35 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         commits = ledger.commits([unit.unit_id for unit in plan.units])
         costs = read_costs(run, ledger, plan.units)
         shares = GpuShares(cluster.fixed_share, plan.experiment.resources.gpu_memory_mb, costs)
-        ahead = plan_schedule(plan, commits, costs, cluster.capacity)
-        foreseen = estimate_schedule(ahead, cluster.capacity, shares)
-        backlog = Backlog(ahead.units, plan.manifests, commits)
-        new = [unit_id for unit_id, names in commits.items() if "result" in names and unit_id not in entered]
-        dispatch = _Dispatch(plan, run, backlog, commits, (cluster, shares))
-        dispatch.finished += new
-        if foreseen.units:
-            write_forecast(run, foreseen)
+        schedule = plan_schedule(plan, commits, costs, cluster.capacity)
+        forecast = estimate_schedule(schedule, cluster.capacity, shares)
+        backlog = Backlog(schedule.units, plan.manifests, commits)
+        dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares)
+        done = (unit_id for unit_id, names in commits.items() if "result" in names)
+        dispatch.finished += [unit_id for unit_id in done if unit_id not in entered]
+        if forecast.units:
+            write_forecast(run, forecast)
         dispatch.drain(watched(run.name, len(plan.units), watch), stop)
-        if foreseen.units:
-            write_forecast(run, replace(foreseen, took=dispatch.took, done=backlog.tallies["measure"].done))
+        if forecast.units:
+            write_forecast(run, replace(forecast, took=dispatch.took, done=backlog.tallies["measure"].done))
         board = dispatch.report(stop)
     return RunSummary(board, len(plan.units), backlog.reused, dispatch.failed, dispatch.inspector.failed)
 
 
 @dataclass(frozen=True)
 class _Flight:
-    """A task that has been submitted. node: that it has to itself."""
+    """A task that has been submitted."""
 
     job: Job
-    effort: Attempt
+    """The task's job."""
+    attempt: Attempt
+    """The resources that it has."""
     node: Node | None
+    """The node that it has to itself, if any."""
 
 
 class _Dispatch:
-    """The tasks in flight. Everything that lasts is in the store."""
+    """The tasks in flight and the driver's state. All results are in the store."""
 
     def __init__(
         self,
@@ -104,62 +117,67 @@ class _Dispatch:
         run: Run,
         backlog: Backlog,
         commits: dict[str, set[str]],
-        where: tuple[Cluster, GpuShares],
+        cluster: Cluster,
+        shares: GpuShares,
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
-        self.cluster, self.shares = where
+        self.cluster, self.shares = cluster, shares
         self.aggregator = _aggregator(run, self.cluster.capacity.cpu_node(0))
         self.finished: list[str] = []
+        """IDs of finished units that the aggregator does not know."""
         self._notified_at = 0.0
         self._merges = itertools.count(1)
         self.failed: dict[str, Failure] = {}
         self.took = Work()
-        self._desks = {line: pack_args(self._desk(line)) for line in plan.manifests}
-        self.inspector = Inspector(plan, run, self.cluster, self._desks)
-        self.decoder = Prefetcher(wanted(backlog.unbegun, plan.manifests), self.cluster, self._desks)
+        self._contexts = {line: pack_args(self._context(line)) for line in plan.manifests}
+        self.inspector = Inspector(plan, run, self.cluster, self._contexts)
+        self.prefetcher = Prefetcher(wanted(backlog.unbegun, plan.manifests), self.cluster, self._contexts)
         if self.inspector.busy:
             backlog.tallies["inspect"] = self.inspector.tally
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
         with ThreadPoolExecutor(READERS) as pool:
-            self._attempts = dict(zip(failed, pool.map(self._attempt, failed), strict=True))
+            self._failed_attempts = dict(zip(failed, pool.map(self._failed_attempt, failed), strict=True))
         self._running = Window[_Flight]()
         self._gpus = 0.0
         self._retries = Retries(plan.experiment.resources.retries)
         self._spent_s: defaultdict[str, float] = defaultdict(float)
 
     def drain(self, watch: Watcher, stop: Stop) -> None:
-        """Until nothing is left to do. After a stop: until nothing runs, or time is up; raises RunStopped then."""
-        entering: Any = None
+        """Submit and receive tasks until nothing is left; after a stop, until nothing runs or time is up.
+
+        Raises RunStopped after a stop.
+        """
+        appended: Any = None
         started = time.monotonic()
         while True:
             if not stop.asked:
                 self.inspector.fill()
                 self._fill()
-                self.decoder.fill(self.backlog.begun)
+                self.prefetcher.fill(self.backlog.begun)
             watch(self.backlog)
-            if stop.asked and not entering:
+            if stop.asked and not appended:
                 self._notify(every_s=0.0)
-                entering = self.aggregator.append_to_ledger.remote()
-            running = self._running or self.inspector.running or self.decoder.running
+                appended = self.aggregator.append_to_ledger.remote()
+            running = self._running or self.inspector.running or self.prefetcher.running
             if stop.overdue or not (running or (self.backlog.waiting and not stop.asked)):
                 break
             if not running:
                 time.sleep(WAIT_S)
                 continue
-            ended = wait(self._running, self.inspector.running, self.decoder.running)
+            ended = wait(self._running, self.inspector.running, self.prefetcher.running)
             self.inspector.receive(ended)
-            self.decoder.receive(ended)
+            self.prefetcher.receive(ended)
             for flight, reference in self._running.take(ended):
                 self._receive(flight, reference)
             self._notify()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
         self._notify(every_s=0.0)
-        if entering:
-            ray.wait([entering], timeout=stop.left_s)
+        if appended:
+            ray.wait([appended], timeout=stop.left_s)
         self._raise_if(stop)
 
     def report(self, stop: Stop) -> Board:
-        """The comparison, written by the aggregator. Raises RunStopped."""
+        """Have the aggregator write the report; return its board. Raises RunStopped."""
         created = datetime.now(UTC).isoformat(timespec="seconds")
         reference = self.aggregator.report.remote(self.plan, created)
         while not ray.wait([reference], timeout=WAIT_S)[0]:
@@ -182,11 +200,11 @@ class _Dispatch:
             )
 
     def _fill(self) -> None:
-        while self.cluster.has_room(len(self._running), self._gpus) and (found := self._next()) is not None:
-            self._submit(*found)
+        while self.cluster.has_room(len(self._running), self._gpus) and (task := self._next()) is not None:
+            self._submit(*task)
 
     def _next(self) -> tuple[Job, Node | None] | None:
-        """What is to be done next, and the node that it is to have to itself."""
+        """Take the next job, with the node that it has to itself: for timing only."""
         busy = self.inspector.busy or any(flight.job.phase != "measure" for flight in self._running)
         free = [] if busy else self._free_nodes()
         job = self.backlog.take(busy=not free)
@@ -195,35 +213,34 @@ class _Dispatch:
         return job, free[-1] if job.phase == "measure" else None
 
     def _free_nodes(self) -> list[Node]:
-        """Nodes that live and on which nothing is measured; none while the cluster has lost all that fit."""
+        """Living nodes on which nothing is measured; none while the cluster has lost all that fit."""
         taken = {flight.node.node_id for flight in self._running if flight.node}
         return [node for node in self.cluster.capacity.nodes if node.node_id not in taken]
 
     def _submit(self, job: Job, node: Node | None) -> None:
         """node: that the task has to itself."""
-        desk = self._desks[job.unit.line]
         merging = job.phase == "aggregate"
         place = self.cluster.capacity.cpu_node(next(self._merges)) if merging else node
-        effort = self._effort(job, place)
+        attempt = self._attempt(job, place)
         name, node_id = f"{job.phase} {job.unit.model}", place.node_id if place else None
-        task = _task(name, effort.threads, effort.gpus, node_id, soft=merging)
-        reference = task.remote(pack_args((job, effort)), desk)
-        self._running.submit(_Flight(job, effort, node), reference)
-        self._gpus += effort.gpus
+        task = _task(name, attempt.threads, attempt.gpus, node_id, soft=merging)
+        reference = task.remote(pack_args((job, attempt)), self._contexts[job.unit.line])
+        self._running.submit(_Flight(job, attempt, node), reference)
+        self._gpus += attempt.gpus
 
-    def _effort(self, job: Job, node: Node | None) -> Attempt:
-        """node: that a task has to itself, with one whole GPU where there are any; that a merge prefers."""
-        attempt, slots = self._attempt_of(job), self.cluster.capacity
+    def _attempt(self, job: Job, node: Node | None) -> Attempt:
+        """node: of timing, which has it and a GPU, where there are any, to itself; of merging, which prefers it."""
+        number, capacity = self._number(job), self.cluster.capacity
+        again = number > 1 or self._retries.again(job)
         if job.phase == "aggregate":  # fits a slot, so that no more workers run than slots; nothing limits its time
-            cpus = min(slots.cpus, node.cpus) if node else slots.cpus
-            return Attempt(attempt, cpus, again=attempt > 1 or self._retries.again(job))
+            return Attempt(number, min(capacity.cpus, node.cpus) if node else capacity.cpus, again=again)
         return Attempt(
-            attempt=attempt,
-            threads=node.cpus if node else slots.cpus,
+            number=number,
+            threads=node.cpus if node else capacity.cpus,
             limit_s=self._left_s(job),
             halvings=self._retries.halvings(job),
-            again=attempt > 1 or self._retries.again(job),
-            gpus=float(slots.gpus > 0) if node else self.shares.of(job.unit, job.phase),
+            again=again,
+            gpus=float(capacity.gpus > 0) if node else self.shares.of(job.unit, job.phase),
         )
 
     def _left_s(self, job: Job) -> float | None:
@@ -234,7 +251,7 @@ class _Dispatch:
     def _receive(self, flight: _Flight, reference: Any) -> None:
         job, unit_id = flight.job, flight.job.unit.unit_id
         recorded = functools.partial(self._recorded, unit_id)
-        outcome = outcome_of(reference, job.phase, self._attempt_of(job), recorded)
+        outcome = outcome_of(reference, job.phase, self._number(job), recorded)
         self._count(flight, outcome)
         if outcome.failure is None:
             self.backlog.finish(job)
@@ -245,32 +262,39 @@ class _Dispatch:
             self.failed[unit_id] = replace(outcome.failure, traceback="")
             self.run.record_failure(unit_id, outcome.failure)
 
-    def _desk(self, line: str) -> LineContext:
-        plan, device = self.plan, self.cluster.capacity.device
-        measure_s, own = plan.experiment.resources.measure_s, line not in plan.elsewhere
-        helped = bool(self.cluster.capacity.cpu_nodes)
-        lines, manifest = plan.lines_of(line), plan.manifests[line]
-        return LineContext(self.run, lines, manifest, device, plan.weights, measure_s, own, helped)
+    def _context(self, line: str) -> LineContext:
+        plan, capacity = self.plan, self.cluster.capacity
+        return LineContext(
+            run=self.run,
+            lines=plan.lines_of(line),
+            manifest=plan.manifests[line],
+            device=capacity.device,
+            weights=plan.weights,
+            measure_s=plan.experiment.resources.measure_s,
+            writable=line not in plan.elsewhere,
+            helped=bool(capacity.cpu_nodes),
+        )
 
     def _count(self, flight: _Flight, outcome: Outcome) -> None:
-        """What the task took, and what that says about others."""
-        seconds, effort, took = outcome.seconds, flight.effort, self.took
-        self._gpus -= effort.gpus
+        """Add up what the task took, and learn the GPU memory of its kind."""
+        seconds, attempt, took = outcome.seconds, flight.attempt, self.took
+        self._gpus -= attempt.gpus
         self._spent_s[flight.job.unit.unit_id] += seconds
-        cpu_s, gpu_s = took.cpu_s + seconds * effort.threads, took.gpu_s + seconds * effort.gpus
+        cpu_s, gpu_s = took.cpu_s + seconds * attempt.threads, took.gpu_s + seconds * attempt.gpus
         self.took = replace(took, cpu_s=cpu_s, gpu_s=gpu_s)
-        if outcome.spent:
-            self.shares.saw(flight.job.unit, flight.job.phase, outcome.spent)
+        if outcome.usage:
+            self.shares.saw(flight.job.unit, flight.job.phase, outcome.usage)
 
     def _put_back(self, job: Job, outcome: Outcome) -> bool:
-        """Whether the job is to be done again."""
-        if outcome.trouble == "worker_died":
+        """Queue a failed job again, unless it or its unit has failed for good."""
+        reason = outcome.retry_reason
+        if reason == "worker_died":
             self.cluster.look_again()
-        if outcome.trouble == "shared_oom":
+        if reason == "shared_oom":
             self.shares.out_of_memory_when_shared(job.unit, job.phase)
-        if outcome.trouble is None or not self.backlog.is_open(job.unit.unit_id):
+        if reason is None or not self.backlog.is_open(job.unit.unit_id):
             return False
-        pause_s = self._retries.pause_s(job, outcome.trouble)
+        pause_s = self._retries.pause_s(job, reason)
         if pause_s is None:
             return False
         self.backlog.put_back(job, pause_s)
@@ -282,21 +306,30 @@ class _Dispatch:
             return None
         return self.run.read(unit_id, "failure", Failure)
 
-    def _attempt_of(self, job: Job) -> int:
-        return self._attempts.get(job.unit.unit_id, 0) + 1
+    def _number(self, job: Job) -> int:
+        """The attempt's number: one more than of the unit's last failure in an earlier run."""
+        return self._failed_attempts.get(job.unit.unit_id, 0) + 1
 
-    def _attempt(self, unit_id: str) -> int:
+    def _failed_attempt(self, unit_id: str) -> int:
         failure = self.run.read(unit_id, "failure", Failure)
         return failure.attempt if failure else 0
 
 
 @functools.lru_cache(maxsize=1024)
 def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool) -> Any:
-    """`execute` as Ray is to run it; to make that anew for each task would take the driver a third of a millisecond.
+    """Return `execute` with its options, cached because making it takes the driver a third of a millisecond.
 
-    Ray is to retry nothing: which failures are worth it is for `Retries` to say. It keeps metrics of every name that it
-    has met, for good, so the unit is not part of it. Tasks are spread: where they are packed, the driver is told again
-    and again of a node whose slot is taken already, and asks anew, at up to a third of a core."""
+    Ray retries nothing; `Retries` decides. Ray keeps metrics of every name for good, so the unit's ID is not part of
+    the name. Tasks are spread: if they were packed, Ray would offer the driver a node whose slot is already taken, and
+    the driver would ask again and again, at up to a third of a core.
+
+    Args:
+        name: shown in Ray's dashboard and as the process title.
+        threads: CPU cores.
+        gpus: share of a GPU.
+        node_id: the node to run on; None: any.
+        soft: whether another node will do once that one is lost.
+    """
     return execute.options(
         num_cpus=threads,
         num_gpus=gpus,

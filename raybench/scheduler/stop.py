@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a run to end in good order; a second one ends it at once."""
+"""Stop a run in good order on SIGTERM or SIGINT; a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _SHUTDOWN_S = 1.0
 
 
 class Stop:
-    """What was asked. asked: the signal's name, empty while none came."""
+    """Whether a signal has asked the run to stop, and the time that is left since."""
 
     def __init__(self) -> None:
         self.asked = ""
+        """The signal's name; empty while none has come."""
         self._end = float("inf")
 
     def ask(self, number: int) -> None:
-        """Raises KeyboardInterrupt when it is not the first time."""
+        """Note a signal. Raises KeyboardInterrupt when it is not the first."""
         if self.asked:
             raise KeyboardInterrupt
         self.asked = signal.Signals(number).name
@@ -31,18 +32,22 @@ class Stop:
 
     @property
     def left_s(self) -> float:
-        """How long running tasks may still be waited for."""
+        """Seconds for which to wait for running tasks."""
         return max(self._end - time.monotonic(), 0.0)
 
     @property
     def overdue(self) -> bool:
+        """Whether the time is up."""
         return self.left_s == 0.0
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """While the block runs, SIGTERM and SIGINT are noted in the Stop. To be entered after `ray.init`, whose own
-    handlers would replace these. In a thread that is not the main one signals cannot be caught: nothing changes."""
+    """Note SIGTERM and SIGINT in a Stop while the block runs.
+
+    Enter it after `ray.init`, whose own handlers would replace these. Signals can be caught in the main thread only;
+    in another thread nothing changes.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

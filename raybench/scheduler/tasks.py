@@ -25,7 +25,7 @@ from raybench.store import Store
 from raybench.worker import memory
 
 # A CPU worker is always used again; GPU tasks would by default get a fresh process each, and pay the import again.
-# What that default guards against is met here: memory is given back, and see `gpus` for a worker that changes its GPU.
+# The default guards against memory that stays allocated, which is returned here, and a changed GPU: see `gpus`.
 REUSE_WORKER = 0
 TRACEBACK_CHARS = 8000
 INLINE_BYTES = 50_000  # Ray itself carries 100,000 with a task
@@ -34,151 +34,173 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 @dataclass(frozen=True)
 class Outcome:
-    """seconds: inside the task. failure: None when the job is committed. trouble: what the failure is due to, where
-    that is not the model. spent: by the job that committed, now or earlier."""
+    """How a task ended."""
 
     seconds: float
+    """Wall time inside the task; 0 when its worker was lost."""
     failure: Failure | None = None
-    trouble: RetryReason | None = None
-    spent: ResourceUsage | None = None
+    """None when the job is committed."""
+    retry_reason: RetryReason | None = None
+    """Why to try again; None when the failure is the model's."""
+    usage: ResourceUsage | None = None
+    """Time, CPU, GPU and memory used by the job that committed, now or earlier."""
 
 
 @dataclass(frozen=True)
 class LineContext:
-    """What every task on a line needs besides its job. lines: the store of lines that holds it. manifest: the line's.
-    own: whether the store is the run's own. measure_s: for timing a unit. helped: nodes without a GPU decode for those
-    with one."""
+    """What every task on a line needs besides its job."""
 
     run: Run
+    """The run in its store."""
     lines: Store
+    """The store of packed lines that holds this one."""
     manifest: Manifest
+    """The line's manifest."""
     device: str
+    """torch's name of the device: "cpu" or "cuda"."""
     weights: Store | None = None
+    """The store of pretrained weights; None where the experiment names none."""
     measure_s: float = 2.0
-    own: bool = True
+    """Seconds that timing a unit takes, warm-up aside."""
+    writable: bool = True
+    """Whether `lines` belongs to the run's store, so that results about the line may be written there."""
     helped: bool = False
+    """Whether nodes without a GPU decode shards ahead."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How to go about a job; changes no number. limit_s: seconds until the task is ended. halvings: of the batch.
-    again: whether the task, or its unit in an earlier run, has been tried before. gpus: share of a GPU."""
+    """How a job is executed this time. No result depends on it."""
 
-    attempt: int
+    number: int
+    """1 for the first run that tries the unit; one more for each run in which it failed."""
     threads: int
+    """CPU cores of the task."""
     limit_s: float | None = None
+    """Seconds after which the task is ended; None: never."""
     halvings: int = 0
+    """How often the batch is halved, because memory ran out."""
     again: bool = False
+    """Whether the task, or its unit in an earlier run, has been tried before."""
     gpus: float = 0.0
+    """Share of a GPU."""
 
 
 def pack_args(value: Any) -> Any:
-    """`value` for many tasks, as bytes for `unpack_args`: in Ray's object store, once, where they are not few.
+    """Pickle an argument of many tasks once, for `unpack_args`.
 
-    Ray itself would pickle the same desk for every task, which takes the driver a third of a millisecond. And a
-    reference is dear: Ray counts who holds it and tells every node where it lies, and tasks with different ones do not
-    take over each other's workers. It costs the driver a millisecond of CPU per task.
+    Ray would pickle the same context for every task, which takes the driver a third of a millisecond. A reference is
+    more expensive, a millisecond of the driver's CPU per task: Ray counts its holders, tells every node where the
+    object is, and does not let tasks with different references take over each other's workers.
+
+    Returns:
+        Bytes, or a reference to them in Ray's object store where they exceed INLINE_BYTES.
     """
     packed = pickle.dumps(value)
     return packed if len(packed) <= INLINE_BYTES else ray.put(packed)
 
 
 def unpack_args(packed: bytes) -> Any:
-    """What `pack_args` was given."""
+    """Return the value that `pack_args` pickled."""
     return pickle.loads(packed)  # noqa: S301  # the driver made it; Ray itself unpickles arguments alike
 
 
 @ray.remote(max_calls=REUSE_WORKER)
-def execute(order: bytes, at: bytes) -> Outcome:
-    """Do a job and commit it; an exception becomes a Failure.
+def execute(job_args: bytes, context_args: bytes) -> Outcome:
+    """Execute a job and commit it; an exception becomes a Failure.
 
-    order, at: (Job, Attempt) and LineContext as arguments.
+    Args:
+        job_args: (Job, Attempt), packed.
+        context_args: LineContext, packed.
     """
     started = time.perf_counter()
     memory.tune_malloc()
-    job, effort = unpack_args(order)
-    desk: LineContext = unpack_args(at)
+    job, attempt = unpack_args(job_args)
+    context: LineContext = unpack_args(context_args)
     try:
-        time_is_up = functools.partial(_time_is_up, job, desk, effort)
-        with time_limit(effort.limit_s, time_is_up), metered(desk.run.name, job, effort.again):
-            spent = _work(job, desk, effort)
+        on_timeout = functools.partial(_record_timeout, job, context, attempt)
+        with time_limit(attempt.limit_s, on_timeout), metered(context.run.name, job, attempt.again):
+            usage = _work(job, context, attempt)
     except Exception as error:
-        trouble = retry_reason(error, shared=0 < effort.gpus < 1)
-        return Outcome(time.perf_counter() - started, failure_of(job.phase, error, effort.attempt), trouble)
+        reason = retry_reason(error, shared=0 < attempt.gpus < 1)
+        return Outcome(time.perf_counter() - started, failure_of(job.phase, error, attempt.number), reason)
     finally:
-        _leave(job, desk)
-    return Outcome(time.perf_counter() - started, spent=spent)
+        _free_memory(job, context)
+    return Outcome(time.perf_counter() - started, usage=usage)
 
 
-def _work(job: Job, desk: LineContext, effort: Attempt) -> ResourceUsage | None:
-    """What a phase needs is imported when it comes: torch takes seconds, and not every detector's training needs it."""
+def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | None:
+    """Imports are made by phase: torch takes seconds, and neither merging nor every detector's training needs it."""
     if job.phase == "aggregate":
         from raybench.worker import merge
 
-        merge.merge(job.unit, desk.manifest, desk.run, merge.Partials())
+        merge.merge(job.unit, context.manifest, context.run, merge.Partials())
         return None
-    from raybench.worker import context
+    from raybench.worker.context import MAX_BATCH, WorkerContext, node_cache
 
-    if desk.device != "cpu":
+    if context.device != "cpu":
         gpus.choose()
-    batch = max(1, context.MAX_BATCH >> effort.halvings)
-    place = context.WorkerContext(
-        run=desk.run,
-        lines=desk.lines,
-        cache_dir=context.node_cache(),
-        device=desk.device,
-        threads=effort.threads,
-        weights_store=desk.weights,
-        batch=batch,
-        measure_s=desk.measure_s,
-        gpus=effort.gpus,
-        helped=desk.helped,
+    worker_context = WorkerContext(
+        run=context.run,
+        lines=context.lines,
+        cache_dir=node_cache(),
+        device=context.device,
+        threads=attempt.threads,
+        weights_store=context.weights,
+        batch=max(1, MAX_BATCH >> attempt.halvings),
+        measure_s=context.measure_s,
+        gpus=attempt.gpus,
+        helped=context.helped,
     )
     if job.phase == "train":
         from raybench.worker import train
 
-        return train.train(job.unit, desk.manifest, place).spent
+        return train.train(job.unit, context.manifest, worker_context).spent
     if job.phase == "score" and job.shard is not None:
         from raybench.worker import score
 
-        return score.score(job.unit, desk.manifest, job.shard, place).spent
+        return score.score(job.unit, context.manifest, job.shard, worker_context).spent
     if job.phase == "measure":
         from raybench.worker import merge, timing
 
-        measured = timing.measure(job.unit, desk.manifest, place)
-        merge.finalize(job.unit, desk.manifest, desk.run)
+        measured = timing.measure(job.unit, context.manifest, worker_context)
+        merge.finalize(job.unit, context.manifest, context.run)
         return measured.spent
     raise ValueError(f"no such task: {job.phase}")
 
 
-def _leave(job: Job, desk: LineContext) -> None:
-    """The worker lives on: others that share its node or its GPU need the memory that is kept for later. Scoring and
-    timing take little, and the next of them takes it again."""
+def _free_memory(job: Job, context: LineContext) -> None:
+    """Return freed memory, because the worker lives on and others share its node or GPU. Scoring and timing keep what
+    little they hold of the node's, and their next task uses it again."""
     if job.phase == "train":
         memory.trim()
-    if desk.device != "cpu" and job.phase != "aggregate":
+    if context.device != "cpu" and job.phase != "aggregate":
         from raybench.detectors import device
 
-        device.give_back_memory(desk.device)
+        device.give_back_memory(context.device)
 
 
-def _time_is_up(job: Job, desk: LineContext, effort: Attempt, stack: str) -> None:
+def _record_timeout(job: Job, context: LineContext, attempt: Attempt, stack: str) -> None:
     message = (
-        f"no end after {effort.limit_s:.1f} s, what was left of resources.unit_timeout_s; it hung at the traceback"
+        f"no end after {attempt.limit_s:.1f} s, what was left of resources.unit_timeout_s; it hung at the traceback"
     )
-    name = TimeLimit.__name__
-    failure = Failure(job.phase, name, message, stack[-TRACEBACK_CHARS:], effort.attempt)
-    desk.run.record_failure(job.unit.unit_id, failure)
+    failure = Failure(job.phase, TimeLimit.__name__, message, stack[-TRACEBACK_CHARS:], attempt.number)
+    context.run.record_failure(job.unit.unit_id, failure)
 
 
 def failure_of(phase: Phase, error: BaseException, attempt: int) -> Failure:
-    """`error` as a row. The traceback is cut at its older end."""
+    """Make a row of `error`. The traceback is cut at its older end."""
     text = "".join(traceback.format_exception(error))
     return Failure(phase, type(error).__name__, str(error), text[-TRACEBACK_CHARS:], attempt)
 
 
 def retry_reason(error: BaseException, shared: bool = False) -> RetryReason | None:
-    """What `error` is due to, where that is not the model. shared: it came up on a GPU that others used too."""
+    """Return why to try again after `error`; None when it is the model's.
+
+    Args:
+        error: raised by the task, or by Ray in its place.
+        shared: whether the task had only a share of its GPU.
+    """
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "oom"
     if isinstance(error, ray.exceptions.RayError):

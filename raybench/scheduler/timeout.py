@@ -1,4 +1,4 @@
-"""A time limit on a task that hangs: no exception reaches a call that does not come back, so its process ends."""
+"""A time limit on a task. It ends the process, because no exception reaches a call that does not return."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ EXIT_CODE = 70
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float | None, last_words: Callable[[str], None]) -> Iterator[None]:
-    """End this process when the block takes longer than `seconds`, after `last_words` of where it hangs (a stack).
+def time_limit(seconds: float | None, on_timeout: Callable[[str], None]) -> Iterator[None]:
+    """End this process with EXIT_CODE when the block takes longer than `seconds`.
 
-    A thread of ours says them; where the interpreter is never let go, so that no thread can run, the process ends
-    GRACE_S later without them.
+    Args:
+        seconds: None: no limit.
+        on_timeout: called before the end, in a thread, with the stack of the thread that hangs. Where a call never
+            releases the interpreter, so that no thread can run, the process ends GRACE_S later without it.
     """
     if seconds is None:
         yield
         return
-    hanging = threading.get_ident()
+    thread_id = threading.get_ident()
 
     def end() -> None:
         try:
-            last_words("".join(traceback.format_stack(sys._current_frames()[hanging])))
+            on_timeout("".join(traceback.format_stack(sys._current_frames()[thread_id])))
         finally:
             os._exit(EXIT_CODE)
 

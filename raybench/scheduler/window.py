@@ -63,7 +63,7 @@ def wait(*windows: Window[Any]) -> list[Any]:
 def outcome_of(
     reference: Any, phase: Phase, attempt: int, recorded: Callable[[], Failure | None] = lambda: None
 ) -> Outcome:
-    """Return how an ended task ended; a lost worker or node becomes a Failure.
+    """Return the outcome of an ended task; a lost worker or node becomes a Failure.
 
     Args:
         reference: Ray's, to an Outcome.

@@ -57,11 +57,11 @@ def run(plan: Plan) -> Run:
 def helped(plan: Plan, run: Run, found: Sequence[Wanted]) -> Prefetcher:
     node = Node(ray.get_runtime_context().get_node_id(), 1, 0)
     cluster = Helped(Capacity(1, 1, 1.0, "cuda", (), (node,)))
-    desks = {
+    contexts = {
         line: pack_args(LineContext(run, plan.lines_of(line), manifest, "cuda", helped=True))
         for line, manifest in plan.manifests.items()
     }
-    return Prefetcher(found, cluster, desks)  # type: ignore[arg-type]
+    return Prefetcher(found, cluster, contexts)  # type: ignore[arg-type]
 
 
 def work_off(one: Prefetcher, begun: int) -> None:

@@ -15,16 +15,16 @@ HANG = """
 import sys, time
 from raybench.scheduler import timeout
 timeout.GRACE_S = 1.0
-def last_words(stack):
-    {last_words}
-with timeout.time_limit(0.5, last_words):
+def on_timeout(stack):
+    {on_timeout}
+with timeout.time_limit(0.5, on_timeout):
     {hang}
 print("came back")
 """
 
 
-def hang(last_words: str, hang: str) -> subprocess.CompletedProcess[str]:
-    code = HANG.format(last_words=last_words, hang=hang)
+def hang(on_timeout: str, hang: str) -> subprocess.CompletedProcess[str]:
+    code = HANG.format(on_timeout=on_timeout, hang=hang)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
@@ -35,7 +35,7 @@ def test_a_hang_ends_with_last_words_of_where_it_was() -> None:
     assert "came back" not in done.stdout
 
 
-def test_last_words_that_hang_do_not_keep_it() -> None:
+def test_an_on_timeout_that_hangs_does_not_keep_the_process() -> None:
     done = hang("time.sleep(60)", "time.sleep(60)")
     assert done.returncode == 1
     assert "Timeout" in done.stderr

@@ -58,7 +58,7 @@ def test_a_lost_worker_is_a_failure_with_its_reason(monkeypatch: pytest.MonkeyPa
         "WorkerCrashedError",
         2,
     )
-    assert outcome.trouble == "worker_died"
+    assert outcome.retry_reason == "worker_died"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_time_limit_of_this_attempt_is_what_ended_a_worker(
     left = recorded(error_type, attempt)
     outcome = outcome_of(None, "score", 2, lambda: left)
     assert (outcome.failure == left) == counts
-    assert (outcome.trouble is None) == counts  # a hang is not tried again
+    assert (outcome.retry_reason is None) == counts  # a hang is not tried again
 
 
 def test_an_outcome_that_arrives_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
