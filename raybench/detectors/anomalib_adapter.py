@@ -1,7 +1,7 @@
-"""Any anomalib image model by its name, `anomalib:Dfkde`: trained by anomalib's Engine, scored by its torch model.
+"""Any image model of anomalib by name, `anomalib:Dfkde`: trained by anomalib's Engine, scored by its torch model.
 
-Its pre-processor normalises; post-processing, thresholds, metrics and pictures are left out. What a model would
-download must be at hand already: a backbone it can be given comes from raybench.
+Its pre-processor normalises; post-processing, thresholds, metrics and visualisation are off. A model cannot download:
+if its constructor takes a backbone, it gets one of raybench's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SWITCHES = {"post_processor": False, "evaluator": False, "visualizer": False}
 
 
 class AnyAnomalib(TorchDetector[AnomalibSettings]):
-    """name: the class in `anomalib.models.image`."""
+    """An image model of anomalib. `name` is the class in `anomalib.models.image`."""
 
     def __init__(self, name: str, settings: AnomalibSettings, height: int, width: int, context: FitContext) -> None:
         super().__init__(settings, height, width, context)
@@ -51,48 +51,51 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
         self._pretrained = True
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote; pretrained files are not needed any more. Raises IntegrityError."""
+        """Read what `save` wrote, without pretrained files. Raises IntegrityError for any other content."""
         self._pretrained = False
         super().restore(folder)
 
     def build(self) -> nn.Module:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            kind = getattr(image_models, self.name)
-            ours = self._offline(kind, Path(folder))
-            processor = PreProcessor(transform=Compose([Resize(self.size), *self._normalisation(kind, ours)]))
-            return Wrapped(kind(pre_processor=processor, **_SWITCHES, **(ours | dict(self.settings.init))), self.size)
+            model_class = getattr(image_models, self.name)
+            offline = self._offline_arguments(model_class, Path(folder))
+            transforms = [Resize(self.size), *self._normalisation(model_class, offline)]
+            processor = PreProcessor(transform=Compose(transforms))
+            model = model_class(pre_processor=processor, **_SWITCHES, **(offline | dict(self.settings.init)))
+            return Wrapped(model, self.size)
 
     @property
     def size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
         return self.height, self.width
 
-    def _normalisation(self, kind: Any, ours: Mapping[str, Any]) -> list[Normalize]:
-        """That of the model's own pre-processor; of the backbone where it is one of raybench's."""
-        if "backbone" in ours:
+    def _normalisation(self, model_class: Any, offline: Mapping[str, Any]) -> list[Normalize]:
+        """Return the backbone's normalisation if the model gets one of raybench's, else the model's own."""
+        if "backbone" in offline:
             chosen = BACKBONES[self.settings.backbone]
             return [Normalize(chosen.mean, chosen.std)]
-        whole = kind.configure_pre_processor(image_size=self.size).transform
+        whole = model_class.configure_pre_processor(image_size=self.size).transform
         parts = whole.transforms if isinstance(whole, Compose) else [whole]
         return [part for part in parts if isinstance(part, Normalize)]
 
-    def _offline(self, kind: type, folder: Path) -> dict[str, Any]:
-        """Constructor arguments that give the model a backbone of raybench's, where it takes one."""
-        wanted, chosen = inspect.signature(kind).parameters, self.settings.backbone
+    def _offline_arguments(self, model_class: type, folder: Path) -> dict[str, Any]:
+        """Return constructor arguments that replace a backbone that would be downloaded."""
+        parameters, chosen = inspect.signature(model_class).parameters, self.settings.backbone
         argument = "encoder_name" if chosen == DINOV2 else "backbone"
-        if argument not in wanted or argument in self.settings.init:
+        if argument not in parameters or argument in self.settings.init:
             return {}
-        where = f"local-dir:{as_timm_folder(folder, chosen, self.context if self._pretrained else None)}"
+        location = f"local-dir:{as_timm_folder(folder, chosen, self.context if self._pretrained else None)}"
+        arguments: dict[str, Any] = {argument: location}
         if chosen == DINOV2:
-            return {argument: where}
+            return arguments
         layout = BACKBONES[chosen]
-        found: dict[str, Any] = {argument: where}
-        if "layers" in wanted:
-            default = wanted["layers"].default
-            found["layers"] = layout.names(*_STRIDES[-min(len(default), len(_STRIDES)) :])
-        if "layer" in wanted:
-            found["layer"] = layout.names(_STRIDES[-1])[0]
-        return found
+        if "layers" in parameters:
+            default = parameters["layers"].default
+            arguments["layers"] = layout.names(*_STRIDES[-min(len(default), len(_STRIDES)) :])
+        if "layer" in parameters:
+            arguments["layer"] = layout.names(_STRIDES[-1])[0]
+        return arguments
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         for name in ("lightning", "lightning.pytorch", "lightning_fabric.utilities.rank_zero", "timm", "anomalib"):
@@ -100,9 +103,9 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             engine = Engine(
-                **_length(module.inner, self.settings.steps),
+                **_duration(module.inner, self.settings.steps),
                 accelerator="gpu" if self.device.type == "cuda" else "cpu",
-                devices=[torch.cuda.current_device()] if self.device.type == "cuda" else 1,  # 1: would be the first GPU
+                devices=[torch.cuda.current_device()] if self.device.type == "cuda" else 1,  # 1 is the first GPU
                 logger=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
@@ -119,15 +122,15 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
             self.describe_weights(context)
 
     def fit(self, images: TrainImages, context: FitContext) -> None:
-        """Train, and make sure that what is saved is all there is. Raises ModelError when it is not."""
+        """Train, and check that a saved copy scores the same. Raises ModelError if the model keeps state elsewhere."""
         super().fit(images, context)
-        some = images.batch([0])
-        expected = self.score(some)
+        image = images.batch([0])
+        expected = self.score(image)
         with tempfile.TemporaryDirectory() as folder:
             self.save(Path(folder))
             copy = AnyAnomalib(self.name, self.settings, self.height, self.width, context)
             copy.restore(Path(folder))
-        if abs(copy.score(some).scores[0] - expected.scores[0]) > 1e-5 * max(1.0, abs(expected.scores[0])):
+        if abs(copy.score(image).scores[0] - expected.scores[0]) > 1e-5 * max(1.0, abs(expected.scores[0])):
             raise ModelError(
                 f"{PREFIX}{self.name} scores otherwise once loaded: its state_dict is not all of its state"
             )
@@ -139,34 +142,34 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
         return self.backbone_card(f"{PREFIX}{self.name}")
 
 
-def _length(inner: Any, steps: int) -> dict[str, int]:
-    """A model that only collects features sees every image once."""
+def _duration(inner: Any, steps: int) -> dict[str, int]:
+    """Return the length of training: one epoch for a model that only collects features, else the steps."""
     return {"max_epochs": 1} if isinstance(inner, MemoryBankMixin) else {"max_steps": steps, "max_epochs": -1}
 
 
 class Wrapped(nn.Module):
-    """anomalib's Lightning module as a map from (B, 3, H, W) in [0, 1] to scores (B,) and maps (B, H, W)."""
+    """A Lightning module of anomalib that maps images (B, 3, H, W) in [0, 1] to scores (B,) and maps (B, 1, H, W)."""
 
     def __init__(self, inner: Any, size: tuple[int, int]) -> None:
         super().__init__()
         self.inner, self.size = inner, size
 
     def forward(self, images: Tensor) -> InferenceBatch:
-        """Raises BadScores on a number of scores that is not that of the images, or without a heat map."""
-        found = self.inner.model(self.inner.pre_processor(images))
-        if found.pred_score is None or found.pred_score.numel() != len(images):
-            count = 0 if found.pred_score is None else found.pred_score.numel()
+        """Score a batch. Raises BadScores if the number of scores is not that of the images."""
+        output = self.inner.model(self.inner.pre_processor(images))
+        if output.pred_score is None or output.pred_score.numel() != len(images):
+            count = 0 if output.pred_score is None else output.pred_score.numel()
             raise BadScores(f"{type(self.inner).__name__} gives {count} scores for {len(images)} images")
-        if found.anomaly_map is None:
-            return InferenceBatch(pred_score=found.pred_score.flatten(), anomaly_map=None)
-        maps = found.anomaly_map.reshape(len(images), 1, *found.anomaly_map.shape[-2:])
+        if output.anomaly_map is None:
+            return InferenceBatch(pred_score=output.pred_score.flatten(), anomaly_map=None)
+        maps = output.anomaly_map.reshape(len(images), 1, *output.anomaly_map.shape[-2:])
         if maps.shape[-2:] != self.size:
             maps = F.interpolate(maps, size=self.size, mode="bilinear", align_corners=False)
-        return InferenceBatch(pred_score=found.pred_score.flatten(), anomaly_map=maps)
+        return InferenceBatch(pred_score=output.pred_score.flatten(), anomaly_map=maps)
 
 
 class _Batches:
-    """A dataloader: seeded batches of OK images, one round per epoch."""
+    """A dataloader of seeded batches of OK images; an epoch is one round."""
 
     def __init__(self, images: TrainImages, size: int, context: FitContext) -> None:
         self._images, self._size = images, min(size, len(images))
@@ -184,9 +187,15 @@ class _Batches:
 
 
 def as_timm_folder(folder: Path, name: str, context: FitContext | None) -> Path:
-    """The backbone in timm's own form, for models that load it by themselves. context: None for random weights.
+    """Write a backbone in timm's format, for models that load it by themselves.
 
-    The folder has the network's name: some models look for "vit" or "small" in it.
+    Args:
+        folder: Where to create the backbone's folder.
+        name: Name of the backbone.
+        context: Holds the weights. None writes random ones.
+
+    Returns:
+        The backbone's folder. It has the network's name, because some models look for "vit" or "small" in it.
     """
     timm_name = DINOV2_TIMM_NAME if name == DINOV2 else BACKBONES[name].timm_name
     target = folder / timm_name
@@ -194,8 +203,8 @@ def as_timm_folder(folder: Path, name: str, context: FitContext | None) -> Path:
     tensors = {key: tensor.contiguous() for key, tensor in _state(name, context).items()}
     (target / "model.safetensors").write_bytes(save(tensors))
     classes = 0 if name == DINOV2 else 1000
-    about = {"architecture": timm_name, "num_classes": classes, "pretrained_cfg": {"num_classes": classes}}
-    (target / "config.json").write_text(json.dumps(about))
+    description = {"architecture": timm_name, "num_classes": classes, "pretrained_cfg": {"num_classes": classes}}
+    (target / "config.json").write_text(json.dumps(description))
     return target
 
 

@@ -1,7 +1,6 @@
 """The parts of anomalib that raybench uses, imported in one place.
 
-Importing any of them imports every model of anomalib, and with them modules that warn of
-their own deprecation.
+The import of any part imports all models of anomalib, and modules that warn that they are deprecated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batch norms that are trained: their statistics, and how to look at a network without touching them."""
+"""Statistics of trained batch norms: recompute them, or keep them while a loss is computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from raybench.detectors.protocol import FitContext, TrainImages
 from raybench.detectors.torch_detector import Draws, to_tensor
 
-SETTLING = 128  # images, at most
+MAX_IMAGES = 128
 
 
 def recompute_statistics(
@@ -22,28 +22,39 @@ def recompute_statistics(
     images: TrainImages,
     batch: int,
     context: FitContext,
-    most: int = SETTLING,
+    max_images: int = MAX_IMAGES,
 ) -> None:
-    """Precise batch norm (Wu and Johnson 2021, arXiv:2105.07576): running averages lag behind weights that still move,
-    which after some hundred steps can be most of a student's error. most: images to take the statistics of."""
+    """Recompute the statistics of trained batch norms: precise batch norm (Wu and Johnson 2021, arXiv:2105.07576).
+
+    Running averages lag behind weights that still change. After some hundred steps this can be most of a student's
+    error.
+
+    Args:
+        module: The network.
+        loss_of: Runs the network on a batch (B, 3, H, W) float32 in [0, 1]; the loss is not used.
+        images: OK images.
+        batch: Images per batch.
+        context: Seed and device.
+        max_images: The most images that the statistics are computed from.
+    """
     norms = _trained(module)
     if not norms:
         return
-    usual = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # an average in which all batches count the same
+        norm.momentum = None  # the plain average of all batches
     draws = Draws(len(images), context.seed)
     with torch.no_grad():
-        for _ in range(math.ceil(min(most, len(images)) / batch)):
+        for _ in range(math.ceil(min(max_images, len(images)) / batch)):
             loss_of(to_tensor(images.batch(draws.take(batch)), torch.device(context.device)))
-    for norm, momentum in zip(norms, usual, strict=True):
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
 @contextlib.contextmanager
 def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
-    """While the block runs, trained batch norms use their statistics and leave them as they are."""
+    """Let trained batch norms use their running statistics without updating them while the block runs."""
     norms = [norm for norm in _trained(module) if norm.training]
     for norm in norms:
         norm.eval()

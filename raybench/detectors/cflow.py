@@ -1,8 +1,8 @@
-"""CFLOW-AD (Gudovskiy et al. 2021, arXiv:2107.12571): how likely is a feature at its place, by a conditional flow.
+"""CFLOW-AD (Gudovskiy et al. 2021, arXiv:2107.12571): a conditional flow gives the likelihood of features.
 
-Encoder, decoders and likelihood are anomalib's. Its map is measured against the highest likelihood of the batch, so
-that a score depends on the other images of the batch; here the highest likelihood of the OK images is kept from
-training.
+Encoder, decoders and likelihood are anomalib's. anomalib's heat map is relative to the highest likelihood of the batch,
+so that a score depends on the other images of the batch. Here it is relative to the highest likelihood of the OK
+training images.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from raybench.detectors.training import train_loop_with
 from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (8, 16, 32)
-_CONDITION = 128
+_CONDITION = 128  # numbers that encode a position
 _BATCH = 8
 
 
 class Cflow(TorchDetector[CflowSettings]):
+    """CFLOW-AD."""
+
     def build(self) -> nn.Module:
         return backbone.Normalised(Likelihood(self.settings), self.settings.backbone)
 
@@ -56,20 +58,21 @@ class Cflow(TorchDetector[CflowSettings]):
         self.describe_weights(context)
 
     def _fibers(self, likelihood: Likelihood, images: Tensor) -> Iterator[Tensor]:
-        """The loss of every group of `fibers` positions, in random order, level by level."""
+        """Yield the loss of each group of `fibers` random positions, level by level."""
         for level, (features, places) in enumerate(likelihood.levels(images)):
             order = torch.randperm(len(features)).to(features.device)
-            for some in order.split(self.settings.fibers):  # type: ignore[no-untyped-call]
-                yield -F.logsigmoid(likelihood.of(level, features[some], places[some])).mean()
+            for group in order.split(self.settings.fibers):  # type: ignore[no-untyped-call]
+                yield -F.logsigmoid(likelihood.of(level, features[group], places[group])).mean()
 
     def card(self) -> Card:
         return self.backbone_card("cflow")
 
 
 class Likelihood(nn.Module):
-    """highest: (levels,), the highest log-likelihood per dimension that an OK image had at each level."""
+    """A feature pyramid and a flow per level, which gives the likelihood of features given their positions."""
 
     highest: Tensor
+    """(levels,) float32: highest log-likelihood per dimension of the OK images, for each level."""
 
     def __init__(self, chosen: CflowSettings) -> None:
         super().__init__()
@@ -86,31 +89,32 @@ class Likelihood(nn.Module):
         self.register_buffer("highest", torch.full((len(STRIDES),), -torch.inf))
 
     def levels(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Per level: features (B * h * w, C) and the encodings of their places (B * h * w, 128)."""
-        found = []
+        """Return for each level features (B * h * w, C) and the encodings of their positions (B * h * w, 128)."""
+        levels = []
         for features in self.flow.encoder(images).values():
             count, _, height, width = features.shape
             places = positional_encoding_2d(_CONDITION, height, width).to(features.device).flatten(1).T
-            found.append((features.flatten(2).mT.flatten(0, 1), places.repeat(count, 1)))
-        return found
+            levels.append((features.flatten(2).mT.flatten(0, 1), places.repeat(count, 1)))
+        return levels
 
     def of(self, level: int, features: Tensor, places: Tensor) -> Tensor:
-        """(N,) log-likelihood per dimension."""
+        """Return the log-likelihood per dimension, (N,), of features (N, C) at encoded positions (N, 128)."""
         latent, jacobian = self.flow.decoders[level](features, [places])
         logp: Tensor = get_logp(features.shape[1], latent, jacobian)
         return logp / features.shape[1]
 
     def note_highest(self, images: Tensor) -> None:
+        """Update `highest` with normalised images."""
         for level, (features, places) in enumerate(self.levels(images)):
             self.highest[level] = torch.maximum(self.highest[level], self.of(level, features, places).max())
 
     def forward(self, images: Tensor) -> InferenceBatch:
-        """Map: levels minus the sum of the levels' relative likelihoods; 0 is as likely as can be."""
+        """Return maps: the number of levels minus the sum of their relative likelihoods. 0 is the most likely."""
         size = images.shape[-2:]
-        likely = images.new_zeros(len(images), *size)
+        likelihood = images.new_zeros(len(images), *size)
         for level, (features, places) in enumerate(self.levels(images)):
             shape = (len(images), 1, size[0] // STRIDES[level], size[1] // STRIDES[level])
             relative = (self.of(level, features, places) - self.highest[level]).clamp(max=0).exp().view(shape)
-            likely += F.interpolate(relative, size=size, mode="bilinear", align_corners=True)[:, 0]
-        anomaly_map = len(STRIDES) - likely
+            likelihood += F.interpolate(relative, size=size, mode="bilinear", align_corners=True)[:, 0]
+        anomaly_map = len(STRIDES) - likelihood
         return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)

@@ -1,4 +1,4 @@
-"""Seeded crops of the OK images for training at the level of patches, plain and altered."""
+"""Seeded random crops of OK images, plain and altered, to train on patches."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from torch.nn import functional as F  # noqa: N812
 from raybench.detectors.protocol import TrainImages
 from raybench.detectors.torch_detector import Draws, to_tensor
 
-_IMAGES_AT_ONCE = 2
-_TILES = 4  # per side of a scrambled crop
+_IMAGES_PER_DRAW = 2
+_TILES = 4  # tiles per side of a scrambled crop
 
 
 class Crops:
-    """Square crops of `side` pixels of the training images: (N, 3, side, side) float32 in [0, 1]."""
+    """Random square crops of the training images: (N, 3, side, side) float32 in [0, 1].
+
+    Args:
+        images: OK images.
+        side: Side of the crops, in pixels.
+        seed: Seed of all draws.
+        device: Device of the returned tensors.
+    """
 
     def __init__(self, images: TrainImages, side: int, seed: int, device: torch.device) -> None:
         self._images, self._side, self._device = images, side, device
@@ -22,16 +29,20 @@ class Crops:
         self._random = torch.Generator().manual_seed(seed)
 
     def plain(self, count: int) -> Tensor:
-        whole = to_tensor(self._images.batch(self._draws.take(_IMAGES_AT_ONCE)), self._device)
+        """Return `count` unchanged crops."""
+        whole = to_tensor(self._images.batch(self._draws.take(_IMAGES_PER_DRAW)), self._device)
         side, (height, width) = self._side, whole.shape[2:]
         parts = []
-        for at in range(count):
+        for number in range(count):
             y, x = self._below(height - side + 1), self._below(width - side + 1)
-            parts.append(whole[at % len(whole), :, y : y + side, x : x + side])
+            parts.append(whole[number % len(whole), :, y : y + side, x : x + side])
         return torch.stack(parts)
 
     def altered(self, count: int) -> Tensor:
-        """Mirrored, in other colours, and partly covered by texture: a teacher must also know what is not OK."""
+        """Return crops that are flipped, recoloured and partly covered by texture.
+
+        They show a teacher features that OK images do not have.
+        """
         crops = self.plain(count)
         if self._below(2):
             crops = crops.flip(3)
@@ -39,20 +50,21 @@ class Crops:
             crops = crops.transpose(2, 3)
         crops = crops * self._uniform(0.6, 1.4, count, 3, 1, 1) + self._uniform(-0.2, 0.2, count, 3, 1, 1)
         covered = self._smooth(count, 1, 6).gt(0.6).float()
-        foreign = 0.5 * self._smooth(count, 3, 5) + 0.5 * crops.flip(0)
-        return (crops * (1 - covered) + covered * foreign).clamp(0, 1)
+        texture = 0.5 * self._smooth(count, 3, 5) + 0.5 * crops.flip(0)
+        return (crops * (1 - covered) + covered * texture).clamp(0, 1)
 
     def scrambled(self, count: int) -> Tensor:
-        """Tiles of different crops in random order, in random colours: nothing that was ever OK."""
+        """Return crops whose tiles are shuffled and recoloured, as images that are not OK."""
         crops = self.plain(count * 2)[:count] * self._uniform(0.2, 1.8, count, 3, 1, 1)
         tile = self._side // _TILES
         rows = F.unfold(crops, tile, stride=tile)
         order = torch.randperm(rows.shape[2], generator=self._random).to(self._device)
-        covered = F.fold(rows[..., order], (_TILES * tile, _TILES * tile), tile, stride=tile)
-        texture = F.interpolate(self._smooth(count, 3, 8), size=covered.shape[-2:])
-        return (0.6 * covered + 0.4 * texture).clamp(0, 1)
+        shuffled = F.fold(rows[..., order], (_TILES * tile, _TILES * tile), tile, stride=tile)
+        texture = F.interpolate(self._smooth(count, 3, 8), size=shuffled.shape[-2:])
+        return (0.6 * shuffled + 0.4 * texture).clamp(0, 1)
 
     def _smooth(self, count: int, channels: int, cells: int) -> Tensor:
+        """Return smooth noise in [0, 1] up to overshoot: a random grid of cells, enlarged."""
         coarse = torch.rand((count, channels, cells, cells), generator=self._random).to(self._device)
         return F.interpolate(coarse, size=(self._side, self._side), mode="bicubic", align_corners=False)
 

@@ -1,7 +1,7 @@
-"""DFM (Ahuja et al. 2019, arXiv:1909.11786): the part of a feature that the principal components of OK ones lose.
+"""DFM (Ahuja et al. 2019, arXiv:1909.11786): the reconstruction error of features by principal components of OK ones.
 
-The model is anomalib's. Its score sums that error over the whole image; its heat map sums it per cell of `pooling` x
-`pooling` features of stride 16, so it is coarse: at 256x256 pixels, 4x4 cells, enlarged.
+The model is anomalib's. Its score is the sum of the error over the image. Its heat map has one value per cell of
+`pooling` x `pooling` features of stride 16, so it is coarse: 4x4 cells at 256x256 pixels, enlarged.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _BATCH = 16
 
 
 class Dfm(TorchDetector[DfmSettings]):
+    """DFM."""
+
     def build(self) -> nn.Module:
         chosen = self.settings
         layout = BACKBONES[chosen.backbone]

@@ -1,9 +1,9 @@
-"""EfficientAD-S (Batzner et al. 2023, arXiv:2303.14535): anomalib's model, losses and maps, with a teacher of our own.
+"""EfficientAD-S (Batzner et al. 2023, arXiv:2303.14535): anomalib's model, losses and maps, with another teacher.
 
 anomalib downloads its teacher and the ImageNette images that keep the student from generalising. Here both come from
-the weights store; or the teacher is distilled on the spot (see `pdn`), and scrambled crops stand for ImageNette.
-The student's last layer is linear, and solved in closed form after the optimiser's steps, so that a short training is
-not wasted.
+the weights store, or the teacher is distilled from a backbone (see `pdn`) and scrambled crops replace ImageNette.
+After the optimiser's steps the student's last layer, which is linear, is solved in closed form, so that a short
+training still gives a usable student.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from raybench.detectors.torch_detector import Clock, Subset, TorchDetector, eval
 from raybench.detectors.weights.catalog import LITE0
 from raybench.detectors.weights.files import unpacked
 
-_HELD_BACK = 4
-_QUANTILES = {"qa": 0.9, "qb": 0.995}  # the paper's, for putting both maps on one scale
-_DISTIL, _AUTOENCODE, _JOIN = 0.5, 0.25, 0.25  # shares of the budget
+_MAX_HELD_BACK = 4
+_QUANTILES = {"qa": 0.9, "qb": 0.995}  # the paper's, to bring both maps to one scale
+_DISTIL_SHARE, _AUTOENCODER_SHARE, _JOINT_SHARE = 0.5, 0.25, 0.25  # of the time budget
 
 
 class EfficientAd(TorchDetector[EfficientAdSettings]):
+    """EfficientAD-S."""
+
     min_images = 4
 
     def build(self) -> nn.Module:
@@ -44,35 +46,37 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         chosen, clock = self.settings, Clock(context.budget_s)
         order = np.random.default_rng(context.seed).permutation(len(images)).tolist()
-        held = order[: max(1, min(_HELD_BACK, len(order) // 5))]
-        crops = Crops(Subset(images, order[len(held) :]), chosen.crop_px, context.seed, self.device)
+        held_back = order[: max(1, min(_MAX_HELD_BACK, len(order) // 5))]
+        kept = order[len(held_back) :]
+        crops = Crops(Subset(images, kept), chosen.crop_px, context.seed, self.device)
         self.details = self._teach(module.teacher, crops, clock, context)
-        kept = order[len(held) :][: chosen.remembered]
-        unseen = to_tensor(images.batch(held), self.device)
-        pair = _Pair(module, to_tensor(images.batch(kept), self.device), unseen, context.seed, chosen.lr)
-        steps = pair.alone.steps(clock.steps(chosen.autoencoder_steps, _AUTOENCODE), chosen.autoencoder_steps)
-        self.details["autoencoder_steps"] = pair.autoencode(steps)
-        steps = pair.together.steps(clock.steps(chosen.steps, _JOIN), chosen.steps)
-        self.details["steps"] = pair.join(steps, self._not_ok(crops, context))
-        self.details["stopped_on_plateau"] = pair.alone.reached or pair.together.reached
+        unseen = to_tensor(images.batch(held_back), self.device)
+        seen = to_tensor(images.batch(kept[: chosen.remembered]), self.device)
+        training = StudentTraining(module, seen, unseen, context.seed, chosen.lr)
+        alone, joint = training.autoencoder_stopping, training.joint_stopping
+        steps = alone.steps(clock.steps(chosen.autoencoder_steps, _AUTOENCODER_SHARE), chosen.autoencoder_steps)
+        self.details["autoencoder_steps"] = training.train_autoencoder(steps)
+        steps = joint.steps(clock.steps(chosen.steps, _JOINT_SHARE), chosen.steps)
+        self.details["steps"] = training.train_jointly(steps, self._not_ok(crops, context))
+        self.details["stopped_on_plateau"] = alone.reached or joint.reached
         self.details["stopped_by_budget"] = clock.stopped_early
-        pair.close()
+        training.solve_last_layer()
         _set_quantiles(module, unseen)
 
     def _not_ok(self, crops: Crops, context: FitContext) -> Callable[[int], Tensor]:
-        """Draws of images (N, 3, h, w) in [0, 1] that are not OK."""
+        """Return a function that draws N images (N, 3, h, w) in [0, 1] that are not OK."""
         if self.settings.not_ok == "line":
             return crops.scrambled
         folder = unpacked(context.weights[self.settings.not_ok])
         return NaturalImages(folder, self.height, self.width, context.seed, self.device).take
 
     def _teach(self, teacher: Any, crops: Crops, clock: Clock, context: FitContext) -> dict[str, Any]:
+        """Distil the teacher or load it. Returns details for the card."""
         chosen = self.settings
         if chosen.teacher == "line":
-            steps = clock.steps(chosen.distil_steps, _DISTIL)
-            return pdn.distil(
-                teacher, pdn.DistillationData(crops, crops, steps, chosen.distil_steps, chosen.lr), context
-            )
+            steps = clock.steps(chosen.distil_steps, _DISTIL_SHARE)
+            data = pdn.DistillationData(crops, crops, steps, chosen.distil_steps, chosen.lr)
+            return pdn.distil(teacher, data, context)
         file = context.weights[chosen.teacher]
         pdn.load(teacher, chosen.teacher, file)
         return {"teacher_sha256": file.sha256}
@@ -90,58 +94,69 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         return f"teacher {self.settings.teacher} from the weights store, sha256 {self.details['teacher_sha256'][:12]}"
 
 
-class _Pair:
-    """Student and autoencoder in training, on a few remembered images and their teacher features. held: images
-    (N, 3, H, W) that no step sees. alone, together: the ends of the autoencoder's steps and of both's."""
+class StudentTraining:
+    """The training of student and autoencoder on a few images, whose teacher features are kept in memory.
 
-    def __init__(self, model: Any, images: Tensor, held: Tensor, seed: int, lr: float) -> None:
-        self.model, self.images, self.held, self.lr = model, images, held, lr
-        self.alone = EarlyStopping(model.ae, lambda: self._unseen(self._apart))
-        self.together = EarlyStopping(model, lambda: self._unseen(self._darkness))
+    Args:
+        model: anomalib's model with its teacher.
+        images: OK images (N, 3, H, W) in [0, 1].
+        held_back: OK images that no step sees.
+        seed: Seed of the order of images.
+        lr: Learning rate.
+    """
+
+    def __init__(self, model: Any, images: Tensor, held_back: Tensor, seed: int, lr: float) -> None:
+        self.model, self.images, self.held_back, self.lr = model, images, held_back, lr
+        self.autoencoder_stopping = EarlyStopping(model.ae, lambda: self._held_back_loss(self._autoencoder_loss))
+        self.joint_stopping = EarlyStopping(model, lambda: self._held_back_loss(self._map_loss))
         self.random = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            raw = torch.cat([model.teacher(one) for one in images.split(1)])  # type: ignore[no-untyped-call]
+            raw = torch.cat([model.teacher(image) for image in images.split(1)])  # type: ignore[no-untyped-call]
             mean, std = raw.mean((0, 2, 3), keepdim=True), raw.std((0, 2, 3), keepdim=True)
             self.features = (raw - mean) / std
         model.mean_std.update({"mean": mean, "std": std})
 
-    def _unseen(self, loss: Callable[[Tensor], Tensor]) -> float:
-        """The mean of `loss` over images that no step sees, without dropout."""
+    def _held_back_loss(self, loss: Callable[[Tensor], Tensor]) -> float:
+        """Return the mean of `loss` over the held-back images, without dropout."""
         with torch.no_grad(), evaluated(self.model):
-            return float(torch.stack([loss(one) for one in self.held.split(1)]).mean())  # type: ignore[no-untyped-call]
+            return float(torch.stack([loss(image) for image in self.held_back.split(1)]).mean())  # type: ignore[no-untyped-call]
 
-    def _apart(self, image: Tensor) -> Tensor:
-        """How far the autoencoder is from the teacher's features."""
+    def _autoencoder_loss(self, image: Tensor) -> Tensor:
+        """Return the squared error of the autoencoder against the teacher's features."""
         mean, std = (self.model.mean_std[name] for name in ("mean", "std"))
         return F.mse_loss(self.model.ae(image, image.shape[-2:]), (self.model.teacher(image) - mean) / std)
 
-    def _darkness(self, image: Tensor) -> Tensor:
-        """Mean of both maps."""
-        return torch.stack([each.mean() for each in self.model.get_maps(image)]).sum()
+    def _map_loss(self, image: Tensor) -> Tensor:
+        """Return the sum of the means of both maps."""
+        return torch.stack([anomaly_map.mean() for anomaly_map in self.model.get_maps(image)]).sum()
 
-    def autoencode(self, steps: Iterable[int]) -> int:
-        """The autoencoder alone, towards the teacher's features. Returns the steps done."""
+    def train_autoencoder(self, steps: Iterable[int]) -> int:
+        """Train the autoencoder alone on the teacher's features. Returns the steps done."""
         autoencoder = self.model.ae.train()
         optimiser = torch.optim.Adam(autoencoder.parameters(), lr=self.lr)
 
-        def loss(at: Tensor) -> Tensor:
-            return F.mse_loss(autoencoder(self.images[at], self.images.shape[-2:]), self.features[at])
+        def loss(index: Tensor) -> Tensor:
+            return F.mse_loss(autoencoder(self.images[index], self.images.shape[-2:]), self.features[index])
 
-        return self._descend(optimiser, loss, steps)
+        return self._train(optimiser, loss, steps)
 
-    def join(self, steps: Iterable[int], not_ok: Callable[[int], Tensor]) -> int:
-        """Both together by the paper's losses: hard features, penalty, student against autoencoder."""
+    def train_jointly(self, steps: Iterable[int], not_ok: Callable[[int], Tensor]) -> int:
+        """Train student and autoencoder by the paper's losses. Returns the steps done.
+
+        The losses are those of hard features, of the penalty on `not_ok` images and of the student against the
+        autoencoder.
+        """
         self.model.train()
         parameters = [*self.model.student.parameters(), *self.model.ae.parameters()]
         optimiser = torch.optim.Adam(parameters, lr=self.lr)
 
-        def loss(at: Tensor) -> Tensor:
-            parts = self.model(self.images[at], not_ok(1))
+        def loss(index: Tensor) -> Tensor:
+            parts = self.model(self.images[index], not_ok(1))
             return torch.stack(list(parts)).sum()
 
-        return self._descend(optimiser, loss, steps)
+        return self._train(optimiser, loss, steps)
 
-    def _descend(
+    def _train(
         self, optimiser: torch.optim.Optimizer, loss_of: Callable[[Tensor], Tensor], steps: Iterable[int]
     ) -> int:
         done = 0
@@ -153,26 +168,26 @@ class _Pair:
             done += 1
         return done
 
-    def close(self) -> None:
-        """Solve the student's last layer for the teacher's features and the autoencoder's."""
+    def solve_last_layer(self) -> None:
+        """Solve the student's last layer in closed form for the features of teacher and autoencoder."""
         student = self.model.eval().student
-        ridge, share = Ridge(), pdn.ROWS // len(self.images)
+        ridge, rows_per_image = Ridge(), pdn.ROWS // len(self.images)
         with torch.no_grad():
-            for at in range(len(self.images)):
-                image = self.images[at : at + 1]
-                wanted = torch.cat([self.features[at : at + 1], self.model.ae(image, image.shape[-2:])], 1)
+            for index in range(len(self.images)):
+                image = self.images[index : index + 1]
+                targets = torch.cat([self.features[index : index + 1], self.model.ae(image, image.shape[-2:])], 1)
                 rows = patches(pdn.trunk(student, image), pdn.KERNEL)
-                some = torch.randperm(len(rows), generator=self.random)[:share].to(rows.device)
-                ridge.add(rows[some], pdn.rows_of(wanted)[some])
+                drawn = torch.randperm(len(rows), generator=self.random)[:rows_per_image].to(rows.device)
+                ridge.add(rows[drawn], pdn.rows_of(targets)[drawn])
             fit_last(student.conv4, ridge, pdn.STRENGTH)
 
 
-def _set_quantiles(model: Any, held: Tensor) -> None:
-    """Where each map's values lie on OK images that nothing was trained on."""
-    found: dict[str, Tensor] = {}
+def _set_quantiles(model: Any, held_back: Tensor) -> None:
+    """Set the quantiles of each map to those of OK images that no step saw."""
+    quantiles: dict[str, Tensor] = {}
     with torch.no_grad():
-        pairs = [model.get_maps(one) for one in held.split(1)]  # type: ignore[no-untyped-call]
-        for at, which in enumerate(("st", "ae")):
-            values = torch.cat([pair[at] for pair in pairs]).flatten()
-            found |= {f"{name}_{which}": values.quantile(share) for name, share in _QUANTILES.items()}
-    model.quantiles.update(found)
+        pairs = [model.get_maps(image) for image in held_back.split(1)]  # type: ignore[no-untyped-call]
+        for index, kind in enumerate(("st", "ae")):
+            values = torch.cat([pair[index] for pair in pairs]).flatten()
+            quantiles |= {f"{name}_{kind}": values.quantile(share) for name, share in _QUANTILES.items()}
+    model.quantiles.update(quantiles)

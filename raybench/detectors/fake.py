@@ -1,4 +1,4 @@
-"""A detector without torch, for tests: distance to the mean OK image, coarsely, and faults on demand."""
+"""A detector without torch for tests: distance to the mean OK image at low resolution, and faults on demand."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from raybench.errors import IntegrityError, LineError, ModelError
 
 _FILE = "fake.safetensors"
 _BATCH = 32
-_NOISE = 1.0  # grey levels added to every deviation: a pixel that never varied would score infinitely
+_NOISE = 1.0  # grey levels added to every standard deviation: that of a constant pixel is 0
 
 
 class Fake(Detector):
+    """Distance to the mean OK image, in standard deviations."""
+
     def __init__(self, settings: FakeSettings, height: int, width: int, context: FitContext) -> None:
         self.settings = settings
         self.height, self.width = height, width
@@ -32,7 +34,7 @@ class Fake(Detector):
         self._mean = self._deviation = np.empty((0, 0, 3), np.float32)
 
     def fit(self, images: TrainImages, context: FitContext) -> None:
-        """Mean and standard deviation of every cell. Raises LineError without images."""
+        """Compute mean and standard deviation of every cell. Raises LineError without images."""
         if len(images) == 0:
             raise LineError("fake needs at least one OK image")
         self._misbehave("fit")
@@ -47,21 +49,22 @@ class Fake(Detector):
         self._mean, self._deviation = mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
     def score(self, images: Images) -> Scored:
-        """Heat map: deviations from the mean, the largest channel. Score: the map's maximum."""
+        """Return the largest deviation of the channels as heat map, and its maximum as score."""
         if self._mean.size == 0:
             raise ModelError("fake is neither fitted nor restored")
         if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, 3):
             raise ModelError(f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}")
         self._misbehave("score")
-        away = np.abs(self._shrink(images) - self._mean) / (self._deviation + _NOISE)
-        cells = away.max(axis=3).astype(np.float32)
+        deviation = np.abs(self._shrink(images) - self._mean) / (self._deviation + _NOISE)
+        cells = deviation.max(axis=3).astype(np.float32)
         scores = cells.reshape(len(images), -1).max(axis=1).astype(np.float64)
         size = (self.width, self.height)
         maps = [cv2.resize(cell, size, interpolation=cv2.INTER_LINEAR) for cell in cells]
-        return self._spoilt(scores, np.array(maps, np.float32).reshape(len(images), self.height, self.width), images)
+        heatmaps = np.array(maps, np.float32).reshape(len(images), self.height, self.width)
+        return self._with_faults(scores, heatmaps, images)
 
-    def _spoilt(self, scores: npt.NDArray[np.float64], maps: npt.NDArray[np.float32], images: Images) -> Scored:
-        """What the settings ask for in place of right scores and heat maps."""
+    def _with_faults(self, scores: npt.NDArray[np.float64], maps: npt.NDArray[np.float32], images: Images) -> Scored:
+        """Replace scores and heat maps by the faulty ones of the settings."""
         chosen = self.settings
         if chosen.nan_in_score:
             scores[:] = np.nan
@@ -111,6 +114,7 @@ class Fake(Detector):
             raise ModelError(f"fake was told to fail in {phase}")
 
     def _may_kill(self) -> bool:
+        """Return whether this is the first call, if only the first may kill: the marker file is created by it."""
         if not self.settings.kill_once_marker:
             return True
         try:
@@ -124,7 +128,7 @@ _leaked: list[npt.NDArray[np.uint8]] = []
 
 
 def _allocate(megabytes: float, limit_mb: float) -> None:
-    """Take memory and give it back. Raises MemoryError, from the allocator, above `limit_mb`."""
+    """Allocate memory and free it. Above `limit_mb` the allocator raises MemoryError."""
     address_space = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (address_space + int(limit_mb * 2**20), before[1]))

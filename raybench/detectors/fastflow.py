@@ -1,6 +1,6 @@
-"""FastFlow (Yu et al. 2021, arXiv:2111.07677): a 2D normalizing flow over each level of a feature pyramid.
+"""FastFlow (Yu et al. 2021, arXiv:2111.07677): a 2D normalizing flow on each level of a feature pyramid.
 
-Flow blocks, loss and map are anomalib's; its model class knows four backbones only.
+Flow blocks, loss and map are anomalib's. anomalib's model class supports only four backbones.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ STRIDES = (4, 8, 16)
 
 
 class Fastflow(TorchDetector[FastflowSettings]):
+    """FastFlow."""
+
     def build(self) -> nn.Module:
         flow = Flow(self.settings.backbone, (self.height, self.width), self.settings.flow_steps)
         return backbone.Normalised(flow, self.settings.backbone)
@@ -30,8 +32,8 @@ class Fastflow(TorchDetector[FastflowSettings]):
         flow: Flow = module.model
         backbone.pretrain(flow.teacher, self.settings.backbone, context)
         loss_of = FastflowLoss()
-        learned = [*flow.norms.parameters(), *flow.blocks.parameters()]
-        optimiser = torch.optim.Adam(learned, lr=self.settings.lr, weight_decay=1e-5)  # anomalib's
+        trained = [*flow.norms.parameters(), *flow.blocks.parameters()]
+        optimiser = torch.optim.Adam(trained, lr=self.settings.lr, weight_decay=1e-5)  # anomalib's
 
         def loss(batch: Tensor) -> Tensor:
             value: Tensor = loss_of(*flow.hidden(module.normalise(batch)))
@@ -45,6 +47,8 @@ class Fastflow(TorchDetector[FastflowSettings]):
 
 
 class Flow(nn.Module):
+    """A frozen feature pyramid and a normalizing flow per level."""
+
     def __init__(self, name: str, size: tuple[int, int], flow_steps: int) -> None:
         super().__init__()
         self.teacher = backbone.extractor(name, *STRIDES).requires_grad_(False)
@@ -60,7 +64,7 @@ class Flow(nn.Module):
         self.to_map = FastflowAnomalyMap(size)
 
     def hidden(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Latent variables and log-determinants, level by level."""
+        """Return the latent variables and the log-determinants of each level."""
         levels = self.teacher(images).values()
         pairs = [block(norm(level)) for block, norm, level in zip(self.blocks, self.norms, levels, strict=True)]
         return [latent for latent, _ in pairs], [jacobian for _, jacobian in pairs]

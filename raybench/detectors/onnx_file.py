@@ -1,4 +1,4 @@
-"""A fitted detector as an ONNX file that needs no raybench, normalisation and threshold included; and as OpenVINO's."""
+"""Export of a fitted detector to ONNX and OpenVINO. The graph includes normalisation and threshold."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ Scorer = Callable[[Images], Scored]
 
 
 class ThresholdedModel(nn.Module):
-    """image: (1, H, W, 3) uint8 RGB at the network's size. score: (1,) float64, raw. heatmap: (1, H, W) float32.
-    is_anomalous: (1,) bool, score > threshold."""
+    """The exported graph: a detector's module and its threshold.
+
+    It maps `image`, (1, H, W, 3) uint8 RGB at the network's size, to `score`, (1,) float64, raw; `heatmap`, (1, H, W)
+    float32, unless the detector has none; and `is_anomalous`, (1,) bool: score > threshold.
+    """
 
     threshold: Tensor
 
@@ -35,16 +38,23 @@ class ThresholdedModel(nn.Module):
         self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float64))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        found: Any = self.module(image.permute(0, 3, 1, 2).float() / 255)
-        score = found.pred_score.reshape(-1).double()
-        maps = () if found.anomaly_map is None else (found.anomaly_map.reshape(image.shape[:3]).float(),)
+        output: Any = self.module(image.permute(0, 3, 1, 2).float() / 255)
+        score = output.pred_score.reshape(-1).double()
+        maps = () if output.anomaly_map is None else (output.anomaly_map.reshape(image.shape[:3]).float(),)
         return score, *maps, score > self.threshold
 
 
 def write_onnx(detector: Detector, threshold: float | None, path: Path) -> None:
-    """Write `detector` with its threshold (None: nothing is anomalous) to `path`.
+    """Write a detector and its threshold to an ONNX file.
 
-    Raises InputError (packages are missing), ModelError (this detector has no graph that ONNX can hold).
+    Args:
+        detector: A fitted detector.
+        threshold: Images with a higher score are anomalous. With None no image is.
+        path: The file to write.
+
+    Raises:
+        InputError: Packages are missing.
+        ModelError: The detector cannot be expressed in ONNX.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -55,15 +65,15 @@ def write_onnx(detector: Detector, threshold: float | None, path: Path) -> None:
         raise ModelError("it cannot be exported: it is no torch detector of raybench's")
     limit = float("inf") if threshold is None else threshold
     example = torch.zeros((1, detector.height, detector.width, 3), dtype=torch.uint8, device=detector.device)
-    judging = ThresholdedModel(detector.module, limit).eval().to(detector.device)
+    model = ThresholdedModel(detector.module, limit).eval().to(detector.device)
     with torch.inference_mode():
-        names = OUTPUTS if len(judging(example)) == len(OUTPUTS) else [OUTPUTS[0], OUTPUTS[2]]
+        names = OUTPUTS if len(model(example)) == len(OUTPUTS) else [OUTPUTS[0], OUTPUTS[2]]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                judging, (example,), path, input_names=[INPUT], output_names=names, dynamo=True,
+                model, (example,), path, input_names=[INPUT], output_names=names, dynamo=True,
                 external_data=False, verbose=False,
             )  # fmt: skip
     except Exception as error:  # the exporter's errors have no common base
@@ -71,7 +81,7 @@ def write_onnx(detector: Detector, threshold: float | None, path: Path) -> None:
 
 
 def onnx_scorer(path: Path) -> Scorer:
-    """Scores and heat maps of the exported file, by onnxruntime."""
+    """Return a function that scores images by the ONNX file, with onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -80,11 +90,12 @@ def onnx_scorer(path: Path) -> Scorer:
 
 
 def has_openvino() -> bool:
+    """Return whether the package openvino is installed."""
     return importlib.util.find_spec("openvino") is not None
 
 
 def write_openvino(onnx: Path, path: Path) -> None:
-    """Write the ONNX file as OpenVINO's pair `path` (.xml) and .bin beside it. Raises InputError without OpenVINO."""
+    """Convert an ONNX file to OpenVINO: `path` (.xml) and a .bin file beside it. Raises InputError without OpenVINO."""
     if not has_openvino():
         raise InputError("the package openvino is not installed; install raybench[export]")
     import openvino
@@ -93,7 +104,7 @@ def write_openvino(onnx: Path, path: Path) -> None:
 
 
 def openvino_scorer(path: Path) -> Scorer:
-    """Scores and heat maps of the exported pair, by OpenVINO on the CPU in float32."""
+    """Return a function that scores images by the OpenVINO files, on the CPU in float32."""
     import openvino
 
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -103,9 +114,9 @@ def openvino_scorer(path: Path) -> Scorer:
 
 def _scorer(run: Callable[[Images], dict[str, npt.NDArray[Any]]]) -> Scorer:
     def score(images: Images) -> Scored:
-        found = [run(image[np.newaxis]) for image in images]
-        maps = [one["heatmap"] for one in found if "heatmap" in one]
-        scores = np.concatenate([one["score"] for one in found]).astype(np.float64)
+        outputs = [run(image[np.newaxis]) for image in images]
+        maps = [output["heatmap"] for output in outputs if "heatmap" in output]
+        scores = np.concatenate([output["score"] for output in outputs]).astype(np.float64)
         return Scored(scores, np.concatenate(maps).astype(np.float32) if maps else None)
 
     return score

@@ -1,7 +1,7 @@
-"""PaDiM (Defard et al. 2020, arXiv:2011.08785): one Gaussian per patch position, fitted as a stream.
+"""PaDiM (Defard et al. 2020, arXiv:2011.08785): one Gaussian per patch position, fitted batch by batch.
 
-anomalib keeps every embedding; here mean and scatter are updated batch by batch (Chan, Golub and
-LeVeque 1979), so memory depends on the image size only.
+anomalib keeps every embedding in memory. Here each batch updates mean and scatter (Chan, Golub and LeVeque 1979), so
+memory depends only on the size of the images.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (4, 8, 16)
 _BATCH = 16
-_POSITIONS_AT_ONCE = 256
+_POSITIONS_PER_INVERSION = 256
 _RIDGE = 0.01 + 1e-5  # anomalib's regularisation of the covariance: 0.01 (the paper's), then 1e-5 before inversion
 
 
 class Padim(TorchDetector[PadimSettings]):
+    """PaDiM."""
+
     def build(self) -> nn.Module:
         chosen = self.settings
         layout = BACKBONES[chosen.backbone]
@@ -49,7 +51,7 @@ class Padim(TorchDetector[PadimSettings]):
 
 
 class GaussianStream:
-    """Mean and inverse covariance of every patch position, from batches of embeddings."""
+    """Mean and inverse covariance of every patch position, updated by batches of embeddings."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -57,23 +59,23 @@ class GaussianStream:
         self._scatter = torch.empty(0)
 
     def add(self, embedding: Tensor) -> None:
-        """embedding: (B, C, H, W) float."""
+        """Update mean and scatter by an embedding (B, C, H, W) float."""
         rows = embedding.flatten(2).permute(2, 0, 1)
         added, mean = rows.shape[1], rows.mean(1, keepdim=True)
         if self.count == 0:
             self._mean = torch.zeros_like(mean)
             self._scatter = rows.new_zeros(rows.shape[0], rows.shape[2], rows.shape[2])
         shift, total = mean - self._mean, self.count + added
-        # The scatter between the batch's mean and the mean so far is one more row.
+        # The difference between the batch's mean and the previous mean enters the scatter as one more row.
         centred = torch.cat([rows - mean, shift * (self.count * added / total) ** 0.5], 1)
         self._scatter.baddbmm_(centred.mT, centred)
         self._mean += shift * (added / total)
         self.count = total
 
     def finish(self, ridge: float) -> tuple[Tensor, Tensor]:
-        """Mean (C, H*W) and inverse covariance (H*W, C, C), unbiased, `ridge` added to its diagonal."""
+        """Return mean (C, H*W) and inverse of the unbiased covariance (H*W, C, C), `ridge` added to its diagonal."""
         covariance = self._scatter.div_(self.count - 1)
         covariance.diagonal(dim1=1, dim2=2).add_(ridge)
-        for part in torch.split(covariance, _POSITIONS_AT_ONCE):
+        for part in torch.split(covariance, _POSITIONS_PER_INVERSION):
             part.copy_(torch.linalg.inv(part))
         return self._mean[:, 0].T.contiguous(), covariance

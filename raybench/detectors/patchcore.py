@@ -1,6 +1,6 @@
-"""PatchCore (Roth et al. 2021, arXiv:2106.08265): distance to a memory of OK patches.
+"""PatchCore (Roth et al. 2021, arXiv:2106.08265): distance to a memory bank of OK patches.
 
-anomalib's model scores; its memory is filled here, from a bounded pool and by a faster k-center greedy.
+anomalib's model scores. The memory bank is filled here, from a bounded pool and by a faster k-center greedy.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from raybench.detectors.weights.catalog import BACKBONES
 STRIDES = (8, 16)
 _BATCH = 8
 _CANDIDATES = 2048
-_CENTERS_AT_ONCE = 256  # bounds the distance matrix of an update to pool_rows x 256
+_CENTERS_PER_UPDATE = 256  # bounds the distance matrix of an update to pool_rows x 256
 
 
 class Patchcore(TorchDetector[PatchcoreSettings]):
+    """PatchCore."""
+
     min_images = 1
 
     def build(self) -> nn.Module:
@@ -40,19 +42,19 @@ class Patchcore(TorchDetector[PatchcoreSettings]):
         draw = torch.Generator().manual_seed(context.seed)
         with torch.no_grad():
             pool = self._pool(module, images, draw)
-            wanted = max(1, min(round(len(pool) * self.settings.coreset_ratio), self.settings.bank_rows))
+            count = max(1, min(round(len(pool) * self.settings.coreset_ratio), self.settings.bank_rows))
             first = int(torch.randint(len(pool), (1,), generator=draw))
-            model.memory_bank = pool[k_center(pool, wanted, first)]
+            model.memory_bank = pool[k_center(pool, count, first)]
         self.details = {"pool_rows": len(pool)}
         self.describe_weights(context)
 
     def _pool(self, module: Any, images: TrainImages, draw: torch.Generator) -> Tensor:
-        """Patch features, an equal random share of every image, about `pool_rows` in all: (N, C) float32."""
-        share = max(1, self.settings.pool_rows // len(images))
+        """Return patch features (N, C) float32: as many random ones of each image, about `pool_rows` in all."""
+        rows_per_image = max(1, self.settings.pool_rows // len(images))
         rows = []
         for batch in in_batches(images, _BATCH, self.device):
             for patches in embed(module.model, module.normalise(batch)):
-                kept = torch.randperm(len(patches), generator=draw)[:share].sort().values
+                kept = torch.randperm(len(patches), generator=draw)[:rows_per_image].sort().values
                 rows.append(patches[kept.to(self.device)])
         return torch.cat(rows)
 
@@ -62,18 +64,27 @@ class Patchcore(TorchDetector[PatchcoreSettings]):
 
 
 def embed(model: PatchcoreModel, images: Tensor) -> Tensor:
-    """anomalib's patch features of normalised images: (B, patches, C) float32."""
+    """Return anomalib's patch features of normalised images: (B, patches, C) float32."""
     features = model.feature_extractor(images)
     embedding = model.generate_embedding({name: model.feature_pooler(part) for name, part in features.items()})
     return embedding.flatten(2).mT
 
 
 def k_center(rows: Tensor, count: int, first: int) -> Tensor:
-    """Indices of `count` rows, each the farthest from those before it (k-center greedy): (count,) int64.
+    """Choose rows by the k-center greedy: each next row is the farthest from the chosen ones.
 
-    Lazy but exact: the squared gap of a row to the chosen ones only shrinks, so a stale one is an upper bound.
-    Choices are made among the rows with the largest stale gaps while they beat the bound of all others; then
-    every gap is updated by one matrix product for all new choices, much faster than one by one.
+    The choice is lazy but exact. The squared distance of a row to the nearest chosen one (its gap) only shrinks, so an
+    outdated gap is an upper bound. Rows are chosen among those with the largest outdated gaps while they exceed the
+    bound of all others. Then one matrix product updates all gaps for all new choices, which is much faster than one
+    update per choice.
+
+    Args:
+        rows: (N, C) float32.
+        count: Number of rows to choose.
+        first: Index of the first choice.
+
+    Returns:
+        Indices of the chosen rows in order, (count,) int64.
     """
     norms = rows.square().sum(1)
     chosen = torch.tensor([first], device=rows.device)
@@ -88,14 +99,15 @@ def k_center(rows: Tensor, count: int, first: int) -> Tensor:
 
 
 def _shrink(gaps: Tensor, rows: Tensor, norms: Tensor, fresh: Tensor) -> None:
-    for centers in torch.split(fresh, _CENTERS_AT_ONCE):
+    """Update the gaps in place by newly chosen rows, whose own become -inf."""
+    for centers in torch.split(fresh, _CENTERS_PER_UPDATE):
         distances = torch.addmm(norms[centers], rows, rows[centers].T, alpha=-2)
         torch.minimum(gaps, distances.amin(1).add_(norms), out=gaps)
     gaps[fresh] = -torch.inf
 
 
 def _farthest(rows: Tensor, norms: Tensor, gaps: Tensor, at_most: int) -> Tensor:
-    """The next choices, as many as the gaps known now can prove."""
+    """Return the next choices, as many as the outdated gaps prove."""
     stale, order = gaps.topk(min(_CANDIDATES + 1, len(gaps)))
     bound = stale[-1] if len(order) > _CANDIDATES else -torch.inf
     near, near_norms, local = rows[order], norms[order], stale.clone()

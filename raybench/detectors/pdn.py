@@ -1,8 +1,8 @@
 """Patch description networks (Batzner et al. 2023, arXiv:2303.14535) and their distillation from a backbone.
 
-The paper distils its teacher from a WideResNet-101 on ImageNet for 60,000 steps. Offline there is neither; here the
-teacher learns the features of lite0 on crops of OK images, plain and altered: of one line, or once for all lines. The
-optimiser trains its first three layers; the last one is linear, and solved in closed form.
+The paper distils its teacher from a WideResNet-101 on ImageNet in 60,000 steps. Offline there is neither. Here the
+teacher learns the features of lite0 on plain and altered crops of OK images, of one line or once for all lines. The
+optimiser trains its first three layers; the last one is linear and is solved in closed form.
 """
 
 from __future__ import annotations
@@ -32,73 +32,86 @@ STRIDES = (8, 16)
 CHANNELS = sum(BACKBONES[LITE0].channels(*STRIDES))
 OFFICIAL_CHANNELS = 384
 _OFFICIAL_FILE = "pretrained_teacher_small.pth"
-KERNEL = 4  # of the last convolution
-ROWS, _STORE_ROWS, _STORE_BATCHES = 4_000, 24_000, 24
-_ASIDE = 16  # one image of so many is kept aside for the loss of a teacher for the weights store
+KERNEL = 4
+"""Side of the kernel of the last convolution."""
+ROWS = 4_000
+"""Patches that the last layer is solved for."""
 STRENGTH = 1e-3
+"""Strength of the ridge regression of the last layer."""
+_STORE_ROWS, _STORE_BATCHES = 24_000, 24  # for a teacher of the weights store
+_HELD_BACK_SHARE = 16  # for such a teacher, one image of this number is held back to compute the loss
 _EDGE = 4  # cells of 4 px that the unpadded convolutions lose on each side
-_CROPS = 8
+_CROPS = 8  # per batch
 
 
 @dataclass(frozen=True)
 class DistillationData:
-    """crops: to learn from. test: to take the loss on. steps: optimiser steps, `total` of them at most, while the
-    learning rate falls from `lr` to 0 as a cosine. rows: patches that the last layer is solved for. batches: of eight
-    crops of two images, for the statistics of the targets and for the loss."""
+    """Images and schedule of a distillation."""
 
     crops: Crops
+    """Crops to train on."""
     test: Crops
+    """Crops to compute the loss on."""
     steps: Iterable[int]
+    """Optimiser steps."""
     total: int
+    """The most optimiser steps. After as many the learning rate, which follows a cosine, is 0."""
     lr: float
+    """Learning rate at the start."""
     rows: int = ROWS
+    """Patches that the last layer is solved for."""
     batches: int = 4
+    """Batches of eight crops of two images for the statistics of the targets, and as many for the loss."""
 
 
-def distil(teacher: SmallPatchDescriptionNetwork, lessons: DistillationData, context: FitContext) -> dict[str, Any]:
-    """Teach `teacher` the features of lite0. Returns the steps done and the loss on plain crops, where a teacher that
-    learned nothing has 1."""
-    crops = lessons.crops
+def distil(teacher: SmallPatchDescriptionNetwork, data: DistillationData, context: FitContext) -> dict[str, Any]:
+    """Train a teacher to predict the features of lite0.
+
+    Returns:
+        `distil_steps`, the steps done, and `distil_loss`, the loss on plain crops: 1 for a teacher that predicts the
+        mean.
+    """
+    crops = data.crops
     source = DistillationTeacher(context).to(next(teacher.parameters()).device)
     with torch.no_grad():
-        sample = torch.cat([source(crops.plain(_CROPS)) for _ in range(lessons.batches)])
+        sample = torch.cat([source(crops.plain(_CROPS)) for _ in range(data.batches)])
     mean, std = sample.mean((0, 2, 3), keepdim=True), sample.std((0, 2, 3), keepdim=True)
 
-    def wanted(images: Tensor) -> Tensor:
+    def targets(images: Tensor) -> Tensor:
         with torch.no_grad():
             features: Tensor = (source(images) - mean) / std
             return features
 
-    done = _optimise(teacher.train(), lessons, wanted)
+    done = _optimise(teacher.train(), data, targets)
     teacher.eval().requires_grad_(False)
     with torch.no_grad():
         ridge = Ridge()
-        while ridge.rows < lessons.rows:
+        while ridge.rows < data.rows:
             for images in (crops.plain(_CROPS), crops.altered(_CROPS)):
-                ridge.add(patches(trunk(teacher, images), KERNEL), rows_of(wanted(images)))
+                ridge.add(patches(trunk(teacher, images), KERNEL), rows_of(targets(images)))
         fit_last(teacher.conv4, ridge, STRENGTH)
-        return {"distil_steps": done, "distil_loss": _loss(teacher, lessons, wanted)}
+        return {"distil_steps": done, "distil_loss": _loss(teacher, data, targets)}
 
 
-def _loss(teacher: nn.Module, lessons: DistillationData, wanted: Any) -> float:
-    """Squared error over the variance of what was wanted, the mean over channels."""
-    tests = [lessons.test.plain(_CROPS) for _ in range(lessons.batches)]
-    found, expected = (torch.cat([of(test) for test in tests]) for of in (teacher, wanted))
-    errors = (found - expected).square().mean((0, 2, 3))
+def _loss(teacher: nn.Module, data: DistillationData, targets: Any) -> float:
+    """Return the squared error divided by the variance of the targets, the mean over channels."""
+    tests = [data.test.plain(_CROPS) for _ in range(data.batches)]
+    predicted, expected = (torch.cat([network(test) for test in tests]) for network in (teacher, targets))
+    errors = (predicted - expected).square().mean((0, 2, 3))
     return float((errors / expected.var((0, 2, 3))).mean())
 
 
-def _optimise(teacher: nn.Module, lessons: DistillationData, wanted: Any) -> int:
-    optimiser = torch.optim.Adam(teacher.parameters(), lr=lessons.lr)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, lessons.total))
+def _optimise(teacher: nn.Module, data: DistillationData, targets: Any) -> int:
+    optimiser = torch.optim.Adam(teacher.parameters(), lr=data.lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, data.total))
     done = 0
-    for _ in lessons.steps:
-        images = lessons.crops.altered(_CROPS)
-        loss = F.mse_loss(teacher(images), wanted(images))
+    for _ in data.steps:
+        images = data.crops.altered(_CROPS)
+        loss = F.mse_loss(teacher(images), targets(images))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        falling.step()
+        scheduler.step()
         done += 1
     return done
 
@@ -106,22 +119,35 @@ def _optimise(teacher: nn.Module, lessons: DistillationData, wanted: Any) -> int
 def new_teacher(
     images: TrainImages, crop_px: int, steps: Iterable[int], total: int, lr: float, context: FitContext
 ) -> tuple[bytes, dict[str, Any]]:
-    """A teacher for the weights store, as safetensors, and how it was distilled. The loss is of images kept aside."""
+    """Distil a teacher for the weights store.
+
+    Args:
+        images: OK images of any lines. Some are held back to compute the loss.
+        crop_px: Side of the crops, in pixels.
+        steps: Optimiser steps.
+        total: The most optimiser steps.
+        lr: Learning rate at the start.
+        context: Seed and device.
+
+    Returns:
+        The teacher as safetensors, and the details of `distil`.
+    """
     device = torch.device(context.device)
     order = np.random.default_rng(context.seed).permutation(len(images)).tolist()
-    aside = max(1, len(order) // _ASIDE)
-    learn, test = (
-        Crops(Subset(images, part), crop_px, context.seed, device) for part in (order[aside:], order[:aside])
+    held_back = max(1, len(order) // _HELD_BACK_SHARE)
+    train, test = (
+        Crops(Subset(images, part), crop_px, context.seed, device) for part in (order[held_back:], order[:held_back])
     )
     with own_draws():
         torch.manual_seed(context.seed)
         teacher = SmallPatchDescriptionNetwork(CHANNELS).to(device)
-        details = distil(teacher, DistillationData(learn, test, steps, total, lr, _STORE_ROWS, _STORE_BATCHES), context)
+        data = DistillationData(train, test, steps, total, lr, _STORE_ROWS, _STORE_BATCHES)
+        details = distil(teacher, data, context)
     return save({name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}), details
 
 
 def trunk(network: SmallPatchDescriptionNetwork, images: Tensor) -> Tensor:
-    """What the last convolution reads."""
+    """Return the input of the last convolution."""
     last = network.conv4
     network.conv4 = nn.Identity()  # type: ignore[assignment]
     try:
@@ -132,12 +158,12 @@ def trunk(network: SmallPatchDescriptionNetwork, images: Tensor) -> Tensor:
 
 
 def rows_of(features: Tensor) -> Tensor:
-    """(B, C, H, W) to (B * H * W, C), in the order of `ridge.patches`."""
+    """Reshape (B, C, H, W) to (B * H * W, C), in the order of `ridge_regression.patches`."""
     return features.flatten(2).mT.flatten(0, 1)
 
 
 class DistillationTeacher(nn.Module):
-    """lite0's features of (B, 3, H, W) in [0, 1] at twice the scale: (B, C, H/4 - 8, W/4 - 8), one per 4 px."""
+    """Features of lite0 at twice the scale, one per 4 px: (B, 3, H, W) in [0, 1] to (B, C, H/4 - 8, W/4 - 8)."""
 
     def __init__(self, context: FitContext) -> None:
         super().__init__()
@@ -153,7 +179,7 @@ class DistillationTeacher(nn.Module):
 
 
 def load(teacher: SmallPatchDescriptionNetwork, name: str, file: WeightsFile) -> None:
-    """Put a teacher of the weights store ("pdn-lite0", "pdn-official") into `teacher`. Raises WeightsCorrupt."""
+    """Load a file of the weights store ("pdn-lite0", "pdn-official") into a teacher. Raises WeightsCorrupt."""
     try:
         state = _official(file) if name == "pdn-official" else load_file(file.path)
         teacher.load_state_dict(state)
@@ -163,8 +189,8 @@ def load(teacher: SmallPatchDescriptionNetwork, name: str, file: WeightsFile) ->
 
 
 def _official(file: WeightsFile) -> dict[str, Tensor]:
-    found = next(weights.unpacked(file).rglob(_OFFICIAL_FILE), None)
-    if found is None:
+    path = next(weights.unpacked(file).rglob(_OFFICIAL_FILE), None)
+    if path is None:
         raise KeyError(_OFFICIAL_FILE)
-    state: dict[str, Tensor] = torch.load(found, map_location="cpu", weights_only=True)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return state

@@ -157,10 +157,10 @@ def _anomalib_names() -> frozenset[str]:
 
     They are read from its source, because its import takes ten seconds and torch.
     """
-    found = importlib.util.find_spec("anomalib")
-    if found is None or found.origin is None:
+    module = importlib.util.find_spec("anomalib")
+    if module is None or module.origin is None:
         raise InputError("anomalib is not installed")
-    path = Path(found.origin).parent / "models" / "image" / "__init__.py"
+    path = Path(module.origin).parent / "models" / "image" / "__init__.py"
     nodes = ast.parse(path.read_text(encoding="utf-8")).body
     return frozenset(alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names)
 

@@ -1,7 +1,6 @@
-"""Reverse distillation (Deng and Li 2022, arXiv:2201.10703) over any feature pyramid.
+"""Reverse distillation (Deng and Li 2022, arXiv:2201.10703) on any feature pyramid.
 
-anomalib has decoders for resnets only; this one mirrors whatever channels the teacher has. Loss and map are
-anomalib's.
+anomalib has decoders for resnets only. This decoder mirrors the channels of any teacher. Loss and map are anomalib's.
 """
 
 from __future__ import annotations
@@ -31,6 +30,8 @@ _BETAS = (0.5, 0.999)  # the paper's
 
 
 class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
+    """Reverse distillation."""
+
     def build(self) -> nn.Module:
         distiller = Distiller(self.settings, (self.height, self.width))
         return backbone.Normalised(distiller, self.settings.backbone)
@@ -54,7 +55,7 @@ class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
 
 
 class Distiller(nn.Module):
-    """A frozen teacher pyramid, a one-class bottleneck over it and a decoder that rebuilds it."""
+    """A frozen feature pyramid (the teacher), a one-class bottleneck and a decoder that rebuilds the pyramid."""
 
     def __init__(self, chosen: ReverseDistillationSettings, size: tuple[int, int]) -> None:
         super().__init__()
@@ -65,9 +66,9 @@ class Distiller(nn.Module):
         self.to_map = AnomalyMapGenerator(size, mode=AnomalyMapGenerationMode.ADD)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The teacher's features and the decoder's, fine to coarse, of normalised images."""
-        theirs = list(self.teacher(images).values())
-        return theirs, self.decoder(self.bottleneck(theirs))
+        """Return the features of teacher and decoder, fine to coarse, of normalised images."""
+        features = list(self.teacher(images).values())
+        return features, self.decoder(self.bottleneck(features))
 
     def forward(self, images: Tensor) -> InferenceBatch:
         anomaly_map = self.to_map(*self.features(images))
@@ -75,13 +76,13 @@ class Distiller(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, batch norm, ReLU."""
+    """Return a 3x3 convolution, batch norm and ReLU."""
     layer = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 class Bottleneck(nn.Module):
-    """Brings every level to the coarsest one's size, joins them and halves the size once more."""
+    """Downsamples all levels to the size of the coarsest one, concatenates them and halves the size once more."""
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class Bottleneck(nn.Module):
 
 
 class MirrorDecoder(nn.Module):
-    """Doubles the size level by level, coarse to fine; linear heads rebuild the teacher's features."""
+    """Doubles the size level by level, coarse to fine. Linear heads rebuild the teacher's features."""
 
     def __init__(self, width: int, channels: Sequence[int]) -> None:
         super().__init__()
@@ -116,7 +117,7 @@ class MirrorDecoder(nn.Module):
             for inputs, outputs in itertools.pairwise(widths)
         )
         self.heads = nn.ModuleList(
-            nn.Conv2d(size, wanted, 1) for size, wanted in zip(widths[1:], reversed(channels), strict=True)
+            nn.Conv2d(inputs, outputs, 1) for inputs, outputs in zip(widths[1:], reversed(channels), strict=True)
         )
 
     def forward(self, code: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The last convolution of a network in closed form: ridge regression on what it reads."""
+"""Ridge regression that solves the last convolution of a network in closed form."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class Ridge:
-    """Weights and bias that map inputs to targets with the least squared error, summed up batch by batch."""
+    """Ridge regression from batches: only the Gram matrices are kept in memory."""
 
     def __init__(self) -> None:
         self.rows = 0
+        """Rows added so far."""
         self._gram = torch.empty(0)
         self._cross = torch.empty(0)
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """inputs: (N, D), targets: (N, C), float32."""
+        """Add rows: `inputs` (N, D) and `targets` (N, C), float32."""
         ones = inputs.new_ones(len(inputs), 1)
         inputs = torch.cat([inputs, ones], 1)
         if self.rows == 0:
@@ -27,7 +28,11 @@ class Ridge:
         self.rows += len(inputs)
 
     def solve(self, strength: float) -> tuple[Tensor, Tensor]:
-        """Weights (C, D) and bias (C,) float32; `strength` is relative to the mean square of an input."""
+        """Return weights (C, D) and bias (C,) float32 with the least penalised squared error.
+
+        Args:
+            strength: Penalty on the squared weights, relative to the mean square of an input. The bias has none.
+        """
         gram = self._gram.double()
         penalty = strength * gram.diagonal()[:-1].mean()
         gram.diagonal()[:-1].add_(penalty)
@@ -36,7 +41,7 @@ class Ridge:
 
 
 def fit_last(layer: nn.Conv2d, ridge: Ridge, strength: float) -> None:
-    """Put the solution for patches of `layer`'s input into `layer`."""
+    """Set the parameters of `layer` to the solution for patches of its input."""
     weight, bias = ridge.solve(strength)
     with torch.no_grad():
         layer.weight.copy_(weight.view_as(layer.weight))
@@ -44,5 +49,5 @@ def fit_last(layer: nn.Conv2d, ridge: Ridge, strength: float) -> None:
 
 
 def patches(inputs: Tensor, kernel: int) -> Tensor:
-    """What an unpadded convolution reads at each of its places: (B, C, H, W) to (B * places, C * kernel**2)."""
+    """Return the inputs of an unpadded convolution at each position: (B, C, H, W) to (B * positions, C * kernel**2)."""
     return F.unfold(inputs, kernel).mT.flatten(0, 1)

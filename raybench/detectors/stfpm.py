@@ -1,6 +1,6 @@
 """STFPM (Wang et al. 2021, arXiv:2103.04257): a student learns the teacher's feature pyramid on OK images.
 
-Loss and map are anomalib's; its model class insists on fetching the teacher from a hub.
+Loss and map are anomalib's. anomalib's model class always downloads the teacher.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ STRIDES = (4, 8, 16)
 
 
 class Stfpm(TorchDetector[StfpmSettings]):
+    """STFPM."""
+
     def build(self) -> nn.Module:
         return backbone.Normalised(Pair(self.settings.backbone), self.settings.backbone)
 
@@ -28,7 +30,7 @@ class Stfpm(TorchDetector[StfpmSettings]):
         pair: Pair = module.model
         backbone.pretrain(pair.teacher, self.settings.backbone, context)
         loss_of = STFPMLoss()
-        # anomalib's: SGD, momentum 0.9, weight decay 0.001; its loss is a sum over the batch.
+        # As in anomalib, whose loss is a sum over the batch.
         optimiser = torch.optim.SGD(pair.student.parameters(), lr=self.settings.lr, momentum=0.9, weight_decay=0.001)
 
         def loss(batch: Tensor) -> Tensor:
@@ -52,9 +54,10 @@ class Pair(nn.Module):
         self.to_map = STFPMAnomalyMap()
 
     def features(self, images: Tensor) -> tuple[dict[Any, Tensor], dict[Any, Tensor]]:
+        """Return the features of teacher and student by layer."""
         return self.teacher(images), self.student(images)
 
     def forward(self, images: Tensor) -> InferenceBatch:
-        theirs, ours = self.features(images)
-        anomaly_map = self.to_map(teacher_features=theirs, student_features=ours, image_size=images.shape[-2:])
+        teacher, student = self.features(images)
+        anomaly_map = self.to_map(teacher_features=teacher, student_features=student, image_size=images.shape[-2:])
         return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)

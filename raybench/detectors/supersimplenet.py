@@ -1,6 +1,6 @@
-"""SuperSimpleNet (Rolih et al. 2024, arXiv:2408.03143), trained on OK images and anomalies made in feature space.
+"""SuperSimpleNet (Rolih et al. 2024, arXiv:2408.03143), trained on OK images and synthetic anomalies of features.
 
-Its parts are anomalib's; its model class insists on fetching the backbone from a hub.
+Its parts are anomalib's. anomalib's model class always downloads the backbone.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (8, 16)
 _PERLIN_THRESHOLD = 0.2  # anomalib's
-_SEEN = 16  # OK images whose features give centre and spread
-_LEAST_SPREAD = 1e-6
+_STATISTICS_IMAGES = 16  # OK images whose features give centre and spread
+_MIN_SPREAD = 1e-6
 
 
 class Supersimplenet(TorchDetector[SupersimplenetSettings]):
+    """SuperSimpleNet."""
+
     def build(self) -> nn.Module:
         return backbone.Normalised(Heads(self.settings), self.settings.backbone)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         heads: Heads = module.model
         backbone.pretrain(heads.teacher, self.settings.backbone, context)
-        some = Draws(len(images), context.seed).take(min(len(images), _SEEN))
+        drawn = Draws(len(images), context.seed).take(min(len(images), _STATISTICS_IMAGES))
         with torch.no_grad():
-            heads.standardise(module.normalise(to_tensor(images.batch(some), self.device)))
+            heads.standardise(module.normalise(to_tensor(images.batch(drawn), self.device)))
         loss_of, lr = SSNLoss(), self.settings.lr
         optimiser = torch.optim.AdamW(
             [
@@ -63,14 +65,16 @@ class Supersimplenet(TorchDetector[SupersimplenetSettings]):
 
 
 class Heads(nn.Module):
-    """A frozen pyramid, an adaptor, and heads for map and score.
+    """A frozen feature pyramid, an adaptor, and heads for map and score.
 
-    centre, spread: (C, 1, 1), mean and deviation of each channel on OK images. The noise that makes anomalies suits
-    features of one scale; those of backbones differ by a factor of twenty.
+    Features are standardised: the noise of synthetic anomalies has one scale, and the features of backbones differ by a
+    factor of twenty.
     """
 
     centre: Tensor
+    """(C, 1, 1) float32: mean of each channel on OK images."""
     spread: Tensor
+    """(C, 1, 1) float32: standard deviation of each channel on OK images."""
 
     def __init__(self, chosen: SupersimplenetSettings) -> None:
         super().__init__()
@@ -85,7 +89,7 @@ class Heads(nn.Module):
         self.to_map = SSNAnomalyMap(sigma=4)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, C, H/4, W/4): both levels at twice the finer one's size, averaged over 3x3."""
+        """Return features (B, C, H/4, W/4): both levels at twice the size of the finer one, averaged over 3x3."""
         levels = list(self.teacher(images).values())
         size = [2 * side for side in levels[0].shape[-2:]]
         resized = [F.interpolate(level, size=size, mode="bilinear") for level in levels]
@@ -93,13 +97,13 @@ class Heads(nn.Module):
         return (pooled - self.centre) / self.spread
 
     def standardise(self, images: Tensor) -> None:
-        """Take centre and spread from OK images."""
+        """Set centre and spread to those of OK images."""
         features = self.features(images)
-        self.spread.copy_(features.std((0, 2, 3)).view_as(self.spread).clamp(min=_LEAST_SPREAD))
+        self.spread.copy_(features.std((0, 2, 3)).view_as(self.spread).clamp(min=_MIN_SPREAD))
         self.centre.copy_(features.mean((0, 2, 3)).view_as(self.centre))
 
     def with_anomalies(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Maps and scores of OK features doubled and disturbed, and what they should be."""
+        """Duplicate OK features, add noise, and return maps, scores, and the expected masks and labels."""
         features = self.features(images)
         masks = features.new_zeros(len(images), 1, *features.shape[-2:])
         noised, noised_adapted, masks, labels = self.generator(
@@ -113,5 +117,5 @@ class Heads(nn.Module):
         features = self.features(images)
         maps, scores = self.segdec(seg_features=self.adaptor(features), cls_features=features)
         anomaly_map = self.to_map(maps, final_size=images.shape[-2:]).sigmoid()
-        # In float64: a float32 sigmoid ties all that is above 17.
+        # In float32 the sigmoid of all values above 17 is the same.
         return InferenceBatch(pred_score=scores.double().sigmoid(), anomaly_map=anomaly_map)

@@ -1,4 +1,4 @@
-"""A detector for large images: scored tile by tile, its heat maps put together again."""
+"""A detector for large images: it scores tiles and merges their heat maps."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ _OVERLAP = 8  # tiles overlap by at least an eighth of their side
 
 
 class Tiled(Detector):
-    """`inner`, a detector of `tile` x `tile` images, for images of `height` x `width` (both at least `tile`).
+    """A detector of tiles, applied to larger images.
 
-    An image's score is that of its most anomalous tile; where tiles overlap, the heat map is their mean.
+    An image's score is that of its most anomalous tile. Where tiles overlap, the heat map is their mean.
+
+    Args:
+        inner: A detector of images of `tile` x `tile` pixels.
+        height: Height of the images, at least `tile` pixels.
+        width: Width of the images, at least `tile` pixels.
+        tile: Side of the tiles, in pixels.
     """
 
     def __init__(self, inner: Detector, height: int, width: int, tile: int) -> None:
@@ -26,28 +32,29 @@ class Tiled(Detector):
 
     @property
     def gpu_memory_mb(self) -> float:
+        """GPU memory that the inner detector takes outside torch, in 10^6 bytes."""
         return float(getattr(self.inner, "gpu_memory_mb", 0.0))
 
     def fit(self, images: TrainImages, context: FitContext) -> None:
         self.inner.fit(_Tiles(images, self.places, self.tile), context)
 
     def score(self, images: Images) -> Scored:
-        found = [self._score(image) for image in images]
-        maps = [one.heatmaps for one in found if one.heatmaps is not None]
-        scores = np.array([one.scores.max() for one in found], np.float64)
+        results = [self._score(image) for image in images]
+        maps = [scored.heatmaps for scored in results if scored.heatmaps is not None]
+        scores = np.array([scored.scores.max() for scored in results], np.float64)
         return Scored(scores, np.concatenate(maps) if len(maps) == len(images) and maps else None)
 
     def _score(self, image: Images) -> Scored:
-        """image: (H, W, 3). Scores of its tiles, and its one heat map (1, H, W)."""
-        found = self.inner.score(np.stack([cut(image, place, self.tile) for place in self.places]))
-        if found.heatmaps is None:
-            return found
+        """Return the scores of all tiles of an image (H, W, 3), and the merged heat map (1, H, W)."""
+        scored = self.inner.score(np.stack([cut(image, place, self.tile) for place in self.places]))
+        if scored.heatmaps is None:
+            return scored
         total, count = np.zeros(image.shape[:2], np.float32), np.zeros(image.shape[:2], np.float32)
-        for (top, left), heatmap in zip(self.places, found.heatmaps, strict=True):
-            here = np.s_[top : top + self.tile, left : left + self.tile]
-            total[here] += heatmap
-            count[here] += 1
-        return Scored(found.scores, (total / count)[np.newaxis])
+        for (top, left), heatmap in zip(self.places, scored.heatmaps, strict=True):
+            area = np.s_[top : top + self.tile, left : left + self.tile]
+            total[area] += heatmap
+            count[area] += 1
+        return Scored(scored.scores, (total / count)[np.newaxis])
 
     def save(self, folder: Path) -> None:
         self.inner.save(folder)
@@ -57,13 +64,13 @@ class Tiled(Detector):
 
     def card(self) -> Card:
         inner = self.inner.card()
-        how = f"scored in {len(self.places)} tiles of {self.tile}x{self.tile} px"
-        outside = "its tiles are cut and joined outside the network"
-        return replace(inner, weights_note=f"{inner.weights_note}; {how}", not_exportable=outside)
+        method = f"scored in {len(self.places)} tiles of {self.tile}x{self.tile} px"
+        obstacle = "its tiles are cut and joined outside the network"
+        return replace(inner, weights_note=f"{inner.weights_note}; {method}", not_exportable=obstacle)
 
 
 class _Tiles:
-    """All tiles of all training images, image by image."""
+    """All tiles of all training images, in the order of the images."""
 
     def __init__(self, images: TrainImages, places: Sequence[tuple[int, int]], tile: int) -> None:
         self._images, self._places, self._tile = images, places, tile
@@ -72,19 +79,19 @@ class _Tiles:
         return len(self._images) * len(self._places)
 
     def batch(self, indices: Sequence[int]) -> Images:
-        """(B, tile, tile, 3) uint8; an image is read once for neighbouring tiles of it."""
+        """Return tiles (B, tile, tile, 3) uint8. An image is read once, even if several of its tiles are asked for."""
         split = [divmod(index, len(self._places)) for index in indices]
-        whole = {at: self._images.batch([at])[0] for at in dict.fromkeys(image for image, _ in split)}
+        whole = {index: self._images.batch([index])[0] for index in dict.fromkeys(image for image, _ in split)}
         return np.stack([cut(whole[image], self._places[place], self._tile) for image, place in split])
 
 
 def cut(image: Images, place: tuple[int, int], tile: int) -> Images:
-    """The (tile, tile, 3) part of `image` at (top, left)."""
+    """Return the part (tile, tile, 3) of `image` at `place`, its (top, left)."""
     return image[place[0] : place[0] + tile, place[1] : place[1] + tile]
 
 
 def starts(length: int, tile: int) -> list[int]:
-    """Where tiles begin along a side: evenly, from edge to edge, no two apart."""
+    """Return the offsets of tiles along a side: evenly spaced from edge to edge, overlapping by an eighth or more."""
     overlap = tile // _OVERLAP
     count = max(1, math.ceil((length - overlap) / (tile - overlap)))
     return [round(start) for start in np.linspace(0, length - tile, count)]

@@ -1,4 +1,4 @@
-"""What torch detectors share: images in, checked scores out, one file of tensors, steps within a budget."""
+"""Base class of the torch detectors, and helpers for their training: batches, draws and the time budget."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ from raybench.detectors.weights.catalog import BACKBONES
 from raybench.errors import IntegrityError, LineError, ModelError
 
 TENSORS_FILE = "model.safetensors"
-_CHUNK_PX = 8 * 256 * 256  # images of one forward pass: bounds the memory of scoring on any batch
+_CHUNK_PX = 8 * 256 * 256  # the most pixels of one forward pass, so that memory does not grow with the batch
 SettingsT = TypeVar("SettingsT", bound=Any)
 
 
 class ModelOutput(Protocol):
-    """What anomalib's torch models return in eval mode (`anomalib.data.InferenceBatch`)."""
+    """The output of anomalib's torch models in eval mode (`anomalib.data.InferenceBatch`)."""
 
     pred_score: Tensor
+    """(B,) or (B, 1) scores."""
     anomaly_map: Tensor | None
+    """(B, 1, H, W) or (B, H, W) heat maps, or None."""
 
 
 class TorchDetector(Detector, Generic[SettingsT]):
-    """A detector around one module that maps (B, 3, H, W) in [0, 1] to a `ModelOutput` in eval mode.
+    """A detector around one torch module.
 
-    The module is built by `fit` (after seeding: constructors draw random numbers) or by `restore`.
+    In eval mode the module maps images (B, 3, H, W) in [0, 1] to a `ModelOutput`. `fit` builds it after seeding,
+    because constructors draw random numbers; `restore` builds it too. A subclass defines `build`, `train` and `card`.
     """
 
     min_images = 2
+    """The least number of OK images to train on."""
 
     def __init__(self, settings: SettingsT, height: int, width: int, context: FitContext) -> None:
         self.settings = settings
@@ -52,12 +56,13 @@ class TorchDetector(Detector, Generic[SettingsT]):
 
     @property
     def module(self) -> nn.Module:
+        """The fitted module. Raises ModelError before `fit` or `restore`."""
         if self._module is None:
             raise ModelError(f"{type(self).__name__} is neither fitted nor restored")
         return self._module
 
     def build(self) -> nn.Module:
-        """The module with random weights."""
+        """Return the module with random weights."""
         raise NotImplementedError
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
@@ -65,7 +70,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
         raise NotImplementedError
 
     def fit(self, images: TrainImages, context: FitContext) -> None:
-        """Train on OK images. Raises LineError when there are too few of them."""
+        """Train on OK images. Raises LineError if there are too few."""
         if len(images) < self.min_images:
             raise LineError(f"{type(self).__name__} needs at least {self.min_images} OK images, got {len(images)}")
         self.context, self.device = context, torch.device(context.device)
@@ -77,7 +82,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
         self._module = module.eval().requires_grad_(False)
 
     def score(self, images: Images) -> Scored:
-        """Raw scores and heat maps. Raises ModelError on another size, BadScores on NaN or infinity."""
+        """Return raw scores and heat maps. Raises ModelError for another size, BadScores for NaN or infinity."""
         if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, 3):
             raise ModelError(f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}")
         torch.set_num_threads(self.context.threads)
@@ -87,21 +92,22 @@ class TorchDetector(Detector, Generic[SettingsT]):
         with torch.inference_mode():
             for start in range(0, len(images), step):
                 part = slice(start, start + step)
-                found: ModelOutput = self.module(to_tensor(images[part], self.device))
-                scores[part] = found.pred_score.reshape(-1).double().cpu().numpy()
-                if found.anomaly_map is None:
+                output: ModelOutput = self.module(to_tensor(images[part], self.device))
+                scores[part] = output.pred_score.reshape(-1).double().cpu().numpy()
+                if output.anomaly_map is None:
                     maps = None
                 elif maps is not None:
-                    maps[part] = found.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
+                    maps[part] = output.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
         return checked(Scored(scores, maps), len(images))
 
     def save(self, folder: Path) -> None:
+        """Write the module's tensors and the details of training into one safetensors file."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
-        # Not `save_file`: of a full disk it tells in an error of its own kind.
+        # `save_file` raises an error of its own for a full disk, not OSError.
         (folder / TENSORS_FILE).write_bytes(save(state, metadata={"details": json.dumps(self.details)}))
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote. Raises IntegrityError when it does not fit."""
+        """Read what `save` wrote. Raises IntegrityError for any other content."""
         with own_draws():
             module = self.build()
         try:
@@ -113,36 +119,42 @@ class TorchDetector(Detector, Generic[SettingsT]):
         self._module = module.to(self.device).eval().requires_grad_(False)
 
     def describe_weights(self, context: FitContext) -> None:
-        """Keep, for the card, where the backbone's weights come from."""
+        """Note the origin of the backbone's weights for the card."""
         self.details["weights_note"] = backbone.note(self.settings.backbone, context)
 
     def backbone_card(self, name: str, *, note: str = "", bank: int = 0) -> Card:
-        """The card of a model over `settings.backbone`; `note` goes behind that of the weights."""
+        """Return the card of a model on `settings.backbone`.
+
+        Args:
+            name: Name of the model.
+            note: Further words after the origin of the weights.
+            bank: Rows of the memory bank.
+        """
         chosen = self.settings.backbone
-        about = "; ".join(filter(None, (self.details["weights_note"], note)))
+        weights_note = "; ".join(filter(None, (self.details["weights_note"], note)))
         layout = BACKBONES[chosen]
-        return Card(name, layout.timm_name, layout.provenance, about, self.parameters(), bank, self.details)
+        return Card(name, layout.timm_name, layout.provenance, weights_note, self.parameters(), bank, self.details)
 
     def parameters(self) -> int:
-        """Count of all parameters, the backbone's included."""
+        """Return the number of all parameters, the backbone's included."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
 
 def to_tensor(images: Images, device: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]; read-only arrays (Ray's) are copied."""
+    """Convert images (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]. Read-only arrays, as Ray's, are copied."""
     owned = images if images.flags.writeable else images.copy()
     return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).float().div_(255).contiguous()
 
 
 def in_batches(images: TrainImages, size: int, device: torch.device) -> Iterator[Tensor]:
-    """All images once, in order: (B, 3, H, W) float32 in [0, 1]."""
+    """Yield all images once, in order: (B, 3, H, W) float32 in [0, 1]."""
     for start in range(0, len(images), size):
         yield to_tensor(images.batch(range(start, min(start + size, len(images)))), device)
 
 
 @contextlib.contextmanager
 def evaluated(module: nn.Module) -> Iterator[None]:
-    """While the block runs, `module` and its parts are in eval mode."""
+    """Keep `module` and its parts in eval mode while the block runs."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -153,7 +165,7 @@ def evaluated(module: nn.Module) -> Iterator[None]:
 
 
 class Subset:
-    """Some of the training images."""
+    """A subset of the training images, by index."""
 
     def __init__(self, images: TrainImages, indices: Sequence[int]) -> None:
         self._images, self._indices = images, indices
@@ -166,14 +178,14 @@ class Subset:
 
 
 class Clock:
-    """Optimiser steps against the budget of `FitContext`."""
+    """Limits optimiser steps to the time budget of `FitContext`, in seconds."""
 
     def __init__(self, budget_s: float | None) -> None:
         self._budget_s = budget_s
         self.stopped_early = False
 
     def steps(self, count: int, share: float = 1.0) -> Iterator[int]:
-        """0, 1, ... `count` - 1, or fewer when they have taken `share` of the budget (noted in `stopped_early`)."""
+        """Yield 0 to `count` - 1 until `share` of the budget is used; then set `stopped_early`."""
         started = time.monotonic()
         for step in range(count):
             if self._budget_s is not None and time.monotonic() - started > share * self._budget_s:
@@ -183,7 +195,7 @@ class Clock:
 
 
 class Draws:
-    """Seeded draws of training images: every image once per round, in a new order each round."""
+    """Seeded draws of indices: every index once per round, in a new order each round."""
 
     def __init__(self, count: int, seed: int) -> None:
         self._count = count
@@ -191,6 +203,7 @@ class Draws:
         self._left: list[int] = []
 
     def take(self, size: int) -> list[int]:
+        """Return the next `size` indices."""
         while len(self._left) < size:
             self._left += self.rng.permutation(self._count).tolist()
         taken, self._left = self._left[:size], self._left[size:]

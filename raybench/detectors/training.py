@@ -1,5 +1,4 @@
-"""The optimiser loop of iteration models: seeded batches of OK images, a number of steps, a time budget, and an end
-where more steps teach nothing (`plateau`)."""
+"""The training loop: seeded batches of OK images until the steps are done, the time is up or the loss stops falling."""
 
 from __future__ import annotations
 
@@ -18,26 +17,30 @@ from raybench.detectors.settings import Steps
 from raybench.detectors.torch_detector import Clock, Draws, Subset, in_batches, to_tensor
 
 LossOf = Callable[[Tensor], Tensor]
-_ENDS = 10  # steps
-_LOOKED_AT = 32  # images whose statistics trained batch norms have at a look
+_MEAN_STEPS = 10
+_CHECK_IMAGES = 32  # images that give trained batch norms their statistics when the held-back loss is computed
 
 
 @dataclass
 class Trained:
-    """What a loop did. loss_first, loss_last: means over the first and the last ten steps. held_back: images that no
-    step saw, and held_back_losses on them."""
+    """The history of a training."""
 
     losses: list[float] = field(default_factory=list)
+    """Loss of each step."""
     stopped: str = "all steps done"
+    """The reason why training ended."""
     held_back: int = 0
+    """Number of images that no step saw."""
     held_back_losses: list[float] = field(default_factory=list)
+    """Mean loss on the held-back images at each check."""
 
     def details(self) -> dict[str, Any]:
+        """Return the history for the card. `loss_first` and `loss_last` are means over ten steps."""
         return {
             "steps": len(self.losses),
             "stopped": self.stopped,
-            "loss_first": _mean(self.losses[:_ENDS]),
-            "loss_last": _mean(self.losses[-_ENDS:]),
+            "loss_first": _mean(self.losses[:_MEAN_STEPS]),
+            "loss_last": _mean(self.losses[-_MEAN_STEPS:]),
             "held_back": self.held_back,
             "held_back_losses": self.held_back_losses,
         }
@@ -55,9 +58,18 @@ def train_loop(
     chosen: Steps,
     context: FitContext,
 ) -> Trained:
-    """Minimise `loss_of` over batches (B, 3, H, W) in [0, 1] of OK images, until the steps of `chosen` are done, the
-    budget of `context` is spent or a plateau is reached. Then the trained batch norms get statistics of the trained
-    network."""
+    """Minimise a loss, then recompute the statistics of trained batch norms.
+
+    Training ends when the steps are done, the time budget is used or the loss on held-back images stops falling.
+
+    Args:
+        module: The network.
+        optimiser: Holds the parameters to train.
+        loss_of: Returns the loss, a scalar, of a batch (B, 3, H, W) float32 in [0, 1].
+        images: OK images.
+        chosen: Number of steps and batch size. The learning rate is the optimiser's.
+        context: Seed, device and time budget.
+    """
 
     def step(batch: Tensor) -> Tensor:
         loss = loss_of(batch)
@@ -66,34 +78,34 @@ def train_loop(
         optimiser.step()
         return loss.detach()
 
-    done = train_loop_with(module, step, loss_of, images, chosen, context)
+    trained = train_loop_with(module, step, loss_of, images, chosen, context)
     recompute_statistics(module, loss_of, images, chosen.batch, context)
-    return done
+    return trained
 
 
 def train_loop_with(
     module: nn.Module, step: LossOf, loss_of: LossOf, images: TrainImages, chosen: Steps, context: FitContext
 ) -> Trained:
-    """As `train_loop`, with optimiser steps of the model's own: `step` takes a batch and returns its loss."""
+    """Train as `train_loop` does, but by `step`, which takes a batch, runs the optimiser and returns the loss."""
     device, order = torch.device(context.device), np.random.default_rng(context.seed).permutation(len(images)).tolist()
     held = Subset(images, order[: held_back_count(len(images), chosen.steps)])
     kept = Subset(images, sorted(order[len(held) :]))
 
     def loss() -> float:
-        recompute_statistics(module, loss_of, kept, chosen.batch, context, most=_LOOKED_AT)
+        recompute_statistics(module, loss_of, kept, chosen.batch, context, max_images=_CHECK_IMAGES)
         with frozen_batch_norm(module):
             losses = [float(loss_of(batch)) * len(batch) for batch in in_batches(held, chosen.batch, device)]
         return sum(losses) / len(held)
 
-    plateau = EarlyStopping(module, lambda: seeded(loss, context.seed, device))
-    draws, clock, done = Draws(len(kept), context.seed), Clock(context.budget_s), Trained(held_back=len(held))
+    early_stopping = EarlyStopping(module, lambda: seeded(loss, context.seed, device))
+    draws, clock, trained = Draws(len(kept), context.seed), Clock(context.budget_s), Trained(held_back=len(held))
     steps = clock.steps(chosen.steps)
     module.train()
-    for _ in plateau.steps(steps, chosen.steps) if len(held) else steps:
-        done.losses.append(float(step(to_tensor(kept.batch(draws.take(chosen.batch)), device))))
-    done.held_back_losses = plateau.losses
+    for _ in early_stopping.steps(steps, chosen.steps) if len(held) else steps:
+        trained.losses.append(float(step(to_tensor(kept.batch(draws.take(chosen.batch)), device))))
+    trained.held_back_losses = early_stopping.losses
     if clock.stopped_early:
-        done.stopped = "time budget spent"
-    if plateau.reached:
-        done.stopped = "held-back loss no longer fell"
-    return done
+        trained.stopped = "time budget spent"
+    if early_stopping.reached:
+        trained.stopped = "held-back loss no longer fell"
+    return trained

@@ -18,8 +18,8 @@ from raybench.detectors.early_stopping import (
 COUNT = 20 * LEAST_STEPS
 
 
-class Told:
-    """A module of one weight that counts the steps, and losses that are told."""
+class CountedTraining:
+    """A module of one weight that counts the steps, and losses that are training."""
 
     def __init__(self, losses: list[float]) -> None:
         self.module = nn.Linear(1, 1, bias=False)
@@ -27,11 +27,11 @@ class Told:
         self.frozen = nn.Parameter(torch.ones(1), requires_grad=False)
         self.module.register_parameter("frozen", self.frozen)
         self._losses = iter(losses)
-        self.plateau = EarlyStopping(self.module, lambda: next(self._losses))
+        self.stopping = EarlyStopping(self.module, lambda: next(self._losses))
 
     def run(self, count: int = COUNT) -> int:
         done = 0
-        for _ in self.plateau.steps(range(count), count):
+        for _ in self.stopping.steps(range(count), count):
             done += 1
             with torch.no_grad():
                 self.module.weight.add_(1)
@@ -44,36 +44,36 @@ def falling() -> Iterator[float]:
 
 
 def test_a_loss_that_falls_ends_nothing() -> None:
-    told = Told(list(falling()))
-    assert told.run() == COUNT
-    assert not told.plateau.reached
-    assert len(told.plateau.losses) == COUNT // LEAST_STEPS - 1
-    assert told.module.weight.item() == COUNT
+    training = CountedTraining(list(falling()))
+    assert training.run() == COUNT
+    assert not training.stopping.reached
+    assert len(training.stopping.losses) == COUNT // LEAST_STEPS - 1
+    assert training.module.weight.item() == COUNT
 
 
 def test_it_ends_when_no_look_was_better_and_goes_back_to_the_best() -> None:
-    told = Told([5.0, 3.0, 2.0, 2.5, 1.999, *[2.1] * 10])  # 1.999 is no progress to speak of
-    assert told.run() == (3 + PATIENCE) * LEAST_STEPS
-    assert told.plateau.reached
-    assert told.module.weight.item() == 3 * LEAST_STEPS
-    assert told.frozen.item() == 1 + (3 + PATIENCE) * LEAST_STEPS
+    training = CountedTraining([5.0, 3.0, 2.0, 2.5, 1.999, *[2.1] * 10])  # 1.999 is no progress to speak of
+    assert training.run() == (3 + PATIENCE) * LEAST_STEPS
+    assert training.stopping.reached
+    assert training.module.weight.item() == 3 * LEAST_STEPS
+    assert training.frozen.item() == 1 + (3 + PATIENCE) * LEAST_STEPS
 
 
 @pytest.mark.parametrize("best", [-1.0, 0.0])
 def test_losses_may_be_negative(best: float) -> None:
-    told = Told([best + 1, best, *[best] * 20])
-    assert told.run() == (2 + PATIENCE) * LEAST_STEPS
+    training = CountedTraining([best + 1, best, *[best] * 20])
+    assert training.run() == (2 + PATIENCE) * LEAST_STEPS
 
 
 def test_losses_that_are_not_numbers_end_it() -> None:
-    told = Told([float("nan")] * 20)
-    assert told.run() == (1 + PATIENCE) * LEAST_STEPS
+    training = CountedTraining([float("nan")] * 20)
+    assert training.run() == (1 + PATIENCE) * LEAST_STEPS
 
 
 def test_steps_too_few_to_tell_are_not_looked_at() -> None:
     few = (PATIENCE + 1) * LEAST_STEPS
-    told = Told([])
-    assert told.run(few) == few
+    training = CountedTraining([])
+    assert training.run(few) == few
     assert (check_interval(few), check_interval(few + 1)) == (0, LEAST_STEPS)
     assert check_interval(70_000) == 3500
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.detectors import early_stopping
-from raybench.detectors.efficient_ad import _Pair
+from raybench.detectors.efficient_ad import StudentTraining
 
 CHANNELS = 4
 
@@ -46,44 +46,50 @@ class SmallModel(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def looks_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def check_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(early_stopping, "LEAST_STEPS", 1)
     monkeypatch.setattr(early_stopping, "CHECKS", 1000)
 
 
-def pair(lr: float) -> _Pair:
+def student_training(lr: float) -> StudentTraining:
     torch.manual_seed(1)
     images = torch.rand(6, 3, 8, 8)
-    return _Pair(SmallModel(), images[:4], images[4:], seed=0, lr=lr)
+    return StudentTraining(SmallModel(), images[:4], images[4:], seed=0, lr=lr)
 
 
-def test_looks_at_images_held_back_end_nothing_that_still_gets_better() -> None:
-    found = pair(lr=1e-3)
-    assert found.autoencode(found.alone.steps(range(20), 20)) == 20
-    assert found.join(found.together.steps(range(20), 20), lambda count: torch.rand(count, 3, 8, 8)) == 20
-    for each in (found.alone, found.together):
-        assert each.losses == sorted(each.losses, reverse=True)
-        assert len(each.losses) == 19
+def not_ok(count: int) -> Tensor:
+    return torch.rand(count, 3, 8, 8)
 
 
-@pytest.mark.parametrize("training", ["alone", "together"])
-def test_what_gets_worse_ends_and_goes_back_to_its_best_look(training: str) -> None:
-    found = pair(lr=10.0)
-    ends, loss = (found.alone, found._apart) if training == "alone" else (found.together, found._darkness)
-    steps = ends.steps(range(1000), 1000)
-    done = (
-        found.autoencode(steps) if training == "alone" else found.join(steps, lambda count: torch.rand(count, 3, 8, 8))
-    )
-    best = min(range(len(ends.losses)), key=ends.losses.__getitem__)
-    assert ends.reached
+def test_checks_of_held_back_images_end_no_training_that_still_improves() -> None:
+    training = student_training(lr=1e-3)
+    alone, joint = training.autoencoder_stopping, training.joint_stopping
+    assert training.train_autoencoder(alone.steps(range(20), 20)) == 20
+    assert training.train_jointly(joint.steps(range(20), 20), not_ok) == 20
+    for stopping in (alone, joint):
+        assert stopping.losses == sorted(stopping.losses, reverse=True)
+        assert len(stopping.losses) == 19
+
+
+@pytest.mark.parametrize("phase", ["autoencoder", "joint"])
+def test_a_training_that_gets_worse_ends_and_restores_its_best_parameters(phase: str) -> None:
+    training = student_training(lr=10.0)
+    if phase == "autoencoder":
+        stopping, loss = training.autoencoder_stopping, training._autoencoder_loss
+        done = training.train_autoencoder(stopping.steps(range(1000), 1000))
+    else:
+        stopping, loss = training.joint_stopping, training._map_loss
+        done = training.train_jointly(stopping.steps(range(1000), 1000), not_ok)
+    best = min(range(len(stopping.losses)), key=stopping.losses.__getitem__)
+    assert stopping.reached
     assert done == best + 1 + early_stopping.PATIENCE
-    assert found._unseen(loss) == pytest.approx(ends.losses[best], rel=1e-6)
+    assert training._held_back_loss(loss) == pytest.approx(stopping.losses[best], rel=1e-6)
 
 
-def test_a_look_leaves_training_as_it_was() -> None:
-    found = pair(lr=1e-3)
-    found.model.train()
-    assert found._unseen(found._darkness) == found._unseen(found._darkness)
-    assert found.model.training
-    assert found.model.ae.layers[1].training
-    assert all(each.grad is None for each in found.model.parameters())
+def test_a_check_leaves_training_unchanged() -> None:
+    training = student_training(lr=1e-3)
+    training.model.train()
+    assert training._held_back_loss(training._map_loss) == training._held_back_loss(training._map_loss)
+    assert training.model.training
+    assert training.model.ae.layers[1].training
+    assert all(parameter.grad is None for parameter in training.model.parameters())

@@ -171,7 +171,7 @@ def test_draem_takes_its_textures_from_the_store(shelf: Store, tmp_path: Path) -
     assert "Describable Textures" in detector.card().weights_note
 
 
-def test_efficient_ad_takes_its_strangers_from_the_store(shelf: Store, tmp_path: Path) -> None:
+def test_efficient_ad_takes_its_natural_images_from_the_store(shelf: Store, tmp_path: Path) -> None:
     here = weights.add(shelf, "imagenette", pictures(tmp_path))
     config = {"not_ok": "imagenette", "distil_steps": 1, "autoencoder_steps": 1, "steps": 2}
     spec = registry.resolve("efficient_ad", config, "cpu")

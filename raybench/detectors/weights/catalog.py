@@ -1,4 +1,4 @@
-"""What weights and image sets have a name, and how the backbones among them are laid out. Knows no torch."""
+"""Catalogue of named weights and image sets, and the layout of the backbones. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 
 @dataclass(frozen=True)
 class Asset:
-    """One file of the weights store.
-
-    sha256: of its bytes, or as many leading hex digits as its publisher states. official: where its publisher's code
-    keeps the address, as `module:attribute.attribute` (looked up by `weights mirror` only).
-    """
+    """A file that the weights store may hold."""
 
     name: str
+    """The name in settings and in the store."""
     file: str
+    """File name."""
     about: str
+    """One line for people."""
     sha256: str = ""
+    """Digest of its bytes, or as many leading hex digits as its publisher states. Empty if it is not known."""
     official: str = ""
+    """Where the publisher's code keeps the address, as `module:attribute.attribute`. Only `weights mirror` reads it."""
 
 
 ASSETS: Mapping[str, Asset] = {
@@ -89,21 +90,27 @@ ASSETS: Mapping[str, Asset] = {
 
 @dataclass(frozen=True)
 class Backbone:
-    """layers: by stride in pixels, timm's name and the channels. mean, std: of its input in [0, 1], per channel.
-    asset: its weights (empty: random ones)."""
+    """A network whose features the models use."""
 
     timm_name: str
+    """timm's name of the network."""
     layers: Mapping[int, tuple[str, int]]
+    """Layers by stride in pixels: timm's name and the number of channels."""
     mean: tuple[float, float, float]
+    """Mean of each channel of its input in [0, 1]."""
     std: tuple[float, float, float]
+    """Standard deviation of each channel of its input in [0, 1]."""
     asset: str
+    """Name of its weights. Empty for random ones."""
     provenance: Provenance = "imagenet"
+    """Origin of the weights."""
 
     def names(self, *strides: int) -> list[str]:
-        """The layers with these strides."""
+        """Return the names of the layers with these strides."""
         return [self.layers[stride][0] for stride in strides]
 
     def channels(self, *strides: int) -> list[int]:
+        """Return the number of channels of the layers with these strides."""
         return [self.layers[stride][1] for stride in strides]
 
 
@@ -120,7 +127,8 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 def _resnet(name: str, *channels: int) -> Backbone:
     layers = {
-        stride: (f"layer{at + 1}", size) for at, (stride, size) in enumerate(zip((4, 8, 16, 32), channels, strict=True))
+        stride: (f"layer{number}", size)
+        for number, (stride, size) in enumerate(zip((4, 8, 16, 32), channels, strict=True), start=1)
     }
     return Backbone(name, layers, *_IMAGENET, asset=name)
 

