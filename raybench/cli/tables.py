@@ -7,24 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raybench.config.plan import Plan
-from raybench.data.geometry import Input
+from raybench.config.plan import planned_units as planned_units
 from raybench.detectors import registry
 
 State = Literal["waiting", "trained", "failed", "done"]
-
-
-@dataclass(frozen=True)
-class PlannedUnit:
-    """A unit before it is begun. train_ok: OK images to train on and to hold back. scored: images to score."""
-
-    unit_id: str
-    line: str
-    model: str
-    detector: str
-    seed: int
-    input: Input
-    train_ok: int
-    scored: int
 
 
 @dataclass(frozen=True)
@@ -57,23 +43,6 @@ class ModelInfo:
     min_side: int
     stride: int
     settings: Mapping[str, Any]
-
-
-def planned_units(plan: Plan) -> list[PlannedUnit]:
-    """The units of `plan`, in its order."""
-    return [
-        PlannedUnit(
-            unit_id=unit.unit_id,
-            line=unit.line,
-            model=unit.model,
-            detector=unit.detector,
-            seed=unit.seed,
-            input=unit.input,
-            train_ok=plan.manifests[unit.line].train_ok,
-            scored=plan.manifests[unit.line].scored_images,
-        )
-        for unit in plan.units
-    ]
 
 
 def unit_statuses(plan: Plan, commits: Mapping[str, set[str]]) -> list[UnitStatus]:

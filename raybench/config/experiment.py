@@ -1,12 +1,15 @@
-"""The experiment file: YAML ⇄ a frozen object, every fault named at once with its row and a remedy."""
+"""The experiment file: read YAML into a frozen object and report all faults at once, with rows and remedies.
+
+The docstrings of the sections and of their fields are the descriptions in `Experiment.model_json_schema()`.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -22,7 +25,7 @@ from pydantic import (
 )
 
 from raybench.config.unit import Protocol
-from raybench.config.yaml_rows import MAX_DEPTH, faults, row_of, twice
+from raybench.config.yaml_rows import MAX_DEPTH, duplicates, row_of, yaml_faults
 from raybench.errors import ExperimentError, InputError, did_you_mean
 from raybench.store import open_store
 from raybench.store.digest import digest
@@ -31,35 +34,45 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Storage(_Section):
-    """How to reach the store; never a secret. Empty: the standard chain's own choice."""
+    """How to reach an S3 store. It never holds a secret. Empty fields follow the standard AWS configuration."""
 
     endpoint_url: str = ""
+    """URL of the S3 endpoint."""
     region: str = ""
+    """Region of the bucket."""
     profile: str = ""
+    """Profile in the AWS configuration files."""
     ca_bundle: str = ""
+    """File of CA certificates to verify the endpoint with."""
 
 
 class InputChoice(_Section):
-    """fit: how images meet the network. pixels: the network's pixel budget (height × width). tiles: with fit `tile`,
-    how many network inputs an image may be cut into, about."""
+    """How images are resized for the network."""
 
     fit: Literal["native", "letterbox", "squash", "tile"] = "native"
+    """`native` keeps the aspect ratio of the images, `letterbox` pads images to a square, `squash` stretches them to a
+    square, and `tile` keeps the aspect ratio and cuts large images into square tiles."""
     pixels: int = Field(default=256 * 256, ge=32 * 32, le=4096 * 4096)
+    """Pixel budget of the network's input: height × width."""
     tiles: int = Field(default=9, ge=1, le=1024)
+    """Approximate maximum number of network inputs per image with fit `tile`."""
 
 
 class ModelChoice(_Section):
-    """name: a detector of raybench's, `anomalib:Class` or `package.module:Class`. label: its name on the board.
-    config: its own settings. input: in place of the experiment's."""
+    """A model to compare. A bare name in the list of models is short for this section with only `name`."""
 
     name: str
+    """A built-in model, `anomalib:Class`, or your own class as `package.module:Class`."""
     label: str = ""
+    """Name on the board. Empty for the model's name. Required if a model is listed more than once."""
     config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the model; the others keep the defaults of the preset."""
     input: InputChoice | None = None
+    """Replaces the experiment's `input` for this model."""
 
     @field_validator("config")
     @classmethod
@@ -75,12 +88,15 @@ class ModelChoice(_Section):
 
     @property
     def shown(self) -> str:
+        """Name on the board."""
         return self.label or self.name
 
 
 def split_line(entry: str) -> tuple[str, str]:
-    """The URI of the folder of packed lines, empty for that of the experiment's own store, and a line's name or a
-    pattern over names."""
+    """Split an entry of `lines` into the URI of the folder of packed lines and a name or pattern.
+
+    The URI is empty for lines in the experiment's own store.
+    """
     folder, _, name = entry.rpartition("/")
     return folder, name
 
@@ -109,14 +125,14 @@ def _long_form(models: Any) -> Any:
 
 
 def _labels_differ(models: tuple[ModelChoice, ...]) -> tuple[ModelChoice, ...]:
-    if found := twice(model.shown for model in models):
-        raise ValueError(f"{', '.join(found)} stands there twice; give each its own label")
+    if repeated := duplicates(model.shown for model in models):
+        raise ValueError(f"{', '.join(repeated)} is duplicated; give each its own label")
     return models
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if found := twice(values):
-        raise ValueError(f"{', '.join(found)} stands there twice")
+    if repeated := duplicates(values):
+        raise ValueError(f"{', '.join(repeated)} is duplicated")
     return values
 
 
@@ -131,16 +147,22 @@ TrainBudget = Annotated[float, Field(gt=0.0)] | None
 
 
 class Override(_Section):
-    """What stands in place of the experiment's own keys on some lines; only the keys that are given do. models: a bare
-    name that is the label of a model of the experiment means that one. train_budget_s: null lifts the experiment's."""
+    """Keys that replace the experiment's own on some lines. Only the keys that are given replace anything."""
 
     models: Models = ()
+    """Models to run on these lines. A bare name that is a label of the experiment stands for that model."""
     seeds: Seeds = (0,)
+    """Seeds to train each model with."""
     false_alarm_budget: FalseAlarmBudget = 0.05
+    """False-alarm rate on OK images that the threshold may cause."""
     held_out: HeldOut = 0.2
+    """Share of the OK training images to hold back for the threshold."""
     train_budget_s: TrainBudget = None
+    """Time limit of the optimiser steps of one training, in seconds. null removes the experiment's limit."""
     squashed_twins: bool = True
+    """On lines with images that are not square, also run each model on squashed images."""
     input: InputChoice = Field(default_factory=InputChoice)
+    """Input size of the models, and how images are resized to it."""
 
     @model_serializer(mode="wrap")
     def _given(self, write: Callable[[Override], dict[str, Any]]) -> dict[str, Any]:
@@ -148,73 +170,102 @@ class Override(_Section):
 
 
 class Resources(_Section):
-    """What one task takes. cpus: cores. gpus: share of a GPU of a train or score task (0: CPU only; none: by the memory
-    that tasks like it held, where the cluster has any). in_flight: tasks submitted ahead per slot. retries: of a task
-    whose worker, node, store or disk failed. unit_timeout_s: what all tasks of a unit may take together; a unit that
-    takes longer has failed.
-    measure_s: what timing a unit's detector takes about, with the device to itself, warm-up aside. gpu_memory_mb: of
-    the smallest GPU (10^6 bytes), where it is not to be found out. price_per_hour: money, in a currency of the user's,
-    for an hour of one GPU with all that belongs to it; of one CPU core where no GPU is used."""
+    """Resources of one task, limits of time, and the price of an hour."""
 
     cpus: int = Field(default=1, ge=1, le=256)
+    """CPU cores per task."""
     gpus: float | None = Field(default=None, ge=0.0, le=1.0)
+    """GPUs per train or score task. 0 runs on the CPU. If unset, chosen from the GPU memory that similar tasks used, if
+    the cluster has GPUs."""
     in_flight: int = Field(default=2, ge=1, le=16)
+    """Tasks submitted ahead per slot."""
     retries: int = Field(default=2, ge=0, le=100)
+    """How often a task is retried after its worker, node, store or disk failed."""
     unit_timeout_s: float | None = Field(default=None, gt=0.0)
+    """Time limit in seconds of all tasks of a unit together. A unit that takes longer has failed."""
     measure_s: float = Field(default=2.0, gt=0.0, le=600.0)
+    """Approximate time in seconds to measure the speed of a unit's detector, which has the device to itself. The
+    warm-up is not included."""
     gpu_memory_mb: float | None = Field(default=None, gt=0.0)
+    """Memory of the smallest GPU in 10^6 bytes, for clusters on which it cannot be determined."""
     price_per_hour: float | None = Field(default=None, ge=0.0)
+    """Price of an hour of one GPU with everything that belongs to it, or of one CPU core if no GPU is used, in any
+    currency."""
 
 
 class VerdictWeights(_Section):
-    """What counts among models that tell NG from OK images equally well, from 0 up; only their ratios matter. See
-    `analysis.criteria`."""
+    """Weights of the criteria that rank models which separate NG from OK images equally well. Only their ratios matter.
+    See `analysis.criteria`."""
 
     recall: float = Field(default=0.4, ge=0.0, allow_inf_nan=False)
+    """Recall at the threshold, less the false-alarm rate in excess of its budget."""
     heat_map: float = Field(default=0.3, ge=0.0, allow_inf_nan=False)
+    """AU-PRO and noise of the heat maps."""
     speed: float = Field(default=0.15, ge=0.0, allow_inf_nan=False)
+    """Inference speed, relative to the line's fastest model."""
     size: float = Field(default=0.05, ge=0.0, allow_inf_nan=False)
+    """Size of the saved detector, relative to the line's smallest."""
     non_square: float = Field(default=0.1, ge=0.0, allow_inf_nan=False)
+    """Image AUROC relative to squashed images, on lines with images that are not square."""
 
 
 class Annotation(_Section):
-    """budget: images of each line that the annotation queue picks; the other flags stand behind them. signals: how many
-    of the first are told what kind of anomaly they look like; 0 saves the seconds that each line takes."""
+    """The annotation queue."""
 
     budget: int = Field(default=50, ge=1, le=1_000_000)
+    """Images per line to select for annotation. The other flagged images follow them."""
     signals: int = Field(default=50, ge=0, le=10_000)
+    """Images per line, from the start of the queue, whose type of anomaly is predicted. 0 saves the seconds that this
+    takes for each line."""
 
 
 class Experiment(_Section):
-    """What to compare. `digest` identifies all that can change a number; `resources`, `storage`, `weights` and
-    `annotation.signals` can't (a unit knows its weights by their sha256).
-
-    lines: names or patterns over what is packed in `store`, and URIs of lines elsewhere. overrides: by line or pattern
-    over lines; where several fit, a later one wins, key by key.
-    inspect: look at the data of lines that nobody has inspected yet; what is bad about pictures makes flags.
-    squashed_twins: on lines that are not square, also run each model on squashed images, for the non-square column.
-    preset: the models' default settings, "paper" (a GPU) or "cpu" (minutes on two cores). weights: URI of the weights
-    store (empty: $RAYBENCH_WEIGHTS, else none).
-    """
+    """Which models to compare, on which lines and how."""
 
     name: str = Field(pattern=NAME)
+    """Name of the run."""
     store: str = Field(min_length=1)
+    """URI of the store, or a folder, that holds the packed lines and the run."""
     lines: Lines
+    """Names of lines packed in `store`, patterns over them, and URIs of lines in other stores, such as
+    `s3://bucket/bench/lines/*`."""
     models: Models
+    """Models to compare, by name or with settings."""
     seeds: Seeds = (0,)
+    """Seeds to train each model with."""
     false_alarm_budget: FalseAlarmBudget = 0.05
+    """False-alarm rate on OK images that the threshold may cause."""
     held_out: HeldOut = 0.2
+    """Share of the OK training images to hold back for the threshold."""
     train_budget_s: TrainBudget = None
+    """Time limit of the optimiser steps of one training, in seconds. If unset, the model's own number of steps
+    applies."""
     squashed_twins: bool = True
+    """On lines with images that are not square, also run each model on squashed images, for the non-square column."""
     inspect: bool = True
+    """Inspect the data of lines that have not been inspected yet. Images with faults are flagged."""
     preset: Literal["paper", "cpu"] = "paper"
+    """Default settings of the models: `paper` for a GPU, `cpu` for minutes on two cores."""
     weights: str = ""
+    """URI of the weights store. If empty, $RAYBENCH_WEIGHTS; if that is unset too, none."""
     verdict: VerdictWeights = Field(default_factory=VerdictWeights)
+    """Weights of the criteria of the verdict."""
     annotation: Annotation = Field(default_factory=Annotation)
+    """Length of the annotation queue, and anomaly types in it."""
     input: InputChoice = Field(default_factory=InputChoice)
+    """Input size of the models, and how images are resized to it."""
     resources: Resources = Field(default_factory=Resources)
+    """CPUs, GPUs, time limits, retries and prices."""
     storage: Storage = Field(default_factory=Storage)
+    """How to reach the stores."""
     overrides: Mapping[str, Override] = Field(default_factory=dict)
+    """Keys that replace the experiment's own, by line or pattern over lines. If several patterns match a line, the last
+    one wins, key by key."""
+
+    @classmethod
+    def from_yaml(cls, path: Path | str) -> Experiment:
+        """Read an experiment file. Raises ExperimentError, which names every fault and its row."""
+        return read_experiment(Path(path))
 
     @field_validator("overrides")
     @classmethod
@@ -228,7 +279,7 @@ class Experiment(_Section):
         return overrides
 
     def overridden(self, line: str) -> dict[str, str]:
-        """By key that is not the experiment's own on `line`, the pattern whose override says so."""
+        """Return the keys that are overridden on `line`, each with the pattern of the override that applies."""
         return {
             key: pattern
             for pattern, override in self.overrides.items()
@@ -237,7 +288,7 @@ class Experiment(_Section):
         }
 
     def on(self, line: str) -> Experiment:
-        """The experiment as it is for `line`."""
+        """Return the experiment with the overrides for `line` applied."""
         given = {key: getattr(self.overrides[pattern], key) for key, pattern in self.overridden(line).items()}
         if "models" in given:
             given["models"] = _by_label(given["models"], {model.shown: model for model in self.all_models})
@@ -245,38 +296,46 @@ class Experiment(_Section):
 
     @property
     def all_models(self) -> tuple[ModelChoice, ...]:
-        """One for each label: the experiment's own, then those that only overrides have."""
-        found = {model.shown: model for model in self.models}
+        """One model per label: the experiment's own, then those that only occur in overrides."""
+        models = {model.shown: model for model in self.models}
         for override in self.overrides.values():
             for model in override.models:
-                found.setdefault(model.shown, model)
-        return tuple(found.values())
+                models.setdefault(model.shown, model)
+        return tuple(models.values())
 
     @property
     def protocol(self) -> Protocol:
+        """How units are trained and judged."""
         return Protocol(self.held_out, self.false_alarm_budget, self.train_budget_s)
 
     @property
     def digest(self) -> str:
-        said = self.model_dump(mode="json", exclude={"resources", "storage", "weights", "overrides", "inspect"})
-        del said["annotation"]["signals"]
-        if not self.inspect:  # said only then: runs under way were frozen without it
-            said["inspect"] = False
-        if self.overrides:  # their order counts
-            said["overrides"] = [[pattern, one.model_dump(mode="json")] for pattern, one in self.overrides.items()]
-        return digest(said)
+        """Identity of everything that can change a number.
+
+        `resources`, `storage`, `weights` and `annotation.signals` cannot: a unit knows its weights by their sha256.
+        """
+        fields = self.model_dump(mode="json", exclude={"resources", "storage", "weights", "overrides", "inspect"})
+        del fields["annotation"]["signals"]
+        if not self.inspect:  # runs from before this key existed have digests without it
+            fields["inspect"] = False
+        if self.overrides:  # as a list, because their order counts
+            fields["overrides"] = [
+                [pattern, override.model_dump(mode="json")] for pattern, override in self.overrides.items()
+            ]
+        return digest(fields)
 
     def to_yaml(self) -> str:
+        """Write the experiment as YAML with all keys."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def _by_label(models: tuple[ModelChoice, ...], known: Mapping[str, ModelChoice]) -> tuple[ModelChoice, ...]:
-    """`models`, with bare names that are labels of known ones as those."""
-    return tuple(known.get(one.name, one) if one == ModelChoice(name=one.name) else one for one in models)
+    """Replace bare names that are labels of known models by these models."""
+    return tuple(known.get(model.name, model) if model == ModelChoice(name=model.name) else model for model in models)
 
 
 def read_experiment(path: Path) -> Experiment:
-    """The experiment in the file `path`. Raises ExperimentError naming every fault and its row."""
+    """Read an experiment file. Raises ExperimentError, which names every fault and its row."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -287,30 +346,34 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def parse_experiment(text: str, where: str = "experiment") -> Experiment:
-    """The experiment in YAML `text`. Raises ExperimentError naming every fault and its row."""
+    """Parse the YAML `text` of an experiment; `where` names it in messages.
+
+    Raises ExperimentError, which names every fault and its row.
+    """
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        wrong = faults(tree)
-        data = None if wrong else yaml.safe_load(text)
+        problems = yaml_faults(tree)
+        data = None if problems else yaml.safe_load(text)
     except RecursionError as error:
         raise ExperimentError(where, [f"is nested more than {MAX_DEPTH} levels deep"]) from error
-    except Exception as error:  # PyYAML meets a scalar that does not fit its tag with errors of many kinds
+    except Exception as error:  # PyYAML raises many types of errors for a scalar that does not fit its tag
         raise ExperimentError(where, [f"is not valid YAML: {type(error).__name__}: {error}"]) from error
-    if wrong:
-        raise ExperimentError(where, wrong)
+    if problems:
+        raise ExperimentError(where, problems)
     if not isinstance(data, dict):
         raise ExperimentError(where, ["must be a YAML mapping; `raybench models` and the README show an example"])
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        found = error.errors()
-        inside = {fault["loc"][:depth] for fault in found for depth in range(len(fault["loc"]))}
-        # A list whose members are all bad is also reported as empty.
-        told = [fault for fault in found if fault["type"] != "too_short" or fault["loc"] not in inside]
-        raise ExperimentError(where, [_sentence(fault, tree) for fault in told]) from error
+        faults = error.errors()
+        parents = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+        # pydantic also reports a list whose members are all invalid as empty
+        faults = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in parents]
+        raise ExperimentError(where, [_sentence(fault, tree) for fault in faults]) from error
 
 
 def _sentence(fault: Any, tree: yaml.Node | None) -> str:
+    """Describe one of pydantic's errors, with its row and, for an unknown key, the closest key."""
     place = ".".join(str(part) for part in fault["loc"])
     row = row_of(tree, fault["loc"])
     text = fault["msg"].removeprefix("Value error, ")
@@ -320,17 +383,21 @@ def _sentence(fault: Any, tree: yaml.Node | None) -> str:
 
 
 def _keys(loc: tuple[Any, ...]) -> list[str]:
+    """Return the keys of the section at `loc`."""
     section: type[BaseModel] = Experiment
-    children: dict[str, type[BaseModel]] = {
-        "storage": Storage,
-        "input": InputChoice,
-        "models": ModelChoice,
-        "overrides": Override,
-        "resources": Resources,
-        "verdict": VerdictWeights,
-        "annotation": Annotation,
-    }
-    for before, part in zip(("", *loc), loc, strict=False):
-        if before != "overrides":  # else `part` is a pattern
-            section = children.get(str(part), section)
+    parts = iter(loc)
+    for part in parts:
+        if isinstance(part, int):  # a position in a list of sections
+            continue
+        annotation = section.model_fields[part].annotation
+        section = next(_sections_in(annotation))
+        if get_origin(annotation) is Mapping:
+            next(parts, None)  # skip the key of the mapping: a pattern over lines
     return list(section.model_fields)
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections_in(argument)

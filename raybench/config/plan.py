@@ -1,4 +1,4 @@
-"""From an experiment to its units: everything that can be known to be wrong is said before a GPU second is spent."""
+"""Expand an experiment into its units, and report every fault of models and lines before a GPU second is spent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raybench.config.experiment import (
     Experiment,
@@ -27,27 +27,36 @@ from raybench.detectors.protocol import ModelSpec
 from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
 from raybench.store import Store, open_store
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MIN_TRAIN_OK = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """manifests: by line. units: in the order they are started: by model as the experiment lists them, then by line,
-    then those on squashed images. squashed: their unit_id by that of the unit they are held against. asides: unit_ids
-    that are there for the non-square column only. weights: the weights store, where one is named. elsewhere: by line,
-    the store of lines that holds it, of those that do not lie in `store`."""
+    """An experiment with the units that it consists of and the stores that they need."""
 
     experiment: Experiment
+    """The experiment."""
     store: Store
+    """The experiment's store, which also holds the run."""
     manifests: Mapping[str, Manifest]
+    """Manifests of the lines, by name."""
     units: tuple[Unit, ...]
+    """Units in the order in which they start: by model as listed in the experiment, then by line, then the additional
+    units on squashed images."""
     weights: Store | None = None
+    """The weights store. None if neither the experiment nor the environment names one."""
     squashed: Mapping[str, str] = field(default_factory=dict)
+    """By unit_id of a unit that keeps the aspect ratio, the unit_id of the same unit on squashed images."""
     asides: frozenset[str] = frozenset()
+    """unit_ids of the additional units, which only serve the non-square column of the board."""
     elsewhere: Mapping[str, Store] = field(default_factory=dict)
+    """Stores of the lines that are not in `store`, by line."""
 
     def lines_of(self, line: str) -> Store:
-        """The store of lines that holds `line`."""
+        """Return the store of lines that holds `line`."""
         return self.elsewhere.get(line) or self.store.sub("lines")
 
     def line(self, name: str) -> Line:
@@ -55,7 +64,7 @@ class Plan:
         return Line(self.lines_of(name), self.manifests[name], writable=name not in self.elsewhere)
 
     def with_retry_timeout(self, seconds: float) -> Plan:
-        """The same plan, whose stores wait so long for a server in trouble."""
+        """Return a copy whose stores retry requests to a failing server for this many seconds."""
         stores = {lines.uri(): lines.with_retry_timeout(seconds) for lines in self.elsewhere.values()}
         return replace(
             self,
@@ -69,13 +78,79 @@ class Plan:
         """The units that are rows of the board."""
         return tuple(unit for unit in self.units if unit.unit_id not in self.asides)
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return the units as a table, one row per unit in the plan's order.
+
+        Returns:
+            Columns unit_id, line, model, detector, seed, input_mode, input_height, input_width (pixels), train_ok and
+            scored (numbers of images; see `PlannedUnit`).
+        """
+        import pandas as pd  # takes half a second, and only notebooks need it
+
+        rows = [
+            {
+                "unit_id": unit.unit_id,
+                "line": unit.line,
+                "model": unit.model,
+                "detector": unit.detector,
+                "seed": unit.seed,
+                "input_mode": unit.input.mode,
+                "input_height": unit.input.height,
+                "input_width": unit.input.width,
+                "train_ok": unit.train_ok,
+                "scored": unit.scored,
+            }
+            for unit in planned_units(self)
+        ]
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class PlannedUnit:
+    """A unit before it starts."""
+
+    unit_id: str
+    """Identity of the unit."""
+    line: str
+    """Name of the line."""
+    model: str
+    """Label on the board."""
+    detector: str
+    """Registered name of the detector behind the label."""
+    seed: int
+    """Seed of all randomness in training."""
+    input: Input
+    """Size of the network's input and how images are resized for it."""
+    train_ok: int
+    """Number of OK images to train on and to hold back."""
+    scored: int
+    """Number of images to score."""
+
+
+def planned_units(plan: Plan) -> list[PlannedUnit]:
+    """Describe the units of `plan`, in its order."""
+    return [
+        PlannedUnit(
+            unit_id=unit.unit_id,
+            line=unit.line,
+            model=unit.model,
+            detector=unit.detector,
+            seed=unit.seed,
+            input=unit.input,
+            train_ok=plan.manifests[unit.line].train_ok,
+            scored=sum(shard.rows for shard in plan.manifests[unit.line].scored_shards),
+        )
+        for unit in plan.units
+    ]
+
 
 def open_experiment_store(experiment: Experiment) -> Store:
+    """Open the store of an experiment."""
     return open_store(experiment.store, **experiment.storage.model_dump())
 
 
 def experiment_of(name: str) -> Experiment:
-    """The experiment of a run, given its file or the run's URI `<store>/runs/<run>`.
+    """Read the experiment of a run from its file or from the run's URI `<store>/runs/<run>`.
 
     Raises ExperimentError, InputError, or the store's own errors.
     """
@@ -91,9 +166,15 @@ def experiment_of(name: str) -> Experiment:
 
 
 def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
-    """The plan of `experiment`. Reads the store and writes nothing there.
+    """Expand an experiment into units. This reads the store and writes nothing.
 
-    Raises ExperimentError with every fault of models and lines, or the store's own errors.
+    Args:
+        experiment: The experiment.
+        where: Name of the experiment in messages, such as its file.
+
+    Raises:
+        ExperimentError: Names every fault of models and lines.
+        StoreError: The store fails.
     """
     store = open_experiment_store(experiment)
     problems: list[str] = []
@@ -103,31 +184,41 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
         for choice in experiment.all_models
         if (spec := _spec(choice, experiment.preset, weights_store, problems))
     }
-    homes = find_lines(_wanted(experiment, store), problems)
-    manifests = _manifests(homes, problems)
+    stores = find_lines(_line_patterns(experiment, store), problems)
+    manifests = _manifests(stores, problems)
     problems += _idle_overrides(experiment, list(manifests))
     if problems:
         raise ExperimentError(where, problems)
-    here = {line: experiment.on(line) for line in manifests}
+    by_line = {line: experiment.on(line) for line in manifests}
     units = tuple(
-        _unit(here[line], manifest, choice, spec, seed)
+        _unit(by_line[line], manifest, choice, spec, seed)
         for label, spec in specs.items()
         for line, manifest in manifests.items()
-        for choice in here[line].models
+        for choice in by_line[line].models
         if choice.shown == label
-        for seed in here[line].seeds
+        for seed in by_line[line].seeds
     )
-    twins = {unit.unit_id: twin for unit in units if (twin := _squashed(unit, here[unit.line], specs[unit.model]))}
+    baselines = {
+        unit.unit_id: baseline
+        for unit in units
+        if (baseline := _squash_baseline(unit, by_line[unit.line], specs[unit.model]))
+    }
     listed = {unit.unit_id for unit in units}
-    extra = tuple(twin for twin in twins.values() if twin.unit_id not in listed)
-    squashed = {unit_id: twin.unit_id for unit_id, twin in twins.items()}
-    asides = frozenset(twin.unit_id for twin in extra)
-    elsewhere = {line: home for line, home in homes.items() if home.uri() != store.uri("lines")}
-    return Plan(experiment, store, manifests, (*units, *extra), weights_store, squashed, asides, elsewhere)
+    extra = tuple(baseline for baseline in baselines.values() if baseline.unit_id not in listed)
+    return Plan(
+        experiment=experiment,
+        store=store,
+        manifests=manifests,
+        units=(*units, *extra),
+        weights=weights_store,
+        squashed={unit_id: baseline.unit_id for unit_id, baseline in baselines.items()},
+        asides=frozenset(baseline.unit_id for baseline in extra),
+        elsewhere={line: lines for line, lines in stores.items() if lines.uri() != store.uri("lines")},
+    )
 
 
 def open_weights_store(experiment: Experiment) -> Store | None:
-    """The weights store that the experiment or $RAYBENCH_WEIGHTS names; None when neither does."""
+    """Open the weights store that the experiment or $RAYBENCH_WEIGHTS names; return None if neither does."""
     uri = experiment.weights or os.environ.get("RAYBENCH_WEIGHTS", "")
     return open_store(uri, **experiment.storage.model_dump()) if uri else None
 
@@ -143,30 +234,31 @@ def _spec(choice: ModelChoice, preset: str, weights_store: Store | None, problem
     return None
 
 
-def _wanted(experiment: Experiment, store: Store) -> Iterator[tuple[Store, str]]:
+def _line_patterns(experiment: Experiment, store: Store) -> Iterator[tuple[Store, str]]:
+    """Yield for each entry of `lines` the store of lines and the pattern over its names."""
     for entry in experiment.lines:
         folder, pattern = split_line(entry)
         yield open_store(folder, **experiment.storage.model_dump()) if folder else store.sub("lines"), pattern
 
 
-def _manifests(homes: Mapping[str, Store], problems: list[str]) -> dict[str, Manifest]:
-    found = {line: read_manifest(lines, line) for line, lines in homes.items()}
-    for name, manifest in found.items():
+def _manifests(stores: Mapping[str, Store], problems: list[str]) -> dict[str, Manifest]:
+    manifests = {line: read_manifest(lines, line) for line, lines in stores.items()}
+    for name, manifest in manifests.items():
         if (ok := manifest.train_ok) < MIN_TRAIN_OK:
             problems.append(
                 f"lines: {name} has {ok} OK images to train on and needs at least {MIN_TRAIN_OK}; add OK images "
                 "to its train split and pack it again"
             )
-    return found
+    return manifests
 
 
 def _idle_overrides(experiment: Experiment, lines: Sequence[str]) -> Iterator[str]:
-    """What is wrong with overrides that change nothing."""
-    at_work = {pattern for line in lines for pattern in experiment.overridden(line).values()}
+    """Describe overrides that change nothing."""
+    effective = {pattern for line in lines for pattern in experiment.overridden(line).values()}
     for pattern in experiment.overrides:
         if not fnmatch.filter(lines, pattern):
             yield f"overrides: {pattern!r} fits no line of the experiment; {did_you_mean(pattern, lines)}"
-        elif pattern not in at_work:
+        elif pattern not in effective:
             yield f"overrides: {pattern!r} changes nothing: it is empty, or others that stand below it say otherwise"
 
 
@@ -185,18 +277,20 @@ def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec:
     )
 
 
-def _squashed(unit: Unit, experiment: Experiment, spec: ModelSpec) -> Unit | None:
-    """The same unit on squashed images, for a line that is not square; of the first seed only. experiment: as it is for
-    the unit's line."""
-    here = unit.input
-    if not experiment.squashed_twins or unit.seed != experiment.seeds[0] or here.mode == "squash":
+def _squash_baseline(unit: Unit, experiment: Experiment, spec: ModelSpec) -> Unit | None:
+    """Return the same unit on squashed images, if its line is not square and its seed is the first.
+
+    `experiment` has the overrides for the unit's line applied.
+    """
+    own = unit.input
+    if not experiment.squashed_twins or unit.seed != experiment.seeds[0] or own.mode == "squash":
         return None
-    if is_square(here.source_height, here.source_width):
+    if is_square(own.source_height, own.source_width):
         return None
     choice = next(choice for choice in experiment.models if choice.shown == unit.model)
     pixels = (choice.input or experiment.input).pixels
-    fit = plan_fit("squash", here.source_height, here.source_width, pixels, stride=spec.stride, min_side=spec.min_side)
-    size = Input(fit.mode, fit.height, fit.width, here.source_height, here.source_width)
+    fit = plan_fit("squash", own.source_height, own.source_width, pixels, stride=spec.stride, min_side=spec.min_side)
+    size = Input(fit.mode, fit.height, fit.width, own.source_height, own.source_width)
     return replace(unit, model=f"{unit.model} (squashed)", input=size)
 
 

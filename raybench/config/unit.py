@@ -1,7 +1,7 @@
-"""A unit of work, line × model × seed, and the identity that makes resuming safe.
+"""A unit of work, line × model × seed, and its identity, which makes resuming safe.
 
-Two units with one `unit_id` would give the same numbers; whatever could change a number is hashed, transport knobs
-(retries, batch size, workers) never are.
+Two units with the same `unit_id` give the same numbers. Everything that could change a number is hashed; retries, batch
+size and number of workers are not.
 """
 
 from __future__ import annotations
@@ -19,35 +19,42 @@ ID_VERSION = 5
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a unit is trained and judged.
-
-    held_out: share of the OK training images kept back for the threshold. false_alarm_budget: the rate of false
-    alarms on OK images the threshold may cause. train_budget_s: seconds of optimiser steps, at most (None: each
-    model's own number of steps).
-    """
+    """How a unit is trained and judged."""
 
     held_out: float = 0.2
+    """Share of the OK training images held back for the threshold."""
     false_alarm_budget: float = 0.05
+    """False-alarm rate on OK images that the threshold may cause."""
     train_budget_s: float | None = None
+    """Time limit of the optimiser steps in seconds. If None, each model's own number of steps applies."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One line × model × seed. `model` is the label on the board, `detector` the registered name behind it."""
+    """One line × model × seed."""
 
     line: str
+    """Name of the line."""
     line_digest: str
+    """Digest of the line's images and labels, from its manifest."""
     model: str
+    """Label on the board."""
     detector: str
+    """Registered name of the detector behind the label."""
     config: Mapping[str, Any]
+    """All settings of the detector."""
     weights: Mapping[str, str]
+    """sha256 of each file of pretrained weights, by name."""
     input: Input
+    """Size of the network's input and how images are resized for it."""
     seed: int
+    """Seed of all randomness in training."""
     protocol: Protocol = field(default_factory=Protocol)
+    """How the unit is trained and judged."""
 
     @functools.cached_property
     def unit_id(self) -> str:
-        """20 hex digits of the SHA-256 over everything that can change a number."""
+        """The first 20 hex digits of the SHA-256 of everything that can change a number."""
         identity = asdict(self) | {"id_version": ID_VERSION}
         identity.pop("model")
         return digest(identity)[:20]

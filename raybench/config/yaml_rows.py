@@ -1,4 +1,4 @@
-"""What YAML allows and no file of raybench's means, and in which row a value stands."""
+"""Find constructs that YAML allows but no experiment uses, and the rows of values."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import yaml
 MAX_DEPTH, MAX_VALUES = 40, 100_000
 
 
-def faults(tree: yaml.Node | None) -> list[str]:
-    """What YAML allows and nobody means: a key twice, lone surrogates, nesting or aliases without end."""
+def yaml_faults(tree: yaml.Node | None) -> list[str]:
+    """Describe duplicated keys, lone surrogates, and nesting or aliases beyond MAX_DEPTH and MAX_VALUES."""
     problems: list[str] = []
     waiting, seen = [(tree, 0)] if tree else [], 0
     while waiting:
@@ -26,15 +26,15 @@ def faults(tree: yaml.Node | None) -> list[str]:
             continue
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and _is_unicode(key.value)]
-            problems += [f"row {row}: {key} stands there twice" for key in twice(keys)]
+            problems += [f"row {row}: {key} is duplicated" for key in duplicates(keys)]
             waiting += [(part, depth + 1) for pair in node.value for part in pair]
         else:
             waiting += [(part, depth + 1) for part in node.value]
     return list(dict.fromkeys(problems))
 
 
-def twice(values: Iterable[Any]) -> list[str]:
-    """Those that are there more than once, sorted."""
+def duplicates(values: Iterable[Any]) -> list[str]:
+    """Return the values that occur more than once, sorted."""
     return sorted(str(value) for value, count in Counter(values).items() if count > 1)
 
 
@@ -43,7 +43,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def row_of(node: yaml.Node | None, loc: tuple[Any, ...]) -> int | None:
-    """The row, from 1, of the value at `loc` (keys and places in lists), or of the last part of it that is there."""
+    """Return the row, from 1, of the value at `loc` (keys and positions in lists), or of its last part that exists."""
     row = None
     for part in loc:
         if isinstance(node, yaml.MappingNode):

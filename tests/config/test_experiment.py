@@ -78,7 +78,7 @@ def test_a_bad_member_is_one_fault() -> None:
         ("", "must be a YAML mapping"),
         ("- a\n", "must be a YAML mapping"),
         ("name: [", "not valid YAML"),
-        (GOOD.replace("[bottle,", "[bottle, bottle,"), "bottle stands there twice"),
+        (GOOD.replace("[bottle,", "[bottle, bottle,"), "bottle is duplicated"),
         (GOOD.replace("  - padim", "  - padim\n  - padim"), "give each its own label"),
         (GOOD.replace("night", "../night"), "pattern"),
         ("a: &a [*a]\n", ""),
@@ -170,7 +170,7 @@ overrides:
     assert problems(GOOD + text) == [
         "row 10: overrides.bottle.modles: unknown key; did you mean 'models'?",
         "row 14: overrides.pcb-*.models: Tuple should have at least 1 item after validation, not 0",
-        "row 13: overrides.pcb-*.seeds: 1 stands there twice",
+        "row 13: overrides.pcb-*.seeds: 1 is duplicated",
         "row 12: overrides.pcb-*.input.fits: unknown key; did you mean 'fit'?",
         "row 15: overrides.models.false_alarm_budget: Input should be a valid number",
         "row 15: overrides.models.train_budget: unknown key; did you mean 'train_budget_s'?",
@@ -222,6 +222,28 @@ def test_the_digest_of_an_experiment_without_overrides_is_what_it_was() -> None:
         input=InputChoice(pixels=64 * 64),
     )
     assert found.digest == "ec3cd233aff8f13eaa8d80e657a8b050cf6c02882653217da8afefd5725f571d"
+
+
+def test_an_experiment_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "night.yaml").write_text(GOOD)
+    assert Experiment.from_yaml(tmp_path / "night.yaml") == parse_experiment(GOOD)
+    with pytest.raises(ExperimentError, match="no such file"):
+        Experiment.from_yaml(str(tmp_path / "none.yaml"))
+
+
+def test_the_schema_describes_every_key() -> None:
+    """The page about the experiment file is generated from it."""
+    schema = Experiment.model_json_schema()
+    sections = {"Experiment": schema, **schema["$defs"]}
+    assert sections.keys() >= {"ModelChoice", "InputChoice", "Override", "Resources", "Storage", "VerdictWeights"}
+    missing = [
+        f"{section}.{key}"
+        for section, about in sections.items()
+        for key, value in about["properties"].items()
+        if not value.get("description")
+    ]
+    assert missing == []
+    assert all(about["description"] for about in sections.values())
 
 
 def test_transport_does_not_change_the_digest() -> None:
