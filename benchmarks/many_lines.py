@@ -22,7 +22,7 @@ from raybench.metrics.image import ImageScores, Ranked
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
 from raybench.report.gallery import Picture
 from raybench.report.html import render
-from raybench.report.publish import pictures_per_line
+from raybench.report.pictures import pictures_per_line
 from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
 from raybench.runs.run import versions
 

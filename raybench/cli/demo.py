@@ -1,4 +1,4 @@
-"""Images for the demo: real solar cells as two product lines, and a generated strip that is not square, with masks.
+"""`raybench demo`: real solar cells as two product lines, and a generated strip that is not square, with masks.
 
 The cells are the ELPV dataset (Buerhop-Lutz et al. 2018, CC BY-NC-SA 4.0), installed as the package `elpv-dataset` and
 not redistributed here. A cell's label is the share of experts who saw a defect: 0 is OK, 1 is NG, and what they could
@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from raybench.cli.options import OutFolder
+from raybench.cli.pack import pack_line
+from raybench.cli.run import _run
+from raybench.cli.terminal import print_rejects
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
+from raybench.config.plan import make_plan
 from raybench.errors import InputError
+from raybench.store import open_store
+from raybench.store.server import embedded_server
 
 MODELS = (  # the slowest first, so that none is left alone
     "efficient_ad", "draem", "cflow", "supersimplenet", "stfpm", "fastflow", "reverse_distillation",
@@ -41,6 +49,20 @@ class Sizes:
     test_ok: int = 16
     test_ng: int = 16
     unlabelled: int = 8
+
+
+def demo(out_folder: OutFolder = Path("out")) -> None:
+    """Compare all models on real solar cells and one generated line, on an embedded S3 server."""
+    folder = out_folder / "demo"
+    with embedded_server(folder / "server"):
+        bucket = open_store("s3://raybench-demo")
+        bucket.create()
+        for line, images in write_lines(folder / "images").items():
+            manifest = pack_line(open_store(str(images)), bucket, line, "auto")
+            print_rejects(manifest)
+        plan = make_plan(experiment(bucket.uri()))
+        code = _run(plan, out_folder, None, as_json=False)
+    sys.exit(code)
 
 
 def experiment(store: str) -> Experiment:

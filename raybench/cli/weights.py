@@ -10,11 +10,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from raybench.cli.options import DAMAGED
 from raybench.detectors import weights
 from raybench.detectors.weights.catalog import ASSETS
 from raybench.store import Store, open_store
-
-CORRUPT = 1
 
 app = typer.Typer(help="Pretrained files by name and sha256, for machines without internet.", no_args_is_help=True)
 out = Console()
@@ -25,7 +24,7 @@ Replace = Annotated[bool, typer.Option("--replace", help="Take the place of anot
 
 @app.command("list")
 def list_(to: To) -> None:
-    """What the store holds, and what else models may ask for."""
+    """List the files in the store, and the files that models may ask for."""
     held = weights.stored(open_store(to))
     table = Table("name", "file", "in the store", "what it is", box=None, header_style="bold")
     for name, asset in ASSETS.items():
@@ -42,15 +41,18 @@ def add(
     replace: Replace = False,
 ) -> None:
     """Put a file into the store."""
-    _say(weights.add(_made(to), name, file.read_bytes(), replace=replace), to)
+    _print_file(weights.add(_created(to), name, file.read_bytes(), replace=replace), to)
 
 
 @app.command()
 def verify(to: To) -> None:
-    """Read every file again; exit code 1 when one is not what it was."""
-    bad = [here for here, whole in weights.verify(open_store(to)) if not _told(here, whole)]
-    if bad:
-        raise typer.Exit(CORRUPT)
+    """Read every file again; exit code 1 if one is damaged."""
+    files = list(weights.verify(open_store(to)))
+    for file, is_whole in files:
+        state = "as written" if is_whole else f"DAMAGED: {file.key}"
+        out.print(f"{file.name}: {state}", soft_wrap=True, highlight=False)
+    if not all(is_whole for _, is_whole in files):
+        raise typer.Exit(DAMAGED)
 
 
 @app.command()
@@ -60,9 +62,9 @@ def mirror(
     replace: Replace = False,
 ) -> None:
     """Fetch files from their publishers, where there is internet."""
-    store = _made(to)
+    store = _created(to)
     for name in names or [name for name, asset in ASSETS.items() if asset.official]:
-        _say(weights.add(store, name, weights.published(name), replace=replace), to)
+        _print_file(weights.add(store, name, weights.published(name), replace=replace), to)
 
 
 @app.command()
@@ -84,7 +86,7 @@ def distil(
 
     packed = open_store(source).sub("lines")
     manifests = [read_manifest(packed, line) for line in matching_lines(packed, lines)]
-    store = _made(to)
+    store = _created(to)
     context = FitContext(device=device, threads=threads)
     with Progress(console=Console(stderr=True), transient=True) as bars:
         bar = bars.add_task("distil", total=steps)
@@ -92,7 +94,7 @@ def distil(
             packed, manifests, Distillation(steps), node_cache(), context,
             lambda step: bars.update(bar, completed=step),
         )  # fmt: skip
-    _say(weights.add(store, "pdn-lite0", data, replace=replace), to)
+    _print_file(weights.add(store, "pdn-lite0", data, replace=replace), to)
     out.print(
         f"{details['distil_steps']} steps on {details['images']} images of {len(manifests)} lines; loss "
         f"{details['distil_loss']:.3f} on images it never saw (1: learned nothing)",
@@ -100,16 +102,11 @@ def distil(
     )
 
 
-def _made(uri: str) -> Store:
+def _created(uri: str) -> Store:
     store = open_store(uri)
     store.create()
     return store
 
 
-def _say(here: weights.Stored, to: str) -> None:
-    out.print(f"{here.name}: {open_store(to).uri(here.key)}", soft_wrap=True, highlight=False)
-
-
-def _told(here: weights.Stored, whole: bool) -> bool:
-    out.print(f"{here.name}: {'as written' if whole else f'DAMAGED: {here.key}'}", soft_wrap=True, highlight=False)
-    return whole
+def _print_file(file: weights.Stored, to: str) -> None:
+    out.print(f"{file.name}: {open_store(to).uri(file.key)}", soft_wrap=True, highlight=False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cli import commands
+from raybench.cli import main, options
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer
 
@@ -31,7 +32,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The exit code of a command run in this process."""
     monkeypatch.setattr(sys, "argv", ["raybench", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        commands.main()
+        main()
     return int(ended.value.code or 0)
 
 
@@ -102,7 +103,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
     key = bad.partition(":")[0]
     good = EXPERIMENT.format(store=packed.uri()).splitlines()
     text = "\n".join(line for line in good if not line.startswith(f"{key}:")) + f"\n{bad}"
-    assert call(monkeypatch, command, write(tmp_path, text)) == commands.BAD_INPUT
+    assert call(monkeypatch, command, write(tmp_path, text)) == options.BAD_INPUT
     shown = capsys.readouterr()
     assert said in shown.err
     assert "Traceback" not in shown.err
@@ -114,7 +115,7 @@ def test_wrong_credentials(
     packed: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
-    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=packed.uri()))) == commands.BAD_INPUT
+    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=packed.uri()))) == options.BAD_INPUT
     err = capsys.readouterr().err
     assert "refused the credentials" in err
     assert "not the secret" not in err
@@ -126,19 +127,19 @@ def test_a_line_without_ok_images(
     source = tmp_path / "images"
     shutil.copytree(strips / "test" / "scratch", source / "ng")
     assert call(monkeypatch, "pack", source, "--line", "bad", "--layout", "folder", "--to", bucket.uri()) == 0
-    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=bucket.uri()))) == commands.BAD_INPUT
+    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=bucket.uri()))) == options.BAD_INPUT
     assert "bad has 0 OK images to train on" in capsys.readouterr().err
 
 
 def test_sources_that_hold_no_line(
     bucket: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "pack", tmp_path, "--line", "x", "--to", bucket.uri()) == commands.BAD_INPUT
+    assert call(monkeypatch, "pack", tmp_path, "--line", "x", "--to", bucket.uri()) == options.BAD_INPUT
     assert "no known layout" in capsys.readouterr().err
-    assert call(monkeypatch, "pack", tmp_path, "--line", "../x", "--to", bucket.uri()) == commands.BAD_INPUT
+    assert call(monkeypatch, "pack", tmp_path, "--line", "../x", "--to", bucket.uri()) == options.BAD_INPUT
     assert "not a line name" in capsys.readouterr().err
     code = call(monkeypatch, "pack", tmp_path, "--line", "x", "--layout", "mvtek", "--to", bucket.uri())
-    assert code == commands.BAD_INPUT
+    assert code == options.BAD_INPUT
     assert "did you mean 'mvtec'" in capsys.readouterr().err
 
 
@@ -148,7 +149,7 @@ def test_run_status_report_and_run_again(packed: Store, tmp_path: Path, server: 
     waiting = shell("status", path)
     assert "0 of 2 units done" in waiting.stdout
     first = shell("run", path, "--out", tmp_path / "out", "--address", "local")
-    assert first.returncode == commands.UNITS_FAILED, first.stderr
+    assert first.returncode == options.UNITS_FAILED, first.stderr
     assert "2 units: 1 done now, 0 done before, 1 failed" in first.stdout
     assert "ModelError: fake was told to fail in fit" in first.stdout
     assert first.stdout.strip().endswith("out/night/report/index.html")
@@ -197,13 +198,29 @@ def test_store_serves_until_stopped(tmp_path: Path) -> None:
 def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "--help") == 0
     out = capsys.readouterr().out
-    for name in ("pack", "check", "models", "run", "status", "report", "store", "demo"):
+    for name in (
+        "pack", "inspect", "check", "models", "run", "status", "report", "predict", "annotate", "export", "verify",
+        "store", "demo", "weights",
+    ):  # fmt: skip
         assert name in out
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"raybench {importlib.metadata.version('raybench')}\n"
+
+
+def test_shells_complete_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_RAYBENCH_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "raybench st")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert call(monkeypatch) == 0
+    assert capsys.readouterr().out.split() == ["status", "store"]
 
 
 def test_unknown_scheme_is_read_only(
     strips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "pack", strips, "--line", "strip", "--to", "memory://x") == commands.BAD_INPUT
+    assert call(monkeypatch, "pack", strips, "--line", "strip", "--to", "memory://x") == options.BAD_INPUT
     assert "read-only" in capsys.readouterr().err
     assert open_store("memory://x").uri() == "memory://x"

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raybench.cli import commands
+from raybench.cli import main, options
 from raybench.cli.predict import _named_after, _plain
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
@@ -60,7 +60,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["raybench", *map(str, arguments)])
     try:
-        commands.main()
+        main()
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
@@ -123,7 +123,7 @@ def test_what_does_not_exist_is_one_message(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert call(monkeypatch, "predict", experiment, strips / "test", "--json", *arguments) == commands.BAD_INPUT
+    assert call(monkeypatch, "predict", experiment, strips / "test", "--json", *arguments) == options.BAD_INPUT
     shown = capsys.readouterr()
     assert said in shown.err
     assert shown.out == ""
@@ -155,7 +155,7 @@ def test_stopped_in_good_order(
 
     monkeypatch.setattr("raybench.worker.predict.score", stopped)
     command = ("predict", experiment, strips / "test", "--line", "strip", "--name", "cut", "--out", tmp_path)
-    assert call(monkeypatch, *command) == commands.STOPPED
+    assert call(monkeypatch, *command) == options.STOPPED
     assert "run the same command again" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cli import commands
+from raybench.cli import main
 from raybench.errors import ExperimentError, InputError
 from raybench.runs import verify
 from raybench.runs.run import Run
@@ -119,7 +119,7 @@ def test_the_command(
     def call(name: str) -> int:
         monkeypatch.setattr(sys, "argv", ["raybench", "verify", name])
         try:
-            commands.main()
+            main()
         except SystemExit as ended:
             return int(ended.code or 0)
         return 0

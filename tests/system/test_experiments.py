@@ -54,7 +54,7 @@ def test_the_working_directory_is_small(tmp_path: Path, monkeypatch: pytest.Monk
     assert {
         "jobs/evaluate.py",
         "jobs/one_line.yaml",
-        "raybench/cli/commands.py",
+        "raybench/cli/__init__.py",
         "raybench/report/page.html.j2",
     } <= held
     assert not [name for name in held if name.startswith((".git/", ".venv/", "out/", "data/", "photos/"))]

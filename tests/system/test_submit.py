@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cli.commands import BAD_INPUT, UNITS_FAILED
+from raybench.cli.options import BAD_INPUT, UNITS_FAILED
 from raybench.runs.run import Run
 from raybench.store import Store
 from raybench.store.server import EmbeddedServer

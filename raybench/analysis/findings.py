@@ -1,0 +1,114 @@
+"""From a run's commits to what they mean. Nothing is written: `report.publish` does that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from raybench.analysis.board import Board, BoardContext, build_board
+from raybench.analysis.cost_report import CostReport, hours_of
+from raybench.analysis.flags import Flag, ScoredImage, collect_scores, voting_models
+from raybench.analysis.queue_builder import QueueBuilder
+from raybench.analysis.squash_baseline import SquashBaseline
+from raybench.config.plan import Plan
+from raybench.config.unit import Unit
+from raybench.data.inspection.inspection import Inspection, bad_images
+from raybench.metrics.image import ImageScores
+from raybench.runs.forecast import read_forecast
+from raybench.runs.records import Failure, QualityRecord, UnitResult
+from raybench.runs.run import Run, versions
+from raybench.worker.inspect import inspections_in
+
+READERS = 16
+
+
+@dataclass(frozen=True)
+class FinishedUnit:
+    """A unit that has numbers."""
+
+    unit: Unit
+    result: UnitResult
+    images: ImageScores
+    """Scores of all its images."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a run's commits mean: everything that its report shows but the pictures."""
+
+    board: Board
+    flags: tuple[Flag, ...]
+    """Images to look at, grouped by line, by rank. Their anomaly types are not known yet."""
+    images: tuple[ScoredImage, ...]
+    """All scored images, grouped by line, the most anomalous first."""
+    inspections: Mapping[str, Inspection | Failure | None]
+    """By line: the inspection of its data, why it failed, or None if there was none."""
+    finished: tuple[FinishedUnit, ...]
+    """All finished units, those of the squash baseline included."""
+
+
+def analyze(plan: Plan, run: Run, created: str) -> Findings:
+    """Compare everything committed so far, and rank the images that a person should look at.
+
+    Args:
+        plan: What was to be done.
+        run: Where its commits are read from.
+        created: Time of the comparison, ISO 8601.
+
+    Raises:
+        IntegrityError: A commit is damaged.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        units = [unit for unit in pool.map(lambda unit: _read_unit(unit, run), plan.units) if unit is not None]
+    finished = {unit.unit.unit_id: unit for unit in units if isinstance(unit, FinishedUnit)}
+    compared = {unit.unit_id for unit in plan.compared}
+    results = [unit.result if isinstance(unit, FinishedUnit) else unit for unit in units]
+    results = [result for result in results if result.unit_id in compared]
+    scores = {unit_id: unit.images for unit_id, unit in finished.items() if unit_id in compared}
+    context = BoardContext(
+        run=run.name,
+        created=created,
+        digest=plan.experiment.digest,
+        versions=versions(),
+        false_alarm_budget=plan.experiment.false_alarm_budget,
+        pending=len(plan.units) - len(units),
+        weights=plan.experiment.verdict.model_dump(),
+        spending=CostReport(
+            hours_of(unit.result for unit in finished.values()),
+            plan.experiment.resources.price_per_hour,
+            read_forecast(run),
+        ),
+    )
+    board = build_board(results, scores, context, list(_squash_baselines(plan, finished)))
+    images = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})
+    inspections = inspections_in(run, plan)
+    bad = {line: bad_images(found) for line, found in inspections.items() if isinstance(found, Inspection)}
+    judged = [unit.unit for unit_id, unit in finished.items() if unit_id in compared]
+    queues = QueueBuilder(plan, run, board, judged, lambda line: bad.get(line, {})).queues(images)
+    return Findings(
+        board=replace(board, payoffs=tuple(queue.evaluation for queue in queues)),
+        flags=tuple(flag for queue in queues for flag in queue.flags),
+        images=tuple(images),
+        inspections=inspections,
+        finished=tuple(finished.values()),
+    )
+
+
+def _read_unit(unit: Unit, run: Run) -> FinishedUnit | UnitResult | None:
+    """A finished unit, the result of a failed one, or None for a unit that is still to be done."""
+    result = run.read(unit.unit_id, "result", UnitResult)
+    merged = run.read(unit.unit_id, "quality", QualityRecord) if result else None
+    if result and merged:
+        return FinishedUnit(unit, result, ImageScores.from_bytes(run.get_blob(merged.images)))
+    failure = run.read(unit.unit_id, "failure", Failure)
+    if failure is None:
+        return None
+    return UnitResult(unit.unit_id, unit.line, unit.model, unit.seed, input=unit.input, failure=failure)
+
+
+def _squash_baselines(plan: Plan, finished: Mapping[str, FinishedUnit]) -> Iterator[SquashBaseline]:
+    for unit_id, squashed_id in plan.squashed.items():
+        if unit_id in finished and squashed_id in finished:
+            chosen, squashed = finished[unit_id], finished[squashed_id]
+            yield SquashBaseline(chosen.result, squashed.result, chosen.images, squashed.images)

@@ -1,0 +1,45 @@
+"""`raybench check`: what an experiment would do, and what that would take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from raybench.analysis.cost_report import format_estimate
+from raybench.cli import tables
+from raybench.cli.options import Json
+from raybench.cli.terminal import out, print_json
+from raybench.config.experiment import read_experiment
+from raybench.config.plan import make_plan
+from raybench.scheduler.capacity import assumed_nodes
+from raybench.scheduler.estimate import estimate_plan
+
+
+def check(
+    experiment: Annotated[Path, typer.Argument(help="Experiment file (YAML).")],
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the cluster to predict for.")] = 1,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of each; default: this machine's.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of each; default: 1 if resources.gpus > 0.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Validate an experiment, print its plan and predict what it will take; touch nothing."""
+    plan = make_plan(read_experiment(experiment), str(experiment))
+    units = tables.planned_units(plan)
+    if as_json:
+        print_json({"run": plan.experiment.name, "digest": plan.experiment.digest, "units": list(map(asdict, units))})
+        return
+    table = Table("line", "model", "seed", "input", "train OK", "scored", box=None, header_style="bold")
+    for unit in units:
+        size = f"{unit.input.height}×{unit.input.width} {unit.input.mode}"
+        table.add_row(unit.line, unit.model, str(unit.seed), size, str(unit.train_ok), str(unit.scored))
+    out.print(table)
+    out.print(f"{len(units)} units; digest {plan.experiment.digest[:12]}", highlight=False)
+    resources = plan.experiment.resources
+    for text in format_estimate(
+        estimate_plan(plan, assumed_nodes(resources, nodes, cpus, gpus)), resources.price_per_hour
+    ):
+        out.print(text, highlight=False)

@@ -1,0 +1,34 @@
+"""`raybench pack`: a folder of images becomes a packed line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from raybench.cli.terminal import out, pack_bar, print_rejects
+from raybench.data import pack as packing
+from raybench.data.manifest import Manifest
+from raybench.store import Store, open_store
+
+
+def pack(
+    source: Annotated[str, typer.Argument(help="Image folder: local, s3://, or any fsspec URI.")],
+    line: Annotated[str, typer.Option("--line", help="Name of the product line.")],
+    to: Annotated[str, typer.Option("--to", help="The store: s3://bucket/prefix, file:///folder or a path.")],
+    layout: Annotated[str, typer.Option(help="mvtec, folder, csv; auto looks for itself.")] = "auto",
+) -> None:
+    """Pack a folder of images into Parquet shards."""
+    target = open_store(to)
+    manifest = pack_line(open_store(source), target, line, layout)
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(manifest.counts.items()))
+    size_mb = sum(shard.size for shard in manifest.shards) / 1e6
+    out.print(f"{line}: {counts}; {len(manifest.shards)} shards, {size_mb:.1f} MB", highlight=False)
+    out.print(target.sub("lines").uri(f"{line}/manifest.json"), soft_wrap=True, highlight=False)
+    print_rejects(manifest)
+
+
+def pack_line(source: Store, target: Store, line: str, layout: str) -> Manifest:
+    """Pack a line, with a progress bar."""
+    with pack_bar(line) as show:
+        return packing.pack(source, target.sub("lines"), line, packing.PackOptions(layout=layout), show)

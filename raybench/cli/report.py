@@ -1,0 +1,61 @@
+"""`raybench report`: the comparison of everything done so far."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raybench.analysis.board import Board, board_json
+from raybench.cli.options import Json, OutFolder, RunName
+from raybench.cli.terminal import err, out, print_json
+from raybench.config.plan import Plan, experiment_of, make_plan
+from raybench.errors import UnknownName
+from raybench.report.console import console_board
+from raybench.report.publish import download, publish_again
+from raybench.runs.run import Run
+
+
+def report(
+    name: RunName,
+    out_folder: OutFolder = Path("out"),
+    lines: Annotated[list[str] | None, typer.Option("--line", help="Show this line only (name or pattern).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Build the comparison of everything done so far, and show it."""
+    plan = make_plan(experiment_of(name), name)
+    board = publish_again(plan)
+    print_board(board, as_json, _chosen(board, lines or ()))
+    print_copy(plan, out_folder, as_json)
+
+
+def print_board(board: Board, as_json: bool, lines: Sequence[str] = ()) -> None:
+    """Print a board: as tables, or as the bytes of the report's `board.json`.
+
+    Args:
+        board: The comparison.
+        as_json: Print JSON on stdout.
+        lines: The only lines to show as tables. Empty: all, or the worst of many.
+    """
+    if as_json:
+        print_json(board_json(board))
+    else:
+        out.print(console_board(board, lines))
+
+
+def _chosen(board: Board, patterns: Sequence[str]) -> list[str]:
+    """The lines of the board that a pattern matches. Raises UnknownName for a pattern that matches none."""
+    for pattern in patterns:
+        if not fnmatch.filter(board.lines, pattern):
+            raise UnknownName("line", pattern, board.lines)
+    return [line for line in board.lines if any(fnmatch.fnmatchcase(line, pattern) for pattern in patterns)]
+
+
+def print_copy(plan: Plan, out_folder: Path, as_json: bool) -> None:
+    """Copy the report to a local folder, and print where its page is."""
+    folder = download(Run(plan.store, plan.experiment.name), out_folder / plan.experiment.name / "report")
+    told = err if as_json else out
+    told.print(f"report: {folder / 'index.html'}", soft_wrap=True, highlight=False)

@@ -1,0 +1,30 @@
+"""`raybench status`: how far a run is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from rich.table import Table
+
+from raybench.cli import tables
+from raybench.cli.options import Json, RunName
+from raybench.cli.terminal import out, print_json
+from raybench.config.plan import experiment_of, make_plan
+from raybench.runs.ledger import Ledger
+from raybench.runs.run import Run
+
+
+def status(name: RunName, as_json: Json = False) -> None:
+    """What is done, under way, failed and waiting."""
+    plan = make_plan(experiment_of(name), name)
+    ledger = Ledger.read(Run(plan.store, plan.experiment.name))
+    units = tables.unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))
+    done = sum(unit.state == "done" for unit in units)
+    if as_json:
+        print_json({"run": plan.experiment.name, "done": done, "units": list(map(asdict, units))})
+        return
+    table = Table("line", "model", "seed", "state", "unit", box=None, header_style="bold")
+    for unit in units:
+        table.add_row(unit.line, unit.model, str(unit.seed), unit.text, unit.unit_id)
+    out.print(table)
+    out.print(f"{done} of {len(units)} units done", highlight=False)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from raybench.analysis.findings import analyze
+from raybench.config.plan import Plan
+from raybench.report.publish import publish, write
+from raybench.runs.ledger import Ledger
+from raybench.runs.run import Run
+from tests.golden.make import CREATED, STORED, plan_of
+
+FILES = {"board.csv", "board.json", "board.md", "flags.parquet", "index.html"}
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """The plan of a finished run."""
+    with tarfile.open(STORED) as tar:
+        tar.extractall(tmp_path, filter="data")
+    return plan_of(tmp_path / "store")
+
+
+def objects(plan: Plan) -> dict[str, bytes]:
+    return {item.key: plan.store.get(item.key) for item in plan.store.list("")}
+
+
+def test_analysis_writes_nothing(plan: Plan) -> None:
+    before = objects(plan)
+    findings = analyze(plan, Run(plan.store, "golden", Ledger.read(Run(plan.store, "golden"))), CREATED)
+    assert findings.board.lines == ("strip",)
+    assert len(findings.images) == 4
+    assert objects(plan) == before
+
+
+def test_writing_adds_the_report_and_the_costs(plan: Plan) -> None:
+    for key in [key for key in objects(plan) if "/report/" in key or key.startswith("costs/")]:
+        plan.store.delete(key)
+    before = objects(plan)
+    run = Run(plan.store, "golden", Ledger.read(Run(plan.store, "golden")))
+    write(plan, run, analyze(plan, run, CREATED))
+    written = {key: data for key, data in objects(plan).items() if before.get(key) != data}
+    assert set(written) == {f"{run.root}/report/{name}" for name in FILES} | {"costs/golden.json"}
+    publish(plan, run, CREATED)
+    assert objects(plan) == before | written
