@@ -44,7 +44,7 @@ audit: $(READY) ## Look the lock's packages up among known vulnerabilities; says
 	*) echo "$$found"; exit 1 ;; \
 	esac
 
-format: $(READY) ## Format the code and mend what ruff can mend
+format: $(READY) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
