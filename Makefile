@@ -52,7 +52,7 @@ audit: $(READY) ## Look the lock's packages up among known vulnerabilities; says
 	*) echo "$$found"; exit 1 ;; \
 	esac
 
-format: $(READY) ## Format the code and mend what ruff can mend
+format: $(READY) ## Format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -75,7 +75,7 @@ ten-models: $(READY) ## Compare ten models on the lines below DATA (layout mvtec
 	$(BIN)/python -m benchmarks.ten_models $(DATA)
 
 docs: $(READY) ## Build the documentation into out/docs; no network, and a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --site-dir out/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir out/docs
 
 bundle: $(READY) ## Pack wheels, weights and experiments for machines without internet; BUNDLE="--python 3.12 --weights FOLDER"
 	$(BIN)/python cluster/bundle.py $(BUNDLE)

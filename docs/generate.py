@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-_REFERENCE = re.compile(r"^\|[^`\n]*\]\[.*$", re.M)  # which Markdown would take for a link
+_REFERENCE = re.compile(r"^\|.*\]\[.*$", re.M)  # in a table row; Markdown would take it for a link
 _MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.M)
 
 KEYS: Mapping[str, str] = {
