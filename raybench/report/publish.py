@@ -26,8 +26,8 @@ from raybench.report.gallery import Picture
 from raybench.report.html import render
 from raybench.report.inspection import section
 from raybench.report.tables import board_csv, board_md, flags_parquet
+from raybench.runs.cost_model import read_forecast
 from raybench.runs.costs import write_costs
-from raybench.runs.forecast import read_forecast
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import Failure, QualityRecord, ScoreRecord, TrainRecord, UnitResult
 from raybench.runs.run import Run, score_name, versions

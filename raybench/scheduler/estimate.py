@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
-from raybench.runs.cost_model import CostEstimate, CostModel, MatchLevel
+from raybench.runs.cost_model import CostEstimate, CostModel, Forecast, MatchLevel
 from raybench.runs.costs import Costs, read_costs
-from raybench.runs.forecast import Forecast
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import Run
 from raybench.scheduler.backlog import Backlog, Job
@@ -37,7 +36,7 @@ def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, slo
     """The units of `plan` with what they are predicted to cost, in the order in which to start them: as the experiment
     lists them, where nothing has been recorded."""
     predictor = CostModel(costs, slots.device, slots.cpus)
-    guesses = {unit.unit_id: predictor.guess(unit, plan.manifests[unit.line]) for unit in plan.units}
+    guesses = {unit.unit_id: predictor.estimate(unit, plan.manifests[unit.line]) for unit in plan.units}
     units = in_order(plan.units, lambda unit: guesses[unit.unit_id].work_s)
     return Schedule(units, plan.manifests, commits, guesses, costs.damaged)
 

@@ -1,8 +1,8 @@
 """Classify the first flags of each line, and store what was learnt and answered.
 
 Learning from a line takes seconds of CPU time. It is done once per line, by the task that inspects it, and stored
-beside the inspection. Answers are stored beside the run, in `runs/<name>/signals/<line>.json`; only images without a stored
-answer are classified. Both depend on nothing but the line.
+beside the inspection. Answers are stored beside the run, in `runs/<name>/signals/<line>.json`; only images without a
+stored answer are classified. Both depend on nothing but the line.
 """
 
 from __future__ import annotations
