@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from raybench.runs.cost_model import MatchLevel
-from raybench.runs.forecast import Forecast, Work
+from raybench.runs.cost_model import Forecast, MatchLevel, Work
 from raybench.runs.records import UnitResult
 
 HOUR_S = 3600.0

@@ -15,7 +15,7 @@ from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.inspection.inspection import Inspection, bad_images
 from raybench.metrics.image import ImageScores
-from raybench.runs.forecast import read_forecast
+from raybench.runs.cost_model import read_forecast
 from raybench.runs.records import Failure, QualityRecord, UnitResult
 from raybench.runs.run import Run, versions
 from raybench.worker.inspect import inspections_in

@@ -1,9 +1,10 @@
-"""What a unit will cost, from what others have cost.
+"""Estimate the cost of units from recorded costs, and record the forecast of a command beside what it took.
 
-Per phase, from the recorded units that are most like it: the same settings, input size and CPUs per task; else other
-CPUs; else another input size; else other settings of the same model; else the average of all models. At each step a
-run's own units come before other runs'. From these, seconds = a + b · images · pixels by least squares (a, b >= 0);
-where all have one number of images, in proportion to it.
+The seconds of each phase are estimated from the most similar recorded units: with the same settings, input size and
+CPUs per task; else with other CPUs; else with another input size; else with other settings of the same model; else the
+average of all models. At each level the run's own units take precedence over those of other runs. The model is
+seconds = a + b · images · pixels, fitted by least squares (a, b >= 0); if all units have the same number of images,
+time is proportional to it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Literal
 
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
+from raybench.errors import ObjectMissing
 from raybench.runs.costs import CostRow, Costs, settings_of, takes_steps
 from raybench.runs.records import Phase
+from raybench.runs.run import Run, decode, encode
 
 MatchLevel = Literal["recorded", "other CPUs", "other size", "other settings", "average", "nothing"]
 BASES: tuple[MatchLevel, ...] = ("recorded", "other CPUs", "other size", "other settings", "average", "nothing")
@@ -52,24 +55,34 @@ class _Fit:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Seconds of all tasks of a unit, per phase. basis: the weakest of the three. own: all from the run's own units."""
+    """The estimated cost of a unit."""
 
     seconds: Mapping[Phase, float] = field(default_factory=dict)
+    """Seconds of all tasks of the unit, by phase."""
     basis: MatchLevel = "nothing"
+    """The weakest match among the phases."""
     own: bool = False
+    """Whether all phases are estimated from the run's own units."""
 
     @property
     def known(self) -> bool:
+        """Whether there was anything to estimate from."""
         return self.basis != "nothing"
 
     @property
     def work_s(self) -> float:
-        """Training and scoring."""
+        """Seconds of training and scoring."""
         return self.seconds.get("train", 0.0) + self.seconds.get("score", 0.0)
 
 
 class CostModel:
-    """device: torch name. cpus: of a train or score task; timing takes its time on any number."""
+    """Estimates the costs of units.
+
+    Args:
+        costs: Recorded costs.
+        device: Torch name of the device that the units will run on.
+        cpus: CPUs of a train or score task; timing takes the same time on any number.
+    """
 
     def __init__(self, costs: Costs, device: str, cpus: int) -> None:
         self.costs, self.device = costs, device
@@ -77,8 +90,8 @@ class CostModel:
         self._books = tuple(_book(rows, device) for rows in (costs.own, costs.others))
         self._known: dict[_Key, CostEstimate] = {}
 
-    def guess(self, unit: Unit, manifest: Manifest) -> CostEstimate:
-        """Guess() where no unit of any model has been recorded on the device. Units alike have one in common."""
+    def estimate(self, unit: Unit, manifest: Manifest) -> CostEstimate:
+        """Estimate the cost of a unit; an empty estimate if no unit of any model was recorded on the device."""
         images = (manifest.train_ok, manifest.scored_images)
         key = (unit.detector, settings_of(unit), (unit.input.height, unit.input.width))
         alike = (*key, images)
@@ -133,3 +146,61 @@ def _extent(phase: Phase, images: int, pixels: int, by_steps: bool) -> float:
     if phase == "measure":
         return 1.0
     return float(pixels) * (1 if phase == "train" and by_steps else images)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Time that a set of tasks takes."""
+
+    wall_s: float = 0.0
+    """Seconds from the first task to the last."""
+    cpu_s: float = 0.0
+    """Seconds of each task times its CPUs, summed."""
+    gpu_s: float = 0.0
+    """Seconds of each task times its share of a GPU, summed."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The estimate for one command and, once it has ended, what it took."""
+
+    units: int
+    """Number of units that were to be done."""
+    device: str
+    """Torch name."""
+    slots: int
+    """Number of tasks at once."""
+    nodes: int
+    """Number of nodes."""
+    bases: Mapping[MatchLevel, int] = field(default_factory=dict)
+    """Number of units estimated from each level of match."""
+    predicted: Work | None = None
+    """Estimate; None if nothing was recorded to estimate from."""
+    took: Work | None = None
+    """Time of all tasks, failed and repeated ones included; None until the command has ended."""
+    done: int = 0
+    """Number of units done in that time."""
+    damaged: tuple[str, ...] = ()
+    """Keys of recorded costs that could not be read."""
+
+
+def write_forecast(run: Run, forecast: Forecast) -> None:
+    """Store the forecast of the run's latest command."""
+    run.store.put(_forecast_key(run), encode(forecast))
+
+
+def read_forecast(run: Run) -> Forecast | None:
+    """Return the forecast of the latest command that had something to do; None before the first.
+
+    Raises:
+        IntegrityError: The stored forecast is damaged.
+    """
+    key = _forecast_key(run)
+    try:
+        return decode(Forecast, run.store.get(key), run.store.uri(key))
+    except ObjectMissing:
+        return None
+
+
+def _forecast_key(run: Run) -> str:
+    return f"{run.root}/forecast.json"

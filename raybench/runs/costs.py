@@ -1,9 +1,9 @@
-"""What units have cost, in one small object per run, and what others will cost.
+"""Recorded costs of units, in one small object per run, from which the costs of other units are estimated.
 
 costs/<run>.json    per model, settings, input size, device, CPUs and number of images: seconds per phase, GPU memory
 
-A run's own finished units are read from its ledger, other runs' from these objects: nothing lists the store's units.
-What is said here only orders and predicts work; no number of the comparison rests on it.
+Costs of a run's own finished units are read from its ledger, costs of other runs from these objects, so the store's
+units are never listed. Costs only order and estimate work; no number of the comparison depends on them.
 """
 
 from __future__ import annotations
@@ -23,39 +23,50 @@ from raybench.store.digest import digest
 FOLDER = "costs/"
 READERS = 16
 Kind = tuple[str, str, int, int, Phase]
-OWN_UNITS = 4096  # of a run's own finished units, so many are looked at
+OWN_UNITS = 4096  # most of a run's own finished units that are read
 
 
 @dataclass(frozen=True)
 class CostRow:
-    """One phase of units that are alike. settings: digest of the model's settings, its training budget and its tiles.
-    steps: whether these set a number of optimiser steps. cpus: of a task. images: that the phase looks at, per unit.
-    units: how many were averaged. seconds: their mean. peak_memory_mb: their highest. device_memory_mb: of the
-    smallest of their GPUs."""
+    """The cost of one phase, averaged over similar units."""
 
     detector: str
     settings: str
+    """Digest of the model's settings, its training budget and its tiles."""
     steps: bool
+    """Whether the settings fix the number of optimiser steps."""
     height: int
+    """Height of the network's input."""
     width: int
+    """Width of the network's input."""
     device: str
+    """Torch name."""
     cpus: int
+    """CPUs per task."""
     phase: Phase
     images: int
+    """Number of images that the phase processes, per unit."""
     units: int
+    """Number of units that were averaged."""
     seconds: float
+    """Mean wall time over the units."""
     peak_memory_mb: float | None = None
+    """Highest GPU memory over the units, in 10^6 bytes; None if unknown."""
     device_memory_mb: float | None = None
+    """Memory of the smallest of their GPUs, in 10^6 bytes; None if unknown."""
 
     @property
     def kind(self) -> Kind:
+        """Tasks of the same kind use the same memory."""
         return self.detector, self.settings, self.height, self.width, self.phase
 
     @property
-    def alike(self) -> tuple[object, ...]:
+    def group(self) -> tuple[object, ...]:
+        """Rows of the same group are averaged."""
         return (*self.kind, self.device, self.cpus, self.images)
 
-    def plus(self, other: CostRow) -> CostRow:
+    def merge(self, other: CostRow) -> CostRow:
+        """Average with a row of the same group, weighted by units."""
         units = self.units + other.units
         seconds = (self.seconds * self.units + other.seconds * other.units) / units
         peaks = [peak for peak in (self.peak_memory_mb, other.peak_memory_mb) if peak is not None]
@@ -66,89 +77,93 @@ class CostRow:
 
 @dataclass(frozen=True)
 class Costs:
-    """own: of the run's own finished units. others: of other runs in the store. damaged: keys that could not be
-    read; they are left out."""
+    """Recorded costs."""
 
     own: tuple[CostRow, ...] = ()
+    """Costs of the run's own finished units."""
     others: tuple[CostRow, ...] = ()
+    """Costs of other runs in the store."""
     damaged: tuple[str, ...] = ()
+    """Keys of objects that could not be read and were left out."""
 
 
 def settings_of(unit: Unit) -> str:
-    """Units with one digest train and score the same way."""
+    """Return a digest of the settings; units with the same digest train and score the same way."""
     return digest([dict(unit.config), unit.protocol.train_budget_s, unit.input.tile])[:12]
 
 
 def kind_of(unit: Unit, phase: Phase) -> Kind:
-    """Tasks of one kind hold the same memory."""
+    """Return the kind of a task; tasks of the same kind use the same memory."""
     return unit.detector, settings_of(unit), unit.input.height, unit.input.width, phase
 
 
 def takes_steps(unit: Unit) -> bool:
-    """Whether training takes a number of optimiser steps, whatever the number of images."""
+    """Return whether training takes a fixed number of optimiser steps, whatever the number of images."""
     return "steps" in unit.config
 
 
-def row_of(unit: Unit, phase: Phase, spent: ResourceUsage) -> CostRow:
-    cpus = max(1, round(spent.cpu_s / spent.seconds)) if spent.seconds else 1
+def row_of(unit: Unit, phase: Phase, usage: ResourceUsage) -> CostRow:
+    """Return the cost of one phase of one unit."""
+    cpus = max(1, round(usage.cpu_s / usage.seconds)) if usage.seconds else 1
     return CostRow(
         detector=unit.detector,
         settings=settings_of(unit),
         steps=takes_steps(unit),
         height=unit.input.height,
         width=unit.input.width,
-        device=spent.device,
+        device=usage.device,
         cpus=cpus,
         phase=phase,
-        images=spent.images,
+        images=usage.images,
         units=1,
-        seconds=spent.seconds,
-        peak_memory_mb=spent.peak_memory_mb,
-        device_memory_mb=spent.device_memory_mb,
+        seconds=usage.seconds,
+        peak_memory_mb=usage.peak_memory_mb,
+        device_memory_mb=usage.device_memory_mb,
     )
 
 
-def summed(rows: Iterable[CostRow]) -> tuple[CostRow, ...]:
-    """Rows that are alike become one."""
-    found: dict[tuple[object, ...], CostRow] = {}
+def merge_rows(rows: Iterable[CostRow]) -> tuple[CostRow, ...]:
+    """Merge the rows of each group into one."""
+    merged: dict[tuple[object, ...], CostRow] = {}
     for row in rows:
-        known = found.get(row.alike)
-        found[row.alike] = known.plus(row) if known else row
-    return tuple(found[alike] for alike in sorted(found, key=repr))
+        same_group = merged.get(row.group)
+        merged[row.group] = same_group.merge(row) if same_group else row
+    return tuple(merged[group] for group in sorted(merged, key=repr))
 
 
 def write_costs(run: Run, finished: Iterable[tuple[Unit, UnitResult]]) -> None:
-    """Put down what the finished units of `run` have cost, for other runs. Nothing where that was not recorded."""
-    rows = summed(row for unit, result in finished for row in _rows(unit, result))
+    """Store the costs of a run's finished units for other runs; nothing is written if none were recorded."""
+    rows = merge_rows(row for unit, result in finished for row in _rows(unit, result))
     if rows:
         run.store.put(f"{FOLDER}{run.name}.json", encode(Costs(own=rows)))
 
 
 def read_costs(run: Run, ledger: Ledger, units: Sequence[Unit]) -> Costs:
-    """What is known: of the finished ones of `units` in the ledger, and of the other runs in the store."""
+    """Read the recorded costs of the finished ones of `units`, from the ledger, and of other runs in the store."""
     others, damaged = _others(run.store, f"{FOLDER}{run.name}.json")
-    return Costs(summed(_own(run, ledger, units)), summed(others), damaged)
+    return Costs(merge_rows(_own(run, ledger, units)), merge_rows(others), damaged)
 
 
 def _own(run: Run, ledger: Ledger, units: Sequence[Unit]) -> Iterator[CostRow]:
     done = ledger.done
-    remembering = Run(run.store, run.name, ledger)
+    cached_run = Run(run.store, run.name, ledger)
     finished = [unit for unit in units if unit.unit_id in done]
     step = -(-len(finished) // OWN_UNITS) or 1
     for unit in finished[::step]:
-        if result := remembering.read(unit.unit_id, "result", UnitResult):
+        if result := cached_run.read(unit.unit_id, "result", UnitResult):
             yield from _rows(unit, result)
 
 
 def _others(store: Store, own: str) -> tuple[list[CostRow], tuple[str, ...]]:
     keys = [item.key for item in store.list(FOLDER) if item.key.endswith(".json") and item.key != own]
     with ThreadPoolExecutor(READERS) as pool:
-        found = list(zip(keys, pool.map(lambda key: _read(store, key), keys), strict=True))
-    damaged = tuple(key for key, rows in found if rows is None)
-    return [row for _, rows in found for row in rows or ()], damaged
+        by_key = list(zip(keys, pool.map(lambda key: _read(store, key), keys), strict=True))
+    damaged = tuple(key for key, rows in by_key if rows is None)
+    return [row for _, rows in by_key for row in rows or ()], damaged
 
 
 def _read(store: Store, key: str) -> tuple[CostRow, ...] | None:
+    """Return the rows stored at `key`, None if they are damaged."""
     try:
         return decode(Costs, store.get(key), store.uri(key)).own
     except ObjectMissing:
@@ -158,4 +173,4 @@ def _read(store: Store, key: str) -> tuple[CostRow, ...] | None:
 
 
 def _rows(unit: Unit, result: UnitResult) -> Iterator[CostRow]:
-    return (row_of(unit, phase, spent) for phase, spent in result.spent.items())
+    return (row_of(unit, phase, usage) for phase, usage in result.spent.items())

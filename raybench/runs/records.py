@@ -1,4 +1,4 @@
-"""What a run keeps of each unit: a record per phase, written once, and the result that they come to."""
+"""Records that a run stores for each unit: one per phase, written once, and the result."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ Phase = Literal["train", "score", "measure", "aggregate", "inspect"]
 
 @dataclass(frozen=True)
 class ModelSize:
-    """disk_mb: the saved detector, everything needed to score included (10^6 bytes). parameters: count.
-    memory_bank: rows of a patch memory, 0 for models without one."""
+    """The size of a trained detector."""
 
     disk_mb: float
+    """Size of the saved detector with everything needed to score, in 10^6 bytes."""
     parameters: int
+    """Number of parameters."""
     memory_bank: int = 0
+    """Rows of the memory bank; 0 for models without one."""
 
 
 @dataclass(frozen=True)
 class Counts:
+    """Numbers of images of a unit."""
+
     train_ok: int
     held_out_ok: int
     test_ok: int
@@ -34,6 +38,8 @@ class Counts:
 
 @dataclass(frozen=True)
 class Failure:
+    """A failed attempt of a unit."""
+
     phase: Phase
     error_type: str
     message: str
@@ -43,23 +49,25 @@ class Failure:
 
 @dataclass(frozen=True)
 class ResourceUsage:
-    """What one phase of a unit took inside its tasks, up to their commits; the start of a worker is not in it.
-
-    seconds: wall time, summed over tasks. images: looked at. cpu_s, gpu_s: seconds times the CPUs, and times the share
-    of a GPU, that each task had. device: torch name. peak_memory_mb: GPU memory held at most (10^6 bytes).
-    device_memory_mb: that the GPU has. Both None where nobody says.
-    """
+    """Resources that one phase of a unit used in its tasks, up to their commits; starting a worker is not included."""
 
     seconds: float
+    """Wall time, summed over tasks."""
     images: int
+    """Number of images processed."""
     cpu_s: float
+    """Wall time of each task times its CPUs, summed."""
     gpu_s: float
+    """Wall time of each task times its share of a GPU, summed."""
     device: str
+    """Torch name."""
     peak_memory_mb: float | None = None
+    """Peak GPU memory, in 10^6 bytes; None if unknown."""
     device_memory_mb: float | None = None
+    """Memory of the GPU, in 10^6 bytes; None if unknown."""
 
     def plus(self, other: ResourceUsage) -> ResourceUsage:
-        """Both together. Of unequal GPUs the smallest counts."""
+        """Add up two usages. The memory of the smaller GPU counts."""
         peaks = [peak for peak in (self.peak_memory_mb, other.peak_memory_mb) if peak is not None]
         sizes = [size for size in (self.device_memory_mb, other.device_memory_mb) if size is not None]
         return ResourceUsage(
@@ -75,62 +83,85 @@ class ResourceUsage:
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes in the store that a commit vouches for. size: bytes. sha256: hex."""
+    """An object in the store, with the size and digest that a commit recorded."""
 
     key: str
     size: int
+    """Bytes."""
     sha256: str
+    """Hexadecimal."""
 
 
 @dataclass(frozen=True)
 class TrainRecord:
-    """A trained detector. model: its files by name. threshold, pixel_threshold: of image scores and of heat-map values
-    (an image has any above it). heat_low, heat_high: heat-map values of held-back OK images
-    (median, highest), the anchor of the colour scale. train_s: wall time of `fit`. held_out: the scores of those
-    images; None in runs of an older raybench."""
+    """A trained detector."""
 
     unit_id: str
     model: Mapping[str, Blob]
+    """Files of the saved detector by name."""
     threshold: Threshold
+    """Threshold of image scores."""
     pixel_threshold: Threshold
+    """Threshold of heat-map values; an image exceeds it if any of its values does."""
     provenance: Provenance
     backbone: str
     weights_note: str
     parameters: int
+    """Number of parameters."""
     memory_bank: int
+    """Rows of the memory bank; 0 for models without one."""
     heat_low: float | None
+    """Median heat-map value of held-back OK images, the low end of the colour scale."""
     heat_high: float | None
+    """Highest heat-map value of held-back OK images, the high end of the colour scale."""
     train_ok: int
+    """Number of OK images trained on."""
     held_out_ok: int
+    """Number of OK images held back for the thresholds."""
     train_s: float
+    """Wall time of `fit`, in seconds."""
     device: str
+    """Torch name."""
     details: Mapping[str, Any] = field(default_factory=dict)
     not_exportable: str = ""
+    """Why the model cannot be exported; empty if it can."""
     held_out: Blob | None = None
+    """Scores of the held-back images; None in runs of an older raybench."""
     spent: ResourceUsage | None = None
+    """Resources used for training."""
 
 
 @dataclass(frozen=True)
 class ScoreRecord:
-    """One shard scored. shard: the scores shard. images: image scores and labels. pixels: the mergeable sketch of
-    the pixel metrics. regions: those of the masks. glow: how clean the heat maps are. masks: images among `rows` that
-    have one. traits: what is hot in the images; None in runs of an older raybench."""
+    """One scored shard."""
 
     unit_id: str
     image_shard: str
+    """Key of the image shard."""
     rows: int
+    """Number of scored images."""
     masks: int
+    """Number of images among them that have a mask."""
     shard: Blob
+    """The scores shard."""
     images: Blob
+    """Image scores and labels."""
     pixels: Blob
+    """Mergeable sketch of the pixel metrics."""
     regions: Blob
+    """Scores of the masks' regions."""
     glow: Blob
+    """Contrast of the heat maps, see `metrics.heatmap_contrast`."""
     traits: Blob | None = None
+    """Image descriptors, see `metrics.descriptors`; None in runs of an older raybench."""
     spent: ResourceUsage | None = None
+    """Resources used for scoring."""
 
 
 @dataclass(frozen=True)
 class MeasureRecord:
+    """Speed and size of a trained detector."""
+
     unit_id: str
     speed: Speed
     size: ModelSize
@@ -139,23 +170,24 @@ class MeasureRecord:
 
 @dataclass(frozen=True)
 class QualityRecord:
-    """All shards of a unit merged. images: all its image scores. scored: their number. masks: those with one.
-    spent: on scoring, all shards together."""
+    """The merged shards of a unit."""
 
     unit_id: str
     quality: Quality
     regions: RegionRecall
     images: Blob
+    """Image scores of all shards."""
     scored: int
+    """Number of scored images."""
     masks: int
+    """Number of scored images that have a mask."""
     spent: ResourceUsage | None = None
+    """Resources used for scoring all shards."""
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """One row of the comparison. A failed unit has `failure` and no numbers. pixel_threshold: of heat-map values, so
-    that no more OK images than the budget have one above it. spent: on `train`, `score` and `measure`, by the tasks
-    that committed."""
+    """The result of a unit. A failed unit has `failure` and no metrics."""
 
     unit_id: str
     line: str
@@ -167,11 +199,15 @@ class UnitResult:
     counts: Counts | None = None
     threshold: Threshold | None = None
     pixel_threshold: Threshold | None = None
+    """Threshold of heat-map values; the share of OK images with any value above it keeps to the budget."""
     quality: Quality | None = None
     regions: RegionRecall | None = None
     speed: Speed | None = None
     size: ModelSize | None = None
     train_s: float | None = None
+    """Wall time of training, in seconds."""
     not_exportable: str = ""
+    """Why the model cannot be exported; empty if it can."""
     failure: Failure | None = None
     spent: Mapping[Phase, ResourceUsage] = field(default_factory=dict)
+    """Resources used for `train`, `score` and `measure`, by the tasks that committed."""

@@ -1,4 +1,4 @@
-"""A run in the store: which object means what, and how a commit is made.
+"""A run in the store: the layout of its objects, and how commits are made.
 
 runs/<name>/experiment.yaml                     the latest experiment, beside experiment-<digest>.yaml of each
 runs/<name>/units/<unit_id>/<blob>-<sha256>     content-addressed bytes: model files, score shards, sketches
@@ -8,15 +8,15 @@ runs/<name>/units/<unit_id>/quality.json        │ all shards merged
 runs/<name>/units/<unit_id>/measure.json        │
 runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
 runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
-runs/<name>/ledger/                             copies of finished units' commits, in few objects: see `ledger`
+runs/<name>/ledger/                             copies of finished units' commits in few objects, see `ledger`
 runs/<name>/lines/<line>/quality.json           the line's data inspection, where it cannot be kept beside the line
-runs/<name>/lines/<line>/signals.npz            what its signals have learnt from, where that cannot be kept beside it
+runs/<name>/lines/<line>/signals.npz            samples of its anomaly types, where they cannot be kept beside it
 runs/<name>/lines/<line>/failure.json           why the latest one failed; means nothing where there is an inspection
-runs/<name>/ahead/                              decoded shards for nodes with a GPU; gone when the run has ended
-runs/<name>/signals/<line>.json                 what its flagged images look like
-runs/<name>/forecast.json                       what was predicted for the latest command, and what it took
+runs/<name>/ahead/                              decoded shards for nodes with a GPU; deleted when the run ends
+runs/<name>/signals/<line>.json                 types of anomaly of its flagged images
+runs/<name>/forecast.json                       estimate for the latest command, and what it took
 runs/<name>/report/                             board, flags, index.html
-runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored: see `worker.predict`
+runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored, see `worker.predict`
 """
 
 from __future__ import annotations
@@ -38,26 +38,35 @@ R = TypeVar("R")
 
 
 def score_name(image_shard: str) -> str:
-    """The commit's name of a scored shard: `score-test-00000` for `<line>/test-00000.parquet`."""
+    """Return the name of a scored shard's commit: `score-test-00000` for `<line>/test-00000.parquet`."""
     return f"score-{PurePosixPath(image_shard).stem}"
 
 
 def versions() -> dict[str, str]:
-    """Return the installed versions of the packages that make the numbers, read from metadata: nothing is imported."""
+    """Return the installed versions of the packages that affect results, from metadata and without importing them."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 class RecordCache(Protocol):
-    def get(self, key: str) -> bytes | None: ...
+    """A cache of committed bytes."""
+
+    def get(self, key: str) -> bytes | None:
+        """Return the bytes at `key`, None if they are not cached."""
+        ...
 
 
 class Run:
-    """One run's objects. Picklable; holds no state besides the store and the run's name. remembered: committed bytes
-    by key, that need not be fetched; they do not travel with it."""
+    """The objects of one run.
 
-    def __init__(self, store: Store, name: str, remembered: RecordCache | None = None) -> None:
+    Args:
+        store: Store that holds the run.
+        name: Name of the run.
+        cache: Committed bytes that need not be fetched; not pickled with the run.
+    """
+
+    def __init__(self, store: Store, name: str, cache: RecordCache | None = None) -> None:
         self.store = store
-        self.remembered = remembered
+        self.cache = cache
         self.name = name
         self.root = f"runs/{name}"
 
@@ -65,35 +74,44 @@ class Run:
         return Run, (self.store, self.name)
 
     def prediction(self, name: str) -> Run:
-        """Commits of a prediction are made as those of a run, below it."""
+        """Return a prediction of this run, itself a run whose objects lie below this one's."""
         return Run(self.store, f"{self.name}{PREDICTIONS}{name}")
 
     def key(self, unit_id: str, name: str) -> str:
+        """Return the key of a unit's object."""
         return f"{self.root}/units/{unit_id}/{name}"
 
     def put_blob(self, unit_id: str, name: str, data: bytes) -> Blob:
-        """Store `data` under its digest, so that two writers of different bytes never overwrite each other."""
+        """Store `data` under its digest, so that writers of different bytes never overwrite each other."""
         sha256 = hashlib.sha256(data).hexdigest()
         blob = Blob(self.key(unit_id, f"{name}-{sha256[:16]}"), len(data), sha256)
         self.store.put(blob.key, data)
         return blob
 
     def get_blob(self, blob: Blob) -> bytes:
-        """The bytes `blob` vouches for. Raises IntegrityError when they are not the ones that were committed."""
+        """Return the bytes of a blob.
+
+        Raises:
+            IntegrityError: The bytes are not the committed ones.
+        """
         data = self._fetch(blob.key)
         if len(data) != blob.size or hashlib.sha256(data).hexdigest() != blob.sha256:
             raise IntegrityError(f"{self.store.uri(blob.key)} is damaged: its bytes are not the committed ones")
         return data
 
     def commit(self, unit_id: str, name: str, record: R) -> R:
-        """Publish `record` unless one stands already; returns the one that stands."""
+        """Commit `record` unless the unit already has a record of that name; return the committed one."""
         key = self.key(unit_id, f"{name}.json")
         if self.store.put_if_absent(key, encode(record)):
             return record
         return decode(type(record), self.store.get(key), key)
 
     def read(self, unit_id: str, name: str, kind: type[R]) -> R | None:
-        """The committed record, or None."""
+        """Return the committed record, None if there is none.
+
+        Raises:
+            IntegrityError: The object is not a record of that type.
+        """
         key = self.key(unit_id, f"{name}.json")
         try:
             return decode(kind, self._fetch(key), key)
@@ -101,41 +119,47 @@ class Run:
             return None
 
     def _fetch(self, key: str) -> bytes:
-        known = self.remembered.get(key) if self.remembered else None
-        return self.store.get(key) if known is None else known
+        cached = self.cache.get(key) if self.cache else None
+        return self.store.get(key) if cached is None else cached
 
     def commits(self, unit_id: str = "") -> dict[str, set[str]]:
-        """unit_id → names of its commits and of its failure, from one listing: of one unit, or of all."""
-        found: dict[str, set[str]] = {}
+        """List the names of the commits and failure record of one unit, or of all units, by unit_id."""
+        commits: dict[str, set[str]] = {}
         prefix = f"{self.root}/units/"
         for item in self.store.list(f"{prefix}{unit_id}/" if unit_id else prefix):
             unit_id, _, name = item.key.removeprefix(prefix).partition("/")
             if name.endswith(".json"):
-                found.setdefault(unit_id, set()).add(name.removesuffix(".json"))
-        return found
+                commits.setdefault(unit_id, set()).add(name.removesuffix(".json"))
+        return commits
 
     def record_failure(self, unit_id: str, failure: Failure) -> None:
+        """Store a unit's latest failed attempt."""
         self.store.put(self.key(unit_id, "failure.json"), encode(failure))
 
     @property
     def lines(self) -> Store:
-        """What this run alone knows of its lines' data, in the order of a store of lines."""
+        """Data about lines that is stored with this run, laid out like a store of lines."""
         return self.store.sub(f"{self.root}/lines")
 
     @property
     def ahead(self) -> Store:
-        """Of shards that nodes without a GPU have decoded for those with one: see `data.cache`."""
+        """Shards that nodes without a GPU have decoded for nodes with one, see `data.cache`."""
         return self.store.sub(f"{self.root}/ahead")
 
     def put_report(self, name: str, data: bytes) -> None:
+        """Store a file of the report."""
         self.store.put(f"{self.root}/report/{name}", data)
 
     def get_report(self, name: str) -> bytes:
-        """Raises ObjectMissing."""
+        """Return a file of the report.
+
+        Raises:
+            ObjectMissing: There is no such file.
+        """
         return self.store.get(f"{self.root}/report/{name}")
 
     def freeze(self, text: str, digest: str) -> None:
-        """Keep the experiment as it runs now, with its digest and the versions, beside every earlier form of it."""
+        """Store the experiment as it runs now, with its digest and the versions, beside all its earlier versions."""
         installed = ", ".join(f"{name} {version}" for name, version in versions().items())
         data = f"# digest {digest}\n# {installed}\n{text}".encode()
         self.store.put_if_absent(f"{self.root}/experiment-{digest[:12]}.yaml", data)
@@ -143,12 +167,16 @@ class Run:
 
 
 def encode(record: Any) -> bytes:
-    """JSON of a dataclass, UTF-8, one trailing newline."""
+    """Return a dataclass as JSON, UTF-8 with a trailing newline."""
     return TypeAdapter(type(record)).dump_json(record, indent=1) + b"\n"
 
 
 def decode(kind: type[R], data: bytes, where: str) -> R:
-    """The dataclass in `data`. Raises IntegrityError naming `where`."""
+    """Return the dataclass in JSON `data`.
+
+    Raises:
+        IntegrityError: `data` is not a `kind`; the message names `where`.
+    """
     try:
         return TypeAdapter(kind).validate_json(data)
     except ValidationError as error:

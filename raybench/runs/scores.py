@@ -1,7 +1,8 @@
-"""Scores shards: the Parquet twin of an image shard, with raw scores and quantised heat maps.
+"""Scores shards: the Parquet counterpart of an image shard, with raw scores and quantised heat maps.
 
-A heat map is kept at the network's size, in 12 bits: `value = heatmap_lo + heatmap_scale * q`. `fit` names how the
-image met the network, so `fit.to_source` maps it exactly back to the source's `height` x `width`.
+A heat map is stored at the network's size in 12 bits: `value = heatmap_lo + heatmap_scale * q`. `fit` names how the
+image was fitted to the network, so that `data.geometry.to_source` can map it back exactly to the source's `height` ×
+`width`.
 """
 
 from __future__ import annotations
@@ -62,8 +63,7 @@ PREDICTIONS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One scored image. score: raw. is_anomalous: None where no threshold could be set. heatmap: (h, w) float32 at
-    the network's size, or None. height, width: of the source image."""
+    """One scored image."""
 
     image_id: str
     line: str
@@ -71,32 +71,43 @@ class ScoreRow:
     unit_id: str
     label: str
     score: float
+    """Raw score."""
     is_anomalous: bool | None
+    """Whether the score exceeds the threshold; None without a threshold."""
     heatmap: npt.NDArray[np.float32] | None
+    """(h, w) float32 at the network's size; None if the model makes no heat maps."""
     height: int
+    """Height of the source image."""
     width: int
+    """Width of the source image."""
     signal: str | None = None
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """One image of a prediction, without its heat map. is_anomalous, threshold, excess: None where no threshold could
-    be set; excess: see `metrics.threshold`. odd_size: its size or aspect is none that the line's images have."""
+    """One image of a prediction, without its heat map."""
 
     image_id: str
     line: str
     model: str
     score: float
+    """Raw score."""
     is_anomalous: bool | None
+    """Whether the score exceeds the threshold; None without a threshold."""
     threshold: float | None
+    """None if no threshold could be set."""
     excess: float | None
+    """Excess over the threshold, see `metrics.threshold`; None without a threshold."""
     height: int
+    """Height of the source image."""
     width: int
+    """Width of the source image."""
     odd_size: bool
+    """Whether the image's size or aspect does not occur on the line."""
 
 
 def write_predictions(rows: Iterable[Predicted], path: Path) -> None:
-    """A table of predictions as Parquet, a row group in memory at a time."""
+    """Write predictions to a Parquet file, with one row group in memory at a time."""
     rows = iter(rows)
     with pq.ParquetWriter(path, PREDICTIONS_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
         while group := list(itertools.islice(rows, _PREDICTIONS_PER_GROUP)):
@@ -104,7 +115,12 @@ def write_predictions(rows: Iterable[Predicted], path: Path) -> None:
 
 
 def write_scores(rows: Iterable[ScoreRow], *, fit: str) -> bytes:
-    """A scores shard. Holds a few dozen heat maps at a time. fit: the mode of `fit.InputFit`."""
+    """Return a scores shard, with a few dozen heat maps in memory at a time.
+
+    Args:
+        rows: Scored images.
+        fit: How the images were fitted to the network, the mode of `data.geometry.InputFit`.
+    """
     sink = pa.BufferOutputStream()
     rows = iter(rows)
     with pq.ParquetWriter(
@@ -121,21 +137,26 @@ def write_scores(rows: Iterable[ScoreRow], *, fit: str) -> bytes:
 
 
 def read_scores(data: bytes, *, only: Collection[str] | None = None) -> list[ScoreRow]:
-    """The rows of a scores shard. only: image ids to keep. Raises IntegrityError when it is not one.
+    """Return the rows of a scores shard.
 
-    data: a blob whose commit vouches for its bytes (`Run.get_blob`): a Parquet footer has no checksum of its own.
+    Args:
+        data: Bytes that were verified against their commit (`Run.get_blob`): a Parquet footer has no checksum.
+        only: IDs of the images to return; all if None.
+
+    Raises:
+        IntegrityError: `data` is not a scores shard.
     """
     return list(iter_scores(data, only=only))
 
 
 def iter_scores(data: bytes, *, only: Collection[str] | None = None) -> Iterator[ScoreRow]:
-    """As `read_scores`, with a few dozen heat maps in memory at a time."""
+    """Yield the rows of a scores shard like `read_scores`, with a few dozen heat maps in memory at a time."""
     try:
         file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         if not file.schema_arrow.equals(SCHEMA):
             raise pa.ArrowInvalid("its columns are not those of a scores shard")
-        for at in range(file.num_row_groups):
-            for record in _records(file.read_row_group(at, use_threads=False)):
+        for group in range(file.num_row_groups):
+            for record in _records(file.read_row_group(group, use_threads=False)):
                 if only is None or record["image_id"] in only:
                     yield _row(record)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -159,7 +180,14 @@ def _record(row: ScoreRow, fit: str) -> dict[str, Any]:
 
 
 def quantise(heatmap: npt.NDArray[np.float32]) -> tuple[np.float32, np.float32, npt.NDArray[np.uint16]]:
-    """lo, scale and levels (h, w) uint16 below 2^12; `lo + scale * levels` is at most `scale / 2` away."""
+    """Quantise a heat map to 12 bits.
+
+    Args:
+        heatmap: (h, w) float32.
+
+    Returns:
+        lo, scale and levels, (h, w) uint16 below 2^12; `lo + scale * levels` deviates by at most `scale / 2`.
+    """
     lo, high = np.float32(heatmap.min()), np.float32(heatmap.max())
     scale = np.float32((np.float64(high) - np.float64(lo)) / LEVELS)
     if scale == 0:
@@ -169,11 +197,11 @@ def quantise(heatmap: npt.NDArray[np.float32]) -> tuple[np.float32, np.float32, 
 
 
 def _records(table: pa.Table) -> list[dict[str, Any]]:
-    """Records with the heat map as an array: a Python list of pixels would take fifty times its memory."""
+    """Convert rows to records with heat maps as arrays: lists of Python numbers would take fifty times the memory."""
     lists = table["heatmap"].combine_chunks()
     records: list[dict[str, Any]] = table.drop_columns(["heatmap"]).to_pylist()
-    for at, record in enumerate(records):
-        item = lists[at]
+    for index, record in enumerate(records):
+        item = lists[index]
         record["heatmap"] = item.values.to_numpy() if item.is_valid else None
     return records
 

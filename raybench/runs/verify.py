@@ -1,12 +1,12 @@
-"""Read again everything that a run or a packed line has in the store, and say what is not as it was written.
+"""Verify a run or a packed line: read all its objects and report those that differ from what was written.
 
-Memory does not grow with what is read: objects are hashed in pieces, rows are read one row group at a time.
+Memory does not grow with the amount of data: objects are hashed in pieces, rows are read one row group at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,7 +22,7 @@ from raybench.runs.run import PREDICTIONS, Run
 from raybench.store import Store, open_store
 
 PIECE = 8 * 2**20
-READERS = 8  # pieces in memory at once
+READERS = 8  # most pieces in memory at a time
 _KINDS: Mapping[str, type[Any]] = {
     "train": TrainRecord,
     "quality": QualityRecord,
@@ -30,20 +30,22 @@ _KINDS: Mapping[str, type[Any]] = {
     "result": UnitResult,
     "failure": Failure,
 }
-_NEEDED = ("train", "quality", "measure")  # beside a result
+_NEEDED = ("train", "quality", "measure")  # commits that a result is based on
 
 
 @dataclass(frozen=True)
 class Problem:
-    """uri: of the object. what: a half-sentence."""
+    """A damaged or missing object."""
 
     uri: str
+    """URI of the object."""
     what: str
+    """Description, a clause without its subject."""
 
 
 @dataclass
 class ObjectCount:
-    """What was read of one kind of object."""
+    """Numbers of objects of one kind, of their bytes, and of problems."""
 
     objects: int = 0
     size: int = 0
@@ -52,12 +54,14 @@ class ObjectCount:
 
 @dataclass
 class Verified:
-    """tallies: by kind of object, in the order in which they were first met."""
+    """The result of a verification."""
 
     tallies: dict[str, ObjectCount] = field(default_factory=dict)
+    """Counts by kind of object, in the order in which the kinds were first read."""
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, kind: str, size: int, uri: str, problems: list[str]) -> None:
+        """Count an object."""
         tally = self.tallies.setdefault(kind, ObjectCount())
         tally.objects += 1
         tally.size += size
@@ -66,15 +70,19 @@ class Verified:
 
 
 def verify(name: str) -> Verified:
-    """name: an experiment file, `<store>/runs/<run>` (its predictions included), `<store>/lines/<line>` or the URI of a
-    line elsewhere.
+    """Verify a run with its predictions, or a packed line.
 
-    Raises ExperimentError, InputError when nothing is stored there, and the store's own errors.
+    Args:
+        name: An experiment file, `<store>/runs/<run>`, `<store>/lines/<line>` or the URI of a line elsewhere.
+
+    Raises:
+        ExperimentError: The experiment file cannot be read.
+        InputError: Nothing is stored there. The store's own errors are raised as well.
     """
     if not Path(name).is_file():
         for part, check in (("/lines/", _line_at), ("/runs/", _run_at)):
-            root, found, last = name.rstrip("/").rpartition(part)
-            if found:
+            root, separator, last = name.rstrip("/").rpartition(part)
+            if separator:
                 return check(open_store(root), last)
         folder, line = split_line(name.rstrip("/"))
         if "://" in folder and manifest_key(line) in {item.key for item in open_store(folder).list(f"{line}/")}:
@@ -92,16 +100,20 @@ def _run_at(store: Store, name: str) -> Verified:
 
 
 def verify_line(lines: Store, line: str) -> Verified:
-    """Shards against the manifest's digests, and every image of theirs against its own. Raises InputError."""
-    found = Verified()
-    _check_line(lines, line, found)
-    if not found.tallies:
+    """Verify a packed line: shards against the digests in the manifest, images against their own digests.
+
+    Raises:
+        InputError: The line is not packed.
+    """
+    report = Verified()
+    _check_line(lines, line, report)
+    if not report.tallies:
         raise InputError(f"no line {line!r} is packed in {lines.uri()}")
-    return found
+    return report
 
 
-def _check_line(lines: Store, line: str, found: Verified) -> None:
-    """Nothing is added where the line has no manifest: it is not packed, or not yet."""
+def _check_line(lines: Store, line: str, report: Verified) -> None:
+    """Verify a line; a line without a manifest is not packed and adds nothing."""
     sizes = {item.key: item.size for item in lines.list(f"{line}/")}
     key = manifest_key(line)
     if key not in sizes:
@@ -109,19 +121,19 @@ def _check_line(lines: Store, line: str, found: Verified) -> None:
     try:
         manifest = read_manifest(lines, line)
     except (IntegrityError, LineError) as error:
-        found.add("manifest", sizes[key], lines.uri(key), [str(error)])
+        report.add("manifest", sizes[key], lines.uri(key), [str(error)])
         return
-    found.add("manifest", sizes[key], lines.uri(key), [])
+    report.add("manifest", sizes[key], lines.uri(key), [])
     for shard in manifest.shards:
         blob = Blob(shard.key, shard.size, shard.sha256)
         problems = _blob_problems(lines, blob, sizes)
         if shard.key in sizes:
             problems += _row_problems(lines, shard)
-        found.add("shard", shard.size, lines.uri(shard.key), problems)
+        report.add("shard", shard.size, lines.uri(shard.key), problems)
 
 
 def _row_problems(lines: Store, shard: ShardInfo) -> list[str]:
-    """Page checksums, the number of rows, and each image's digest."""
+    """Check page checksums, the number of rows and each image's digest."""
     try:
         return [
             f"the image {row.image_id} is not the one that was packed"
@@ -133,28 +145,30 @@ def _row_problems(lines: Store, shard: ShardInfo) -> list[str]:
 
 
 def verify_run(run: Run) -> Verified:
-    """Every commit, every blob against the digest in its commit, and whether finished units are whole; and the same of
-    the run's predictions, with their images.
+    """Verify a run: every commit, every blob against the digest in its commit, and that finished units are complete.
 
-    Reports and tables carry no digest and are not looked at. Raises InputError when the run has no commit.
+    The run's predictions and their images are verified as well. Reports and tables have no digest and are not checked.
+
+    Raises:
+        InputError: The run has no commit.
     """
     sizes = {item.key: item.size for item in run.store.list(f"{run.root}/")}
-    found = Verified()
-    _check_units(run, sizes, found)
-    if not found.tallies:
+    report = Verified()
+    _check_units(run, sizes, report)
+    if not report.tallies:
         raise InputError(f"{run.store.uri(run.root)}: nothing is committed there")
     start = f"{run.root}{PREDICTIONS}"
     for name in sorted({key.removeprefix(start).partition("/")[0] for key in sizes if key.startswith(start)}):
         prediction = run.prediction(name)
         images = run.store.sub(f"{prediction.root}/images")
         for line in packed_lines(images):
-            _check_line(images, line, found)
-        _check_units(prediction, sizes, found)
-    return found
+            _check_line(images, line, report)
+        _check_units(prediction, sizes, report)
+    return report
 
 
-def _check_units(run: Run, sizes: Mapping[str, int], found: Verified) -> None:
-    """sizes: of all objects that the units' commits may name."""
+def _check_units(run: Run, sizes: Mapping[str, int], report: Verified) -> None:
+    """Verify the units of a run. sizes: of all objects that their commits may name."""
     prefix = f"{run.root}/units/"
     units: dict[str, set[str]] = {}
     for key in sizes:
@@ -165,23 +179,19 @@ def _check_units(run: Run, sizes: Mapping[str, int], found: Verified) -> None:
             units.setdefault(unit_id, set()).add(name.removesuffix(".json"))
     with ThreadPoolExecutor(READERS) as pool:
         for unit_id, names in units.items():
-            records = _records(run, unit_id, names, sizes, found)
+            records = _records(run, unit_id, names, sizes, report)
             blobs = [(kind, blob) for record in records.values() for kind, blob in _blobs(record)]
-            checks = pool.map(_against(run.store, sizes), [blob for _, blob in blobs])
+            checks = pool.map(lambda blob: _blob_problems(run.store, blob, sizes), [blob for _, blob in blobs])
             for (kind, blob), problems in zip(blobs, checks, strict=True):
-                found.add(kind, blob.size, run.store.uri(blob.key), problems)
+                report.add(kind, blob.size, run.store.uri(blob.key), problems)
             for problem in _unit_problems(records, names):
-                found.problems.append(Problem(run.store.uri(f"{prefix}{unit_id}"), problem))
-
-
-def _against(store: Store, sizes: Mapping[str, int]) -> Callable[[Blob], list[str]]:
-    return lambda blob: _blob_problems(store, blob, sizes)
+                report.problems.append(Problem(run.store.uri(f"{prefix}{unit_id}"), problem))
 
 
 def _records(
-    run: Run, unit_id: str, names: set[str], sizes: Mapping[str, int], found: Verified
+    run: Run, unit_id: str, names: set[str], sizes: Mapping[str, int], report: Verified
 ) -> dict[str, Any]:  # fmt: skip
-    """The unit's commits by name; those that cannot be read are problems."""
+    """Read a unit's commits by name, and report those that cannot be read."""
     records = {}
     for name in sorted(names):
         kind = ScoreRecord if name.startswith("score-") else _KINDS.get(name)
@@ -191,16 +201,16 @@ def _records(
             records[name] = run.read(unit_id, name, kind) if kind else None
         except IntegrityError as error:
             problems = [str(error)]
-        found.add("commit", sizes[key], run.store.uri(key), problems)
+        report.add("commit", sizes[key], run.store.uri(key), problems)
     return {name: record for name, record in records.items() if record is not None}
 
 
 def _blobs(record: Any) -> Iterator[tuple[str, Blob]]:
-    """The blobs that a commit vouches for, with the kind of each."""
-    for part in fields(record):
-        value = getattr(record, part.name)
+    """Yield the blobs that a commit names, each with its kind."""
+    for record_field in fields(record):
+        value = getattr(record, record_field.name)
         if isinstance(value, Blob):
-            yield ("scores shard" if part.name == "shard" else "partial metrics"), value
+            yield ("scores shard" if record_field.name == "shard" else "partial metrics"), value
         elif isinstance(value, Mapping):
             yield from (("model file", blob) for blob in value.values() if isinstance(blob, Blob))
 
@@ -218,13 +228,13 @@ def _blob_problems(store: Store, blob: Blob, sizes: Mapping[str, int]) -> list[s
 
 
 def _unit_problems(records: Mapping[str, Any], names: set[str]) -> list[str]:
-    """What a finished unit must have: the commits its result rests on, and every image scored once."""
+    """Check that a finished unit has the commits its result is based on, and that every image was scored once."""
     if "result" not in names:
         return []
-    missing = [f"its result is committed, {name} is not" for name in _NEEDED if name not in names]
+    problems = [f"its result is committed, {name} is not" for name in _NEEDED if name not in names]
     quality = records.get("quality")
     scores = [record for record in records.values() if isinstance(record, ScoreRecord)]
     rows = sum(record.rows for record in scores)
     if isinstance(quality, QualityRecord) and rows != quality.scored:
-        missing.append(f"its scored shards have {rows} images, its quality is of {quality.scored}")
-    return missing
+        problems.append(f"its scored shards have {rows} images, its quality is of {quality.scored}")
+    return problems

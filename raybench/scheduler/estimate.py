@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
-from raybench.runs.cost_model import CostEstimate, CostModel, MatchLevel
+from raybench.runs.cost_model import CostEstimate, CostModel, Forecast, MatchLevel
 from raybench.runs.costs import Costs, read_costs
-from raybench.runs.forecast import Forecast
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import Run
 from raybench.scheduler.backlog import Backlog, Job
@@ -47,7 +46,7 @@ def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, cap
         capacity: of the cluster.
     """
     model = CostModel(costs, capacity.device, capacity.cpus)
-    estimates = {unit.unit_id: model.guess(unit, plan.manifests[unit.line]) for unit in plan.units}
+    estimates = {unit.unit_id: model.estimate(unit, plan.manifests[unit.line]) for unit in plan.units}
     units = in_order(plan.units, lambda unit: estimates[unit.unit_id].work_s)
     return Schedule(units, plan.manifests, commits, estimates, costs.damaged)
 

@@ -18,8 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raybench.analysis.board import Board
 from raybench.config.plan import Plan
 from raybench.errors import RunStopped
+from raybench.runs.cost_model import Work, write_forecast
 from raybench.runs.costs import read_costs
-from raybench.runs.forecast import Work, write_forecast
 from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
 from raybench.runs.run import Run

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from raybench.runs.forecast import Work
+from raybench.runs.cost_model import Work
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Capacity
 

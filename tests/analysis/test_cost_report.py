@@ -12,8 +12,7 @@ from raybench.analysis.cost_report import (
     hours_of,
     total_hours,
 )
-from raybench.runs.cost_model import MatchLevel
-from raybench.runs.forecast import Forecast, Work
+from raybench.runs.cost_model import Forecast, MatchLevel, Work
 from raybench.runs.records import Phase, ResourceUsage, UnitResult
 
 PHASES: tuple[Phase, ...] = ("train", "score", "measure")

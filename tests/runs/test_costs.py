@@ -11,7 +11,7 @@ from raybench.config.unit import Protocol, Unit
 from raybench.data.geometry import Input
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.cost_model import CostEstimate, CostModel
-from raybench.runs.costs import CostRow, Costs, read_costs, row_of, summed, write_costs
+from raybench.runs.costs import CostRow, Costs, merge_rows, read_costs, row_of, write_costs
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import Phase, ResourceUsage, UnitResult
 from raybench.runs.run import Run
@@ -44,7 +44,7 @@ def rows(one: Unit, train: tuple[float, int], score: tuple[float, int], cpus: in
 
 
 def guess(costs: Costs, one: Unit, train: int, test: int, cpus: int = 2) -> CostEstimate:
-    return CostModel(costs, "cpu", cpus).guess(one, manifest(train, test))
+    return CostModel(costs, "cpu", cpus).estimate(one, manifest(train, test))
 
 
 def result(one: Unit, *, seconds: float) -> UnitResult:
@@ -57,13 +57,13 @@ def result(one: Unit, *, seconds: float) -> UnitResult:
 
 
 def test_what_is_alike_is_one_row() -> None:
-    found = summed(row for seed, s in enumerate((10.0, 30.0)) for row in rows(unit(seed=seed), (s, 100), (1.0, 50)))
+    found = merge_rows(row for seed, s in enumerate((10.0, 30.0)) for row in rows(unit(seed=seed), (s, 100), (1.0, 50)))
     assert [(row.phase, row.units, row.seconds, row.cpus) for row in found] == [
         ("measure", 2, 4.0, 8),
         ("score", 2, 1.0, 2),
         ("train", 2, 20.0, 2),
     ]
-    assert len(summed([*found, *rows(unit(n_features=7), (1.0, 100), (1.0, 50))])) == 6
+    assert len(merge_rows([*found, *rows(unit(n_features=7), (1.0, 100), (1.0, 50))])) == 6
 
 
 def test_the_sum_of_shards() -> None:
@@ -76,30 +76,30 @@ def test_the_sum_of_shards() -> None:
 
 
 def test_recorded_units_alike() -> None:
-    costs = Costs(others=summed(rows(unit(), (20.0, 100), (5.0, 50))))
+    costs = Costs(others=merge_rows(rows(unit(), (20.0, 100), (5.0, 50))))
     found = guess(costs, unit(seed=9), 100, 50)
     assert found == CostEstimate({"train": 20.0, "score": 5.0, "measure": 4.0}, "recorded", False)
     assert found.work_s == 25.0
 
 
 def test_more_images_take_longer_in_proportion_or_along_a_line() -> None:
-    once = Costs(others=summed(rows(unit(), (20.0, 100), (5.0, 50))))
+    once = Costs(others=merge_rows(rows(unit(), (20.0, 100), (5.0, 50))))
     assert guess(once, unit(), 300, 100).seconds == pytest.approx({"train": 60.0, "score": 10.0, "measure": 4.0})
-    both = summed([*rows(unit(), (20.0, 100), (5.0, 50)), *rows(unit(), (30.0, 200), (7.0, 100))])
+    both = merge_rows([*rows(unit(), (20.0, 100), (5.0, 50)), *rows(unit(), (30.0, 200), (7.0, 100))])
     assert guess(Costs(others=both), unit(), 300, 150).seconds == pytest.approx(
         {"train": 40.0, "score": 9.0, "measure": 4.0}
     )
 
 
 def test_no_prediction_is_negative_or_falls_with_the_images() -> None:
-    falling = summed([*rows(unit(), (30.0, 100), (5.0, 50)), *rows(unit(), (20.0, 200), (1.0, 100))])
+    falling = merge_rows([*rows(unit(), (30.0, 100), (5.0, 50)), *rows(unit(), (20.0, 200), (1.0, 100))])
     assert guess(Costs(others=falling), unit(), 1000, 500).seconds["train"] == pytest.approx(25.0)
-    steep = summed([*rows(unit(), (1.0, 100), (1.0, 50)), *rows(unit(), (30.0, 200), (9.0, 100))])
+    steep = merge_rows([*rows(unit(), (1.0, 100), (1.0, 50)), *rows(unit(), (30.0, 200), (9.0, 100))])
     assert 0 < guess(Costs(others=steep), unit(), 10, 5).seconds["train"] < 1.5
 
 
 def test_a_number_of_steps_is_the_same_on_any_number_of_images() -> None:
-    costs = Costs(others=summed(rows(unit("stfpm", steps=100), (60.0, 100), (5.0, 50))))
+    costs = Costs(others=merge_rows(rows(unit("stfpm", steps=100), (60.0, 100), (5.0, 50))))
     found = guess(costs, unit("stfpm", steps=100), 900, 50)
     assert found.basis == "recorded"
     assert found.seconds["train"] == pytest.approx(60.0)
@@ -107,7 +107,7 @@ def test_a_number_of_steps_is_the_same_on_any_number_of_images() -> None:
 
 def test_the_closest_that_there_is() -> None:
     known = unit(n_features=64)
-    costs = Costs(others=summed(rows(known, (20.0, 100), (5.0, 50))))
+    costs = Costs(others=merge_rows(rows(known, (20.0, 100), (5.0, 50))))
     assert guess(costs, known, 100, 50, cpus=4).basis == "other CPUs"
     larger = guess(costs, unit(n_features=64, side=128), 100, 50)
     assert larger.basis == "other size"
@@ -122,10 +122,10 @@ def test_the_closest_that_there_is() -> None:
 
 
 def test_own_units_come_before_others_and_another_device_tells_nothing() -> None:
-    own, others = summed(rows(unit(), (10.0, 100), (5.0, 50))), summed(rows(unit(), (90.0, 100), (5.0, 50)))
+    own, others = merge_rows(rows(unit(), (10.0, 100), (5.0, 50))), merge_rows(rows(unit(), (90.0, 100), (5.0, 50)))
     found = guess(Costs(own, others), unit(seed=4), 100, 50)
     assert (found.seconds["train"], found.own) == (10.0, True)
-    gpu = CostModel(Costs(own, others), "cuda", 2).guess(unit(), manifest(100, 50))
+    gpu = CostModel(Costs(own, others), "cuda", 2).estimate(unit(), manifest(100, 50))
     assert gpu == CostEstimate()
     assert not gpu.known
     assert guess(Costs(), unit(), 100, 50) == CostEstimate()

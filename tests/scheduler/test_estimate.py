@@ -11,8 +11,7 @@ from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Res
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.report.publish import publish_again
-from raybench.runs.cost_model import CostEstimate
-from raybench.runs.forecast import Work
+from raybench.runs.cost_model import CostEstimate, Work
 from raybench.runs.ledger import append_to_ledger
 from raybench.runs.records import Phase
 from raybench.runs.run import Run
