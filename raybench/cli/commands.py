@@ -34,7 +34,7 @@ from raybench.report.console import console_board
 from raybench.report.publish import download, publish_again
 from raybench.runs import verify as verifying
 from raybench.runs.ledger import Ledger
-from raybench.runs.run import Run, encode
+from raybench.runs.run import RunStore, encode
 from raybench.scheduler.capacity import assumed_nodes
 from raybench.scheduler.estimate import estimate_plan
 from raybench.store import Store, open_store
@@ -150,7 +150,7 @@ app.command()(predict.predict)
 def status(name: RunName, as_json: Json = False) -> None:
     """What is done, under way, failed and waiting."""
     plan = make_plan(experiment_of(name), name)
-    ledger = Ledger.read(Run(plan.store, plan.experiment.name))
+    ledger = Ledger.read(RunStore(plan.store, plan.experiment.name))
     units = tables.unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))
     done = sum(unit.state == "done" for unit in units)
     if as_json:
@@ -265,7 +265,7 @@ def _run(plan: Plan, out_folder: Path, address: str | None, as_json: bool) -> in
     from raybench.scheduler.runner import run_plan
 
     told = err if as_json else out
-    if standing := cache.load(plan, Run(plan.store, plan.experiment.name)):  # no cluster is needed for that
+    if standing := cache.load(plan, RunStore(plan.store, plan.experiment.name)):  # no cluster is needed for that
         _print_board(standing, as_json)
         told.print(f"{len(plan.units)} units: 0 done now, {len(plan.units)} done before, 0 failed", highlight=False)
         _print_copy(plan, out_folder, as_json)
@@ -314,7 +314,7 @@ def _chosen(board: Board, patterns: Sequence[str]) -> list[str]:
 
 
 def _print_copy(plan: Plan, out_folder: Path, as_json: bool) -> None:
-    folder = download(Run(plan.store, plan.experiment.name), out_folder / plan.experiment.name / "report")
+    folder = download(RunStore(plan.store, plan.experiment.name), out_folder / plan.experiment.name / "report")
     told = err if as_json else out
     told.print(f"report: {folder / 'index.html'}", soft_wrap=True, highlight=False)
 

@@ -25,7 +25,7 @@ from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
 from raybench.report.predictions import PAGE, TABLE, publish, summary_json, tables
 from raybench.runs.records import Failure
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import open_store
 from raybench.worker.predict import Prediction, prepare, score_here
 
@@ -55,7 +55,7 @@ def predict(
     unit = select_unit(plan, line, model)
     images = open_store(source, **plan.experiment.storage.model_dump())
     plan.store.check()
-    run, called = Run(plan.store, plan.experiment.name), prediction or _named_after(images.uri())
+    run, called = RunStore(plan.store, plan.experiment.name), prediction or _named_after(images.uri())
     folder = out_folder / plan.experiment.name / "predictions" / called / _plain(unit.model)
     try:
         with _stdout_is_ours(as_json):

@@ -20,7 +20,7 @@ from raybench.runs.costs import read_costs
 from raybench.runs.forecast import Work, write_forecast
 from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.cluster import alive
@@ -61,7 +61,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
     with stoppable() as stop:
         plan.store.check()
         plan = plan.with_retry_timeout(PATIENCE_S)
-        run = Run(plan.store, plan.experiment.name)
+        run = RunStore(plan.store, plan.experiment.name)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
         cluster = Cluster(plan.experiment.resources, alive)
         ledger = Ledger.read(run)
@@ -98,7 +98,7 @@ class _Dispatch:
     def __init__(
         self,
         plan: Plan,
-        run: Run,
+        run: RunStore,
         backlog: Backlog,
         commits: dict[str, set[str]],
         where: tuple[Cluster, GpuShares],
