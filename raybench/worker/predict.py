@@ -11,7 +11,6 @@ where it ended, other images never meet scores of earlier ones, and several mode
 
 from __future__ import annotations
 
-import hashlib
 import re
 import traceback
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from raybench.config.experiment import NAME
 from raybench.config.unit import Unit
 from raybench.data import layouts, pack
 from raybench.data.manifest import Manifest, ShardInfo, read_manifest
+from raybench.data.source import listing_digest
 from raybench.errors import InputError, ObjectMissing, StoreError
 from raybench.runs.records import Failure, TrainRecord
 from raybench.runs.run import RunStore, decode, encode, score_name
@@ -80,7 +80,7 @@ def prepare(
         raise InputError(f"{unit} is not trained yet; run the experiment first")
     here = run.prediction(name)
     images = here.store.sub(f"{here.root}/images")
-    found = PredictionSource(source.uri(), line.line, line.white_level, _listing(source))
+    found = PredictionSource(source.uri(), line.line, line.white_level, listing_digest(source))
     manifest = _packed(here, images, found, source, progress)
     own = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
     trained = here.commit(own.unit_id, "train", replace(trained, unit_id=own.unit_id))
@@ -126,12 +126,3 @@ def _source(here: RunStore, key: str) -> PredictionSource | None:
         return decode(PredictionSource, here.store.get(key), here.store.uri(key))
     except ObjectMissing:
         return None
-
-
-def _listing(source: Store) -> str:
-    sha256 = hashlib.sha256()
-    for item in source.list():
-        if not item.stamp:
-            return ""
-        sha256.update(f"{item.key}\0{item.size}\0{item.stamp}\n".encode(errors="surrogatepass"))
-    return sha256.hexdigest()
