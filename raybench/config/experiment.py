@@ -15,10 +15,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from raybench.config.unit import Protocol
@@ -227,6 +229,27 @@ class Experiment(_Section):
                     raise ValueError(f"{pattern}: {model.shown} stands for two models; give this one its own label")
         return overrides
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _named_faults(
+        cls, data: Any, validate: ModelWrapValidatorHandler[Experiment], info: ValidationInfo
+    ) -> Experiment:
+        """Say of an experiment made in Python what is said of one in a file."""
+        where, tree = info.context or ("experiment", None)
+        try:
+            return validate(data)
+        except ValidationError as error:
+            raise _experiment_error(error, where, tree) from error
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Experiment:
+        """Read an experiment file.
+
+        Raises:
+            ExperimentError: It cannot be read, or has faults: all of them are named, with their rows.
+        """
+        return read_experiment(Path(path))
+
     def overridden(self, line: str) -> dict[str, str]:
         """By key that is not the experiment's own on `line`, the pattern whose override says so."""
         return {
@@ -300,14 +323,15 @@ def parse_experiment(text: str, where: str = "experiment") -> Experiment:
         raise ExperimentError(where, wrong)
     if not isinstance(data, dict):
         raise ExperimentError(where, ["must be a YAML mapping; `raybench models` and the README show an example"])
-    try:
-        return Experiment.model_validate(data)
-    except ValidationError as error:
-        found = error.errors()
-        inside = {fault["loc"][:depth] for fault in found for depth in range(len(fault["loc"]))}
-        # A list whose members are all bad is also reported as empty.
-        told = [fault for fault in found if fault["type"] != "too_short" or fault["loc"] not in inside]
-        raise ExperimentError(where, [_sentence(fault, tree) for fault in told]) from error
+    return Experiment.model_validate(data, context=(where, tree))
+
+
+def _experiment_error(error: ValidationError, where: str, tree: yaml.Node | None) -> ExperimentError:
+    found = error.errors()
+    inside = {fault["loc"][:depth] for fault in found for depth in range(len(fault["loc"]))}
+    # A list whose members are all bad is also reported as empty.
+    told = [fault for fault in found if fault["type"] != "too_short" or fault["loc"] not in inside]
+    return ExperimentError(where, [_sentence(fault, tree) for fault in told])
 
 
 def _sentence(fault: Any, tree: yaml.Node | None) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raybench.config.experiment import (
     Experiment,
@@ -26,7 +26,30 @@ from raybench.detectors.protocol import ModelSpec
 from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
 from raybench.store import Store, open_store
 
+if TYPE_CHECKING:
+    import pandas
+
 MIN_TRAIN_OK = 4
+
+
+@dataclass(frozen=True)
+class PlannedUnit:
+    """A unit before it is begun."""
+
+    unit_id: str
+    line: str
+    model: str
+    detector: str
+    seed: int
+    input: Input
+    train_ok: int
+    """OK images to train on and to hold back."""
+    scored: int
+    """Images to score."""
+
+    @property
+    def input_text(self) -> str:
+        return f"{self.input.height}×{self.input.width} {self.input.mode}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,16 @@ class Plan:
         """The units that are rows of the board."""
         return tuple(unit for unit in self.units if unit.unit_id not in self.asides)
 
+    def to_frame(self) -> pandas.DataFrame:
+        """Return a row per unit, with the size of its input (pixels) and its number of images."""
+        import pandas as pd
+
+        rows = [
+            {**vars(unit), "input": f"{unit.input.height}×{unit.input.width} {unit.input.mode}"}
+            for unit in planned_units(self)
+        ]
+        return pd.DataFrame(rows).set_index(["line", "model", "seed"])
+
 
 def open_experiment_store(experiment: Experiment) -> Store:
     return open_store(experiment.store, **experiment.storage.model_dump())
@@ -93,11 +126,7 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     store = open_experiment_store(experiment)
     problems: list[str] = []
     weights_store = open_weights_store(experiment)
-    specs = {
-        choice.shown: spec
-        for choice in experiment.all_models
-        if (spec := _spec(choice, experiment.preset, weights_store, problems))
-    }
+    specs = _specs(experiment, weights_store, problems)
     homes = find_lines(_wanted(experiment, store), problems)
     manifests = _manifests(homes, problems)
     problems += _idle_overrides(experiment, list(manifests))
@@ -121,10 +150,31 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     return Plan(experiment, store, manifests, (*units, *extra), weights_store, squashed, asides, elsewhere)
 
 
+def check_models(experiment: Experiment) -> None:
+    """Look at an experiment's models and their weights alone, before its lines are packed.
+
+    Raises:
+        ExperimentError: All their faults.
+    """
+    problems: list[str] = []
+    _specs(experiment, open_weights_store(experiment), problems)
+    if problems:
+        raise ExperimentError("experiment", problems)
+
+
 def open_weights_store(experiment: Experiment) -> Store | None:
     """The weights store that the experiment or $RAYBENCH_WEIGHTS names; None when neither does."""
     uri = experiment.weights or os.environ.get("RAYBENCH_WEIGHTS", "")
     return open_store(uri, **experiment.storage.model_dump()) if uri else None
+
+
+def _specs(experiment: Experiment, weights_store: Store | None, problems: list[str]) -> dict[str, ModelSpec]:
+    """By label."""
+    return {
+        choice.shown: spec
+        for choice in experiment.all_models
+        if (spec := _spec(choice, experiment.preset, weights_store, problems))
+    }
 
 
 def _spec(choice: ModelChoice, preset: str, weights_store: Store | None, problems: list[str]) -> ModelSpec | None:
@@ -203,3 +253,20 @@ def _input(choice: InputChoice, manifest: Manifest, spec: ModelSpec) -> Input:
     else:
         fit = plan_fit(choice.fit, height, width, choice.pixels, **limits)
     return Input(fit.mode, fit.height, fit.width, height, width, tile)
+
+
+def planned_units(plan: Plan) -> list[PlannedUnit]:
+    """The units of `plan`, in its order."""
+    return [
+        PlannedUnit(
+            unit_id=unit.unit_id,
+            line=unit.line,
+            model=unit.model,
+            detector=unit.detector,
+            seed=unit.seed,
+            input=unit.input,
+            train_ok=plan.manifests[unit.line].counts.get("train/ok", 0),
+            scored=sum(shard.rows for shard in plan.manifests[unit.line].scored_shards),
+        )
+        for unit in plan.units
+    ]

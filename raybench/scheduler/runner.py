@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.analysis.board import Board
+from raybench.analysis.run_summary import RunSummary
 from raybench.config.plan import Plan
 from raybench.errors import RunStopped, TimeLimit
 from raybench.runs.costs import read_costs
@@ -38,18 +39,6 @@ WAIT_S = 0.5
 ROUND_S = 0.02
 PATIENCE_S = 120.0  # with a store in trouble, once it has been found to be there
 Watcher = Callable[[Backlog], None]
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """units: of the plan. reused: done before this run. failed: given up in this run, by unit_id; their tracebacks are
-    in the store only. uninspected: lines whose data inspection failed."""
-
-    board: Board
-    units: int
-    reused: int
-    failed: dict[str, Failure]
-    uninspected: dict[str, Failure]
 
 
 def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:

@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from raybench.analysis.board import board_from_json
+from raybench.analysis.run_summary import RunSummary
 from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
@@ -23,7 +24,7 @@ from raybench.scheduler import merging
 from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.capacity import Cluster
 from raybench.scheduler.cluster import cluster_capacity
-from raybench.scheduler.runner import RunSummary, run_plan
+from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
