@@ -18,20 +18,19 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from raybench._api import copy_report, execute, pack_line, tell
 from raybench.analysis.board import Board, board_json
 from raybench.analysis.cost_report import format_estimate
 from raybench.cli import annotate, inspect, predict, tables, weights
 from raybench.cli import demo as demo_lines
-from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
+from raybench.cli.terminal import err, out, print_json, print_rejects
 from raybench.config.experiment import read_experiment
 from raybench.config.plan import Plan, experiment_of, make_plan
-from raybench.data import pack as packing
 from raybench.data.manifest import Manifest
 from raybench.detectors.settings import PRESETS
 from raybench.errors import RaybenchError, RunStopped, UnknownName
-from raybench.report import cache
 from raybench.report.console import console_board
-from raybench.report.publish import download, publish_again
+from raybench.report.publish import publish_again
 from raybench.runs import verify as verifying
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import RunStore, encode
@@ -255,44 +254,16 @@ def demo(out_folder: OutFolder = Path("out")) -> None:
 
 
 def _pack(source: Store, target: Store, line: str, layout: str) -> Manifest:
-    with pack_bar(line) as show:
-        return packing.pack(source, target.sub("lines"), line, packing.PackOptions(layout=layout), show)
+    return pack_line(source, target.sub("lines"), line, layout, err)
 
 
 def _run(plan: Plan, out_folder: Path, address: str | None, as_json: bool) -> int:
-    from raybench.scheduler.cluster import cluster_capacity, connected
-    from raybench.scheduler.progress import shown
-    from raybench.scheduler.runner import run_plan
-
-    told = err if as_json else out
-    if standing := cache.load(plan, RunStore(plan.store, plan.experiment.name)):  # no cluster is needed for that
-        _print_board(standing, as_json)
-        told.print(f"{len(plan.units)} units: 0 done now, {len(plan.units)} done before, 0 failed", highlight=False)
-        _print_copy(plan, out_folder, as_json)
-        return OK
-    with connected(address), shown(err) as watch:
-        if plan.experiment.preset == "paper" and cluster_capacity(plan.experiment.resources).device == "cpu":
-            err.print("there is no GPU: the papers' settings may take hours per model; `preset: cpu` takes minutes")
-        try:
-            summary = run_plan(plan, watch)
-        except RunStopped as stopped:  # told at once: `ray job stop` kills what is not gone after three seconds
-            err.print(str(stopped), style="yellow", markup=False, highlight=False, soft_wrap=True)
-            return STOPPED
+    try:
+        summary = execute(plan, address, err)
+    except RunStopped:
+        return STOPPED
     _print_board(summary.board, as_json)
-    for unit_id, failure in summary.failed.items():
-        told.print(
-            f"failed {unit_id} in {failure.phase}, attempt {failure.attempt}: {failure.error_type}: {failure.message}",
-            style="red",
-            markup=False,
-        )
-    for line, failure in summary.uninspected.items():
-        said = f"the data of {line} were not inspected: {failure.error_type}: {failure.message}"
-        told.print(said, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    done_now = summary.units - summary.reused - len(summary.failed)
-    told.print(
-        f"{summary.units} units: {done_now} done now, {summary.reused} done before, {len(summary.failed)} failed",
-        highlight=False,
-    )
+    tell(summary, err if as_json else out)
     _print_copy(plan, out_folder, as_json)
     return UNITS_FAILED if summary.failed else OK
 
@@ -314,9 +285,8 @@ def _chosen(board: Board, patterns: Sequence[str]) -> list[str]:
 
 
 def _print_copy(plan: Plan, out_folder: Path, as_json: bool) -> None:
-    folder = download(RunStore(plan.store, plan.experiment.name), out_folder / plan.experiment.name / "report")
     told = err if as_json else out
-    told.print(f"report: {folder / 'index.html'}", soft_wrap=True, highlight=False)
+    told.print(f"report: {copy_report(plan, out_folder)}", soft_wrap=True, highlight=False)
 
 
 def _wait_for_stop() -> None:

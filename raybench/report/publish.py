@@ -152,7 +152,7 @@ def _of_line(plan: Plan, run: RunStore, unit: Unit, wanted: Sequence[ScoredImage
     if trained is None:
         return
     ids = {seen.image_id for seen in wanted}
-    found = {row.image_id: (row, scored) for row, scored in _scored_images(plan, run, unit, manifest, ids)}
+    found = {row.image_id: (row, scored) for row, scored in scored_images(plan, run, unit, manifest, ids)}
     for seen in wanted:
         if seen.image_id not in found:
             continue
@@ -175,7 +175,7 @@ def _of_line(plan: Plan, run: RunStore, unit: Unit, wanted: Sequence[ScoredImage
         )
 
 
-def _scored_images(
+def scored_images(
     plan: Plan, run: RunStore, unit: Unit, manifest: Manifest, ids: set[str]
 ) -> Iterator[tuple[ImageRow, ScoreRow]]:
     """Images and their scores, from the few shards that hold them: the small score tables tell which."""

@@ -23,8 +23,12 @@ def connected(address: str | None = None) -> Iterator[None]:
     """A Ray connection while the block runs.
 
     address: as in `ray.init`; by default RAY_ADDRESS, and without it a cluster of this machine alone, on loopback,
-    which only holders of the user's Ray token can join.
+    which only holders of the user's Ray token can join. A connection that this process has already, as a notebook
+    may, is used and left open.
     """
+    if ray.is_initialized():
+        yield
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     settings: dict[str, Any] = {}

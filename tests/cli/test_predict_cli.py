@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from raybench._api import name_after, plain_name
 from raybench.cli import commands
-from raybench.cli.predict import _named_after, _plain
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.report import cache
@@ -220,5 +220,5 @@ def test_verify_lists_problems_as_json(
     ],
 )
 def test_names_after_sources(uri: str, name: str) -> None:
-    assert _named_after(uri) == name
-    assert _plain(name) == name
+    assert name_after(uri) == name
+    assert plain_name(name) == name
