@@ -24,7 +24,7 @@ Values = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class RunStore:
+class Run:
     """seconds: best of the rounds. extra_mb: what the peak memory of the process grew by. values: AUROC, AP, AU-PRO."""
 
     seconds: float
@@ -131,7 +131,7 @@ TOOLS: Mapping[str, Callable[[Sequence[PixelMap]], Values]] = {
 ROUNDS = {"raybench": 5, "  2 threads": 5, "  with intervals": 5, "ADEval": 5}
 
 
-def measured(name: str, count: int, side: int) -> RunStore:
+def measured(name: str, count: int, side: int) -> Run:
     """In a process of its own: warmed up on three maps."""
     maps, work = scene(count, side), TOOLS[name]
     work(maps[:3])
@@ -140,7 +140,7 @@ def measured(name: str, count: int, side: int) -> RunStore:
         started = time.perf_counter()
         values = work(maps)
         times.append(time.perf_counter() - started)
-    return RunStore(min(times), _peak_mb() - before, values)
+    return Run(min(times), _peak_mb() - before, values)
 
 
 def _peak_mb() -> float:
@@ -161,7 +161,7 @@ def main() -> None:
     _bootstrap()
 
 
-def _alone(name: str, count: int, side: int) -> RunStore:
+def _alone(name: str, count: int, side: int) -> Run:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measured, (name, count, side))
 

@@ -47,7 +47,7 @@ from raybench.report.publish import download, publish_again, scored_images
 from raybench.report.tables import board_csv
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import Failure, QualityRecord, TrainRecord, UnitResult
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run as RunStore
 from raybench.runs.status import unit_statuses
 from raybench.store import Store, open_store
 from raybench.worker.context import WorkerContext, fit_of, node_cache

@@ -24,7 +24,7 @@ from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.ledger import append_to_ledger
 from raybench.runs.records import ScoreRecord
-from raybench.runs.run import RunStore, score_name
+from raybench.runs.run import Run, score_name
 from raybench.store import open_store
 from raybench.store.server import embedded_server
 from raybench.worker import measure as measuring
@@ -81,9 +81,7 @@ def measure() -> Unit:
         pack(open_store(str(images)), store.sub("lines"), "strip", PackOptions(shard_rows=SHARD_ROWS))
         Path(name, "cache").mkdir()
         plan = make_plan(_experiment(store.uri()))
-        site = WorkerContext(
-            RunStore(plan.store, "unit"), store.sub("lines"), Path(name, "cache"), "cpu", 1, measure_s=0.05
-        )
+        site = WorkerContext(Run(plan.store, "unit"), store.sub("lines"), Path(name, "cache"), "cpu", 1, measure_s=0.05)
         manifest = plan.manifests["strip"]
         train(plan.units[1], manifest, site)  # imports, connections and the decode cache of the training images
         score(plan.units[1], manifest, manifest.scored_shards[0], site)
@@ -120,7 +118,7 @@ def _steps(unit: unit.Unit, manifest: Manifest, site: WorkerContext) -> tuple[St
     return tuple(steps)
 
 
-def _add(run: RunStore, unit_id: str, shard_key: str, partials: merge.Partials) -> None:
+def _add(run: Run, unit_id: str, shard_key: str, partials: merge.Partials) -> None:
     """As the aggregation actor does it."""
     record = run.read(unit_id, score_name(shard_key), ScoreRecord)
     if record is None:

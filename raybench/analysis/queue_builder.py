@@ -18,7 +18,7 @@ from raybench.config.unit import Unit
 from raybench.metrics.descriptors import Descriptors
 from raybench.metrics.image import ImageScores
 from raybench.runs.records import ScoreRecord, TrainRecord
-from raybench.runs.run import RunStore, score_name
+from raybench.runs.run import Run, score_name
 
 READERS = 16
 Bad = Callable[[str], Mapping[str, str]]
@@ -37,7 +37,7 @@ class QueueBuilder:
     """Where flags are made. units: finished ones. bad: image id → what is wrong with the picture, of a line."""
 
     plan: Plan
-    run: RunStore
+    run: Run
     board: Board
     units: Sequence[Unit]
     bad: Bad = lambda line: {}

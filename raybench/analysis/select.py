@@ -6,7 +6,7 @@ from raybench.analysis.board import board_from_json
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.errors import InputError, ObjectMissing, UnknownName
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 
 
 def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
@@ -14,7 +14,7 @@ def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
 
     Raises UnknownName, and InputError when there is no verdict yet or it names none.
     """
-    wanted = model or _winner(RunStore(plan.store, plan.experiment.name), line)
+    wanted = model or _winner(Run(plan.store, plan.experiment.name), line)
     if line not in plan.manifests:
         raise UnknownName("line", line, plan.manifests)
     found = [unit for unit in plan.compared if unit.line == line and unit.model == wanted]
@@ -23,7 +23,7 @@ def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
     return found[0]
 
 
-def _winner(run: RunStore, line: str) -> str:
+def _winner(run: Run, line: str) -> str:
     try:
         board = board_from_json(run.get_report("board.json"))
     except ObjectMissing as error:

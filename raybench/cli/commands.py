@@ -33,7 +33,7 @@ from raybench.report.console import console_board
 from raybench.report.publish import publish_again
 from raybench.runs import verify as verifying
 from raybench.runs.ledger import Ledger
-from raybench.runs.run import RunStore, encode
+from raybench.runs.run import Run, encode
 from raybench.scheduler.capacity import assumed_nodes
 from raybench.scheduler.estimate import estimate_plan
 from raybench.store import Store, open_store
@@ -149,7 +149,7 @@ app.command()(predict.predict)
 def status(name: RunName, as_json: Json = False) -> None:
     """What is done, under way, failed and waiting."""
     plan = make_plan(experiment_of(name), name)
-    ledger = Ledger.read(RunStore(plan.store, plan.experiment.name))
+    ledger = Ledger.read(Run(plan.store, plan.experiment.name))
     units = tables.unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))
     done = sum(unit.state == "done" for unit in units)
     if as_json:

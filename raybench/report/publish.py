@@ -30,7 +30,7 @@ from raybench.runs.costs import write_costs
 from raybench.runs.forecast import read_forecast
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import Failure, QualityRecord, ScoreRecord, TrainRecord, UnitResult
-from raybench.runs.run import RunStore, score_name, versions
+from raybench.runs.run import Run, score_name, versions
 from raybench.runs.scores import ScoreRow, read_scores
 from raybench.worker.inspect import inspections_in
 
@@ -47,7 +47,7 @@ class Finished:
     images: ImageScores
 
 
-def publish(plan: Plan, run: RunStore, created: str) -> Board:
+def publish(plan: Plan, run: Run, created: str) -> Board:
     """Build the comparison of everything committed so far and write it below `runs/<name>/report/`."""
     with ThreadPoolExecutor(READERS) as pool:
         rows = [row for row in pool.map(lambda unit: _row(unit, run), plan.units) if row is not None]
@@ -84,7 +84,7 @@ def publish(plan: Plan, run: RunStore, created: str) -> Board:
     return board
 
 
-def _spending(plan: Plan, run: RunStore, finished: Sequence[Finished]) -> CostReport:
+def _spending(plan: Plan, run: Run, finished: Sequence[Finished]) -> CostReport:
     """What the run has taken so far; put down, per kind of unit, for the predictions of other runs."""
     write_costs(run, ((row.unit, row.result) for row in finished))
     hours = hours_of(row.result for row in finished)
@@ -98,13 +98,11 @@ def pictures_per_line(lines: int) -> int:
 
 def publish_again(plan: Plan) -> Board:
     """The report of what is done by now."""
-    run = RunStore(plan.store, plan.experiment.name)
-    return publish(
-        plan, RunStore(plan.store, run.name, Ledger.read(run)), datetime.now(UTC).isoformat(timespec="seconds")
-    )
+    run = Run(plan.store, plan.experiment.name)
+    return publish(plan, Run(plan.store, run.name, Ledger.read(run)), datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def download(run: RunStore, folder: Path) -> Path:
+def download(run: Run, folder: Path) -> Path:
     """A local copy of the report; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     prefix = f"{run.root}/report/"
@@ -120,7 +118,7 @@ def _twins(plan: Plan, finished: Mapping[str, Finished]) -> Iterator[SquashBasel
             yield SquashBaseline(chosen.result, squashed.result, chosen.images, squashed.images)
 
 
-def _row(unit: Unit, run: RunStore) -> Finished | UnitResult | None:
+def _row(unit: Unit, run: Run) -> Finished | UnitResult | None:
     """A finished unit, a failed one, or None for one that is still to be done."""
     result = run.read(unit.unit_id, "result", UnitResult)
     merged = run.read(unit.unit_id, "quality", QualityRecord) if result else None
@@ -132,7 +130,7 @@ def _row(unit: Unit, run: RunStore) -> Finished | UnitResult | None:
     return UnitResult(unit.unit_id, unit.line, unit.model, unit.seed, input=unit.input, failure=failure)
 
 
-def _pictures(plan: Plan, run: RunStore, board: Board, tops: Sequence[ScoredImage]) -> Iterator[Picture]:
+def _pictures(plan: Plan, run: Run, board: Board, tops: Sequence[ScoredImage]) -> Iterator[Picture]:
     """The most anomalous images, with heat maps of the model that the verdict names (or of any that has some)."""
     for line in board.lines:
         models = [row.model for row in board.rows_of(line)]
@@ -146,7 +144,7 @@ def _shows(unit: Unit, line: str, model: str, wanted: Sequence[ScoredImage]) -> 
     return unit.line == line and unit.model == model and any(model in seen.excess for seen in wanted)
 
 
-def _of_line(plan: Plan, run: RunStore, unit: Unit, wanted: Sequence[ScoredImage]) -> Iterator[Picture]:
+def _of_line(plan: Plan, run: Run, unit: Unit, wanted: Sequence[ScoredImage]) -> Iterator[Picture]:
     manifest = plan.manifests[unit.line]
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
@@ -176,7 +174,7 @@ def _of_line(plan: Plan, run: RunStore, unit: Unit, wanted: Sequence[ScoredImage
 
 
 def scored_images(
-    plan: Plan, run: RunStore, unit: Unit, manifest: Manifest, ids: set[str]
+    plan: Plan, run: Run, unit: Unit, manifest: Manifest, ids: set[str]
 ) -> Iterator[tuple[ImageRow, ScoreRow]]:
     """Images and their scores, from the few shards that hold them: the small score tables tell which."""
     lines = plan.lines_of(unit.line)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from raybench.errors import ObjectMissing
 from raybench.runs.cost_model import MatchLevel
-from raybench.runs.run import RunStore, decode, encode
+from raybench.runs.run import Run, decode, encode
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Forecast:
     damaged: tuple[str, ...] = ()
 
 
-def write_forecast(run: RunStore, forecast: Forecast) -> None:
+def write_forecast(run: Run, forecast: Forecast) -> None:
     run.store.put(_key(run), encode(forecast))
 
 
-def read_forecast(run: RunStore) -> Forecast | None:
+def read_forecast(run: Run) -> Forecast | None:
     """Of the latest command that had something to do; None before the first. Raises IntegrityError."""
     try:
         return decode(Forecast, run.store.get(_key(run)), run.store.uri(_key(run)))
@@ -50,5 +50,5 @@ def read_forecast(run: RunStore) -> Forecast | None:
         return None
 
 
-def _key(run: RunStore) -> str:
+def _key(run: Run) -> str:
     return f"{run.root}/forecast.json"

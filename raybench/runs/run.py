@@ -51,7 +51,7 @@ class RecordCache(Protocol):
     def get(self, key: str) -> bytes | None: ...
 
 
-class RunStore:
+class Run:
     """One run's objects. Picklable; holds no state besides the store and the run's name. remembered: committed bytes
     by key, that need not be fetched; they do not travel with it."""
 
@@ -61,12 +61,12 @@ class RunStore:
         self.name = name
         self.root = f"runs/{name}"
 
-    def __reduce__(self) -> tuple[type[RunStore], tuple[Store, str]]:
-        return RunStore, (self.store, self.name)
+    def __reduce__(self) -> tuple[type[Run], tuple[Store, str]]:
+        return Run, (self.store, self.name)
 
-    def prediction(self, name: str) -> RunStore:
+    def prediction(self, name: str) -> Run:
         """Commits of a prediction are made as those of a run, below it."""
-        return RunStore(self.store, f"{self.name}{PREDICTIONS}{name}")
+        return Run(self.store, f"{self.name}{PREDICTIONS}{name}")
 
     def key(self, unit_id: str, name: str) -> str:
         return f"{self.root}/units/{unit_id}/{name}"

@@ -123,7 +123,7 @@ def write_scores(rows: Iterable[ScoreRow], *, fit: str) -> bytes:
 def read_scores(data: bytes, *, only: Collection[str] | None = None) -> list[ScoreRow]:
     """The rows of a scores shard. only: image ids to keep. Raises IntegrityError when it is not one.
 
-    data: a blob whose commit vouches for its bytes (`RunStore.get_blob`): a Parquet footer has no checksum of its own.
+    data: a blob whose commit vouches for its bytes (`Run.get_blob`): a Parquet footer has no checksum of its own.
     """
     return list(iter_scores(data, only=only))
 

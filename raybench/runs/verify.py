@@ -18,7 +18,7 @@ from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
 from raybench.runs.records import Blob, Failure, MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
-from raybench.runs.run import PREDICTIONS, RunStore
+from raybench.runs.run import PREDICTIONS, Run
 from raybench.store import Store, open_store
 
 PIECE = 8 * 2**20
@@ -88,7 +88,7 @@ def _line_at(store: Store, line: str) -> Verified:
 
 
 def _run_at(store: Store, name: str) -> Verified:
-    return verify_run(RunStore(store, name.partition(PREDICTIONS)[0]))
+    return verify_run(Run(store, name.partition(PREDICTIONS)[0]))
 
 
 def verify_line(lines: Store, line: str) -> Verified:
@@ -132,7 +132,7 @@ def _row_problems(lines: Store, shard: ShardInfo) -> list[str]:
         return [str(error)]
 
 
-def verify_run(run: RunStore) -> Verified:
+def verify_run(run: Run) -> Verified:
     """Every commit, every blob against the digest in its commit, and whether finished units are whole; and the same of
     the run's predictions, with their images.
 
@@ -153,7 +153,7 @@ def verify_run(run: RunStore) -> Verified:
     return found
 
 
-def _check_units(run: RunStore, sizes: Mapping[str, int], found: Verified) -> None:
+def _check_units(run: Run, sizes: Mapping[str, int], found: Verified) -> None:
     """sizes: of all objects that the units' commits may name."""
     prefix = f"{run.root}/units/"
     units: dict[str, set[str]] = {}
@@ -179,7 +179,7 @@ def _against(store: Store, sizes: Mapping[str, int]) -> Callable[[Blob], list[st
 
 
 def _records(
-    run: RunStore, unit_id: str, names: set[str], sizes: Mapping[str, int], found: Verified
+    run: Run, unit_id: str, names: set[str], sizes: Mapping[str, int], found: Verified
 ) -> dict[str, Any]:  # fmt: skip
     """The unit's commits by name; those that cannot be read are problems."""
     records = {}

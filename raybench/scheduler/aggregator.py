@@ -19,7 +19,7 @@ from raybench.report import cache
 from raybench.report.publish import publish
 from raybench.runs.ledger import Ledger, append_to_ledger
 from raybench.runs.records import ScoreRecord
-from raybench.runs.run import RunStore, score_name
+from raybench.runs.run import Run, score_name
 from raybench.scheduler.prefetch import clear
 from raybench.scheduler.tasks import LineContext, Outcome, failure_of, retry_reason, unpack_args
 from raybench.worker.merge import Partials, merge
@@ -33,7 +33,7 @@ class Aggregator:
     """Is given the run alone: what a constructor is given must be there again when the actor is restarted, and Ray
     keeps large arguments where they can be lost."""
 
-    def __init__(self, run: RunStore) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
         self.partials: dict[str, Partials] = {}
         self.to_enter: list[str] = []
@@ -76,7 +76,7 @@ class Aggregator:
         """Build the comparison of everything committed and write the report into the store."""
         self.append_to_ledger()
         ledger = Ledger.read(self.run)
-        run = RunStore(plan.store, self.run.name, ledger)
+        run = Run(plan.store, self.run.name, ledger)
         board = publish(plan, run, created)
         cache.save(plan, run, board)
         ledger.merge()

@@ -13,7 +13,7 @@ from raybench.runs.cost_model import CostEstimate, CostModel, MatchLevel
 from raybench.runs.costs import Costs, read_costs
 from raybench.runs.forecast import Forecast
 from raybench.runs.ledger import Ledger
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Capacity, Cluster, Node
 from raybench.scheduler.gpu_share import GpuShares
@@ -71,7 +71,7 @@ def estimate_plan(plan: Plan, nodes: Sequence[Node]) -> Forecast:
 
     Raises InputError when not even one task fits the nodes, besides the store's own errors.
     """
-    resources, run = plan.experiment.resources, RunStore(plan.store, plan.experiment.name)
+    resources, run = plan.experiment.resources, Run(plan.store, plan.experiment.name)
     cluster, ledger = Cluster(resources, lambda: nodes), Ledger.read(run)
     commits = ledger.commits([unit.unit_id for unit in plan.units])
     costs = read_costs(run, ledger, plan.units)

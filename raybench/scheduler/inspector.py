@@ -19,7 +19,7 @@ from raybench.config.plan import Plan
 from raybench.data.inspection.inspection import Inspection
 from raybench.errors import TimeLimit
 from raybench.runs.records import Failure
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.scheduler.backlog import PhaseCount
 from raybench.scheduler.capacity import Cluster
 from raybench.scheduler.tasks import (
@@ -66,7 +66,7 @@ def inspect_task(at: bytes, threads: int, attempt: int, limit_s: float | None, s
 class Inspector:
     """The inspections that are left to do. failed: given up in this run, by line. tally: progress, in lines."""
 
-    def __init__(self, plan: Plan, run: RunStore, cluster: Cluster, desks: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, run: Run, cluster: Cluster, desks: Mapping[str, Any]) -> None:
         """desks: by line, as arguments of tasks."""
         self._run, self._fleet, self._desks = run, cluster, desks
         self._retries, self._limit_s = plan.experiment.resources.retries, plan.experiment.resources.unit_timeout_s

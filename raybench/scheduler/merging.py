@@ -10,7 +10,7 @@ from typing import Any
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.config.plan import Plan
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.capacity import Cluster
 from raybench.scheduler.mergers import Mergers
@@ -22,7 +22,7 @@ class AggregatorClient:
     """A root, which enters finished units in the ledger and writes the report, and on a large cluster others that merge
     for it. Methods that ask for something return Ray's reference to it."""
 
-    def __init__(self, run: RunStore, cluster: Cluster, finished: Sequence[str]) -> None:
+    def __init__(self, run: Run, cluster: Cluster, finished: Sequence[str]) -> None:
         """finished: units that are done and not in the ledger."""
         self._run, self._fleet = run, cluster
         self._root = self._actor(0)

@@ -19,7 +19,7 @@ from raybench.config.unit import Unit
 from raybench.data.cache import open_cached, put_prefetched, remove_prefetched
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.tasks import REUSE_WORKER, LineContext, unpack_args
 from raybench.worker.context import fit_of, node_cache
@@ -46,7 +46,7 @@ def decode(at: bytes, shard: ShardInfo, fit: InputFit, threads: int, unwanted: S
     return Carried(fitted.path.stem, put_prefetched(fitted, desk.run.ahead))
 
 
-def clear(run: RunStore) -> None:
+def clear(run: Run) -> None:
     """Remove all that was decoded ahead; also what a run that was killed has left."""
     for item in list(run.ahead.list()):
         run.ahead.delete(item.key)

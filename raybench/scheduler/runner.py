@@ -21,7 +21,7 @@ from raybench.runs.costs import read_costs
 from raybench.runs.forecast import Work, write_forecast
 from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.cluster import alive
@@ -50,7 +50,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
     with stoppable() as stop:
         plan.store.check()
         plan = plan.with_retry_timeout(PATIENCE_S)
-        run = RunStore(plan.store, plan.experiment.name)
+        run = Run(plan.store, plan.experiment.name)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
         cluster = Cluster(plan.experiment.resources, alive)
         ledger = Ledger.read(run)
@@ -87,7 +87,7 @@ class _Dispatch:
     def __init__(
         self,
         plan: Plan,
-        run: RunStore,
+        run: Run,
         backlog: Backlog,
         commits: dict[str, set[str]],
         where: tuple[Cluster, GpuShares],

@@ -15,7 +15,7 @@ import ray
 from raybench.data.manifest import Manifest
 from raybench.errors import StoreUnreachable, TimeLimit
 from raybench.runs.records import Failure, Phase, ResourceUsage
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.scheduler import gpus
 from raybench.scheduler.backlog import Job
 from raybench.scheduler.prometheus import metered
@@ -49,7 +49,7 @@ class LineContext:
     own: whether the store is the run's own. measure_s: for timing a unit. helped: nodes without a GPU decode for those
     with one."""
 
-    run: RunStore
+    run: Run
     lines: Store
     manifest: Manifest
     device: str

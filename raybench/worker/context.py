@@ -17,7 +17,7 @@ from raybench.detectors import registry, weights
 from raybench.detectors.protocol import Detector, FitContext
 from raybench.errors import RaybenchError
 from raybench.runs.records import TrainRecord
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.store import Store
 
 CACHED_DETECTORS = 2
@@ -30,7 +30,7 @@ class WorkerContext:
     weights_store: of pretrained files, where one is named. batch: images scored at once, at most.
     measure_s: of timing. gpus: share of a GPU of this task. helped: nodes without a GPU decode for this one."""
 
-    run: RunStore
+    run: Run
     lines: Store
     cache_dir: Path
     device: str

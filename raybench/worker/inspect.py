@@ -16,7 +16,7 @@ from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing, StoreDenied
 from raybench.runs.ledger import READERS
 from raybench.runs.records import Failure
-from raybench.runs.run import RunStore, decode, encode
+from raybench.runs.run import Run, decode, encode
 from raybench.store import Store
 
 
@@ -37,7 +37,7 @@ def inspect_line(
     return made
 
 
-def inspect_in_run(run: RunStore, lines: Store, manifest: Manifest, own: bool, threads: int = 1) -> None:
+def inspect_in_run(run: Run, lines: Store, manifest: Manifest, own: bool, threads: int = 1) -> None:
     """Inspect the line unless that has been done. own: the line lies in the run's own store, and may be written to.
 
     Raises IntegrityError, and the store's own errors.
@@ -51,7 +51,7 @@ def inspect_in_run(run: RunStore, lines: Store, manifest: Manifest, own: bool, t
         write_inspection(run.lines, made)
 
 
-def inspection_in(run: RunStore, lines: Store, manifest: Manifest) -> Inspection | Failure | None:
+def inspection_in(run: Run, lines: Store, manifest: Manifest) -> Inspection | Failure | None:
     """What `run` knows of the line's data: its inspection, why the latest try failed, or nothing.
 
     Raises IntegrityError, and the store's own errors.
@@ -60,14 +60,14 @@ def inspection_in(run: RunStore, lines: Store, manifest: Manifest) -> Inspection
     return found or failed_inspection(run, manifest.line)
 
 
-def inspections_in(run: RunStore, plan: Plan) -> dict[str, Inspection | Failure | None]:
+def inspections_in(run: Run, plan: Plan) -> dict[str, Inspection | Failure | None]:
     """`inspection_in` of every line of the plan, in its order."""
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda one: inspection_in(run, plan.lines_of(one.line), one), plan.manifests.values())
         return dict(zip(plan.manifests, found, strict=True))
 
 
-def failed_inspection(run: RunStore, line: str) -> Failure | None:
+def failed_inspection(run: Run, line: str) -> Failure | None:
     """Why the latest inspection that failed did; it means nothing where one stands. Raises IntegrityError."""
     key = _failure_key(line)
     try:
@@ -76,7 +76,7 @@ def failed_inspection(run: RunStore, line: str) -> Failure | None:
         return None
 
 
-def record_failed_inspection(run: RunStore, line: str, failure: Failure) -> None:
+def record_failed_inspection(run: Run, line: str, failure: Failure) -> None:
     run.lines.put(_failure_key(line), encode(failure))
 
 

@@ -23,7 +23,7 @@ from raybench.runs.records import (
     TrainRecord,
     UnitResult,
 )
-from raybench.runs.run import RunStore, score_name
+from raybench.runs.run import Run, score_name
 
 R = TypeVar("R")
 
@@ -41,7 +41,7 @@ class Partials:
     glow: HeatmapContrast = field(default_factory=HeatmapContrast.empty)
     spent: ResourceUsage | None = None
 
-    def add(self, run: RunStore, record: ScoreRecord) -> None:
+    def add(self, run: Run, record: ScoreRecord) -> None:
         if record.image_shard in self.shards:
             return
         self.images = self.images.merge(ImageScores.from_bytes(run.get_blob(record.images)))
@@ -55,7 +55,7 @@ class Partials:
         self.shards.add(record.image_shard)
 
 
-def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> QualityRecord:
+def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> QualityRecord:
     """Merge what `partials` lacks, compute the unit's quality and commit it.
 
     Raises IntegrityError when a shard is not committed or the counts are not the line's.
@@ -77,7 +77,7 @@ def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> 
     return run.commit(unit.unit_id, "quality", record)
 
 
-def finalize(unit: Unit, manifest: Manifest, run: RunStore) -> UnitResult:
+def finalize(unit: Unit, manifest: Manifest, run: Run) -> UnitResult:
     """Commit the unit's result: it is done. Raises IntegrityError when a phase is not committed."""
     trained = _committed(run, unit, "train", TrainRecord)
     merged = _committed(run, unit, "quality", QualityRecord)
@@ -85,7 +85,7 @@ def finalize(unit: Unit, manifest: Manifest, run: RunStore) -> UnitResult:
     return run.commit(unit.unit_id, "result", _result(unit, manifest, trained, merged, measured))
 
 
-def _committed(run: RunStore, unit: Unit, name: str, kind: type[R]) -> R:
+def _committed(run: Run, unit: Unit, name: str, kind: type[R]) -> R:
     record = run.read(unit.unit_id, name, kind)
     if record is None:
         raise IntegrityError(f"{unit}: {name} is not committed")

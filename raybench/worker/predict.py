@@ -23,7 +23,7 @@ from raybench.data.manifest import Manifest, ShardInfo, read_manifest
 from raybench.data.source import listing_digest
 from raybench.errors import InputError, ObjectMissing, StoreError
 from raybench.runs.records import Failure, TrainRecord
-from raybench.runs.run import RunStore, decode, encode, score_name
+from raybench.runs.run import Run, decode, encode, score_name
 from raybench.store import Store
 from raybench.store.digest import digest
 from raybench.worker.context import WorkerContext
@@ -49,7 +49,7 @@ class Prediction:
 
     name: str
     source: PredictionSource
-    run: RunStore
+    run: Run
     images: Store
     manifest: Manifest
     unit: Unit
@@ -66,7 +66,7 @@ class Prediction:
 
 
 def prepare(
-    run: RunStore, unit: Unit, line: Manifest, source: Store, name: str, progress: Progress = lambda now: None
+    run: Run, unit: Unit, line: Manifest, source: Store, name: str, progress: Progress = lambda now: None
 ) -> Prediction:
     """Pack the images of `source`, unless they are packed, as the prediction `name` of `run`, for `unit` to score.
 
@@ -105,7 +105,7 @@ def score_here(prediction: Prediction, site: WorkerContext, done: Callable[[Shar
     return failed
 
 
-def _packed(here: RunStore, images: Store, found: PredictionSource, source: Store, progress: Progress) -> Manifest:
+def _packed(here: Run, images: Store, found: PredictionSource, source: Store, progress: Progress) -> Manifest:
     key = f"{here.root}/source.json"
     before = _source(here, key)
     if before and (before.uri, before.line) != (found.uri, found.line):
@@ -121,7 +121,7 @@ def _packed(here: RunStore, images: Store, found: PredictionSource, source: Stor
     return manifest
 
 
-def _source(here: RunStore, key: str) -> PredictionSource | None:
+def _source(here: Run, key: str) -> PredictionSource | None:
     try:
         return decode(PredictionSource, here.store.get(key), here.store.uri(key))
     except ObjectMissing:

@@ -18,7 +18,7 @@ from raybench.data.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores
 from raybench.report.publish import publish
 from raybench.runs.records import TrainRecord
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.store import open_store
 from tests.support.made_run import finish, site_of
 
@@ -62,8 +62,8 @@ def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return plan
 
 
-def published(plan: Plan) -> tuple[pd.DataFrame, QueueEvaluation, RunStore]:
-    run = RunStore(plan.store, "night")
+def published(plan: Plan) -> tuple[pd.DataFrame, QueueEvaluation, Run]:
+    run = Run(plan.store, "night")
     board = publish(plan, run, "")
     payoff = board.payoff_on("strip")
     assert payoff is not None

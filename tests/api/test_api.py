@@ -21,7 +21,7 @@ import raybench as rb
 from raybench.analysis.board import board_from_json
 from raybench.metrics.image import ImageScores
 from raybench.runs.records import QualityRecord
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
 MODELS = ["padim", "fake"]
@@ -63,7 +63,7 @@ def test_the_board(run: rb.Run) -> None:
     board = run.board()
     assert board.index.names == ["line", "model"]
     assert set(board.index) == {("bottle", "padim"), ("bottle", "fake")}
-    stored = board_from_json(RunStore(run.plan.store, run.name).get_report("board.json"))
+    stored = board_from_json(Run(run.plan.store, run.name).get_report("board.json"))
     for row in stored.rows:
         assert row.quality is not None
         auroc, cells = row.quality.image_auroc, board.to_dict("index")[("bottle", row.model)]
@@ -100,7 +100,7 @@ def test_every_image_with_what_models_say(run: rb.Run) -> None:
     ]
     assert images["label"].value_counts().to_dict() == {"ok": 6, "ng": 6}
     assert images["excess"].is_monotonic_decreasing
-    store = RunStore(run.plan.store, run.name)
+    store = Run(run.plan.store, run.name)
     unit = next(unit for unit in run.plan.compared if unit.model == "padim")
     record = store.read(unit.unit_id, "quality", QualityRecord)
     assert record is not None

@@ -17,7 +17,7 @@ from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.report import cache
 from raybench.report.publish import publish_again
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.store import open_store
 from tests.support.made_run import finish, site_of
 
@@ -42,7 +42,7 @@ def experiment(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text(EXPERIMENT.format(store=store.uri()))
     pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions(shard_rows=8))
     plan = make_plan(experiment_of(str(file)))
-    run, manifest = RunStore(store, "night"), plan.manifests["strip"]
+    run, manifest = Run(store, "night"), plan.manifests["strip"]
     run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
     site = site_of(plan, folder)
     for unit in plan.units:

@@ -12,7 +12,7 @@ from raybench.config.plan import Plan, make_plan
 from raybench.errors import InputError, ModelError, UnknownName
 from raybench.report.onnx_export import export
 from raybench.report.publish import publish_again
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.worker.context import WorkerContext
 from raybench.worker.measure import measure
 from raybench.worker.merge import Partials, finalize, merge
@@ -25,7 +25,7 @@ def done(experiment: Experiment, tmp_path: Path) -> Plan:
     """A run of patchcore and fake, worked off without Ray."""
     models = (ModelChoice(name="patchcore", config={"pool_rows": 600}), ModelChoice(name="fake"))
     plan = make_plan(experiment.model_copy(update={"models": models}))
-    run = RunStore(plan.store, plan.experiment.name)
+    run = Run(plan.store, plan.experiment.name)
     site = WorkerContext(run, plan.store.sub("lines"), tmp_path, "cpu", 1)
     for unit in plan.units:
         manifest = plan.manifests[unit.line]

@@ -19,7 +19,7 @@ from raybench.errors import InputError
 from raybench.report import cache
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import UnitResult
-from raybench.runs.run import RunStore
+from raybench.runs.run import Run
 from raybench.scheduler import merging
 from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.capacity import Cluster
@@ -116,7 +116,7 @@ def test_an_aggregator_that_comes_back_empty_loses_nothing(experiment: Experimen
     for item in list(packed.list("runs/night/ledger/")):
         packed.delete(item.key)
     plan = make_plan(experiment)
-    actor = Aggregator.remote(RunStore(packed, "night"))  # type: ignore[attr-defined]
+    actor = Aggregator.remote(Run(packed, "night"))  # type: ignore[attr-defined]
     for shard in plan.manifests["strip"].scored_shards[:2]:
         ray.get(actor.add.remote(plan.units[0].unit_id, shard.key))
     ray.kill(actor, no_restart=False)
@@ -126,9 +126,9 @@ def test_an_aggregator_that_comes_back_empty_loses_nothing(experiment: Experimen
 def test_results_do_not_depend_on_who_did_the_work(experiment: Experiment, packed: Store) -> None:
     run(experiment)
     unit_id = make_plan(experiment).units[0].unit_id
-    first = RunStore(packed, "night").read(unit_id, "result", UnitResult)
+    first = Run(packed, "night").read(unit_id, "result", UnitResult)
     run(experiment.model_copy(update={"name": "other", "resources": Resources(in_flight=1)}))
-    second = RunStore(packed, "other").read(unit_id, "result", UnitResult)
+    second = Run(packed, "other").read(unit_id, "result", UnitResult)
     assert first is not None
     assert second is not None
     assert first.quality == second.quality
@@ -187,7 +187,7 @@ def test_real_models_through_the_whole_way(experiment: Experiment) -> None:
 def test_a_finished_run_is_shown_without_a_cluster(experiment: Experiment, packed: Store) -> None:
     board = run(experiment).board
     plan = make_plan(experiment)
-    here = RunStore(packed, "night")
+    here = Run(packed, "night")
     assert cache.load(plan, here) == board
     more = make_plan(experiment.model_copy(update={"seeds": (0, 1)}))
     assert cache.load(more, here) is None
@@ -199,7 +199,7 @@ def test_a_finished_run_is_shown_without_a_cluster(experiment: Experiment, packe
 
 def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store) -> None:
     run(experiment)
-    here = RunStore(packed, "night")
+    here = Run(packed, "night")
     unit_ids = [unit.unit_id for unit in make_plan(experiment).units]
     ledger = Ledger.read(here)
     assert ledger.done == set(unit_ids)
@@ -210,4 +210,4 @@ def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store)
 def test_a_run_with_failures_is_not_taken_for_finished(experiment: Experiment, packed: Store) -> None:
     broken = with_models(experiment, ModelChoice(name="fake", config={"fail_in": "fit"}))
     run(broken)
-    assert cache.load(make_plan(broken), RunStore(packed, "night")) is None
+    assert cache.load(make_plan(broken), Run(packed, "night")) is None

@@ -25,7 +25,7 @@ from raybench.data.decode import decode_image
 from raybench.data.manifest import Manifest
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, ObjectMissing, StoreDenied
-from raybench.runs.run import RunStore, encode
+from raybench.runs.run import Run, encode
 from raybench.store import Store
 
 TRAINING = "suspicious training image"  # it may be one of those that images are compared with
@@ -46,14 +46,14 @@ _ADAPTER = TypeAdapter(StoredTypes)
 Look = Callable[[Image], AnomalyType | None]
 
 
-def with_anomaly_types(plan: Plan, run: RunStore, flags: Sequence[Flag]) -> list[Flag]:
+def with_anomaly_types(plan: Plan, run: Run, flags: Sequence[Flag]) -> list[Flag]:
     """The flags, the first of each line with what they look like. flags: grouped by line, by rank."""
     by_line = [(line, list(group)) for line, group in itertools.groupby(flags, key=lambda flag: flag.line)]
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         return [flag for found in pool.map(lambda one: _of_line(plan, run, *one), by_line) for flag in found]
 
 
-def _of_line(plan: Plan, run: RunStore, line: str, flags: Sequence[Flag]) -> list[Flag]:
+def _of_line(plan: Plan, run: Run, line: str, flags: Sequence[Flag]) -> list[Flag]:
     wanted = [flag.image_id for flag in flags if TRAINING not in flag.kinds][: plan.experiment.annotation.signals]
     told = _tell(plan, line, run, wanted)
     found = {image_id: told[image_id] for image_id in wanted if image_id in told}
@@ -66,14 +66,14 @@ def _with(flag: Flag, told: AnomalyType | None) -> Flag:
     return replace(flag, signal=told.kind, signal_confidence=told.confidence, signal_evidence=told.evidence)
 
 
-def learn_in_run(run: RunStore, lines: Store, manifest: Manifest, own: bool) -> None:
+def learn_in_run(run: Run, lines: Store, manifest: Manifest, own: bool) -> None:
     """Learn what the line's kinds look like unless that has been done. own: the line lies in the run's own store, and
     may be written to. Raises IntegrityError, and the store's own errors."""
     if _lessons(run, lines, manifest) is None:
         _learnt(run, lines, manifest, own)
 
 
-def make_classifier(plan: Plan, run: RunStore, line: str) -> Look:
+def make_classifier(plan: Plan, run: Run, line: str) -> Look:
     """Says what an image of the line looks like; learns what that takes when it is first asked. Nothing where signals
     are off or there are too few OK images; why not, where the line's training images are no longer whole: a prediction
     does not need them."""
@@ -94,17 +94,17 @@ def make_classifier(plan: Plan, run: RunStore, line: str) -> Look:
     return look
 
 
-def _lessons(run: RunStore, lines: Store, manifest: Manifest) -> TrainingSamples | None:
+def _lessons(run: Run, lines: Store, manifest: Manifest) -> TrainingSamples | None:
     return read_samples(lines, manifest) or read_samples(run.lines, manifest)
 
 
-def _references(run: RunStore, lines: Store, manifest: Manifest, own: bool) -> ReferenceBank | None:
+def _references(run: Run, lines: Store, manifest: Manifest, own: bool) -> ReferenceBank | None:
     """From what has been learnt; else learnt now, and kept."""
     kept = _lessons(run, lines, manifest)
     return references_of(lines, manifest, kept) if kept else _learnt(run, lines, manifest, own)
 
 
-def _learnt(run: RunStore, lines: Store, manifest: Manifest, own: bool) -> ReferenceBank | None:
+def _learnt(run: Run, lines: Store, manifest: Manifest, own: bool) -> ReferenceBank | None:
     references = references_of(lines, manifest)
     if references is not None:
         try:
@@ -114,7 +114,7 @@ def _learnt(run: RunStore, lines: Store, manifest: Manifest, own: bool) -> Refer
     return references
 
 
-def _tell(plan: Plan, line: str, run: RunStore, image_ids: Sequence[str]) -> Mapping[str, AnomalyType]:
+def _tell(plan: Plan, line: str, run: Run, image_ids: Sequence[str]) -> Mapping[str, AnomalyType]:
     lines, manifest = plan.lines_of(line), plan.manifests[line]
     key = f"{run.root}/signals/{manifest.line}.json"
     known = _read(run.store, key, manifest)
