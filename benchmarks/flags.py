@@ -31,7 +31,7 @@ from raybench.metrics.descriptors import Descriptors
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Speed
 from raybench.runs.records import MeasureRecord, ModelSize, QualityRecord, TrainRecord, UnitResult
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
 from raybench.worker.context import WorkerContext
 from raybench.worker.merge import Partials, finalize, merge
@@ -50,7 +50,7 @@ class Done:
     """A finished run: its board, and all images by line."""
 
     plan: Plan
-    run: Run
+    run: RunStore
     board: Board
     seen: dict[str, list[ScoredImage]]
 
@@ -101,7 +101,7 @@ def _done(store: Store, lines: Sequence[str], held_out: float, work: Path) -> Do
         preset="cpu",
     )
     plan = make_plan(chosen)
-    run = Run(store, chosen.name)
+    run = RunStore(store, chosen.name)
     cache = work / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     context = WorkerContext(run, store.sub("lines"), cache, "cpu", 1)
@@ -123,7 +123,7 @@ def _done(store: Store, lines: Sequence[str], held_out: float, work: Path) -> Do
     return Done(plan, run, board, by_line)
 
 
-def _scores(run: Run, result: UnitResult) -> ImageScores:
+def _scores(run: RunStore, result: UnitResult) -> ImageScores:
     merged = run.read(result.unit_id, "quality", QualityRecord)
     assert merged is not None
     return ImageScores.from_bytes(run.get_blob(merged.images))

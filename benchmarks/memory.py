@@ -30,7 +30,7 @@ def work(folder: Path) -> None:
     """One unit, as a Ray worker does it; prints its peak memory in MB."""
     from raybench.config.experiment import Experiment, InputChoice, ModelChoice
     from raybench.config.plan import make_plan
-    from raybench.runs.run import Run
+    from raybench.runs.run import RunStore
     from raybench.worker.context import WorkerContext
     from raybench.worker.merge import Partials, merge
     from raybench.worker.score import score
@@ -43,7 +43,7 @@ def work(folder: Path) -> None:
         )
     )
     (folder / "cache").mkdir()
-    context = WorkerContext(Run(plan.store, "memory"), plan.store.sub("lines"), folder / "cache", "cpu", 1)
+    context = WorkerContext(RunStore(plan.store, "memory"), plan.store.sub("lines"), folder / "cache", "cpu", 1)
     unit, manifest = plan.units[0], plan.manifests["noise"]
     train(unit, manifest, context)
     for shard in manifest.scored_shards:

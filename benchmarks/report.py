@@ -18,7 +18,7 @@ from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import Annotation, InputChoice, Resources
 from raybench.config.plan import Plan, make_plan
 from raybench.report.publish import publish_again
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.cluster import connected
 from raybench.scheduler.runner import run_plan
 from raybench.store import open_store
@@ -37,7 +37,7 @@ def main() -> None:
         with connected():
             summary = run_plan(plan)
         print(f"{summary.units} units, {len(summary.failed)} failed: {time.perf_counter() - started:.0f} s", flush=True)
-        run = Run(plan.store, plan.experiment.name)
+        run = RunStore(plan.store, plan.experiment.name)
         for item in list(plan.store.list(f"{run.root}/signals/")):
             plan.store.delete(item.key)
         print(f"{asked.lines} lines × {made.MODELS} models × {asked.images} images, {os.cpu_count()} cores")

@@ -24,7 +24,7 @@ from raybench.data.pack import PackOptions, pack
 from raybench.report.publish import publish_again
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import QualityRecord
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.cluster import connected
 from raybench.scheduler.runner import run_plan
 from raybench.store import open_store
@@ -66,7 +66,7 @@ def prepare(folder: Path, units: int) -> Plan:
 
 def _copy(plan: Plan, source: Unit, unit: Unit) -> None:
     """The commits of `source`, in run "one", as those of `unit`."""
-    here, there = Run(plan.store, "one"), Run(plan.store, "long")
+    here, there = RunStore(plan.store, "one"), RunStore(plan.store, "long")
     merged = here.read(source.unit_id, "quality", QualityRecord)
     if merged is None:
         raise RuntimeError("the one real unit has no quality")
@@ -97,7 +97,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, embedded_server(Path(name, "server")):
         folder = Path(name)
         plan = prepare(folder, chosen.units)
-        run = Run(plan.store, "long")
+        run = RunStore(plan.store, "long")
         _timed("listing every object of the run", lambda: str(sum(map(len, run.commits().values()))) + " commits")
         seconds, said = again(plan, folder)
         print(f"first: {seconds:.1f} s ({said})", flush=True)

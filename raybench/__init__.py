@@ -1,33 +1,79 @@
 """Which anomaly detector should each product line run, how sure are we, and which images to annotate next?
 
-    plan = make_plan(read_experiment(Path("night.yaml")))
-    with connected():
-        summary = run_plan(plan)
+    import raybench as rb
 
-`raybench.schedule` holds `connected` and `run_plan`; importing it needs Ray.
+    run = rb.run("photos/bottle", models=["padim", "patchcore", "dfm"], preset="cpu")
+    run.board()
+    run.verdict("bottle")
+    run.images("bottle")
+    run.heatmap("bottle", "test/bent/013.png", model="padim").plot()
+
+`run` packs the folder, trains, scores and compares on Ray; the same call resumes. What it returns reads the store, as
+`open_run` does at any time later without Ray. Names are imported when they are first used.
 """
 
-from raybench.config.experiment import Experiment, read_experiment
-from raybench.config.plan import Plan, make_plan
-from raybench.data.pack import pack
-from raybench.detectors.protocol import Card, Detector, FitContext, Scored, TrainImages
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from raybench import errors
 from raybench.errors import RaybenchError
-from raybench.runs.records import UnitResult
-from raybench.store import Store, open_store
+
+if TYPE_CHECKING:
+    from raybench._api import Heatmap, Run, open_run, pack, plan, run
+    from raybench.config.experiment import Experiment, ModelChoice
+    from raybench.config.plan import Plan
+    from raybench.data.line import Line
+    from raybench.detectors.protocol import Card, Detector, FitContext, Scored, TrainImages
+
+    __version__: str
 
 __all__ = [
     "Card",
     "Detector",
     "Experiment",
     "FitContext",
+    "Heatmap",
+    "Line",
+    "ModelChoice",
     "Plan",
     "RaybenchError",
+    "Run",
     "Scored",
-    "Store",
     "TrainImages",
-    "UnitResult",
-    "make_plan",
-    "open_store",
+    "__version__",
+    "errors",
+    "open_run",
     "pack",
-    "read_experiment",
+    "plan",
+    "run",
 ]
+
+_HOMES = {
+    **dict.fromkeys(("Heatmap", "Run", "open_run", "pack", "plan", "run"), "raybench._api"),
+    **dict.fromkeys(("Experiment", "ModelChoice"), "raybench.config.experiment"),
+    "Line": "raybench.data.line",
+    "Plan": "raybench.config.plan",
+    **dict.fromkeys(("Card", "Detector", "FitContext", "Scored", "TrainImages"), "raybench.detectors.protocol"),
+}
+"""The module of each name that is imported when it is first used."""
+
+
+if not TYPE_CHECKING:  # with it a type checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value: Any = version("raybench")
+        elif name in _HOMES:
+            value = getattr(importlib.import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,7 @@ from raybench.config.plan import Plan
 from raybench.metrics.numbers import Speed
 from raybench.report.publish import publish
 from raybench.runs.records import UnitResult
-from raybench.runs.run import Run, encode
+from raybench.runs.run import RunStore, encode
 from raybench.store import Store, open_store
 
 _NO_TIME = Speed(1.0, 1.0, 1.0, 1.0, 1.0, 1, "", "", 1)
@@ -35,7 +35,7 @@ def findings_of(plan: Plan) -> Findings:
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = open_store(folder)
-        run = Run(copy, "findings")
+        run = RunStore(copy, "findings")
         _copy(plan.store, copy, "lines/", "lines/")
         _copy(plan.store, copy, f"runs/{plan.experiment.name}/units/", f"{run.root}/units/")
         results = {}

@@ -24,7 +24,7 @@ from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.ledger import append_to_ledger
 from raybench.runs.records import ScoreRecord
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 from raybench.store import open_store
 from raybench.store.server import embedded_server
 from raybench.worker import merge, timing
@@ -81,7 +81,7 @@ def measure() -> Unit:
         Path(name, "cache").mkdir()
         plan = make_plan(_experiment(store.uri()))
         context = WorkerContext(
-            Run(plan.store, "unit"), store.sub("lines"), Path(name, "cache"), "cpu", 1, measure_s=0.05
+            RunStore(plan.store, "unit"), store.sub("lines"), Path(name, "cache"), "cpu", 1, measure_s=0.05
         )
         manifest = plan.manifests["strip"]
         train(plan.units[1], manifest, context)  # imports, connections and the decode cache of the training images
@@ -119,7 +119,7 @@ def _steps(unit: unit.Unit, manifest: Manifest, context: WorkerContext) -> tuple
     return tuple(steps)
 
 
-def _add(run: Run, unit_id: str, shard_key: str, partials: merge.Partials) -> None:
+def _add(run: RunStore, unit_id: str, shard_key: str, partials: merge.Partials) -> None:
     """As the merge task does it."""
     record = run.read(unit_id, score_name(shard_key), ScoreRecord)
     if record is None:

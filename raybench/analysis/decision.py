@@ -60,6 +60,15 @@ class Verdict:
     worth: Mapping[str, float] = field(default_factory=dict)
     """Utility by model, the weighted mean of its criteria."""
 
+    def __str__(self) -> str:
+        """The sentence, and a row for each model: its grade and why it has that."""
+        width = max(map(len, self.conclusions), default=0)
+        words = {model: [self.grades.get(model, ""), why] for model, why in self.conclusions.items()}
+        rows = [f"  {model:<{width}}  {': '.join(filter(None, words[model]))}" for model in words]
+        return "\n".join([self.sentence, *rows])
+
+    __repr__ = __str__
+
 
 @dataclass(frozen=True)
 class Evidence:

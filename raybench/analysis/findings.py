@@ -17,7 +17,7 @@ from raybench.data.inspection.inspection import Inspection, bad_images
 from raybench.metrics.image import ImageScores
 from raybench.runs.cost_model import read_forecast
 from raybench.runs.records import Failure, QualityRecord, UnitResult
-from raybench.runs.run import Run, versions
+from raybench.runs.run import RunStore, versions
 from raybench.worker.inspect import inspections_in
 
 READERS = 16
@@ -48,7 +48,7 @@ class Findings:
     """All finished units, those of the squash baseline included."""
 
 
-def analyze(plan: Plan, run: Run, created: str) -> Findings:
+def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
     """Compare everything committed so far, and rank the images that a person should look at.
 
     Args:
@@ -95,7 +95,7 @@ def analyze(plan: Plan, run: Run, created: str) -> Findings:
     )
 
 
-def _read_unit(unit: Unit, run: Run) -> FinishedUnit | UnitResult | None:
+def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | UnitResult | None:
     """A finished unit, the result of a failed one, or None for a unit that is still to be done."""
     result = run.read(unit.unit_id, "result", UnitResult)
     merged = run.read(unit.unit_id, "quality", QualityRecord) if result else None

@@ -18,7 +18,7 @@ from raybench.config.unit import Unit
 from raybench.metrics.descriptors import Descriptors
 from raybench.metrics.image import ImageScores
 from raybench.runs.records import ScoreRecord, TrainRecord
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 
 READERS = 16
 BadImages = Callable[[str], Mapping[str, str]]
@@ -38,7 +38,7 @@ class QueueBuilder:
     """Builds the annotation queues of a run."""
 
     plan: Plan
-    run: Run
+    run: RunStore
     board: Board
     units: Sequence[Unit]
     """Finished units."""

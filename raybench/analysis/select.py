@@ -6,7 +6,7 @@ from raybench.analysis.board import board_from_json
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.errors import InputError, ObjectMissing, UnknownName
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 
 
 def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
@@ -21,7 +21,7 @@ def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
         UnknownName: The experiment has no such line or model.
         InputError: There is no report yet, or its verdict names no model.
     """
-    label = model or _named_model(Run(plan.store, plan.experiment.name), line)
+    label = model or _named_model(RunStore(plan.store, plan.experiment.name), line)
     if line not in plan.manifests:
         raise UnknownName("line", line, plan.manifests)
     units = [unit for unit in plan.compared if unit.line == line and unit.model == label]
@@ -30,7 +30,7 @@ def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
     return units[0]
 
 
-def _named_model(run: Run, line: str) -> str:
+def _named_model(run: RunStore, line: str) -> str:
     try:
         board = board_from_json(run.get_report("board.json"))
     except ObjectMissing as error:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from raybench.cli.options import OutFolder
 from raybench.cli.pack import pack_line
-from raybench.cli.run import _run
+from raybench.cli.run import run_experiment
 from raybench.cli.terminal import print_rejects
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
@@ -61,7 +61,7 @@ def demo(out_folder: OutFolder = Path("out")) -> None:
             manifest = pack_line(open_store(str(images)), bucket, line, "auto")
             print_rejects(manifest)
         plan = make_plan(experiment(bucket.uri()))
-        code = _run(plan, out_folder, None, as_json=False)
+        code = run_experiment(plan, out_folder, None, as_json=False)
     sys.exit(code)
 
 

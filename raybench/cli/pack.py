@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from raybench.cli.terminal import out, pack_bar, print_rejects
-from raybench.data import pack as packing
+from raybench._api import pack_line as pack_with_progress
+from raybench.cli.terminal import err, out, print_rejects
 from raybench.data.manifest import Manifest
 from raybench.store import Store, open_store
 
@@ -30,5 +30,4 @@ def pack(
 
 def pack_line(source: Store, target: Store, line: str, layout: str) -> Manifest:
     """Pack a line, with a progress bar."""
-    with pack_bar(line) as show:
-        return packing.pack(source, target.sub("lines"), line, packing.PackOptions(layout=layout), show)
+    return pack_with_progress(source, target.sub("lines"), line, layout, err)

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from raybench.analysis.anomaly_types.stored import make_classifier
+from raybench._api import predict_images
 from raybench.analysis.predictions import PredictionSummary
-from raybench.analysis.select import select_unit
-from raybench.cli.terminal import err, out, pack_bar, print_json, print_rejects
-from raybench.config.experiment import Resources
+from raybench.cli.terminal import err, out, print_json, print_rejects
 from raybench.config.plan import experiment_of, make_plan
-from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
-from raybench.report.predictions import PAGE, TABLE, publish, summary_json, tables
-from raybench.runs.records import Failure
-from raybench.runs.run import Run
-from raybench.store import open_store
-from raybench.worker.predict import Prediction, prepare, score_here
+from raybench.report.predictions import PAGE, TABLE, summary_json, tables
+from raybench.worker.predict import Prediction
 
 SHARDS_FAILED, STOPPED = 1, 3  # exit codes, as in `cli`
 SHOWN = 10
-NAME_CHARS = 100
 
 
 def predict(
@@ -52,52 +41,17 @@ def predict(
 ) -> None:
     """Score new images with a line's chosen detector. Run it again to resume."""
     plan = make_plan(experiment_of(name), name)
-    unit = select_unit(plan, line, model)
-    images = open_store(source, **plan.experiment.storage.model_dump())
-    plan.store.check()
-    run, called = Run(plan.store, plan.experiment.name), prediction or _named_after(images.uri())
-    folder = out_folder / plan.experiment.name / "predictions" / called / _plain(unit.model)
     try:
         with _stdout_is_ours(as_json):
-            with pack_bar(line) as show:
-                found = prepare(run, unit, plan.manifests[line], images, called, show)
-            print_rejects(found.manifest, err if as_json else out)
-            failed = _score(found, plan.experiment.resources, address or os.environ.get("RAY_ADDRESS"))
-            summary = publish(found, plan.manifests[line], failed, folder, make_classifier(plan, run, line))
+            new = predict_images(plan, source, line, model, prediction, out_folder, address, err)
     except (RunStopped, KeyboardInterrupt) as stopped:
         text = str(stopped) or "stopped: run the same command again to do the rest"
         err.print(text, style="yellow", markup=False, highlight=False)
         raise typer.Exit(STOPPED) from stopped
-    _tell(summary, found, folder, as_json)
-    if failed:
+    print_rejects(new.prediction.manifest, err if as_json else out)
+    _tell(new.summary, new.prediction, new.folder, as_json)
+    if new.failed:
         raise typer.Exit(SHARDS_FAILED)
-
-
-def _score(prediction: Prediction, resources: Resources, address: str | None) -> dict[str, Failure]:
-    with _score_bar(prediction) as done:
-        if address:
-            from raybench.scheduler.cluster import connected
-            from raybench.scheduler.predict import score_shards
-
-            with connected(address):
-                return score_shards(prediction, resources, done)
-        from raybench.detectors import device
-        from raybench.worker.context import WorkerContext, node_cache
-
-        chosen, threads = device.available(resources.gpus), os.cpu_count() or 1
-        site = WorkerContext(prediction.run, prediction.images, node_cache(), chosen, threads)
-        return score_here(prediction, site, done)
-
-
-@contextlib.contextmanager
-def _score_bar(prediction: Prediction) -> Iterator[Callable[[ShardInfo], None]]:
-    """What to call with each shard that is done: a live bar on a terminal."""
-    shards, waiting = prediction.manifest.shards, prediction.waiting()
-    columns = (TextColumn("score images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bars:
-        total = sum(shard.rows for shard in shards)
-        bar = bars.add_task("", total=total, completed=total - sum(shard.rows for shard in waiting))
-        yield lambda shard: bars.advance(bar, shard.rows)
 
 
 @contextlib.contextmanager
@@ -137,15 +91,3 @@ def _print(summary: PredictionSummary) -> None:
             "promises nothing for them",
             style="yellow",
         )
-
-
-def _named_after(uri: str) -> str:
-    """A prediction's name from the last part of its source's URI."""
-    scheme, _, path = uri.partition("://")
-    last = path.rstrip("/").rpartition("/")[2]
-    return _plain(unquote(last) if scheme == "file" else last)
-
-
-def _plain(text: str) -> str:
-    """`text` as a name of letters, digits, `.`, `_` and `-`."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:NAME_CHARS] or "images"

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
+from raybench._api import copy_report
 from raybench.analysis.board import Board, board_json
 from raybench.cli.options import Json, OutFolder, RunName
 from raybench.cli.terminal import err, out, print_json
 from raybench.config.plan import Plan, experiment_of, make_plan
 from raybench.errors import UnknownName
 from raybench.report.console import console_board
-from raybench.report.publish import download, publish_again
-from raybench.runs.run import Run
+from raybench.report.publish import publish_again
 
 
 def report(
@@ -56,6 +56,5 @@ def _chosen(board: Board, patterns: Sequence[str]) -> list[str]:
 
 def print_copy(plan: Plan, out_folder: Path, as_json: bool) -> None:
     """Copy the report to a local folder, and print where its page is."""
-    folder = download(Run(plan.store, plan.experiment.name), out_folder / plan.experiment.name / "report")
-    told = err if as_json else out
-    told.print(f"report: {folder / 'index.html'}", soft_wrap=True, highlight=False)
+    console = err if as_json else out
+    console.print(f"report: {copy_report(plan, out_folder)}", soft_wrap=True, highlight=False)

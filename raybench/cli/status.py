@@ -11,13 +11,13 @@ from raybench.cli.options import Json, RunName
 from raybench.cli.terminal import out, print_json
 from raybench.config.plan import experiment_of, make_plan
 from raybench.runs.ledger import Ledger
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 
 
 def status(name: RunName, as_json: Json = False) -> None:
     """What is done, under way, failed and waiting."""
     plan = make_plan(experiment_of(name), name)
-    ledger = Ledger.read(Run(plan.store, plan.experiment.name))
+    ledger = Ledger.read(RunStore(plan.store, plan.experiment.name))
     units = tables.unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))
     done = sum(unit.state == "done" for unit in units)
     if as_json:

@@ -1,37 +1,16 @@
-"""What is planned, how far it is, and which models there are: for tables on a terminal and, the same, for machines."""
+"""Rows of the command line's tables, the same for terminals and machines: units, their status, and models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from raybench.config.plan import Plan
-from raybench.config.plan import planned_units as planned_units
+from raybench.config.plan import PlannedUnit, planned_units
 from raybench.detectors import registry
+from raybench.runs.status import UnitStatus, unit_statuses
 
-State = Literal["waiting", "trained", "failed", "done"]
-
-
-@dataclass(frozen=True)
-class UnitStatus:
-    """How far a unit is. scored_shards: of `shards`; of a unit that is done, all."""
-
-    unit_id: str
-    line: str
-    model: str
-    seed: int
-    state: State
-    scored_shards: int
-    shards: int
-
-    @property
-    def text(self) -> str:
-        if self.state == "failed":
-            return "failed; the same command tries it again"
-        if self.state == "trained":
-            return f"trained, {self.scored_shards} of {self.shards} shards scored"
-        return self.state
+__all__ = ["ModelInfo", "PlannedUnit", "UnitStatus", "known_models", "planned_units", "unit_statuses"]
 
 
 @dataclass(frozen=True)
@@ -45,26 +24,7 @@ class ModelInfo:
     settings: Mapping[str, Any]
 
 
-def unit_statuses(plan: Plan, commits: Mapping[str, set[str]]) -> list[UnitStatus]:
-    """How far each unit of `plan` is. commits: unit_id → names of its commits and of its failure."""
-    found = []
-    for unit in plan.units:
-        names, shards = commits.get(unit.unit_id, set()), len(plan.manifests[unit.line].scored_shards)
-        state = _state(names)
-        scored = shards if state == "done" else sum(name.startswith("score-") for name in names)
-        found.append(UnitStatus(unit.unit_id, unit.line, unit.model, unit.seed, state, scored, shards))
-    return found
-
-
 def known_models(preset: str) -> list[ModelInfo]:
     """raybench's own models, with the defaults of a preset."""
     specs = [registry.resolve(name, {}, preset) for name in registry.names()]
     return [ModelInfo(spec.name, spec.summary, spec.min_side, spec.stride, spec.config) for spec in specs]
-
-
-def _state(names: set[str]) -> State:
-    if "result" in names:
-        return "done"
-    if "failure" in names:
-        return "failed"
-    return "trained" if "train" in names else "waiting"

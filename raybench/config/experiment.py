@@ -18,10 +18,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 from raybench.config.unit import Protocol
@@ -262,11 +264,6 @@ class Experiment(_Section):
     """Keys that replace the experiment's own, by line or pattern over lines. If several patterns match a line, the last
     one wins, key by key."""
 
-    @classmethod
-    def from_yaml(cls, path: Path | str) -> Experiment:
-        """Read an experiment file. Raises ExperimentError, which names every fault and its row."""
-        return read_experiment(Path(path))
-
     @field_validator("overrides")
     @classmethod
     def _labels_agree(cls, overrides: Mapping[str, Override], info: ValidationInfo) -> Mapping[str, Override]:
@@ -277,6 +274,27 @@ class Experiment(_Section):
                 if (first.name, first.config) != (model.name, model.config):
                     raise ValueError(f"{pattern}: {model.shown} stands for two models; give this one its own label")
         return overrides
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _named_faults(
+        cls, data: Any, validate: ModelWrapValidatorHandler[Experiment], info: ValidationInfo
+    ) -> Experiment:
+        """Say of an experiment made in Python what is said of one in a file."""
+        where, tree = info.context or ("experiment", None)
+        try:
+            return validate(data)
+        except ValidationError as error:
+            raise _experiment_error(error, where, tree) from error
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Experiment:
+        """Read an experiment file.
+
+        Raises:
+            ExperimentError: It cannot be read, or has faults: all of them are named, with their rows.
+        """
+        return read_experiment(Path(path))
 
     def overridden(self, line: str) -> dict[str, str]:
         """Return the keys that are overridden on `line`, each with the pattern of the override that applies."""
@@ -362,14 +380,16 @@ def parse_experiment(text: str, where: str = "experiment") -> Experiment:
         raise ExperimentError(where, problems)
     if not isinstance(data, dict):
         raise ExperimentError(where, ["must be a YAML mapping; `raybench models` and the README show an example"])
-    try:
-        return Experiment.model_validate(data)
-    except ValidationError as error:
-        faults = error.errors()
-        parents = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-        # pydantic also reports a list whose members are all invalid as empty
-        faults = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in parents]
-        raise ExperimentError(where, [_sentence(fault, tree) for fault in faults]) from error
+    return Experiment.model_validate(data, context=(where, tree))
+
+
+def _experiment_error(error: ValidationError, where: str, tree: yaml.Node | None) -> ExperimentError:
+    """List all faults that pydantic found, each with its row."""
+    faults = error.errors()
+    parents = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    # pydantic also reports a list whose members are all invalid as empty
+    faults = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in parents]
+    return ExperimentError(where, [_sentence(fault, tree) for fault in faults])
 
 
 def _sentence(fault: Any, tree: yaml.Node | None) -> str:

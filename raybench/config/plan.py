@@ -138,7 +138,7 @@ def planned_units(plan: Plan) -> list[PlannedUnit]:
             seed=unit.seed,
             input=unit.input,
             train_ok=plan.manifests[unit.line].train_ok,
-            scored=sum(shard.rows for shard in plan.manifests[unit.line].scored_shards),
+            scored=plan.manifests[unit.line].scored_images,
         )
         for unit in plan.units
     ]
@@ -179,11 +179,7 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     store = open_experiment_store(experiment)
     problems: list[str] = []
     weights_store = open_weights_store(experiment)
-    specs = {
-        choice.shown: spec
-        for choice in experiment.all_models
-        if (spec := _spec(choice, experiment.preset, weights_store, problems))
-    }
+    specs = _specs(experiment, weights_store, problems)
     stores = find_lines(_line_patterns(experiment, store), problems)
     manifests = _manifests(stores, problems)
     problems += _idle_overrides(experiment, list(manifests))
@@ -217,10 +213,31 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     )
 
 
+def check_models(experiment: Experiment) -> None:
+    """Look at an experiment's models and their weights alone, before its lines are packed.
+
+    Raises:
+        ExperimentError: All their faults.
+    """
+    problems: list[str] = []
+    _specs(experiment, open_weights_store(experiment), problems)
+    if problems:
+        raise ExperimentError("experiment", problems)
+
+
 def open_weights_store(experiment: Experiment) -> Store | None:
     """Open the weights store that the experiment or $RAYBENCH_WEIGHTS names; return None if neither does."""
     uri = experiment.weights or os.environ.get("RAYBENCH_WEIGHTS", "")
     return open_store(uri, **experiment.storage.model_dump()) if uri else None
+
+
+def _specs(experiment: Experiment, weights_store: Store | None, problems: list[str]) -> dict[str, ModelSpec]:
+    """By label."""
+    return {
+        choice.shown: spec
+        for choice in experiment.all_models
+        if (spec := _spec(choice, experiment.preset, weights_store, problems))
+    }
 
 
 def _spec(choice: ModelChoice, preset: str, weights_store: Store | None, problems: list[str]) -> ModelSpec | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from raybench.data.decode import decode_image, decode_mask
-from raybench.data.manifest import Label, Manifest, ShardInfo, Split, read_manifest
+from raybench.data.manifest import Label, Manifest, Reject, ShardInfo, Split, read_manifest
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, RejectedImage
 from raybench.store import Store
@@ -57,7 +57,27 @@ class Line:
 
     @property
     def name(self) -> str:
+        """The line's name."""
         return self.manifest.line
+
+    @property
+    def uri(self) -> str:
+        """Where the line is: its manifest and its shards are below."""
+        return self.store.uri(self.name)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Numbers of images by `split/label`."""
+        return self.manifest.counts
+
+    @property
+    def rejects(self) -> tuple[Reject, ...]:
+        """Files that were not packed, masks included, each with its reason."""
+        return self.manifest.rejects
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
+        return f"{self.name}: {counts}" + (f"; {len(self.rejects)} files rejected" if self.rejects else "")
 
     def images(
         self,

@@ -11,12 +11,12 @@ from raybench.analysis.board import Board, board_from_json
 from raybench.config.plan import Plan
 from raybench.errors import ObjectMissing
 from raybench.runs.records import Failure
-from raybench.runs.run import Run, versions
+from raybench.runs.run import RunStore, versions
 from raybench.store.digest import digest
 from raybench.worker.inspect import inspections_in
 
 
-def save(plan: Plan, run: Run, board: Board) -> None:
+def save(plan: Plan, run: RunStore, board: Board) -> None:
     """Write down what the report of `board`, just published, rests on. Not where anything failed or is to be done."""
     failed = any(row.failures for row in board.rows) or any(
         isinstance(found, Failure) for found in inspections_in(run, plan).values()
@@ -26,7 +26,7 @@ def save(plan: Plan, run: Run, board: Board) -> None:
         run.store.put(_key(run), json.dumps({"basis": _basis(plan), "board": sha256}).encode())
 
 
-def load(plan: Plan, run: Run) -> Board | None:
+def load(plan: Plan, run: RunStore) -> Board | None:
     """The board that stands, where every unit was done when it was published; None where it has to be built."""
     try:
         noted = json.loads(run.store.get(_key(run)))
@@ -45,5 +45,5 @@ def _basis(plan: Plan) -> str:
     )
 
 
-def _key(run: Run) -> str:
+def _key(run: RunStore) -> str:
     return f"{run.root}/ledger/report.json"

@@ -19,7 +19,7 @@ from raybench.detectors import onnx_file
 from raybench.detectors.protocol import Detector, Scored
 from raybench.errors import InputError, ModelError
 from raybench.runs.records import TrainRecord
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.worker.context import WorkerContext, cached_detector, fit_of
 
 TOLERANCE = 1e-3  # relative, of scores; of a heat map relative to its highest value
@@ -44,7 +44,7 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
     model: a label of the experiment; None: the one the verdict names. Raises InputError (no such line, nothing to
     choose, not trained), ModelError (cannot be exported, or the file scores otherwise).
     """
-    run = Run(plan.store, plan.experiment.name)
+    run = RunStore(plan.store, plan.experiment.name)
     unit = select_unit(plan, line, model)
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:

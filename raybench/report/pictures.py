@@ -15,7 +15,7 @@ from raybench.data.shards import ImageRow, read_rows
 from raybench.metrics.image import ImageScores
 from raybench.report.gallery import Picture
 from raybench.runs.records import ScoreRecord, TrainRecord
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import ScoreRow, read_scores
 
 PICTURES, PICTURES_PER_LINE = 400, 10
@@ -27,7 +27,7 @@ def pictures_per_line(lines: int) -> int:
     return max(1, min(PICTURES_PER_LINE, PICTURES // max(1, lines)))
 
 
-def read_pictures(plan: Plan, run: Run, board: Board, images: Sequence[ScoredImage]) -> Iterator[Picture]:
+def read_pictures(plan: Plan, run: RunStore, board: Board, images: Sequence[ScoredImage]) -> Iterator[Picture]:
     """Read the most anomalous images of each line, with heat maps of the best model that has scored one of them.
 
     Args:
@@ -46,13 +46,13 @@ def read_pictures(plan: Plan, run: Run, board: Board, images: Sequence[ScoredIma
             yield from _of_line(plan, run, unit, wanted)
 
 
-def _of_line(plan: Plan, run: Run, unit: Unit, wanted: Sequence[ScoredImage]) -> Iterator[Picture]:
+def _of_line(plan: Plan, run: RunStore, unit: Unit, wanted: Sequence[ScoredImage]) -> Iterator[Picture]:
     manifest = plan.manifests[unit.line]
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         return
     ids = {image.image_id for image in wanted}
-    rows = {row.image_id: (row, scored) for row, scored in _scored_images(plan, run, unit, manifest, ids)}
+    rows = {row.image_id: (row, scored) for row, scored in scored_images(plan, run, unit, manifest, ids)}
     for image in wanted:
         if image.image_id not in rows:
             continue
@@ -75,8 +75,8 @@ def _of_line(plan: Plan, run: Run, unit: Unit, wanted: Sequence[ScoredImage]) ->
         )
 
 
-def _scored_images(
-    plan: Plan, run: Run, unit: Unit, manifest: Manifest, ids: set[str]
+def scored_images(
+    plan: Plan, run: RunStore, unit: Unit, manifest: Manifest, ids: set[str]
 ) -> Iterator[tuple[ImageRow, ScoreRow]]:
     """Images and their scores. Only shards whose small table of scores names one of `ids` are read."""
     lines = plan.lines_of(unit.line)

@@ -15,17 +15,17 @@ from raybench.report.pictures import read_pictures
 from raybench.report.tables import board_csv, board_md, flags_parquet
 from raybench.runs.costs import write_costs
 from raybench.runs.ledger import Ledger
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 
 
-def publish(plan: Plan, run: Run, created: str) -> Board:
+def publish(plan: Plan, run: RunStore, created: str) -> Board:
     """Compare everything committed so far, write the report, and return its board."""
     findings = analyze(plan, run, created)
     write(plan, run, findings)
     return findings.board
 
 
-def write(plan: Plan, run: Run, findings: Findings) -> None:
+def write(plan: Plan, run: RunStore, findings: Findings) -> None:
     """Write the report below `runs/<name>/report/`, and what the units took to `costs/<name>.json`.
 
     The anomaly types of the first flags of each line are found here, because they are kept in the store as well.
@@ -44,11 +44,12 @@ def write(plan: Plan, run: Run, findings: Findings) -> None:
 
 def publish_again(plan: Plan) -> Board:
     """Write the report of everything done so far, and return its board."""
-    run = Run(plan.store, plan.experiment.name)
-    return publish(plan, Run(plan.store, run.name, Ledger.read(run)), datetime.now(UTC).isoformat(timespec="seconds"))
+    name = plan.experiment.name
+    run = RunStore(plan.store, name, Ledger.read(RunStore(plan.store, name)))
+    return publish(plan, run, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def download(run: Run, folder: Path) -> Path:
+def download(run: RunStore, folder: Path) -> Path:
     """Copy the report to a local folder, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     prefix = f"{run.root}/report/"

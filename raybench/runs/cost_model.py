@@ -18,7 +18,7 @@ from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing
 from raybench.runs.costs import CostRow, Costs, settings_of, takes_steps
 from raybench.runs.records import Phase
-from raybench.runs.run import Run, decode, encode
+from raybench.runs.run import RunStore, decode, encode
 
 MatchLevel = Literal["recorded", "other CPUs", "other size", "other settings", "average", "nothing"]
 BASES: tuple[MatchLevel, ...] = ("recorded", "other CPUs", "other size", "other settings", "average", "nothing")
@@ -184,12 +184,12 @@ class Forecast:
     """Keys of recorded costs that could not be read."""
 
 
-def write_forecast(run: Run, forecast: Forecast) -> None:
+def write_forecast(run: RunStore, forecast: Forecast) -> None:
     """Store the forecast of the run's latest command."""
     run.store.put(_forecast_key(run), encode(forecast))
 
 
-def read_forecast(run: Run) -> Forecast | None:
+def read_forecast(run: RunStore) -> Forecast | None:
     """Return the forecast of the latest command that had something to do; None before the first.
 
     Raises:
@@ -202,5 +202,5 @@ def read_forecast(run: Run) -> Forecast | None:
         return None
 
 
-def _forecast_key(run: Run) -> str:
+def _forecast_key(run: RunStore) -> str:
     return f"{run.root}/forecast.json"

@@ -16,7 +16,7 @@ from raybench.config.unit import Unit
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import Phase, ResourceUsage, UnitResult
-from raybench.runs.run import Run, decode, encode
+from raybench.runs.run import RunStore, decode, encode
 from raybench.store import Store
 from raybench.store.digest import digest
 
@@ -131,22 +131,22 @@ def merge_rows(rows: Iterable[CostRow]) -> tuple[CostRow, ...]:
     return tuple(merged[group] for group in sorted(merged, key=repr))
 
 
-def write_costs(run: Run, finished: Iterable[tuple[Unit, UnitResult]]) -> None:
+def write_costs(run: RunStore, finished: Iterable[tuple[Unit, UnitResult]]) -> None:
     """Store the costs of a run's finished units for other runs; nothing is written if none were recorded."""
     rows = merge_rows(row for unit, result in finished for row in _rows(unit, result))
     if rows:
         run.store.put(f"{FOLDER}{run.name}.json", encode(Costs(own=rows)))
 
 
-def read_costs(run: Run, ledger: Ledger, units: Sequence[Unit]) -> Costs:
+def read_costs(run: RunStore, ledger: Ledger, units: Sequence[Unit]) -> Costs:
     """Read the recorded costs of the finished ones of `units`, from the ledger, and of other runs in the store."""
     others, damaged = _others(run.store, f"{FOLDER}{run.name}.json")
     return Costs(merge_rows(_own(run, ledger, units)), merge_rows(others), damaged)
 
 
-def _own(run: Run, ledger: Ledger, units: Sequence[Unit]) -> Iterator[CostRow]:
+def _own(run: RunStore, ledger: Ledger, units: Sequence[Unit]) -> Iterator[CostRow]:
     done = ledger.done
-    cached_run = Run(run.store, run.name, ledger)
+    cached_run = RunStore(run.store, run.name, ledger)
     finished = [unit for unit in units if unit.unit_id in done]
     step = -(-len(finished) // OWN_UNITS) or 1
     for unit in finished[::step]:

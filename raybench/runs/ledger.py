@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from raybench.errors import ObjectMissing
 from raybench.runs.records import QualityRecord, UnitResult
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 
 READERS = 16
 FEW_UNITS = 256  # most unknown units that are listed one by one; for more, the whole run is listed
@@ -29,12 +29,12 @@ _RESULT = "/result.json"
 class Ledger:
     """The pages found in the store when the ledger was read: a `RecordCache` of committed bytes by key."""
 
-    def __init__(self, run: Run, pages: dict[str, zipfile.ZipFile]) -> None:
+    def __init__(self, run: RunStore, pages: dict[str, zipfile.ZipFile]) -> None:
         self.run, self.pages = run, pages
         self._page_of = {name: page for page in pages.values() for name in page.namelist()}
 
     @classmethod
-    def read(cls, run: Run) -> Ledger:
+    def read(cls, run: RunStore) -> Ledger:
         """Read all pages, except damaged ones and ones that another driver is merging into a larger page."""
         keys = [item.key for item in run.store.list(_root(run)) if item.key.endswith(".zip")]
         with ThreadPoolExecutor(READERS) as pool:
@@ -76,7 +76,7 @@ class Ledger:
                 self.run.store.delete(key)
 
 
-def append_to_ledger(run: Run, unit_ids: Iterable[str]) -> None:
+def append_to_ledger(run: RunStore, unit_ids: Iterable[str]) -> None:
     """Write a page with these units, except units without a committed result."""
     with ThreadPoolExecutor(READERS) as pool:
         entries = [entry for unit in pool.map(lambda unit_id: list(_entries(run, unit_id)), unit_ids) for entry in unit]
@@ -84,7 +84,7 @@ def append_to_ledger(run: Run, unit_ids: Iterable[str]) -> None:
         _write(run, entries)
 
 
-def _entries(run: Run, unit_id: str) -> Iterator[tuple[str, bytes]]:
+def _entries(run: RunStore, unit_id: str) -> Iterator[tuple[str, bytes]]:
     merged = run.read(unit_id, "quality", QualityRecord)
     if merged is None or run.read(unit_id, "result", UnitResult) is None:
         return
@@ -94,7 +94,7 @@ def _entries(run: Run, unit_id: str) -> Iterator[tuple[str, bytes]]:
     yield merged.images.key, run.get_blob(merged.images)
 
 
-def _write(run: Run, entries: Iterable[tuple[str, bytes]]) -> str:
+def _write(run: RunStore, entries: Iterable[tuple[str, bytes]]) -> str:
     """Write a page and return its key."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as page:
@@ -108,12 +108,12 @@ def _write(run: Run, entries: Iterable[tuple[str, bytes]]) -> str:
     return page_key
 
 
-def _page(run: Run, key: str) -> zipfile.ZipFile | None:
+def _page(run: RunStore, key: str) -> zipfile.ZipFile | None:
     try:
         return zipfile.ZipFile(io.BytesIO(run.store.get(key)))
     except (ObjectMissing, zipfile.BadZipFile):
         return None
 
 
-def _root(run: Run) -> str:
+def _root(run: RunStore) -> str:
     return f"{run.root}/ledger/"

@@ -55,7 +55,7 @@ class RecordCache(Protocol):
         ...
 
 
-class Run:
+class RunStore:
     """The objects of one run.
 
     Args:
@@ -70,12 +70,12 @@ class Run:
         self.name = name
         self.root = f"runs/{name}"
 
-    def __reduce__(self) -> tuple[type[Run], tuple[Store, str]]:
-        return Run, (self.store, self.name)
+    def __reduce__(self) -> tuple[type[RunStore], tuple[Store, str]]:
+        return RunStore, (self.store, self.name)
 
-    def prediction(self, name: str) -> Run:
+    def prediction(self, name: str) -> RunStore:
         """Return a prediction of this run, itself a run whose objects lie below this one's."""
-        return Run(self.store, f"{self.name}{PREDICTIONS}{name}")
+        return RunStore(self.store, f"{self.name}{PREDICTIONS}{name}")
 
     def key(self, unit_id: str, name: str) -> str:
         """Return the key of a unit's object."""

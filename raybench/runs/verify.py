@@ -18,7 +18,7 @@ from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
 from raybench.runs.records import Blob, Failure, MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
-from raybench.runs.run import PREDICTIONS, Run
+from raybench.runs.run import PREDICTIONS, RunStore
 from raybench.store import Store, open_store
 
 PIECE = 8 * 2**20
@@ -96,7 +96,7 @@ def _line_at(store: Store, line: str) -> Verified:
 
 
 def _run_at(store: Store, name: str) -> Verified:
-    return verify_run(Run(store, name.partition(PREDICTIONS)[0]))
+    return verify_run(RunStore(store, name.partition(PREDICTIONS)[0]))
 
 
 def verify_line(lines: Store, line: str) -> Verified:
@@ -144,7 +144,7 @@ def _row_problems(lines: Store, shard: ShardInfo) -> list[str]:
         return [str(error)]
 
 
-def verify_run(run: Run) -> Verified:
+def verify_run(run: RunStore) -> Verified:
     """Verify a run: every commit, every blob against the digest in its commit, and that finished units are complete.
 
     The run's predictions and their images are verified as well. Reports and tables have no digest and are not checked.
@@ -167,7 +167,7 @@ def verify_run(run: Run) -> Verified:
     return report
 
 
-def _check_units(run: Run, sizes: Mapping[str, int], report: Verified) -> None:
+def _check_units(run: RunStore, sizes: Mapping[str, int], report: Verified) -> None:
     """Verify the units of a run. sizes: of all objects that their commits may name."""
     prefix = f"{run.root}/units/"
     units: dict[str, set[str]] = {}
@@ -189,7 +189,7 @@ def _check_units(run: Run, sizes: Mapping[str, int], report: Verified) -> None:
 
 
 def _records(
-    run: Run, unit_id: str, names: set[str], sizes: Mapping[str, int], report: Verified
+    run: RunStore, unit_id: str, names: set[str], sizes: Mapping[str, int], report: Verified
 ) -> dict[str, Any]:  # fmt: skip
     """Read a unit's commits by name, and report those that cannot be read."""
     records = {}

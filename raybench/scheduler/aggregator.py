@@ -16,7 +16,7 @@ from raybench.config.plan import Plan
 from raybench.report import cache
 from raybench.report.publish import publish
 from raybench.runs.ledger import Ledger, append_to_ledger
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.prefetch import clear
 
 PAGE_UNITS = 256
@@ -28,7 +28,7 @@ class Aggregator:
     """The constructor takes the run alone: a restarted actor gets its arguments again, and Ray keeps large ones where
     they can be lost."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunStore) -> None:
         self.run = run
         self.finished_units: list[str] = []
         self.appended_at = time.monotonic()
@@ -48,7 +48,7 @@ class Aggregator:
         """Build the comparison of everything committed and write the report into the store."""
         self.append_to_ledger()
         ledger = Ledger.read(self.run)
-        run = Run(plan.store, self.run.name, ledger)
+        run = RunStore(plan.store, self.run.name, ledger)
         board = publish(plan, run, created)
         cache.save(plan, run, board)
         ledger.merge()

@@ -24,11 +24,15 @@ def connected(address: str | None = None) -> Iterator[None]:
 
     Args:
         address: as in `ray.init`. By default RAY_ADDRESS, and without it a cluster of this machine alone, on loopback,
-            which only holders of the user's Ray token can join.
+            which only holders of the user's Ray token can join. A connection that the process already has, as a
+            notebook may, is used and left open.
 
     Raises:
         RaybenchError: no cluster answers.
     """
+    if ray.is_initialized():
+        yield
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     settings: dict[str, Any] = {}

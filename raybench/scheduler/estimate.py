@@ -12,7 +12,7 @@ from raybench.data.manifest import Manifest
 from raybench.runs.cost_model import CostEstimate, CostModel, Forecast, MatchLevel
 from raybench.runs.costs import Costs, read_costs
 from raybench.runs.ledger import Ledger
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Capacity, Cluster, Node
 from raybench.scheduler.gpu_share import GpuShares
@@ -81,7 +81,7 @@ def estimate_plan(plan: Plan, nodes: Sequence[Node]) -> Forecast:
 
     Raises InputError when not even one task fits the nodes, and StoreError.
     """
-    resources, run = plan.experiment.resources, Run(plan.store, plan.experiment.name)
+    resources, run = plan.experiment.resources, RunStore(plan.store, plan.experiment.name)
     cluster, ledger = Cluster(resources, lambda: nodes), Ledger.read(run)
     commits = ledger.commits([unit.unit_id for unit in plan.units])
     costs = read_costs(run, ledger, plan.units)

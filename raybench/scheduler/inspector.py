@@ -20,7 +20,7 @@ from raybench.config.plan import Plan
 from raybench.data.inspection.inspection import Inspection
 from raybench.errors import TimeLimit
 from raybench.runs.records import Failure
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.backlog import PhaseCount
 from raybench.scheduler.capacity import Cluster
 from raybench.scheduler.tasks import (
@@ -74,7 +74,7 @@ def inspect_task(context_args: bytes, threads: int, attempt: int, limit_s: float
 class Inspector:
     """The inspections that are left to do."""
 
-    def __init__(self, plan: Plan, run: Run, cluster: Cluster, contexts: Mapping[str, Any]) -> None:
+    def __init__(self, plan: Plan, run: RunStore, cluster: Cluster, contexts: Mapping[str, Any]) -> None:
         """contexts: a packed LineContext for each line."""
         self._run, self._cluster, self._contexts = run, cluster, contexts
         self._retries, self._limit_s = plan.experiment.resources.retries, plan.experiment.resources.unit_timeout_s

@@ -19,7 +19,7 @@ from raybench.config.unit import Unit
 from raybench.data.cache import open_cached, put_prefetched, remove_prefetched
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.tasks import REUSE_WORKER, LineContext, unpack_args
 from raybench.scheduler.window import Window
@@ -61,7 +61,7 @@ def decode(
     return PrefetchedShard(cached.path.stem, put_prefetched(cached, context.run.ahead))
 
 
-def clear(run: Run) -> None:
+def clear(run: RunStore) -> None:
     """Remove all decoded shards from the run's store, those of a killed run too."""
     for item in list(run.ahead.list()):
         run.ahead.delete(item.key)

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from raybench.report.progress import is_live
 from raybench.runs.records import Phase
 from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.runner import Watcher
@@ -28,7 +29,7 @@ _PHASES: tuple[Phase, ...] = ("inspect", "train", "score", "measure")
 @contextlib.contextmanager
 def shown(console: Console) -> Iterator[Watcher]:
     """Make a watcher for `run_plan` that writes to `console`."""
-    if not console.is_terminal:
+    if not is_live(console):
         yield _Log(console)
         return
     columns = (

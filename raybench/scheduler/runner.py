@@ -16,13 +16,14 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.analysis.board import Board
+from raybench.analysis.run_summary import RunSummary
 from raybench.config.plan import Plan
 from raybench.errors import RunStopped
 from raybench.runs.cost_model import Work, write_forecast
 from raybench.runs.costs import read_costs
 from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Cluster, Node
@@ -42,22 +43,6 @@ PATIENCE_S = 120.0  # for which calls retry a failing store, once it has answere
 Watcher = Callable[[Backlog], None]
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run has done."""
-
-    board: Board
-    """The comparison of all units."""
-    units: int
-    """Units of the plan."""
-    reused: int
-    """Units that were done before this run."""
-    failed: dict[str, Failure]
-    """Units given up in this run, by unit_id. Their tracebacks are in the store only."""
-    uninspected: dict[str, Failure]
-    """Lines whose data inspection failed, by line."""
-
-
 def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
     """Do the rest of `plan` on the connected cluster, then report. Failed units become rows of the board.
 
@@ -73,7 +58,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
     with stoppable() as stop:
         plan.store.check()
         plan = plan.with_retry_timeout(PATIENCE_S)
-        run = Run(plan.store, plan.experiment.name)
+        run = RunStore(plan.store, plan.experiment.name)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
         cluster = Cluster(plan.experiment.resources, alive)
         ledger = Ledger.read(run)
@@ -114,7 +99,7 @@ class _Dispatch:
     def __init__(
         self,
         plan: Plan,
-        run: Run,
+        run: RunStore,
         backlog: Backlog,
         commits: dict[str, set[str]],
         cluster: Cluster,
@@ -339,7 +324,7 @@ def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool)
     )
 
 
-def _aggregator(run: Run, node: Node | None) -> Any:
+def _aggregator(run: RunStore, node: Node | None) -> Any:
     """Start the aggregation actor on `node`; elsewhere once that is lost."""
     strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=True) if node else "DEFAULT"
     return Aggregator.options(scheduling_strategy=strategy).remote(run)  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ import ray
 from raybench.data.manifest import Manifest
 from raybench.errors import StoreUnreachable, TimeLimit
 from raybench.runs.records import Failure, Phase, ResourceUsage
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler import gpus
 from raybench.scheduler.backlog import Job
 from raybench.scheduler.prometheus import metered
@@ -50,7 +50,7 @@ class Outcome:
 class LineContext:
     """What every task on a line needs besides its job."""
 
-    run: Run
+    run: RunStore
     """The run in its store."""
     lines: Store
     """The store of packed lines that holds this one."""

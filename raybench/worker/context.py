@@ -17,7 +17,7 @@ from raybench.detectors import registry, weights
 from raybench.detectors.protocol import Detector, FitContext
 from raybench.errors import RaybenchError
 from raybench.runs.records import TrainRecord
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import Store
 
 CACHED_DETECTORS = 2
@@ -28,7 +28,7 @@ MAX_BATCH = 16
 class WorkerContext:
     """What a task gets besides the unit: stores, cache, device and limits."""
 
-    run: Run
+    run: RunStore
     """The run that holds the unit's commits."""
     lines: Store
     """Store of the packed lines."""

@@ -16,7 +16,7 @@ from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing, StoreDenied
 from raybench.runs.ledger import READERS
 from raybench.runs.records import Failure
-from raybench.runs.run import Run, decode, encode
+from raybench.runs.run import RunStore, decode, encode
 from raybench.store import Store
 
 
@@ -46,7 +46,7 @@ def inspect_line(
     return inspection
 
 
-def inspect_in_run(run: Run, lines: Store, manifest: Manifest, own: bool, threads: int = 1) -> None:
+def inspect_in_run(run: RunStore, lines: Store, manifest: Manifest, own: bool, threads: int = 1) -> None:
     """Inspect the line unless it has been inspected.
 
     Args:
@@ -69,7 +69,7 @@ def inspect_in_run(run: Run, lines: Store, manifest: Manifest, own: bool, thread
         write_inspection(run.lines, inspection)
 
 
-def inspection_in(run: Run, lines: Store, manifest: Manifest) -> Inspection | Failure | None:
+def inspection_in(run: RunStore, lines: Store, manifest: Manifest) -> Inspection | Failure | None:
     """Return the line's inspection, the failure of the latest attempt, or None if there was no attempt.
 
     Raises IntegrityError for damaged bytes, and the store's own errors.
@@ -78,7 +78,7 @@ def inspection_in(run: Run, lines: Store, manifest: Manifest) -> Inspection | Fa
     return stored or failed_inspection(run, manifest.line)
 
 
-def inspections_in(run: Run, plan: Plan) -> dict[str, Inspection | Failure | None]:
+def inspections_in(run: RunStore, plan: Plan) -> dict[str, Inspection | Failure | None]:
     """Return `inspection_in` of each line of the plan, in the plan's order."""
     manifests = plan.manifests.values()
     with ThreadPoolExecutor(READERS) as pool:
@@ -86,7 +86,7 @@ def inspections_in(run: Run, plan: Plan) -> dict[str, Inspection | Failure | Non
         return dict(zip(plan.manifests, inspections, strict=True))
 
 
-def failed_inspection(run: Run, line: str) -> Failure | None:
+def failed_inspection(run: RunStore, line: str) -> Failure | None:
     """Return the failure of the latest inspection that failed, or None. It does not count once an inspection exists.
 
     Raises IntegrityError for damaged bytes.
@@ -98,7 +98,7 @@ def failed_inspection(run: Run, line: str) -> Failure | None:
         return None
 
 
-def record_failed_inspection(run: Run, line: str, failure: Failure) -> None:
+def record_failed_inspection(run: RunStore, line: str, failure: Failure) -> None:
     run.lines.put(_failure_key(line), encode(failure))
 
 

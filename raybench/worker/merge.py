@@ -23,7 +23,7 @@ from raybench.runs.records import (
     TrainRecord,
     UnitResult,
 )
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 
 R = TypeVar("R")
 
@@ -49,7 +49,7 @@ class Partials:
     spent: ResourceUsage | None = None
     """Resources used by scoring. None if no shard recorded any."""
 
-    def add(self, run: Run, record: ScoreRecord) -> None:
+    def add(self, run: RunStore, record: ScoreRecord) -> None:
         """Merge the partial metrics of one scored shard; a shard that is merged already is skipped."""
         if record.image_shard in self.shards:
             return
@@ -64,7 +64,7 @@ class Partials:
         self.shards.add(record.image_shard)
 
 
-def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> QualityRecord:
+def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> QualityRecord:
     """Merge the shards that `partials` lacks, compute the unit's quality and commit it.
 
     Raises IntegrityError when a shard is not committed, or the number of images differs from that of the manifest.
@@ -92,7 +92,7 @@ def merge(unit: Unit, manifest: Manifest, run: Run, partials: Partials) -> Quali
     return run.commit(unit.unit_id, "quality", record)
 
 
-def finalize(unit: Unit, manifest: Manifest, run: Run) -> UnitResult:
+def finalize(unit: Unit, manifest: Manifest, run: RunStore) -> UnitResult:
     """Commit the unit's result, which marks the unit as done. Raises IntegrityError when a phase is not committed."""
     trained = _committed(run, unit, "train", TrainRecord)
     merged = _committed(run, unit, "quality", QualityRecord)
@@ -100,7 +100,7 @@ def finalize(unit: Unit, manifest: Manifest, run: Run) -> UnitResult:
     return run.commit(unit.unit_id, "result", _result(unit, manifest, trained, merged, measured))
 
 
-def _committed(run: Run, unit: Unit, name: str, kind: type[R]) -> R:
+def _committed(run: RunStore, unit: Unit, name: str, kind: type[R]) -> R:
     record = run.read(unit.unit_id, name, kind)
     if record is None:
         raise IntegrityError(f"{unit}: {name} is not committed")

@@ -12,7 +12,6 @@ and several models may score the same images.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import traceback
 from collections.abc import Callable
@@ -22,9 +21,10 @@ from raybench.config.experiment import NAME
 from raybench.config.unit import Unit
 from raybench.data import layouts, pack
 from raybench.data.manifest import Manifest, ShardInfo, read_manifest
+from raybench.data.source import listing_digest
 from raybench.errors import InputError, ObjectMissing, StoreError
 from raybench.runs.records import Failure, TrainRecord
-from raybench.runs.run import Run, decode, encode, score_name
+from raybench.runs.run import RunStore, decode, encode, score_name
 from raybench.store import Store
 from raybench.store.digest import digest
 from raybench.worker.context import WorkerContext
@@ -56,7 +56,7 @@ class Prediction:
     """Name of the prediction in its run."""
     source: PredictionSource
     """The source that the images were packed from."""
-    run: Run
+    run: RunStore
     """Holds the commits of the unit."""
     images: Store
     """Store of the packed images, laid out like a store of lines."""
@@ -78,7 +78,7 @@ class Prediction:
 
 
 def prepare(
-    run: Run, unit: Unit, line: Manifest, source: Store, name: str, progress: Progress = lambda now: None
+    run: RunStore, unit: Unit, line: Manifest, source: Store, name: str, progress: Progress = lambda now: None
 ) -> Prediction:
     """Pack new images for a unit to score, unless they are packed already.
 
@@ -102,7 +102,7 @@ def prepare(
         raise InputError(f"{unit} is not trained yet; run the experiment first")
     prediction = run.prediction(name)
     images = prediction.store.sub(f"{prediction.root}/images")
-    origin = PredictionSource(source.uri(), line.line, line.white_level, _listing(source))
+    origin = PredictionSource(source.uri(), line.line, line.white_level, listing_digest(source))
     manifest = _packed(prediction, images, origin, source, progress)
     unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
     trained = prediction.commit(unit.unit_id, "train", replace(trained, unit_id=unit.unit_id))
@@ -136,7 +136,7 @@ def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[S
     return failed
 
 
-def _packed(here: Run, images: Store, found: PredictionSource, source: Store, progress: Progress) -> Manifest:
+def _packed(here: RunStore, images: Store, found: PredictionSource, source: Store, progress: Progress) -> Manifest:
     key = f"{here.root}/source.json"
     before = _source(here, key)
     if before and (before.uri, before.line) != (found.uri, found.line):
@@ -152,18 +152,8 @@ def _packed(here: Run, images: Store, found: PredictionSource, source: Store, pr
     return manifest
 
 
-def _source(here: Run, key: str) -> PredictionSource | None:
+def _source(here: RunStore, key: str) -> PredictionSource | None:
     try:
         return decode(PredictionSource, here.store.get(key), here.store.uri(key))
     except ObjectMissing:
         return None
-
-
-def _listing(source: Store) -> str:
-    """Hash the names, sizes and stamps of all files; return "" if the store has no stamps."""
-    sha256 = hashlib.sha256()
-    for item in source.list():
-        if not item.stamp:
-            return ""
-        sha256.update(f"{item.key}\0{item.size}\0{item.stamp}\n".encode(errors="surrogatepass"))
-    return sha256.hexdigest()

@@ -21,7 +21,7 @@ from raybench.detectors.protocol import CODE, Card, Detector
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
 from raybench.runs.records import Blob, TrainRecord
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.worker.batches import score_all
 from raybench.worker.context import MAX_BATCH, WorkerContext, fit_of, size_of
 from raybench.worker.usage import UsageMeter
@@ -132,5 +132,5 @@ def _save(detector: Detector, unit: Unit, context: WorkerContext) -> dict[str, B
         return {path.name: _put(context.run, unit, path) for path in sorted(Path(folder).iterdir())}
 
 
-def _put(run: Run, unit: Unit, path: Path) -> Blob:
+def _put(run: RunStore, unit: Unit, path: Path) -> Blob:
     return run.put_blob(unit.unit_id, f"model/{path.name}", path.read_bytes())

@@ -21,7 +21,7 @@ from raybench.data.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores
 from raybench.report.publish import publish
 from raybench.runs.records import QualityRecord, TrainRecord, UnitResult
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import open_store
 from tests.support.made_run import finish, site_of
 
@@ -65,8 +65,8 @@ def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return plan
 
 
-def published(plan: Plan) -> tuple[pd.DataFrame, QueueEvaluation, Run]:
-    run = Run(plan.store, "night")
+def published(plan: Plan) -> tuple[pd.DataFrame, QueueEvaluation, RunStore]:
+    run = RunStore(plan.store, "night")
     board = publish(plan, run, "")
     payoff = board.payoff_on("strip")
     assert payoff is not None
@@ -100,7 +100,7 @@ def test_the_queue_of_a_run(done: Plan) -> None:
 
 def suspicious_scores(plan: Plan, units_of: Plan) -> list[float]:
     """Scores of the suspicious training images, from the finished units of one plan and the experiment of another."""
-    run = Run(units_of.store, "night")
+    run = RunStore(units_of.store, "night")
     results = [result for unit in units_of.units if (result := run.read(unit.unit_id, "result", UnitResult))]
     records = [(unit.unit_id, run.read(unit.unit_id, "quality", QualityRecord)) for unit in units_of.units]
     scores = {unit_id: ImageScores.from_bytes(run.get_blob(record.images)) for unit_id, record in records if record}

@@ -14,7 +14,7 @@ from raybench.data.decode import decode_image
 from raybench.data.manifest import Split, read_manifest
 from raybench.data.pack import pack
 from raybench.data.shards import read_rows
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import open_store
 
 
@@ -40,7 +40,7 @@ def ids(plan: Plan, split: Split) -> list[str]:
 
 
 def test_the_first_flags_are_told_what_they_look_like(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(plan.store, "night")
+    run = RunStore(plan.store, "night")
     scratched = [image_id for image_id in ids(plan, "test") if "scratch" in image_id]
     flags = [flag(ids(plan, "train")[0], "suspicious training image"), *map(flag, (*scratched[:3], "gone.png"))]
     told = with_anomaly_types(plan, run, flags)
@@ -60,19 +60,19 @@ def test_any_image_of_the_line_can_be_looked_at(plan: Plan) -> None:
     lines = plan.lines_of("strip")
     shard = read_manifest(lines, "strip").shards_of("test")[0]
     row = next(row for row in read_rows(lines, shard) if "scratch" in row.image_id)
-    found = make_classifier(plan, Run(plan.store, "night"), "strip")(decode_image(row.image))
+    found = make_classifier(plan, RunStore(plan.store, "night"), "strip")(decode_image(row.image))
     assert found is not None
     assert found.kind == "defect"
     train = read_manifest(lines, "strip").shards_of("train")[0].key
     data = lines.get(train)
     lines.delete(train)
-    gone = make_classifier(plan, Run(plan.store, "night"), "strip")(decode_image(row.image))
+    gone = make_classifier(plan, RunStore(plan.store, "night"), "strip")(decode_image(row.image))
     lines.put(train, data)
     assert gone is not None
     assert (gone.kind, gone.confidence) == ("uncertain", 0.0)
     assert train in gone.evidence
     off = plan.experiment.model_copy(update={"annotation": Annotation(signals=0)})
-    none = make_classifier(dataclasses.replace(plan, experiment=off), Run(plan.store, "night"), "strip")
+    none = make_classifier(dataclasses.replace(plan, experiment=off), RunStore(plan.store, "night"), "strip")
     assert none(decode_image(row.image)) is None
 
 
@@ -80,5 +80,5 @@ def test_none_are_told_where_none_are_wanted(plan: Plan, monkeypatch: pytest.Mon
     monkeypatch.setattr(stored, "build_reference_bank", None)
     none = plan.experiment.model_copy(update={"annotation": Annotation(signals=0)})
     flags = [flag(image_id) for image_id in ids(plan, "test")]
-    assert with_anomaly_types(dataclasses.replace(plan, experiment=none), Run(plan.store, "other"), flags) == flags
-    assert with_anomaly_types(plan, Run(plan.store, "other"), []) == []
+    assert with_anomaly_types(dataclasses.replace(plan, experiment=none), RunStore(plan.store, "other"), flags) == flags
+    assert with_anomaly_types(plan, RunStore(plan.store, "other"), []) == []

@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from raybench._api import name_after, plain_name
 from raybench.cli import main, options
-from raybench.cli.predict import _named_after, _plain
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.report import cache
 from raybench.report.publish import publish_again
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import open_store
 from tests.support.made_run import finish, site_of
 
@@ -42,7 +42,7 @@ def experiment(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text(EXPERIMENT.format(store=store.uri()))
     pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions(shard_rows=8))
     plan = make_plan(experiment_of(str(file)))
-    run, manifest = Run(store, "night"), plan.manifests["strip"]
+    run, manifest = RunStore(store, "night"), plan.manifests["strip"]
     run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
     site = site_of(plan, folder)
     for unit in plan.units:
@@ -220,5 +220,5 @@ def test_verify_lists_problems_as_json(
     ],
 )
 def test_names_after_sources(uri: str, name: str) -> None:
-    assert _named_after(uri) == name
-    assert _plain(name) == name
+    assert name_after(uri) == name
+    assert plain_name(name) == name

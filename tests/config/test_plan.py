@@ -10,7 +10,7 @@ from raybench.config.plan import experiment_of, make_plan
 from raybench.data.manifest import Manifest
 from raybench.data.pack import pack
 from raybench.errors import BucketMissing, ExperimentError, StoreDenied, StoreUnreachable
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
 
 
@@ -72,7 +72,7 @@ def test_an_experiment_by_file_or_by_its_run(experiment: Experiment, packed: Sto
     path = tmp_path / "night.yaml"
     path.write_text(experiment.to_yaml())
     assert experiment_of(str(path)) == experiment
-    Run(packed, "night").freeze(experiment.to_yaml(), experiment.digest)
+    RunStore(packed, "night").freeze(experiment.to_yaml(), experiment.digest)
     assert experiment_of(packed.uri("runs/night")) == experiment
     with pytest.raises(ExperimentError, match="no such file"):
         experiment_of(str(tmp_path / "none.yaml"))

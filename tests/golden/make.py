@@ -18,7 +18,7 @@ from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.report.publish import publish
 from raybench.runs.ledger import Ledger, append_to_ledger
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import open_store
 from tests.support import fitting
 from tests.support.made_run import finish, site_of
@@ -62,10 +62,10 @@ def main() -> None:
         site = replace(site_of(plan, folder / "cache"), measure_s=0.05)
         for unit in plan.units:
             finish(unit, plan.manifests[unit.line], site)
-        run = Run(plan.store, plan.experiment.name)
+        run = RunStore(plan.store, plan.experiment.name)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
         append_to_ledger(run, [unit.unit_id for unit in plan.units])
-        publish(plan, Run(plan.store, run.name, Ledger.read(run)), CREATED)
+        publish(plan, RunStore(plan.store, run.name, Ledger.read(run)), CREATED)
         with tarfile.open(STORED, "w:gz") as tar:
             for path in sorted((folder / "store").rglob("*")):
                 if path.is_file() and not any(part in path.as_posix() for part in LEFT_OUT):

@@ -14,7 +14,7 @@ from raybench.config.plan import Plan
 from raybench.report.publish import publish
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import read_scores
 
 from .make import CREATED, STORED, plan_of
@@ -34,12 +34,12 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 def test_nothing_is_left_to_do(plan: Plan) -> None:
     assert plan.manifests["strip"].digest == LINE_DIGEST
     assert {unit.model: unit.unit_id for unit in plan.units} == UNIT_IDS
-    ledger = Ledger.read(Run(plan.store, "golden"))
+    ledger = Ledger.read(RunStore(plan.store, "golden"))
     assert ledger.done == set(UNIT_IDS.values())
 
 
 def test_every_record_is_read(plan: Plan) -> None:
-    run = Run(plan.store, "golden")
+    run = RunStore(plan.store, "golden")
     for unit in plan.units:
         for name, kind in (("train", TrainRecord), ("quality", QualityRecord), ("measure", MeasureRecord)):
             assert run.read(unit.unit_id, name, kind) is not None
@@ -51,9 +51,9 @@ def test_every_record_is_read(plan: Plan) -> None:
 
 
 def test_the_board_is_built_as_it_was(plan: Plan) -> None:
-    run = Run(plan.store, "golden")
+    run = RunStore(plan.store, "golden")
     stored = board_from_json(run.get_report("board.json"))
-    built = publish(plan, Run(plan.store, "golden", Ledger.read(run)), CREATED)
+    built = publish(plan, RunStore(plan.store, "golden", Ledger.read(run)), CREATED)
     assert comparable(built) == comparable(stored)
 
 

@@ -18,7 +18,7 @@ from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import MAX_EXCESS
 from raybench.report.predictions import PredictionCard, publish, render, summary_json, tables
 from raybench.runs.records import Failure
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted
 from raybench.store import open_store
 from raybench.worker.context import WorkerContext
@@ -42,7 +42,7 @@ def prediction(plan: Plan, strips: Path, tmp_path: Path) -> Prediction:
     """The test images, in three shards, with one of an odd size, all but the last shard scored."""
     images = Path(shutil.copytree(strips / "test", tmp_path / "images"))
     cv2.imwrite(str(images / "a-large.png"), np.full((200, 800, 3), 150, np.uint8))
-    run, manifest = Run(plan.store, "night"), plan.manifests["strip"]
+    run, manifest = RunStore(plan.store, "night"), plan.manifests["strip"]
     found = prepare(run, plan.units[0], manifest, open_store(str(images)), tmp_path.name)
     several = pack(open_store(str(images)), found.images, "strip", PackOptions("images", shard_rows=5))
     found = replace(found, manifest=several)

@@ -9,7 +9,7 @@ from raybench.analysis.findings import analyze
 from raybench.config.plan import Plan
 from raybench.report.publish import publish, write
 from raybench.runs.ledger import Ledger
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from tests.golden.make import CREATED, STORED, plan_of
 
 FILES = {"board.csv", "board.json", "board.md", "flags.parquet", "index.html"}
@@ -29,7 +29,7 @@ def objects(plan: Plan) -> dict[str, bytes]:
 
 def test_analysis_writes_nothing(plan: Plan) -> None:
     before = objects(plan)
-    findings = analyze(plan, Run(plan.store, "golden", Ledger.read(Run(plan.store, "golden"))), CREATED)
+    findings = analyze(plan, RunStore(plan.store, "golden", Ledger.read(RunStore(plan.store, "golden"))), CREATED)
     assert findings.board.lines == ("strip",)
     assert len(findings.images) == 4
     assert objects(plan) == before
@@ -39,7 +39,7 @@ def test_writing_adds_the_report_and_the_costs(plan: Plan) -> None:
     for key in [key for key in objects(plan) if "/report/" in key or key.startswith("costs/")]:
         plan.store.delete(key)
     before = objects(plan)
-    run = Run(plan.store, "golden", Ledger.read(Run(plan.store, "golden")))
+    run = RunStore(plan.store, "golden", Ledger.read(RunStore(plan.store, "golden")))
     write(plan, run, analyze(plan, run, CREATED))
     written = {key: data for key, data in objects(plan).items() if before.get(key) != data}
     assert set(written) == {f"{run.root}/report/{name}" for name in FILES} | {"costs/golden.json"}

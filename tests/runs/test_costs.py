@@ -14,7 +14,7 @@ from raybench.runs.cost_model import CostEstimate, CostModel
 from raybench.runs.costs import CostRow, Costs, merge_rows, read_costs, row_of, write_costs
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import Phase, ResourceUsage, UnitResult
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import open_store
 
 PIXELS = 64 * 64
@@ -134,10 +134,10 @@ def test_own_units_come_before_others_and_another_device_tells_nothing() -> None
 def test_one_object_per_run_and_nothing_else_is_read(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     units = [unit(seed=seed) for seed in range(3)]
-    before = Run(store, "before")
+    before = RunStore(store, "before")
     write_costs(before, [(one, result(one, seconds=10.0 * (one.seed + 1))) for one in units])
     assert [item.key for item in store.list()] == ["costs/before.json"]
-    new = Run(store, "new")
+    new = RunStore(store, "new")
     found = read_costs(new, Ledger(new, {}), units)
     assert found.own == ()
     train = next(row for row in found.others if row.phase == "train")
@@ -147,13 +147,13 @@ def test_one_object_per_run_and_nothing_else_is_read(tmp_path: Path) -> None:
 
 def test_units_that_recorded_nothing_write_nothing(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    write_costs(Run(store, "old"), [(unit(), UnitResult(unit().unit_id, "a", "padim", 0))])
+    write_costs(RunStore(store, "old"), [(unit(), UnitResult(unit().unit_id, "a", "padim", 0))])
     assert list(store.list()) == []
 
 
 def test_a_damaged_object_is_named_and_left_out(tmp_path: Path) -> None:
-    store, new = open_store(str(tmp_path)), Run(open_store(str(tmp_path)), "new")
-    write_costs(Run(store, "good"), [(unit(), result(unit(), seconds=1.0))])
+    store, new = open_store(str(tmp_path)), RunStore(open_store(str(tmp_path)), "new")
+    write_costs(RunStore(store, "good"), [(unit(), result(unit(), seconds=1.0))])
     store.put("costs/bad.json", b'{"own": [{"detector": 1}]}')
     store.put("costs/worse.json", b"\xff")
     found = read_costs(new, Ledger(new, {}), [])

@@ -11,7 +11,7 @@ from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall
 from raybench.runs.ledger import FEW_PAGES, Ledger, append_to_ledger
 from raybench.runs.records import Failure, QualityRecord, UnitResult
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
 
 NOTHING = Estimate(None, reason="not measured")
@@ -19,18 +19,18 @@ QUALITY = Quality(**dict.fromkeys(Quality.__dataclass_fields__, NOTHING))
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(open_store(str(tmp_path)), "night")
+def run(tmp_path: Path) -> RunStore:
+    return RunStore(open_store(str(tmp_path)), "night")
 
 
-def finish(run: Run, unit_id: str) -> None:
+def finish(run: RunStore, unit_id: str) -> None:
     scores = ImageScores.of(["a", "b"], ["ok", "ng"], [0.1, float(int(unit_id[1:]))])
     images = run.put_blob(unit_id, "images", scores.to_bytes())
     run.commit(unit_id, "quality", QualityRecord(unit_id, QUALITY, RegionRecall(NOTHING, {}, {}), images, 2, 0))
     run.commit(unit_id, "result", UnitResult(unit_id, "line", "fake", 0))
 
 
-def without_units(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_units(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on nothing below `units/` can be read or listed."""
 
     def refused(store: Store, key: str) -> Any:
@@ -47,7 +47,7 @@ def _listed(original: Any, store: Store, prefix: str) -> list[Any]:
     return list(original(store, prefix))
 
 
-def test_finished_units_are_known_without_touching_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_units_are_known_without_touching_them(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"u{number}" for number in range(5)]
     for name in names:
         finish(run, name)
@@ -56,14 +56,14 @@ def test_finished_units_are_known_without_touching_them(run: Run, monkeypatch: p
     ledger = Ledger.read(run)
     assert ledger.done == set(names)
     assert ledger.commits(names) == {name: {"result"} for name in names}
-    remembering = Run(run.store, run.name, ledger)
+    remembering = RunStore(run.store, run.name, ledger)
     merged = remembering.read("u3", "quality", QualityRecord)
     assert merged is not None
     assert ImageScores.from_bytes(remembering.get_blob(merged.images)).scores.tolist() == [0.1, 3.0]
     assert remembering.read("u3", "result", UnitResult) == UnitResult("u3", "line", "fake", 0)
 
 
-def test_a_stale_ledger_is_made_good_from_the_store(run: Run) -> None:
+def test_a_stale_ledger_is_made_good_from_the_store(run: RunStore) -> None:
     finish(run, "u1")
     append_to_ledger(run, ["u1"])
     finish(run, "u2")
@@ -74,7 +74,7 @@ def test_a_stale_ledger_is_made_good_from_the_store(run: Run) -> None:
     assert found == {"u1": {"result"}, "u2": {"quality", "result"}, "u3": {"failure"}}
 
 
-def test_many_unknown_units_are_listed_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_unknown_units_are_listed_at_once(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raybench.runs.ledger.FEW_UNITS", 2)
     for name in ("u1", "u2", "u3"):
         finish(run, name)
@@ -82,19 +82,19 @@ def test_many_unknown_units_are_listed_at_once(run: Run, monkeypatch: pytest.Mon
     assert found == {name: {"quality", "result"} for name in ("u1", "u2", "u3")}
 
 
-def test_without_a_ledger_everything_is_looked_up(run: Run) -> None:
+def test_without_a_ledger_everything_is_looked_up(run: RunStore) -> None:
     finish(run, "u1")
     assert Ledger.read(run).done == set()
     assert Ledger.read(run).commits(["u1"]) == {"u1": {"quality", "result"}}
 
 
-def test_units_that_are_not_finished_are_not_entered(run: Run) -> None:
+def test_units_that_are_not_finished_are_not_entered(run: RunStore) -> None:
     append_to_ledger(run, ["u1"])
     assert list(run.store.list("runs/night/ledger/")) == []
 
 
 @pytest.mark.parametrize("cut", [0, 10, -30])
-def test_a_damaged_page_is_left_out(run: Run, cut: int) -> None:
+def test_a_damaged_page_is_left_out(run: RunStore, cut: int) -> None:
     finish(run, "u1")
     append_to_ledger(run, ["u1"])
     (page,) = run.store.list("runs/night/ledger/")
@@ -102,19 +102,19 @@ def test_a_damaged_page_is_left_out(run: Run, cut: int) -> None:
     assert Ledger.read(run).done == set()
 
 
-def test_a_flipped_bit_is_found(run: Run) -> None:
+def test_a_flipped_bit_is_found(run: RunStore) -> None:
     finish(run, "u1")
     append_to_ledger(run, ["u1"])
     (page,) = run.store.list("runs/night/ledger/")
     data = np.frombuffer(run.store.get(page.key), np.uint8).copy()
     data[60:120] ^= 255
     run.store.put(page.key, data.tobytes())
-    remembering = Run(run.store, run.name, Ledger.read(run))
+    remembering = RunStore(run.store, run.name, Ledger.read(run))
     assert remembering.read("u1", "result", UnitResult) == UnitResult("u1", "line", "fake", 0)
     assert remembering.read("u1", "quality", QualityRecord) is not None
 
 
-def test_two_drivers_that_merge_at_once_lose_nothing(run: Run) -> None:
+def test_two_drivers_that_merge_at_once_lose_nothing(run: RunStore) -> None:
     names = [f"u{number}" for number in range(2 * FEW_PAGES)]
     for name in names:
         finish(run, name)
@@ -130,7 +130,7 @@ def test_two_drivers_that_merge_at_once_lose_nothing(run: Run) -> None:
     assert len(after.pages) == 2
 
 
-def test_the_same_units_make_the_same_page(run: Run) -> None:
+def test_the_same_units_make_the_same_page(run: RunStore) -> None:
     finish(run, "u1")
     append_to_ledger(run, ["u1"])
     append_to_ledger(run, ["u1"])

@@ -9,33 +9,33 @@ import pytest
 from raybench.errors import IntegrityError
 from raybench.metrics.numbers import Speed
 from raybench.runs.records import Failure, MeasureRecord, ModelSize
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 from raybench.store import open_store
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run(open_store(str(tmp_path)), "night")
+def run(tmp_path: Path) -> RunStore:
+    return RunStore(open_store(str(tmp_path)), "night")
 
 
 def measured(p50_ms: float) -> MeasureRecord:
     return MeasureRecord("u1", Speed(p50_ms, 2.0, 1.0, 3.0, 4.0, 8, "cpu", "float32", 1), ModelSize(1.5, 10))
 
 
-def test_the_first_commit_stands(run: Run) -> None:
+def test_the_first_commit_stands(run: RunStore) -> None:
     assert run.commit("u1", "measure", measured(1.0)) == measured(1.0)
     assert run.commit("u1", "measure", measured(9.0)) == measured(1.0)
     assert run.read("u1", "measure", MeasureRecord) == measured(1.0)
     assert run.read("u2", "measure", MeasureRecord) is None
 
 
-def test_racing_writers_agree(run: Run) -> None:
+def test_racing_writers_agree(run: RunStore) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = set(pool.map(lambda n: run.commit("u1", "measure", measured(n)).speed.p50_ms, range(8)))
     assert len(found) == 1
 
 
-def test_blobs_are_checked(run: Run) -> None:
+def test_blobs_are_checked(run: RunStore) -> None:
     blob = run.put_blob("u1", "partial/a", b"good bytes")
     assert run.get_blob(blob) == b"good bytes"
     run.store.put(blob.key, b"evil bytes")
@@ -43,25 +43,25 @@ def test_blobs_are_checked(run: Run) -> None:
         run.get_blob(blob)
 
 
-def test_different_bytes_never_overwrite_each_other(run: Run) -> None:
+def test_different_bytes_never_overwrite_each_other(run: RunStore) -> None:
     first, second = run.put_blob("u1", "x", b"1"), run.put_blob("u1", "x", b"2")
     assert (run.get_blob(first), run.get_blob(second)) == (b"1", b"2")
 
 
-def test_commits_lists_names_not_blobs(run: Run) -> None:
+def test_commits_lists_names_not_blobs(run: RunStore) -> None:
     run.put_blob("u1", "x", b"1")
     run.commit("u1", "measure", measured(1.0))
     run.record_failure("u2", Failure("train", "ValueError", "no", "Traceback", 1))
     assert run.commits() == {"u1": {"measure"}, "u2": {"failure"}}
 
 
-def test_a_record_that_is_not_one(run: Run) -> None:
+def test_a_record_that_is_not_one(run: RunStore) -> None:
     run.store.put(run.key("u1", "measure.json"), b'{"unit_id": 3}')
     with pytest.raises(IntegrityError, match="MeasureRecord"):
         run.read("u1", "measure", MeasureRecord)
 
 
-def test_every_form_of_the_experiment_is_kept(run: Run) -> None:
+def test_every_form_of_the_experiment_is_kept(run: RunStore) -> None:
     run.freeze("a: 1\n", "1" * 64)
     run.freeze("a: 2\n", "2" * 64)
     kept = {item.key: run.store.get(item.key).decode() for item in run.store.list("runs/night/")}
@@ -72,7 +72,7 @@ def test_every_form_of_the_experiment_is_kept(run: Run) -> None:
     assert kept[second] == kept[latest]
 
 
-def test_pickles(run: Run) -> None:
+def test_pickles(run: RunStore) -> None:
     again = pickle.loads(pickle.dumps(run))  # noqa: S301
     assert again.key("u", "n") == run.key("u", "n")
 

@@ -9,7 +9,7 @@ import pytest
 from raybench.cli import main
 from raybench.errors import ExperimentError, InputError
 from raybench.runs import verify
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.runs.verify import Verified, verify_line, verify_run
 from raybench.store import Store, open_store
 from tests.support.made_run import finish, planned, site_of
@@ -41,7 +41,7 @@ def flip(store: Store, key: str) -> None:
 
 
 def both(store: Store) -> list[Verified]:
-    return [verify_line(store.sub("lines"), "strip"), verify_run(Run(store, "night"))]
+    return [verify_line(store.sub("lines"), "strip"), verify_run(RunStore(store, "night"))]
 
 
 def test_what_is_whole_has_no_problems(done: Store) -> None:
@@ -92,7 +92,7 @@ def test_every_problem_is_listed(done: Store) -> None:
     done.put(cut, done.get(cut)[:-1])
     done.put(key_of(done, "measure.json"), b"{}")
     done.delete(key_of(done, "score-test-00002.json"))
-    said = [problem.what.partition("\n")[0] for problem in verify_run(Run(done, "night")).problems]
+    said = [problem.what.partition("\n")[0] for problem in verify_run(RunStore(done, "night")).problems]
     size = len(done.get(cut))
     assert "is missing" in said
     assert f"has {size} bytes, {size + 1} were written" in said
@@ -103,7 +103,7 @@ def test_every_problem_is_listed(done: Store) -> None:
 
 def test_a_result_without_its_parts(done: Store) -> None:
     done.delete(key_of(done, "train.json"))
-    said = [problem.what for problem in verify_run(Run(done, "night")).problems]
+    said = [problem.what for problem in verify_run(RunStore(done, "night")).problems]
     assert said == ["its result is committed, train is not"]
 
 

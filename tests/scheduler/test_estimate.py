@@ -14,7 +14,7 @@ from raybench.report.publish import publish_again
 from raybench.runs.cost_model import CostEstimate, Work
 from raybench.runs.ledger import append_to_ledger
 from raybench.runs.records import Phase
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Node, capacity_of
 from raybench.scheduler.estimate import Schedule, estimate_plan, estimate_schedule
@@ -49,7 +49,7 @@ def night(store: Path, **changes: object) -> Plan:
 
 def finish(plan: Plan, cache: Path, count: int) -> None:
     """Do the first units of the plan, as the tasks and the aggregator do."""
-    run = Run(plan.store, plan.experiment.name)
+    run = RunStore(plan.store, plan.experiment.name)
     site = WorkerContext(run, plan.store.sub("lines"), cache, "cpu", 1, measure_s=0.05)
     for one in plan.units[:count]:
         lines = plan.manifests[one.line]

@@ -16,7 +16,7 @@ from raybench.data.inspection.inspection import Inspection, inspection_key, read
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.pack import PackOptions, pack
 from raybench.report import cache
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.backlog import Backlog, PhaseCount
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
@@ -54,7 +54,7 @@ def inspecting() -> Iterator[psutil.Process]:
 
 
 def page_of(plan: Plan) -> str:
-    return Run(plan.store, plan.experiment.name).get_report("index.html").decode()
+    return RunStore(plan.store, plan.experiment.name).get_report("index.html").decode()
 
 
 @contextlib.contextmanager
@@ -82,16 +82,16 @@ def test_lines_are_inspected_once_without_being_asked_for(
     assert run_plan(plan, watch).uninspected == {}
     assert watch.seen == PhaseCount(done=2, total=2)
     assert list(other.list()) == before  # it is only read
-    found = inspections_in(Run(plan.store, "night"), plan)
+    found = inspections_in(RunStore(plan.store, "night"), plan)
     assert [one.images for one in found.values() if isinstance(one, Inspection)] == [36, 36]
     assert read_inspection(packed.sub("lines"), plan.manifests["strip"]) == found["strip"]
     learnt = [key for key in (item.key for item in plan.store.list()) if key.endswith("signals.npz")]
     assert sorted(learnt) == ["lines/strip/signals.npz", "runs/night/lines/far/signals.npz"]
     assert page_of(plan).count("Data quality: nothing is wrong with the 36 images") == 2
-    assert cache.load(plan, Run(plan.store, "night"))
+    assert cache.load(plan, RunStore(plan.store, "night"))
     annotation = plan.experiment.annotation.model_copy(update={"signals": 7})
     other_signals = plan.experiment.model_copy(update={"annotation": annotation})
-    assert cache.load(replace(plan, experiment=other_signals), Run(plan.store, "night")) is None
+    assert cache.load(replace(plan, experiment=other_signals), RunStore(plan.store, "night")) is None
     run_plan(plan, watch)
     assert watch.seen is None
 
@@ -99,7 +99,7 @@ def test_lines_are_inspected_once_without_being_asked_for(
 def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment, packed: Store) -> None:
     lines = packed.sub("lines")
     plan = make_plan(experiment.model_copy(update={"inspect": False}))
-    run, watch = Run(plan.store, "night"), Watch()
+    run, watch = RunStore(plan.store, "night"), Watch()
     assert run_plan(plan, watch).failed == {}
     assert watch.seen is None
     assert "Data quality: not inspected yet" in page_of(plan)

@@ -14,7 +14,7 @@ from raybench.cli.options import UNITS_FAILED
 from raybench.config.experiment import Experiment, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.runs.records import Failure
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import Store
 
 pytestmark = pytest.mark.cluster
@@ -42,7 +42,7 @@ def test_a_leak_is_a_row(experiment: Experiment, packed: Store, tmp_path: Path) 
     assert ran.returncode == UNITS_FAILED, ran.stdout + ran.stderr
     plan = make_plan(chosen)
     by_model = {unit.model: unit.unit_id for unit in plan.units}
-    run = Run(packed, chosen.name)
+    run = RunStore(packed, chosen.name)
     failure = run.read(by_model["leaks"], "failure", Failure)
     assert failure is not None
     assert failure.error_type == "OutOfMemoryError"

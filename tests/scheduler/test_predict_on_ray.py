@@ -12,7 +12,7 @@ from raybench.config.experiment import Experiment, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.records import ScoreRecord
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 from raybench.scheduler.predict import score_shards
 from raybench.store import Store, open_store
 from raybench.worker.context import WorkerContext
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 def prediction(experiment: Experiment, images: Path, tmp_path: Path, model: ModelChoice) -> Prediction:
     """Four shards of new images, for a trained unit of `model`."""
     plan = make_plan(experiment.model_copy(update={"models": (model,)}))
-    run, manifest = Run(plan.store, "night"), plan.manifests["strip"]
+    run, manifest = RunStore(plan.store, "night"), plan.manifests["strip"]
     train(plan.units[0], manifest, WorkerContext(run, plan.store.sub("lines"), tmp_path, "cpu", 1))
     found = prepare(run, plan.units[0], manifest, open_store(str(images)), "new")
     return replace(

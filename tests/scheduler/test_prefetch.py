@@ -19,7 +19,7 @@ from raybench.data.cache import open_cached
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler import prefetch
 from raybench.scheduler.capacity import Capacity, Node
 from raybench.scheduler.prefetch import Prefetcher, Wanted, clear, wanted
@@ -50,11 +50,11 @@ def plan(tmp_path: Path, strips: Path) -> Plan:
 
 
 @pytest.fixture
-def run(plan: Plan) -> Run:
-    return Run(plan.store, "helped")
+def run(plan: Plan) -> RunStore:
+    return RunStore(plan.store, "helped")
 
 
-def helped(plan: Plan, run: Run, found: Sequence[Wanted]) -> Prefetcher:
+def helped(plan: Plan, run: RunStore, found: Sequence[Wanted]) -> Prefetcher:
     node = Node(ray.get_runtime_context().get_node_id(), 1, 0)
     cluster = Helped(Capacity(1, 1, 1.0, "cuda", (), (node,)))
     contexts = {
@@ -88,7 +88,7 @@ def test_what_is_wanted_first_come_the_shards_to_train_on(plan: Plan) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_another_node_has_the_same_images_without_decoding_them(plan: Plan, run: Run, tmp_path: Path) -> None:
+def test_another_node_has_the_same_images_without_decoding_them(plan: Plan, run: RunStore, tmp_path: Path) -> None:
     found = list(wanted(plan.units, plan.manifests))
     work_off(helped(plan, run, found), begun=len(plan.units))
     cache = tmp_path / "cache"
@@ -107,7 +107,7 @@ def test_another_node_has_the_same_images_without_decoding_them(plan: Plan, run:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_no_more_is_decoded_than_soon_begins(plan: Plan, run: Run) -> None:
+def test_no_more_is_decoded_than_soon_begins(plan: Plan, run: RunStore) -> None:
     found = list(wanted(plan.units, plan.manifests))
     ahead = [each for each in found if each.unit < 2]
     assert 0 < len(ahead) < len(found)
@@ -117,14 +117,14 @@ def test_no_more_is_decoded_than_soon_begins(plan: Plan, run: Run) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_oldest_leave_when_there_are_too_many(plan: Plan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_leave_when_there_are_too_many(plan: Plan, run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch, "LIMIT_MB", 0)
     work_off(helped(plan, run, list(wanted(plan.units, plan.manifests))), begun=len(plan.units))
     assert len(names(run.ahead)) == 2  # of the last one
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_shard_that_cannot_be_decoded_is_left_to_its_unit(plan: Plan, run: Run) -> None:
+def test_a_shard_that_cannot_be_decoded_is_left_to_its_unit(plan: Plan, run: RunStore) -> None:
     never_cached = InputFit("native", 40, 48)
     found = [replace(each, fit=never_cached) for each in wanted(plan.units, plan.manifests)]
     plan.lines_of(found[0].line).delete(found[0].shard.key)
@@ -133,7 +133,7 @@ def test_a_shard_that_cannot_be_decoded_is_left_to_its_unit(plan: Plan, run: Run
     assert names(run.ahead) == set()
 
 
-def test_without_nodes_that_help_there_is_nothing_to_do(plan: Plan, run: Run) -> None:
+def test_without_nodes_that_help_there_is_nothing_to_do(plan: Plan, run: RunStore) -> None:
     cluster = Helped(Capacity(1, 1, 0.0, "cpu", (Node("a", 1, 0),)))
     one = Prefetcher(wanted(plan.units, plan.manifests), cluster, {})  # type: ignore[arg-type]
     one.fill(begun=len(plan.units))
@@ -146,7 +146,7 @@ from pathlib import Path
 from benchmarks.scale.raylets import raylets
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.runner import run_plan
 
 store, folder = sys.argv[1], Path(sys.argv[2])
@@ -156,7 +156,7 @@ experiment = Experiment(
     input=InputChoice(pixels=4096), resources=Resources(gpus=1, measure_s=0.05),
 )
 plan, seen = make_plan(experiment), set()
-ahead = Run(plan.store, "helped").ahead
+ahead = RunStore(plan.store, "helped").ahead
 with raylets(1, 1, 1, folder, cpu_nodes=1):
     summary = run_plan(plan, lambda backlog: seen.update(item.key for item in ahead.list()))
 left = [item.key for item in ahead.list()]

@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from raybench.analysis.board import board_from_json
+from raybench.analysis.run_summary import RunSummary
 from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
@@ -19,11 +20,11 @@ from raybench.errors import InputError, RunStopped
 from raybench.report import cache
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import ScoreRecord, UnitResult
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.cluster import cluster_capacity
-from raybench.scheduler.runner import RunSummary, run_plan
+from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
@@ -111,7 +112,7 @@ def test_an_aggregator_that_comes_back_empty_loses_nothing(experiment: Experimen
     reference = run(experiment).board
     for item in list(packed.list("runs/night/ledger/")):
         packed.delete(item.key)
-    plan, night = make_plan(experiment), Run(packed, "night")
+    plan, night = make_plan(experiment), RunStore(packed, "night")
     unit_id = plan.units[0].unit_id
     actor = Aggregator.remote(night)  # type: ignore[attr-defined]
     ray.get(actor.finished.remote([unit_id]))  # it waits for more before it writes a page
@@ -134,7 +135,7 @@ def test_scored_shards_are_merged_by_the_next_run(experiment: Experiment, packed
     """As after a driver that was killed; a damaged partial metric is a row, and merged once it is whole again."""
     reference = run(experiment).board
     forget_quality(packed)
-    plan, night = make_plan(experiment), Run(packed, "night")
+    plan, night = make_plan(experiment), RunStore(packed, "night")
     unit_id = plan.units[0].unit_id
     record = night.read(unit_id, score_name(plan.manifests["strip"].scored_shards[0].key), ScoreRecord)
     assert record is not None
@@ -166,9 +167,9 @@ def test_sigterm_stops_a_run_and_the_next_one_does_the_rest(experiment: Experime
 def test_results_do_not_depend_on_who_did_the_work(experiment: Experiment, packed: Store) -> None:
     run(experiment)
     unit_id = make_plan(experiment).units[0].unit_id
-    first = Run(packed, "night").read(unit_id, "result", UnitResult)
+    first = RunStore(packed, "night").read(unit_id, "result", UnitResult)
     run(experiment.model_copy(update={"name": "other", "resources": Resources(measure_s=0.05, in_flight=1)}))
-    second = Run(packed, "other").read(unit_id, "result", UnitResult)
+    second = RunStore(packed, "other").read(unit_id, "result", UnitResult)
     assert first is not None
     assert second is not None
     assert first.quality == second.quality
@@ -210,7 +211,7 @@ def test_real_models_through_the_whole_way(experiment: Experiment) -> None:
 def test_a_finished_run_is_shown_without_a_cluster(experiment: Experiment, packed: Store) -> None:
     board = run(experiment).board
     plan = make_plan(experiment)
-    here = Run(packed, "night")
+    here = RunStore(packed, "night")
     assert cache.load(plan, here) == board
     more = make_plan(experiment.model_copy(update={"seeds": (0, 1)}))
     assert cache.load(more, here) is None
@@ -222,7 +223,7 @@ def test_a_finished_run_is_shown_without_a_cluster(experiment: Experiment, packe
 
 def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store) -> None:
     run(experiment)
-    here = Run(packed, "night")
+    here = RunStore(packed, "night")
     unit_ids = [unit.unit_id for unit in make_plan(experiment).units]
     ledger = Ledger.read(here)
     assert ledger.done == set(unit_ids)
@@ -233,4 +234,4 @@ def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store)
 def test_a_run_with_failures_is_not_taken_for_finished(experiment: Experiment, packed: Store) -> None:
     broken = with_models(experiment, ModelChoice(name="fake", config={"fail_in": "fit"}))
     run(broken)
-    assert cache.load(make_plan(broken), Run(packed, "night")) is None
+    assert cache.load(make_plan(broken), RunStore(packed, "night")) is None

@@ -30,7 +30,7 @@ from tests.support.scraping import scrape
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.runs.records import UnitResult
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.scheduler.runner import run_plan
 
 store, peak_mb, device_mb = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
@@ -46,7 +46,7 @@ ray.init(
 )
 plan = make_plan(experiment)
 summary = run_plan(plan)
-results = [Run(plan.store, "night").read(unit.unit_id, "result", UnitResult) for unit in plan.units]
+results = [RunStore(plan.store, "night").read(unit.unit_id, "result", UnitResult) for unit in plan.units]
 shares = {
     phase: [result.spent[phase].gpu_s / result.spent[phase].seconds for result in results]
     for phase in ("train", "score", "measure")

@@ -9,7 +9,7 @@ from raybench.config.plan import Plan, make_plan
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import open_store
 from raybench.worker.context import WorkerContext
 from raybench.worker.merge import Partials, finalize, merge
@@ -35,7 +35,7 @@ def planned(folder: Path, images: Path, shard_rows: int, *models: ModelChoice) -
 
 
 def site_of(plan: Plan, cache: Path) -> WorkerContext:
-    run = Run(plan.store, plan.experiment.name)
+    run = RunStore(plan.store, plan.experiment.name)
     return WorkerContext(run, plan.store.sub("lines"), cache, "cpu", 1, measure_s=0.05)
 
 

@@ -33,7 +33,7 @@ from raybench.data.manifest import Manifest, read_manifest
 from raybench.data.pack import pack
 from raybench.data.shards import read_rows
 from raybench.errors import ExperimentError, IntegrityError, LineError, ObjectMissing, RaybenchError, RejectedImage
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.runs.scores import ScoreRow, read_scores, write_scores
 from raybench.store import Store, open_store
 
@@ -479,7 +479,7 @@ SCORES = write_scores(
 @given(changes.filter(bool))
 @MUTATED
 def test_a_changed_scores_shard_is_never_parsed(tmp_path: Path, at: list[tuple[float, bytes, int]]) -> None:
-    run = Run(open_store(str(tmp_path)), "night")
+    run = RunStore(open_store(str(tmp_path)), "night")
     blob = run.put_blob("unit", "scores", SCORES)
     run.store.put(blob.key, changed(SCORES, at))
     if run.store.get(blob.key) == SCORES:

@@ -14,7 +14,7 @@ import ray
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import make_plan
 from raybench.report.publish import download
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.runs.verify import verify_run
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
@@ -66,7 +66,7 @@ def test_the_keys_are_in_nothing_that_a_run_leaves(
     plan = make_plan(chosen)
     summary = run_plan(plan)
     assert len(summary.failed) == 2
-    run = Run(plan.store, "night")
+    run = RunStore(plan.store, "night")
     download(run, tmp_path / "report")
     with monkeypatch.context() as wrong:
         wrong.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key[::-1])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from raybench.cli.options import BAD_INPUT, UNITS_FAILED
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import Store
 from raybench.store.server import EmbeddedServer
 from tests.support.head import Head, ray_head, submission_id, wait_until
@@ -80,7 +80,7 @@ def test_bad_input_fails_the_job_at_once(head: Head) -> None:
 def test_a_stopped_job_goes_on_where_it_stopped(head: Head, packed: Store, tmp_path: Path) -> None:
     slow = ", ".join(f"{{name: fake, label: slow-{at}, config: {{sleep_s: 0.1, grid: {4 + at}}}}}" for at in range(2))
     path = written(tmp_path, packed, "slow", slow)
-    run = Run(packed, "slow")
+    run = RunStore(packed, "slow")
     submit = (*SUBMIT, "--", "python", "jobs/evaluate.py", path)
     job = submission_id(head.job("submit", "--no-wait", *submit).stdout)
     wait_until(

@@ -11,7 +11,7 @@ from raybench.data.manifest import Manifest, read_manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import StoreDenied
 from raybench.runs.records import Failure
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
 from raybench.worker.inspect import inspect_in_run, inspect_line, inspection_in, record_failed_inspection
 
@@ -61,8 +61,8 @@ def test_lines_that_may_only_be_read_are_inspected(
     assert not lines.exists(inspection_key("strip"))
 
 
-def run_at(tmp_path: Path) -> Run:
-    return Run(open_store(str(tmp_path / "store")), "night")
+def run_at(tmp_path: Path) -> RunStore:
+    return RunStore(open_store(str(tmp_path / "store")), "night")
 
 
 def test_a_run_keeps_what_it_finds_beside_its_own_lines(line: tuple[Store, Manifest], tmp_path: Path) -> None:

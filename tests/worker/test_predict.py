@@ -16,7 +16,7 @@ from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError, LineError, StoreUnreachable
 from raybench.runs.records import ScoreRecord
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import LEVELS, ScoreRow, read_scores
 from raybench.runs.verify import verify_run
 from raybench.store import open_store
@@ -55,7 +55,7 @@ def name(tmp_path: Path) -> str:
 
 
 def asked(plan: Plan, images: Path, name: str, unit: Unit | None = None) -> Prediction:
-    run = Run(plan.store, "night")
+    run = RunStore(plan.store, "night")
     return prepare(run, unit or plan.units[0], plan.manifests["strip"], open_store(str(images)), name)
 
 
@@ -67,7 +67,7 @@ def scored(prediction: Prediction, tmp_path: Path) -> list[str]:
     return found
 
 
-def rows(run: Run, unit: Unit, manifest: Manifest) -> dict[str, ScoreRow]:
+def rows(run: RunStore, unit: Unit, manifest: Manifest) -> dict[str, ScoreRow]:
     records = [run.read(unit.unit_id, score_name(shard.key), ScoreRecord) for shard in manifest.scored_shards]
     assert all(records)
     return {row.image_id: row for record in records if record for row in read_scores(run.get_blob(record.shard))}
@@ -82,7 +82,7 @@ def test_the_same_images_get_the_scores_they_got_in_the_run(
     assert dict(prediction.manifest.counts) == {"unlabelled/unknown": 12}
     assert scored(prediction, tmp_path) == [shard.key for shard in prediction.manifest.shards]
     here = rows(prediction.run, prediction.unit, prediction.manifest)
-    there = rows(Run(plan.store, "night"), unit, plan.manifests["strip"])
+    there = rows(RunStore(plan.store, "night"), unit, plan.manifests["strip"])
     assert {f"test/{image_id}" for image_id in here} == set(there)
     for image_id, row in here.items():
         same = there[f"test/{image_id}"]
@@ -94,7 +94,7 @@ def test_the_same_images_get_the_scores_they_got_in_the_run(
         # Shards of another size make other batches: what is rounded differently may fall on the next of the 12 bits.
         step = float(np.ptp(same.heatmap)) / LEVELS
         np.testing.assert_allclose(row.heatmap, same.heatmap, rtol=0, atol=1.1 * step)
-    assert verify_run(Run(plan.store, "night")).problems == []
+    assert verify_run(RunStore(plan.store, "night")).problems == []
 
 
 def test_what_is_committed_is_not_done_again(
@@ -146,7 +146,7 @@ def test_images_without_stamps_are_packed_again_and_not_scored_again(
 ) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(images), f"/{name}", recursive=True)
-    run, source = Run(plan.store, "night"), open_store(f"memory://{name}")
+    run, source = RunStore(plan.store, "night"), open_store(f"memory://{name}")
     first = prepare(run, plan.units[0], plan.manifests["strip"], source, name)
     assert first.source.listing == ""
     assert scored(first, tmp_path)

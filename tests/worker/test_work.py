@@ -19,7 +19,7 @@ from raybench.detectors.protocol import Detector
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
 from raybench.runs.records import QualityRecord, ScoreRecord
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 from raybench.runs.scores import read_scores
 from raybench.store import Store, open_store
 from raybench.worker import context as context_module
@@ -37,7 +37,7 @@ def plan(experiment: Experiment) -> Plan:
 
 @pytest.fixture
 def context(plan: Plan, tmp_path: Path) -> WorkerContext:
-    return WorkerContext(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
+    return WorkerContext(RunStore(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
 
 
 def test_a_unit_from_training_to_its_result(plan: Plan, context: WorkerContext) -> None:
@@ -181,7 +181,7 @@ def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips:
         squashed_twins=False,
     )
     plan = make_plan(chosen)
-    context = WorkerContext(Run(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
+    context = WorkerContext(RunStore(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
     for model in ("fake", "padim"):
         one, other = (train(unit, plan.manifests[unit.line], context) for unit in plan.units if unit.model == model)
         assert one.unit_id != other.unit_id

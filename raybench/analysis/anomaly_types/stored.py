@@ -23,7 +23,7 @@ from raybench.analysis.flags import Flag
 from raybench.config.plan import Plan
 from raybench.data.manifest import Manifest
 from raybench.errors import IntegrityError, ObjectMissing, StoreDenied
-from raybench.runs.run import Run, encode
+from raybench.runs.run import RunStore, encode
 from raybench.store import Store
 
 TRAINING = "suspicious training image"  # it may be one of the references
@@ -47,7 +47,7 @@ _ADAPTER = TypeAdapter(StoredTypes)
 Look = Callable[[Image], AnomalyType | None]
 
 
-def with_anomaly_types(plan: Plan, run: Run, flags: Sequence[Flag]) -> list[Flag]:
+def with_anomaly_types(plan: Plan, run: RunStore, flags: Sequence[Flag]) -> list[Flag]:
     """Classify the first flags of each line, up to `annotation.signals`.
 
     Args:
@@ -64,7 +64,7 @@ def with_anomaly_types(plan: Plan, run: Run, flags: Sequence[Flag]) -> list[Flag
         return [flag for line_flags in classified for flag in line_flags]
 
 
-def _classify_flags(plan: Plan, run: Run, line: str, flags: Sequence[Flag]) -> list[Flag]:
+def _classify_flags(plan: Plan, run: RunStore, line: str, flags: Sequence[Flag]) -> list[Flag]:
     wanted = [flag.image_id for flag in flags if TRAINING not in flag.kinds][: plan.experiment.annotation.signals]
     types = _classify_images(plan, line, run, wanted)
     return [_with_type(flag, types.get(flag.image_id) if flag.image_id in wanted else None) for flag in flags]
@@ -76,7 +76,7 @@ def _with_type(flag: Flag, answer: AnomalyType | None) -> Flag:
     return replace(flag, signal=answer.kind, signal_confidence=answer.confidence, signal_evidence=answer.evidence)
 
 
-def learn_in_run(run: Run, lines: Store, manifest: Manifest, writable: bool) -> None:
+def learn_in_run(run: RunStore, lines: Store, manifest: Manifest, writable: bool) -> None:
     """Learn the anomaly types of a line unless that has been done.
 
     Args:
@@ -92,7 +92,7 @@ def learn_in_run(run: Run, lines: Store, manifest: Manifest, writable: bool) -> 
         _learn(run, lines, manifest, writable)
 
 
-def make_classifier(plan: Plan, run: Run, line: str) -> Look:
+def make_classifier(plan: Plan, run: RunStore, line: str) -> Look:
     """Return a function that classifies an image of a line; the first call learns what it takes.
 
     It returns None if classification is switched off or the line has too few OK images. If training images are missing
@@ -115,17 +115,17 @@ def make_classifier(plan: Plan, run: Run, line: str) -> Look:
     return classify_image
 
 
-def _stored_samples(run: Run, lines: Store, manifest: Manifest) -> TrainingSamples | None:
+def _stored_samples(run: RunStore, lines: Store, manifest: Manifest) -> TrainingSamples | None:
     return read_samples(lines, manifest) or read_samples(run.lines, manifest)
 
 
-def _reference_bank(run: Run, lines: Store, manifest: Manifest, writable: bool) -> ReferenceBank | None:
+def _reference_bank(run: RunStore, lines: Store, manifest: Manifest, writable: bool) -> ReferenceBank | None:
     """Build the reference bank from stored samples; without any, learn now and store them."""
     samples = _stored_samples(run, lines, manifest)
     return build_reference_bank(lines, manifest, samples) if samples else _learn(run, lines, manifest, writable)
 
 
-def _learn(run: Run, lines: Store, manifest: Manifest, writable: bool) -> ReferenceBank | None:
+def _learn(run: RunStore, lines: Store, manifest: Manifest, writable: bool) -> ReferenceBank | None:
     references = build_reference_bank(lines, manifest)
     if references is not None:
         try:
@@ -135,7 +135,7 @@ def _learn(run: Run, lines: Store, manifest: Manifest, writable: bool) -> Refere
     return references
 
 
-def _classify_images(plan: Plan, line: str, run: Run, image_ids: Sequence[str]) -> Mapping[str, AnomalyType]:
+def _classify_images(plan: Plan, line: str, run: RunStore, image_ids: Sequence[str]) -> Mapping[str, AnomalyType]:
     """Return the stored answers for a line, after classifying the images that have none."""
     lines, manifest = plan.lines_of(line), plan.manifests[line]
     key = f"{run.root}/signals/{manifest.line}.json"

@@ -20,7 +20,7 @@ from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import InputError, IntegrityError
 from raybench.report.annotations.item import AnnotatedImage, SourcePicture, Task
 from raybench.runs.records import ScoreRecord, UnitResult
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import ScoreRow, iter_scores
 from raybench.store import Store
 from raybench.worker.context import fit_of
@@ -38,7 +38,7 @@ class Outliner:
     threshold: float
 
 
-def tasks_of(run: Run, line: str, picked: bool = False) -> list[Task]:
+def tasks_of(run: RunStore, line: str, picked: bool = False) -> list[Task]:
     """The flags of `line`, in the order of the report. picked: only those that the annotation budget picks.
 
     Raises ObjectMissing without a report, IntegrityError, InputError for one that knows of no budget.
@@ -61,7 +61,7 @@ def tasks_of(run: Run, line: str, picked: bool = False) -> list[Task]:
     ]
 
 
-def outliner_of(plan: Plan, run: Run, board: Board, line: str) -> Outliner | None:
+def outliner_of(plan: Plan, run: RunStore, board: Board, line: str) -> Outliner | None:
     """The model that the verdict names, or where it has no heat maps the next best that has; None without any."""
     for name in (row.model for row in board.rows_of(line)):
         for unit in plan.compared:
@@ -73,7 +73,7 @@ def outliner_of(plan: Plan, run: Run, board: Board, line: str) -> Outliner | Non
 
 
 def items_of(
-    plan: Plan, run: Run, line: str, tasks: Iterable[Task], outliner: Outliner | None
+    plan: Plan, run: RunStore, line: str, tasks: Iterable[Task], outliner: Outliner | None
 ) -> Iterator[AnnotatedImage]:
     """The tasks with images and outlines, in the order of the line's shards. One row group of images and a few dozen
     heat maps are in memory at a time. A task whose image the line does not hold is left out."""
@@ -98,7 +98,7 @@ def _here(lines: Store, shard: ShardInfo, wanted: Mapping[str, Task]) -> set[str
     return {row.image_id for row in rows}
 
 
-def _scored(run: Run, outliner: Outliner | None, shard: ShardInfo, ids: set[str]) -> Iterator[ScoreRow]:
+def _scored(run: RunStore, outliner: Outliner | None, shard: ShardInfo, ids: set[str]) -> Iterator[ScoreRow]:
     """Nothing for a shard that was not scored, as those that a model trains on."""
     record = run.read(outliner.unit.unit_id, score_name(shard.key), ScoreRecord) if outliner else None
     return iter_scores(run.get_blob(record.shard), only=ids) if record else iter(())

@@ -11,7 +11,7 @@ from raybench.config.plan import Plan
 from raybench.errors import InputError, ObjectMissing, UnknownName
 from raybench.report.annotations.collect import items_of, outliner_of, tasks_of
 from raybench.report.annotations.write import Written, check_formats, write
-from raybench.runs.run import Run
+from raybench.runs.run import RunStore
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def annotate(plan: Plan, line: str | None, folder: Path, options: Options) -> It
     Raises UnknownName (line or format), InputError (no report yet, or a line's folder is already there).
     """
     check_formats(options.formats)
-    run = Run(plan.store, plan.experiment.name)
+    run = RunStore(plan.store, plan.experiment.name)
     try:
         board = board_from_json(run.get_report("board.json"))
     except ObjectMissing as error:
@@ -62,7 +62,7 @@ def annotate(plan: Plan, line: str | None, folder: Path, options: Options) -> It
         yield _line(plan, run, board, folder / each, options)
 
 
-def _line(plan: Plan, run: Run, board: Board, folder: Path, options: Options) -> LineExport:
+def _line(plan: Plan, run: RunStore, board: Board, folder: Path, options: Options) -> LineExport:
     """folder: named as the line."""
     line = folder.name
     tasks = tasks_of(run, line, options.picked)

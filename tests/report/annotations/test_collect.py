@@ -27,7 +27,7 @@ from raybench.errors import InputError, IntegrityError, UnknownName
 from raybench.metrics.numbers import Threshold
 from raybench.report.annotations.export import LineExport, Options, annotate
 from raybench.runs.records import ScoreRecord, UnitResult
-from raybench.runs.run import Run, score_name
+from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import ScoreRow, write_scores
 from raybench.store import open_store
 from raybench.worker.context import fit_of
@@ -64,7 +64,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 def leave_results(plan: Plan) -> None:
-    run = Run(plan.store, "night")
+    run = RunStore(plan.store, "night")
     results = [result_of(unit) for unit in plan.units]
     for unit, result in zip(plan.units, results, strict=True):
         run.commit(unit.unit_id, "result", result)
@@ -101,7 +101,7 @@ def scored(unit: Unit, image_id: str, at: int) -> ScoreRow:
     return ScoreRow(image_id, "strip", unit.model, unit.unit_id, "ng", 1.0, True, found, HEIGHT, WIDTH)
 
 
-def leave_flags(run: Run, lines: list[str], ids: list[str]) -> None:
+def leave_flags(run: RunStore, lines: list[str], ids: list[str]) -> None:
     table = pd.DataFrame({"line": lines, "image_id": ids})
     table = table.assign(label="ng", score=[1.5, np.nan, 1.0, 0.5, 0.5], reason="look")
     sink = io.BytesIO()
@@ -157,7 +157,7 @@ def test_only_what_the_budget_picks(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_the_command(plan: Plan, tmp_path: Path) -> None:
-    Run(plan.store, "night").freeze(plan.experiment.to_yaml(), plan.experiment.digest)
+    RunStore(plan.store, "night").freeze(plan.experiment.to_yaml(), plan.experiment.digest)
     name = plan.store.uri("runs/night")
     found = CliRunner().invoke(app, ["annotate", name, "--to", str(tmp_path / "out"), "--format", "coco,cvat"])
     assert found.exit_code == 0, found.output
@@ -173,7 +173,7 @@ def test_the_command(plan: Plan, tmp_path: Path) -> None:
 def test_what_cannot_be_exported_is_said(plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'strip'"):
         list(annotate(plan, "stripe", tmp_path, MASKS))
-    run = Run(plan.store, "night")
+    run = RunStore(plan.store, "night")
     run.put_report("flags.parquet", b"PAR1 and no more")
     with pytest.raises(IntegrityError, match="raybench report"):
         list(annotate(plan, None, tmp_path, MASKS))

@@ -1,0 +1,595 @@
+"""The Python API: pack folders, run comparisons, read runs. The command line stands on it.
+
+Nothing here imports Ray before something has to be computed on it, so that a finished run is read in a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image, ImageDraw
+from rich.console import Console
+
+from raybench.analysis.anomaly_types.stored import make_classifier
+from raybench.analysis.board import Board, board_from_json
+from raybench.analysis.decision import Verdict
+from raybench.analysis.flags import collect_scores, voting_models
+from raybench.analysis.predictions import PredictionSummary
+from raybench.analysis.run_summary import RunSummary
+from raybench.analysis.select import select_unit
+from raybench.config.experiment import Experiment, ModelChoice, Resources
+from raybench.config.plan import Plan, check_models, experiment_of, make_plan, open_experiment_store
+from raybench.config.unit import Unit
+from raybench.data.decode import decode_image, decode_mask
+from raybench.data.geometry import to_source
+from raybench.data.line import Line
+from raybench.data.manifest import Manifest
+from raybench.data.source import pack_from, pack_if_changed
+from raybench.detectors import registry
+from raybench.errors import InputError, ModelError, ObjectMissing, RunStopped, UnknownName
+from raybench.metrics.image import ImageScores
+from raybench.report import cache
+from raybench.report.columns import board_frame
+from raybench.report.gallery import overlay
+from raybench.report.pictures import scored_images
+from raybench.report.predictions import PAGE, TABLE
+from raybench.report.predictions import publish as publish_prediction
+from raybench.report.progress import pack_bar, score_bar
+from raybench.report.publish import download, publish_again
+from raybench.runs.ledger import Ledger
+from raybench.runs.records import Failure, QualityRecord, TrainRecord, UnitResult
+from raybench.runs.run import RunStore
+from raybench.runs.status import unit_statuses
+from raybench.store import Store, open_store
+from raybench.worker.context import WorkerContext, fit_of, node_cache
+from raybench.worker.predict import Prediction, prepare, score_here
+
+if TYPE_CHECKING:
+    from raybench.report.onnx_export import Exported
+
+STORE, LAYOUT = "raybench-store", "auto"
+NAME_CHARS = 100
+PANEL_SIDE = 480  # pixels, of a drawn heat map
+Rgb = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """One image as a model sees it."""
+
+    line: str
+    image_id: str
+    label: str
+    """ok, ng or unknown."""
+    model: str
+    score: float
+    is_anomalous: bool | None
+    """Whether the score is above the model's threshold. None without a threshold."""
+    image: Rgb = field(repr=False)
+    """(H, W, 3) uint8 RGB."""
+    values: npt.NDArray[np.float32] = field(repr=False)
+    """(H, W) float32, in the model's own unit."""
+    mask: npt.NDArray[np.bool_] | None = field(repr=False)
+    """(H, W) bool, True on defects. None where nobody annotated the image."""
+    low: float | None = None
+    """The median heat of OK images."""
+    high: float | None = None
+    """The highest heat of OK images."""
+
+    def plot(self) -> Image.Image:
+        """Draw the image, the heat map over it and, where there is one, the mask, side by side.
+
+        A pixel has half of the colour scale when it is as hot as the hottest pixel of OK images.
+        """
+        low, high = (self.low, self.high) if self.low is not None and self.high is not None else self._span
+        panels = [self.image, overlay(self.image, self.values, low, high)]
+        if self.mask is not None:
+            panels.append(np.repeat(self.mask[..., np.newaxis] * np.uint8(255), 3, axis=2))
+        titles = (f"{self.image_id} ({self.label})", f"{self.model}: {self.score:.4g}", "mask")
+        return _side_by_side(panels, titles)
+
+    @property
+    def _span(self) -> tuple[float, float]:
+        return float(self.values.min()), float(self.values.max())
+
+    def _repr_png_(self) -> bytes:
+        sink = io.BytesIO()
+        self.plot().save(sink, "png")
+        return sink.getvalue()
+
+
+class BoardFrame(pd.DataFrame):
+    """The board, with all its columns; a notebook shows the ones that decide, the named model of each line in bold."""
+
+    _SHOWN = (
+        "grade", "rank", "image_auroc", "recall", "false_alarm_rate", "region_recall", "au_pro", "speed_p50_ms",
+        "size_disk_mb", "conclusion",
+    )  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        shown = [name for name in self._SHOWN if name in self.columns]
+        cells = {name: [self._cell(row, name) for _, row in self.iterrows()] for name in shown}
+        named = [str(text).startswith("run this one") for text in self.get("conclusion", [""] * len(self))]
+
+        def bold(column: pd.Series[Any]) -> list[str]:
+            return ["font-weight: bold" if is_named else "" for is_named in named]
+
+        return str(pd.DataFrame(cells, self.index).style.apply(bold, axis=0).to_html())
+
+    def _cell(self, row: pd.Series[Any], name: str) -> str:
+        value = row[name]
+        if pd.isna(value):
+            return "–"
+        if not isinstance(value, float):
+            return str(value)
+        low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+        return f"{value:.3f}" if low is None or pd.isna(low) else f"{value:.3f} ({low:.3f}–{high:.3f})"
+
+
+class Run:
+    """A run: its comparison, verdicts, images and heat maps. Everything is read from the store when it is asked for."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._store = RunStore(plan.store, plan.experiment.name)
+
+    def __repr__(self) -> str:
+        return f"Run({self.uri!r})"
+
+    @property
+    def name(self) -> str:
+        return self.plan.experiment.name
+
+    @property
+    def uri(self) -> str:
+        """Where the run lies; `open_run` takes it."""
+        return self.plan.store.uri(self._store.root)
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.plan.experiment
+
+    @property
+    def lines(self) -> list[str]:
+        """The names of the run's product lines."""
+        return list(self.plan.manifests)
+
+    def board(self) -> pd.DataFrame:
+        """Return the comparison: a row per line and model, each number with its 95 % interval.
+
+        Returns:
+            Index: line, model. Columns: as in `board.csv`; a number `x` has its interval in `x_low` and `x_high`.
+        """
+        return BoardFrame(board_frame(self._board()).set_index(["line", "model"]))
+
+    def verdict(self, line: str) -> Verdict:
+        """Return which model `line` should run, how sure that is, and why."""
+        return self._board().verdict_on(self._known(line))
+
+    def status(self) -> pd.DataFrame:
+        """Return how far each unit is: waiting, trained, failed or done."""
+        ledger = Ledger.read(self._store)
+        units = unit_statuses(self.plan, ledger.commits([unit.unit_id for unit in self.plan.units]))
+        columns = ("line", "model", "seed", "state", "scored_shards", "shards", "unit_id")
+        frame = pd.DataFrame([vars(unit) for unit in units], columns=list(columns))
+        return frame.set_index(["line", "model", "seed"])
+
+    def flags(self, line: str | None = None) -> pd.DataFrame:
+        """Return the annotation queue: which images a person should look at, and why, the most useful first.
+
+        Args:
+            line: Only the flags of this line.
+        """
+        data = self._reported("flags.parquet")
+        names = {f"signal{part}": f"anomaly_type{part}" for part in ("", "_confidence", "_evidence")}
+        frame = pd.read_parquet(io.BytesIO(data)).rename(columns=names)
+        return frame if line is None else frame[frame["line"] == self._known(line)].reset_index(drop=True)
+
+    def images(self, line: str) -> pd.DataFrame:
+        """Return every test and unlabelled image of `line` as all models see it, the most anomalous first.
+
+        Returns:
+            Index: image_id. Columns: label; `score_<model>` in the model's own unit; excess, the mean over the models
+            that count of how far the score lies above the threshold, in units of the distance between a typical OK
+            image and the threshold; flags and reasons, empty where nobody needs to look; anomaly_type, None where no
+            kind is known.
+        """
+        scores = self._scores(self._known(line))
+        results = [result for result, _ in scores.values()]
+        voting = {line: voting_models(self.verdict(line))}
+        seen = collect_scores(results, {result.unit_id: found for result, found in scores.values()}, voting)
+        columns: dict[str, pd.Series[Any]] = {}
+        for model, (_, found) in scores.items():
+            columns.setdefault("label", pd.Series(found.labels.astype(object), found.image_ids))
+            columns[f"score_{model}"] = pd.Series(found.scores, found.image_ids)
+        frame = pd.DataFrame(columns).rename_axis("image_id")
+        frame["excess"] = pd.Series({image.image_id: image.score for image in seen}, dtype=float)
+        flags = self.flags(line).set_index("image_id")
+        frame["flags"] = flags["kinds"].map(", ".join).reindex(frame.index).fillna("")
+        frame["reasons"] = flags["reason"].reindex(frame.index).fillna("")
+        frame["anomaly_type"] = flags["anomaly_type"].reindex(frame.index)
+        return frame.sort_values("excess", ascending=False, kind="stable")
+
+    def heatmap(self, line: str, image_id: str, model: str | None = None) -> Heatmap:
+        """Return the heat map of a test or unlabelled image.
+
+        Args:
+            line: The product line.
+            image_id: The image's path in the folder that was packed.
+            model: Label of the model. None: the one that the verdict names.
+
+        Raises:
+            UnknownName: There is no such line, model or image.
+            InputError: The model is not trained, or makes no heat maps.
+        """
+        unit = select_unit(self.plan, line, model)
+        manifest, trained = self.plan.manifests[line], self._store.read(unit.unit_id, "train", TrainRecord)
+        if trained is None:
+            raise InputError(f"{unit} is not trained yet; run the experiment first")
+        found = next(scored_images(self.plan, self._store, unit, manifest, {image_id}), None)
+        if found is None:
+            raise UnknownName("image", image_id, self._image_ids(unit))
+        row, scored = found
+        if scored.heatmap is None:
+            raise InputError(f"{unit.model} makes no heat maps")
+        return Heatmap(
+            line=line,
+            image_id=image_id,
+            label=scored.label,
+            model=unit.model,
+            score=scored.score,
+            is_anomalous=scored.is_anomalous,
+            image=decode_image(row.image, manifest.white_level),
+            values=to_source(scored.heatmap, fit_of(unit), row.height, row.width),
+            mask=decode_mask(row.mask, row.height, row.width) if row.mask else None,
+            low=trained.heat_low,
+            high=trained.heat_high,
+        )
+
+    def predict(
+        self,
+        images: str | Path,
+        *,
+        line: str,
+        model: str | None = None,
+        name: str | None = None,
+        folder: str | Path = "out",
+        address: str | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Score new images with a trained detector of this run. The same call resumes.
+
+        Args:
+            images: A folder: a path, s3:// or any fsspec URI.
+            line: The product line whose detector is used.
+            model: Label of the model. None: the one that the verdict names.
+            name: The prediction's name in the store. None: the last part of the folder's.
+            folder: Local folder for the table and a page of the most anomalous images.
+            address: Ray cluster to score on. None: RAY_ADDRESS, else this process.
+            progress: Whether to show a bar.
+
+        Returns:
+            A row per image: image_id, score, is_anomalous, threshold, excess, height, width, odd_size. The attribute
+            `attrs["page"]` is the path of the page.
+
+        Raises:
+            ModelError: Some images could not be scored. The rest is in the store.
+        """
+        new = predict_images(self.plan, images, line, model, name, Path(folder), address, _console(progress))
+        if new.failed:
+            faults = "; ".join(f"{shard}: {fault.error_type}: {fault.message}" for shard, fault in new.failed.items())
+            raise ModelError(
+                f"{new.summary.not_scored} images could not be scored, the same call tries again: {faults}"
+            )
+        frame = pd.read_parquet(new.folder / TABLE)
+        frame.attrs["page"] = str(new.folder / PAGE)
+        return frame
+
+    def export(self, line: str, folder: str | Path, model: str | None = None) -> Exported:
+        """Write a line's detector as ONNX (and OpenVINO), threshold included, checked against the original.
+
+        Args:
+            line: The product line.
+            folder: Local folder for the files.
+            model: Label of the model. None: the one that the verdict names.
+        """
+        from raybench.report.onnx_export import export
+
+        return export(self.plan, line, model, Path(folder), node_cache())
+
+    def report(self, folder: str | Path = "out") -> Path:
+        """Build the report of what is done so far, unless it is up to date, and copy it into `folder`.
+
+        Returns:
+            The path of `index.html`.
+        """
+        if cache.load(self.plan, self._store) is None:
+            cache.save(self.plan, self._store, publish_again(self.plan))
+        return copy_report(self.plan, Path(folder))
+
+    def _board(self) -> Board:
+        return board_from_json(self._reported("board.json"))
+
+    def _reported(self, name: str) -> bytes:
+        try:
+            return self._store.get_report(name)
+        except ObjectMissing as error:
+            raise InputError(
+                f"{self.uri} has no report yet; run the experiment, or build one of what is done with Run.report()"
+            ) from error
+
+    def _known(self, line: str) -> str:
+        if line not in self.plan.manifests:
+            raise UnknownName("line", line, self.plan.manifests)
+        return line
+
+    def _scores(self, line: str) -> dict[str, tuple[UnitResult, ImageScores]]:
+        """By model: the result and the image scores of the first seed that is finished."""
+        found: dict[str, tuple[UnitResult, ImageScores]] = {}
+        for unit in self.plan.compared:
+            if unit.line != line or unit.model in found:
+                continue
+            result = self._store.read(unit.unit_id, "result", UnitResult)
+            merged = self._store.read(unit.unit_id, "quality", QualityRecord) if result else None
+            if result and merged:
+                found[unit.model] = result, ImageScores.from_bytes(self._store.get_blob(merged.images))
+        return found
+
+    def _image_ids(self, unit: Unit) -> list[str]:
+        merged = self._store.read(unit.unit_id, "quality", QualityRecord)
+        return ImageScores.from_bytes(self._store.get_blob(merged.images)).image_ids.tolist() if merged else []
+
+
+def pack(
+    source: str | Path,
+    *,
+    to: str | Path = STORE,
+    name: str | None = None,
+    layout: str = LAYOUT,
+    progress: bool = True,
+) -> Line:
+    """Pack a folder of images into Parquet shards, as a product line.
+
+    Args:
+        source: The folder: a path, s3:// or any fsspec URI.
+        to: The store: a path or s3://bucket/prefix.
+        name: The line's name. None: the last part of the folder's.
+        layout: mvtec, folder, csv, images; auto looks for itself.
+        progress: Whether to show a bar.
+
+    Raises:
+        LineError: A bad name, an unknown layout, or no image that can be used.
+    """
+    images, lines = open_store(str(source)), open_store(str(to)).sub("lines")
+    line = name or name_after(images.uri())
+    return Line(lines, pack_line(images, lines, line, layout, _console(progress)))
+
+
+def plan(experiment: Experiment | str | Path) -> Plan:
+    """Return what an experiment will train and score; `to_frame()` shows it. Reads the store and writes nothing.
+
+    Raises:
+        ExperimentError: Models or lines have faults: all of them are named.
+    """
+    if isinstance(experiment, Experiment):
+        return make_plan(experiment)
+    return make_plan(experiment_of(str(experiment)), str(experiment))
+
+
+def run(
+    experiment: Experiment | str | Path,
+    *,
+    models: Sequence[str | Mapping[str, Any] | ModelChoice] | None = None,
+    store: str | Path = STORE,
+    name: str | None = None,
+    layout: str = LAYOUT,
+    address: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Train, score and measure what is not done yet, then compare. The same call resumes.
+
+    Args:
+        experiment: An experiment, the path of an experiment file (.yaml), or a folder of images: a path or a URI. The
+            folder is packed as the line that its last part names, unless it is packed and has not changed.
+        models: With a folder: the models to compare. None: all of raybench's.
+        store: With a folder: where to keep line and run; a path or s3://bucket/prefix.
+        name: With a folder: the run's name. None: the line's.
+        layout: With a folder: mvtec, folder, csv, images; auto looks for itself.
+        address: Ray cluster, as in `ray.init`. None: the connection that stands, RAY_ADDRESS, or this machine.
+        progress: Whether to show bars, and units that failed.
+        **settings: With a folder: other keys of an experiment, e.g. preset="cpu" or false_alarm_budget=0.01.
+
+    Raises:
+        InputError: The experiment, the images or the store cannot be used as they are.
+        StoreError: Object storage failed.
+        RunStopped: A signal ended the run; the same call does the rest.
+    """
+    console = _console(progress)
+    if isinstance(experiment, Experiment) or str(experiment).endswith((".yaml", ".yml")):
+        defaults = {"models": None, "store": STORE, "name": None, "layout": LAYOUT}
+        given = {"models": models, "store": str(store), "name": name, "layout": layout} | settings
+        if extra := [key for key, value in given.items() if key in settings or value != defaults[key]]:
+            raise InputError(f"{', '.join(extra)}: only with a folder of images; set it in the experiment")
+        planned = plan(experiment)
+    else:
+        planned = make_plan(_packed_experiment(str(experiment), models, str(store), name, layout, settings, console))
+    summary = execute(planned, address, console)
+    if console:
+        print_summary(summary, console)
+    return Run(planned)
+
+
+def open_run(run: Experiment | str | Path) -> Run:
+    """Open a run to read its results, at any time and without Ray.
+
+    Args:
+        run: The run's URI `<store>/runs/<name>`, an experiment, or the path of an experiment file.
+    """
+    return Run(plan(run))
+
+
+def pack_line(source: Store, lines: Store, line: str, layout: str, console: Console | None) -> Manifest:
+    """Pack a folder as `line` of the store of lines, with a bar on `console`."""
+    with pack_bar(line, console) as show:
+        return pack_from(source, lines, line, layout, show)
+
+
+def execute(plan: Plan, address: str | None, console: Console | None) -> RunSummary:
+    """Do what is left of `plan` on a Ray cluster; without one, where nothing is.
+
+    console: where progress and warnings go; None: nowhere.
+    """
+    if board := cache.load(plan, RunStore(plan.store, plan.experiment.name)):
+        return RunSummary(board, len(plan.units), len(plan.units))
+    from raybench.scheduler.cluster import cluster_capacity, connected
+    from raybench.scheduler.progress import shown
+    from raybench.scheduler.runner import run_plan
+
+    with connected(address), shown(console) if console else contextlib.nullcontext(lambda backlog: None) as watch:
+        is_paper = plan.experiment.preset == "paper"
+        if console and is_paper and cluster_capacity(plan.experiment.resources).device == "cpu":
+            console.print("there is no GPU: the papers' settings may take hours per model; `preset: cpu` takes minutes")
+        try:
+            return run_plan(plan, watch)
+        except RunStopped as stopped:  # said at once: `ray job stop` kills what is not gone after three seconds
+            if console:
+                console.print(str(stopped), style="yellow", markup=False, highlight=False, soft_wrap=True)
+            raise
+
+
+def print_summary(summary: RunSummary, console: Console) -> None:
+    """Print what failed, and how many units are done."""
+    for unit_id, failure in summary.failed.items():
+        console.print(
+            f"failed {unit_id} in {failure.phase}, attempt {failure.attempt}: {failure.error_type}: {failure.message}",
+            style="red",
+            markup=False,
+        )
+    for line, failure in summary.uninspected.items():
+        text = f"the data of {line} were not inspected: {failure.error_type}: {failure.message}"
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(summary.text, highlight=False)
+
+
+def copy_report(plan: Plan, folder: Path) -> Path:
+    """Copy the report into `<folder>/<run>/report` and return the path of its page."""
+    return download(RunStore(plan.store, plan.experiment.name), folder / plan.experiment.name / "report") / "index.html"
+
+
+@dataclass(frozen=True)
+class NewImages:
+    """New images, scored."""
+
+    prediction: Prediction
+    summary: PredictionSummary
+    failed: Mapping[str, Failure]
+    """Shards that could not be scored."""
+    folder: Path
+    """Where table and page lie."""
+
+
+def predict_images(
+    plan: Plan,
+    source: str | Path,
+    line: str,
+    model: str | None,
+    name: str | None,
+    folder: Path,
+    address: str | None,
+    console: Console | None,
+) -> NewImages:
+    """Pack the images, score them and write table and page below `<folder>/<run>/predictions`. See `Run.predict`."""
+    unit = select_unit(plan, line, model)
+    images = open_store(str(source), **plan.experiment.storage.model_dump())
+    plan.store.check()
+    store, called = RunStore(plan.store, plan.experiment.name), name or name_after(images.uri())
+    out = folder / plan.experiment.name / "predictions" / called / plain_name(unit.model)
+    with pack_bar(line, console) as show:
+        prediction = prepare(store, unit, plan.manifests[line], images, called, show)
+    failed = _score(prediction, plan.experiment.resources, address or os.environ.get("RAY_ADDRESS"), console)
+    looks = make_classifier(plan, store, line)
+    summary = publish_prediction(prediction, plan.manifests[line], failed, out, looks)
+    return NewImages(prediction, summary, failed, out)
+
+
+def name_after(uri: str) -> str:
+    """Return a name made of the last part of a folder's URI."""
+    scheme, _, path = uri.partition("://")
+    last = path.rstrip("/").rpartition("/")[2]
+    return plain_name(unquote(last) if scheme == "file" else last)
+
+
+def plain_name(text: str) -> str:
+    """Return `text` as a name of letters, digits, `.`, `_` and `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:NAME_CHARS] or "images"
+
+
+def _score(
+    prediction: Prediction, resources: Resources, address: str | None, console: Console | None
+) -> dict[str, Failure]:
+    with score_bar(prediction, console) as done:
+        if address:
+            from raybench.scheduler.cluster import connected
+            from raybench.scheduler.predict import score_shards
+
+            with connected(address):
+                return score_shards(prediction, resources, done)
+        from raybench.detectors import device
+
+        chosen, threads = device.available(resources.gpus), os.cpu_count() or 1
+        return score_here(
+            prediction, WorkerContext(prediction.run, prediction.images, node_cache(), chosen, threads), done
+        )
+
+
+def _packed_experiment(
+    source: str,
+    models: Sequence[str | Mapping[str, Any] | ModelChoice] | None,
+    store: str,
+    name: str | None,
+    layout: str,
+    settings: Mapping[str, Any],
+    console: Console | None,
+) -> Experiment:
+    """The experiment over a folder of images, which is packed when this returns."""
+    line = name_after(open_store(source).uri())
+    keys = {"name": name or line, "store": open_store(store).uri(), "lines": (line,)}
+    experiment = Experiment.model_validate(keys | {"models": tuple(models or registry.names())} | dict(settings))
+    check_models(experiment)
+    lines = open_experiment_store(experiment).sub("lines")
+    with pack_bar(line, console) as show:
+        pack_if_changed(open_store(source, **experiment.storage.model_dump()), lines, line, layout, show)
+    return experiment
+
+
+def _console(progress: bool) -> Console | None:
+    return Console(stderr=True) if progress else None
+
+
+def _side_by_side(panels: Sequence[Rgb], titles: Sequence[str], gap: int = 8, margin: int = 18) -> Image.Image:
+    """The panels, which have one size, in a row on white, each below its title."""
+    tiles = []
+    for panel, title in zip(panels, titles, strict=False):
+        picture = Image.fromarray(panel)
+        picture.thumbnail((PANEL_SIDE, PANEL_SIDE))
+        tile = Image.new("RGB", (picture.width, picture.height + margin), "white")
+        ImageDraw.Draw(tile).text((2, 3), title, fill="black")
+        tile.paste(picture, (0, margin))
+        tiles.append(tile)
+    width, height = tiles[0].size
+    row = Image.new("RGB", (len(tiles) * (width + gap) - gap, height), "white")
+    for at, tile in enumerate(tiles):
+        row.paste(tile, (at * (width + gap), 0))
+    return row

@@ -1,0 +1,98 @@
+"""Where a packed line comes from: `<line>/source.json`, written after the manifest.
+
+It lets a line be packed again only when its images have changed. A manifest does not hold it: the same images are the
+same line, wherever they were read from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from raybench.data.manifest import Manifest, read_manifest
+from raybench.data.pack import PackOptions, Progress, pack
+from raybench.errors import LineError, ObjectMissing
+from raybench.store import Store
+
+
+@dataclass(frozen=True)
+class LineSource:
+    """The folder that a line was packed from."""
+
+    uri: str
+    layout: str
+    """The layout that was asked for, `auto` included."""
+    listing: str
+    """See `listing_digest`."""
+
+
+_ADAPTER = TypeAdapter(LineSource)
+
+
+def listing_digest(source: Store) -> str:
+    """Return the SHA-256 (hex) over names, sizes and stamps of a folder's files.
+
+    Empty where the store gives no stamps: nobody can say then whether the files are still the same.
+    """
+    sha256 = hashlib.sha256()
+    for item in source.list():
+        if not item.stamp:
+            return ""
+        sha256.update(f"{item.key}\0{item.size}\0{item.stamp}\n".encode(errors="surrogatepass"))
+    return sha256.hexdigest()
+
+
+def pack_from(
+    source: Store,
+    lines: Store,
+    line: str,
+    layout: str,
+    progress: Callable[[Progress], None] = lambda now: None,
+) -> Manifest:
+    """Pack the images of `source` as `line`, and record where they come from.
+
+    Raises:
+        LineError: A bad name, an unknown layout, or no image that can be used.
+    """
+    packed = LineSource(source.uri(), layout, listing_digest(source))
+    manifest = pack(source, lines, line, PackOptions(layout=layout), progress)
+    lines.put(source_key(line), _ADAPTER.dump_json(packed, indent=1) + b"\n")
+    return manifest
+
+
+def pack_if_changed(
+    source: Store,
+    lines: Store,
+    line: str,
+    layout: str,
+    progress: Callable[[Progress], None] = lambda now: None,
+) -> Manifest:
+    """Return the manifest of `line`, packed from `source` unless that has happened and no file has changed since.
+
+    Raises:
+        LineError: As `pack_from`, and where the line was packed from another folder.
+    """
+    before = read_source(lines, line)
+    if before and before.uri != source.uri():
+        raise LineError(
+            f"{lines.uri(line)} was packed from {before.uri}; pack {source.uri()} under another name, or into another "
+            "store"
+        )
+    if before and before.listing and before == LineSource(source.uri(), layout, listing_digest(source)):
+        return read_manifest(lines, line)
+    return pack_from(source, lines, line, layout, progress)
+
+
+def read_source(lines: Store, line: str) -> LineSource | None:
+    """Return what the line was packed from; None where that is not known."""
+    try:
+        return _ADAPTER.validate_json(lines.get(source_key(line)))
+    except (ObjectMissing, ValidationError):
+        return None
+
+
+def source_key(line: str) -> str:
+    return f"{line}/source.json"
