@@ -1,24 +1,24 @@
-"""Everything raybench raises on purpose, as one tree.
+"""The exceptions that raybench raises, as one tree.
 
 RaybenchError
-├── InputError              the user can mend it: one clear message, exit code 2, no traceback
-│   ├── ExperimentError     every fault of an experiment file, listed at once
-│   ├── LineError           a product line that cannot be read, or has no OK images to train on
-│   ├── RejectedImage       one image that is not packed; carries the reason written to the manifest
-│   └── UnknownName         a model, layout or key that does not exist, with the closest that does
-├── StoreError              object storage
-│   ├── StoreUnreachable    no answer from the endpoint, or only ones of a server in trouble
-│   ├── StoreDenied         credentials missing or refused
+├── InputError              the user can fix it: one clear message, exit code 2, no traceback
+│   ├── ExperimentError     faults of an experiment file, all listed at once
+│   ├── LineError           a product line cannot be read, or has no OK images to train on
+│   ├── RejectedImage       an image is not packed; carries the reason written to the manifest
+│   └── UnknownName         a model, layout or key does not exist; names the closest one that does
+├── StoreError              the store fails
+│   ├── StoreUnreachable    the endpoint does not answer, or answers with server errors
+│   ├── StoreDenied         credentials are missing or refused
 │   ├── BucketMissing       the bucket does not exist
 │   ├── ObjectMissing       the key does not exist
-│   └── UnsafeStore         conditional PUT is not honoured, so commits could be lost
-├── RunStopped              a signal ended the run early; nothing is lost, the same command goes on
-├── TimeLimit               a unit that took longer than the experiment allows
-├── IntegrityError          bytes that are not what was written (size, digest, page checksum, schema)
-└── ModelError              a detector
-    ├── WeightsMissing      weights that must be there and are not, with the remedy
-    ├── WeightsCorrupt      weights whose sha256 is not the expected one
-    └── BadScores           scores or heat maps that are not finite or not of the promised shape
+│   └── UnsafeStore         the store ignores conditional PUT, so commits could be lost
+├── RunStopped              a signal ended the run early; nothing is lost, and the same command resumes it
+├── TimeLimit               a unit took longer than the experiment allows
+├── IntegrityError          stored bytes differ from what was written (size, digest, page checksum, schema)
+└── ModelError              a detector fails
+    ├── WeightsMissing      required weights are missing; names the remedy
+    ├── WeightsCorrupt      the sha256 of weights is not the expected one
+    └── BadScores           scores or heat maps are not finite or have the wrong shape
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ SHOWN_NAMES = 30
 
 
 class RaybenchError(Exception):
-    """Base of every error raybench raises on purpose."""
+    """Base class of all exceptions that raybench raises."""
 
 
 class InputError(RaybenchError):
-    """The user's input cannot be used as it is; the message names the remedy."""
+    """The user's input cannot be used. The message names the remedy."""
 
 
 class ExperimentError(InputError):
-    """An experiment that cannot run; `problems` holds every fault found, one sentence each."""
+    """An experiment cannot run. `where` names it, and `problems` lists all faults, one sentence each."""
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         self.where = where
@@ -51,13 +51,13 @@ class ExperimentError(InputError):
 
 
 class LineError(InputError):
-    """A product line that cannot be packed, read or trained on."""
+    """A product line cannot be packed, read or trained on."""
 
 
 class RejectedImage(InputError):
-    """One image (or its mask) that is left out of a line.
+    """An image or its mask is left out of a line.
 
-    `reason` is a short stable word for the manifest, `detail` a sentence for a person.
+    `reason` is a short identifier for the manifest that never changes. `detail` is a sentence for people.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -70,7 +70,7 @@ class RejectedImage(InputError):
 
 
 class UnknownName(InputError):
-    """A name that does not exist, with the closest one that does."""
+    """A name does not exist. The message names the closest one that does."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(sorted(known))
@@ -81,15 +81,15 @@ class UnknownName(InputError):
 
 
 class StoreError(RaybenchError):
-    """Object storage failed in a way that trying again does not mend."""
+    """The store failed in a way that retries do not fix."""
 
 
 class StoreUnreachable(StoreError):
-    """The endpoint did not answer, broke off, or answered that it is in trouble (5xx): later it may be well again."""
+    """The endpoint did not answer, broke the connection or returned a server error (5xx). It may recover later."""
 
 
 class StoreDenied(StoreError):
-    """Credentials are missing or were refused."""
+    """Credentials are missing or refused."""
 
 
 class BucketMissing(StoreError):
@@ -101,11 +101,11 @@ class ObjectMissing(StoreError):
 
 
 class UnsafeStore(StoreError):
-    """The store ignores `If-None-Match`, so two writers could both believe they committed."""
+    """The store ignores `If-None-Match`, so two writers could both believe that they committed."""
 
 
 class RunStopped(RaybenchError):
-    """A signal asked the run to end; what is committed stays, and the same command does the rest."""
+    """A signal stopped the run. Commits are kept, and the same command resumes the run."""
 
 
 class TimeLimit(RaybenchError):
@@ -113,7 +113,7 @@ class TimeLimit(RaybenchError):
 
 
 class IntegrityError(RaybenchError):
-    """Stored bytes are not the bytes that were written."""
+    """Stored bytes differ from the bytes that were written."""
 
 
 class ModelError(RaybenchError):
@@ -121,19 +121,19 @@ class ModelError(RaybenchError):
 
 
 class WeightsMissing(ModelError):
-    """Weights are not where they must be; the message names the file and the remedy."""
+    """Required weights are missing. The message names the file and the remedy."""
 
 
 class WeightsCorrupt(ModelError):
-    """Weights do not have the sha256 they must have."""
+    """The sha256 of weights is not the expected one."""
 
 
 class BadScores(ModelError):
-    """A detector returned scores or heat maps that are not finite or not of the promised shape."""
+    """A detector returned scores or heat maps that are not finite or have the wrong shape."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A half-sentence that names the closest known name, or all of them (at most 30) when none is close."""
+    """Return a clause that names the closest known name, or all known names (at most SHOWN_NAMES) if none is close."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:

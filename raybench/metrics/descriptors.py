@@ -1,13 +1,13 @@
-"""What is hot in an image, as a short vector, so that a queue of images need not show one defect twenty times.
+"""Describe the anomalous part of an image as a short vector, so that a queue does not repeat the same defect.
 
-The *hot part* is where the heat map reaches half of its own highest value, counted from the heat of a typical OK image.
-Image and heat map are looked at in a common size of at most SIDE_PX pixels a side. The vector's blocks:
+The *hot part* of an image is where the heat map reaches half of its maximum, both counted from the heat of a typical OK
+image. Image and heat map are first reduced to a common size of at most SIDE_PX pixels per side. Blocks of the vector:
 
 place     16  heat above typical in a grid of 4 × 4 cells, as shares
-extent     3  of the hot part: share of the image (log10), share that its largest region has, elongation of that region
-colour     6  mean and deviation of L*, a*, b* inside
-contrast   3  mean of L*, a*, b* inside, less that of a ring around
-texture    9  mean gradient inside (log), and its directions in 8 bins of 22.5°, as shares
+extent     3  share of the hot part in the image (log10), share of its largest region in it, elongation of that region
+colour     6  mean and standard deviation of L*, a*, b* in the hot part
+contrast   3  mean of L*, a*, b* in the hot part, minus that of a ring around it
+texture    9  mean gradient in the hot part (log), and its directions in 8 bins of 22.5°, as shares
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIDE_PX = 128
 BLOCKS = {"place": 16, "extent": 3, "colour": 6, "contrast": 3, "texture": 9}
 SIZE = sum(BLOCKS.values())
 _GRID, _BINS, _RING_PX = 4, 8, 9
-_FAR_OFF = 3.0  # standard deviations, from where on a number is as unlike the rest as can be
+_FAR_OFF = 3.0  # standard deviations at which values are clipped
 _VERSION = 1
 _NO_HEAT = 1e-30
 
@@ -35,31 +35,34 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Descriptors:
-    """Of each image: sorted by id, each once. image_ids, defect_types ("" where not known): (n,) str. values: (n, SIZE)
-    float32."""
+    """Descriptors of images, sorted by id, each image once."""
 
     image_ids: npt.NDArray[np.str_]
+    """(n,) str."""
     defect_types: npt.NDArray[np.str_]
+    """(n,) str; "" if unknown."""
     values: Floats
+    """(n, SIZE) float32."""
 
     @classmethod
     def empty(cls) -> Descriptors:
+        """Descriptors of no images."""
         return cls.of((), (), ())
 
     @classmethod
     def of(
         cls, image_ids: Sequence[str], defect_types: Sequence[str], values: Sequence[Floats] | Floats
     ) -> Descriptors:
-        """Raises IntegrityError when an id stands there twice."""
+        """Sort descriptors by image id. Raises IntegrityError when an id is duplicated."""
         ids = np.array(image_ids, np.str_)
         order = np.argsort(ids, kind="stable")
         if (ids[order][1:] == ids[order][:-1]).any():
-            raise IntegrityError("the traits of an image stand there twice")
+            raise IntegrityError("an image was described twice")
         rows = np.array(values, np.float32).reshape(len(ids), SIZE)
         return cls(ids[order], np.array(defect_types, np.str_)[order], rows[order])
 
     def merge(self, *others: Descriptors) -> Descriptors:
-        """All together. Raises IntegrityError when an id stands there twice."""
+        """Return the descriptors of all images. Raises IntegrityError when an id is duplicated."""
         parts = [part for part in (self, *others) if len(part.image_ids)]
         if not parts:
             return self
@@ -67,59 +70,78 @@ class Descriptors:
         return Descriptors.of(ids.tolist(), types.tolist(), np.concatenate([part.values for part in parts]))
 
     def only(self, image_ids: Sequence[str]) -> Descriptors:
-        """Those of these images that are known."""
+        """Select images by id; unknown ids are ignored."""
         kept = np.isin(self.image_ids, np.array(image_ids, np.str_))
         return Descriptors(self.image_ids[kept], self.defect_types[kept], self.values[kept])
 
     def points(self, image_ids: Sequence[str]) -> npt.NDArray[np.float64]:
-        """(n, SIZE): these images in a space in which all blocks count the same and two of them lie 1 apart, root mean
-        square; NaN for those that are not known."""
-        found = np.full((len(image_ids), SIZE), np.nan)
+        """Return images as points whose distances measure their difference.
+
+        All blocks have the same weight, and the root mean square distance of two of these images is 1.
+
+        Args:
+            image_ids: Ids of n images.
+
+        Returns:
+            (n, SIZE) float64; NaN for unknown ids.
+        """
+        points = np.full((len(image_ids), SIZE), np.nan)
         wanted = np.array(image_ids, np.str_)
-        at = np.searchsorted(self.image_ids, wanted)
-        known = np.flatnonzero(at < len(self.image_ids))
-        known = known[self.image_ids[at[known]] == wanted[known]]
+        index = np.searchsorted(self.image_ids, wanted)
+        known = np.flatnonzero(index < len(self.image_ids))
+        known = known[self.image_ids[index[known]] == wanted[known]]
         if len(known):
-            found[known] = _standardised(self.values[at[known]].astype(np.float64))
-        return found
+            points[known] = _standardised(self.values[index[known]].astype(np.float64))
+        return points
 
     def to_bytes(self) -> bytes:
+        """Serialise for the store."""
         return npz.to_bytes("traits", _VERSION, vars(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Descriptors:
-        """Raises IntegrityError."""
+        """Read what `to_bytes` returned. Raises IntegrityError for other bytes."""
         return cls(**npz.from_bytes("traits", _VERSION, data))
 
 
 def _standardised(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     spread = values.std(axis=0)
     scaled = np.where(spread > 0, (values - values.mean(axis=0)) / np.where(spread > 0, spread, 1), 0.0)
-    widths = np.concatenate([np.full(size, size) for size in BLOCKS.values()])
-    shares: npt.NDArray[np.float64] = np.clip(scaled, -_FAR_OFF, _FAR_OFF) / np.sqrt(2 * widths * len(BLOCKS))
-    return shares
+    sizes = np.concatenate([np.full(size, size) for size in BLOCKS.values()])
+    weighted: npt.NDArray[np.float64] = np.clip(scaled, -_FAR_OFF, _FAR_OFF) / np.sqrt(2 * sizes * len(BLOCKS))
+    return weighted
 
 
 def describe(heatmap: Floats, image: npt.NDArray[np.uint8], typical: float) -> Floats:
-    """(SIZE,) float32. heatmap: (h, w). image: (h, w, 3) uint8 RGB. typical: the median heat of OK images."""
+    """Compute the descriptor of one image.
+
+    Args:
+        heatmap: (H, W) float32.
+        image: (H, W, 3) uint8 RGB.
+        typical: Median heat of OK images.
+
+    Returns:
+        (SIZE,) float32.
+    """
     heat, picture = _small(heatmap, image)
     heat = np.maximum(heat - np.float32(typical), 0)
     hot = heat >= max(float(heat.max()) / 2, _NO_HEAT)
     cells = cv2.resize(heat, (_GRID, _GRID), interpolation=cv2.INTER_AREA).ravel()
     place = cells / max(float(cells.sum()), _NO_HEAT)
-    if not hot.any():  # nowhere hotter than an OK image: the image as a whole stands for it
+    if not hot.any():  # no pixel is hotter than a typical OK image: describe the whole image
         hot[:] = True
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab).astype(np.float32, copy=False)
-    found = [place, _extent(hot), _colour(lab, hot), _contrast(lab, hot), _texture(lab, hot)]
-    return np.concatenate(found).astype(np.float32)
+    blocks = [place, _extent(hot), _colour(lab, hot), _contrast(lab, hot), _texture(lab, hot)]
+    return np.concatenate(blocks).astype(np.float32)
 
 
 def _small(heatmap: Floats, image: npt.NDArray[np.uint8]) -> tuple[Floats, npt.NDArray[np.uint8]]:
     height, width = heatmap.shape
     scale = min(1.0, SIDE_PX / max(height, width))
     size = (max(_GRID, round(width * scale)), max(_GRID, round(height * scale)))
-    small = (cv2.resize(np.ascontiguousarray(part), size, interpolation=cv2.INTER_AREA) for part in (heatmap, image))
-    heat, picture = small
+    heat, picture = (
+        cv2.resize(np.ascontiguousarray(part), size, interpolation=cv2.INTER_AREA) for part in (heatmap, image)
+    )
     return heat.astype(np.float32, copy=False), picture.astype(np.uint8, copy=False)
 
 
@@ -128,7 +150,7 @@ def _extent(hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     largest = 1 + int(np.argmax(stats[1:count, cv2.CC_STAT_AREA]))
     rows, columns = np.nonzero(labels == largest)
     across = np.cov(np.stack([rows, columns]), bias=True) if len(rows) > 1 else np.zeros((2, 2))
-    short, long = np.sqrt(np.maximum(np.linalg.eigvalsh(across), 0) + 1 / 12)  # of a pixel itself: 1/12
+    short, long = np.sqrt(np.maximum(np.linalg.eigvalsh(across), 0) + 1 / 12)  # a pixel itself has the variance 1/12
     return np.array([np.log10(hot.mean()), len(rows) / hot.sum(), np.log2(long / short)])
 
 
@@ -141,9 +163,8 @@ def _contrast(lab: Floats, hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64
     around = cv2.dilate(hot.astype(np.uint8), np.ones((_RING_PX, _RING_PX), np.uint8)).astype(bool) & ~hot
     if not around.any():
         return np.zeros(3)
-    difference: npt.NDArray[np.float64] = lab[hot].mean(axis=0, dtype=np.float64) - lab[around].mean(
-        axis=0, dtype=np.float64
-    )
+    inside, outside = (lab[part].mean(axis=0, dtype=np.float64) for part in (hot, around))
+    difference: npt.NDArray[np.float64] = inside - outside
     return difference
 
 

@@ -1,4 +1,4 @@
-"""Image-level quality: how well scores tell NG from OK images, and what the OK-only threshold does."""
+"""Image metrics: how well scores separate NG from OK images, and recall and false alarms at the threshold."""
 
 from __future__ import annotations
 
@@ -14,78 +14,95 @@ from raybench.metrics.intervals import LEVEL, RESAMPLES, bootstrap, clopper_pear
 from raybench.metrics.numbers import Estimate, Threshold
 
 _VERSION = 1
-_ROUNDING = 1e-9  # sums of shares reach 1 only nearly
+_ROUNDING = 1e-9  # sums of shares may miss 1 by rounding
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageScores:
-    """Scores by image, sorted by id, each image once. image_ids, labels ("ok", "ng", "unknown"): (n,) str.
-    scores: (n,) float64, raw."""
+    """Scores of images, sorted by id, each image once."""
 
     image_ids: npt.NDArray[np.str_]
+    """(n,) str."""
     labels: npt.NDArray[np.str_]
+    """(n,) str: "ok", "ng" or "unknown"."""
     scores: Floats
+    """(n,) float64, raw."""
 
     @classmethod
     def empty(cls) -> ImageScores:
+        """Scores of no images."""
         return cls.of((), (), ())
 
     @classmethod
     def of(cls, image_ids: Sequence[str], labels: Sequence[str], scores: Sequence[float]) -> ImageScores:
-        """Raises IntegrityError when an id stands there twice."""
+        """Sort scores by image id. Raises IntegrityError when an id is duplicated."""
         ids = np.array(image_ids, dtype=np.str_)
         order = np.argsort(ids, kind="stable")
-        found = cls(ids[order], np.array(labels, np.str_)[order], np.array(scores, np.float64)[order])
-        if (found.image_ids[1:] == found.image_ids[:-1]).any():
+        images = cls(ids[order], np.array(labels, np.str_)[order], np.array(scores, np.float64)[order])
+        if (images.image_ids[1:] == images.image_ids[:-1]).any():
             raise IntegrityError("an image was scored twice")
-        return found
+        return images
 
     def merge(self, other: ImageScores) -> ImageScores:
-        """All images of both. Raises IntegrityError when one has two scores or two labels."""
+        """Return the images of both. Raises IntegrityError when an image has two scores or two labels."""
         ids = np.concatenate([self.image_ids, other.image_ids])
         kept, first = np.unique(ids, return_index=True)
         labels = np.concatenate([self.labels, other.labels])
         scores = np.concatenate([self.scores, other.scores])
-        where = np.searchsorted(kept, ids)
-        if (scores[first][where] != scores).any() or (labels[first][where] != labels).any():
+        index = np.searchsorted(kept, ids)
+        if (scores[first][index] != scores).any() or (labels[first][index] != labels).any():
             raise IntegrityError("one image has two different scores or labels")
         return ImageScores(kept, labels[first], scores[first])
 
     def of_label(self, label: str) -> Floats:
-        """(m,) float64: the scores of images with this label."""
-        found: Floats = self.scores[self.labels == label]
-        return found
+        """Return the scores of images with this label, (m,) float64."""
+        scores: Floats = self.scores[self.labels == label]
+        return scores
 
     def only(self, image_ids: npt.NDArray[np.str_]) -> ImageScores:
-        """Those of these images; all of them must be there."""
-        at = np.searchsorted(self.image_ids, image_ids)
-        return ImageScores(self.image_ids[at], self.labels[at], self.scores[at])
+        """Select images by id; all of them must be present."""
+        index = np.searchsorted(self.image_ids, image_ids)
+        return ImageScores(self.image_ids[index], self.labels[index], self.scores[index])
 
     def to_bytes(self) -> bytes:
+        """Serialise for the store."""
         arrays = {"image_ids": self.image_ids, "labels": self.labels, "scores": self.scores}
         return npz.to_bytes("image scores", _VERSION, arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ImageScores:
-        """Raises IntegrityError."""
+        """Read what `to_bytes` returned. Raises IntegrityError for other bytes."""
         return cls(**npz.from_bytes("image scores", _VERSION, data))
 
 
 @dataclass(frozen=True)
 class ImageQuality:
+    """Image metrics on the test split."""
+
     image_auroc: Estimate
+    """Area under the ROC curve."""
     image_ap: Estimate
+    """Average precision."""
     image_f1_max: Estimate
+    """F1 score at the best threshold."""
     recall: Estimate
+    """Share of NG images above the threshold."""
     false_alarm_rate: Estimate
+    """Share of OK images above the threshold."""
 
 
 def image_quality(images: ImageScores, threshold: Threshold, draws: int = RESAMPLES, seed: int = 0) -> ImageQuality:
-    """Quality on the images labelled ok and ng.
+    """Compute image metrics on the images labelled ok and ng.
 
-    AUROC, AP and the highest F1 have percentile intervals of a stratified bootstrap over images; recall (share of NG
-    images above the threshold) and false-alarm rate (of OK images) have Clopper-Pearson intervals.
+    AUROC, AP and the highest F1 have percentile intervals of a stratified bootstrap over images. Recall and false-alarm
+    rate have Clopper-Pearson intervals.
+
+    Args:
+        images: Scores and labels.
+        threshold: Threshold of image scores.
+        draws: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
     """
     ok, ng = images.of_label("ok"), images.of_label("ng")
     auroc, ap, f1 = _ranking(ok, ng, draws, seed)
@@ -93,7 +110,10 @@ def image_quality(images: ImageScores, threshold: Threshold, draws: int = RESAMP
 
 
 class Ranked:
-    """Scores of OK and NG images in falling order, equal ones in one bucket."""
+    """Scores of OK and NG images in falling order, with equal scores in one bucket.
+
+    The methods take weights (B, n_ok) and (B, n_ng) of the images, one row per bootstrap resample.
+    """
 
     def __init__(self, ok: Floats, ng: Floats) -> None:
         scores = np.concatenate([ok, ng])
@@ -103,25 +123,26 @@ class Ranked:
         self._ok, self._ng = len(ok), len(ng)
 
     def _buckets(self, ok: Floats, ng: Floats) -> tuple[Floats, Floats]:
-        """Weights (B, n_ok) and (B, n_ng) to counts per bucket (B, K), normal and anomalous."""
+        """Sum the weights in each bucket: (B, K) for normal and for anomalous images."""
         zeros_ok, zeros_ng = np.zeros_like(ok), np.zeros_like(ng)
         both = [np.concatenate(parts, 1)[:, self._order] for parts in ((ok, zeros_ng), (zeros_ok, ng))]
         normal, anomalous = (np.add.reduceat(part, self._starts, axis=1) for part in both)
         return normal, anomalous
 
     def auroc(self, ok: Floats, ng: Floats) -> Floats:
+        """Return the AUROC of each resample, (B,)."""
         return curves.auroc(*self._buckets(ok, ng))
 
     def all(self, ok: Floats, ng: Floats) -> Floats:
-        """(3, B): AUROC, AP and the highest F1."""
+        """Return AUROC, AP and the highest F1 of each resample, (3, B)."""
         buckets = self._buckets(ok, ng)
         return np.stack([curves.auroc(*buckets), curves.average_precision(*buckets), curves.f1_max(*buckets)])
 
 
 def _ranking(ok: Floats, ng: Floats, draws: int, seed: int) -> list[Estimate]:
-    """AUROC, AP and the highest F1."""
-    if why := missing(len(ok), len(ng)):
-        return [why] * 3
+    """Estimate AUROC, AP and the highest F1."""
+    if undefined := missing(len(ok), len(ng)):
+        return [undefined] * 3
     ranked, sizes = Ranked(ok, ng), (len(ok), len(ng))
     values = ranked.all(np.ones((1, len(ok))), np.ones((1, len(ng))))[:, 0].tolist()
     samples = bootstrap(sizes, ranked.all, seed, draws)
@@ -132,8 +153,10 @@ def _ranking(ok: Floats, ng: Floats, draws: int, seed: int) -> list[Estimate]:
 
 
 def _interval(value: float, samples: Floats, n: int) -> tuple[float, float]:
-    """The percentile interval; at a perfect 1 every resample is perfect too and says nothing, so there the lower
-    end is that of n hits of n, n being the smaller class."""
+    """Return the percentile interval, or that of n hits among n if the value is a perfect 1.
+
+    Every resample of a perfect ranking is perfect too and tells nothing about its spread. n is the smaller class.
+    """
     low, high = percentile_interval(samples)
     return (((1 - LEVEL) / 2) ** (1 / n), 1.0) if value > 1 - _ROUNDING else (low, high)
 
@@ -148,7 +171,7 @@ def _share(scores: Floats, threshold: Threshold, name: str) -> Estimate:
 
 
 def missing(ok: int, ng: int) -> Estimate | None:
-    """Why nothing can be ranked, where one class has no images."""
+    """Return an undefined estimate with its reason if one class has no images, else None."""
     if ok and ng:
         return None
     return Estimate(None, n=ok + ng, reason=f"no {'NG' if ok else 'OK'} images in the test split")

@@ -1,4 +1,4 @@
-"""Intervals at 95 %: Clopper-Pearson for shares, the bootstrap over images for everything that ranks."""
+"""95 % intervals: Clopper-Pearson for shares, and a bootstrap over images for ranking metrics."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
-_CELLS = 1_000_000  # of a block of resamples: bounds memory
+_CELLS = 1_000_000  # numbers in a block of resamples; bounds memory
 
 Floats = npt.NDArray[np.float64]
 
 
 def clopper_pearson(hits: int, n: int) -> tuple[float, float]:
-    """The exact interval of a share (Clopper and Pearson 1934). Raises ValueError for n = 0."""
-    found = stats.binomtest(hits, n).proportion_ci(LEVEL, method="exact")
-    return float(found.low), float(found.high)
+    """Return the exact interval of the share hits / n (Clopper and Pearson 1934). Raises ValueError for n = 0."""
+    interval = stats.binomtest(hits, n).proportion_ci(LEVEL, method="exact")
+    return float(interval.low), float(interval.high)
 
 
 def resamples(sizes: tuple[int, ...], count: int, seed: int, cells: int = 0) -> Iterator[tuple[Floats, ...]]:
-    """Bootstrap weights in blocks: for each group of `sizes` how often each member is drawn, (B, n) float64.
+    """Draw bootstrap resamples, stratified by group, in blocks.
 
-    Groups are drawn separately (stratified). cells: what a caller needs per resample, to keep blocks small.
+    Args:
+        sizes: Number of members of each group.
+        count: Number of resamples.
+        seed: Seed of the random generator.
+        cells: Numbers that the caller needs per resample; keeps blocks small.
+
+    Yields:
+        For each group, how often each member is drawn: (B, n) float64.
     """
     rng = np.random.default_rng(seed)
     block = max(1, _CELLS // max(*sizes, cells, 1))
@@ -34,7 +41,7 @@ def resamples(sizes: tuple[int, ...], count: int, seed: int, cells: int = 0) -> 
 
 
 def _drawn(rng: np.random.Generator, rows: int, size: int) -> Floats:
-    """(rows, size): how often each of `size` members is drawn in `size` draws."""
+    """Return how often each of `size` members is drawn in `size` draws: (rows, size) float64."""
     draws = (
         rng.integers(0, max(size, 1), (rows, size), np.int32) + np.arange(rows, dtype=np.int32)[:, np.newaxis] * size
     )
@@ -42,7 +49,7 @@ def _drawn(rng: np.random.Generator, rows: int, size: int) -> Floats:
 
 
 def percentile_interval(samples: Floats) -> tuple[float, float]:
-    """The middle 95 % of (B,) resampled values."""
+    """Return the ends of the middle 95 % of (B,) resampled values."""
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -50,6 +57,17 @@ def percentile_interval(samples: Floats) -> tuple[float, float]:
 def bootstrap(
     sizes: tuple[int, ...], statistic: Callable[..., Floats], seed: int, count: int = RESAMPLES, cells: int = 0
 ) -> Floats:
-    """`statistic` of every resample: called with the weights (B, n) of each group, returns (B,) or (M, B)."""
+    """Compute a statistic of every bootstrap resample.
+
+    Args:
+        sizes: Number of members of each group.
+        statistic: Called with the weights (B, n) float64 of each group; returns (B,) or (M, B).
+        seed: Seed of the random generator.
+        count: Number of resamples.
+        cells: Numbers that `statistic` needs per resample; keeps blocks small.
+
+    Returns:
+        (count,) or (M, count) float64.
+    """
     parts = [statistic(*weights) for weights in resamples(sizes, count, seed, cells)]
     return np.concatenate(parts, axis=-1)

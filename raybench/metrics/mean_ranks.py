@@ -1,9 +1,9 @@
-"""Models over many lines: the mean of their ranks on each line, with an interval over lines.
+"""Mean ranks of models over many lines, with intervals over lines.
 
 Demšar 2006, *Statistical Comparisons of Classifiers over Multiple Data Sets*, JMLR 7, section 3.2: on each line the
-best model has rank 1, equal ones share the mean of their ranks. A model that failed on a line stands behind all that
-finished there; several share the mean of the last ranks. Lines are resampled, so the interval speaks of lines like
-these, where that of `ranking.mean_ranking` speaks of images of these lines.
+best model has rank 1, and equal models share the mean of their ranks. A model that failed on a line ranks behind all
+that finished there; several failed models share the mean of the last ranks. Lines are resampled, so the interval is
+valid for lines like these, whereas that of `ranking.mean_ranking` is valid for images of these lines.
 """
 
 from __future__ import annotations
@@ -17,47 +17,58 @@ from scipy import stats
 from raybench.metrics.intervals import RESAMPLES, percentile_interval, resamples
 from raybench.metrics.numbers import Estimate
 
-FEWEST_LINES = 5  # for an interval: resamples of fewer lines have too few kinds
+FEWEST_LINES = 5  # for an interval: fewer lines have too few distinct resamples
 _SEED = 0
 
 Floats = npt.NDArray[np.float64]
 
 
 def mean_ranks(values: Mapping[str, Mapping[str, float | None]]) -> dict[str, Estimate]:
-    """By model, its mean rank over the lines of the largest table; n: those lines. Empty with fewer than two models.
+    """Compute the mean rank of each model over the lines of the largest table.
 
-    values: by line and model, higher is better; None where the model failed.
+    Args:
+        values: By line and model; higher is better. None if the model failed on the line.
+
+    Returns:
+        By model, the mean rank, with the number of lines as `n`. It has no interval with fewer than FEWEST_LINES lines.
+        Empty with fewer than two models.
     """
     models, lines = largest_table({line: by_model.keys() for line, by_model in values.items()})
     if len(models) < 2:
         return {}
     known = [[values[line][model] for model in models] for line in lines]
-    ranks = average_ranks(np.array([[np.nan if one is None else one for one in row] for row in known]))
+    ranks = average_ranks(np.array([[np.nan if value is None else value for value in row] for row in known]))
     means = ranks.mean(axis=0)
     if len(lines) < FEWEST_LINES:
         return {model: Estimate(float(mean), n=len(lines)) for model, mean in zip(models, means, strict=True)}
     drawn = np.concatenate([weights @ ranks for (weights,) in resamples((len(lines),), RESAMPLES, _SEED)]) / len(lines)
     return {
-        model: Estimate(float(means[at]), *percentile_interval(drawn[:, at]), len(lines))
-        for at, model in enumerate(models)
+        model: Estimate(float(means[index]), *percentile_interval(drawn[:, index]), len(lines))
+        for index, model in enumerate(models)
     }
 
 
 def average_ranks(values: Floats) -> Floats:
-    """(L, M) float64: the rank of each value in its row, 1 for the highest; equal ones, and NaNs, share theirs."""
+    """Rank (L, M) values in each row: 1 for the highest, NaNs last. Equal values, and NaNs, share the mean rank."""
     ranks: Floats = stats.rankdata(np.where(np.isnan(values), np.inf, -values), method="average", axis=1)
     return ranks
 
 
 def largest_table(models_of: Mapping[str, Set[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Models and lines to compare over: each of these models is on each of these lines.
+    """Choose models and lines to compare, so that each of these models ran on each of these lines.
 
-    Of the lists of models that lines have, the one that makes the largest table (models × lines) together with all
-    lines that have the whole of it. models_of: by line.
+    Each line's set of models is a candidate, together with all lines that have the whole set. The candidate with the
+    largest table (models × lines) is chosen.
+
+    Args:
+        models_of: Models by line.
+
+    Returns:
+        Models, sorted, and lines, in the order of `models_of`.
     """
 
     def lines_with(models: Set[str]) -> tuple[str, ...]:
-        return tuple(line for line, here in models_of.items() if models <= here)
+        return tuple(line for line, available in models_of.items() if models <= available)
 
     lists = {frozenset(models) for models in models_of.values()}
     best = max(

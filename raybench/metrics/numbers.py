@@ -1,6 +1,6 @@
-"""Numbers with their conditions: estimates with intervals, thresholds, speed, and the tables made of them.
+"""Results with their conditions: estimates with intervals, thresholds, speed and quality.
 
-Undefined numbers are `None` with a reason; NaN and infinity never leave a unit.
+An undefined number is `None` with a reason. No result is NaN or infinite.
 """
 
 from __future__ import annotations
@@ -11,84 +11,113 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval and the count it rests on, or the reason why it is undefined."""
+    """A number with its 95 % interval, or the reason why it is undefined."""
 
     value: float | None
+    """The number. None if undefined."""
     low: float | None = None
+    """Lower end of the interval. None without an interval."""
     high: float | None = None
+    """Upper end of the interval. None without an interval."""
     n: int = 0
+    """Number of items, such as images or regions, that the estimate is based on."""
     reason: str | None = None
+    """The reason why `value` is None."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The image-score threshold, from held-back OK images only.
-
-    value: flag an image when `score > value`; None without OK images. n: held-back OK images. budget: false-alarm rate
-    asked for. promised: the mean rate that `value` keeps to, above the budget when `n` is too small for it.
-    typical: their median score; how far it lies below `value` is the unit in which scores of models are compared.
-    """
+    """A threshold that is set on held-back OK images only."""
 
     value: float | None
+    """An image is flagged when `score > value`. None without held-back OK images."""
     n: int
+    """Number of held-back OK images."""
     budget: float
+    """The false-alarm rate asked for."""
     promised: float
+    """Upper bound of the mean false-alarm rate at `value`. It exceeds the budget when `n` is too small."""
     typical: float | None = None
+    """Median score of the held-back images. Its distance to `value` is the unit in which scores of different models are
+    compared."""
     note: str = ""
+    """Conditions of the threshold, in words."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Inference time with the device to itself, and its conditions.
-
-    p50_ms, p95_ms: model only, batch 1. prepare_ms: decoding and input fit, median. end_to_end_ms: all together, batch
-    1, median. images_per_s: model only, at `batch`, the fastest of those tried. out_of_memory_at: the batch that did
-    not fit the device. peak_memory_mb: of the device (10^6 bytes), where it says. other_load: share of the machine's
-    cores that other programs took meanwhile; should be near 0.
-    """
+    """Inference time with the device to itself, and its conditions."""
 
     p50_ms: float
+    """Median time of the model alone at batch size 1."""
     p95_ms: float
+    """95th percentile of the time of the model alone at batch size 1."""
     prepare_ms: float
+    """Median time to decode an image and resize it for the network."""
     end_to_end_ms: float
+    """Median time to prepare and score one image."""
     images_per_s: float
+    """Throughput of the model alone at `batch`."""
     batch: int
+    """The batch size with the highest throughput of those tried."""
     device: str
+    """Description of the device."""
     dtype: str
+    """Data type of the computation."""
     threads: int
+    """CPU threads used."""
     out_of_memory_at: int | None = None
+    """The batch size that did not fit into the device's memory. None if all that were tried fit."""
     peak_memory_mb: float | None = None
+    """Peak memory of the device in 10^6 bytes. None if the device does not report it."""
     other_load: float = 0.0
+    """Share of the machine's cores that other programs used meanwhile. It should be close to 0."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality on the test split. Image numbers need OK and NG images, pixel numbers need masks.
+    """Quality on the test split. Image metrics need OK and NG images, pixel metrics need masks.
 
-    au_pro, au_pro_05: up to a false-positive rate of 0.3 and of 0.05. ..._f1_max: the F1 score of the best threshold.
-    noise_ok, noise_around, sharpness: how clean the heat maps are; see `metrics.heatmap_contrast`.
+    The fields are those of `ImageQuality`, `PixelQuality` and `HeatmapQuality`.
     """
 
     image_auroc: Estimate
+    """Image AUROC."""
     image_ap: Estimate
+    """Average precision over images."""
     image_f1_max: Estimate
+    """F1 score of images at the best threshold."""
     recall: Estimate
+    """Share of NG images above the threshold."""
     false_alarm_rate: Estimate
+    """Share of OK images above the threshold."""
     pixel_auroc: Estimate
+    """Pixel AUROC."""
     pixel_ap: Estimate
+    """Average precision over pixels."""
     pixel_f1_max: Estimate
+    """F1 score of pixels at the best threshold."""
     au_pro: Estimate
+    """Area under per-region overlap up to a false-positive rate of 0.3, divided by 0.3."""
     au_pro_05: Estimate
+    """The same up to a false-positive rate of 0.05."""
     aupimo: Estimate
+    """Area under per-image overlap; see `PixelQuality`."""
     noise_ok: Estimate
+    """Peaks of heat maps of OK images, relative to those of NG images; see `HeatmapQuality`."""
     noise_around: Estimate
+    """Background of heat maps relative to the defect; see `HeatmapQuality`."""
     sharpness: Estimate
+    """Share of the heat in and around a defect that is inside its mask; see `HeatmapQuality`."""
 
 
 @dataclass(frozen=True)
 class RegionRecall:
-    """Share of the masks' regions that the thresholded heat map touches: all, by defect type, by size."""
+    """Share of annotated regions whose heat map exceeds the pixel threshold anywhere."""
 
     all: Estimate
+    """Recall of all regions."""
     by_type: Mapping[str, Estimate]
+    """Recall by defect type."""
     by_size: Mapping[str, Estimate]
+    """Recall by size relative to the image; see `metrics.regions.SIZES`."""

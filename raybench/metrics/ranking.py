@@ -1,7 +1,7 @@
-"""Models ranked by image AUROC over the same images: how far they lie apart, and which cannot be told apart.
+"""Rank models by image AUROC over the same images, and find those whose difference is not significant.
 
-All models are resampled together (stratified bootstrap over images), so what is hard about an image is hard for all of
-them, and differences are known better than the numbers themselves.
+All models are resampled together (stratified bootstrap over images). An image that is hard is hard for all models, so
+their differences are known more precisely than their values.
 """
 
 from __future__ import annotations
@@ -23,56 +23,66 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """models: best first. values: (M,) float64, their image AUROC. samples: (M, B) float64, in the same resamples.
-    images: how many the ranking rests on."""
+    """Models in order of image AUROC, with their bootstrap resamples."""
 
     models: tuple[str, ...]
+    """The best first."""
     values: Floats
+    """(M,) float64: image AUROC."""
     samples: Floats
+    """(M, B) float64: image AUROC in B resamples, which are the same for all models."""
     images: int
+    """Number of images that the ranking is based on."""
 
     @property
     def leader(self) -> str:
+        """The model with the highest image AUROC."""
         return self.models[0]
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """The leader, and those that cannot be told apart from it: the 95 % interval of the difference holds 0."""
+        """The leader and all models that are not significantly worse: the 95 % interval of the difference holds 0."""
         return tuple(model for model in self.models if not self.is_better(self.leader, model))
 
     def value(self, model: str) -> Estimate:
-        at = self.models.index(model)
-        return Estimate(float(self.values[at]), *percentile_interval(self.samples[at]), self.images)
+        """Return the image AUROC of a model."""
+        index = self.models.index(model)
+        return Estimate(float(self.values[index]), *percentile_interval(self.samples[index]), self.images)
 
     def gap(self, first: str, second: str) -> Estimate:
-        """Image AUROC of `first` minus that of `second`."""
+        """Return the image AUROC of `first` minus that of `second`."""
         a, b = self.models.index(first), self.models.index(second)
         interval = percentile_interval(self.samples[a] - self.samples[b])
         return Estimate(float(self.values[a] - self.values[b]), *interval, self.images)
 
     def is_better(self, first: str, second: str) -> bool:
+        """Tell whether `first` is significantly better than `second`."""
         return first != second and (self.gap(first, second).low or 0.0) > 0.0
 
     def places(self, model: str) -> tuple[int, int]:
-        """The best and the worst place that `model` may have: behind those that are better, ahead of those that are
-        worse."""
+        """Return the best and the worst rank of `model`: behind all that are better, ahead of all that are worse."""
         better = sum(self.is_better(other, model) for other in self.models)
         worse = sum(self.is_better(model, other) for other in self.models)
         return 1 + better, len(self.models) - worse
 
 
 def rank(scores: Mapping[str, Sequence[ImageScores]], draws: int = RESAMPLES, name: str = "") -> Ranking | Estimate:
-    """The ranking of models by their scores on the images that all of them scored, or why there is none.
+    """Rank models by their scores on the images that all of them scored.
 
-    scores: of each seed of each model; a model's value is the mean over its seeds. name: of the line; lines are
-    resampled independently of each other.
+    Args:
+        scores: By model, the scores of each of its seeds. A model's value is the mean over its seeds.
+        draws: Number of bootstrap resamples.
+        name: Name of the line. Lines are resampled independently of each other.
+
+    Returns:
+        The ranking, or an undefined estimate with the reason why there is none.
     """
-    everything = [images for seeds in scores.values() for images in seeds]
-    ids = functools.reduce(np.intersect1d, (images.image_ids for images in everything))
-    labels = everything[0].only(ids).labels
+    all_scores = [images for seeds in scores.values() for images in seeds]
+    ids = functools.reduce(np.intersect1d, (images.image_ids for images in all_scores))
+    labels = all_scores[0].only(ids).labels
     ok, ng = (int((labels == label).sum()) for label in ("ok", "ng"))
-    if why := missing(ok, ng):
-        return why
+    if undefined := missing(ok, ng):
+        return undefined
     tables = [[_table(images.only(ids)) for images in seeds] for seeds in scores.values()]
 
     def statistic(ok: Floats, ng: Floats) -> Floats:
@@ -88,25 +98,27 @@ def _table(images: ImageScores) -> Ranked:
 
 
 def mean_ranking(rankings: Sequence[Ranking]) -> Ranking | None:
-    """Models over several lines: the mean image AUROC of those ranked on all of them; None when there are none.
+    """Rank models by their mean image AUROC over several lines; None if no model is ranked on all of them.
 
-    The lines are taken as they are: intervals say how sure it is for these lines, not for others.
+    Lines are not resampled: the intervals are valid for these lines, not for others.
     """
-    models = [model for model in rankings[0].models if all(model in one.models for one in rankings)] if rankings else []
+    if not rankings:
+        return None
+    models = [model for model in rankings[0].models if all(model in ranking.models for ranking in rankings)]
     if not models:
         return None
-    rows = [[one.models.index(model) for model in models] for one in rankings]
-    values = np.mean([one.values[at] for one, at in zip(rankings, rows, strict=True)], axis=0)
-    samples = np.mean([one.samples[at] for one, at in zip(rankings, rows, strict=True)], axis=0)
-    return _sorted(tuple(models), values, samples, sum(one.images for one in rankings))
+    rows = [[ranking.models.index(model) for model in models] for ranking in rankings]
+    values = np.mean([ranking.values[row] for ranking, row in zip(rankings, rows, strict=True)], axis=0)
+    samples = np.mean([ranking.samples[row] for ranking, row in zip(rankings, rows, strict=True)], axis=0)
+    return _sorted(tuple(models), values, samples, sum(ranking.images for ranking in rankings))
 
 
 def paired_difference(first: ImageScores, second: ImageScores, draws: int = RESAMPLES) -> Estimate:
-    """Image AUROC of `first` minus that of `second` on their common images, resampled together."""
-    found = rank({"first": [first], "second": [second]}, draws)
-    return found.gap("first", "second") if isinstance(found, Ranking) else found
+    """Return the image AUROC of `first` minus that of `second` on their common images, resampled together."""
+    ranking = rank({"first": [first], "second": [second]}, draws)
+    return ranking.gap("first", "second") if isinstance(ranking, Ranking) else ranking
 
 
 def _sorted(models: tuple[str, ...], values: Floats, samples: Floats, images: int) -> Ranking:
-    order = sorted(range(len(models)), key=lambda at: (-values[at], models[at]))
-    return Ranking(tuple(models[at] for at in order), values[order], samples[order], images)
+    order = sorted(range(len(models)), key=lambda index: (-values[index], models[index]))
+    return Ranking(tuple(models[index] for index in order), values[order], samples[order], images)

@@ -1,4 +1,4 @@
-"""Inference speed, measured the way that can be compared: warmed up, synchronised, alone on the device."""
+"""Measure inference speed so that it can be compared: warmed up, synchronised, and alone on the device."""
 
 from __future__ import annotations
 
@@ -12,44 +12,57 @@ import numpy.typing as npt
 from raybench.metrics.numbers import Speed
 
 MIN_REPEATS = 3
-_SHARES = 4  # of the budget
+_MEASUREMENTS = 4  # that share the budget equally
 _BATCH_REPEATS = 5
-_GAIN = 1.02  # a larger batch must bring at least this much more
+_GAIN = 1.02  # least gain in throughput for which a larger batch is kept
 Images = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class TimingOptions:
-    """device, dtype, threads: conditions that are reported as they are. batch: the largest to try for throughput.
-    warmup, warmup_s: at least so many calls and so long before anything is timed. repeats: of each
-    measurement, fewer when `budget_s` ends. synchronize: waits for the device. peak_memory_mb: the device's,
-    afterwards. clock: seconds."""
+    """Conditions and limits of a speed measurement."""
 
     device: str
+    """Description of the device; only reported."""
     dtype: str = "float32"
+    """Data type of the computation; only reported."""
     threads: int = 1
+    """CPU threads in use; only reported."""
     batch: int = 8
+    """Largest batch size to try for throughput."""
     warmup: int = 2
+    """Least number of calls before the first measurement."""
     warmup_s: float = 1.0
+    """Least time in seconds before the first measurement."""
     repeats: int = 30
+    """Calls per measurement; fewer when `budget_s` runs out."""
     budget_s: float = 10.0
+    """Time budget in seconds."""
     synchronize: Callable[[], None] = lambda: None
+    """Waits until the device is idle."""
     peak_memory_mb: Callable[[], float | None] = lambda: None
+    """Returns the device's peak memory in 10^6 bytes; called last."""
     clock: Callable[[], float] = time.perf_counter
+    """Returns a time in seconds."""
 
 
 def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Images], options: TimingOptions) -> Speed:
-    """Speed of `run`, the model on (B, H, W, 3) uint8. prepare: image `i`, decoded and fitted, (1, H, W, 3).
+    """Measure the speed of a model.
 
-    Four measurements share the budget: decoding and fitting, the model on one image, both together, and batches of one
-    size. Larger batches are tried while that pays, for the budget once more.
+    Three measurements take a quarter of the budget each: preparing an image, the model on one image, and both together.
+    Throughput is measured for growing batch sizes, each within a quarter of the budget and all within the budget.
+
+    Args:
+        run: The model, called with (B, H, W, 3) uint8.
+        prepare: Decodes image `i` and resizes it for the network: (1, H, W, 3) uint8.
+        options: Conditions and limits.
     """
-    one = prepare(0)
-    _warm_up(lambda: run(one), options)
+    image = prepare(0)
+    _warm_up(lambda: run(image), options)
     prepared = _repeat(prepare, options)
-    alone = _repeat(lambda i: run(one), options)
+    alone = _repeat(lambda _: run(image), options)
     end_to_end = _repeat(lambda i: run(prepare(i)), options)
-    best = _throughput(run, one, options)
+    best = _throughput(run, image, options)
     return Speed(
         p50_ms=float(np.median(alone)) * 1e3,
         p95_ms=float(np.quantile(alone, 0.95)) * 1e3,
@@ -66,7 +79,7 @@ def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Imag
 
 
 def _warm_up(work: Callable[[], object], options: TimingOptions) -> None:
-    """Caches, thread pools and clocks settle in a time, not in a number of calls."""
+    """Call `work` for a time as well as a number of times: caches, thread pools and clock rates take time to settle."""
     end, calls = options.clock() + options.warmup_s, 0
     while calls < options.warmup or options.clock() < end:
         work()
@@ -75,35 +88,35 @@ def _warm_up(work: Callable[[], object], options: TimingOptions) -> None:
 
 
 @dataclass(frozen=True)
-class _Batches:
+class _Throughput:
     batch: int = 0
     images_per_s: float = 0.0
     out_of_memory_at: int | None = None
 
 
-def _throughput(run: Callable[[Images], object], one: Images, options: TimingOptions) -> _Batches:
-    """The batch with the most images a second: doubled until memory or time runs out or a larger one gains nothing."""
-    best, batch, few = _Batches(), 1, replace(options, repeats=_BATCH_REPEATS)
+def _throughput(run: Callable[[Images], object], image: Images, options: TimingOptions) -> _Throughput:
+    """Double the batch size until memory or time runs out or throughput stops growing; return the best."""
+    best, batch, few = _Throughput(), 1, replace(options, repeats=_BATCH_REPEATS)
     end = options.clock() + options.budget_s
     while batch <= options.batch and (batch == 1 or options.clock() < end):
-        images = np.repeat(one, batch, axis=0)
+        images = np.repeat(image, batch, axis=0)
         try:
             run(images)
-            images_per_s = batch / float(np.median(_repeat(lambda i: run(images), few)))  # noqa: B023
+            images_per_s = batch / float(np.median(_repeat(lambda _: run(images), few)))  # noqa: B023
         except Exception as error:
             if batch == 1 or not (isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__):
                 raise
             return replace(best, out_of_memory_at=batch)
         if images_per_s < best.images_per_s * _GAIN:
             return best
-        best = _Batches(batch, images_per_s)
+        best = _Throughput(batch, images_per_s)
         batch *= 2
     return best
 
 
 def _repeat(work: Callable[[int], object], options: TimingOptions) -> list[float]:
-    """Seconds of each call, at least three, within a share of the budget."""
-    end = options.clock() + options.budget_s / _SHARES
+    """Return the seconds of each call: at least MIN_REPEATS calls, then more within a share of the budget."""
+    end = options.clock() + options.budget_s / _MEASUREMENTS
     times: list[float] = []
     while len(times) < MIN_REPEATS or (len(times) < options.repeats and options.clock() < end):
         options.synchronize()

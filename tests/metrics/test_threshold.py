@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybench.metrics.threshold import conformal_threshold, far_interval
+from raybench.metrics.threshold import conformal_threshold, false_alarm_interval
 
 
 @given(n=st.integers(1, 300), budget=st.sampled_from([0.01, 0.05, 0.1, 0.2]), seed=st.integers(0, 9))
@@ -30,7 +30,7 @@ def test_the_mean_false_alarm_rate_is_what_is_promised() -> None:
         assert value is not None
         rates.append((rng.normal(size=2000) > value).mean())
     assert np.mean(rates) == pytest.approx(0.05, abs=0.004)
-    low, high = far_interval(59, 57)
+    low, high = false_alarm_interval(59, 57)
     assert np.mean([low <= rate <= high for rate in rates]) == pytest.approx(0.95, abs=0.04)
 
 
