@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
-from raybench.runs.cost_model import CostEstimate, CostModel, Forecast, MatchLevel
+from raybench.runs.cost_model import CostEstimate, CostModel, Forecast
 from raybench.runs.costs import Costs, read_costs
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import Run
@@ -35,7 +35,7 @@ class Schedule:
 def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, slots: Capacity) -> Schedule:
     """The units of `plan` with what they are predicted to cost, in the order in which to start them: as the experiment
     lists them, where nothing has been recorded."""
-    predictor = CostModel(costs, slots.device, slots.cpus)
+    predictor = CostModel(costs, slots.device)
     guesses = {unit.unit_id: predictor.estimate(unit, plan.manifests[unit.line]) for unit in plan.units}
     units = in_order(plan.units, lambda unit: guesses[unit.unit_id].work_s)
     return Schedule(units, plan.manifests, commits, guesses, costs.damaged)
@@ -44,7 +44,7 @@ def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, slo
 def estimate_schedule(ahead: Schedule, slots: Capacity, shares: GpuShares) -> Forecast:
     """What `ahead` will take on `slots`: without a prediction where nothing has been recorded."""
     todo = [unit for unit in ahead.units if "result" not in ahead.commits.get(unit.unit_id, ())]
-    bases = Counter[MatchLevel](ahead.guesses[unit.unit_id].basis for unit in todo)
+    bases = Counter[str](ahead.guesses[unit.unit_id].basis for unit in todo)
     plain = Forecast(len(todo), slots.device, slots.count, len(slots.nodes), dict(bases), damaged=ahead.damaged)
     if not todo or bases["nothing"]:
         return plain
