@@ -15,10 +15,8 @@ from raybench.runs.records import UnitResult
 
 HOUR_S = 3600.0
 _ASSUMED: dict[MatchLevel, str] = {
-    "other CPUs": "from units with other CPUs per task, taken as they are",
-    "other size": "from another input size, in proportion to its pixels",
-    "other settings": "from other settings of the same model",
-    "average": "of a model without any record, taken as the average of those that have one",
+    "same model": "from other input sizes or settings of the same model, by their pixels",
+    "average": "of a model without any record, as the average of all models that have one",
 }
 
 

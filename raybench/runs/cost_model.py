@@ -1,10 +1,9 @@
 """Estimate the cost of units from recorded costs, and record the forecast of a command beside what it took.
 
-The seconds of each phase are estimated from the most similar recorded units: with the same settings, input size and
-CPUs per task; else with other CPUs; else with another input size; else with other settings of the same model; else the
-average of all models. At each level the run's own units take precedence over those of other runs. The model is
-seconds = a + b · images · pixels, fitted by least squares (a, b >= 0); if all units have the same number of images,
-time is proportional to it.
+The seconds of each phase are estimated from the most similar recorded units: of the same model with the same settings
+and input size; else of the same model; else the average of all models. At each level the run's own units take
+precedence over those of other runs. Seconds = a + b · images · pixels is fitted by least squares with a, b >= 0; if all
+units have the same number of images, time is proportional to it.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing
@@ -20,37 +21,9 @@ from raybench.runs.costs import CostRow, Costs, settings_of, takes_steps
 from raybench.runs.records import Phase
 from raybench.runs.run import RunStore, decode, encode
 
-MatchLevel = Literal["recorded", "other CPUs", "other size", "other settings", "average", "nothing"]
-BASES: tuple[MatchLevel, ...] = ("recorded", "other CPUs", "other size", "other settings", "average", "nothing")
-_Key = tuple[object, ...]
-
-
-@dataclass
-class _Fit:
-    """Sums for weighted least squares of y = a + b x."""
-
-    n: float = 0.0
-    x: float = 0.0
-    y: float = 0.0
-    xx: float = 0.0
-    xy: float = 0.0
-
-    def add(self, x: float, y: float, weight: float) -> None:
-        self.n += weight
-        self.x += weight * x
-        self.y += weight * y
-        self.xx += weight * x * x
-        self.xy += weight * x * y
-
-    def at(self, x: float) -> float:
-        spread = self.n * self.xx - self.x * self.x
-        if spread <= 1e-9 * self.n * self.xx:  # one x only
-            return self.y / self.x * x if self.x else self.y / self.n
-        b = (self.n * self.xy - self.x * self.y) / spread
-        a = (self.y - b * self.x) / self.n
-        if b < 0:
-            return self.y / self.n
-        return a + b * x if a >= 0 else self.xy / self.xx * x
+MatchLevel = Literal["recorded", "same model", "average", "nothing"]
+LEVELS: tuple[MatchLevel, ...] = ("recorded", "same model", "average", "nothing")
+_Group = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -81,68 +54,88 @@ class CostModel:
     Args:
         costs: Recorded costs.
         device: Torch name of the device that the units will run on.
-        cpus: CPUs of a train or score task; timing takes the same time on any number.
     """
 
-    def __init__(self, costs: Costs, device: str, cpus: int) -> None:
-        self.costs, self.device = costs, device
-        self._cpus: dict[Phase, int] = {"train": cpus, "score": cpus, "measure": 0}
-        self._books = tuple(_book(rows, device) for rows in (costs.own, costs.others))
-        self._known: dict[_Key, CostEstimate] = {}
+    def __init__(self, costs: Costs, device: str) -> None:
+        self._fits = tuple(_fit_groups(rows, device) for rows in (costs.own, costs.others))
+        self._estimates: dict[_Group, CostEstimate] = {}
 
     def estimate(self, unit: Unit, manifest: Manifest) -> CostEstimate:
         """Estimate the cost of a unit; an empty estimate if no unit of any model was recorded on the device."""
-        images = (manifest.train_ok, manifest.scored_images)
-        key = (unit.detector, settings_of(unit), (unit.input.height, unit.input.width))
-        alike = (*key, images)
-        if alike not in self._known:
-            self._known[alike] = self._guess(key, takes_steps(unit), images)
-        return self._known[alike]
+        train, score = manifest.train_ok, manifest.scored_images
+        groups = _groups(unit.detector, settings_of(unit), unit.input.height, unit.input.width)
+        key = (*groups[0], train, score)
+        if key not in self._estimates:
+            images: dict[Phase, int] = {"train": train, "score": score, "measure": 0}
+            pixels, steps = unit.input.height * unit.input.width, takes_steps(unit)
+            extents = {phase: _extent(phase, count, pixels, steps) for phase, count in images.items()}
+            self._estimates[key] = self._estimate(groups, extents)
+        return self._estimates[key]
 
-    def _guess(self, key: tuple[str, str, tuple[int, int]], steps: bool, images: tuple[int, int]) -> CostEstimate:
-        """images: to train on, and to score."""
-        counts: dict[Phase, int] = {"train": images[0], "score": images[1], "measure": 0}
-        found: dict[Phase, tuple[float, MatchLevel, bool]] = {}
-        for phase, count in counts.items():
-            x = _extent(phase, count, key[2][0] * key[2][1], steps)
-            part = self._look_up(_places(*key, self._cpus[phase]), phase, x)
-            if part is None:
-                return CostEstimate()
-            found[phase] = part
-        basis = max((part[1] for part in found.values()), key=BASES.index)
-        return CostEstimate(
-            {phase: part[0] for phase, part in found.items()}, basis, all(part[2] for part in found.values())
-        )
+    def _estimate(self, groups: Sequence[_Group], extents: Mapping[Phase, float]) -> CostEstimate:
+        phases = {phase: self._estimate_phase(phase, groups, extent) for phase, extent in extents.items()}
+        known = {phase: estimate for phase, estimate in phases.items() if estimate}
+        if len(known) < len(phases):
+            return CostEstimate()
+        basis = max((level for _, level, _ in known.values()), key=LEVELS.index)
+        seconds = {phase: value for phase, (value, _, _) in known.items()}
+        return CostEstimate(seconds, basis, all(own for _, _, own in known.values()))
 
-    def _look_up(self, places: Sequence[_Key], phase: Phase, x: float) -> tuple[float, MatchLevel, bool] | None:
-        for place, basis in zip(places, BASES, strict=False):
-            for book, own in zip(self._books, (True, False), strict=True):
-                if fit := book.get((phase, *place)):
-                    return fit.at(x if place else 1.0), basis, own
+    def _estimate_phase(
+        self, phase: Phase, groups: Sequence[_Group], extent: float
+    ) -> tuple[float, MatchLevel, bool] | None:
+        """Return seconds, level of the match, and whether it is among the run's own units."""
+        for group, level in zip(groups, LEVELS, strict=False):
+            for fits, own in zip(self._fits, (True, False), strict=True):
+                if fit := fits.get((phase, *group)):
+                    offset, slope = fit
+                    return offset + slope * extent, level, own
         return None
 
 
-def _places(detector: str, settings: str, size: tuple[int, int], cpus: int) -> tuple[_Key, ...]:
-    """Where to look, the closest first: one place per basis. The last is all models', of which only the mean tells."""
-    return (detector, settings, size, cpus), (detector, settings, size), (detector, settings), (detector,), ()
+def _groups(detector: str, settings: str, height: int, width: int) -> tuple[_Group, ...]:
+    """Return the group of units to estimate from at each level, the most similar first."""
+    return (detector, settings, height, width), (detector,), ()
 
 
-def _book(rows: Sequence[CostRow], device: str) -> dict[_Key, _Fit]:
-    """Fits by phase and place."""
-    book: dict[_Key, _Fit] = {}
+def _fit_groups(rows: Sequence[CostRow], device: str) -> dict[_Group, tuple[float, float]]:
+    """Fit offset and slope of the seconds by phase and group."""
+    by_group: dict[_Group, list[CostRow]] = {}
     for row in rows:
-        if row.device != device:
-            continue
-        x = _extent(row.phase, row.images, row.height * row.width, row.steps)
-        cpus = 0 if row.phase == "measure" else row.cpus
-        for place in _places(row.detector, row.settings, (row.height, row.width), cpus):
-            book.setdefault((row.phase, *place), _Fit()).add(x if place else 1.0, row.seconds, row.units)
-    return book
+        if row.device == device:
+            for group in _groups(row.detector, row.settings, row.height, row.width):
+                by_group.setdefault((row.phase, *group), []).append(row)
+    return {group: _fit(members, constant=len(group) == 1) for group, members in by_group.items()}
+
+
+def _fit(rows: Sequence[CostRow], constant: bool) -> tuple[float, float]:
+    """Fit seconds = offset + slope · extent, both at least 0, by least squares weighted by units.
+
+    Returns offset and slope: the mean and 0 if `constant` is set, 0 and a slope if all extents are equal.
+    """
+    units, seconds = (np.array([getattr(row, name) for row in rows], np.float64) for name in ("units", "seconds"))
+    extents = np.array([_extent(row.phase, row.images, row.height * row.width, row.steps) for row in rows])
+    mean, scale = float(np.average(seconds, weights=units)), float(extents.max())
+    if constant or scale == 0:
+        return mean, 0.0
+    x, weights = extents / scale, np.sqrt(units)
+    if np.ptp(x) < 1e-6:
+        return 0.0, mean / scale
+    columns = np.stack([np.ones_like(x), x], axis=1)
+    offset, slope = np.linalg.lstsq(columns * weights[:, np.newaxis], seconds * weights)[0].tolist()
+    if slope < 0:
+        return mean, 0.0
+    if offset < 0:
+        return 0.0, float(np.average(x * seconds, weights=units) / np.average(x * x, weights=units)) / scale
+    return offset, slope / scale
 
 
 def _extent(phase: Phase, images: int, pixels: int, by_steps: bool) -> float:
-    """What the time of a phase grows with: timing has a time of its own, and a model that takes a number of optimiser
-    steps takes them on any number of images."""
+    """Return the quantity that the time of a phase grows with.
+
+    Timing takes the same time for every unit. A fixed number of optimiser steps takes the same time for any number of
+    images.
+    """
     if phase == "measure":
         return 1.0
     return float(pixels) * (1 if phase == "train" and by_steps else images)
@@ -172,8 +165,8 @@ class Forecast:
     """Number of tasks at once."""
     nodes: int
     """Number of nodes."""
-    bases: Mapping[MatchLevel, int] = field(default_factory=dict)
-    """Number of units estimated from each level of match."""
+    bases: Mapping[str, int] = field(default_factory=dict)
+    """Number of units estimated from each `MatchLevel`; an older raybench stored other levels."""
     predicted: Work | None = None
     """Estimate; None if nothing was recorded to estimate from."""
     took: Work | None = None

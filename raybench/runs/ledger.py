@@ -99,9 +99,8 @@ def _write(run: RunStore, entries: Iterable[tuple[str, bytes]]) -> str:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as page:
         for key, data in entries:
-            page.writestr(
-                zipfile.ZipInfo(key), data, zipfile.ZIP_DEFLATED
-            )  # without a date, the same units make the same page
+            # Without a date in the entry, the same units make the same page.
+            page.writestr(zipfile.ZipInfo(key), data, zipfile.ZIP_DEFLATED)
     data = sink.getvalue()
     page_key = f"{_root(run)}{hashlib.sha256(data).hexdigest()[:32]}.zip"
     run.store.put(page_key, data)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
-from raybench.runs.cost_model import CostEstimate, CostModel, Forecast, MatchLevel
+from raybench.runs.cost_model import CostEstimate, CostModel, Forecast
 from raybench.runs.costs import Costs, read_costs
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import RunStore
@@ -45,7 +45,7 @@ def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, cap
         costs: what earlier units took. Without any, the order is the experiment's.
         capacity: of the cluster.
     """
-    model = CostModel(costs, capacity.device, capacity.cpus)
+    model = CostModel(costs, capacity.device)
     estimates = {unit.unit_id: model.estimate(unit, plan.manifests[unit.line]) for unit in plan.units}
     units = in_order(plan.units, lambda unit: estimates[unit.unit_id].work_s)
     return Schedule(units, plan.manifests, commits, estimates, costs.damaged)
@@ -54,7 +54,7 @@ def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, cap
 def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares) -> Forecast:
     """Estimate what the rest of `schedule` will take; without a prediction where costs of a unit are unknown."""
     todo = [unit for unit in schedule.units if "result" not in schedule.commits.get(unit.unit_id, ())]
-    bases = Counter[MatchLevel](schedule.costs[unit.unit_id].basis for unit in todo)
+    bases = Counter[str](schedule.costs[unit.unit_id].basis for unit in todo)
     nodes = len(capacity.nodes)
     forecast = Forecast(len(todo), capacity.device, capacity.count, nodes, dict(bases), damaged=schedule.damaged)
     if not todo or bases["nothing"]:

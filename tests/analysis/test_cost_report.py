@@ -12,7 +12,7 @@ from raybench.analysis.cost_report import (
     hours_of,
     total_hours,
 )
-from raybench.runs.cost_model import Forecast, MatchLevel, Work
+from raybench.runs.cost_model import Forecast, Work
 from raybench.runs.records import Phase, ResourceUsage, UnitResult
 
 PHASES: tuple[Phase, ...] = ("train", "score", "measure")
@@ -76,13 +76,13 @@ def test_a_prediction_that_is_missing_or_a_run_that_was_cut_off(forecast: Foreca
 
 
 def test_check_says_what_it_assumed() -> None:
-    bases: dict[MatchLevel, int] = {"recorded": 7, "other size": 2, "average": 1}
+    bases: dict[str, int] = {"recorded": 7, "same model": 2, "average": 1}
     texts = format_estimate(Forecast(10, "cuda", 8, 2, bases, Work(7200, 9e5, 1e5), damaged=("costs/x.json",)), 3.0)
     assert texts[0] == (
         "10 units to do, 8 tasks at once on 2 nodes (cuda): about 2.0 h (27.8 GPU-hours, 250 CPU-hours), money 83.33"
     )
     assert texts[1].startswith("7 of them estimated from recorded units")
-    assert texts[2] == "assumed: 2 units from another input size, in proportion to its pixels"
+    assert texts[2] == "assumed: 2 units from other input sizes or settings of the same model, by their pixels"
     assert texts[3].startswith("assumed: 1 units of a model without any record")
     assert texts[4].startswith("costs/x.json is damaged")
     (nothing,) = format_estimate(Forecast(10, "cuda", 8, 2, {"nothing": 10}), None)

@@ -10,7 +10,7 @@ import pytest
 from raybench.config.unit import Protocol, Unit
 from raybench.data.geometry import Input
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.runs.cost_model import CostEstimate, CostModel
+from raybench.runs.cost_model import CostEstimate, CostModel, Forecast, read_forecast, write_forecast
 from raybench.runs.costs import CostRow, Costs, merge_rows, read_costs, row_of, write_costs
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import Phase, ResourceUsage, UnitResult
@@ -43,8 +43,8 @@ def rows(one: Unit, train: tuple[float, int], score: tuple[float, int], cpus: in
     return [row_of(one, phase, spent) for phase, spent in found.items()]
 
 
-def guess(costs: Costs, one: Unit, train: int, test: int, cpus: int = 2) -> CostEstimate:
-    return CostModel(costs, "cpu", cpus).estimate(one, manifest(train, test))
+def estimate(costs: Costs, one: Unit, train: int, test: int) -> CostEstimate:
+    return CostModel(costs, "cpu").estimate(one, manifest(train, test))
 
 
 def result(one: Unit, *, seconds: float) -> UnitResult:
@@ -77,58 +77,81 @@ def test_the_sum_of_shards() -> None:
 
 def test_recorded_units_alike() -> None:
     costs = Costs(others=merge_rows(rows(unit(), (20.0, 100), (5.0, 50))))
-    found = guess(costs, unit(seed=9), 100, 50)
+    found = estimate(costs, unit(seed=9), 100, 50)
     assert found == CostEstimate({"train": 20.0, "score": 5.0, "measure": 4.0}, "recorded", False)
     assert found.work_s == 25.0
 
 
 def test_more_images_take_longer_in_proportion_or_along_a_line() -> None:
     once = Costs(others=merge_rows(rows(unit(), (20.0, 100), (5.0, 50))))
-    assert guess(once, unit(), 300, 100).seconds == pytest.approx({"train": 60.0, "score": 10.0, "measure": 4.0})
+    assert estimate(once, unit(), 300, 100).seconds == pytest.approx({"train": 60.0, "score": 10.0, "measure": 4.0})
     both = merge_rows([*rows(unit(), (20.0, 100), (5.0, 50)), *rows(unit(), (30.0, 200), (7.0, 100))])
-    assert guess(Costs(others=both), unit(), 300, 150).seconds == pytest.approx(
+    assert estimate(Costs(others=both), unit(), 300, 150).seconds == pytest.approx(
         {"train": 40.0, "score": 9.0, "measure": 4.0}
     )
 
 
 def test_no_prediction_is_negative_or_falls_with_the_images() -> None:
     falling = merge_rows([*rows(unit(), (30.0, 100), (5.0, 50)), *rows(unit(), (20.0, 200), (1.0, 100))])
-    assert guess(Costs(others=falling), unit(), 1000, 500).seconds["train"] == pytest.approx(25.0)
+    assert estimate(Costs(others=falling), unit(), 1000, 500).seconds["train"] == pytest.approx(25.0)
     steep = merge_rows([*rows(unit(), (1.0, 100), (1.0, 50)), *rows(unit(), (30.0, 200), (9.0, 100))])
-    assert 0 < guess(Costs(others=steep), unit(), 10, 5).seconds["train"] < 1.5
+    assert 0 < estimate(Costs(others=steep), unit(), 10, 5).seconds["train"] < 1.5
 
 
 def test_a_number_of_steps_is_the_same_on_any_number_of_images() -> None:
     costs = Costs(others=merge_rows(rows(unit("stfpm", steps=100), (60.0, 100), (5.0, 50))))
-    found = guess(costs, unit("stfpm", steps=100), 900, 50)
+    found = estimate(costs, unit("stfpm", steps=100), 900, 50)
     assert found.basis == "recorded"
     assert found.seconds["train"] == pytest.approx(60.0)
 
 
-def test_the_closest_that_there_is() -> None:
+def test_the_closest_match_counts() -> None:
     known = unit(n_features=64)
     costs = Costs(others=merge_rows(rows(known, (20.0, 100), (5.0, 50))))
-    assert guess(costs, known, 100, 50, cpus=4).basis == "other CPUs"
-    larger = guess(costs, unit(n_features=64, side=128), 100, 50)
-    assert larger.basis == "other size"
+    assert estimate(costs, known, 100, 50).basis == "recorded"
+    larger = estimate(costs, unit(n_features=64, side=128), 100, 50)
+    assert larger.basis == "same model"
     assert larger.seconds["train"] == pytest.approx(80.0)
-    assert guess(costs, unit(n_features=100), 100, 50).basis == "other settings"
+    assert estimate(costs, unit(n_features=100), 100, 50).basis == "same model"
     budget = replace(known, protocol=Protocol(train_budget_s=5.0))
-    assert guess(costs, budget, 100, 50).basis == "other settings"
-    stranger = guess(costs, unit("dfm"), 100, 50)
-    assert stranger.known
-    assert stranger.basis == "average"
-    assert stranger.seconds["train"] == pytest.approx(20.0)
+    assert estimate(costs, budget, 100, 50).basis == "same model"
+    unknown = estimate(costs, unit("dfm"), 100, 50)
+    assert unknown.known
+    assert unknown.basis == "average"
+    assert unknown.seconds["train"] == pytest.approx(20.0)
+
+
+def test_the_same_size_and_settings_come_before_the_rest_of_the_model() -> None:
+    others = merge_rows([*rows(unit(), (20.0, 100), (5.0, 50)), *rows(unit(side=128), (200.0, 100), (50.0, 50))])
+    assert estimate(Costs(others=others), unit(), 100, 50).seconds["train"] == pytest.approx(20.0)
+    own = merge_rows(rows(unit(side=128), (400.0, 100), (50.0, 50)))
+    found = estimate(Costs(own, others), unit(), 100, 50)  # a closer match of another run comes before the run's own
+    assert found.seconds["train"] == pytest.approx(20.0)
+    assert (found.basis, found.own) == ("recorded", False)
+
+
+def test_many_units_weigh_more_than_few() -> None:
+    one, two = rows(unit(), (10.0, 100), (1.0, 50)), rows(unit("dfm"), (40.0, 100), (1.0, 50))
+    others = (*one, *(replace(row, units=2) for row in two))
+    assert estimate(Costs(others=others), unit("patchcore"), 100, 50).seconds["train"] == pytest.approx(30.0)
+
+
+def test_a_forecast_of_an_older_raybench_is_read(tmp_path: Path) -> None:
+    run = RunStore(open_store(str(tmp_path)), "night")
+    write_forecast(run, Forecast(3, "cpu", 2, 1, {"other CPUs": 2, "other settings": 1}))
+    forecast = read_forecast(run)
+    assert forecast is not None
+    assert forecast.bases == {"other CPUs": 2, "other settings": 1}
 
 
 def test_own_units_come_before_others_and_another_device_tells_nothing() -> None:
     own, others = merge_rows(rows(unit(), (10.0, 100), (5.0, 50))), merge_rows(rows(unit(), (90.0, 100), (5.0, 50)))
-    found = guess(Costs(own, others), unit(seed=4), 100, 50)
+    found = estimate(Costs(own, others), unit(seed=4), 100, 50)
     assert (found.seconds["train"], found.own) == (10.0, True)
-    gpu = CostModel(Costs(own, others), "cuda", 2).estimate(unit(), manifest(100, 50))
+    gpu = CostModel(Costs(own, others), "cuda").estimate(unit(), manifest(100, 50))
     assert gpu == CostEstimate()
     assert not gpu.known
-    assert guess(Costs(), unit(), 100, 50) == CostEstimate()
+    assert estimate(Costs(), unit(), 100, 50) == CostEstimate()
 
 
 def test_one_object_per_run_and_nothing_else_is_read(tmp_path: Path) -> None:
