@@ -16,7 +16,7 @@ from typing import TextIO
 import jinja2
 
 from raybench.analysis.anomaly_types import AnomalyType
-from raybench.analysis.anomaly_types.stored import Look
+from raybench.analysis.anomaly_types.stored import TypeClassifier
 from raybench.analysis.anomaly_types.views import Image
 from raybench.analysis.predictions import PredictionCounts, PredictionSummary, predict_image, reasons, sentence
 from raybench.data.decode import decode_image
@@ -47,12 +47,16 @@ class PredictionCard:
 
 
 def publish(
-    prediction: Prediction, line: Manifest, failed: Mapping[str, Failure], folder: Path, look: Look = lambda image: None
+    prediction: Prediction,
+    line: Manifest,
+    failed: Mapping[str, Failure],
+    folder: Path,
+    classify: TypeClassifier = lambda image: None,
 ) -> PredictionSummary:
     """Write table, summary and page of all that is scored into `folder`, and the same into the store.
 
-    line: what the unit was trained on. failed: shards that could not be scored, by key. look: says what the anomalous
-    images of the page look like.
+    line: what the unit was trained on. failed: shards that could not be scored, by key. classify: returns the anomaly
+    type of an anomalous image of the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tally = PredictionCounts()
@@ -60,7 +64,7 @@ def publish(
         write_predictions(_noted(prediction, line, tally, sheet), folder / TABLE)
     summary = _summary(prediction, tally, failed)
     (folder / SUMMARY).write_bytes(summary_json(summary))
-    (folder / PAGE).write_text(render(summary, _cards(prediction, tally.top, look)), encoding="utf-8")
+    (folder / PAGE).write_text(render(summary, _cards(prediction, tally.top, classify)), encoding="utf-8")
     for name in (TABLE, SHEET, SUMMARY, PAGE):
         prediction.run.store.put(f"{tables(prediction)}/{name}", (folder / name).read_bytes())
     return summary
@@ -139,7 +143,9 @@ def _summary(prediction: Prediction, tally: PredictionCounts, failed: Mapping[st
     )
 
 
-def _cards(prediction: Prediction, top: Sequence[tuple[Predicted, str]], look: Look) -> list[PredictionCard]:
+def _cards(
+    prediction: Prediction, top: Sequence[tuple[Predicted, str]], classify: TypeClassifier
+) -> list[PredictionCard]:
     """In the order of `top`, read from the few shards that hold them, and made small one by one."""
     found: dict[str, PredictionCard] = {}
     for shard in prediction.manifest.shards:
@@ -151,7 +157,7 @@ def _cards(prediction: Prediction, top: Sequence[tuple[Predicted, str]], look: L
         for image in read_rows(prediction.images, shard, only=wanted):
             row = wanted[image.image_id]
             pixels = decode_image(image.image, prediction.manifest.white_level)
-            signal = look(pixels) if row.is_anomalous else None
+            signal = classify(pixels) if row.is_anomalous else None
             picture = _picture(prediction, row, pixels, scored[image.image_id])
             found[image.image_id] = PredictionCard(row, picture.image_uri(), picture.overlay_uri(), signal)
     return [found[row.image_id] for row, _ in top]

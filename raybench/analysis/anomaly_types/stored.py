@@ -44,7 +44,7 @@ class StoredTypes:
 
 
 _ADAPTER = TypeAdapter(StoredTypes)
-Look = Callable[[Image], AnomalyType | None]
+TypeClassifier = Callable[[Image], AnomalyType | None]
 
 
 def with_anomaly_types(plan: Plan, run: RunStore, flags: Sequence[Flag]) -> list[Flag]:
@@ -92,7 +92,7 @@ def learn_in_run(run: RunStore, lines: Store, manifest: Manifest, writable: bool
         _learn(run, lines, manifest, writable)
 
 
-def make_classifier(plan: Plan, run: RunStore, line: str) -> Look:
+def make_classifier(plan: Plan, run: RunStore, line: str) -> TypeClassifier:
     """Return a function that classifies an image of a line; the first call learns what it takes.
 
     It returns None if classification is switched off or the line has too few OK images. If training images are missing
