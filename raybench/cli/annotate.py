@@ -1,4 +1,4 @@
-"""`raybench annotate`: flagged images with pre-annotations, for the tools that people annotate with."""
+"""`raybench annotate`: flagged images with pre-annotations, for annotation tools."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def annotate(
     images: Annotated[bool, typer.Option(help="Write the images beside the annotations.")] = True,
     picked: Annotated[bool, typer.Option("--picked", help="Only what the annotation budget picks.")] = False,
 ) -> None:
-    """Write the flagged images, and what the best model outlines on them, for annotation tools."""
+    """Write the flagged images, and the regions that the best model outlines on them, for annotation tools."""
     from raybench.config.plan import experiment_of, make_plan
     from raybench.report.annotations.export import Options
     from raybench.report.annotations.export import annotate as export

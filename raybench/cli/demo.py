@@ -1,8 +1,8 @@
-"""`raybench demo`: real solar cells as two product lines, and a generated strip that is not square, with masks.
+"""`raybench demo`: all models on two lines of real solar cells and a generated line of strips, with masks.
 
 The cells are the ELPV dataset (Buerhop-Lutz et al. 2018, CC BY-NC-SA 4.0), installed as the package `elpv-dataset` and
-not redistributed here. A cell's label is the share of experts who saw a defect: 0 is OK, 1 is NG, and what they could
-not agree on becomes the line's unlabelled images.
+not redistributed here. A cell's label is the share of experts who saw a defect: 0 is OK, 1 is NG, and the cells that
+they did not agree on become the line's unlabelled images. The strips are not square.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def demo(out_folder: OutFolder = Path("out")) -> None:
 
 
 def experiment(store: str) -> Experiment:
-    """All models on the demo's lines, with seconds instead of minutes of training each."""
+    """Return the demo's experiment: all models on all lines, each trained for seconds."""
     return Experiment(
         name="demo",
         store=store,
@@ -80,7 +80,18 @@ def experiment(store: str) -> Experiment:
 
 
 def write_lines(folder: Path, sizes: Sizes | None = None) -> dict[str, Path]:
-    """The demo's image folders by line, written below `folder`. Raises InputError without the ELPV package."""
+    """Write the demo's images.
+
+    Args:
+        folder: Local folder; each line becomes a folder in it.
+        sizes: Numbers of images. None: the demo's.
+
+    Returns:
+        The image folder of each line.
+
+    Raises:
+        InputError: The package `elpv-dataset` is not installed.
+    """
     sizes = sizes or Sizes()
     cells = _elpv()
     lines = {f"solar-{kind}": _write_cells(folder / f"solar-{kind}", cells, kind, sizes) for kind in ("mono", "poly")}
@@ -95,7 +106,7 @@ def _elpv() -> Path:
 
 
 def _write_cells(folder: Path, data: Path, kind: str, sizes: Sizes) -> Path:
-    """One cell type as a `csv` line."""
+    """Write one cell type in the `csv` layout."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = [line.split() for line in (data / "labels.csv").read_text().splitlines()]
     paths = {
@@ -123,7 +134,7 @@ def _spread(paths: Sequence[str], count: int) -> list[str]:
 
 
 def write_strips(folder: Path, sizes: Sizes) -> Path:
-    """Drilled metal strips as an `mvtec` line: OK, and scratched or with a hole missing."""
+    """Write drilled metal strips in the `mvtec` layout: OK ones, and scratched ones or ones with a missing hole."""
     rng = np.random.default_rng(7)
     for name, count in (("train/good", sizes.train_ok), ("test/good", sizes.test_ok)):
         (folder / name).mkdir(parents=True, exist_ok=True)

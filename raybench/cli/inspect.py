@@ -1,4 +1,4 @@
-"""`raybench inspect`: is a line's data fit to train on?"""
+"""`raybench inspect`: whether a line's data are fit to train on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from raybench.worker.inspect import inspect_line
 
 def inspect(
     line: Annotated[str, typer.Argument(help="A packed line: STORE/lines/NAME.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Everything that was found, for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
 ) -> None:
-    """Look for bad images, copies, leaks and drift in a line. What is found is kept beside the line, for reports."""
+    """Look for bad images, duplicates, leaks and drift in a line. Reports show the findings, kept beside the line."""
     root, found, name = line.rstrip("/").rpartition("/lines/")
     if not (found and root and name):
         raise InputError(f"{line!r} is not a packed line; give STORE/lines/NAME, as `raybench pack` prints it")

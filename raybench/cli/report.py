@@ -28,7 +28,7 @@ def report(
     """Build the comparison of everything done so far, and show it."""
     plan = make_plan(experiment_of(name), name)
     board = publish_again(plan)
-    print_board(board, as_json, _chosen(board, lines or ()))
+    print_board(board, as_json, _matching_lines(board, lines or ()))
     print_copy(plan, out_folder, as_json)
 
 
@@ -46,7 +46,7 @@ def print_board(board: Board, as_json: bool, lines: Sequence[str] = ()) -> None:
         out.print(console_board(board, lines))
 
 
-def _chosen(board: Board, patterns: Sequence[str]) -> list[str]:
+def _matching_lines(board: Board, patterns: Sequence[str]) -> list[str]:
     """The lines of the board that a pattern matches. Raises UnknownName for a pattern that matches none."""
     for pattern in patterns:
         if not fnmatch.filter(board.lines, pattern):

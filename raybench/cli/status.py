@@ -15,7 +15,7 @@ from raybench.runs.run import RunStore
 
 
 def status(name: RunName, as_json: Json = False) -> None:
-    """What is done, under way, failed and waiting."""
+    """Show which units are done, under way, failed and waiting."""
     plan = make_plan(experiment_of(name), name)
     ledger = Ledger.read(RunStore(plan.store, plan.experiment.name))
     units = tables.unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))

@@ -18,7 +18,7 @@ def verify(
     name: Annotated[str, typer.Argument(help="An experiment file, STORE/runs/NAME, or a line: STORE/lines/NAME.")],
     as_json: Json = False,
 ) -> None:
-    """Read everything of a run or a line again, and list what is not as it was written."""
+    """Read everything of a run or a line again, and list the objects that are not as they were written."""
     found = verifying.verify(name)
     if as_json:
         print_json(encode(found))

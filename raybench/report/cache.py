@@ -1,4 +1,4 @@
-"""A report that need not be built again: nothing has been committed since, and nothing else about it differs."""
+"""The report cache: a report is built again only if a commit, the experiment or a version has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raybench.worker.inspect import inspections_in
 
 
 def save(plan: Plan, run: RunStore, board: Board) -> None:
-    """Write down what the report of `board`, just published, rests on. Not where anything failed or is to be done."""
+    """Note what the report just published rests on, unless something failed or is still to be done."""
     failed = any(row.failures for row in board.rows) or any(
         isinstance(found, Failure) for found in inspections_in(run, plan).values()
     )
@@ -27,12 +27,12 @@ def save(plan: Plan, run: RunStore, board: Board) -> None:
 
 
 def load(plan: Plan, run: RunStore) -> Board | None:
-    """The board that stands, where every unit was done when it was published; None where it has to be built."""
+    """Return the published board, or None if the report has to be built."""
     try:
-        noted = json.loads(run.store.get(_key(run)))
+        note = json.loads(run.store.get(_key(run)))
         data = run.get_report("board.json")
-        same = noted["basis"] == _basis(plan) and noted["board"] == hashlib.sha256(data).hexdigest()
-        return board_from_json(data) if same else None
+        is_current = note["basis"] == _basis(plan) and note["board"] == hashlib.sha256(data).hexdigest()
+        return board_from_json(data) if is_current else None
     except (ObjectMissing, ValueError, KeyError, TypeError, ValidationError):
         return None
 

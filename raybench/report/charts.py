@@ -14,7 +14,7 @@ from raybench.analysis.flags import ScoredImage
 from raybench.analysis.rows import BoardRow
 from raybench.metrics import curves
 
-# Okabe and Ito 2008: told apart with every kind of colour vision. Dashes tell apart what comes after the eighth.
+# Okabe and Ito 2008: distinct with every kind of colour vision. Dashes distinguish the models after the eighth.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A7A00", "#7F7F7F")
 DASHES = ("solid", "dash", "dot")
 CLASSES = {"ok": ("OK", "#0072B2"), "ng": ("NG", "#D55E00"), "unknown": ("unlabelled", "#7F7F7F")}
@@ -28,15 +28,23 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Chart:
-    """title: said above it. alt: what it shows, for who cannot see it. figure: Plotly's JSON."""
+    """A chart of the page."""
 
     title: str
     alt: str
+    """Description for screen readers."""
     figure: str
+    """Plotly's JSON, safe inside a script element."""
 
 
 def charts(rows: Sequence[BoardRow], seen: Sequence[ScoredImage], named: str | None) -> list[Chart]:
-    """All charts of one line that there is data for. seen: the line's images. named: the model the verdict names."""
+    """Return the charts of one line. A chart without data is left out.
+
+    Args:
+        rows: The line's models.
+        seen: The line's images.
+        named: The model that the verdict names.
+    """
     models = sorted(row.model for row in rows)  # so that a model has the same colour on every line
     found = [
         _against(rows, named, "ms an image", lambda row: row.speed.p50_ms if row.speed else None),
@@ -51,7 +59,7 @@ def charts(rows: Sequence[BoardRow], seen: Sequence[ScoredImage], named: str | N
 def _against(
     rows: Sequence[BoardRow], named: str | None, what: str, cost: Callable[[BoardRow], float | None]
 ) -> Chart | None:
-    """Image AUROC against what it costs, with the Pareto front: models that none beats in both."""
+    """Image AUROC against a cost, with the Pareto front: the models that no other beats in both."""
     points = [
         (row.model, row.quality.image_auroc, at)
         for row in rows
@@ -92,7 +100,7 @@ def _against(
 
 
 def _histogram(seen: Sequence[ScoredImage], model: str) -> Chart | None:
-    """How far images of each label lie above the threshold of one model."""
+    """How far the images of each label lie above the threshold of one model."""
     by_label = {
         label: [one.excess[model] for one in seen if one.label == label and model in one.excess] for label in CLASSES
     }
@@ -158,7 +166,7 @@ def _precision_recall(normal: Floats, anomalous: Floats) -> Points:
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for the chart; the board has it whole."""
+    """A name short enough to leave room for the chart; the board has all of it."""
     flat = " ".join(name.split())
     return flat if len(flat) <= NAME_CHARS else f"{flat[:NAME_CHARS]}…"
 

@@ -1,4 +1,4 @@
-"""What the numbers of a board were measured under, in sentences; few of them, however many lines there are."""
+"""The conditions that a board's numbers were measured under, in a few sentences however many lines there are."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from raybench.analysis.cost_report import format_cost
 from raybench.analysis.decision import CRITERIA
 from raybench.analysis.rows import BoardRow
 
-BUSY = 0.15  # from here on, a time is reported with the load it was taken under
-FEW = 8  # of a kind; more are counted
+BUSY = 0.15
+"""Share of the cores that other programs may keep busy before a time is reported with that load."""
+FEW = 8
+"""Items of a kind that are listed; more are counted."""
 
 
 def conditions(board: Board) -> list[str]:
-    """What the numbers were measured under, one sentence each."""
+    """Return the conditions, one sentence each."""
     context = board.context
     speeds = sorted(
         {f"{speed.device}, {speed.dtype}, {speed.threads} threads" for row in board.rows if (speed := row.speed)}
@@ -45,7 +47,7 @@ def conditions(board: Board) -> list[str]:
 
 
 def _budgets(board: Board) -> str:
-    """The experiment's false-alarm budget, and those of lines with another."""
+    """The experiment's false-alarm budget, and the budgets of lines that override it."""
     usual = board.context.false_alarm_budget
     by_line = {row.line: row.threshold.budget for row in board.rows if row.threshold}
     others = Counter(budget for budget in by_line.values() if budget != usual)
@@ -54,7 +56,7 @@ def _budgets(board: Board) -> str:
 
 
 def _disturbed(rows: Sequence[BoardRow]) -> list[str]:
-    """Times that were taken while the machine was busy otherwise."""
+    """Times that were taken while other programs kept the machine busy."""
     loads = [(row, row.speed.other_load) for row in rows if row.speed and row.speed.other_load > BUSY]
     if len(loads) > FEW:
         worst, load = max(loads, key=lambda one: one[1])
@@ -69,7 +71,7 @@ def _disturbed(rows: Sequence[BoardRow]) -> list[str]:
 
 
 def _weights(board: Board) -> list[str]:
-    """Where each model's weights come from: once for all models of one source, by line where lines differ."""
+    """The source of each model's weights: once for all models of one source, by line if lines differ."""
     noted: dict[str, dict[str, list[str]]] = {}
     for row in sorted(board.rows, key=lambda row: (row.model, row.line)):
         if row.weights_note:
@@ -85,7 +87,7 @@ def _weights(board: Board) -> list[str]:
 
 
 def _by_line(model: str, lines_of: Mapping[str, Sequence[str]]) -> list[str]:
-    """lines_of: by note."""
+    """One sentence per note. lines_of: lines by note."""
     shown = list(lines_of.items())[:FEW]
     texts = [f"{model} on {_few(lines)}: {note}" for note, lines in shown]
     more = len(lines_of) - len(shown)

@@ -15,36 +15,42 @@ _JPEG_QUALITY = 82
 _COLOURS = cv2.COLORMAP_INFERNO  # perceptually even, and readable with every kind of colour vision
 _MASK_COLOUR = (64, 220, 255)  # RGB
 _STRONGEST = 0.75
-_NO_SPAN = 1e-30  # where all OK images have one heat, whatever is above it is bright
+_NO_SPAN = 1e-30  # if all OK images have the same heat, everything hotter is bright
 
 Rgb = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of the report. image: (H, W, 3) uint8 RGB. heatmap: (H, W) float32 of `model`, or None.
-    mask: (H, W) bool, or None. heat_low, heat_high: the median and the highest heat of OK images. defect_type: empty
-    where it is not known."""
+    """One image of the report."""
 
     line: str
     image_id: str
     label: str
     excess: Mapping[str, float]
+    """By model, see `analysis.flags`."""
     flagged_by: tuple[str, ...]
     model: str
+    """The model that the heat map is of."""
     image: Rgb
+    """(H, W, 3) uint8 RGB."""
     heatmap: npt.NDArray[np.float32] | None
+    """(H, W) float32. None for a model without heat maps."""
     mask: npt.NDArray[np.bool_] | None
+    """(H, W) bool. None without a mask."""
     heat_low: float | None
+    """The median heat of OK images."""
     heat_high: float | None
+    """The highest heat of OK images."""
     defect_type: str = ""
+    """Empty if unknown."""
 
     def image_uri(self) -> str:
-        """The image, small, with the outline of its mask."""
+        """Return the image, made small, with the outline of its mask."""
         return _uri(_outlined(_small(self.image), self.mask))
 
     def overlay_uri(self) -> str:
-        """The heat map over the image; empty without one. What is no hotter than OK images stays clear."""
+        """Return the heat map over the image, empty without one. Pixels no hotter than OK images stay clear."""
         if self.heatmap is None or self.heat_low is None or self.heat_high is None:
             return ""
         image = _small(self.image)
@@ -53,8 +59,17 @@ class Picture:
 
 
 def overlay(image: Rgb, heat: npt.NDArray[np.float32], low: float, high: float) -> Rgb:
-    """(H, W, 3) uint8. Colour and opacity grow from `low` to twice the way to `high`: at half of both a pixel is as hot
-    as the hottest of the OK images."""
+    """Draw a heat map over a grey copy of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        heat: (H, W) float32.
+        low: Heat from which a pixel is coloured: the median of OK images.
+        high: Heat at which colour and opacity are half of their maximum: the highest of OK images.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
     share = np.clip((heat - low) / max(2 * (high - low), _NO_SPAN), 0, 1)
     levels = np.rint(share * 255).astype(np.uint8)
     colours = cv2.cvtColor(cv2.applyColorMap(levels, _COLOURS), cv2.COLOR_BGR2RGB)

@@ -1,4 +1,4 @@
-"""What a line's inspection says, for a person: rows for the report's section and for the terminal."""
+"""A line's inspection for people: the data-quality section of the report, and the table of the terminal."""
 
 from __future__ import annotations
 
@@ -39,33 +39,45 @@ EXPLAINED = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of finding: images, their share of the line, and what it means."""
+    """All findings of one kind."""
 
     kind: str
     images: int
+    """Number of images."""
     share: str
+    """Share of the line's images, in per cent."""
     meaning: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """All that a page or a terminal shows of a line's data. inspected: False where only the manifest was read.
-    worst: the first few images of every kind. rejects: path and why. Sentences elsewhere."""
+    """The quality of a line's data, as a page or a terminal shows it."""
 
     line: str
     inspected: bool
+    """False if only the manifest was read."""
     images: int
     verdict: str
     findings: tuple[Finding, ...] = ()
     worst: tuple[Issue, ...] = ()
+    """The first few images of every kind."""
     usual: tuple[str, ...] = ()
+    """Findings so frequent that they are taken for the line's nature, a sentence each."""
     copies: tuple[str, ...] = ()
+    """Groups of duplicates, a sentence each."""
     drifts: tuple[str, ...] = ()
+    """Differences between splits, a sentence each."""
     rejects: tuple[tuple[str, str], ...] = ()
+    """Path and reason of files that were not packed."""
 
 
 def section(inspection: Inspection | Failure | None, manifest: Manifest) -> Section:
-    """inspection: None where the line has not been inspected, a failure where that was tried."""
+    """Return the data-quality section of a line.
+
+    Args:
+        inspection: The inspection, why it failed, or None if the line was never inspected.
+        manifest: Of the line.
+    """
     images = sum(manifest.counts.values())
     rejects = tuple((one.path, f"{one.reason}: {one.detail}") for one in manifest.rejects[:SHOWN])
     if not isinstance(inspection, Inspection):
@@ -99,7 +111,7 @@ def _why_not(failure: Failure | None, manifest: Manifest) -> str:
 
 
 def table(shown: Section) -> RenderableType:
-    """For a terminal."""
+    """Return a data-quality section as tables for a terminal."""
     parts: list[RenderableType] = [Text(f"{shown.line}: {shown.verdict}", style="bold")]
     if shown.findings:
         rows = [(one.kind, str(one.images), one.share, one.meaning) for one in shown.findings]
@@ -122,7 +134,7 @@ def _grid(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def _findings(counts: Mapping[str, int], manifest: Manifest) -> tuple[Finding, ...]:
-    """In the order of EXPLAINED; only what there is."""
+    """The kinds that were found, in the order of EXPLAINED."""
     images = sum(manifest.counts.values())
     found = {**counts, "rejected": len(manifest.rejects)}
     return tuple(
@@ -146,7 +158,7 @@ def _verdict(inspection: Inspection, manifest: Manifest) -> str:
 
 
 def _worst(issues: Sequence[Issue]) -> Iterator[Issue]:
-    """The first WORST of each kind: they are sorted by kind, worst first."""
+    """The first WORST of each kind. `issues` are sorted by kind, the worst first."""
     seen = Counter[str]()
     for issue in issues:
         seen[issue.kind] += 1

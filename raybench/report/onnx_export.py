@@ -1,4 +1,4 @@
-"""The winner of a line as a file for production: ONNX and OpenVINO, checked against the detector it comes from."""
+"""A line's detector as a file for production: ONNX and OpenVINO, checked against the original detector."""
 
 from __future__ import annotations
 
@@ -22,27 +22,37 @@ from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
 from raybench.worker.context import WorkerContext, cached_detector, fit_of
 
-TOLERANCE = 1e-3  # relative, of scores; of a heat map relative to its highest value
+TOLERANCE = 1e-3
+"""Largest relative difference of scores; of a heat map, relative to its highest value."""
 CHECKED_IMAGES = 8
 
 
 @dataclass(frozen=True)
 class Exported:
-    """files: written. difference: the largest relative difference to the detector's scores and heat maps on `images`
-    images of the line."""
+    """An exported detector."""
 
     line: str
     model: str
     files: tuple[Path, ...]
     difference: float
+    """Largest relative difference to the detector's scores and heat maps."""
     images: int
+    """Number of the line's images that were compared."""
 
 
 def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Path) -> Exported:
-    """Write `<line>-<model>.onnx`, its `.json` and, where the package is installed, OpenVINO's `.xml` and `.bin`.
+    """Write `<line>-<model>.onnx`, its `.json` and, if the package is installed, OpenVINO's `.xml` and `.bin`.
 
-    model: a label of the experiment; None: the one the verdict names. Raises InputError (no such line, nothing to
-    choose, not trained), ModelError (cannot be exported, or the file scores otherwise).
+    Args:
+        plan: The experiment.
+        line: Product line.
+        model: A label of the experiment. None: the model that the verdict names.
+        folder: Where the files are written.
+        cache_dir: Cache of the node.
+
+    Raises:
+        InputError: There is no such line or model, no verdict names one, or it is not trained.
+        ModelError: The model cannot be exported, or the file scores differently.
     """
     run = RunStore(plan.store, plan.experiment.name)
     unit = select_unit(plan, line, model)
@@ -73,7 +83,7 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
 
 
 def _images(plan: Plan, unit: Unit) -> npt.NDArray[np.uint8]:
-    """(N, H, W, 3) uint8: some of the line's images at the network's size."""
+    """Some of the line's images at the network's size, (N, H, W, 3) uint8."""
     samples = islice(plan.line(unit.line).images(), CHECKED_IMAGES)
     return np.stack([to_network(sample.pixels, fit_of(unit)) for sample in samples])
 

@@ -1,6 +1,6 @@
-"""A prediction for people: a table of all images, a summary, and a page of the most anomalous ones under heat maps.
+"""The report of a prediction: a table of all images, a summary, and a page of the most anomalous with heat maps.
 
-The images stream by shard by shard: memory holds one shard's scores and the few images of the page, however many
+Images are read shard by shard: memory holds one shard's scores and the few images of the page, however many images
 there are.
 """
 
@@ -37,13 +37,15 @@ TABLE, SHEET, SUMMARY, PAGE = "predictions.parquet", "predictions.csv", "summary
 
 @dataclass(frozen=True)
 class PredictionCard:
-    """One image of the page. image, heat: data URIs; heat is empty for a model without heat maps. signal: what an
-    anomalous image looks like, where somebody looked."""
+    """One image of the page."""
 
     row: Predicted
     image: str
+    """Data URI."""
     heat: str
+    """Data URI; empty for a model without heat maps."""
     signal: AnomalyType | None = None
+    """Type of the anomaly. None if the image was not classified."""
 
 
 def publish(
@@ -53,10 +55,17 @@ def publish(
     folder: Path,
     classify: TypeClassifier = lambda image: None,
 ) -> PredictionSummary:
-    """Write table, summary and page of all that is scored into `folder`, and the same into the store.
+    """Write the table, the summary and the page of all scored images to a folder and to the store.
 
-    line: what the unit was trained on. failed: shards that could not be scored, by key. classify: returns the anomaly
-    type of an anomalous image of the page.
+    Args:
+        prediction: The prediction.
+        line: Manifest of the line that the unit was trained on.
+        failed: Why shards could not be scored, by their keys.
+        folder: Local folder for the files.
+        classify: Classifies the anomalous images of the page.
+
+    Raises:
+        IntegrityError: A shard holds an image that was not scored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tally = PredictionCounts()
@@ -71,16 +80,17 @@ def publish(
 
 
 def tables(prediction: Prediction) -> str:
-    """The key below which the store has what `publish` wrote."""
+    """Return the prefix of the keys that `publish` writes."""
     return f"{prediction.run.root}/tables/{prediction.unit.unit_id}"
 
 
 def summary_json(summary: PredictionSummary) -> bytes:
+    """Return the summary as JSON: `summary.json`."""
     return encode(summary)
 
 
 def render(summary: PredictionSummary, cards: Sequence[PredictionCard]) -> str:
-    """The page: no script, no outside address, everything from the data escaped."""
+    """Return the page as HTML, without scripts or outside addresses. Everything from the data is escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -146,7 +156,7 @@ def _summary(prediction: Prediction, tally: PredictionCounts, failed: Mapping[st
 def _cards(
     prediction: Prediction, top: Sequence[tuple[Predicted, str]], classify: TypeClassifier
 ) -> list[PredictionCard]:
-    """In the order of `top`, read from the few shards that hold them, and made small one by one."""
+    """Cards in the order of `top`. Only the shards that hold them are read; images are made small one by one."""
     found: dict[str, PredictionCard] = {}
     for shard in prediction.manifest.shards:
         wanted = {row.image_id: row for row, shard_key in top if shard_key == shard.key}

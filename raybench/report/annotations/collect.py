@@ -1,4 +1,4 @@
-"""From a run to annotation work: its flags, and on each flagged image what the line's best model outlines."""
+"""Collect annotation tasks from a run: its flags, and the regions that the line's best model outlines."""
 
 from __future__ import annotations
 
@@ -32,16 +32,25 @@ _PICKED, _SIGNAL = "picked", "signal"  # not in reports of earlier versions
 
 @dataclass(frozen=True)
 class Outliner:
-    """The unit whose heat maps outline what is anomalous: where they are above `threshold`."""
+    """The unit whose heat maps outline the anomalies."""
 
     unit: Unit
     threshold: float
+    """Pixels with a higher heat are anomalous."""
 
 
 def tasks_of(run: RunStore, line: str, picked: bool = False) -> list[Task]:
-    """The flags of `line`, in the order of the report. picked: only those that the annotation budget picks.
+    """Return the flags of a line as tasks, in the order of the report.
 
-    Raises ObjectMissing without a report, IntegrityError, InputError for one that knows of no budget.
+    Args:
+        run: The run.
+        line: Product line.
+        picked: Return only the flags that the annotation budget picks.
+
+    Raises:
+        ObjectMissing: There is no report.
+        IntegrityError: The flags are damaged.
+        InputError: The report is of an earlier version that had no annotation budget.
     """
     try:
         table = pd.read_parquet(io.BytesIO(run.get_report(_FLAGS)), filters=[("line", "==", line)])
@@ -62,7 +71,7 @@ def tasks_of(run: RunStore, line: str, picked: bool = False) -> list[Task]:
 
 
 def outliner_of(plan: Plan, run: RunStore, board: Board, line: str) -> Outliner | None:
-    """The model that the verdict names, or where it has no heat maps the next best that has; None without any."""
+    """Return the best model of a line that has heat maps, or None if no model has any."""
     for name in (row.model for row in board.rows_of(line)):
         for unit in plan.compared:
             if (unit.line, unit.model) == (line, name):
@@ -75,8 +84,11 @@ def outliner_of(plan: Plan, run: RunStore, board: Board, line: str) -> Outliner 
 def items_of(
     plan: Plan, run: RunStore, line: str, tasks: Iterable[Task], outliner: Outliner | None
 ) -> Iterator[AnnotatedImage]:
-    """The tasks with images and outlines, in the order of the line's shards. One row group of images and a few dozen
-    heat maps are in memory at a time. A task whose image the line does not hold is left out."""
+    """Yield the tasks with images and outlines, in the order of the line's shards.
+
+    One row group of images and a few dozen heat maps are in memory at a time. A task whose image is not in the line is
+    left out.
+    """
     manifest, lines = plan.manifests[line], plan.lines_of(line)
     wanted = {task.image_id: task for task in tasks}
     for shard in (*manifest.scored_shards, *manifest.shards_of("train")):
@@ -99,13 +111,13 @@ def _here(lines: Store, shard: ShardInfo, wanted: Mapping[str, Task]) -> set[str
 
 
 def _scored(run: RunStore, outliner: Outliner | None, shard: ShardInfo, ids: set[str]) -> Iterator[ScoreRow]:
-    """Nothing for a shard that was not scored, as those that a model trains on."""
+    """The scores of a shard; nothing for a shard that was not scored, such as a training shard."""
     record = run.read(outliner.unit.unit_id, score_name(shard.key), ScoreRecord) if outliner else None
     return iter_scores(run.get_blob(record.shard), only=ids) if record else iter(())
 
 
 def _pairs(rows: Iterable[ImageRow], scored: Iterator[ScoreRow]) -> Iterator[tuple[ImageRow, ScoreRow | None]]:
-    """Images beside their scores, in whatever order the scores come; none wait where both are in the same."""
+    """Images with their scores, which may come in any order. Nothing is kept if both have the same order."""
     waiting: dict[str, ScoreRow] = {}
     for row in rows:
         while row.image_id not in waiting and (found := next(scored, None)) is not None:

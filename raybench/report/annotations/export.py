@@ -1,4 +1,4 @@
-"""All flags of a run, line by line, as annotation work."""
+"""Export the flags of a run, line by line, for annotation tools."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from raybench.runs.run import RunStore
 
 @dataclass(frozen=True)
 class Options:
-    """formats: names of `write.FORMATS`. images: whether to write the images. picked: only those that the annotation
-    budget picks."""
+    """What to export."""
 
     formats: Sequence[str]
+    """Names of `write.FORMATS`."""
     images: bool = True
+    """Whether to write the images."""
     picked: bool = False
+    """Whether to export only the images that the annotation budget picks."""
 
 
 @dataclass(frozen=True)
 class LineExport:
-    """model: whose outlines they are, empty where no model has heat maps. missing: flagged images that the line does
-    not hold. written: None where nothing is flagged."""
+    """The export of one line."""
 
     line: str
     model: str
+    """The model that outlined the regions; empty if no model has heat maps."""
     missing: int
+    """Number of flagged images that are not in the line."""
     written: Written | None
+    """None if nothing is flagged."""
 
     def __str__(self) -> str:
         if self.written is None:
@@ -46,9 +50,17 @@ class LineExport:
 
 
 def annotate(plan: Plan, line: str | None, folder: Path, options: Options) -> Iterator[LineExport]:
-    """Write `folder`/<line> for `line`, or for each of them, as the iterator is read.
+    """Write `folder`/<line>, one line at a time, as the iterator is read.
 
-    Raises UnknownName (line or format), InputError (no report yet, or a line's folder is already there).
+    Args:
+        plan: The experiment.
+        line: The only line to export. None: all lines.
+        folder: Local folder.
+        options: What to export.
+
+    Raises:
+        UnknownName: There is no such line or format.
+        InputError: There is no report yet, or a line's folder already exists.
     """
     check_formats(options.formats)
     run = RunStore(plan.store, plan.experiment.name)
@@ -63,7 +75,7 @@ def annotate(plan: Plan, line: str | None, folder: Path, options: Options) -> It
 
 
 def _line(plan: Plan, run: RunStore, board: Board, folder: Path, options: Options) -> LineExport:
-    """folder: named as the line."""
+    """Export one line. folder: named as the line."""
     line = folder.name
     tasks = tasks_of(run, line, options.picked)
     if not tasks:

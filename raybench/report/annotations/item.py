@@ -1,4 +1,4 @@
-"""One piece of annotation work: a flagged image under a safe name, and what a model outlines on it."""
+"""One annotation task: a flagged image under a safe file name, and the regions that a model outlines on it."""
 
 from __future__ import annotations
 
@@ -25,33 +25,40 @@ _LONGEST = 60
 
 @dataclass(frozen=True)
 class Task:
-    """A row of the flags. rank: from 1, the most useful image of its line. score: the flag's, where it has one;
-    see `analysis.flags`. signal: what it looks like, empty where nobody looked."""
+    """A flagged image."""
 
     rank: int
+    """From 1, the most useful image of its line."""
     line: str
     image_id: str
     label: str
     score: float | None
+    """Mean excess, see `analysis.flags`. None if it is not finite."""
     reason: str
     signal: str = ""
+    """Type of the anomaly; empty if the image was not classified."""
 
 
 @dataclass(frozen=True)
 class SourcePicture:
-    """data: an encoded image that every tool shows as raybench sees it. height, width: pixels. original: whether
-    `data` are the bytes that were packed."""
+    """An encoded image that every tool shows as raybench sees it."""
 
     data: bytes
     suffix: str
+    """Of a file name, with the dot."""
     height: int
+    """Pixels."""
     width: int
+    """Pixels."""
     original: bool
+    """Whether `data` are the packed bytes."""
 
     @classmethod
     def of(cls, row: ImageRow, white_level: int) -> SourcePicture:
-        """The packed bytes where they will do. An image that EXIF turns, a TIFF and one of 16 bits become PNG of 8
-        bits: tools differ on which way up the first is, and browsers show neither of the others well."""
+        """Return the packed bytes, or a PNG of 8 bits if tools would show them differently.
+
+        Tools differ on the orientation of an image with EXIF rotation, and browsers do not show TIFF and 16 bits well.
+        """
         with open_header(row.image) as header:
             suffix = _SUFFIXES.get(header.format or "", "")
         deep = suffix == ".png" and row.image[_PNG_DEPTH] > 8
@@ -64,12 +71,14 @@ class SourcePicture:
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedImage:
-    """mask: (H, W) bool, what `model` says is anomalous; all False, and `model` empty, without a heat map."""
+    """A task with its image and outlines."""
 
     task: Task
     picture: SourcePicture
     mask: npt.NDArray[np.bool_]
+    """(H, W) bool: the pixels that `model` finds anomalous; all False without a heat map."""
     model: str
+    """Empty without a heat map."""
 
     @functools.cached_property
     def regions(self) -> tuple[Region, ...]:
@@ -86,9 +95,9 @@ class AnnotatedImage:
 
 
 def safe_stem(rank: int, image_id: str) -> str:
-    """A file name without its suffix that any file system takes: `000007-test_bent_013-5f0c11d2`.
+    """Return a file name without suffix that any file system accepts: `000007-test_bent_013-5f0c11d2`.
 
-    The id's letters and digits (the last 60) are for people, the rank and a digest of the id tell names apart.
+    The last 60 letters and digits of the ID are for people; the rank and a digest of the ID make the name unique.
     """
     words = _UNSAFE.sub("_", re.sub(r"\.[A-Za-z0-9]{1,5}$", "", image_id))[-_LONGEST:].strip("_") or "image"
     return f"{rank:06}-{words}-{hashlib.sha256(image_id.encode(errors='surrogatepass')).hexdigest()[:8]}"

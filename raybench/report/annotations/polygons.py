@@ -18,10 +18,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial import KDTree
 
-TOLERANCES = (
-    2.0,
-    1.0,
-)  # half pixels that a simpler outline may lie beside the exact one; the first that is good enough
+TOLERANCES = (2.0, 1.0)
+"""Half pixels between a simplified outline and the exact one. The first is used that keeps LEAST_IOU."""
 LEAST_IOU = 0.97
 _NEIGHBOURS = 9
 
@@ -31,25 +29,27 @@ Ring = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Pixels that touch each other, corners included. exact: its outline, then the outlines of its holes. rings: the
-    same with fewer points, an IoU of at least LEAST_IOU with the region. box: x, y, width and height in pixels."""
+    """A connected region of a mask. Pixels that touch by a corner are connected."""
 
     exact: tuple[Ring, ...]
+    """The outline, then the outlines of the holes."""
     rings: tuple[Ring, ...]
+    """`exact` with fewer points. Their IoU with the region is at least LEAST_IOU."""
     box: tuple[int, int, int, int]
+    """x, y, width and height in pixels."""
 
     @property
     def has_holes(self) -> bool:
         return len(self.exact) > 1
 
     def crop(self) -> npt.NDArray[np.bool_]:
-        """(height, width) bool: exactly its pixels in its box."""
+        """Return the region's pixels within its box, (height, width) bool."""
         left, top, width, height = self.box
         return _filled([ring // 2 - (left, top) for ring in self.exact], height, width)
 
 
 def regions(mask: npt.NDArray[np.bool_]) -> Iterator[Region]:
-    """The regions of a mask (H, W), one at a time."""
+    """Yield the regions of a mask, (H, W) bool."""
     halves = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, tree = cv2.findContours(halves, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     for at, contour in enumerate(contours):
@@ -59,17 +59,17 @@ def regions(mask: npt.NDArray[np.bool_]) -> Iterator[Region]:
 
 
 def edges(ring: Ring) -> Ring:
-    """(n, 2) x and y in pixels, along the pixels' edges: 0 is the image's left or upper border, W or H the other."""
+    """Return (n, 2) x and y in pixels along the pixels' edges, from 0 to W or H."""
     return _distinct((ring + 1) // 2)
 
 
 def pixels(ring: Ring) -> Ring:
-    """(n, 2) x and y: the outermost pixels themselves, from 0 to W - 1 or H - 1."""
+    """Return (n, 2) x and y of the outermost pixels, from 0 to W - 1 or H - 1."""
     return ring // 2
 
 
 def keyhole(rings: Sequence[Ring]) -> Ring:
-    """One ring that leaves the holes out: slits of no width lead from ring to ring."""
+    """Return one ring that leaves the holes out; slits of no width join the rings."""
     after = np.concatenate([np.roll(numbers, -1) for numbers in _numbers(rings)]).tolist()
     places = list(np.concatenate(rings))
     for here, there in _bridges(rings):  # here → there, once around, and back by a copy of each

@@ -1,4 +1,4 @@
-"""Files that are written piece by piece, so that memory does not grow with them."""
+"""Helpers of the formats: files that are written item by item, so that memory does not grow with them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy.typing as npt
 from raybench.report.annotations.item import AnnotatedImage
 
 Add = Callable[[AnnotatedImage], None]
-"""What writes one more image to an export."""
+"""Writes one more image to an export."""
 
 
 @contextmanager
 def json_array(file: TextIO) -> Iterator[Callable[[Any], None]]:
-    """A JSON array whose elements are handed over one by one, each on a line of its own."""
+    """Write a JSON array element by element, each on a row of its own."""
     before = "["
 
     def add(element: Any) -> None:
@@ -31,7 +31,7 @@ def json_array(file: TextIO) -> Iterator[Callable[[Any], None]]:
 
 
 def run_lengths(values: npt.NDArray[np.bool_]) -> list[int]:
-    """How long the runs of a flat array are, False and True in turn; the first is 0 where it starts with True."""
+    """Return the run lengths of a flat array, False and True in turn; the first is 0 if it starts with True."""
     turns = np.flatnonzero(np.diff(values, prepend=False))
     ends = np.append(turns, len(values))
     return [int(length) for length in np.diff(ends, prepend=0)]

@@ -1,4 +1,4 @@
-"""Annotation work to a folder: the images once, and beside them what each tool reads."""
+"""Write annotation tasks to a folder: the images once, and beside them the files that each tool reads."""
 
 from __future__ import annotations
 
@@ -9,14 +9,28 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from raybench.data.decode import encode_mask
 from raybench.errors import InputError, UnknownName
 from raybench.report.annotations.coco import coco
 from raybench.report.annotations.cvat import cvat
 from raybench.report.annotations.item import AnnotatedImage
 from raybench.report.annotations.label_studio import label_studio
-from raybench.report.annotations.masks import masks
 from raybench.report.annotations.streams import Add
 from raybench.report.annotations.yolo import yolo
+
+
+@contextmanager
+def masks(folder: Path, name: str) -> Iterator[Add]:
+    """`masks/*.png`, named as their images, in their size: 255 for anomalous pixels, else 0. name: not used."""
+    target = folder / "masks"
+    target.mkdir()
+
+    def add(item: AnnotatedImage) -> None:
+        with (target / f"{item.stem}.png").open("xb") as file:
+            file.write(encode_mask(item.mask))
+
+    yield add
+
 
 FORMATS: Mapping[str, Callable[[Path, str], AbstractContextManager[Add]]] = {
     "coco": coco,
@@ -29,16 +43,19 @@ FORMATS: Mapping[str, Callable[[Path, str], AbstractContextManager[Add]]] = {
 
 @dataclass(frozen=True)
 class Written:
-    """images: all. outlined: those with a region. regions: on all of them."""
+    """The files of one line."""
 
     folder: Path
     images: int
+    """Number of images."""
     outlined: int
+    """Number of images with a region."""
     regions: int
+    """Number of regions on all images."""
 
 
 def check_formats(formats: Collection[str]) -> None:
-    """Raises UnknownName."""
+    """Raise UnknownName for a format that does not exist."""
     for name in formats:
         if name not in FORMATS:
             raise UnknownName("annotation format", name, FORMATS)
@@ -47,10 +64,18 @@ def check_formats(formats: Collection[str]) -> None:
 def write(
     items: Iterable[AnnotatedImage], folder: Path, formats: Collection[str], name: str, images: bool = True
 ) -> Written:
-    """All of `items` in all of `formats`; memory does not grow with their number.
+    """Write tasks in several formats. Memory does not grow with their number.
 
-    name: what tools call it. images: False leaves the images themselves out. The folder appears when all of it is
-    written. Raises InputError where it already stands, UnknownName for a format that does not exist.
+    Args:
+        items: The tasks.
+        folder: Local folder. It appears when everything is written.
+        formats: Names of `FORMATS`.
+        name: Name of the tasks in the annotation tools.
+        images: Whether to write the images.
+
+    Raises:
+        InputError: The folder already exists.
+        UnknownName: A format does not exist.
     """
     check_formats(formats)
     if folder.exists() or folder.is_symlink():
