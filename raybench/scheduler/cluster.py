@@ -24,9 +24,14 @@ def connected(address: str | None = None) -> Iterator[None]:
 
     address: as in `ray.init`; by default RAY_ADDRESS, and without it a cluster of this machine alone, on loopback,
     which only holders of the user's Ray token can join. A connection that this process has already, as a notebook
-    may, is used and left open.
+    may, is used and left open. Raises RaybenchError when an address is given besides.
     """
     if ray.is_initialized():
+        if address:
+            raise RaybenchError(
+                f"this process has a Ray connection already, so {address!r} is not joined; call ray.shutdown() first, "
+                "or give no address to use the connection that stands"
+            )
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
