@@ -28,9 +28,14 @@ def connected(address: str | None = None) -> Iterator[None]:
             notebook may, is used and left open.
 
     Raises:
-        RaybenchError: no cluster answers.
+        RaybenchError: no cluster answers, or an address is given although the process has a connection.
     """
     if ray.is_initialized():
+        if address:
+            raise RaybenchError(
+                f"this process has a Ray connection already, so {address!r} is not joined; call ray.shutdown() first, "
+                "or give no address to use the connection that stands"
+            )
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

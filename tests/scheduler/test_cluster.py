@@ -12,6 +12,9 @@ import psutil
 import pytest
 import ray
 
+from raybench.errors import RaybenchError
+from raybench.scheduler.cluster import connected
+
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
 
@@ -43,3 +46,16 @@ def test_nobody_joins_without_the_token(mode: str, tmp_path: Path) -> None:
     assert "joined" not in joined.stdout
     owner = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "joined" in owner.stdout, owner.stderr
+
+
+def test_a_connection_that_stands_is_used_and_left_open() -> None:
+    address = ray.get_runtime_context().gcs_address
+    with connected():
+        assert ray.get_runtime_context().gcs_address == address
+    assert ray.is_initialized()
+    with (
+        pytest.raises(RaybenchError, match=r"has a Ray connection already.*ray\.shutdown"),
+        connected("ray://head:10001"),
+    ):
+        pytest.fail("joined")
+    assert ray.is_initialized()
