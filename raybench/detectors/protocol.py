@@ -162,7 +162,7 @@ class Detector(ABC):
         The result is deterministic: the same call returns the same bytes. An image's result does not depend on the
         other images of the batch, on the number of threads or on the CPU's kernels, except for float32 rounding:
         scores agree within 1e-3 of their value, heat maps within 1e-3 of their range. docs/fidelity.md lists the
-        measured deviations of each model.
+        measured deviations of each model. Does not write to `images`, which are used afterwards.
         """
 
     def save(self, folder: Path) -> None:

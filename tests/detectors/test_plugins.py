@@ -183,7 +183,7 @@ def test_attributes_come_back_with_value_and_type(tmp_path: Path) -> None:
         np.ones(2, ">f4"),
         np.ma.array([1.0], mask=[True]),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_an_attribute_that_cannot_be_saved_is_named(tmp_path: Path, value: object) -> None:
     with pytest.raises(ModelError, match="the attribute 'memory' of Mine cannot be saved"):
