@@ -43,6 +43,7 @@ SLOW = MADE_ONCE | {
 """Files with tests that take seconds each."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs Ray or the S3 server by the fixtures asked for, and group tests that share what is made once."""
     for item in items:

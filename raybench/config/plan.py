@@ -82,8 +82,8 @@ class Plan:
         """Return the units as a table, one row per unit in the plan's order.
 
         Returns:
-            Columns unit_id, line, model, detector, seed, input_mode, input_height, input_width (pixels), train_ok and
-            scored (numbers of images; see `PlannedUnit`).
+            Index: line, model, seed. Columns: unit_id, detector, input_mode, input_height, input_width (pixels),
+            train_ok and scored (numbers of images; see `PlannedUnit`).
         """
         import pandas as pd  # takes half a second, and only notebooks need it
 
@@ -102,7 +102,7 @@ class Plan:
             }
             for unit in planned_units(self)
         ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows).set_index(["line", "model", "seed"])
 
 
 @dataclass(frozen=True)

@@ -247,7 +247,7 @@ def test_a_packed_line(strips: Path, tmp_path: Path) -> None:
     )
     frame = rb.plan(experiment).to_frame()
     assert list(frame.loc[("bottle", "fake", 0), ["train_ok", "scored"]]) == [24, 12]
-    with pytest.raises(rb.errors.InputError, match=r"has no report yet.*RunStore\.report"):
+    with pytest.raises(rb.errors.InputError, match=r"has no report yet.*Run\.report"):
         rb.open_run(experiment).board()
 
 
@@ -257,6 +257,7 @@ def test_an_experiment_made_in_python_names_its_faults() -> None:
     assert "did you mean 'seeds'" in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 def test_the_notebook_runs(tmp_path: Path) -> None:
     notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())

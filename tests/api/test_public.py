@@ -31,7 +31,7 @@ SIGNATURES = {
     "Run.report": "(self, folder: 'str | Path' = 'out') -> 'Path'",
     "Heatmap.plot": "(self) -> 'Image.Image'",
     "Experiment.from_yaml": "(path: 'str | Path') -> 'Experiment'",
-    "Plan.to_frame": "(self) -> 'pandas.DataFrame'",
+    "Plan.to_frame": "(self) -> 'pd.DataFrame'",
 }
 
 

@@ -117,15 +117,15 @@ def test_a_plan_as_a_table(plant: Experiment) -> None:
     plan = make_plan(plant)
     frame = plan.to_frame()
     assert frame.columns.tolist() == [
-        "unit_id", "line", "model", "detector", "seed", "input_mode", "input_height", "input_width", "train_ok",
-        "scored",
+        "unit_id", "detector", "input_mode", "input_height", "input_width", "train_ok", "scored",
     ]  # fmt: skip
+    assert frame.index.names == ["line", "model", "seed"]
     assert frame["unit_id"].tolist() == [unit.unit_id for unit in plan.units]
     first = plan.units[0]
     assert list(frame.to_dict("records")[0].values()) == [
-        first.unit_id, "bottle", "fake", "fake", 0, "native", first.input.height, first.input.width, 10, 10,
+        first.unit_id, "fake", "native", first.input.height, first.input.width, 10, 10,
     ]  # fmt: skip
-    assert frame["line"].value_counts().to_dict() == {"bottle": 4, "pcb-1": 4, "pcb-2": 4}
+    assert frame.index.get_level_values("line").value_counts().to_dict() == {"bottle": 4, "pcb-1": 4, "pcb-2": 4}
 
 
 @pytest.fixture

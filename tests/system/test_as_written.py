@@ -85,6 +85,7 @@ def commands() -> list[str]:
     return page.partition("```sh\n")[2].partition("```")[0].strip().splitlines()
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_the_cluster_page_runs_as_written(tmp_path: Path) -> None:
