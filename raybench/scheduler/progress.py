@@ -76,7 +76,7 @@ class _Log:
         finished = all(tally.done + tally.failed >= tally.total for tally in backlog.tallies.values())
         if text == self._last_text or (time.monotonic() < self._next and not finished):
             return
-        self._console.print(f"{text}, scoring {self._rate.of(backlog):.1f} images/s", highlight=False)
+        self._console.print(f"{text}, {self._rate.of(backlog):.1f} img/s", highlight=False, soft_wrap=True)
         self._last_text, self._next = text, time.monotonic() + LOG_EVERY_S
 
 
