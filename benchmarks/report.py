@@ -37,7 +37,7 @@ def main() -> None:
         with connected():
             summary = run_plan(plan)
         print(f"{summary.units} units, {len(summary.failed)} failed: {time.perf_counter() - started:.0f} s", flush=True)
-        run = RunStore(plan.store, plan.experiment.name)
+        run = RunStore.of(plan)
         for item in list(plan.store.list(f"{run.root}/signals/")):
             plan.store.delete(item.key)
         print(f"{asked.lines} lines × {made.MODELS} models × {asked.images} images, {os.cpu_count()} cores")

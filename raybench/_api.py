@@ -90,7 +90,8 @@ class Heatmap:
     def plot(self) -> Image.Image:
         """Draw the image, the heat map over it and, where there is one, the mask, side by side.
 
-        A pixel has half of the colour scale when it is as hot as the hottest pixel of OK images.
+        A pixel has half of the colour scale when it is as hot as the hottest pixel of OK images. A model that was
+        trained without held-back OK images has no such anchor: its map is drawn from its lowest to its highest value.
         """
         low, high = (self.low, self.high) if self.low is not None and self.high is not None else self._span
         panels = [self.image, overlay(self.image, self.values, low, high)]
@@ -125,7 +126,8 @@ class BoardFrame(pd.DataFrame):
         def bold(column: pd.Series[Any]) -> list[str]:
             return ["font-weight: bold" if is_named else "" for is_named in named]
 
-        return str(pd.DataFrame(cells, self.index).style.apply(bold, axis=0).to_html())
+        style = pd.DataFrame(cells, self.index).style.apply(bold, axis=0)
+        return str(style.format(escape="html").format_index(escape="html").to_html())  # names may be hostile
 
     def _cell(self, row: pd.Series[Any], name: str) -> str:
         value = row[name]
@@ -142,7 +144,7 @@ class Run:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._store = RunStore(plan.store, plan.experiment.name)
+        self._store = RunStore.of(plan)
 
     def __repr__(self) -> str:
         return f"Run({self.uri!r})"
@@ -200,10 +202,10 @@ class Run:
         """Return every test and unlabelled image of `line` as all models see it, the most anomalous first.
 
         Returns:
-            Index: image_id. Columns: label; `score_<model>` in the model's own unit; excess, the mean over the models
-            that count of how far the score lies above the threshold, in units of the distance between a typical OK
-            image and the threshold; flags and reasons, empty where nobody needs to look; anomaly_type, None where no
-            kind is known.
+            Index: image_id. Columns: label; `score_<model>` in the model's own unit, of its first finished seed;
+            excess, the mean over the models that count of how far the score lies above the threshold, in units of the distance
+            between a typical OK image and the threshold; flags and reasons, empty where nobody needs to look;
+            anomaly_type, None where no kind is known.
         """
         scores = self._scores(self._known(line))
         results = [result for result, _ in scores.values()]
@@ -372,7 +374,7 @@ def pack(
         LineError: A bad name, an unknown layout, or no image that can be used.
     """
     images, lines = open_store(str(source)), open_store(str(to)).sub("lines")
-    line = name or name_after(images.uri())
+    line = name or name_of(source)
     return Line(lines, pack_line(images, lines, line, layout, _console(progress)))
 
 
@@ -451,7 +453,7 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
 
     console: where progress and warnings go; None: nowhere.
     """
-    if board := cache.load(plan, RunStore(plan.store, plan.experiment.name)):
+    if board := cache.load(plan, RunStore.of(plan)):
         return RunSummary(board, len(plan.units), len(plan.units))
     from raybench.scheduler.cluster import cluster_capacity, connected
     from raybench.scheduler.progress import shown
@@ -485,7 +487,7 @@ def print_summary(summary: RunSummary, console: Console) -> None:
 
 def copy_report(plan: Plan, folder: Path) -> Path:
     """Copy the report into `<folder>/<run>/report` and return the path of its page."""
-    return download(RunStore(plan.store, plan.experiment.name), folder / plan.experiment.name / "report") / "index.html"
+    return download(RunStore.of(plan), folder / plan.experiment.name / "report") / "index.html"
 
 
 @dataclass(frozen=True)
@@ -514,7 +516,7 @@ def predict_images(
     unit = select_unit(plan, line, model)
     images = open_store(str(source), **plan.experiment.storage.model_dump())
     plan.store.check()
-    store, called = RunStore(plan.store, plan.experiment.name), name or name_after(images.uri())
+    store, called = RunStore.of(plan), name or name_of(source)
     out = folder / plan.experiment.name / "predictions" / called / plain_name(unit.model)
     with pack_bar(line, console) as show:
         prediction = prepare(store, unit, plan.manifests[line], images, called, show)
@@ -524,9 +526,11 @@ def predict_images(
     return NewImages(prediction, summary, failed, out)
 
 
-def name_after(uri: str) -> str:
-    """Return a name made of the last part of a folder's URI."""
-    scheme, _, path = uri.partition("://")
+def name_of(source: str | Path) -> str:
+    """Return a name made of the last part of a folder's path or URI; a linked folder keeps the name of the link."""
+    scheme, separator, path = str(source).partition("://")
+    if not separator:
+        return plain_name(Path(os.path.normpath(Path(source).absolute())).name)
     last = path.rstrip("/").rpartition("/")[2]
     return plain_name(unquote(last) if scheme == "file" else last)
 
@@ -564,7 +568,7 @@ def _packed_experiment(
     console: Console | None,
 ) -> Experiment:
     """The experiment over a folder of images, which is packed when this returns."""
-    line = name_after(open_store(source).uri())
+    line = name_of(source)
     keys = {"name": name or line, "store": open_store(store).uri(), "lines": (line,)}
     experiment = Experiment.model_validate(keys | {"models": tuple(models or registry.names())} | dict(settings))
     check_models(experiment)

@@ -17,9 +17,9 @@ from botocore.httpsession import URLLib3Session
 
 from benchmarks.scale.figures import Step, Unit
 from raybench.cli.demo import STRIP_HEIGHT, STRIP_WIDTH, Sizes, write_strips
-from raybench.config import unit
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import make_plan
+from raybench.config.unit import Unit as PlannedUnit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.ledger import append_to_ledger
@@ -92,7 +92,7 @@ def measure() -> Unit:
         return Unit(shards, counted, SIZES.train_ok, STRIP_HEIGHT * STRIP_WIDTH, NETWORK, steps)
 
 
-def _steps(unit: unit.Unit, manifest: Manifest, context: WorkerContext) -> tuple[Step, ...]:
+def _steps(unit: PlannedUnit, manifest: Manifest, context: WorkerContext) -> tuple[Step, ...]:
     """The unit from training to the ledger, as tasks and the actor do it."""
     shards, partials = manifest.scored_shards, merge.Partials()
     steps: list[Step] = []

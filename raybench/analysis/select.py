@@ -21,7 +21,7 @@ def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
         UnknownName: The experiment has no such line or model.
         InputError: There is no report yet, or its verdict names no model.
     """
-    label = model or _named_model(RunStore(plan.store, plan.experiment.name), line)
+    label = model or _named_model(RunStore.of(plan), line)
     if line not in plan.manifests:
         raise UnknownName("line", line, plan.manifests)
     units = [unit for unit in plan.compared if unit.line == line and unit.model == label]

@@ -6,19 +6,19 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from raybench.cli import tables
 from raybench.cli.options import Json, RunName
 from raybench.cli.terminal import out, print_json
 from raybench.config.plan import experiment_of, make_plan
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import RunStore
+from raybench.runs.status import unit_statuses
 
 
 def status(name: RunName, as_json: Json = False) -> None:
     """Show which units are done, under way, failed and waiting."""
     plan = make_plan(experiment_of(name), name)
-    ledger = Ledger.read(RunStore(plan.store, plan.experiment.name))
-    units = tables.unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))
+    ledger = Ledger.read(RunStore.of(plan))
+    units = unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))
     done = sum(unit.state == "done" for unit in units)
     if as_json:
         print_json({"run": plan.experiment.name, "done": done, "units": list(map(asdict, units))})

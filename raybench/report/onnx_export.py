@@ -54,7 +54,7 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
         InputError: There is no such line or model, no verdict names one, or it is not trained.
         ModelError: The model cannot be exported, or the file scores differently.
     """
-    run = RunStore(plan.store, plan.experiment.name)
+    run = RunStore.of(plan)
     unit = select_unit(plan, line, model)
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:

@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from raybench.config.plan import Plan
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.runs.records import Blob, Failure
 from raybench.store import Store
@@ -69,6 +70,11 @@ class RunStore:
         self.cache = cache
         self.name = name
         self.root = f"runs/{name}"
+
+    @classmethod
+    def of(cls, plan: Plan) -> RunStore:
+        """Return the run of a plan: it lies in the experiment's store, under the experiment's name."""
+        return cls(plan.store, plan.experiment.name)
 
     def __reduce__(self) -> tuple[type[RunStore], tuple[Store, str]]:
         return RunStore, (self.store, self.name)

@@ -81,7 +81,7 @@ def estimate_plan(plan: Plan, nodes: Sequence[Node]) -> Forecast:
 
     Raises InputError when not even one task fits the nodes, and StoreError.
     """
-    resources, run = plan.experiment.resources, RunStore(plan.store, plan.experiment.name)
+    resources, run = plan.experiment.resources, RunStore.of(plan)
     cluster, ledger = Cluster(resources, lambda: nodes), Ledger.read(run)
     commits = ledger.commits([unit.unit_id for unit in plan.units])
     costs = read_costs(run, ledger, plan.units)

@@ -58,7 +58,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
     with stoppable() as stop:
         plan.store.check()
         plan = plan.with_retry_timeout(PATIENCE_S)
-        run = RunStore(plan.store, plan.experiment.name)
+        run = RunStore.of(plan)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
         cluster = Cluster(plan.experiment.resources, alive)
         ledger = Ledger.read(run)

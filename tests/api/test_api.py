@@ -18,10 +18,12 @@ import pytest
 from PIL import Image
 
 import raybench as rb
+from raybench._api import BoardFrame
 from raybench.analysis.board import board_from_json
 from raybench.metrics.image import ImageScores
 from raybench.runs.records import QualityRecord
 from raybench.runs.run import RunStore
+from tests.support.report_units import EVIL
 
 ROOT = Path(__file__).parents[2]
 MODELS = ["padim", "fake"]
@@ -75,6 +77,13 @@ def test_the_board(run: rb.Run) -> None:
     assert f"{board['image_auroc'].iloc[0]:.3f} (" in html
     assert "image_ap" not in html
     assert type(board[["image_auroc"]]) is pd.DataFrame
+
+
+def test_a_notebook_shows_hostile_names_as_text() -> None:
+    frame = BoardFrame({"conclusion": [f"run this one: {EVIL}"], "recall": [0.5]}, pd.Index([(EVIL, EVIL)]))
+    html = frame._repr_html_()
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") == 3
 
 
 @pytest.mark.cluster

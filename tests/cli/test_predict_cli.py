@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raybench._api import name_after, plain_name
+from raybench._api import name_of, plain_name
 from raybench.cli import main, options
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
@@ -220,5 +220,12 @@ def test_verify_lists_problems_as_json(
     ],
 )
 def test_names_after_sources(uri: str, name: str) -> None:
-    assert name_after(uri) == name
+    assert name_of(uri) == name
     assert plain_name(name) == name
+
+
+def test_names_after_folders(tmp_path: Path) -> None:
+    (tmp_path / "line-7").mkdir()
+    (tmp_path / "bottle").symlink_to(tmp_path / "line-7")
+    assert name_of(tmp_path / "bottle") == "bottle"
+    assert name_of(f"{tmp_path}/bottle/../line-7/") == "line-7"

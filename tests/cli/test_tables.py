@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cli.tables import known_models, planned_units, unit_statuses
+from raybench.cli.models import known_models
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
-from raybench.config.plan import Plan, make_plan
+from raybench.config.plan import Plan, make_plan, planned_units
 from raybench.data.pack import PackOptions, pack
+from raybench.runs.status import unit_statuses
 from raybench.store import open_store
 
 

@@ -62,7 +62,7 @@ def main() -> None:
         site = replace(site_of(plan, folder / "cache"), measure_s=0.05)
         for unit in plan.units:
             finish(unit, plan.manifests[unit.line], site)
-        run = RunStore(plan.store, plan.experiment.name)
+        run = RunStore.of(plan)
         run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
         append_to_ledger(run, [unit.unit_id for unit in plan.units])
         publish(plan, RunStore(plan.store, run.name, Ledger.read(run)), CREATED)

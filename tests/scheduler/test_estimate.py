@@ -49,7 +49,7 @@ def night(store: Path, **changes: object) -> Plan:
 
 def finish(plan: Plan, cache: Path, count: int) -> None:
     """Do the first units of the plan, as the tasks and the aggregator do."""
-    run = RunStore(plan.store, plan.experiment.name)
+    run = RunStore.of(plan)
     site = WorkerContext(run, plan.store.sub("lines"), cache, "cpu", 1, measure_s=0.05)
     for one in plan.units[:count]:
         lines = plan.manifests[one.line]

@@ -54,7 +54,7 @@ def inspecting() -> Iterator[psutil.Process]:
 
 
 def page_of(plan: Plan) -> str:
-    return RunStore(plan.store, plan.experiment.name).get_report("index.html").decode()
+    return RunStore.of(plan).get_report("index.html").decode()
 
 
 @contextlib.contextmanager

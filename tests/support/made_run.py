@@ -35,7 +35,7 @@ def planned(folder: Path, images: Path, shard_rows: int, *models: ModelChoice) -
 
 
 def site_of(plan: Plan, cache: Path) -> WorkerContext:
-    run = RunStore(plan.store, plan.experiment.name)
+    run = RunStore.of(plan)
     return WorkerContext(run, plan.store.sub("lines"), cache, "cpu", 1, measure_s=0.05)
 
 

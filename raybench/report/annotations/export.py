@@ -63,7 +63,7 @@ def annotate(plan: Plan, line: str | None, folder: Path, options: Options) -> It
         InputError: There is no report yet, or a line's folder already exists.
     """
     check_formats(options.formats)
-    run = RunStore(plan.store, plan.experiment.name)
+    run = RunStore.of(plan)
     try:
         board = board_from_json(run.get_report("board.json"))
     except ObjectMissing as error:
