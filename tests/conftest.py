@@ -33,7 +33,10 @@ settings.load_profile("raybench")
 _numbers = itertools.count()
 MADE_ONCE = {"test_fidelity.py", "test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py"}
 """Files whose tests share something that takes seconds to make: one worker of pytest runs all of them."""
+SERVERS = {"test_server.py", "test_tls.py", "test_store_faults.py"}
+"""Files whose tests start S3 servers of their own."""
 SLOW = MADE_ONCE | {
+    "test_queue_builder.py",
     "test_weights.py", "test_onnx_file.py", "test_efficient_ad.py", "test_training.py",
     "test_parts.py", "test_plugins.py", "test_readers.py", "test_write.py",
     "test_inspection.py", "test_bundle.py", "test_hostile.py", "test_stored_types.py",
@@ -53,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("cluster"))
         elif item.path.name in MADE_ONCE:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
-        if "server" in fixtures:
+        if "server" in fixtures or item.path.name in SERVERS or "[s3" in item.name:
             item.add_marker(pytest.mark.s3)
         if item.path.name in SLOW or ("efficient_ad" in item.name and item.path.name == "test_detectors.py"):
             item.add_marker(pytest.mark.slow)

@@ -181,6 +181,7 @@ def test_run_status_report_and_run_again(packed: Store, tmp_path: Path, server: 
         assert secret not in first.stdout + first.stderr
 
 
+@pytest.mark.s3
 def test_store_serves_until_stopped(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("raybench")), "store", str(tmp_path / "data"), "--bucket", "mine"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -77,6 +77,7 @@ def test_every_page_is_in_the_navigation() -> None:
     assert {page.name for page in SITE_PAGES} == set(re.findall(r"(\S+\.md)$", config, re.M))
 
 
+@pytest.mark.slow
 def test_the_site_builds_strictly_and_asks_no_network(tmp_path: Path) -> None:
     pytest.importorskip("mkdocstrings")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]

@@ -89,6 +89,7 @@ def held() -> int:
     return sum(trace.size for trace in traces.statistics("filename"))
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_units_are_references_until_their_turn() -> None:
     """What the backlog itself holds, over the units that the plan has anyway; and that it does not grow on the way."""
     lines = {"a": manifest("a", 12)}
