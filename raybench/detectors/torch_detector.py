@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from raybench.detectors import backbone
 from raybench.detectors.device import own_draws
-from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages, checked
+from raybench.detectors.protocol import Card, Detector, DeviceScored, FitContext, Images, Scored, TrainImages, checked
 from raybench.detectors.weights.catalog import BACKBONES
 from raybench.errors import IntegrityError, LineError, ModelError
 
@@ -83,22 +82,29 @@ class TorchDetector(Detector, Generic[SettingsT]):
 
     def score(self, images: Images) -> Scored:
         """Return raw scores and heat maps. Raises ModelError for another size, BadScores for NaN or infinity."""
+        scored = self.score_on_device(self.upload(images))
+        maps = None if scored.heatmaps is None else scored.heatmaps.cpu().numpy()
+        return checked(Scored(scored.scores.cpu().numpy(), maps), len(images))
+
+    def upload(self, images: Images) -> Tensor:
+        """Return images as a uint8 tensor on the device. Raises ModelError for another size."""
         if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, 3):
             raise ModelError(f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}")
+        return upload(images, self.device)
+
+    def score_on_device(self, images: Tensor) -> DeviceScored:
+        """Score images (B, H, W, 3) uint8 on the device, without waiting for it."""
         torch.set_num_threads(self.context.threads)
         step = max(1, _CHUNK_PX // (self.height * self.width))
-        scores = np.empty(len(images), np.float64)
-        maps: npt.NDArray[np.float32] | None = np.empty(images.shape[:3], np.float32)
+        scores: list[Tensor] = []
+        maps: list[Tensor] = []
         with torch.inference_mode():
-            for start in range(0, len(images), step):
-                part = slice(start, start + step)
-                output: ModelOutput = self.module(to_tensor(images[part], self.device))
-                scores[part] = output.pred_score.reshape(-1).double().cpu().numpy()
-                if output.anomaly_map is None:
-                    maps = None
-                elif maps is not None:
-                    maps[part] = output.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
-        return checked(Scored(scores, maps), len(images))
+            for part in images.split(step):
+                output: ModelOutput = self.module(to_input(part))
+                scores.append(output.pred_score.reshape(-1).double())
+                if output.anomaly_map is not None:
+                    maps.append(output.anomaly_map.reshape(-1, self.height, self.width).float())
+        return DeviceScored(torch.cat(scores), torch.cat(maps) if len(maps) == len(scores) else None)
 
     def save(self, folder: Path) -> None:
         """Write the module's tensors and the details of training into one safetensors file."""
@@ -142,8 +148,18 @@ class TorchDetector(Detector, Generic[SettingsT]):
 
 def to_tensor(images: Images, device: torch.device) -> Tensor:
     """Convert images (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]. Read-only arrays, as Ray's, are copied."""
-    owned = images if images.flags.writeable else images.copy()
-    return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).float().div_(255).contiguous()
+    return to_input(upload(images, device))
+
+
+def upload(images: Images, device: torch.device) -> Tensor:
+    """Return images (B, H, W, 3) as a uint8 tensor on the device. Read-only arrays, as Ray's, are copied."""
+    tensor = torch.from_numpy(images if images.flags.writeable else images.copy())
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def to_input(images: Tensor) -> Tensor:
+    """Convert a tensor (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]."""
+    return images.permute(0, 3, 1, 2).float().div_(255).contiguous()
 
 
 def in_batches(images: TrainImages, size: int, device: torch.device) -> Iterator[Tensor]:
