@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from raybench.data.manifest import Manifest
-from raybench.errors import StoreUnreachable, TimeLimit
+from raybench.errors import StoreUnreachable, TimeLimit, is_out_of_memory
 from raybench.runs.records import Failure, Phase, ResourceUsage
 from raybench.runs.run import RunStore
 from raybench.scheduler import gpus
@@ -207,6 +207,6 @@ def retry_reason(error: BaseException, shared: bool = False) -> RetryReason | No
         return "worker_died"
     if isinstance(error, StoreUnreachable) or (isinstance(error, OSError) and error.errno in _DISK):
         return "infrastructure"
-    if shared and (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's
+    if shared and is_out_of_memory(error):
         return "shared_oom"
     return None

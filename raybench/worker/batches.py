@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from raybench.detectors.protocol import Detector, Images, Scored, checked
-from raybench.errors import ModelError
+from raybench.errors import ModelError, is_gpu_lost, is_out_of_memory
 
 
 class NamedImages(Protocol):
@@ -39,6 +39,7 @@ def score_all(detector: Detector, images: NamedImages, batch: int) -> Iterator[t
         BadScores: The detector returned bad scores or heat maps; the message names the image.
         ModelError: The detector failed in another way; the message names the image.
         MemoryError: A single image does not fit into memory.
+        Exception: The detector's own, if the GPU is lost; no image is to blame.
     """
     start = 0
     while start < len(images):
@@ -46,7 +47,9 @@ def score_all(detector: Detector, images: NamedImages, batch: int) -> Iterator[t
         try:
             pixels, scored = _score_batch(detector, images, positions)
         except Exception as error:
-            if not _is_memory(error):
+            if is_gpu_lost(error):
+                raise
+            if not is_out_of_memory(error):
                 raise _name_image(error, detector, images, positions) from error
             if len(positions) == 1:
                 raise MemoryError(f"image {images.image_ids[start]!r} alone does not fit: {error}") from error
@@ -67,12 +70,9 @@ def _name_image(error: Exception, detector: Detector, images: NamedImages, posit
         try:
             _score_batch(detector, images, range(position, position + 1))
         except Exception as alone:
+            if is_gpu_lost(alone):
+                return alone
             kind = type(alone) if isinstance(alone, ModelError) else ModelError
             message = str(alone) if isinstance(alone, ModelError) else f"{type(alone).__name__}: {alone}"
             return kind(f"image {images.image_ids[position]!r}: {message}")
     return error
-
-
-def _is_memory(error: Exception) -> bool:
-    """Tell whether memory ran out; torch's OutOfMemoryError is a RuntimeError, not a MemoryError."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
