@@ -1,4 +1,4 @@
-"""The device that detectors run on: its name, synchronization and memory."""
+"""The device that detectors run on: its name, copies to it, synchronization and memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 
 def describe(device: str) -> str:
@@ -39,6 +40,11 @@ def own_draws() -> contextlib.AbstractContextManager[None]:
     return torch.random.fork_rng([torch.cuda.current_device()] if in_use else [])
 
 
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to the device without waiting for the work queued there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if _is_cuda(str(device)) else tensor.to(device)
+
+
 def use_threads(count: int) -> None:
     """Set the number of CPU threads of one operation."""
     torch.set_num_threads(count)
@@ -69,6 +75,11 @@ def held_memory_mb(device: str) -> float | None:
 def total_memory_mb(device: str) -> float | None:
     """Return the memory of the device in 10^6 bytes; None on a CPU."""
     return torch.cuda.get_device_properties(device).total_memory / 1e6 if _is_cuda(device) else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, of the host or of the device."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's is a RuntimeError
 
 
 def give_back_memory(device: str) -> None:

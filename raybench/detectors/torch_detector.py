@@ -17,13 +17,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from raybench.detectors import backbone
-from raybench.detectors.device import own_draws
+from raybench.detectors.device import is_out_of_memory, own_draws
 from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages, checked
 from raybench.detectors.weights.catalog import BACKBONES
 from raybench.errors import IntegrityError, LineError, ModelError
 
 TENSORS_FILE = "model.safetensors"
-_CHUNK_PX = 8 * 256 * 256  # the most pixels of one forward pass, so that memory does not grow with the batch
+_CHUNK_PX = {"cpu": 8 * 256 * 256, "cuda": 64 * 256 * 256}
+"""The most pixels of one forward pass by type of device, so that memory does not grow with the batch."""
 SettingsT = TypeVar("SettingsT", bound=Any)
 
 
@@ -52,6 +53,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
         self.context = context
         self.device = torch.device(context.device)
         self.details: dict[str, Any] = {}
+        self._chunk_px = _CHUNK_PX.get(self.device.type, _CHUNK_PX["cpu"])
         self._module: nn.Module | None = None
 
     @property
@@ -86,19 +88,44 @@ class TorchDetector(Detector, Generic[SettingsT]):
         if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, 3):
             raise ModelError(f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}")
         torch.set_num_threads(self.context.threads)
-        step = max(1, _CHUNK_PX // (self.height * self.width))
         scores = np.empty(len(images), np.float64)
         maps: npt.NDArray[np.float32] | None = np.empty(images.shape[:3], np.float32)
         with torch.inference_mode():
-            for start in range(0, len(images), step):
-                part = slice(start, start + step)
-                output: ModelOutput = self.module(to_tensor(images[part], self.device))
-                scores[part] = output.pred_score.reshape(-1).double().cpu().numpy()
-                if output.anomaly_map is None:
-                    maps = None
-                elif maps is not None:
-                    maps[part] = output.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
+            start = 0
+            while start < len(images):
+                part = slice(start, start + self._chunk(self.height * self.width))
+                try:
+                    output: ModelOutput = self.module(to_tensor(images[part], self.device))
+                    scores[part] = output.pred_score.reshape(-1).double().cpu().numpy()
+                    if output.anomaly_map is None:
+                        maps = None
+                    elif maps is not None:
+                        maps[part] = output.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
+                except (RuntimeError, MemoryError) as error:
+                    if not self._halve_chunk(error, len(images[part])):
+                        raise
+                else:
+                    start = part.stop
         return checked(Scored(scores, maps), len(images))
+
+    def _chunk(self, pixels_per_image: int) -> int:
+        """Return how many images to score in one forward pass."""
+        return max(1, self._chunk_px // pixels_per_image)
+
+    def _halve_chunk(self, error: Exception, images: int) -> bool:
+        """Halve the chunk for good if memory ran out.
+
+        Args:
+            error: What the forward pass raised.
+            images: Number of images of that pass.
+
+        Returns:
+            Whether to try again. False for one image, and for any other error.
+        """
+        if images == 1 or not is_out_of_memory(error):
+            return False
+        self._chunk_px = images // 2 * self.height * self.width
+        return True
 
     def save(self, folder: Path) -> None:
         """Write the module's tensors and the details of training into one safetensors file."""
