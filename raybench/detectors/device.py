@@ -42,7 +42,12 @@ def own_draws() -> contextlib.AbstractContextManager[None]:
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor from the CPU to the device without waiting for the work queued there."""
-    return tensor.pin_memory().to(device, non_blocking=True) if _is_cuda(str(device)) else tensor.to(device)
+    return pinned(tensor, device).to(device, non_blocking=True)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a copy in page-locked memory, which a GPU reads without the CPU's help; for a CPU, the tensor itself."""
+    return tensor.pin_memory() if _is_cuda(str(device)) else tensor
 
 
 def use_threads(count: int) -> None:

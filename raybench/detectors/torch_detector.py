@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from raybench.detectors import backbone
-from raybench.detectors.device import is_out_of_memory, own_draws
+from raybench.detectors.device import is_out_of_memory, own_draws, synchronize
 from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages, checked
 from raybench.detectors.weights.catalog import BACKBONES
 from raybench.errors import IntegrityError, LineError, ModelError
@@ -25,6 +25,7 @@ from raybench.errors import IntegrityError, LineError, ModelError
 TENSORS_FILE = "model.safetensors"
 _CHUNK_PX = {"cpu": 8 * 256 * 256, "cuda": 64 * 256 * 256}
 """The most pixels of one forward pass by type of device, so that memory does not grow with the batch."""
+_STEPS_PER_WAIT = 50
 SettingsT = TypeVar("SettingsT", bound=Any)
 
 
@@ -170,13 +171,12 @@ class TorchDetector(Detector, Generic[SettingsT]):
 def to_tensor(images: Images, device: torch.device) -> Tensor:
     """Convert images (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]. Read-only arrays, as Ray's, are copied."""
     owned = images if images.flags.writeable else images.copy()
-    return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).float().div_(255).contiguous()
+    return to_float(torch.from_numpy(owned).to(device))
 
 
-def in_batches(images: TrainImages, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield all images once, in order: (B, 3, H, W) float32 in [0, 1]."""
-    for start in range(0, len(images), size):
-        yield to_tensor(images.batch(range(start, min(start + size, len(images)))), device)
+def to_float(pixels: Tensor) -> Tensor:
+    """Convert pixels (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]."""
+    return pixels.permute(0, 3, 1, 2).float().div_(255).contiguous()
 
 
 @contextlib.contextmanager
@@ -205,19 +205,27 @@ class Subset:
 
 
 class Clock:
-    """Limits optimiser steps to the time budget of `FitContext`, in seconds."""
+    """Limits optimiser steps to a time budget.
 
-    def __init__(self, budget_s: float | None) -> None:
-        self._budget_s = budget_s
+    Args:
+        budget_s: The budget of `FitContext` in seconds.
+        device: Device of the steps. A GPU is waited for every 50 steps, because launches run ahead of it.
+    """
+
+    def __init__(self, budget_s: float | None, device: str = "cpu") -> None:
+        self._budget_s, self._device = budget_s, device
         self.stopped_early = False
 
     def steps(self, count: int, share: float = 1.0) -> Iterator[int]:
         """Yield 0 to `count` - 1 until `share` of the budget is used; then set `stopped_early`."""
         started = time.monotonic()
         for step in range(count):
-            if self._budget_s is not None and time.monotonic() - started > share * self._budget_s:
-                self.stopped_early = True
-                return
+            if self._budget_s is not None:
+                if step % _STEPS_PER_WAIT == 0:
+                    synchronize(self._device)
+                if time.monotonic() - started > share * self._budget_s:
+                    self.stopped_early = True
+                    return
             yield step
 
 
@@ -235,3 +243,8 @@ class Draws:
             self._left += self.rng.permutation(self._count).tolist()
         taken, self._left = self._left[:size], self._left[size:]
         return taken
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """Yield the next `size` indices again and again."""
+        while True:
+            yield self.take(size)
