@@ -1,4 +1,4 @@
-"""The device that detectors run on: its name, synchronization and memory."""
+"""The device that detectors run on: its name, copies to it, synchronization and memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 
 def describe(device: str) -> str:
@@ -37,6 +38,16 @@ def own_draws() -> contextlib.AbstractContextManager[None]:
     """
     in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return torch.random.fork_rng([torch.cuda.current_device()] if in_use else [])
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the CPU to the device without waiting for the work queued there."""
+    return pinned(tensor, device).to(device, non_blocking=True)
+
+
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a copy in page-locked memory, which a GPU reads without the CPU's help; for a CPU, the tensor itself."""
+    return tensor.pin_memory() if _is_cuda(str(device)) else tensor
 
 
 def use_threads(count: int) -> None:

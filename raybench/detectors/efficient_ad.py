@@ -44,7 +44,7 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         return model.to(memory_format=torch.channels_last)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
-        chosen, clock = self.settings, Clock(context.budget_s)
+        chosen, clock = self.settings, Clock(context.budget_s, context.device)
         order = np.random.default_rng(context.seed).permutation(len(images)).tolist()
         held_back = order[: max(1, min(_MAX_HELD_BACK, len(order) // 5))]
         kept = order[len(held_back) :]
