@@ -136,7 +136,9 @@ def open_cached(
     if not (pixels.exists() and index.exists()):
         _evict(cache_dir, LIMIT_MB * 2**20)
         job = _DecodeJob(shard, fit, threads)
-        write_cached((pixels, index), lambda file: asdict(_fetch(prefetched, name, file) or _decode(lines, manifest, job, file)))
+        write_cached(
+            (pixels, index), lambda file: asdict(_fetch(prefetched, name, file) or _decode(lines, manifest, job, file))
+        )
     with contextlib.suppress(FileNotFoundError):
         os.utime(pixels)
     return CachedShard(_index(json.loads(index.read_text())), pixels, fit.height, fit.width)

@@ -6,7 +6,9 @@ at a time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -63,7 +65,7 @@ class ShardAnnotations:
             with self.path.open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), 4 * int(counts[-1]), row["offset"])
             values = np.frombuffer(data, np.int32)
-            pixels, regions, areas, around = (values[start:end] for start, end in zip(counts, counts[1:], strict=False))
+            pixels, regions, areas, around = (values[start:end] for start, end in itertools.pairwise(counts))
             mask = Mask(row["height"], row["width"], pixels, regions, areas.astype(np.int64), around)
         return Annotation(row["image_id"], row["label"], row["defect_type"], row["has_mask"], mask)
 
@@ -79,6 +81,8 @@ def open_annotations(lines: Store, shard: ShardInfo, cache_dir: Path) -> ShardAn
     indices, index = cache_dir / f"{name}.i32", cache_dir / f"{name}.json"
     if not (indices.exists() and index.exists()):
         write_cached((indices, index), lambda file: _prepare(lines, shard, file))
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(indices)
     return ShardAnnotations(tuple(json.loads(index.read_text())), indices)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,6 +88,22 @@ def give_back_memory(device: str) -> None:
     """Release the memory that torch has cached, for other processes."""
     if _is_cuda(device):
         torch.cuda.empty_cache()
+
+
+def copy_to_host(tensor: torch.Tensor | None) -> Callable[[], Any]:
+    """Start to copy a tensor to the host. Returns a function that waits for the copy and returns it as an array."""
+    if tensor is None or not tensor.is_cuda:
+        return lambda: None if tensor is None else tensor.numpy()
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record()
+
+    def wait() -> Any:
+        copied.synchronize()
+        return copy.numpy()
+
+    return wait
 
 
 def _is_cuda(device: str) -> bool:

@@ -78,10 +78,11 @@ class HostCounts:
             return Heat(peak, 0.0, 0.0, 0.0, np.empty(0, np.float32))
         flat = heatmap.ravel()
         excess = np.maximum(flat - self._typical, 0)
-        sums = (part.sum(dtype=np.float64) for part in (excess, excess[mask.pixels], excess[mask.around]))
+        parts = (excess, excess[mask.pixels], excess[mask.around])
+        total, inside, around = (float(part.sum(dtype=np.float64)) for part in parts)
         region_peaks = np.full(len(mask.areas), -np.inf, np.float32)
         np.maximum.at(region_peaks, mask.regions, flat[mask.pixels])
-        return Heat(peak, *map(float, sums), region_peaks)
+        return Heat(peak, total, inside, around, region_peaks)
 
     def finish(self) -> tuple[PixelSketch, list[Heat]]:
         """See `HeatCounts`."""

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from raybench.errors import IntegrityError
 from raybench.metrics import npz
-from raybench.metrics.intervals import bootstrap, percentile_interval
 from raybench.metrics.heat import Heat
+from raybench.metrics.intervals import bootstrap, percentile_interval
 from raybench.metrics.masks import Mask
 from raybench.metrics.numbers import Estimate
 

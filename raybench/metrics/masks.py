@@ -1,4 +1,4 @@
-"""Annotated pixels of an image, prepared once for all heat maps of the image: indices, connected regions, surroundings."""
+"""The anomalous pixels of an image, prepared once for all heat maps of it: indices, regions, surroundings."""
 
 from __future__ import annotations
 

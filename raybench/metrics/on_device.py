@@ -1,7 +1,7 @@
 """Count heat maps on the device that computed them. The counts are the same bytes as those of `heat.HostCounts`.
 
-Pixels are sorted image by image, since a GPU sorts faster than it adds to a table. The host waits for the device only to
-learn how many buckets are occupied.
+Pixels are sorted image by image, since a GPU sorts faster than it adds to a table. The host waits for the device only
+to learn how many buckets are occupied.
 """
 
 from __future__ import annotations
@@ -31,17 +31,29 @@ def resized(maps: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
+def on(maps: Tensor | npt.NDArray[np.float32], device: str) -> Tensor:
+    """Return heat maps as a tensor on the device, where they may be already."""
+    return (torch.from_numpy(maps) if isinstance(maps, np.ndarray) else maps).to(device)
+
+
+def middles_and_peaks(maps: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the median, as NumPy defines it, and the maximum of each map (B, H, W): (B,) float64 each."""
+    ordered = torch.sort(maps.flatten(1), dim=1).values
+    count = ordered.shape[1]
+    middle = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
+    return middle.double().cpu().numpy(), ordered[:, -1].double().cpu().numpy()
+
+
 class DeviceCounts:
     """Counts heat maps that are tensors (B, H, W). Implements `heat.HeatCounts`.
 
     Args:
         typical: Heat of a typical OK image.
-        device: Torch's device of the maps.
     """
 
-    def __init__(self, typical: float, device: torch.device) -> None:
-        self._typical, self._device = float(np.float32(typical)), device
-        self._buckets = _Buckets.empty(device)
+    def __init__(self, typical: float) -> None:
+        self._typical = float(np.float32(typical))
+        self._buckets: _Buckets | None = None
         self._image_ids: list[str] = []  # of the images whose pixels are counted
         self._masks: list[Mask] = []
         self._points: list[Tensor] = []
@@ -49,7 +61,7 @@ class DeviceCounts:
 
     def add(self, image_ids: Sequence[str], maps: Tensor, masks: Sequence[Mask | None]) -> None:
         """See `heat.HeatCounts`."""
-        buckets, points, heats = self._buckets, [], []
+        buckets, points, heats = self._buckets or _Buckets.empty(maps.device), [], []
         step = max(1, _MOST_PX // (maps.shape[1] * maps.shape[2]))
         for start in range(0, len(maps), step):
             part = slice(start, start + step)
@@ -74,11 +86,12 @@ class DeviceCounts:
             for name, mask, rows in zip(self._image_ids, self._masks, points, strict=True)
         }
         heats = [
-            Heat(*row, peaks.cpu().numpy())
+            Heat(row[0], row[1], row[2], row[3], peaks.cpu().numpy())
             for sums, region_peaks in self._heats
             for row, peaks in zip(sums.tolist(), region_peaks, strict=True)
         ]
-        return PixelSketch(self._buckets.on_host(), summaries), heats
+        counts = self._buckets.on_host() if self._buckets else sketch.Sketch.empty(pixel.COLUMNS)
+        return PixelSketch(counts, summaries), heats
 
 
 _NOTHING = Mask.empty(0, 0)
@@ -130,7 +143,7 @@ def _heats(flat: Tensor, places: _Places, typical: float) -> tuple[Tensor, list[
         sums.append((excess * chosen).sum(1, dtype=torch.float64))
     peaks = torch.full((sum(places.region_counts),), -torch.inf, device=flat.device)
     peaks.scatter_reduce_(0, places.regions, flat.reshape(-1)[places.pixels], "amax")
-    return torch.stack(sums, dim=1), list(peaks.split(places.region_counts))
+    return torch.stack(sums, dim=1), list(torch.split(peaks, places.region_counts))
 
 
 @dataclass(frozen=True)

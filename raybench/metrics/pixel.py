@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from raybench.metrics import curves, npz
 from raybench.metrics.intervals import bootstrap, percentile_interval
-from raybench.metrics.numbers import Estimate
 from raybench.metrics.masks import Mask
+from raybench.metrics.numbers import Estimate
 from raybench.metrics.sketch import Histogram, Keys, Sketch, ascending, ordered_keys, shift_for, tabulate
 
 LIMIT, STRICT_LIMIT = 0.3, 0.05

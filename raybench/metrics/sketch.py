@@ -10,8 +10,9 @@ with five columns takes at most 3.1 MB.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,15 @@ Keys = npt.NDArray[np.uint32]
 Columns = npt.NDArray[np.int64]
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function. Machine code is kept for other processes where a folder for it can be written."""
+    try:
+        kept: Callable[..., Any] = njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        kept = njit(nogil=True)(function)
+    return kept
+
+
 def ordered_keys(values: npt.NDArray[np.float32], skipped: npt.NDArray[np.bool_] | None = None) -> Keys:
     """Map float32 values (N,) to uint32 keys of the same order, without the `skipped` ones.
 
@@ -36,20 +46,20 @@ def ordered_keys(values: npt.NDArray[np.float32], skipped: npt.NDArray[np.bool_]
     ValueError on NaN.
     """
     bits = np.ascontiguousarray(values, np.float32).view(np.int32)
-    keys = _keys(bits) if skipped is None else _other_keys(bits, skipped)
+    keys: Keys = _keys(bits) if skipped is None else _other_keys(bits, skipped)
     if len(keys) and (keys.max() > _HIGHEST or keys.min() < _LOWEST):
         raise ValueError("NaN has no place in an order")
     return keys
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _key(bits):  # type: ignore[no-untyped-def]
     if bits == _SIGN:  # -0.0
         bits = np.int32(0)
     return np.uint32(bits ^ ((bits >> np.int32(31)) | _SIGN))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _keys(bits):  # type: ignore[no-untyped-def]
     keys = np.empty(len(bits), np.uint32)
     for at in range(len(bits)):
@@ -57,7 +67,7 @@ def _keys(bits):  # type: ignore[no-untyped-def]
     return keys
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _other_keys(bits, skipped):  # type: ignore[no-untyped-def]
     keys, count = np.empty(len(bits), np.uint32), 0
     for at in range(len(bits)):
@@ -68,7 +78,9 @@ def _other_keys(bits, skipped):  # type: ignore[no-untyped-def]
 
 def ascending(keys: Keys) -> npt.NDArray[np.intp]:
     """Return the order of (N,) keys, equal ones as they come. Faster than `np.argsort` of the keys."""
-    return np.asarray(np.sort(keys.astype(np.uint64) << 32 | np.arange(len(keys), dtype=np.uint64)) & 0xFFFFFFFF, np.intp)
+    return np.asarray(
+        np.sort(keys.astype(np.uint64) << 32 | np.arange(len(keys), dtype=np.uint64)) & 0xFFFFFFFF, np.intp
+    )
 
 
 @dataclass(frozen=True)
@@ -130,9 +142,12 @@ def _workspace() -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint32], npt.NDA
     return work
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _count(keys, shift, directory, numbers, pages):  # type: ignore[no-untyped-def]
-    """Count keys into pages. Returns the number of pages used, or -1 if there are too few; the directory is then clean."""
+    """Count keys into pages.
+
+    Returns the number of pages used; -1 if there are too few, and the directory is then clean.
+    """
     used = 0
     to_bucket, to_page = np.uint32(shift), np.uint32(shift + _PAGE_BITS)
     for key in keys:
@@ -155,7 +170,7 @@ def _count(keys, shift, directory, numbers, pages):  # type: ignore[no-untyped-d
     return used
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _collect(used, directory, numbers, pages):  # type: ignore[no-untyped-def]
     """Return low, high and counts of the occupied buckets in ascending order, and clean the directory."""
     occupied = 0
@@ -218,7 +233,7 @@ class Sketch:
         return merged
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _merge(shift, low, high, columns, other_low, other_high, other_columns):  # type: ignore[no-untyped-def]
     """Merge two ascending lists of buckets, and add up buckets that are equal at `shift`."""
     most = len(low) + len(other_low)

@@ -136,7 +136,8 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
 
         merge.merge(job.unit, context.manifest, context.run, merge.Partials())
         return None
-    from raybench.worker.context import MAX_BATCH, WorkerContext, node_cache
+    from raybench.worker.batches import MAX_BATCH
+    from raybench.worker.context import WorkerContext, node_cache
 
     if context.device != "cpu":
         gpus.choose()
@@ -147,7 +148,7 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
         device=context.device,
         threads=attempt.threads,
         weights_store=context.weights,
-        batch=max(1, MAX_BATCH >> attempt.halvings),
+        batch=max(1, MAX_BATCH[context.device] >> attempt.halvings),
         measure_s=context.measure_s,
         gpus=attempt.gpus,
         helped=context.helped,

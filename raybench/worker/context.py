@@ -19,9 +19,9 @@ from raybench.errors import RaybenchError
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
 from raybench.store import Store
+from raybench.worker.batches import MAX_BATCH
 
 CACHED_DETECTORS = 2
-MAX_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class WorkerContext:
     """CPU threads of this task."""
     weights_store: Store | None = None
     """Store of pretrained weights. None if the experiment names none."""
-    batch: int = MAX_BATCH
+    batch: int = MAX_BATCH["cpu"]
     """Images per batch when scoring, at most."""
     measure_s: float = 2.0
     """Time budget of one timing measurement, in seconds."""
