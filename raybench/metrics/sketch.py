@@ -19,7 +19,7 @@ import numpy.typing as npt
 from numba import njit
 
 CAP = 65_536
-_PAGE_BITS, _PAGES = 6, 2**14  # of the table of buckets: it takes at most 13 MB per thread
+_PAGE_BITS, _PAGES = 6, 2**14  # of the table of buckets: it takes at most 17 MB per thread
 _LEAST_TABLE_SHIFT = 6  # narrower buckets would need a large directory of pages
 _SIGN = np.int32(-(2**31))
 _LAST = np.uint32(2**32 - 1)
@@ -133,12 +133,12 @@ def _sorted(keys: Keys, shift: int) -> Histogram:
     return Histogram(shift, ordered[starts], ordered[starts + counts - 1], counts)
 
 
-def _workspace() -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """Return this thread's table: the directory of pages, the pages' numbers, and the pages (count, low, high)."""
+def _workspace() -> tuple[Keys, Keys, Keys]:
+    """Return this thread's table: directory of pages, numbers of the pages, and pages (count, low, high, unused)."""
     if not hasattr(_local, "work"):
-        directory = np.full(2 ** (32 - _LEAST_TABLE_SHIFT - _PAGE_BITS), -1, np.int32)
-        _local.work = directory, np.empty(_PAGES, np.uint32), np.empty((_PAGES << _PAGE_BITS, 3), np.uint32)
-    work: tuple[npt.NDArray[np.int32], npt.NDArray[np.uint32], npt.NDArray[np.uint32]] = _local.work
+        directory = np.full(2 ** (32 - _LEAST_TABLE_SHIFT - _PAGE_BITS), _LAST)
+        _local.work = directory, np.empty(_PAGES, np.uint32), np.empty((_PAGES << _PAGE_BITS, 4), np.uint32)
+    work: tuple[Keys, Keys, Keys] = _local.work
     return work
 
 
@@ -153,17 +153,17 @@ def _count(keys, shift, directory, numbers, pages):  # type: ignore[no-untyped-d
     for key in keys:
         number = key >> to_page
         page = directory[number]
-        if page < 0:
+        if page == _LAST:
             if used == len(numbers):
-                directory[numbers] = -1
+                directory[numbers] = _LAST
                 return -1
-            page = used
-            directory[number], numbers[page] = page, number
+            page = np.uint32(used)
+            directory[number], numbers[used] = page, number
+            for new in range(used << _PAGE_BITS, (used + 1) << _PAGE_BITS):
+                pages[new, 0], pages[new, 1], pages[new, 2] = 0, _LAST, 0
             used += 1
-            first = page << _PAGE_BITS
-            for row in range(first, first + (1 << _PAGE_BITS)):
-                pages[row, 0], pages[row, 1], pages[row, 2] = 0, _LAST, 0
-        row = (page << _PAGE_BITS) + np.int64((key >> to_bucket) & np.uint32((1 << _PAGE_BITS) - 1))
+        # An unsigned index spares the check whether it counts from the end.
+        row = np.uint64(page << np.uint32(_PAGE_BITS)) + np.uint64((key >> to_bucket) & np.uint32(2**_PAGE_BITS - 1))
         pages[row, 0] += np.uint32(1)
         pages[row, 1] = min(pages[row, 1], key)
         pages[row, 2] = max(pages[row, 2], key)
@@ -184,7 +184,7 @@ def _collect(used, directory, numbers, pages):  # type: ignore[no-untyped-def]
             if pages[row, 0]:
                 counts[at], low[at], high[at] = pages[row, 0], pages[row, 1], pages[row, 2]
                 at += 1
-        directory[number] = -1
+        directory[number] = _LAST
     return low, high, counts
 
 
