@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from raybench.detectors import plugins
-from raybench.detectors.protocol import Detector, FitContext, ModelSpec
+from raybench.detectors.protocol import Detector, FitContext, ModelSpec, OnDevice
 from raybench.detectors.settings import MODELS, AnomalibSettings, Model, Settings
-from raybench.detectors.tiled import Tiled
+from raybench.detectors.tiled import DeviceTiled, Tiled
 from raybench.detectors.weights.catalog import ASSETS
 from raybench.errors import ExperimentError, InputError, IntegrityError, UnknownName, did_you_mean
 
@@ -86,7 +86,8 @@ def create(spec: ModelSpec, size: InputSize, context: FitContext) -> Detector:
     """Create an untrained detector. Raises InputError if the model does not take images of this size."""
     if size.tile:
         inner = _create(spec, size.tile, size.tile, context)
-        return Tiled(inner, size.height, size.width, size.tile)
+        kind = DeviceTiled if isinstance(inner, OnDevice) else Tiled
+        return kind(inner, size.height, size.width, size.tile)
     return _create(spec, size.height, size.width, context)
 
 
