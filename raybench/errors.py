@@ -14,6 +14,7 @@ RaybenchError
 │   └── UnsafeStore         the store ignores conditional PUT, so commits could be lost
 ├── RunStopped              a signal ended the run early; nothing is lost, and the same command resumes it
 ├── TimeLimit               a unit took longer than the experiment allows
+├── GpuUnusable             a GPU of the cluster fails before anything is asked of it; names node, driver and remedy
 ├── IntegrityError          stored bytes differ from what was written (size, digest, page checksum, schema)
 └── ModelError              a detector fails
     ├── WeightsMissing      required weights are missing; names the remedy
@@ -123,6 +124,10 @@ class RunStopped(RaybenchError):
 
 class TimeLimit(RaybenchError):
     """A unit took longer than `resources.unit_timeout_s`."""
+
+
+class GpuUnusable(RaybenchError):
+    """A GPU does not compute. The message names the node, the driver and the remedy."""
 
 
 class IntegrityError(RaybenchError):

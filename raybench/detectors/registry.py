@@ -91,7 +91,16 @@ def create(spec: ModelSpec, size: InputSize, context: FitContext) -> Detector:
     return _create(spec, size.height, size.width, context)
 
 
+def uses_torch(name: str) -> bool:
+    """Whether a model computes with torch. Unknown for a class of the user's own: False."""
+    return name != "fake" and not _is_plugin(name)
+
+
 def _create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Detector:
+    if context.device != "cpu":
+        from raybench.detectors import device  # torch takes seconds to import
+
+        device.use_exact_floats()
     for side in (height, width):
         if side % spec.stride or side < spec.min_side:
             raise InputError(

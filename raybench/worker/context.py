@@ -99,8 +99,15 @@ def use_gpu(number: int) -> None:
         device.give_back_memory("cuda")
 
 
-def cached_detector(unit: Unit, trained: TrainRecord, context: WorkerContext) -> Detector:
-    """Return the unit's trained detector; the CACHED_DETECTORS used last stay in the memory of this process."""
+def cached_detector(unit: Unit, trained: TrainRecord, context: WorkerContext, *, alone: bool = False) -> Detector:
+    """Return the unit's trained detector; the CACHED_DETECTORS used last stay in the memory of this process.
+
+    Args:
+        unit: The unit.
+        trained: Its commit.
+        context: The worker's.
+        alone: Drop all other detectors, so that the memory in use is this one's.
+    """
     key = (*sorted(blob.sha256 for blob in trained.model.values()), context.device, str(context.threads))
     if key not in _loaded:
         with tempfile.TemporaryDirectory(dir=context.cache_dir) as folder:
@@ -108,6 +115,6 @@ def cached_detector(unit: Unit, trained: TrainRecord, context: WorkerContext) ->
                 Path(folder, name).write_bytes(context.run.get_blob(blob))
             _loaded[key] = registry.load(Path(folder), context.device, context.threads)
     _loaded.move_to_end(key)
-    while len(_loaded) > CACHED_DETECTORS:
+    while len(_loaded) > (1 if alone else CACHED_DETECTORS):
         _loaded.popitem(last=False)
     return _loaded[key]
