@@ -12,7 +12,7 @@ with warnings.catch_warnings():
     import anomalib.models.image as image_models
     from anomalib.callbacks.checkpoint import ModelCheckpoint
     from anomalib.data import ImageBatch, InferenceBatch
-    from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+    from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator, generate_perlin_noise
     from anomalib.engine import Engine
     from anomalib.models.components import MemoryBankMixin, TimmFeatureExtractor
     from anomalib.models.image.cflow.torch_model import CflowModel
@@ -33,7 +33,6 @@ with warnings.catch_warnings():
     from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
     from anomalib.models.image.stfpm.anomaly_map import AnomalyMapGenerator as STFPMAnomalyMap
     from anomalib.models.image.stfpm.loss import STFPMLoss
-    from anomalib.models.image.supersimplenet.anomaly_generator import AnomalyGenerator as SSNAnomalyGenerator
     from anomalib.models.image.supersimplenet.loss import SSNLoss
     from anomalib.models.image.supersimplenet.torch_model import AnomalyMapGenerator as SSNAnomalyMap
     from anomalib.models.image.supersimplenet.torch_model import FeatureAdapter, SegmentationDetectionModule
@@ -61,7 +60,6 @@ __all__ = [
     "PreProcessor",
     "ReconstructiveSubNetwork",
     "ReverseDistillationLoss",
-    "SSNAnomalyGenerator",
     "SSNAnomalyMap",
     "SSNLoss",
     "STFPMAnomalyMap",
@@ -70,6 +68,7 @@ __all__ = [
     "SmallPatchDescriptionNetwork",
     "TimmFeatureExtractor",
     "create_fast_flow_block",
+    "generate_perlin_noise",
     "get_logp",
     "image_models",
     "positional_encoding_2d",
