@@ -22,10 +22,10 @@ from benchmarks.gpu.session import MODELS, Finding, Session, read, verdict
 ROOT = Path(__file__).parents[2]
 LIMITS_S: Mapping[str, float] = {
     "environment": 90,
-    "equal": 130,
+    "equal": 300,
     "judged": 40,
     "cpu_only": 50,
-    "train": 200,
+    "train": 300,
     "unit": 200,
     "memory": 100,
     "poisoned": 40,
