@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from raybench.detectors.protocol import FitContext, TrainImages
-from raybench.detectors.torch_detector import Draws, to_tensor
 
-MAX_IMAGES = 128
-
-
-def recompute_statistics(
-    module: nn.Module,
-    loss_of: Callable[[Tensor], Tensor],
-    images: TrainImages,
-    batch: int,
-    context: FitContext,
-    max_images: int = MAX_IMAGES,
-) -> None:
+def recompute_statistics(module: nn.Module, loss_of: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> None:
     """Recompute the statistics of trained batch norms: precise batch norm (Wu and Johnson 2021, arXiv:2105.07576).
 
     Running averages lag behind weights that still change. After some hundred steps this can be most of a student's
@@ -32,10 +19,7 @@ def recompute_statistics(
     Args:
         module: The network.
         loss_of: Runs the network on a batch (B, 3, H, W) float32 in [0, 1]; the loss is not used.
-        images: OK images.
-        batch: Images per batch.
-        context: Seed and device.
-        max_images: The most images that the statistics are computed from.
+        batches: OK images.
     """
     norms = _trained(module)
     if not norms:
@@ -44,10 +28,9 @@ def recompute_statistics(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain average of all batches
-    draws = Draws(len(images), context.seed)
     with torch.no_grad():
-        for _ in range(math.ceil(min(max_images, len(images)) / batch)):
-            loss_of(to_tensor(images.batch(draws.take(batch)), torch.device(context.device)))
+        for batch in batches:
+            loss_of(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -16,9 +16,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from raybench.detectors import backbone
 from raybench.detectors.anomalib_parts import CflowModel, InferenceBatch, get_logp, positional_encoding_2d
+from raybench.detectors.device_images import in_batches
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import CflowSettings
-from raybench.detectors.torch_detector import TorchDetector, in_batches
+from raybench.detectors.torch_detector import TorchDetector
 from raybench.detectors.training import train_loop_with
 from raybench.detectors.weights.catalog import BACKBONES
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from raybench.detectors.device import upload
+from raybench.detectors.device_images import DeviceImages
 from raybench.detectors.protocol import TrainImages
-from raybench.detectors.torch_detector import Draws, to_tensor
+from raybench.detectors.torch_detector import Draws
 
 _IMAGES_PER_DRAW = 2
 _TILES = 4  # tiles per side of a scrambled crop
@@ -24,13 +26,13 @@ class Crops:
     """
 
     def __init__(self, images: TrainImages, side: int, seed: int, device: torch.device) -> None:
-        self._images, self._side, self._device = images, side, device
+        self._images, self._side, self._device = DeviceImages(images, device), side, device
         self._draws = Draws(len(images), seed)
         self._random = torch.Generator().manual_seed(seed)
 
     def plain(self, count: int) -> Tensor:
         """Return `count` unchanged crops."""
-        whole = to_tensor(self._images.batch(self._draws.take(_IMAGES_PER_DRAW)), self._device)
+        whole = self._images.batch(self._draws.take(_IMAGES_PER_DRAW))
         side, (height, width) = self._side, whole.shape[2:]
         parts = []
         for number in range(count):
@@ -58,18 +60,18 @@ class Crops:
         crops = self.plain(count * 2)[:count] * self._uniform(0.2, 1.8, count, 3, 1, 1)
         tile = self._side // _TILES
         rows = F.unfold(crops, tile, stride=tile)
-        order = torch.randperm(rows.shape[2], generator=self._random).to(self._device)
+        order = upload(torch.randperm(rows.shape[2], generator=self._random), self._device)
         shuffled = F.fold(rows[..., order], (_TILES * tile, _TILES * tile), tile, stride=tile)
         texture = F.interpolate(self._smooth(count, 3, 8), size=shuffled.shape[-2:])
         return (0.6 * shuffled + 0.4 * texture).clamp(0, 1)
 
     def _smooth(self, count: int, channels: int, cells: int) -> Tensor:
         """Return smooth noise in [0, 1] up to overshoot: a random grid of cells, enlarged."""
-        coarse = torch.rand((count, channels, cells, cells), generator=self._random).to(self._device)
+        coarse = upload(torch.rand((count, channels, cells, cells), generator=self._random), self._device)
         return F.interpolate(coarse, size=(self._side, self._side), mode="bicubic", align_corners=False)
 
     def _uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        return (low + (high - low) * torch.rand(shape, generator=self._random)).to(self._device)
+        return upload(low + (high - low) * torch.rand(shape, generator=self._random), self._device)
 
     def _below(self, end: int) -> int:
         return int(torch.randint(end, (1,), generator=self._random))

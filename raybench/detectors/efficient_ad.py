@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from raybench.detectors import pdn
 from raybench.detectors.anomalib_parts import EfficientAdModel
 from raybench.detectors.crops import Crops
+from raybench.detectors.device import has_tf32, tf32_convolutions
 from raybench.detectors.early_stopping import EarlyStopping
 from raybench.detectors.natural_images import NaturalImages
 from raybench.detectors.protocol import Card, FitContext, Provenance, TrainImages
@@ -44,7 +45,7 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         return model.to(memory_format=torch.channels_last)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
-        chosen, clock = self.settings, Clock(context.budget_s)
+        chosen, clock = self.settings, Clock(context.budget_s, context.device)
         order = np.random.default_rng(context.seed).permutation(len(images)).tolist()
         held_back = order[: max(1, min(_MAX_HELD_BACK, len(order) // 5))]
         kept = order[len(held_back) :]
@@ -60,6 +61,7 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         self.details["steps"] = training.train_jointly(steps, self._not_ok(crops, context))
         self.details["stopped_on_plateau"] = alone.reached or joint.reached
         self.details["stopped_by_budget"] = clock.stopped_early
+        self.details |= {"tf32": True} if has_tf32(context.device) else {}
         training.solve_last_layer()
         _set_quantiles(module, unseen)
 
@@ -156,6 +158,7 @@ class StudentTraining:
 
         return self._train(optimiser, loss, steps)
 
+    @tf32_convolutions()
     def _train(
         self, optimiser: torch.optim.Optimizer, loss_of: Callable[[Tensor], Tensor], steps: Iterable[int]
     ) -> int:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from raybench.detectors import backbone
 from raybench.detectors.anomalib_parts import PadimModel
+from raybench.detectors.device_images import in_batches
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import PadimSettings
-from raybench.detectors.torch_detector import TorchDetector, in_batches
+from raybench.detectors.torch_detector import TorchDetector
 from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (4, 8, 16)

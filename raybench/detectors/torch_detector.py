@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from raybench.detectors import backbone
-from raybench.detectors.device import own_draws
-from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages, checked
+from raybench.detectors.device import own_draws, synchronize
+from raybench.detectors.protocol import Card, Detector, DeviceScored, FitContext, Images, Scored, TrainImages, checked
 from raybench.detectors.weights.catalog import BACKBONES
-from raybench.errors import IntegrityError, LineError, ModelError
+from raybench.errors import IntegrityError, LineError, ModelError, is_out_of_memory
 
 TENSORS_FILE = "model.safetensors"
-_CHUNK_PX = 8 * 256 * 256  # the most pixels of one forward pass, so that memory does not grow with the batch
+_CHUNK_PX = {"cpu": 8 * 256 * 256, "cuda": 64 * 256 * 256}
+"""The most pixels of one forward pass by type of device, so that memory does not grow with the batch."""
+_STEPS_PER_WAIT = 50
 SettingsT = TypeVar("SettingsT", bound=Any)
 
 
@@ -52,6 +53,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
         self.context = context
         self.device = torch.device(context.device)
         self.details: dict[str, Any] = {}
+        self._chunk_px = _CHUNK_PX.get(self.device.type, _CHUNK_PX["cpu"])
         self._module: nn.Module | None = None
 
     @property
@@ -83,22 +85,55 @@ class TorchDetector(Detector, Generic[SettingsT]):
 
     def score(self, images: Images) -> Scored:
         """Return raw scores and heat maps. Raises ModelError for another size, BadScores for NaN or infinity."""
+        scored = self.score_on_device(self.upload(images))
+        maps = None if scored.heatmaps is None else scored.heatmaps.cpu().numpy()
+        return checked(Scored(scored.scores.cpu().numpy(), maps), len(images))
+
+    def upload(self, images: Images) -> Tensor:
+        """Return images as a uint8 tensor on the device. Raises ModelError for another size."""
         if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, 3):
             raise ModelError(f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}")
+        return upload(images, self.device)
+
+    def score_on_device(self, images: Tensor) -> DeviceScored:
+        """Score images (B, H, W, 3) uint8 on the device, without waiting for it."""
         torch.set_num_threads(self.context.threads)
-        step = max(1, _CHUNK_PX // (self.height * self.width))
-        scores = np.empty(len(images), np.float64)
-        maps: npt.NDArray[np.float32] | None = np.empty(images.shape[:3], np.float32)
+        scores: list[Tensor] = []
+        maps: list[Tensor] = []
+        start = 0
         with torch.inference_mode():
-            for start in range(0, len(images), step):
-                part = slice(start, start + step)
-                output: ModelOutput = self.module(to_tensor(images[part], self.device))
-                scores[part] = output.pred_score.reshape(-1).double().cpu().numpy()
-                if output.anomaly_map is None:
-                    maps = None
-                elif maps is not None:
-                    maps[part] = output.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
-        return checked(Scored(scores, maps), len(images))
+            while start < len(images):
+                part = images[start : start + self._chunk(self.height * self.width)]
+                try:
+                    output: ModelOutput = self.module(to_float(part))
+                except (RuntimeError, MemoryError) as error:
+                    if not self._halve_chunk(error, len(part)):
+                        raise
+                    continue
+                start += len(part)
+                scores.append(output.pred_score.reshape(-1).double())
+                if output.anomaly_map is not None:
+                    maps.append(output.anomaly_map.reshape(-1, self.height, self.width).float())
+        return DeviceScored(torch.cat(scores), torch.cat(maps) if len(maps) == len(scores) else None)
+
+    def _chunk(self, pixels_per_image: int) -> int:
+        """Return how many images to score in one forward pass."""
+        return max(1, self._chunk_px // pixels_per_image)
+
+    def _halve_chunk(self, error: Exception, images: int) -> bool:
+        """Halve the chunk for good if memory ran out.
+
+        Args:
+            error: What the forward pass raised.
+            images: Number of images of that pass.
+
+        Returns:
+            Whether to try again. False for one image, and for any other error.
+        """
+        if images == 1 or not is_out_of_memory(error):
+            return False
+        self._chunk_px = images // 2 * self.height * self.width
+        return True
 
     def save(self, folder: Path) -> None:
         """Write the module's tensors and the details of training into one safetensors file."""
@@ -142,14 +177,18 @@ class TorchDetector(Detector, Generic[SettingsT]):
 
 def to_tensor(images: Images, device: torch.device) -> Tensor:
     """Convert images (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]. Read-only arrays, as Ray's, are copied."""
-    owned = images if images.flags.writeable else images.copy()
-    return torch.from_numpy(owned).to(device).permute(0, 3, 1, 2).float().div_(255).contiguous()
+    return to_float(upload(images, device))
 
 
-def in_batches(images: TrainImages, size: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield all images once, in order: (B, 3, H, W) float32 in [0, 1]."""
-    for start in range(0, len(images), size):
-        yield to_tensor(images.batch(range(start, min(start + size, len(images)))), device)
+def upload(images: Images, device: torch.device) -> Tensor:
+    """Return images (B, H, W, 3) as a uint8 tensor on the device. Read-only arrays, as Ray's, are copied."""
+    tensor = torch.from_numpy(images if images.flags.writeable else images.copy())
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """Convert pixels (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]."""
+    return pixels.permute(0, 3, 1, 2).float().div_(255).contiguous()
 
 
 @contextlib.contextmanager
@@ -178,19 +217,27 @@ class Subset:
 
 
 class Clock:
-    """Limits optimiser steps to the time budget of `FitContext`, in seconds."""
+    """Limits optimiser steps to a time budget.
 
-    def __init__(self, budget_s: float | None) -> None:
-        self._budget_s = budget_s
+    Args:
+        budget_s: The budget of `FitContext` in seconds.
+        device: Device of the steps. A GPU is waited for every 50 steps, because launches run ahead of it.
+    """
+
+    def __init__(self, budget_s: float | None, device: str = "cpu") -> None:
+        self._budget_s, self._device = budget_s, device
         self.stopped_early = False
 
     def steps(self, count: int, share: float = 1.0) -> Iterator[int]:
         """Yield 0 to `count` - 1 until `share` of the budget is used; then set `stopped_early`."""
         started = time.monotonic()
         for step in range(count):
-            if self._budget_s is not None and time.monotonic() - started > share * self._budget_s:
-                self.stopped_early = True
-                return
+            if self._budget_s is not None:
+                if step % _STEPS_PER_WAIT == 0:
+                    synchronize(self._device)
+                if time.monotonic() - started > share * self._budget_s:
+                    self.stopped_early = True
+                    return
             yield step
 
 
@@ -208,3 +255,8 @@ class Draws:
             self._left += self.rng.permutation(self._count).tolist()
         taken, self._left = self._left[:size], self._left[size:]
         return taken
+
+    def batches(self, size: int) -> Iterator[list[int]]:
+        """Yield the next `size` indices again and again."""
+        while True:
+            yield self.take(size)

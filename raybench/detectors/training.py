@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from raybench.detectors.batch_norm import frozen_batch_norm, recompute_statistics
+from raybench.detectors.device import has_tf32, tf32_convolutions
+from raybench.detectors.device_images import DeviceImages, stream
 from raybench.detectors.early_stopping import EarlyStopping, held_back_count, seeded
 from raybench.detectors.protocol import FitContext, TrainImages
 from raybench.detectors.settings import Steps
-from raybench.detectors.torch_detector import Clock, Draws, Subset, in_batches, to_tensor
+from raybench.detectors.torch_detector import Clock, Draws, Subset
 
 LossOf = Callable[[Tensor], Tensor]
 _MEAN_STEPS = 10
-_CHECK_IMAGES = 32  # images that give trained batch norms their statistics when the held-back loss is computed
+_STATISTICS_IMAGES = 128  # the most images that give trained batch norms their statistics
+_CHECK_IMAGES = 32  # the same for a check of the held-back loss
 
 
 @dataclass
@@ -33,6 +38,8 @@ class Trained:
     """Number of images that no step saw."""
     held_back_losses: list[float] = field(default_factory=list)
     """Mean loss on the held-back images at each check."""
+    tf32: bool = False
+    """Whether convolutions of the steps rounded their inputs to TF32."""
 
     def details(self) -> dict[str, Any]:
         """Return the history for the card. `loss_first` and `loss_last` are means over ten steps."""
@@ -43,6 +50,7 @@ class Trained:
             "loss_last": _mean(self.losses[-_MEAN_STEPS:]),
             "held_back": self.held_back,
             "held_back_losses": self.held_back_losses,
+            **({"tf32": True} if self.tf32 else {}),
         }
 
 
@@ -79,33 +87,49 @@ def train_loop(
         return loss.detach()
 
     trained = train_loop_with(module, step, loss_of, images, chosen, context)
-    recompute_statistics(module, loss_of, images, chosen.batch, context)
+    drawn = _draws(len(images), chosen.batch, context.seed, _STATISTICS_IMAGES)
+    recompute_statistics(module, loss_of, stream(images, drawn, torch.device(context.device)))
     return trained
 
 
+@tf32_convolutions()
 def train_loop_with(
     module: nn.Module, step: LossOf, loss_of: LossOf, images: TrainImages, chosen: Steps, context: FitContext
 ) -> Trained:
     """Train as `train_loop` does, but by `step`, which takes a batch, runs the optimiser and returns the loss."""
     device, order = torch.device(context.device), np.random.default_rng(context.seed).permutation(len(images)).tolist()
-    held = Subset(images, order[: held_back_count(len(images), chosen.steps)])
-    kept = Subset(images, sorted(order[len(held) :]))
+    held_indices = order[: held_back_count(len(images), chosen.steps)]
+    kept_indices = sorted(order[len(held_indices) :])
+    held, kept = (DeviceImages(Subset(images, indices), device) for indices in (held_indices, kept_indices))
 
     def loss() -> float:
-        recompute_statistics(module, loss_of, kept, chosen.batch, context, max_images=_CHECK_IMAGES)
+        drawn = _draws(len(kept), chosen.batch, context.seed, _CHECK_IMAGES)
+        recompute_statistics(module, loss_of, kept.batches(drawn))
+        starts = range(0, len(held), chosen.batch)
+        parts = [range(start, min(start + chosen.batch, len(held))) for start in starts]
         with frozen_batch_norm(module):
-            losses = [float(loss_of(batch)) * len(batch) for batch in in_batches(held, chosen.batch, device)]
-        return sum(losses) / len(held)
+            losses = torch.stack([loss_of(batch) for batch in held.batches(parts)]).tolist()
+        return sum(value * len(part) for value, part in zip(losses, parts, strict=True)) / len(held)
 
     early_stopping = EarlyStopping(module, lambda: seeded(loss, context.seed, device))
-    draws, clock, trained = Draws(len(kept), context.seed), Clock(context.budget_s), Trained(held_back=len(held))
-    steps = clock.steps(chosen.steps)
+    clock, trained = Clock(context.budget_s, context.device), Trained(held_back=len(held))
+    steps: Iterable[int] = clock.steps(chosen.steps)
+    if len(held):
+        steps = early_stopping.steps(steps, chosen.steps)
+    batches = kept.batches(Draws(len(kept), context.seed).batches(chosen.batch))
     module.train()
-    for _ in early_stopping.steps(steps, chosen.steps) if len(held) else steps:
-        trained.losses.append(float(step(to_tensor(kept.batch(draws.take(chosen.batch)), device))))
+    # Each loss stays a tensor until the end, because a float would wait for the device.
+    losses = [step(batch) for _, batch in zip(steps, batches, strict=False)]
+    trained.losses = torch.stack(losses).tolist() if losses else []
     trained.held_back_losses = early_stopping.losses
     if clock.stopped_early:
         trained.stopped = "time budget spent"
     if early_stopping.reached:
         trained.stopped = "held-back loss no longer fell"
+    trained.tf32 = has_tf32(context.device)
     return trained
+
+
+def _draws(count: int, batch: int, seed: int, most: int) -> Iterator[list[int]]:
+    """Return seeded draws of at most `most` of `count` images, rounded up to whole batches."""
+    return itertools.islice(Draws(count, seed).batches(batch), math.ceil(min(most, count) / batch))

@@ -24,6 +24,15 @@ def share(peak_mb: float, device_mb: float) -> float:
     return min(max(parts, 1), PARTS) / PARTS
 
 
+def torch_limit(share: float, device_mb: float) -> float:
+    """Return the fraction of a GPU's memory that torch may take in a task with this share. CUDA's context comes on top
+    of it. A share of 1 has no limit, because other processes may hold some of the memory anyway."""
+    if share >= 1:
+        return 1.0
+    beside_context = share - CONTEXT_MB / device_mb
+    return beside_context if beside_context > 0 else share / 2
+
+
 class GpuShares:
     """Shares by kind of task, which follow what tasks report."""
 

@@ -87,6 +87,21 @@ def test_an_image_that_never_fits_is_named() -> None:
         all_scores(Spoilt(spoil), 10, 8)
 
 
+@pytest.mark.parametrize("alone", [1, 4])
+def test_a_lost_gpu_is_no_fault_of_an_image(alone: int) -> None:
+    """Whether it is lost in the batch or, after another error, while the images are scored one by one."""
+
+    def spoil(scores: npt.NDArray[np.float64], maps: npt.NDArray[np.float32]) -> Scored:
+        if len(scores) > alone:
+            raise ZeroDivisionError("by zero")
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    detector = Spoilt(spoil)
+    with pytest.raises(RuntimeError, match=r"^CUDA error: device-side assert triggered$"):
+        all_scores(detector, 10, 4)
+    assert detector.sizes == ([4, 1] if alone == 1 else [4])
+
+
 def nan(scores: npt.NDArray[np.float64], maps: npt.NDArray[np.float32]) -> Scored:
     scores[scores == 6] = np.nan
     return Scored(scores, maps)
