@@ -16,7 +16,6 @@ from benchmarks.gpu import versions
 from benchmarks.gpu.fitting import SIDE, fit
 from benchmarks.gpu.pictures import Pictures
 from benchmarks.gpu.session import Finding, Session
-from raybench.worker.batches import score_all
 
 LARGEST_GAP = 1e-5
 MODEL = "patchcore"
@@ -37,25 +36,23 @@ def run(session: Session) -> None:
 
 def _halve_all(session: Session) -> None:
     detector, pictures = fit(MODEL, session.device, None, images=_IMAGES).detector, Pictures(_IMAGES, SIDE, 1)
-    versions.set_chunk(_BATCH)
-    whole = np.concatenate([scored.scores for _, _, scored in score_all(detector, pictures, _BATCH)])
+    whole = np.concatenate(list(versions.scores(detector, pictures, _BATCH, session.device)))
     for spare in SPARE_MB[:1] if session.quick else SPARE_MB:
+        versions.set_chunk(detector, _BATCH)
         with _limited(spare, session.device):
-            session.check("memory", [f"{spare} MB spare"], lambda row: _halve(detector, pictures, whole))
+            row = f"{spare} MB spare"
+            session.check("memory", [row], lambda row: _halve(detector, pictures, whole, session.device))
 
 
-def _halve(detector: Any, pictures: Pictures, whole: Any) -> Finding:
+def _halve(detector: Any, pictures: Pictures, whole: Any, device: str) -> Finding:
     """Passes if scores are the same, or if a single image does not fit and that is said."""
-    sizes: list[int] = []
-    scores = []
+    found: list[Any] = []
     try:
-        for positions, _, scored in score_all(detector, pictures, _BATCH):
-            sizes.append(len(positions))
-            scores.append(scored.scores)
+        found.extend(versions.scores(detector, pictures, _BATCH, device))
     except MemoryError as error:
-        return Finding(True, {"batches": sizes, "error": str(error)[:150]})
-    gap = float(np.abs(np.concatenate(scores) / whole - 1).max())
-    return Finding(gap < LARGEST_GAP, {"batches": sizes, "gap": gap})
+        return Finding(True, {"batches": [len(scores) for scores in found], "error": str(error)[:150]})
+    gap = float(np.abs(np.concatenate(found) / whole - 1).max())
+    return Finding(gap < LARGEST_GAP, {"batches": [len(scores) for scores in found], "gap": gap})
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def _speeds(detector: Any, unseen: Pictures, device: str, *, quick: bool) -> dic
     """Return images scored per second, by images in one forward pass."""
     speeds = {}
     for images in _CHUNKS[:1] if quick else _CHUNKS:
-        key = str(images) if versions.set_chunk(images) else f"{images} given"
+        versions.set_chunk(detector, images)
         pixels = unseen.pixels[:images]
         detector.score(pixels)
         synchronize(device)
@@ -69,7 +69,7 @@ def _speeds(detector: Any, unseen: Pictures, device: str, *, quick: bool) -> dic
             detector.score(pixels)
             rounds += 1
         synchronize(device)
-        speeds[key] = round(rounds * images / (time.perf_counter() - started))
+        speeds[str(images)] = round(rounds * images / (time.perf_counter() - started))
     return speeds
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu import versions
 from benchmarks.gpu.busy import BusyMeter
 from benchmarks.gpu.fitting import synchronize
 from benchmarks.gpu.pictures import write_line
@@ -93,7 +94,10 @@ def _experiment(store: str, session: Session) -> Experiment:
 def _context(plan: Plan, folder: Path, session: Session, threads: int) -> WorkerContext:
     gpus = 1.0 if session.device == "cuda" else 0.0
     run_store, lines = RunStore(plan.store, RUN), plan.store.sub("lines")
-    return WorkerContext(run_store, lines, folder / "cache", session.device, threads, measure_s=1.0, gpus=gpus)
+    batch = versions.largest_batch(session.device)
+    return WorkerContext(
+        run_store, lines, folder / "cache", session.device, threads, batch=batch, measure_s=1.0, gpus=gpus
+    )
 
 
 def _process(unit: Unit, manifest: Manifest, context: WorkerContext, session: Session) -> Finding:
