@@ -122,7 +122,8 @@ def _row(root: Path, model: str) -> str:
 
 def _pack(root: Path, case: Case) -> None:
     rng = np.random.default_rng(0)
-    ground = cv2.resize(rng.integers(60, 190, (24, 24, 3), dtype=np.uint8), (case.side, case.side))
+    coarse = rng.integers(60, 190, (24, 24, 3), dtype=np.uint8)
+    ground = np.asarray(cv2.resize(coarse, (case.side, case.side)), np.uint8)
     for folder in ("train/good", "test/good", "test/spot", "ground_truth/spot"):
         (root / "photos" / folder).mkdir(parents=True)
     for number, folder in itertools.product(range(IMAGES), ("train/good", "test/good", "test/spot")):

@@ -14,7 +14,7 @@ from typing import Any
 from raybench.data.geometry import Input
 from raybench.store.digest import digest
 
-ID_VERSION = 5
+ID_VERSION = 6
 
 
 @dataclass(frozen=True)

@@ -12,36 +12,35 @@ with warnings.catch_warnings():
     import anomalib.models.image as image_models
     from anomalib.callbacks.checkpoint import ModelCheckpoint
     from anomalib.data import ImageBatch, InferenceBatch
-    from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
+    from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator, generate_perlin_noise
     from anomalib.engine import Engine
-    from anomalib.models.components import MemoryBankMixin, TimmFeatureExtractor
+    from anomalib.models.components import GaussianBlur2d, MemoryBankMixin, TimmFeatureExtractor
     from anomalib.models.image.cflow.torch_model import CflowModel
     from anomalib.models.image.cflow.utils import get_logp, positional_encoding_2d
     from anomalib.models.image.dfm.torch_model import DFMModel
     from anomalib.models.image.draem.loss import DraemLoss
     from anomalib.models.image.draem.torch_model import DiscriminativeSubNetwork, ReconstructiveSubNetwork
-    from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel, SmallPatchDescriptionNetwork
+    from anomalib.models.image.efficient_ad.torch_model import (
+        AutoEncoder,
+        EfficientAdModel,
+        SmallPatchDescriptionNetwork,
+        reduce_tensor_elems,
+    )
     from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator as FastflowAnomalyMap
     from anomalib.models.image.fastflow.loss import FastflowLoss
     from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
     from anomalib.models.image.padim.torch_model import PadimModel
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
-    from anomalib.models.image.reverse_distillation.anomaly_map import (
-        AnomalyMapGenerationMode,
-        AnomalyMapGenerator,
-    )
     from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
     from anomalib.models.image.stfpm.anomaly_map import AnomalyMapGenerator as STFPMAnomalyMap
     from anomalib.models.image.stfpm.loss import STFPMLoss
-    from anomalib.models.image.supersimplenet.anomaly_generator import AnomalyGenerator as SSNAnomalyGenerator
     from anomalib.models.image.supersimplenet.loss import SSNLoss
     from anomalib.models.image.supersimplenet.torch_model import AnomalyMapGenerator as SSNAnomalyMap
     from anomalib.models.image.supersimplenet.torch_model import FeatureAdapter, SegmentationDetectionModule
     from anomalib.pre_processing import PreProcessor
 
 __all__ = [
-    "AnomalyMapGenerationMode",
-    "AnomalyMapGenerator",
+    "AutoEncoder",
     "CflowModel",
     "DFMModel",
     "DiscriminativeSubNetwork",
@@ -51,6 +50,7 @@ __all__ = [
     "FastflowAnomalyMap",
     "FastflowLoss",
     "FeatureAdapter",
+    "GaussianBlur2d",
     "ImageBatch",
     "InferenceBatch",
     "MemoryBankMixin",
@@ -61,7 +61,6 @@ __all__ = [
     "PreProcessor",
     "ReconstructiveSubNetwork",
     "ReverseDistillationLoss",
-    "SSNAnomalyGenerator",
     "SSNAnomalyMap",
     "SSNLoss",
     "STFPMAnomalyMap",
@@ -70,7 +69,9 @@ __all__ = [
     "SmallPatchDescriptionNetwork",
     "TimmFeatureExtractor",
     "create_fast_flow_block",
+    "generate_perlin_noise",
     "get_logp",
     "image_models",
     "positional_encoding_2d",
+    "reduce_tensor_elems",
 ]

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from raybench.detectors import backbone
 from raybench.detectors.anomalib_parts import CflowModel, InferenceBatch, get_logp, positional_encoding_2d
+from raybench.detectors.device import upload
 from raybench.detectors.device_images import in_batches
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import CflowSettings
@@ -32,7 +33,7 @@ class Cflow(TorchDetector[CflowSettings]):
     """CFLOW-AD."""
 
     def build(self) -> nn.Module:
-        return backbone.Normalised(Likelihood(self.settings), self.settings.backbone)
+        return backbone.Normalised(Likelihood(self.settings, self.height, self.width), self.settings.backbone)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         likelihood: Likelihood = module.model
@@ -61,7 +62,7 @@ class Cflow(TorchDetector[CflowSettings]):
     def _fibers(self, likelihood: Likelihood, images: Tensor) -> Iterator[Tensor]:
         """Yield the loss of each group of `fibers` random positions, level by level."""
         for level, (features, places) in enumerate(likelihood.levels(images)):
-            order = torch.randperm(len(features)).to(features.device)
+            order = upload(torch.randperm(len(features)), features.device)
             for group in order.split(self.settings.fibers):  # type: ignore[no-untyped-call]
                 yield -F.logsigmoid(likelihood.of(level, features[group], places[group])).mean()
 
@@ -75,7 +76,7 @@ class Likelihood(nn.Module):
     highest: Tensor
     """(levels,) float32: highest log-likelihood per dimension of the OK images, for each level."""
 
-    def __init__(self, chosen: CflowSettings) -> None:
+    def __init__(self, chosen: CflowSettings, height: int, width: int) -> None:
         super().__init__()
         layout = BACKBONES[chosen.backbone]
         names = layout.names(*STRIDES)
@@ -88,14 +89,16 @@ class Likelihood(nn.Module):
         )
         backbone.trim(self.flow.encoder)
         self.register_buffer("highest", torch.full((len(STRIDES),), -torch.inf))
+        for stride in STRIDES:
+            places = positional_encoding_2d(_CONDITION, height // stride, width // stride).flatten(1).T
+            self.register_buffer(f"places_{stride}", places, persistent=False)
 
     def levels(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return for each level features (B * h * w, C) and the encodings of their positions (B * h * w, 128)."""
         levels = []
-        for features in self.flow.encoder(images).values():
-            count, _, height, width = features.shape
-            places = positional_encoding_2d(_CONDITION, height, width).to(features.device).flatten(1).T
-            levels.append((features.flatten(2).mT.flatten(0, 1), places.repeat(count, 1)))
+        for stride, features in zip(STRIDES, self.flow.encoder(images).values(), strict=True):
+            places = self.get_buffer(f"places_{stride}").repeat(len(features), 1)
+            levels.append((features.flatten(2).mT.flatten(0, 1), places))
         return levels
 
     def of(self, level: int, features: Tensor, places: Tensor) -> Tensor:

@@ -35,6 +35,12 @@ def use_gpu(number: int) -> None:
         torch.cuda.set_device(number)
 
 
+def thread_on_same_gpu() -> Callable[[], None]:
+    """Return a function with which a new thread chooses this thread's GPU. By itself it would be on the first one."""
+    number = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    return lambda: None if number is None else torch.cuda.set_device(number)
+
+
 def exact(device: str) -> str:
     """Return `device` with the number of the GPU: "cuda" becomes the current one, "cuda:0"."""
     return f"cuda:{torch.cuda.current_device()}" if device == "cuda" and torch.cuda.is_available() else device

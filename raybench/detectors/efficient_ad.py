@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from raybench.detectors import pdn
-from raybench.detectors.anomalib_parts import EfficientAdModel
+from raybench.detectors.anomalib_parts import AutoEncoder, EfficientAdModel, reduce_tensor_elems
 from raybench.detectors.crops import Crops
-from raybench.detectors.device import has_tf32, tf32_convolutions
+from raybench.detectors.device import has_tf32, tf32_convolutions, upload
 from raybench.detectors.early_stopping import EarlyStopping
 from raybench.detectors.natural_images import NaturalImages
 from raybench.detectors.protocol import Card, FitContext, Provenance, TrainImages
@@ -30,6 +30,7 @@ from raybench.detectors.weights.catalog import LITE0
 from raybench.detectors.weights.files import unpacked
 
 _MAX_HELD_BACK = 4
+_HARD = 0.999  # anomalib's share of the features that are not hard
 _QUANTILES = {"qa": 0.9, "qb": 0.995}  # the paper's, to bring both maps to one scale
 _DISTIL_SHARE, _AUTOENCODER_SHARE, _JOINT_SHARE = 0.5, 0.25, 0.25  # of the time budget
 
@@ -41,7 +42,7 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
 
     def build(self) -> nn.Module:
         official = self.settings.teacher == "pdn-official"
-        model: nn.Module = EfficientAdModel(pdn.OFFICIAL_CHANNELS if official else pdn.CHANNELS)
+        model: nn.Module = Model(pdn.OFFICIAL_CHANNELS if official else pdn.CHANNELS)
         return model.to(memory_format=torch.channels_last)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
@@ -94,6 +95,50 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
             loss = self.details["distil_loss"]
             return f"teacher distilled from {LITE0} on the line's own OK images, loss {loss:.2f} of 1"
         return f"teacher {self.settings.teacher} from the weights store, sha256 {self.details['teacher_sha256'][:12]}"
+
+
+class Model(EfficientAdModel):
+    """anomalib's model, which does not copy constants to the device or read values of it in every step."""
+
+    def __init__(self, channels: int) -> None:
+        nn.Module.__init__(self)  # anomalib's draws the weights of networks that are replaced here
+        self.pad_maps = True
+        self.teacher = pdn.Pdn(channels).eval()
+        self.student = pdn.Pdn(2 * channels)
+        self.ae = Autoencoder(channels)
+        self.teacher_out_channels = channels
+        self.mean_std = nn.ParameterDict({name: torch.zeros(1, channels, 1, 1) for name in ("mean", "std")})
+        names = [f"{name}_{kind}" for kind in ("st", "ae") for name in _QUANTILES]
+        self.quantiles = nn.ParameterDict({name: torch.tensor(0.0) for name in names})
+
+    def _normalize_teacher(self, teacher_output: Tensor) -> Tensor:
+        return (teacher_output - self.mean_std["mean"]) / self.mean_std["std"]
+
+    def compute_losses(self, batch: Tensor, batch_imagenet: Tensor, distance_st: Tensor) -> tuple[Tensor, ...]:
+        """Return the losses of the student against the teacher, of the autoencoder, and of one against the other."""
+        channels = self.teacher_out_channels
+        distances = reduce_tensor_elems(distance_st)
+        hard = distances >= torch.quantile(distances, _HARD)
+        penalty = self.student(batch_imagenet)[:, :channels].square().mean()
+        loss_st = (distances * hard).sum() / hard.sum() + penalty
+        altered = self.choose_random_aug_image(batch)
+        rebuilt = self.ae(altered, batch.shape[-2:])
+        with torch.no_grad():
+            taught = self._normalize_teacher(self.teacher(altered))
+        copied = self.student(altered)[:, channels:]
+        return loss_st, (taught - rebuilt).square().mean(), (rebuilt - copied).square().mean()
+
+
+class Autoencoder(AutoEncoder):
+    """anomalib's autoencoder, with its constants as buffers."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, padding=False)
+        self.normalise = pdn.Normalise()
+
+    def forward(self, images: Tensor, size: torch.Size) -> Tensor:
+        rebuilt: Tensor = self.decoder(self.encoder(self.normalise(images)), size)
+        return rebuilt
 
 
 class StudentTraining:
@@ -164,7 +209,8 @@ class StudentTraining:
     ) -> int:
         done = 0
         for _ in steps:
-            loss = loss_of(torch.randint(len(self.images), (1,), generator=self.random))
+            index = torch.randint(len(self.images), (1,), generator=self.random)
+            loss = loss_of(upload(index, self.images.device))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -180,7 +226,7 @@ class StudentTraining:
                 image = self.images[index : index + 1]
                 targets = torch.cat([self.features[index : index + 1], self.model.ae(image, image.shape[-2:])], 1)
                 rows = patches(pdn.trunk(student, image), pdn.KERNEL)
-                drawn = torch.randperm(len(rows), generator=self.random)[:rows_per_image].to(rows.device)
+                drawn = upload(torch.randperm(len(rows), generator=self.random)[:rows_per_image], rows.device)
                 ridge.add(rows[drawn], pdn.rows_of(targets)[drawn])
             fit_last(student.conv4, ridge, pdn.STRENGTH)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raybench.detectors import backbone
 from raybench.detectors.anomalib_parts import PatchcoreModel
+from raybench.detectors.device import upload
 from raybench.detectors.device_images import in_batches
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import PatchcoreSettings
@@ -21,6 +22,7 @@ from raybench.detectors.weights.catalog import BACKBONES
 STRIDES = (8, 16)
 _BATCH = 8
 _CANDIDATES = 2048
+_CENTERS_PER_LOOK = {"cpu": 1, "cuda": 32}  # choices until a look whether they are proven, which waits for a GPU
 _CENTERS_PER_UPDATE = 256  # bounds the distance matrix of an update to pool_rows x 256
 
 
@@ -56,7 +58,7 @@ class Patchcore(TorchDetector[PatchcoreSettings]):
         for batch in in_batches(images, _BATCH, self.device):
             for patches in embed(module.model, module.normalise(batch)):
                 kept = torch.randperm(len(patches), generator=draw)[:rows_per_image].sort().values
-                rows.append(patches[kept.to(self.device)])
+                rows.append(patches[upload(kept, self.device)])
         return torch.cat(rows)
 
     def card(self) -> Card:
@@ -104,7 +106,7 @@ def _shrink(gaps: Tensor, rows: Tensor, norms: Tensor, fresh: Tensor) -> None:
     for centers in torch.split(fresh, _CENTERS_PER_UPDATE):
         distances = torch.addmm(norms[centers], rows, rows[centers].T, alpha=-2)
         torch.minimum(gaps, distances.amin(1).add_(norms), out=gaps)
-    gaps[fresh] = -torch.inf
+    gaps.index_fill_(0, fresh, -torch.inf)
 
 
 def _farthest(rows: Tensor, norms: Tensor, gaps: Tensor, at_most: int) -> Tensor:
@@ -113,12 +115,16 @@ def _farthest(rows: Tensor, norms: Tensor, gaps: Tensor, at_most: int) -> Tensor
     bound = stale[-1] if len(order) > _CANDIDATES else -torch.inf
     near, near_norms, local = rows[order], norms[order], stale.clone()
     fresh: list[Tensor] = []
+    proven: list[Tensor] = []
+    looks = _CENTERS_PER_LOOK.get(rows.device.type, _CENTERS_PER_LOOK["cuda"])
     while len(fresh) < at_most:
-        best = local.argmax()
-        if fresh and local[best] < bound:
+        best = local.argmax(0, keepdim=True)  # one dimension: an index of none would be read by the CPU
+        proven.append(local[best] >= bound)
+        if len(fresh) % looks == 0 and fresh and not proven[-1]:
             break
         fresh.append(best)
-        distances = torch.addmv(near_norms + near_norms[best], near, near[best], alpha=-2)
+        distances = torch.addmv(near_norms + near_norms[best], near, near[best][0], alpha=-2)
         torch.minimum(local, distances, out=local)
-        local[best] = -torch.inf
-    return order[torch.stack(fresh)]
+        local.index_fill_(0, best, -torch.inf)
+    proven[0].fill_(True)  # the farthest of all, whatever the bound
+    return order[torch.cat(fresh)][: int(torch.cat(proven[: len(fresh)]).sum())]

@@ -141,7 +141,7 @@ def new_teacher(
     )
     with own_draws():
         torch.manual_seed(context.seed)
-        teacher = SmallPatchDescriptionNetwork(CHANNELS).to(device)
+        teacher = Pdn(CHANNELS).to(device)
         data = DistillationData(train, test, steps, total, lr, _STORE_ROWS, _STORE_BATCHES)
         details = distil(teacher, data, context)
     return save({name: tensor.cpu().contiguous() for name, tensor in teacher.state_dict().items()}), details
@@ -161,6 +161,35 @@ def trunk(network: SmallPatchDescriptionNetwork, images: Tensor) -> Tensor:
 def rows_of(features: Tensor) -> Tensor:
     """Reshape (B, C, H, W) to (B * H * W, C), in the order of `ridge_regression.patches`."""
     return features.flatten(2).mT.flatten(0, 1)
+
+
+class Pdn(SmallPatchDescriptionNetwork):
+    """anomalib's network. Its constants are buffers; anomalib copies them to the device at each call."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.normalise = Normalise()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features (B, channels, H/4 - 8, W/4 - 8) of images (B, 3, H, W) in [0, 1]."""
+        features = self.avgpool1(F.relu(self.conv1(self.normalise(images))))
+        features = self.avgpool2(F.relu(self.conv2(features)))
+        return self.conv4(F.relu(self.conv3(features)))  # type: ignore[no-any-return]
+
+
+class Normalise(nn.Module):
+    """Normalises images (B, 3, H, W) in [0, 1] by mean and standard deviation of ImageNet."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
 
 
 class DistillationTeacher(nn.Module):

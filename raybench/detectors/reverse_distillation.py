@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
 from raybench.detectors import backbone
 from raybench.detectors.anomalib_parts import (
-    AnomalyMapGenerationMode,
-    AnomalyMapGenerator,
+    GaussianBlur2d,
     InferenceBatch,
     ReverseDistillationLoss,
 )
@@ -27,6 +27,7 @@ from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (4, 8, 16)
 _BETAS = (0.5, 0.999)  # the paper's
+_SIGMA = 4.0  # of the blur of the map, in pixels: anomalib's
 
 
 class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
@@ -57,18 +58,31 @@ class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
 class Distiller(nn.Module):
     """A frozen feature pyramid (the teacher), a one-class bottleneck and a decoder that rebuilds the pyramid."""
 
+    blur: Tensor
+    """(1, 1, 33, 33) float32: the Gaussian kernel."""
+
     def __init__(self, chosen: ReverseDistillationSettings, size: tuple[int, int]) -> None:
         super().__init__()
         self.teacher = backbone.extractor(chosen.backbone, *STRIDES).requires_grad_(False)
         channels = BACKBONES[chosen.backbone].channels(*STRIDES)
         self.bottleneck = Bottleneck(channels, chosen.width)
         self.decoder = MirrorDecoder(chosen.width, channels)
-        self.to_map = AnomalyMapGenerator(size, mode=AnomalyMapGenerationMode.ADD)
+        self.size = size
+        self.register_buffer("blur", GaussianBlur2d(_SIGMA).kernel, persistent=False)
 
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the features of teacher and decoder, fine to coarse, of normalised images."""
         features = list(self.teacher(images).values())
         return features, self.decoder(self.bottleneck(features))
+
+    def to_map(self, features: Sequence[Tensor], rebuilt: Sequence[Tensor]) -> Tensor:
+        """Return anomalib's map (B, 1, H, W), blurred by a kernel that is not built and copied for each batch."""
+        anomaly_map = features[0].new_zeros(len(features[0]), 1, *self.size)
+        for one, other in zip(features, rebuilt, strict=True):
+            distances = 1 - F.cosine_similarity(one, other)[:, None]
+            anomaly_map += F.interpolate(distances, size=self.size, mode="bilinear", align_corners=True)
+        edge = self.blur.shape[-1] // 2
+        return F.conv2d(F.pad(anomaly_map, (edge, edge, edge, edge), mode="reflect"), self.blur)
 
     def forward(self, images: Tensor) -> InferenceBatch:
         anomaly_map = self.to_map(*self.features(images))

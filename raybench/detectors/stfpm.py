@@ -5,6 +5,7 @@ Loss and map are anomalib's. anomalib's model class always downloads the teacher
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -59,5 +60,7 @@ class Pair(nn.Module):
 
     def forward(self, images: Tensor) -> InferenceBatch:
         teacher, student = self.features(images)
-        anomaly_map = self.to_map(teacher_features=teacher, student_features=student, image_size=images.shape[-2:])
+        # anomalib multiplies the maps in a tensor of ones that it makes on the CPU.
+        maps = [self.to_map.compute_layer_map(teacher[layer], student[layer], images.shape[-2:]) for layer in teacher]
+        anomaly_map = functools.reduce(torch.mul, maps)
         return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torchvision.ops import sigmoid_focal_loss
 
 from raybench.detectors import backbone
 from raybench.detectors.anomalib_parts import (
     FeatureAdapter,
     InferenceBatch,
     SegmentationDetectionModule,
-    SSNAnomalyGenerator,
     SSNAnomalyMap,
-    SSNLoss,
 )
+from raybench.detectors.perlin import draw_noise, stretched
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import SupersimplenetSettings
 from raybench.detectors.torch_detector import Draws, TorchDetector, to_tensor
@@ -28,6 +28,8 @@ from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (8, 16)
 _PERLIN_THRESHOLD = 0.2  # anomalib's
+_ANOMALOUS = 0.5  # share of masks that are not empty
+_TRUNCATION = 0.5  # logits beyond it, on the right side, cost nothing
 _STATISTICS_IMAGES = 16  # OK images whose features give centre and spread
 _MIN_SPREAD = 1e-6
 
@@ -44,7 +46,7 @@ class Supersimplenet(TorchDetector[SupersimplenetSettings]):
         drawn = Draws(len(images), context.seed).take(min(len(images), _STATISTICS_IMAGES))
         with torch.no_grad():
             heads.standardise(module.normalise(to_tensor(images.batch(drawn), self.device)))
-        loss_of, lr = SSNLoss(), self.settings.lr
+        lr = self.settings.lr
         optimiser = torch.optim.AdamW(
             [
                 {"params": heads.adaptor.parameters(), "lr": lr},
@@ -53,9 +55,7 @@ class Supersimplenet(TorchDetector[SupersimplenetSettings]):
         )
 
         def loss(batch: Tensor) -> Tensor:
-            maps, scores, masks, labels = heads.with_anomalies(module.normalise(batch))
-            value: Tensor = loss_of(pred_map=maps, pred_score=scores, target_mask=masks, target_label=labels)
-            return value
+            return loss_of(*heads.with_anomalies(module.normalise(batch)))
 
         self.details = train_loop(module, optimiser, loss, images, self.settings, context).details()
         self.describe_weights(context)
@@ -85,7 +85,7 @@ class Heads(nn.Module):
         self.register_buffer("spread", torch.ones(channels, 1, 1))
         self.adaptor = FeatureAdapter(channels)
         self.segdec = SegmentationDetectionModule(channels, stop_grad=True)
-        self.generator = SSNAnomalyGenerator(noise_mean=0, noise_std=chosen.noise, threshold=_PERLIN_THRESHOLD)
+        self.noise = chosen.noise
         self.to_map = SSNAnomalyMap(sigma=4)
 
     def features(self, images: Tensor) -> Tensor:
@@ -105,13 +105,13 @@ class Heads(nn.Module):
     def with_anomalies(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Duplicate OK features, add noise, and return maps, scores, and the expected masks and labels."""
         features = self.features(images)
-        masks = features.new_zeros(len(images), 1, *features.shape[-2:])
-        noised, noised_adapted, masks, labels = self.generator(
-            input_features=features, adapted_features=self.adaptor(features), masks=masks,
-            labels=features.new_zeros(len(images)),
-        )  # fmt: skip
-        maps, scores = self.segdec(seg_features=noised_adapted, cls_features=noised)
-        return maps, scores, masks, labels
+        adapted = self.adaptor(features)
+        masks = draw_masks(2 * len(images), features.shape[-2], features.shape[-1], features.device)
+        noise = masks * self.noise * torch.randn((len(masks), *features.shape[1:]), device=features.device)
+        maps, scores = self.segdec(
+            seg_features=adapted.repeat(2, 1, 1, 1) + noise, cls_features=features.repeat(2, 1, 1, 1) + noise
+        )
+        return maps, scores, masks, masks.amax((1, 2, 3))
 
     def forward(self, images: Tensor) -> InferenceBatch:
         features = self.features(images)
@@ -119,3 +119,32 @@ class Heads(nn.Module):
         anomaly_map = self.to_map(maps, final_size=images.shape[-2:]).sigmoid()
         # In float32 the sigmoid of all values above 17 is the same.
         return InferenceBatch(pred_score=scores.double().sigmoid(), anomaly_map=anomaly_map)
+
+
+def draw_masks(count: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Return masks (count, 1, height, width) float32 of 0 and 1 in the shapes of Perlin noise. About half are empty."""
+    padded = [1 << (side - 1).bit_length() for side in (height, width)]
+    maps = stretched(draw_noise(count, padded[0], padded[1], device), _PERLIN_THRESHOLD)
+    resized = F.interpolate(maps[:, None], size=(height, width), mode="bilinear")
+    filled = torch.rand(count, 1, 1, 1, device=device) <= _ANOMALOUS
+    return (filled & (resized > _PERLIN_THRESHOLD)).float()
+
+
+def loss_of(maps: Tensor, scores: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
+    """Return anomalib's `SSNLoss`, a scalar, without waiting for the device to count anomalous pixels.
+
+    Args:
+        maps: (B, 1, H, W) logits.
+        scores: (B,) logits.
+        masks: (B, 1, H, W) float32: 1 where a pixel is anomalous.
+        labels: (B,) float32: 1 where an image is anomalous.
+    """
+    value: Tensor = _focal(maps, masks) + _focal(scores, labels)
+    for target, logits in ((1 - masks, maps), (masks, -maps)):
+        value = value + (F.relu(logits + _TRUNCATION) * target).sum() / target.sum().clamp(min=1)
+    return value
+
+
+def _focal(logits: Tensor, targets: Tensor) -> Tensor:
+    loss: Tensor = sigmoid_focal_loss(logits, targets, alpha=-1, gamma=4.0, reduction="mean")
+    return loss

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from raybench.detectors import backbone
-from raybench.detectors.device import own_draws, synchronize
+from raybench.detectors.device import own_draws, synchronize, upload
 from raybench.detectors.protocol import Card, Detector, DeviceScored, FitContext, Images, Scored, TrainImages, checked
 from raybench.detectors.weights.catalog import BACKBONES
 from raybench.errors import IntegrityError, LineError, ModelError, is_out_of_memory
@@ -93,7 +93,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
         """Return images as a uint8 tensor on the device. Raises ModelError for another size."""
         if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, 3):
             raise ModelError(f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}")
-        return upload(images, self.device)
+        return _on(images, self.device)
 
     def score_on_device(self, images: Tensor) -> DeviceScored:
         """Score images (B, H, W, 3) uint8 on the device, without waiting for it."""
@@ -177,13 +177,11 @@ class TorchDetector(Detector, Generic[SettingsT]):
 
 def to_tensor(images: Images, device: torch.device) -> Tensor:
     """Convert images (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]. Read-only arrays, as Ray's, are copied."""
-    return to_float(upload(images, device))
+    return to_float(_on(images, device))
 
 
-def upload(images: Images, device: torch.device) -> Tensor:
-    """Return images (B, H, W, 3) as a uint8 tensor on the device. Read-only arrays, as Ray's, are copied."""
-    tensor = torch.from_numpy(images if images.flags.writeable else images.copy())
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+def _on(images: Images, device: torch.device) -> Tensor:
+    return upload(torch.from_numpy(images if images.flags.writeable else images.copy()), device)
 
 
 def to_float(pixels: Tensor) -> Tensor:

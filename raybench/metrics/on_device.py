@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from raybench.errors import is_out_of_memory
 from raybench.metrics import pixel, sketch
 from raybench.metrics.heat import Heat
 from raybench.metrics.masks import Mask
@@ -62,16 +63,22 @@ class DeviceCounts:
     def add(self, image_ids: Sequence[str], maps: Tensor, masks: Sequence[Mask | None]) -> None:
         """See `heat.HeatCounts`."""
         buckets, points, heats = self._buckets or _Buckets.empty(maps.device), [], []
-        step = max(1, _MOST_PX // (maps.shape[1] * maps.shape[2]))
-        for start in range(0, len(maps), step):
-            part = slice(start, start + step)
+        start, most = 0, max(1, _MOST_PX // (maps.shape[1] * maps.shape[2]))
+        while start < len(maps):
+            part = slice(start, start + most)
             flat = maps[part].flatten(1)
-            heats.append(_heats(flat, _Places.of([mask or _NOTHING for mask in masks[part]], flat), self._typical))
-            known = [at for at, mask in enumerate(masks[part]) if mask is not None]
-            if known:
-                counted = _Counted.of(flat[known], [mask for mask in masks[part] if mask is not None], buckets.shift)
-                buckets = buckets.merge(*counted.buckets)
-                points.append(counted.points)
+            try:
+                heat = _heats(flat, _Places.of([mask or _NOTHING for mask in masks[part]], flat), self._typical)
+                counted = _Counted.of(flat, masks[part], buckets.shift)
+            except (RuntimeError, MemoryError) as error:
+                if len(flat) == 1 or not is_out_of_memory(error):
+                    raise
+                most = len(flat) // 2
+                continue
+            buckets = buckets.merge(*counted.buckets)
+            points.append(counted.points)
+            heats.append(heat)
+            start = part.stop
         self._buckets = buckets
         self._points += points
         self._heats += heats
@@ -195,7 +202,7 @@ def _least_shift(changed: Tensor, shift: int) -> int:
 
 @dataclass(frozen=True)
 class _Counted:
-    """The pixels of some images, whose masks are known."""
+    """The pixels of those images whose masks are known."""
 
     buckets: tuple[_Buckets, ...]
     """Of normal and of anomalous pixels."""
@@ -203,15 +210,19 @@ class _Counted:
     """(B, 3, P) int64: quantiles of normal pixels, anomalous pixels and regions; see `pixel.Summary`."""
 
     @classmethod
-    def of(cls, flat: Tensor, masks: Sequence[Mask], shift: int) -> _Counted:
-        """Count maps (B, N) in buckets of at most `shift`."""
+    def of(cls, flat: Tensor, of_each: Sequence[Mask | None], shift: int) -> _Counted:
+        """Count those of the maps (B, N) whose masks are known, in buckets of at most `shift`."""
+        flat = flat[[row for row, mask in enumerate(of_each) if mask is not None]]
+        masks = [mask for mask in of_each if mask is not None]
+        points = torch.zeros((len(masks), 3, pixel.SUMMARY_POINTS), dtype=torch.int64, device=flat.device)
+        if not masks:
+            return cls((), points)
         places = _Places.of(masks, flat)
         keys = _keys(flat)
         anomalous = keys.view(-1)[places.pixels]
         keys.view(-1)[places.pixels] = _LAST  # they end up behind the normal pixels
         ordered = torch.sort(keys, dim=1).values
         normal = [flat.shape[1] - count for count in places.counts]
-        points = torch.zeros((len(masks), 3, pixel.SUMMARY_POINTS), dtype=torch.int64, device=flat.device)
         points[:, pixel.NORMAL] = _normal_points(ordered, normal)
         buckets = [_normal_buckets(ordered, normal, shift)]
         if len(anomalous):

@@ -129,9 +129,14 @@ def _name_image(error: Exception, detector: Detector, images: NamedImages, posit
 
 
 def ahead(items: Iterable[T], count: int = 2) -> Iterator[T]:
-    """Yield `items`, which a thread computes up to `count` in advance. An exception of theirs is raised in turn."""
+    """Yield `items`, which a thread on the same GPU computes up to `count` in advance.
+
+    An exception of theirs is raised in turn.
+    """
+    from raybench.detectors import device  # a CPU task may not need torch, which takes seconds to import
+
     iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1, initializer=device.thread_on_same_gpu()) as pool:
         waiting = deque(pool.submit(next, iterator, end) for _ in range(count))
         while (item := waiting.popleft().result()) is not end:
             waiting.append(pool.submit(next, iterator, end))

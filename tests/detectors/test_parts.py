@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.detectors import backbone, registry, weights
+from raybench.detectors import backbone, patchcore, registry, weights
 from raybench.detectors.anomalib_parts import PadimModel
 from raybench.detectors.crops import Crops
 from raybench.detectors.padim import STRIDES, GaussianStream
@@ -101,8 +101,11 @@ def test_a_stream_of_any_batches_has_the_same_gaussian(sizes: list[int]) -> None
         torch.testing.assert_close(inverse[at], torch.linalg.inv(covariance), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("looks", [1, 32], ids=["cpu", "cuda"])
 @pytest.mark.parametrize("seed", range(5))
-def test_lazy_k_center_chooses_as_the_plain_greedy_does(seed: int) -> None:
+def test_lazy_k_center_chooses_as_the_plain_greedy_does(monkeypatch: pytest.MonkeyPatch, seed: int, looks: int) -> None:
+    monkeypatch.setitem(patchcore._CENTERS_PER_LOOK, "cpu", looks)
+    monkeypatch.setattr(patchcore, "_CANDIDATES", 50)  # fewer than there are rows, so that choices need a proof
     rows = torch.randn((300, 8), generator=torch.Generator().manual_seed(seed))
     chosen = [7]
     gaps = torch.cdist(rows, rows[7:8]).flatten()
