@@ -50,7 +50,7 @@ class _Scoring:
         context = LineContext(prediction.run, prediction.images, prediction.manifest, self.capacity.device)
         self._context = pack_args(context)
         self._retries = Retries(resources.retries)
-        self._waiting = deque(Job("score", prediction.unit, shard.rows, shard) for shard in prediction.waiting())
+        self._waiting = deque(Job("score", prediction.unit, shard.rows, (shard,)) for shard in prediction.waiting())
         self._running = Window[Job]()
 
     def drain(self, stop: Stop) -> dict[str, Failure]:
@@ -65,9 +65,9 @@ class _Scoring:
                 outcome = outcome_of(reference, job.phase, attempt=1)
                 if outcome.failure and self._put_back(job, outcome):
                     continue
-                if job.shard is not None:
-                    failed |= {job.shard.key: outcome.failure} if outcome.failure else {}
-                    self.done(job.shard)
+                for shard in job.shards:
+                    failed |= {shard.key: outcome.failure} if outcome.failure else {}
+                    self.done(shard)
         return failed
 
     def _submit(self, job: Job) -> Any:

@@ -71,4 +71,4 @@ class Retries:
 
 
 def _key(job: Job) -> Key:
-    return job.unit.unit_id, job.phase, job.shard.key if job.shard else ""
+    return job.unit.unit_id, job.phase, job.shards[0].key if job.shards else ""

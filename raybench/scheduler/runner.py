@@ -44,6 +44,7 @@ from raybench.scheduler.window import WAIT_S, Window, outcome_of, wait
 NOTIFY_S = 1.0  # between messages to the aggregator
 NODE_ID = "ray.io/node-id"  # Ray's label of each node
 PATIENCE_S = 120.0  # for which calls retry a failing store, once it has answered
+IMAGES_PER_GPU_JOB = 512  # so that a GPU goes on while a shard is written
 MAX_FAULTS = 2  # of the GPUs of a node, found by different processes, before it gets no more tasks
 Watcher = Callable[[Backlog], None]
 
@@ -74,7 +75,8 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         shares = GpuShares(cluster.fixed_share, plan.experiment.resources.gpu_memory_mb, costs)
         schedule = plan_schedule(plan, commits, costs, cluster.capacity)
         forecast = estimate_schedule(schedule, cluster.capacity, shares)
-        backlog = Backlog(schedule.units, plan.manifests, commits)
+        per_job = 0 if cluster.capacity.device == "cpu" else IMAGES_PER_GPU_JOB
+        backlog = Backlog(schedule.units, plan.manifests, commits, per_job)
         if cluster.capacity.device != "cpu" and any(registry.uses_torch(unit.detector) for unit in schedule.units):
             leave_out_unusable(cluster)
         dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares)

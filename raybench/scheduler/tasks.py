@@ -173,10 +173,11 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
         from raybench.worker import train
 
         return train.train(job.unit, context.manifest, worker_context).spent
-    if job.phase == "score" and job.shard is not None:
+    if job.phase == "score":
         from raybench.worker import score
 
-        return score.score(job.unit, context.manifest, job.shard, worker_context).spent
+        records = score.score_shards(job.unit, context.manifest, job.shards, worker_context)
+        return functools.reduce(ResourceUsage.plus, (record.spent for record in records if record.spent))
     if job.phase == "measure":
         from raybench.worker import merge, timing
 

@@ -1,9 +1,10 @@
-"""Score one shard with one trained detector: write scores, heat maps and partial metrics to the store."""
+"""Score shards with one trained detector: write scores, heat maps and partial metrics to the store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from raybench.config.unit import Unit
@@ -14,7 +15,7 @@ from raybench.metrics.descriptors import Descriptors, describe
 from raybench.metrics.heatmap_contrast import HeatmapContrast
 from raybench.metrics.image import ImageScores
 from raybench.metrics.regions import Regions
-from raybench.runs.records import Blob, ScoreRecord, TrainRecord
+from raybench.runs.records import Blob, ResourceUsage, ScoreRecord, TrainRecord
 from raybench.runs.run import score_name
 from raybench.runs.scores import ScoreRow, write_scores
 from raybench.worker import heatmaps
@@ -26,41 +27,41 @@ JUDGED = ("ok", "ng")
 
 
 def score(unit: Unit, manifest: Manifest, shard: ShardInfo, context: WorkerContext) -> ScoreRecord:
-    """Score every image of `shard` and commit the record; return a record that is committed already.
+    """Score every image of `shard` and commit the record; see `score_shards`."""
+    return score_shards(unit, manifest, [shard], context)[0]
+
+
+def score_shards(
+    unit: Unit, manifest: Manifest, shards: Sequence[ShardInfo], context: WorkerContext
+) -> list[ScoreRecord]:
+    """Score every image of some shards and commit a record for each; return the records, some of an earlier commit.
+
+    On a GPU the stages overlap: it scores and judges images while those before are written, packed and put.
 
     Raises IntegrityError when the unit is not trained.
     """
-    name = score_name(shard.key)
-    if done := context.run.read(unit.unit_id, name, ScoreRecord):
-        return done
+    done = {shard.key: context.run.read(unit.unit_id, score_name(shard.key), ScoreRecord) for shard in shards}
+    missing = [shard for shard in shards if not done[shard.key]]
     meter = UsageMeter(context)
     trained = context.run.read(unit.unit_id, "train", TrainRecord)
-    if trained is None:
+    if missing and trained is None:
         raise IntegrityError(f"{unit}: scored before it was trained")
-    scoring = _ShardScoring(unit, manifest, shard, trained, context)
-    scores = write_scores(scoring.rows(), fit=unit.input.mode)
-    stem, data = Path(shard.key).stem, {"scores": scores, **scoring.partials()}
 
-    def put(name: str) -> Blob:
-        path = f"scores/{stem}" if name == "scores" else f"partial/{stem}-{name}"
-        return context.run.put_blob(unit.unit_id, path, data[name])
+    def judged() -> Iterator[tuple[_ShardScoring, ScoredBatch]]:
+        for shard in missing:
+            scoring = _ShardScoring(unit, manifest, shard, trained, context)  # type: ignore[arg-type]
+            yield from ((scoring, batch) for batch in scoring.judged())
 
-    with ThreadPoolExecutor(len(data)) as pool:  # waiting for a store is most of the time of a short shard
-        blobs = dict(zip(data, pool.map(put, data), strict=True))
-    record = ScoreRecord(
-        unit_id=unit.unit_id,
-        image_shard=shard.key,
-        rows=len(scoring.scores),
-        masks=scoring.masks,
-        shard=blobs["scores"],
-        images=blobs["images"],
-        pixels=blobs["pixels"],
-        regions=blobs["regions"],
-        glow=blobs["glow"],
-        traits=blobs["traits"],
-        spent=meter.read(len(scoring.scores), scoring.detector),
-    )
-    return context.run.commit(unit.unit_id, name, record)
+    stages = judged() if context.device == "cpu" else ahead(judged())
+    with ThreadPoolExecutor(context.threads) as describing, ThreadPoolExecutor(1) as committing:
+        waiting = []
+        for scoring, batches in itertools.groupby(stages, key=lambda pair: pair[0]):
+            rows = (row for _, batch in batches for row in scoring.rows(batch, describing))
+            scores = write_scores(rows, fit=unit.input.mode)
+            spent = meter.read(len(scoring.scores), scoring.detector)
+            waiting.append(committing.submit(scoring.commit, scores, spent))
+        records = {record.image_shard: record for record in (future.result() for future in waiting)}
+    return [record for shard in shards if (record := done[shard.key] or records.get(shard.key))]
 
 
 class _ShardScoring:
@@ -69,7 +70,7 @@ class _ShardScoring:
     def __init__(
         self, unit: Unit, manifest: Manifest, shard: ShardInfo, trained: TrainRecord, context: WorkerContext
     ) -> None:
-        self.unit, self.trained, self.context = unit, trained, context
+        self.unit, self.shard, self.trained, self.context = unit, shard, trained, context
         self.detector = cached_detector(unit, trained, context)
         self.images = context.cached_shard(unit, manifest, shard)
         self.annotations = open_annotations(context.lines, shard, context.cache_dir)
@@ -77,7 +78,7 @@ class _ShardScoring:
             raise IntegrityError(f"{shard.key}: the decode cache is not of this shard")
         self.has_masks = manifest.masks > 0
         self.counts = heatmaps.counts_on(context.device, self.typical, context.threads)
-        self.judged: list[Annotation] = []
+        self.labelled: list[Annotation] = []
         self.masks = 0
         self.scores: list[float] = []
         self._descriptors: list[Descriptors] = []
@@ -87,15 +88,9 @@ class _ShardScoring:
         """Heat of a typical OK image."""
         return self.trained.heat_low or 0.0
 
-    def rows(self) -> Iterator[ScoreRow]:
-        """Score all images in order; the metrics are complete when the iterator is exhausted.
-
-        On a GPU, the next batch is scored and judged while the rows of this one are written.
-        """
-        batches = map(self._judge, score_all(self.detector, self.images, self.context.batch, self.context.device))
-        with ThreadPoolExecutor(self.context.threads) as pool:
-            for batch in batches if self.context.device == "cpu" else ahead(batches):
-                yield from self._rows(batch, pool)
+    def judged(self) -> Iterator[ScoredBatch]:
+        """Score all images in order, and add each batch to the metrics of heat maps."""
+        return map(self._judge, score_all(self.detector, self.images, self.context.batch, self.context.device))
 
     def _judge(self, batch: ScoredBatch) -> ScoredBatch:
         """Add a batch to the metrics of heat maps, at the resolution of the source images.
@@ -113,17 +108,18 @@ class _ShardScoring:
             self.counts.add(
                 [each.image_id for each in some], maps, [each.mask if self.has_masks else None for each in some]
             )
-            self.judged += some
+            self.labelled += some
         self.masks += sum(annotations[row].has_mask for row in labelled if self.has_masks)
         return batch
 
-    def _rows(self, batch: ScoredBatch, pool: ThreadPoolExecutor) -> Iterator[ScoreRow]:
+    def rows(self, batch: ScoredBatch, describing: Executor) -> Iterator[ScoreRow]:
+        """Yield the rows of a batch that `judged` has yielded; the threads of `describing` compute descriptors."""
         scored, limit, index = batch.scored(), self.trained.threshold.value, self.images.index
         maps = scored.heatmaps
         image_ids = [self.images.image_ids[position] for position in batch.positions]
         if maps is not None:
-            describing = map if self.context.threads == 1 else pool.map
-            values = list(describing(lambda heat, image: describe(heat, image, self.typical), maps, batch.pixels))
+            spread = map if self.context.threads == 1 else describing.map
+            values = list(spread(lambda heat, image: describe(heat, image, self.typical), maps, batch.pixels))
             types = [self.annotations.rows[position]["defect_type"] for position in batch.positions]
             self._descriptors.append(Descriptors.of(image_ids, types, values))
         for row, position in enumerate(batch.positions):
@@ -142,11 +138,37 @@ class _ShardScoring:
                 width=index.widths[position],
             )
 
-    def partials(self) -> Mapping[str, bytes]:
+    def commit(self, scores: bytes, spent: ResourceUsage) -> ScoreRecord:
+        """Put the scores shard and the partial metrics, once all rows have been yielded, and commit the record."""
+        data = {"scores": scores, **self._partials()}
+        unit_id, stem = self.unit.unit_id, Path(self.shard.key).stem
+
+        def put(name: str) -> Blob:
+            path = f"scores/{stem}" if name == "scores" else f"partial/{stem}-{name}"
+            return self.context.run.put_blob(unit_id, path, data[name])
+
+        with ThreadPoolExecutor(len(data)) as pool:  # a store answers after milliseconds, whatever the size
+            blobs = dict(zip(data, pool.map(put, data), strict=True))
+        record = ScoreRecord(
+            unit_id=unit_id,
+            image_shard=self.shard.key,
+            rows=len(self.scores),
+            masks=self.masks,
+            shard=blobs["scores"],
+            images=blobs["images"],
+            pixels=blobs["pixels"],
+            regions=blobs["regions"],
+            glow=blobs["glow"],
+            traits=blobs["traits"],
+            spent=spent,
+        )
+        return self.context.run.commit(unit_id, score_name(self.shard.key), record)
+
+    def _partials(self) -> Mapping[str, bytes]:
         """Return the partial metrics of the shard by name, serialised."""
         pixels, heats = self.counts.finish()
         regions, contrasts = [], []
-        for heat, annotation in zip(heats, self.judged, strict=True):
+        for heat, annotation in zip(heats, self.labelled, strict=True):
             contrasts.append(HeatmapContrast.of(annotation.image_id, annotation.label, heat, annotation.mask))
             if annotation.mask is not None and self.has_masks:
                 regions.append(

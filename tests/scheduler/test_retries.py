@@ -15,7 +15,7 @@ from tests.support.backlog import drain, manifest, unit
 
 LINES = {"a": manifest("a", 2)}
 SHARD = LINES["a"].scored_shards[0]
-TRAIN, SCORE = Job("train", unit("a", 0), 0), Job("score", unit("a", 0), 10, SHARD)
+TRAIN, SCORE = Job("train", unit("a", 0), 0), Job("score", unit("a", 0), 10, (SHARD,))
 
 
 def test_a_dead_worker_is_replaced_at_once_and_not_for_ever() -> None:

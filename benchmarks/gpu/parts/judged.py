@@ -49,7 +49,7 @@ def _judge(side: int, images: int, device: str) -> Finding:
     maps = full.cpu().numpy()
     started = time.perf_counter()
     on_host = HostCounts(_TYPICAL, threads=1)
-    on_host.add(names, maps, prepared)
+    on_host.add(names, list(maps), prepared)
     host_pixels, host_heats = on_host.finish()
     host_ms = (time.perf_counter() - started) / images * 1e3
     by_opencv = np.stack([cv2.resize(one, (side, side), interpolation=cv2.INTER_LINEAR) for one in small])
