@@ -28,7 +28,7 @@ def set_chunk(detector: Any, images: int) -> None:
 
 def largest_batch(device: str) -> int:
     """Return how many images a task scores in one batch, at most."""
-    largest: Any = getattr(batches, "MAX_BATCH", None) or context.MAX_BATCH
+    largest: Any = getattr(batches, "MAX_BATCH", None) or getattr(context, "MAX_BATCH", None)
     chosen: int = largest if isinstance(largest, int) else largest[device]
     return chosen
 
