@@ -105,7 +105,7 @@ class Anomalies:
         textures = self._textures.batch(torch.randint(len(self._textures), (len(chosen),)).tolist())
         altered = torch.stack([self._alter(texture) for texture in textures])
         places = upload(chosen, images.device)
-        masks.index_copy_(0, places, draw_masks(len(chosen), *images.shape[-2:], images.device))
+        masks.index_copy_(0, places, draw_masks(len(chosen), masks.shape[2], masks.shape[3], images.device))
         low, high = _OPACITY
         opacity = masks * (low + (high - low) * torch.rand(len(images), 1, 1, 1, device=images.device))
         return torch.lerp(images, images.index_copy(0, places, altered), opacity), masks

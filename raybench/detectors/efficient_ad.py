@@ -112,9 +112,12 @@ class Model(EfficientAdModel):
         self.quantiles = nn.ParameterDict({name: torch.tensor(0.0) for name in names})
 
     def _normalize_teacher(self, teacher_output: Tensor) -> Tensor:
-        return (teacher_output - self.mean_std["mean"]) / self.mean_std["std"]
+        standardised: Tensor = (teacher_output - self.mean_std["mean"]) / self.mean_std["std"]
+        return standardised
 
-    def compute_losses(self, batch: Tensor, batch_imagenet: Tensor, distance_st: Tensor) -> tuple[Tensor, ...]:
+    def compute_losses(
+        self, batch: Tensor, batch_imagenet: Tensor, distance_st: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the losses of the student against the teacher, of the autoencoder, and of one against the other."""
         channels = self.teacher_out_channels
         distances = reduce_tensor_elems(distance_st)
@@ -136,8 +139,9 @@ class Autoencoder(AutoEncoder):
         super().__init__(channels, padding=False)
         self.normalise = pdn.Normalise()
 
-    def forward(self, images: Tensor, size: torch.Size) -> Tensor:
-        rebuilt: Tensor = self.decoder(self.encoder(self.normalise(images)), size)
+    def forward(self, images: Tensor, image_size: tuple[int, int] | torch.Size) -> Tensor:
+        """Return rebuilt features (B, channels, H/4 - 8, W/4 - 8) of images (B, 3, H, W) in [0, 1]."""
+        rebuilt: Tensor = self.decoder(self.encoder(self.normalise(images)), image_size)
         return rebuilt
 
 

@@ -108,8 +108,8 @@ def train_loop_with(
         starts = range(0, len(held), chosen.batch)
         parts = [range(start, min(start + chosen.batch, len(held))) for start in starts]
         with frozen_batch_norm(module):
-            losses = torch.stack([loss_of(batch) for batch in held.batches(parts)]).tolist()
-        return float(sum(value * len(part) for value, part in zip(losses, parts, strict=True)) / len(held))
+            losses: list[float] = torch.stack([loss_of(batch) for batch in held.batches(parts)]).tolist()
+        return sum(value * len(part) for value, part in zip(losses, parts, strict=True)) / len(held)
 
     early_stopping = EarlyStopping(module, lambda: seeded(loss, context.seed, device))
     clock, trained = Clock(context.budget_s, context.device), Trained(held_back=len(held))

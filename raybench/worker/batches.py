@@ -17,7 +17,7 @@ import numpy as np
 from raybench.detectors.protocol import Detector, Images, OnDevice, Scored, checked
 from raybench.errors import BadScores, ModelError, is_gpu_lost, is_out_of_memory
 
-MAX_BATCH = {"cpu": 16, "cuda": 64}
+MAX_BATCH = {"cpu": 16, "cuda": 32}
 """Images per batch when scoring, at most."""
 T = TypeVar("T")
 

@@ -50,7 +50,7 @@ class _Sizes:
     shard_rows: int
 
 
-_FULL = _Sizes(1024, 128, 512, 64)
+_FULL = _Sizes(1024, 128, 512, 128)
 _QUICK = _Sizes(256, 12, 16, 4)
 
 
