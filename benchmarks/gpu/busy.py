@@ -46,10 +46,10 @@ class BusyMeter:
 
 
 def used_mb() -> float:
-    """Return the memory of the first GPU that all processes use, in 10^6 bytes; 0 without NVML."""
+    """Return the memory of the first GPU that all processes use, in 10^6 bytes. Raises RuntimeError without NVML."""
     nvml = _nvml()
     if nvml is None:
-        return 0.0
+        raise RuntimeError("there is no NVML, or no GPU")
     used: int = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(0)).used
     return used / 1e6
 
