@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,11 @@ import numpy.typing as npt
 import torch
 
 from raybench import errors
+from raybench.config.unit import Unit
+from raybench.data.manifest import Manifest, ShardInfo
 from raybench.detectors import torch_detector
-from raybench.worker import batches, context
+from raybench.runs.records import ScoreRecord
+from raybench.worker import batches, context, score
 
 PIXELS = 256 * 256
 
@@ -40,6 +43,13 @@ def scores(detector: Any, images: Any, batch: int, device: str) -> Iterator[npt.
         yield from (scored.scored().scores for scored in score_all(detector, images, batch, device))
     else:
         yield from (scored.scores for _, _, scored in score_all(detector, images, batch))
+
+
+def score_shards(unit: Unit, manifest: Manifest, shards: Sequence[ShardInfo], context: Any) -> list[ScoreRecord]:
+    """Score some shards as one task does; an earlier version has a task for each."""
+    if hasattr(score, "score_shards"):
+        return score.score_shards(unit, manifest, shards, context)
+    return [score.score(unit, manifest, shard, context) for shard in shards]
 
 
 def is_memory(error: Exception) -> bool:

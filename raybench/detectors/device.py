@@ -47,7 +47,7 @@ def exact(device: str) -> str:
 
 
 def use_exact_floats() -> None:
-    """Compute convolutions and matrix products in full float32 from now on.
+    """Compute convolutions and matrix products in full float32, and the same bytes each time, from now on.
 
     By default torch rounds the inputs of convolutions to TF32, 10 bits of mantissa, on GPUs that have it; NVIDIA's
     images do so in matrix products too (TORCH_ALLOW_TF32_CUBLAS_OVERRIDE). Scores would differ by 1e-3 from a CPU's.
@@ -55,6 +55,7 @@ def use_exact_floats() -> None:
     """
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True  # else transposed convolutions add up in any order
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from raybench.runs.records import Phase, ResourceUsage
 
 PARTS = 16  # of a GPU: shares are multiples of 1/16, so that equal tasks fill it without a rest
 MARGIN = 1.2  # over the peak: the allocator's fragments, a line with larger batches at the end
-CONTEXT_MB = 600.0  # of GPU memory that CUDA takes for each process, which torch does not count
+CONTEXT_MB = 900.0  # of GPU memory that CUDA and its libraries take for each process: 829 on an H100
 
 
 def share(peak_mb: float, device_mb: float) -> float:

@@ -108,7 +108,7 @@ def _process(unit: Unit, manifest: Manifest, context: WorkerContext, session: Se
     score(unit, manifest, first, context)
     warm_up_s = time.perf_counter() - started
     with BusyMeter() as scoring:
-        records = [score(unit, manifest, shard, context) for shard in timed]
+        records = versions.score_shards(unit, manifest, timed, context)
     images = sum(record.rows for record in records)
     profiler = cProfile.Profile()
     profiler.runcall(score, unit, manifest, profiled, context)
