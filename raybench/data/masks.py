@@ -22,6 +22,7 @@ from raybench.data.cache import write_cached
 from raybench.data.decode import decode_mask
 from raybench.data.manifest import Label, ShardInfo
 from raybench.data.shards import ImageRow, read_rows
+from raybench.errors import RejectedImage
 from raybench.metrics.masks import Mask
 from raybench.store import Store
 
@@ -64,6 +65,8 @@ class ShardAnnotations:
             counts = np.cumsum([0, *row["counts"]])
             with self.path.open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), 4 * int(counts[-1]), row["offset"])
+            if len(data) != 4 * counts[-1]:
+                raise OSError(f"{self.path}: the mask of {row['image_id']} is cut off")
             values = np.frombuffer(data, np.int32)
             pixels, regions, areas, around = (values[start:end] for start, end in itertools.pairwise(counts))
             mask = Mask(row["height"], row["width"], pixels, regions, areas.astype(np.int64), around)
@@ -116,5 +119,8 @@ def _mask(row: ImageRow) -> Mask | None:
     if row.label not in _LABELLED:
         return None
     if row.mask is not None:
-        return Mask.of(decode_mask(row.mask, row.height, row.width))
+        try:
+            return Mask.of(decode_mask(row.mask, row.height, row.width))
+        except RejectedImage as error:
+            raise RejectedImage(error.reason, f"mask of {row.image_id}: {error.detail}") from error
     return Mask.empty(row.height, row.width) if row.label == "ok" else None

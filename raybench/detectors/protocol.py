@@ -87,13 +87,19 @@ class OnDevice(Protocol):
         ...
 
 
+def check_shapes(scored: Scored | DeviceScored, count: int) -> None:
+    """Raise BadScores unless there are `count` scores and as many heat maps or none."""
+    shape, maps = tuple(scored.scores.shape), scored.heatmaps
+    if shape != (count,):
+        raise BadScores(f"scores of shape {shape} for {count} images; it must be ({count},)")
+    if maps is not None and (maps.ndim != 3 or len(maps) != count):
+        raise BadScores(f"heat maps of shape {tuple(maps.shape)} for {count} images; it must be ({count}, H, W)")
+
+
 def checked(scored: Scored, count: int) -> Scored:
     """Return `scored` unchanged. Raises BadScores unless it has `count` finite scores and as many heat maps or none."""
+    check_shapes(scored, count)
     maps = scored.heatmaps
-    if scored.scores.shape != (count,):
-        raise BadScores(f"scores of shape {scored.scores.shape} for {count} images; it must be ({count},)")
-    if maps is not None and (maps.ndim != 3 or len(maps) != count):
-        raise BadScores(f"heat maps of shape {maps.shape} for {count} images; it must be ({count}, H, W)")
     if not np.isfinite(scored.scores).all():
         raise BadScores(f"{int((~np.isfinite(scored.scores)).sum())} of {count} scores are not finite")
     if maps is not None and not np.isfinite(maps).all():

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from raybench.errors import is_out_of_memory
 from raybench.metrics import pixel, sketch
@@ -28,8 +27,22 @@ _SHIFTS = 33
 
 
 def resized(maps: Tensor, height: int, width: int) -> Tensor:
-    """Resize heat maps (B, h, w) bilinearly to (B, height, width), as `cv2.resize` does up to float32 rounding."""
-    return F.interpolate(maps[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+    """Resize heat maps (B, h, w) bilinearly to (B, height, width), as `cv2.resize` does up to float32 rounding.
+
+    `interpolate` of torch is coarser: it computes the positions of pixels in float32.
+    """
+    return _stretched(_stretched(maps, 2, width), 1, height)
+
+
+def _stretched(maps: Tensor, dim: int, size: int) -> Tensor:
+    """Resize one dimension linearly."""
+    old = maps.shape[dim]
+    places = ((np.arange(size) + 0.5) * (old / size) - 0.5).clip(0, old - 1)
+    first = np.floor(places).astype(np.int64)
+    second, share = np.minimum(first + 1, old - 1), (places - first).astype(np.float32)
+    at, following, weight = (torch.from_numpy(part).to(maps.device) for part in (first, second, share))
+    weight = weight if dim == 2 else weight[:, None]  # the dimensions are image, row, column
+    return torch.lerp(maps.index_select(dim, at), maps.index_select(dim, following), weight)
 
 
 def on(maps: Tensor | npt.NDArray[np.float32], device: str) -> Tensor:
@@ -70,12 +83,12 @@ class DeviceCounts:
             try:
                 heat = _heats(flat, _Places.of([mask or _NOTHING for mask in masks[part]], flat), self._typical)
                 counted = _Counted.of(flat, masks[part], buckets.shift)
+                buckets = buckets.merge(*counted.buckets)
             except (RuntimeError, MemoryError) as error:
                 if len(flat) == 1 or not is_out_of_memory(error):
                     raise
                 most = len(flat) // 2
                 continue
-            buckets = buckets.merge(*counted.buckets)
             points.append(counted.points)
             heats.append(heat)
             start = part.stop
@@ -175,7 +188,7 @@ class _Buckets:
         parts = (self, *others)
         low, high, columns = (torch.cat([getattr(part, name) for part in parts]) for name in ("low", "high", "columns"))
         low, order = torch.sort(low, stable=True)
-        changed = low[1:] ^ low[:-1]
+        changed = (low[1:] ^ low[:-1]) & (2**32 - 1)  # without the sign, which keys of both signs would leave
         shift = _least_shift(changed, max(part.shift for part in parts))
         first = torch.ones_like(low, dtype=torch.bool)
         first[1:] = (changed >> shift) != 0

@@ -94,6 +94,7 @@ class PixelSketch:
     def __init__(self, sketch: Sketch, summaries: dict[str, Summary]) -> None:
         self._sketch = sketch
         self._summaries = summaries
+        self._trim()
 
     @classmethod
     def empty(cls) -> PixelSketch:
@@ -101,7 +102,7 @@ class PixelSketch:
         return cls(Sketch.empty(COLUMNS), {})
 
     def add(self, maps: Sequence[PixelMap], threads: int = 1) -> None:
-        """Count the pixels of some images.
+        """Count the pixels of some images, all of them or, after an exception, none.
 
         Args:
             maps: Heat maps with masks.
@@ -110,18 +111,18 @@ class PixelSketch:
         Raises:
             ValueError: A heat map contains NaN.
         """
+        whole, summaries = self._sketch, {}
         for image in maps[:1]:  # it tells the others how wide buckets are
-            self._add(image, *_count(image, self._sketch.shift))
-        count = functools.partial(_count, shift=self._sketch.shift)
+            sketches, summaries[image.image_id] = _count(image, whole.shift)
+            whole = whole.merge(*sketches)
+        count = functools.partial(_count, shift=whole.shift)
         with ThreadPoolExecutor(threads) as pool:
             counted = (pool.map if threads > 1 else map)(count, maps[1:])
             for image, (sketches, summary) in zip(maps[1:], counted, strict=True):
-                self._add(image, sketches, summary)
+                whole, summaries[image.image_id] = whole.merge(*sketches), summary
+        self._sketch = whole
+        self._summaries |= summaries
         self._trim()
-
-    def _add(self, image: PixelMap, sketches: Sequence[Sketch], summary: Summary) -> None:
-        self._sketch = self._sketch.merge(*sketches)
-        self._summaries[image.image_id] = summary
 
     def merge(self, other: PixelSketch) -> None:
         """Add the counts of another sketch."""

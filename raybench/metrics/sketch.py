@@ -119,10 +119,12 @@ def tabulate(keys: Keys, shift: int) -> Histogram:
     """
     if shift < _LEAST_TABLE_SHIFT:
         return _sorted(keys, shift)
-    used = _count(keys, shift, *(work := _workspace()))
-    if used < 0:
-        return _sorted(keys, shift)
-    return Histogram(shift, *_collect(used, *work))
+    work = _workspace()
+    del _local.work  # an exception between the calls would leave counts of these keys in it
+    used = _count(keys, shift, *work)
+    found = Histogram(shift, *_collect(used, *work)) if used >= 0 else _sorted(keys, shift)
+    _local.work = work
+    return found
 
 
 def _sorted(keys: Keys, shift: int) -> Histogram:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from raybench.errors import IntegrityError
 
 LEVELS = 2**12 - 1
-_ROWS_PER_GROUP = 64
+_ROWS_PER_GROUP = 32  # as many as a GPU scores at once, so that one batch is written while the next is scored
 SCHEMA = pa.schema(
     [  # type: ignore[arg-type]
         ("image_id", pa.string()),

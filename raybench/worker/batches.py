@@ -12,9 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
-from raybench.detectors.protocol import Detector, Images, OnDevice, Scored, checked
+from raybench.detectors.protocol import Detector, Images, OnDevice, Scored, check_shapes, checked
 from raybench.errors import BadScores, ModelError, is_gpu_lost, is_out_of_memory
 
 MAX_BATCH = {"cpu": 16, "cuda": 32}
@@ -99,16 +97,17 @@ def _score_on_device(detector: OnDevice, images: NamedImages, positions: range, 
     from raybench.detectors import device  # a CPU task may not need torch, which takes seconds to import
 
     scored = detector.score_on_device(detector.upload(pixels))
+    check_shapes(scored, len(positions))
     scores, maps = device.copy_to_host(scored.scores), device.copy_to_host(scored.heatmaps)
 
     def wait() -> Scored:
         found = Scored(scores(), maps())
         for index, position in enumerate(positions):
-            finite = np.isfinite(found.scores[index]) and (
-                found.heatmaps is None or np.isfinite(found.heatmaps[index]).all()
-            )
-            if not finite:
-                raise BadScores(f"image {images.image_ids[position]!r}: its score or heat map is not finite")
+            one = slice(index, index + 1)
+            try:
+                checked(Scored(found.scores[one], None if found.heatmaps is None else found.heatmaps[one]), 1)
+            except BadScores as error:
+                raise BadScores(f"image {images.image_ids[position]!r}: {error}") from error
         return found
 
     return ScoredBatch(positions, pixels, scored.heatmaps, wait)

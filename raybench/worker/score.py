@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from raybench.config.unit import Unit
@@ -52,11 +52,12 @@ def score_shards(
             scoring = _ShardScoring(unit, manifest, shard, trained, context)  # type: ignore[arg-type]
             yield from ((scoring, batch) for batch in scoring.judged())
 
-    stages = judged() if context.device == "cpu" else ahead(judged())
-    with ThreadPoolExecutor(context.threads) as describing, ThreadPoolExecutor(1) as committing:
+    overlapping = ahead if context.device != "cpu" else iter
+    described = ((scoring, scoring.rows(batch)) for scoring, batch in overlapping(judged()))
+    with ThreadPoolExecutor(1) as committing:
         waiting = []
-        for scoring, batches in itertools.groupby(stages, key=lambda pair: pair[0]):
-            rows = (row for _, batch in batches for row in scoring.rows(batch, describing))
+        for scoring, batches in itertools.groupby(overlapping(described), key=lambda pair: pair[0]):
+            rows = itertools.chain.from_iterable(rows for _, rows in batches)
             scores = write_scores(rows, fit=unit.input.mode)
             spent = meter.read(len(scoring.scores), scoring.detector)
             waiting.append(committing.submit(scoring.commit, scores, spent))
@@ -112,31 +113,32 @@ class _ShardScoring:
         self.masks += sum(annotations[row].has_mask for row in labelled if self.has_masks)
         return batch
 
-    def rows(self, batch: ScoredBatch, describing: Executor) -> Iterator[ScoreRow]:
-        """Yield the rows of a batch that `judged` has yielded; the threads of `describing` compute descriptors."""
+    def rows(self, batch: ScoredBatch) -> list[ScoreRow]:
+        """Return the rows of a batch that `judged` has yielded, and describe its images."""
         scored, limit, index = batch.scored(), self.trained.threshold.value, self.images.index
         maps = scored.heatmaps
         image_ids = [self.images.image_ids[position] for position in batch.positions]
         if maps is not None:
-            spread = map if self.context.threads == 1 else describing.map
-            values = list(spread(lambda heat, image: describe(heat, image, self.typical), maps, batch.pixels))
+            values = [describe(heat, image, self.typical) for heat, image in zip(maps, batch.pixels, strict=True)]
             types = [self.annotations.rows[position]["defect_type"] for position in batch.positions]
             self._descriptors.append(Descriptors.of(image_ids, types, values))
-        for row, position in enumerate(batch.positions):
-            raw = float(scored.scores[row])
-            self.scores.append(raw)
-            yield ScoreRow(
+        scores = scored.scores.tolist()
+        self.scores += scores
+        return [
+            ScoreRow(
                 image_id=image_ids[row],
                 line=self.unit.line,
                 model=self.unit.model,
                 unit_id=self.unit.unit_id,
                 label=index.labels[position],
-                score=raw,
-                is_anomalous=None if limit is None else raw > limit,
+                score=scores[row],
+                is_anomalous=None if limit is None else scores[row] > limit,
                 heatmap=None if maps is None else maps[row],
                 height=index.heights[position],
                 width=index.widths[position],
             )
+            for row, position in enumerate(batch.positions)
+        ]
 
     def commit(self, scores: bytes, spent: ResourceUsage) -> ScoreRecord:
         """Put the scores shard and the partial metrics, once all rows have been yielded, and commit the record."""
