@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale chaos ten-models docs lock bundle bundle-check clean
+.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-gpu gpu-kit chaos ten-models docs lock bundle bundle-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -70,6 +70,12 @@ bench-resume: $(READY) ## Time to run a finished run of 10,000 fake units again;
 
 bench-scale: $(READY) ## What 10,000 fake units cost the driver, and what 1,000 GPUs would; writes docs/scale.md; SCALE="--workers"
 	$(BIN)/python -m benchmarks.scale $(SCALE)
+
+bench-gpu: $(READY) ## Check and measure raybench on this machine's GPU; GPU="train unit --models padim", or "--device cpu --quick"
+	$(BIN)/python -m benchmarks.gpu $(GPU)
+
+gpu-kit: $(READY) ## Put the wheels that a GPU machine without network needs into .whl
+	$(BIN)/python -m benchmarks.gpu.kit
 
 ten-models: $(READY) ## Compare ten models on the lines below DATA (layout mvtec) and write docs/ten-models.md; about an hour
 	$(BIN)/python -m benchmarks.ten_models $(DATA)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.masks import Mask
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.ranking import paired_difference
@@ -32,7 +33,16 @@ class Run:
     values: Values
 
 
-def scene(count: int, side: int) -> list[PixelMap]:
+@dataclass(frozen=True)
+class Image:
+    """heatmap: (H, W) float32. mask: (H, W) bool."""
+
+    image_id: str
+    heatmap: np.ndarray
+    mask: np.ndarray
+
+
+def scene(count: int, side: int) -> list[Image]:
     """Scores inside [0, 1], where every peer is right."""
     rng = np.random.default_rng(0)
     maps = []
@@ -42,34 +52,36 @@ def scene(count: int, side: int) -> list[PixelMap]:
         for _ in range(number % 3):
             y, x = rng.integers(0, side - 40, 2)
             mask[y : y + rng.integers(5, 40), x : x + rng.integers(5, 40)] = True
-        maps.append(PixelMap(str(number), ((heat + mask * 0.5) / 8).clip(0, 1).astype(np.float32), mask))
+        maps.append(Image(str(number), ((heat + mask * 0.5) / 8).clip(0, 1).astype(np.float32), mask))
     return maps
 
 
-def ours(maps: Sequence[PixelMap], threads: int = 1, *, intervals: bool = False) -> Values:
+def ours(maps: Sequence[Image], threads: int = 1, *, intervals: bool = False) -> Values:
+    """Masks are prepared here too, as the others label regions in the time that is measured."""
     sketch = PixelSketch.empty()
     for start in range(0, len(maps), BATCH):
-        sketch.add(maps[start : start + BATCH], threads)
+        batch = [PixelMap(one.image_id, one.heatmap, Mask.of(one.mask)) for one in maps[start : start + BATCH]]
+        sketch.add(batch, threads)
     found = sketch.evaluate(intervals=intervals)
     return tuple(number.value or 0.0 for number in (found.pixel_auroc, found.pixel_ap, found.au_pro))
 
 
-def ours_with_intervals(maps: Sequence[PixelMap]) -> Values:
+def ours_with_intervals(maps: Sequence[Image]) -> Values:
     return ours(maps, intervals=True)
 
 
-def ours_on_two_cores(maps: Sequence[PixelMap]) -> Values:
+def ours_on_two_cores(maps: Sequence[Image]) -> Values:
     return ours(maps, threads=2)
 
 
-def scikit_learn(maps: Sequence[PixelMap]) -> Values:
+def scikit_learn(maps: Sequence[Image]) -> Values:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     heat, mask = (np.concatenate([getattr(one, name).ravel() for one in maps]) for name in ("heatmap", "mask"))
     return roc_auc_score(mask, heat), average_precision_score(mask, heat)
 
 
-def anomalib(maps: Sequence[PixelMap]) -> Values:
+def anomalib(maps: Sequence[Image]) -> Values:
     import torch
 
     with warnings.catch_warnings():
@@ -86,7 +98,7 @@ def anomalib(maps: Sequence[PixelMap]) -> Values:
     return tuple(found)
 
 
-def adeval(maps: Sequence[PixelMap]) -> Values:
+def adeval(maps: Sequence[Image]) -> Values:
     if not hasattr(np, "trapz"):
         np.trapz = np.trapezoid  # type: ignore[attr-defined]  # ADEval 1.1 asks for NumPy 1's name
     from adeval import EvalAccumulator
@@ -98,7 +110,7 @@ def adeval(maps: Sequence[PixelMap]) -> Values:
     return gathered._auroc(pixels), gathered._aupr(pixels), gathered._aupro()
 
 
-def exact(maps: Sequence[PixelMap]) -> Values:
+def exact(maps: Sequence[Image]) -> Values:
     """From every pixel: AUROC and AP by scikit-learn, AU-PRO over sorted scores."""
     auroc, ap = scikit_learn(maps)
     heat = np.concatenate([one.heatmap.ravel() for one in maps])
@@ -119,7 +131,7 @@ def _region_weights(mask: np.ndarray) -> np.ndarray:
     return np.where(labels > 0, 1 / np.bincount(labels.ravel())[labels], 0)
 
 
-TOOLS: Mapping[str, Callable[[Sequence[PixelMap]], Values]] = {
+TOOLS: Mapping[str, Callable[[Sequence[Image]], Values]] = {
     "raybench": ours,
     "  2 threads": ours_on_two_cores,
     "  with intervals": ours_with_intervals,

@@ -482,6 +482,8 @@ def print_summary(summary: RunSummary, console: Console) -> None:
     for line, failure in summary.uninspected.items():
         text = f"the data of {line} were not inspected: {failure.error_type}: {failure.message}"
         console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for text in summary.unusable:
+        console.print(f"left out: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(summary.text, highlight=False)
 
 

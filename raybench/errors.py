@@ -14,6 +14,7 @@ RaybenchError
 │   └── UnsafeStore         the store ignores conditional PUT, so commits could be lost
 ├── RunStopped              a signal ended the run early; nothing is lost, and the same command resumes it
 ├── TimeLimit               a unit took longer than the experiment allows
+├── GpuUnusable             a GPU of the cluster fails before anything is asked of it; names node, driver and remedy
 ├── IntegrityError          stored bytes differ from what was written (size, digest, page checksum, schema)
 └── ModelError              a detector fails
     ├── WeightsMissing      required weights are missing; names the remedy
@@ -24,9 +25,22 @@ RaybenchError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 SHOWN_NAMES = 30
+
+# Libraries of a GPU raise RuntimeErrors that differ in their words only. cuDNN calls a lack of memory "not initialized"
+# or "internal error" when it finds none for its handle or its plans.
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory"
+    r"|(CUBLAS|CUDNN|CUSOLVER)_STATUS_ALLOC_FAILED|CUDNN_STATUS_(NOT_INITIALIZED|INTERNAL_ERROR)",
+    re.IGNORECASE,
+)
+_GPU_LOST = re.compile(
+    r"CUDA error|CUDNN_STATUS_EXECUTION_FAILED|CUDA driver initialization failed|CUDA unknown error"
+    r"|cudaGetDeviceCount|No CUDA GPUs are available|NVIDIA driver|not compiled with CUDA"
+)
 
 
 class RaybenchError(Exception):
@@ -112,6 +126,10 @@ class TimeLimit(RaybenchError):
     """A unit took longer than `resources.unit_timeout_s`."""
 
 
+class GpuUnusable(RaybenchError):
+    """A GPU does not compute. The message names the node, the driver and the remedy."""
+
+
 class IntegrityError(RaybenchError):
     """Stored bytes differ from the bytes that were written."""
 
@@ -140,3 +158,26 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"did you mean {close[0]!r}?"
     more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
     return f"known: {', '.join(names[:SHOWN_NAMES])}{more}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether the memory of the host or of a GPU ran out, by the class of an error or by its text."""
+    if isinstance(error, MemoryError) or _is_named("OutOfMemoryError", error):
+        return True
+    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def is_gpu_lost(error: BaseException) -> bool:
+    """Tell whether this process cannot use its GPU any more, or never could.
+
+    After an illegal access, a failed assertion on the device or a hardware fault, each later call of CUDA fails in the
+    same process. A driver that is missing or too old fails the first one.
+    """
+    if is_out_of_memory(error) or not isinstance(error, (RuntimeError, AssertionError)):
+        return False
+    return _is_named("AcceleratorError", error) or bool(_GPU_LOST.search(str(error)))
+
+
+def _is_named(name: str, error: BaseException) -> bool:
+    """Whether a class of `error` has this name. Torch's are not imported, because it takes seconds."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)

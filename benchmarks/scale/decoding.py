@@ -17,16 +17,19 @@ from raybench.data.geometry import InputFit, to_source
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.descriptors import describe
 from raybench.metrics.heatmap_contrast import HeatmapContrast
+from raybench.metrics.masks import Mask
 from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.regions import Regions
 from raybench.runs.scores import ScoreRow, write_scores
 from raybench.store import open_store
+from raybench.worker import heatmaps
 
 IMAGES = 16
 NETWORK = 256
 CASES = ((256, ".png"), (1024, ".png"), (1024, ".jpg"))  # side of the source in pixels, file type
 SPOT = 40
 BATCH = 16
+TYPICAL = 1.0  # heat of a typical OK image
 
 
 def measure() -> tuple[Decoding, ...]:
@@ -76,32 +79,27 @@ def _judge(images: npt.NDArray[np.uint8], side: int, fit: InputFit) -> tuple[flo
     maps = rng.gamma(2.0, 1.0, (len(images), NETWORK, NETWORK)).astype(np.float32)
     mask = np.zeros((side, side), bool)
     mask[:SPOT, :SPOT] = True
-    found: list[PixelMap] = []
-    other_s = _cpu_s(lambda: found.extend(_describe(maps, images, mask, fit)))
-    sketch_s = _cpu_s(lambda: _sketch(found))
-    return other_s + sketch_s, sketch_s
+    prepared = Mask.of(mask)  # once per node, for all models and seeds
+    _judge_batches(maps[:1], images, prepared, fit)  # compiles
+    heat_s = _cpu_s(lambda: _judge_batches(maps, images, prepared, fit))
+    full = [PixelMap(str(at), to_source(heatmap, fit, side, side), prepared) for at, heatmap in enumerate(maps)]
+    return heat_s, _cpu_s(lambda: PixelSketch.empty().add(full))
 
 
-def _sketch(maps: list[PixelMap]) -> None:
-    sketch = PixelSketch.empty()
-    for at in range(0, len(maps), BATCH):
-        sketch.add(maps[at : at + BATCH], 1)
-
-
-def _describe(
-    maps: npt.NDArray[np.float32], images: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], fit: InputFit
-) -> list[PixelMap]:
-    found, rows = [], []
-    height, width = mask.shape
+def _judge_batches(maps: npt.NDArray[np.float32], images: npt.NDArray[np.uint8], mask: Mask, fit: InputFit) -> None:
+    counts, rows = heatmaps.counts_on("cpu", TYPICAL, 1), []
+    for start in range(0, len(maps), BATCH):
+        batch = maps[start : start + BATCH]
+        sizes = [(mask.height, mask.width)] * len(batch)
+        for chosen, full in heatmaps.at_source(batch, range(len(batch)), sizes, fit, "cpu"):
+            counts.add([str(start + row) for row in chosen], full, [mask] * len(chosen))
     for at, heatmap in enumerate(maps):
-        full = to_source(heatmap, fit, height, width)
-        HeatmapContrast.of(str(at), "ng", full, 1.0, mask)
-        Regions.of(str(at), "spot", full, mask)
-        describe(heatmap, images[at], 1.0)
-        found.append(PixelMap(str(at), full, mask))
-        rows.append(ScoreRow(str(at), "line", "model", "unit", "ng", 1.0, True, heatmap, height, width))
+        describe(heatmap, images[at], TYPICAL)
+        rows.append(ScoreRow(str(at), "line", "model", "unit", "ng", 1.0, True, heatmap, mask.height, mask.width))
+    for at, heat in enumerate(counts.finish()[1]):
+        HeatmapContrast.of(str(at), "ng", heat, mask)
+        Regions.of(str(at), "spot", heat.region_peaks, mask)
     write_scores(iter(rows), fit=fit.mode)
-    return found
 
 
 def _cpu_s(work: Callable[[], object]) -> float:

@@ -47,6 +47,8 @@ class BoardRow:
     """Why the model cannot be exported; empty if it can."""
     hours: Hours = field(default_factory=Hours)
     """Hours of all seeds that finished."""
+    trained_on: tuple[str, ...] = ()
+    """Kinds of device that its seeds were trained on, by torch's names; empty in runs of an older raybench."""
 
 
 def merge_seeds(results: Sequence[UnitResult], baseline: SquashBaseline | None = None) -> BoardRow:
@@ -80,6 +82,7 @@ def merge_seeds(results: Sequence[UnitResult], baseline: SquashBaseline | None =
         failures=tuple(result.failure for result in results if result.failure),
         not_exportable=first.not_exportable,
         hours=hours_of(done),
+        trained_on=tuple(sorted({result.spent["train"].device for result in done if "train" in result.spent})),
     )
 
 

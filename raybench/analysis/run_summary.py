@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raybench.analysis.board import Board
@@ -22,6 +22,8 @@ class RunSummary:
     """Failures of this command by unit_id, without tracebacks: those are in the store."""
     uninspected: Mapping[str, Failure] = field(default_factory=dict)
     """Lines whose data inspection failed."""
+    unusable: Sequence[str] = ()
+    """Why nodes were left out: their GPUs do not compute."""
 
     @property
     def text(self) -> str:

@@ -136,7 +136,9 @@ def open_cached(
     if not (pixels.exists() and index.exists()):
         _evict(cache_dir, LIMIT_MB * 2**20)
         job = _DecodeJob(shard, fit, threads)
-        _write((pixels, index), lambda file: _fetch(prefetched, name, file) or _decode(lines, manifest, job, file))
+        write_cached(
+            (pixels, index), lambda file: asdict(_fetch(prefetched, name, file) or _decode(lines, manifest, job, file))
+        )
     with contextlib.suppress(FileNotFoundError):
         os.utime(pixels)
     return CachedShard(_index(json.loads(index.read_text())), pixels, fit.height, fit.width)
@@ -183,13 +185,16 @@ class _DecodeJob:
     threads: int
 
 
-def _write(targets: tuple[Path, Path], write: Callable[[BinaryIO], Index]) -> None:
-    """Write pixels and index under temporary names, then rename both. Racing writers write the same bytes."""
+def write_cached(targets: tuple[Path, Path], write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file and its index, which `write` returns as JSON values, under temporary names, then rename both.
+
+    Racing writers write the same bytes.
+    """
     temporary = [path.with_name(f"{path.name}.{uuid.uuid4().hex}") for path in targets]
     try:
         with temporary[0].open("xb") as file:
             index = write(file)
-        temporary[1].write_text(json.dumps(asdict(index)))
+        temporary[1].write_text(json.dumps(index))
         for path, target in zip(temporary, targets, strict=True):
             path.replace(target)
     finally:
@@ -229,7 +234,7 @@ def _resize(
 def _evict(cache_dir: Path, limit: int) -> None:
     """Remove the least recently used files until the cache is at most `limit` bytes. Keep files that may be in use."""
     files = []
-    for path in cache_dir.glob("*.u8"):
+    for path in (*cache_dir.glob("*.u8"), *cache_dir.glob("*.i32")):
         with contextlib.suppress(FileNotFoundError):
             status = path.stat()
             files.append((status.st_mtime, status.st_size, path))

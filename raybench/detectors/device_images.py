@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from raybench.detectors.device import pinned, total_memory_mb, upload
+from raybench.detectors.device import pinned, thread_on_same_gpu, total_memory_mb, upload
 from raybench.detectors.protocol import TrainImages
 from raybench.detectors.torch_detector import to_float, to_tensor
 
@@ -81,7 +81,7 @@ def stream(images: TrainImages, batches: Iterable[Sequence[int]], device: torch.
     def read(indices: Sequence[int]) -> Tensor:
         return pinned(torch.from_numpy(images.batch(indices)), device)
 
-    with ThreadPoolExecutor(1) as reader:
+    with ThreadPoolExecutor(1, initializer=thread_on_same_gpu()) as reader:
         waiting: deque[Future[Tensor]] = deque()
         for indices in batches:
             waiting.append(reader.submit(read, indices))

@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 from raybench.detectors import pdn
 from raybench.detectors.anomalib_parts import AutoEncoder, EfficientAdModel, reduce_tensor_elems
 from raybench.detectors.crops import Crops
-from raybench.detectors.device import upload
+from raybench.detectors.device import has_tf32, tf32_convolutions, upload
 from raybench.detectors.early_stopping import EarlyStopping
 from raybench.detectors.natural_images import NaturalImages
 from raybench.detectors.protocol import Card, FitContext, Provenance, TrainImages
@@ -62,6 +62,7 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         self.details["steps"] = training.train_jointly(steps, self._not_ok(crops, context))
         self.details["stopped_on_plateau"] = alone.reached or joint.reached
         self.details["stopped_by_budget"] = clock.stopped_early
+        self.details |= {"tf32": True} if has_tf32(context.device) else {}
         training.solve_last_layer()
         _set_quantiles(module, unseen)
 
@@ -206,6 +207,7 @@ class StudentTraining:
 
         return self._train(optimiser, loss, steps)
 
+    @tf32_convolutions()
     def _train(
         self, optimiser: torch.optim.Optimizer, loss_of: Callable[[Tensor], Tensor], steps: Iterable[int]
     ) -> int:

@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from raybench.detectors import backbone, weights
 from raybench.detectors.anomalib_parts import SmallPatchDescriptionNetwork
 from raybench.detectors.crops import Crops
-from raybench.detectors.device import own_draws
+from raybench.detectors.device import own_draws, tf32_convolutions
 from raybench.detectors.protocol import FitContext, TrainImages, WeightsFile
 from raybench.detectors.ridge_regression import Ridge, fit_last, patches
 from raybench.detectors.torch_detector import Subset
@@ -101,6 +101,7 @@ def _loss(teacher: nn.Module, data: DistillationData, targets: Any) -> float:
     return float((errors / expected.var((0, 2, 3))).mean())
 
 
+@tf32_convolutions()
 def _optimise(teacher: nn.Module, data: DistillationData, targets: Any) -> int:
     optimiser = torch.optim.Adam(teacher.parameters(), lr=data.lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, data.total))

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,29 @@ class Scored:
         if maps.ndim != 3 or 0 in maps.shape[1:]:
             raise BadScores(f"heat maps of shape {maps.shape}; it must be (B, H, W)")
         return cls(maps.max(axis=(1, 2)).astype(np.float64), maps.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class DeviceScored:
+    """Scores and heat maps of one batch of images, still on the device that computed them."""
+
+    scores: Any
+    """(B,) float64 tensor, as in `Scored`."""
+    heatmaps: Any | None
+    """(B, H, W) float32 tensor, as in `Scored`."""
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A detector whose results can stay on the device: `score` returns the same numbers."""
+
+    def upload(self, images: Images) -> Any:
+        """Return images (B, H, W, 3) as a uint8 tensor on the device."""
+        ...
+
+    def score_on_device(self, images: Any) -> DeviceScored:
+        """Score what `upload` returned, or a part of it. Does not wait for the device."""
+        ...
 
 
 def checked(scored: Scored, count: int) -> Scored:

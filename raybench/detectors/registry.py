@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from raybench.detectors import plugins
-from raybench.detectors.protocol import Detector, FitContext, ModelSpec
+from raybench.detectors.protocol import Detector, FitContext, ModelSpec, OnDevice
 from raybench.detectors.settings import MODELS, AnomalibSettings, Model, Settings
-from raybench.detectors.tiled import Tiled
+from raybench.detectors.tiled import DeviceTiled, Tiled
 from raybench.detectors.weights.catalog import ASSETS
 from raybench.errors import ExperimentError, InputError, IntegrityError, UnknownName, did_you_mean
 
@@ -86,11 +86,21 @@ def create(spec: ModelSpec, size: InputSize, context: FitContext) -> Detector:
     """Create an untrained detector. Raises InputError if the model does not take images of this size."""
     if size.tile:
         inner = _create(spec, size.tile, size.tile, context)
-        return Tiled(inner, size.height, size.width, size.tile)
+        kind = DeviceTiled if isinstance(inner, OnDevice) else Tiled
+        return kind(inner, size.height, size.width, size.tile)
     return _create(spec, size.height, size.width, context)
 
 
+def uses_torch(name: str) -> bool:
+    """Whether a model computes with torch. Unknown for a class of the user's own: False."""
+    return name != "fake" and not _is_plugin(name)
+
+
 def _create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Detector:
+    if context.device != "cpu":
+        from raybench.detectors import device  # torch takes seconds to import
+
+        device.use_exact_floats()
     for side in (height, width):
         if side % spec.stride or side < spec.min_side:
             raise InputError(

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages
+from raybench.detectors.protocol import Card, Detector, DeviceScored, FitContext, Images, Scored, TrainImages
 
 _OVERLAP = 8  # tiles overlap by at least an eighth of their side
 
@@ -27,7 +28,7 @@ class Tiled(Detector):
     """
 
     def __init__(self, inner: Detector, height: int, width: int, tile: int) -> None:
-        self.inner, self.tile = inner, tile
+        self.inner, self.height, self.width, self.tile = inner, height, width, tile
         self.places = [(top, left) for top in starts(height, tile) for left in starts(width, tile)]
 
     @property
@@ -67,6 +68,28 @@ class Tiled(Detector):
         method = f"scored in {len(self.places)} tiles of {self.tile}x{self.tile} px"
         obstacle = "its tiles are cut and joined outside the network"
         return replace(inner, weights_note=f"{inner.weights_note}; {method}", not_exportable=obstacle)
+
+
+class DeviceTiled(Tiled):
+    """The same for a detector whose results can stay on the device. Implements `protocol.OnDevice`."""
+
+    def upload(self, images: Images) -> Any:
+        """Return tiles (B, T, tile, tile, 3) as a uint8 tensor on the device."""
+        tiles = np.stack([cut(image, place, self.tile) for image in images for place in self.places])
+        return self.inner.upload(tiles).unflatten(0, (len(images), len(self.places)))  # type: ignore[attr-defined]
+
+    def score_on_device(self, images: Any) -> DeviceScored:
+        """Score what `upload` returned, without waiting for the device."""
+        scored = self.inner.score_on_device(images.flatten(0, 1))  # type: ignore[attr-defined]
+        scores = scored.scores.reshape(images.shape[:2]).amax(1)
+        if scored.heatmaps is None:
+            return DeviceScored(scores, None)
+        total, count = scored.heatmaps.new_zeros((2, len(images), self.height, self.width))
+        for index, (top, left) in enumerate(self.places):
+            area = np.s_[:, top : top + self.tile, left : left + self.tile]
+            total[area] += scored.heatmaps.unflatten(0, images.shape[:2])[:, index]
+            count[area] += 1
+        return DeviceScored(scores, total / count)
 
 
 class _Tiles:

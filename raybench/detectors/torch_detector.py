@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from raybench.detectors import backbone
-from raybench.detectors.device import is_out_of_memory, own_draws, synchronize
-from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages, checked
+from raybench.detectors.device import own_draws, synchronize, upload
+from raybench.detectors.protocol import Card, Detector, DeviceScored, FitContext, Images, Scored, TrainImages, checked
 from raybench.detectors.weights.catalog import BACKBONES
-from raybench.errors import IntegrityError, LineError, ModelError
+from raybench.errors import IntegrityError, LineError, ModelError, is_out_of_memory
 
 TENSORS_FILE = "model.safetensors"
 _CHUNK_PX = {"cpu": 8 * 256 * 256, "cuda": 64 * 256 * 256}
@@ -86,28 +85,36 @@ class TorchDetector(Detector, Generic[SettingsT]):
 
     def score(self, images: Images) -> Scored:
         """Return raw scores and heat maps. Raises ModelError for another size, BadScores for NaN or infinity."""
+        scored = self.score_on_device(self.upload(images))
+        maps = None if scored.heatmaps is None else scored.heatmaps.cpu().numpy()
+        return checked(Scored(scored.scores.cpu().numpy(), maps), len(images))
+
+    def upload(self, images: Images) -> Tensor:
+        """Return images as a uint8 tensor on the device. Raises ModelError for another size."""
         if images.dtype != np.uint8 or images.shape[1:] != (self.height, self.width, 3):
             raise ModelError(f"expected (B, {self.height}, {self.width}, 3) uint8, got {images.shape} {images.dtype}")
+        return _on(images, self.device)
+
+    def score_on_device(self, images: Tensor) -> DeviceScored:
+        """Score images (B, H, W, 3) uint8 on the device, without waiting for it."""
         torch.set_num_threads(self.context.threads)
-        scores = np.empty(len(images), np.float64)
-        maps: npt.NDArray[np.float32] | None = np.empty(images.shape[:3], np.float32)
+        scores: list[Tensor] = []
+        maps: list[Tensor] = []
+        start = 0
         with torch.inference_mode():
-            start = 0
             while start < len(images):
-                part = slice(start, start + self._chunk(self.height * self.width))
+                part = images[start : start + self._chunk(self.height * self.width)]
                 try:
-                    output: ModelOutput = self.module(to_tensor(images[part], self.device))
-                    scores[part] = output.pred_score.reshape(-1).double().cpu().numpy()
-                    if output.anomaly_map is None:
-                        maps = None
-                    elif maps is not None:
-                        maps[part] = output.anomaly_map.reshape(-1, self.height, self.width).float().cpu().numpy()
+                    output: ModelOutput = self.module(to_float(part))
                 except (RuntimeError, MemoryError) as error:
-                    if not self._halve_chunk(error, len(images[part])):
+                    if not self._halve_chunk(error, len(part)):
                         raise
-                else:
-                    start = part.stop
-        return checked(Scored(scores, maps), len(images))
+                    continue
+                start += len(part)
+                scores.append(output.pred_score.reshape(-1).double())
+                if output.anomaly_map is not None:
+                    maps.append(output.anomaly_map.reshape(-1, self.height, self.width).float())
+        return DeviceScored(torch.cat(scores), torch.cat(maps) if len(maps) == len(scores) else None)
 
     def _chunk(self, pixels_per_image: int) -> int:
         """Return how many images to score in one forward pass."""
@@ -170,8 +177,11 @@ class TorchDetector(Detector, Generic[SettingsT]):
 
 def to_tensor(images: Images, device: torch.device) -> Tensor:
     """Convert images (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1]. Read-only arrays, as Ray's, are copied."""
-    owned = images if images.flags.writeable else images.copy()
-    return to_float(torch.from_numpy(owned).to(device))
+    return to_float(_on(images, device))
+
+
+def _on(images: Images, device: torch.device) -> Tensor:
+    return upload(torch.from_numpy(images if images.flags.writeable else images.copy()), device)
 
 
 def to_float(pixels: Tensor) -> Tensor:

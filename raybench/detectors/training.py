@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.detectors.batch_norm import frozen_batch_norm, recompute_statistics
+from raybench.detectors.device import has_tf32, tf32_convolutions
 from raybench.detectors.device_images import DeviceImages, stream
 from raybench.detectors.early_stopping import EarlyStopping, held_back_count, seeded
 from raybench.detectors.protocol import FitContext, TrainImages
@@ -37,6 +38,8 @@ class Trained:
     """Number of images that no step saw."""
     held_back_losses: list[float] = field(default_factory=list)
     """Mean loss on the held-back images at each check."""
+    tf32: bool = False
+    """Whether convolutions of the steps rounded their inputs to TF32."""
 
     def details(self) -> dict[str, Any]:
         """Return the history for the card. `loss_first` and `loss_last` are means over ten steps."""
@@ -47,6 +50,7 @@ class Trained:
             "loss_last": _mean(self.losses[-_MEAN_STEPS:]),
             "held_back": self.held_back,
             "held_back_losses": self.held_back_losses,
+            **({"tf32": True} if self.tf32 else {}),
         }
 
 
@@ -88,6 +92,7 @@ def train_loop(
     return trained
 
 
+@tf32_convolutions()
 def train_loop_with(
     module: nn.Module, step: LossOf, loss_of: LossOf, images: TrainImages, chosen: Steps, context: FitContext
 ) -> Trained:
@@ -121,6 +126,7 @@ def train_loop_with(
         trained.stopped = "time budget spent"
     if early_stopping.reached:
         trained.stopped = "held-back loss no longer fell"
+    trained.tf32 = has_tf32(context.device)
     return trained
 
 

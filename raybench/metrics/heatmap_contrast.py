@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import IntegrityError
 from raybench.metrics import npz
+from raybench.metrics.heat import Heat
 from raybench.metrics.intervals import bootstrap, percentile_interval
+from raybench.metrics.masks import Mask
 from raybench.metrics.numbers import Estimate
 
-MARGIN = 0.03  # width of the surroundings of a defect, as a share of the image's shorter side
 _VERSION = 1
 
 Floats = npt.NDArray[np.float64]
@@ -47,31 +47,25 @@ class HeatmapContrast:
         return cls(text, text, number, number, number, number)
 
     @classmethod
-    def of(
-        cls,
-        image_id: str,
-        label: str,
-        heatmap: npt.NDArray[np.float32],
-        typical: float,
-        mask: npt.NDArray[np.bool_] | None,
-    ) -> HeatmapContrast:
-        """Measure one image.
+    def of(cls, image_id: str, label: str, heat: Heat, mask: Mask | None) -> HeatmapContrast:
+        """Describe one image.
 
         Args:
             image_id: Id of the image.
             label: "ok" or "ng".
-            heatmap: (H, W) float32.
-            typical: Heat of a typical OK image.
-            mask: (H, W) bool. None if unknown.
+            heat: Its heat map in numbers.
+            mask: Its anomalous pixels. None if unknown.
         """
-        contrast = np.maximum(heatmap - np.float32(typical), 0)
         inside, outside, sharp = np.nan, np.nan, np.nan
-        if mask is not None and mask.any():
-            inside, outside, sharp = _around(contrast, mask)
+        if mask is not None and len(mask.pixels):
+            inside = heat.inside / len(mask.pixels)
+            outside = (heat.total - heat.inside) / max(mask.size - len(mask.pixels), 1)
+            near = heat.inside + heat.around
+            sharp = heat.inside / near if near else 0.0
         return cls(
             image_ids=np.array([image_id]),
             labels=np.array([label]),
-            peaks=np.array([contrast.max()]),
+            peaks=np.array([heat.peak]),
             inside=np.array([inside]),
             outside=np.array([outside]),
             sharp=np.array([sharp]),
@@ -126,17 +120,6 @@ def heatmap_quality(contrast: HeatmapContrast, seed: int = 0) -> HeatmapQuality:
         return HeatmapQuality(noise_ok, none, none)
     noise_around = _mean(_ratio(contrast.outside[masked], contrast.inside[masked]), seed)
     return HeatmapQuality(noise_ok, noise_around, _mean(contrast.sharp[masked], seed))
-
-
-def _around(contrast: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Return the mean contrast inside and outside the mask, and the share inside of the contrast in and around it."""
-    total, inside = float(contrast.sum(dtype=np.float64)), float(contrast[mask].sum(dtype=np.float64))
-    area, outside_px = int(mask.sum()), int((~mask).sum())
-    margin = max(1, round(MARGIN * min(mask.shape)))
-    kernel = np.ones((2 * margin + 1, 2 * margin + 1), np.uint8)
-    near = cv2.dilate(mask.astype(np.uint8), kernel).astype(bool)
-    nearby = float(contrast[near].sum(dtype=np.float64))
-    return inside / area, (total - inside) / max(outside_px, 1), inside / nearby if nearby else 0.0
 
 
 def _ratio(background: Floats, defect: Floats) -> Floats:

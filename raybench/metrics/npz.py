@@ -20,7 +20,10 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 def to_bytes(kind: str, version: int, arrays: Arrays) -> bytes:
     """Pack arrays into a NumPy `.npz` archive that also holds `kind` and `version`."""
     sink = io.BytesIO()
-    np.savez_compressed(sink, allow_pickle=False, **{_VERSION: np.array([kind, str(version)])}, **arrays)
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:  # 6 takes four times as long
+        for name, array in {_VERSION: np.array([kind, str(version)]), **arrays}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
     return sink.getvalue()
 
 

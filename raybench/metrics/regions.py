@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from raybench.errors import IntegrityError
 from raybench.metrics import npz
 from raybench.metrics.intervals import clopper_pearson
+from raybench.metrics.masks import Mask
 from raybench.metrics.numbers import Estimate, RegionRecall, Threshold
 
-CONNECTIVITY = 8
 UNNAMED = "defect"  # type of defects whose images name none
 # by size class, the least share of the image's pixels
 SIZES: Mapping[str, float] = {"below 0.1 % of the image": 0.0, "0.1–1 %": 1e-3, "1 % and more": 1e-2}
@@ -45,20 +44,14 @@ class Regions:
         return cls(text, whole, text, whole, whole, np.empty(0, np.float32))
 
     @classmethod
-    def of(
-        cls, image_id: str, defect_type: str, heatmap: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]
-    ) -> Regions:
-        """Find the regions of one image; `heatmap` and `mask` have the shape (H, W)."""
-        count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=CONNECTIVITY)
-        count -= 1  # without the background
-        inside = labels[mask].astype(np.intp) - 1
-        peaks = np.full(count, -np.inf, np.float32)
-        np.maximum.at(peaks, inside, heatmap[mask])
+    def of(cls, image_id: str, defect_type: str, peaks: npt.NDArray[np.float32], mask: Mask) -> Regions:
+        """Describe the regions of one image; `peaks` (r,) are the highest values of the heat map in them."""
+        count = len(mask.areas)
         return cls(
             np.full(count, image_id),
             np.arange(count),
             np.full(count, defect_type or UNNAMED),
-            np.bincount(inside, minlength=count),
+            mask.areas,
             np.full(count, mask.size),
             peaks,
         )

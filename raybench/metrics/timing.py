@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from raybench.errors import is_out_of_memory
 from raybench.metrics.numbers import Speed
 
 MIN_REPEATS = 3
@@ -104,7 +105,7 @@ def _throughput(run: Callable[[Images], object], image: Images, options: TimingO
             run(images)
             images_per_s = batch / float(np.median(_repeat(lambda _: run(images), few)))  # noqa: B023
         except Exception as error:
-            if batch == 1 or not (isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__):
+            if batch == 1 or not is_out_of_memory(error):
                 raise
             return replace(best, out_of_memory_at=batch)
         if images_per_s < best.images_per_s * _GAIN:

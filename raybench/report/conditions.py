@@ -36,6 +36,7 @@ def conditions(board: Board) -> list[str]:
         f"of models that cannot be told apart by image AUROC the verdict names the one worth most by {weights}"
     )
     texts += [f"device: {text}" for text in speeds]
+    texts += _mixed_devices(board)
     texts += _disturbed([row for row in board.rows if row.speed])
     texts += format_cost(context.spending)
     texts += _weights(board)
@@ -53,6 +54,20 @@ def _budgets(board: Board) -> str:
     others = Counter(budget for budget in by_line.values() if budget != usual)
     parts = [f"{budget:.3g} on {count} line{'s' if count > 1 else ''}" for budget, count in sorted(others.items())]
     return f"{usual:.0%}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _mixed_devices(board: Board) -> list[str]:
+    """Lines whose units were trained on CPUs and on GPUs, as happens when a run is resumed elsewhere."""
+    kinds: dict[str, set[str]] = {}
+    for row in board.rows:
+        kinds.setdefault(row.line, set()).update(row.trained_on)
+    mixed = sorted(line for line, found in kinds.items() if len(found) > 1)
+    if not mixed:
+        return []
+    return [
+        f"{_few(mixed)}: some units were trained on a CPU and some on a GPU, whose rounding differs; small differences "
+        "between them are not the models'"
+    ]
 
 
 def _disturbed(rows: Sequence[BoardRow]) -> list[str]:

@@ -35,8 +35,13 @@ class Job:
     """The unit it belongs to."""
     images: int
     """Images that are scored; 0 in other phases."""
-    shard: ShardInfo | None = None
-    """The shard that is scored; None in other phases."""
+    shards: tuple[ShardInfo, ...] = ()
+    """The shards that are scored, one after the other; none in other phases."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps of progress it is: one per shard, or one."""
+        return len(self.shards) or 1
 
 
 @dataclass
@@ -71,7 +76,11 @@ class Backlog:
     """The jobs of all units that are not done."""
 
     def __init__(
-        self, units: Iterable[Unit], manifests: Mapping[str, Manifest], commits: Mapping[str, set[str]]
+        self,
+        units: Iterable[Unit],
+        manifests: Mapping[str, Manifest],
+        commits: Mapping[str, set[str]],
+        images_per_job: int = 0,
     ) -> None:
         """Queue the units.
 
@@ -79,7 +88,9 @@ class Backlog:
             units: in the order in which to begin them.
             manifests: by line.
             commits: names of the commits that exist, by unit_id.
+            images_per_job: images to score by one job, about; it has one shard at least.
         """
+        self._images_per_job = images_per_job
         self.manifests = manifests
         self.tallies: dict[Phase, PhaseCount] = {phase: PhaseCount() for phase in _PHASES}
         self.reused = 0
@@ -144,7 +155,7 @@ class Backlog:
         if not self._scoring and self._trained:
             self._to_be_scored(self._begin(self._trained.popleft()))
         if self._scoring:
-            return self._next_shard()
+            return self._next_shards()
         if self._untrained:
             return Job("train", self._begin(self._untrained.popleft()), 0)
         return None if busy else self._next_measure()
@@ -152,7 +163,7 @@ class Backlog:
     def finish(self, job: Job) -> None:
         """Note that `job` is committed, and queue the jobs that waited for it."""
         tally = self.tallies[job.phase]
-        tally.done += 1
+        tally.done += job.steps
         tally.images += job.images
         state = self._open.get(job.unit.unit_id)
         if state is None:
@@ -160,7 +171,7 @@ class Backlog:
         if job.phase == "train":
             self._to_be_scored(job.unit)
         elif job.phase == "score":
-            state.unscored -= 1
+            state.unscored -= job.steps
             if not state.unscored:
                 self._to_aggregate.append(job.unit)
         elif job.phase == "aggregate":
@@ -170,7 +181,7 @@ class Backlog:
 
     def fail(self, job: Job) -> bool:
         """Give up the unit of a failed job. Returns False when it had been given up before."""
-        self.tallies[job.phase].failed += 1
+        self.tallies[job.phase].failed += job.steps
         unit_id = job.unit.unit_id
         state = self._open.pop(unit_id, None)
         if state is None:
@@ -187,13 +198,15 @@ class Backlog:
         del self._open[job.unit.unit_id].back[key]
         return job
 
-    def _next_shard(self) -> Job:
+    def _next_shards(self) -> Job:
         unit_id, unit = next(iter(self._scoring.items()))
-        shards = self._open[unit_id].shards
-        shard = shards.pop()
-        if not shards:
+        left = self._open[unit_id].shards
+        taken = [left.pop()]
+        while left and sum(shard.rows for shard in (*taken, left[-1])) <= self._images_per_job:
+            taken.append(left.pop())
+        if not left:
             del self._scoring[unit_id]
-        return Job("score", unit, shard.rows, shard)
+        return Job("score", unit, sum(shard.rows for shard in taken), tuple(taken))
 
     def _next_measure(self) -> Job | None:
         if self._measure_again:
@@ -224,7 +237,7 @@ class Backlog:
     def _forget(self, job: Job, state: _Open) -> None:
         """Take the unit's remaining jobs out of the totals; jobs that still run stay in."""
         phase = job.phase
-        shards = [*state.shards, *(other.shard for other in state.back.values() if other.shard)]
+        shards = [*state.shards, *(shard for other in state.back.values() for shard in other.shards)]
         self._shrink("score", [shard.rows for shard in shards])
         for name in _PHASES[_PHASES.index(phase) + 1 :]:
             if name != "score":
@@ -259,4 +272,4 @@ class Backlog:
 
 
 def _key(job: Job) -> _Key:
-    return job.unit.unit_id, job.phase, job.shard.key if job.shard else ""
+    return job.unit.unit_id, job.phase, job.shards[0].key if job.shards else ""

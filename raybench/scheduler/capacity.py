@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raybench.config.experiment import Resources
-from raybench.errors import InputError
+from raybench.errors import GpuUnusable, InputError
 
 REFRESH_S = 5.0
 
@@ -117,6 +117,8 @@ class Cluster:
         by_memory = resources.gpus is None and self._capacity.device != "cpu"
         self.fixed_share = None if by_memory else self._capacity.gpus
         """Share of a GPU that each task has; None where it depends on the memory that similar tasks used."""
+        self.left_out: dict[str, str] = {}
+        """Nodes that get no tasks on a GPU, by ID, and why."""
 
     @property
     def capacity(self) -> Capacity:
@@ -129,10 +131,21 @@ class Cluster:
         """Refresh the capacity at once, because a node may be lost."""
         self._looked_at = self._clock()
         try:
-            self._capacity = capacity_of(self._resources, self._alive())
+            nodes = [node for node in self._alive() if node.node_id not in self.left_out]
+            self._capacity = capacity_of(self._resources, nodes)
         except InputError:
             before = self._capacity
             self._capacity = Capacity(0, before.cpus, before.gpus, before.device, ())
+
+    def leave_out(self, node_id: str, why: str) -> None:
+        """Give a node no tasks on a GPU any more."""
+        self.left_out[node_id] = why
+        self.look_again()
+
+    def raise_if_all_left_out(self) -> None:
+        """Raise GpuUnusable when nodes have been left out and no other is there."""
+        if self.left_out and not self._capacity.nodes:
+            raise GpuUnusable("no node has a GPU that works: " + "; ".join(self.left_out.values()))
 
     def has_room(self, tasks: int, gpus: float) -> bool:
         """Return whether to submit a task beside `tasks` others, which ask for `gpus` GPUs together.

@@ -15,13 +15,22 @@ from raybench.runs.records import Phase, ResourceUsage
 
 PARTS = 16  # of a GPU: shares are multiples of 1/16, so that equal tasks fill it without a rest
 MARGIN = 1.2  # over the peak: the allocator's fragments, a line with larger batches at the end
-CONTEXT_MB = 600.0  # of GPU memory that CUDA takes for each process, which torch does not count
+CONTEXT_MB = 900.0  # of GPU memory that CUDA and its libraries take for each process: 829 on an H100
 
 
 def share(peak_mb: float, device_mb: float) -> float:
     """Return the share of a GPU for a peak memory, both in 10^6 bytes: sixteenths, rounded up."""
     parts = math.ceil(PARTS * (peak_mb * MARGIN + CONTEXT_MB) / device_mb)
     return min(max(parts, 1), PARTS) / PARTS
+
+
+def torch_limit(share: float, device_mb: float) -> float:
+    """Return the fraction of a GPU's memory that torch may take in a task with this share. CUDA's context comes on top
+    of it. A share of 1 has no limit, because other processes may hold some of the memory anyway."""
+    if share >= 1:
+        return 1.0
+    beside_context = share - CONTEXT_MB / device_mb
+    return beside_context if beside_context > 0 else share / 2
 
 
 class GpuShares:

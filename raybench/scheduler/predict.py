@@ -11,6 +11,7 @@ from raybench.config.experiment import Resources
 from raybench.data.manifest import ShardInfo
 from raybench.errors import RunStopped
 from raybench.runs.records import Failure
+from raybench.scheduler import gpus
 from raybench.scheduler.backlog import Job
 from raybench.scheduler.cluster import cluster_capacity
 from raybench.scheduler.retries import Retries
@@ -49,7 +50,7 @@ class _Scoring:
         context = LineContext(prediction.run, prediction.images, prediction.manifest, self.capacity.device)
         self._context = pack_args(context)
         self._retries = Retries(resources.retries)
-        self._waiting = deque(Job("score", prediction.unit, shard.rows, shard) for shard in prediction.waiting())
+        self._waiting = deque(Job("score", prediction.unit, shard.rows, (shard,)) for shard in prediction.waiting())
         self._running = Window[Job]()
 
     def drain(self, stop: Stop) -> dict[str, Failure]:
@@ -64,17 +65,18 @@ class _Scoring:
                 outcome = outcome_of(reference, job.phase, attempt=1)
                 if outcome.failure and self._put_back(job, outcome):
                     continue
-                if job.shard is not None:
-                    failed |= {job.shard.key: outcome.failure} if outcome.failure else {}
-                    self.done(job.shard)
+                for shard in job.shards:
+                    failed |= {shard.key: outcome.failure} if outcome.failure else {}
+                    self.done(shard)
         return failed
 
     def _submit(self, job: Job) -> Any:
         retries, limit_s = self._retries, self.resources.unit_timeout_s
-        attempt = Attempt(1, self.capacity.cpus, limit_s, retries.halvings(job), retries.again(job))
+        share = self.capacity.gpus
+        attempt = Attempt(1, self.capacity.cpus, limit_s, retries.halvings(job), retries.again(job), share)
         task: Any = execute.options(
             num_cpus=self.capacity.cpus,
-            num_gpus=self.capacity.gpus,
+            num_gpus=share,
             max_retries=0,
             name=f"predict {job.unit.model}",
             scheduling_strategy="SPREAD",
@@ -83,6 +85,8 @@ class _Scoring:
 
     def _put_back(self, job: Job, outcome: Outcome) -> bool:
         """Queue a failed job again, unless it has failed for good. While the store or a disk fails, nothing begins."""
+        if outcome.retry_reason in gpus.ENDING:
+            self._retries.expect_end()
         pause_s = self._retries.pause_s(job, outcome.retry_reason) if outcome.retry_reason else None
         if pause_s is None:
             return False

@@ -1,7 +1,8 @@
 """Decide which tasks are tried again within a run, and after what pause. Does not use Ray.
 
 Ray's own retries do not know why a worker died. Here a hang is not tried again, a lack of memory is answered with
-smaller batches or, on a shared GPU, with a whole one, and a failing store or disk with a pause.
+smaller batches or, on a shared GPU, with a whole one, and a failing store or disk with a pause. A whole GPU is not an
+empty one, because idle processes hold some of its memory: where it is too little, the task waits until they have ended.
 """
 
 from __future__ import annotations
@@ -13,9 +14,15 @@ from raybench.scheduler.backlog import Job
 
 PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
+IDLE_S = 60.0  # after its last task, a process that holds memory of a GPU ends
+GPU_PAUSE_S = IDLE_S + 5.0
 MAX_HALVINGS = 4  # from the largest batch, 16 images, down to one
 
-RetryReason = Literal["worker_died", "oom", "shared_oom", "infrastructure"]
+RetryReason = Literal[
+    "worker_died", "oom", "shared_oom", "gpu_oom", "infrastructure", "gpu_lost", "gpu_unusable", "not_begun"
+]
+"""Why to try a task again. "oom" is of the host, "gpu_oom" of a whole GPU. "gpu_lost": the process cannot use its GPU
+any more; "gpu_unusable": it never could, and the task did not begin. "not_begun": the process had to end first."""
 Key = tuple[str, str, str]
 
 
@@ -27,19 +34,31 @@ class Retries:
         self.limit = limit
         self._tries: Counter[Key] = Counter()
         self._halvings: Counter[Key] = Counter()
+        self._ending = 0
+
+    def expect_end(self) -> None:
+        """Note that a process ends at its next task. That is no try of the task."""
+        self._ending += 1
 
     def pause_s(self, job: Job, reason: RetryReason) -> float | None:
         """Count a try; return the seconds until `job` is tried again, or None when it has failed.
 
-        Halving the batch after "oom" does not count against the limit.
+        Halving the batch after "oom" does not count against the limit, nor does a task that has not begun.
         """
         key = _key(job)
+        if reason == "worker_died" and self._ending:
+            self._ending -= 1
+            return 0.0
+        if reason == "not_begun":
+            return 0.0
         if reason == "oom" and job.phase == "score" and self._halvings[key] < MAX_HALVINGS:
             self._halvings[key] += 1
             return 0.0
         if self._tries[key] >= self.limit:
             return None
         self._tries[key] += 1
+        if reason == "gpu_oom":
+            return GPU_PAUSE_S
         return min(PAUSE_S * 2 ** (self._tries[key] - 1), LONGEST_PAUSE_S) if reason == "infrastructure" else 0.0
 
     def again(self, job: Job) -> bool:
@@ -52,4 +71,4 @@ class Retries:
 
 
 def _key(job: Job) -> Key:
-    return job.unit.unit_id, job.phase, job.shard.key if job.shard else ""
+    return job.unit.unit_id, job.phase, job.shards[0].key if job.shards else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,12 +18,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raybench.analysis.board import Board
 from raybench.analysis.run_summary import RunSummary
 from raybench.config.plan import Plan
+from raybench.detectors import registry
 from raybench.errors import RunStopped
 from raybench.runs.cost_model import Work, write_forecast
 from raybench.runs.costs import read_costs
 from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
+from raybench.scheduler import gpus
 from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Cluster, Node
@@ -32,6 +34,7 @@ from raybench.scheduler.estimate import estimate_schedule, plan_schedule
 from raybench.scheduler.gpu_share import GpuShares
 from raybench.scheduler.inspector import Inspector
 from raybench.scheduler.prefetch import Prefetcher, wanted
+from raybench.scheduler.preflight import leave_out_unusable
 from raybench.scheduler.prometheus import watched
 from raybench.scheduler.retries import Retries
 from raybench.scheduler.stop import Stop, stoppable
@@ -39,7 +42,10 @@ from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, pac
 from raybench.scheduler.window import WAIT_S, Window, outcome_of, wait
 
 NOTIFY_S = 1.0  # between messages to the aggregator
+NODE_ID = "ray.io/node-id"  # Ray's label of each node
 PATIENCE_S = 120.0  # for which calls retry a failing store, once it has answered
+IMAGES_PER_GPU_JOB = 512  # so that a GPU goes on while a shard is written
+MAX_FAULTS = 2  # of the GPUs of a node, found by different processes, before it gets no more tasks
 Watcher = Callable[[Backlog], None]
 
 
@@ -53,6 +59,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
     Raises:
         StoreError: the store cannot be used.
         InputError: not even one task fits the cluster.
+        GpuUnusable: no node has a GPU that works. Committed work is kept.
         RunStopped: on SIGTERM or SIGINT. Committed work is kept.
     """
     with stoppable() as stop:
@@ -68,7 +75,10 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         shares = GpuShares(cluster.fixed_share, plan.experiment.resources.gpu_memory_mb, costs)
         schedule = plan_schedule(plan, commits, costs, cluster.capacity)
         forecast = estimate_schedule(schedule, cluster.capacity, shares)
-        backlog = Backlog(schedule.units, plan.manifests, commits)
+        per_job = 0 if cluster.capacity.device == "cpu" else IMAGES_PER_GPU_JOB
+        backlog = Backlog(schedule.units, plan.manifests, commits, per_job)
+        if cluster.capacity.device != "cpu" and any(registry.uses_torch(unit.detector) for unit in schedule.units):
+            leave_out_unusable(cluster)
         dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares)
         done = (unit_id for unit_id, names in commits.items() if "result" in names)
         dispatch.finished += [unit_id for unit_id in done if unit_id not in entered]
@@ -78,7 +88,8 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         if forecast.units:
             write_forecast(run, replace(forecast, took=dispatch.took, done=backlog.tallies["measure"].done))
         board = dispatch.report(stop)
-    return RunSummary(board, len(plan.units), backlog.reused, dispatch.failed, dispatch.inspector.failed)
+    unusable = tuple(cluster.left_out.values())
+    return RunSummary(board, len(plan.units), backlog.reused, dispatch.failed, dispatch.inspector.failed, unusable)
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,7 @@ class _Dispatch:
         self._running = Window[_Flight]()
         self._gpus = 0.0
         self._retries = Retries(plan.experiment.resources.retries)
+        self._faults: Counter[str] = Counter()
         self._spent_s: defaultdict[str, float] = defaultdict(float)
 
     def drain(self, watch: Watcher, stop: Stop) -> None:
@@ -208,7 +220,7 @@ class _Dispatch:
         place = self.cluster.capacity.cpu_node(next(self._merges)) if merging else node
         attempt = self._attempt(job, place)
         name, node_id = f"{job.phase} {job.unit.model}", place.node_id if place else None
-        task = _task(name, attempt.threads, attempt.gpus, node_id, soft=merging)
+        task = _task(name, attempt.threads, attempt.gpus, node_id, merging, tuple(self.cluster.left_out))
         reference = task.remote(pack_args((job, attempt)), self._contexts[job.unit.line])
         self._running.submit(_Flight(job, attempt, node), reference)
         self._gpus += attempt.gpus
@@ -273,6 +285,11 @@ class _Dispatch:
     def _put_back(self, job: Job, outcome: Outcome) -> bool:
         """Queue a failed job again, unless it or its unit has failed for good."""
         reason = outcome.retry_reason
+        if reason in gpus.ENDING:
+            self._retries.expect_end()
+        if reason == "gpu_unusable" and outcome.failure:
+            self._note_fault(outcome.node_id, outcome.failure.message)
+            reason = "not_begun"
         if reason == "worker_died":
             self.cluster.look_again()
         if reason == "shared_oom":
@@ -284,6 +301,13 @@ class _Dispatch:
             return False
         self.backlog.put_back(job, pause_s)
         return True
+
+    def _note_fault(self, node_id: str, fault: str) -> None:
+        """Leave out a node whose GPUs fail again and again. Raises GpuUnusable when no other is there."""
+        self._faults[node_id] += 1
+        if self._faults[node_id] >= MAX_FAULTS:
+            self.cluster.leave_out(node_id, fault)
+            self.cluster.raise_if_all_left_out()
 
     def _recorded(self, unit_id: str) -> Failure | None:
         """The failure in the store; None without a time limit, so that a lost worker costs no request then."""
@@ -301,7 +325,7 @@ class _Dispatch:
 
 
 @functools.lru_cache(maxsize=1024)
-def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool) -> Any:
+def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool, left_out: tuple[str, ...]) -> Any:
     """Return `execute` with its options, cached because making it takes the driver a third of a millisecond.
 
     Ray retries nothing; `Retries` decides. Ray keeps metrics of every name for good, so the unit's ID is not part of
@@ -314,8 +338,10 @@ def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool)
         gpus: share of a GPU.
         node_id: the node to run on; None: any.
         soft: whether another node will do once that one is lost.
+        left_out: nodes that must not run it on a GPU.
     """
     return execute.options(
+        label_selector={NODE_ID: f"!in({','.join(left_out)})"} if gpus and left_out and not node_id else None,
         num_cpus=threads,
         num_gpus=gpus,
         max_retries=0,

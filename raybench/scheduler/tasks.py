@@ -7,13 +7,14 @@ import functools
 import pickle
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
 from raybench.data.manifest import Manifest
-from raybench.errors import StoreUnreachable, TimeLimit
+from raybench.detectors import registry
+from raybench.errors import GpuUnusable, StoreUnreachable, TimeLimit, is_gpu_lost, is_out_of_memory
 from raybench.runs.records import Failure, Phase, ResourceUsage
 from raybench.runs.run import RunStore
 from raybench.scheduler import gpus
@@ -25,7 +26,7 @@ from raybench.store import Store
 from raybench.worker import memory
 
 # A CPU worker is always used again; GPU tasks would by default get a fresh process each, and pay the import again.
-# The default guards against memory that stays allocated, which is returned here, and a changed GPU: see `gpus`.
+# The default guards against memory that stays allocated, a changed GPU and a lost one: see `gpus`.
 REUSE_WORKER = 0
 TRACEBACK_CHARS = 8000
 INLINE_BYTES = 50_000  # Ray itself carries 100,000 with a task
@@ -44,6 +45,8 @@ class Outcome:
     """Why to try again; None when the failure is the model's."""
     usage: ResourceUsage | None = None
     """Time, CPU, GPU and memory used by the job that committed, now or earlier."""
+    node_id: str = ""
+    """Ray's ID of the node whose GPU failed; empty when none did."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def execute(job_args: bytes, context_args: bytes) -> Outcome:
         context_args: LineContext, packed.
     """
     started = time.perf_counter()
+    gpus.end_if_due()
     memory.tune_malloc()
     job, attempt = unpack_args(job_args)
     context: LineContext = unpack_args(context_args)
@@ -122,11 +126,23 @@ def execute(job_args: bytes, context_args: bytes) -> Outcome:
         with time_limit(attempt.limit_s, on_timeout), metered(context.run.name, job, attempt.again):
             usage = _work(job, context, attempt)
     except Exception as error:
-        reason = retry_reason(error, shared=0 < attempt.gpus < 1)
-        return Outcome(time.perf_counter() - started, failure_of(job.phase, error, attempt.number), reason)
-    finally:
+        outcome = _failed(error, job, attempt, time.perf_counter() - started)
+    else:
+        outcome = Outcome(time.perf_counter() - started, usage=usage)
+    if outcome.retry_reason in gpus.ENDING:
+        gpus.end_soon()
+    else:
         _free_memory(job, context)
-    return Outcome(time.perf_counter() - started, usage=usage)
+    return outcome
+
+
+def _failed(error: Exception, job: Job, attempt: Attempt, seconds: float) -> Outcome:
+    """Say why a task failed; a failure of a GPU names it and its node."""
+    failure, reason = failure_of(job.phase, error, attempt.number), retry_reason(error, attempt.gpus)
+    if reason == "gpu_lost":
+        failure = replace(failure, message=f"{failure.message} [{gpus.where()}]")
+    node_id = ray.get_runtime_context().get_node_id() if reason == "gpu_unusable" else ""
+    return Outcome(seconds, failure, reason, node_id=node_id)
 
 
 def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | None:
@@ -136,10 +152,11 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
 
         merge.merge(job.unit, context.manifest, context.run, merge.Partials())
         return None
-    from raybench.worker.context import MAX_BATCH, WorkerContext, node_cache
+    from raybench.worker.batches import MAX_BATCH
+    from raybench.worker.context import WorkerContext, node_cache
 
     if context.device != "cpu":
-        gpus.choose()
+        gpus.prepare(attempt.gpus, registry.uses_torch(job.unit.detector))
     worker_context = WorkerContext(
         run=context.run,
         lines=context.lines,
@@ -147,7 +164,7 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
         device=context.device,
         threads=attempt.threads,
         weights_store=context.weights,
-        batch=max(1, MAX_BATCH >> attempt.halvings),
+        batch=max(1, MAX_BATCH[context.device] >> attempt.halvings),
         measure_s=context.measure_s,
         gpus=attempt.gpus,
         helped=context.helped,
@@ -156,10 +173,11 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
         from raybench.worker import train
 
         return train.train(job.unit, context.manifest, worker_context).spent
-    if job.phase == "score" and job.shard is not None:
+    if job.phase == "score":
         from raybench.worker import score
 
-        return score.score(job.unit, context.manifest, job.shard, worker_context).spent
+        records = score.score_shards(job.unit, context.manifest, job.shards, worker_context)
+        return functools.reduce(ResourceUsage.plus, (record.spent for record in records if record.spent))
     if job.phase == "measure":
         from raybench.worker import merge, timing
 
@@ -178,6 +196,7 @@ def _free_memory(job: Job, context: LineContext) -> None:
         from raybench.detectors import device
 
         device.give_back_memory(context.device)
+        gpus.end_if_left_idle()
 
 
 def _record_timeout(job: Job, context: LineContext, attempt: Attempt, stack: str) -> None:
@@ -194,12 +213,12 @@ def failure_of(phase: Phase, error: BaseException, attempt: int) -> Failure:
     return Failure(phase, type(error).__name__, str(error), text[-TRACEBACK_CHARS:], attempt)
 
 
-def retry_reason(error: BaseException, shared: bool = False) -> RetryReason | None:
+def retry_reason(error: BaseException, share: float = 0.0) -> RetryReason | None:
     """Return why to try again after `error`; None when it is the model's.
 
     Args:
         error: raised by the task, or by Ray in its place.
-        shared: whether the task had only a share of its GPU.
+        share: of a GPU that the task had.
     """
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "oom"
@@ -207,6 +226,12 @@ def retry_reason(error: BaseException, shared: bool = False) -> RetryReason | No
         return "worker_died"
     if isinstance(error, StoreUnreachable) or (isinstance(error, OSError) and error.errno in _DISK):
         return "infrastructure"
-    if shared and (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):  # torch's
-        return "shared_oom"
+    if isinstance(error, GpuUnusable):
+        return "gpu_unusable"
+    if isinstance(error, gpus.NotBegun):
+        return "not_begun"
+    if is_gpu_lost(error):
+        return "gpu_lost"
+    if share and is_out_of_memory(error):
+        return "shared_oom" if share < 1 else "gpu_oom"
     return None

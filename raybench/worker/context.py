@@ -19,9 +19,9 @@ from raybench.errors import RaybenchError
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
 from raybench.store import Store
+from raybench.worker.batches import MAX_BATCH
 
 CACHED_DETECTORS = 2
-MAX_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class WorkerContext:
     """CPU threads of this task."""
     weights_store: Store | None = None
     """Store of pretrained weights. None if the experiment names none."""
-    batch: int = MAX_BATCH
+    batch: int = MAX_BATCH["cpu"]
     """Images per batch when scoring, at most."""
     measure_s: float = 2.0
     """Time budget of one timing measurement, in seconds."""
@@ -99,8 +99,15 @@ def use_gpu(number: int) -> None:
         device.give_back_memory("cuda")
 
 
-def cached_detector(unit: Unit, trained: TrainRecord, context: WorkerContext) -> Detector:
-    """Return the unit's trained detector; the CACHED_DETECTORS used last stay in the memory of this process."""
+def cached_detector(unit: Unit, trained: TrainRecord, context: WorkerContext, *, alone: bool = False) -> Detector:
+    """Return the unit's trained detector; the CACHED_DETECTORS used last stay in the memory of this process.
+
+    Args:
+        unit: The unit.
+        trained: Its commit.
+        context: The worker's.
+        alone: Drop all other detectors, so that the memory in use is this one's.
+    """
     key = (*sorted(blob.sha256 for blob in trained.model.values()), context.device, str(context.threads))
     if key not in _loaded:
         with tempfile.TemporaryDirectory(dir=context.cache_dir) as folder:
@@ -108,6 +115,6 @@ def cached_detector(unit: Unit, trained: TrainRecord, context: WorkerContext) ->
                 Path(folder, name).write_bytes(context.run.get_blob(blob))
             _loaded[key] = registry.load(Path(folder), context.device, context.threads)
     _loaded.move_to_end(key)
-    while len(_loaded) > CACHED_DETECTORS:
+    while len(_loaded) > (1 if alone else CACHED_DETECTORS):
         _loaded.popitem(last=False)
     return _loaded[key]

@@ -1,29 +1,25 @@
-"""Score one shard with one trained detector: write scores, heat maps and partial metrics to the store."""
+"""Score shards with one trained detector: write scores, heat maps and partial metrics to the store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from raybench.config.unit import Unit
-from raybench.data.decode import decode_mask
-from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.data.shards import ImageRow, read_rows
-from raybench.detectors.protocol import Images
+from raybench.data.masks import Annotation, open_annotations
 from raybench.errors import IntegrityError
 from raybench.metrics.descriptors import Descriptors, describe
 from raybench.metrics.heatmap_contrast import HeatmapContrast
 from raybench.metrics.image import ImageScores
-from raybench.metrics.pixel import PixelMap, PixelSketch
 from raybench.metrics.regions import Regions
-from raybench.runs.records import Blob, ScoreRecord, TrainRecord
+from raybench.runs.records import Blob, ResourceUsage, ScoreRecord, TrainRecord
 from raybench.runs.run import score_name
 from raybench.runs.scores import ScoreRow, write_scores
-from raybench.worker.batches import score_all
+from raybench.worker import heatmaps
+from raybench.worker.batches import ScoredBatch, ahead, score_all
 from raybench.worker.context import WorkerContext, cached_detector, fit_of
 from raybench.worker.usage import UsageMeter
 
@@ -31,121 +27,157 @@ JUDGED = ("ok", "ng")
 
 
 def score(unit: Unit, manifest: Manifest, shard: ShardInfo, context: WorkerContext) -> ScoreRecord:
-    """Score every image of `shard` and commit the record; return a record that is committed already.
+    """Score every image of `shard` and commit the record; see `score_shards`."""
+    return score_shards(unit, manifest, [shard], context)[0]
+
+
+def score_shards(
+    unit: Unit, manifest: Manifest, shards: Sequence[ShardInfo], context: WorkerContext
+) -> list[ScoreRecord]:
+    """Score every image of some shards and commit a record for each; return the records, some of an earlier commit.
+
+    On a GPU the stages overlap: it scores and judges images while those before are written, packed and put.
 
     Raises IntegrityError when the unit is not trained.
     """
-    name = score_name(shard.key)
-    if done := context.run.read(unit.unit_id, name, ScoreRecord):
-        return done
+    done = {shard.key: context.run.read(unit.unit_id, score_name(shard.key), ScoreRecord) for shard in shards}
+    missing = [shard for shard in shards if not done[shard.key]]
     meter = UsageMeter(context)
     trained = context.run.read(unit.unit_id, "train", TrainRecord)
-    if trained is None:
+    if missing and trained is None:
         raise IntegrityError(f"{unit}: scored before it was trained")
-    scoring = _ShardScoring(unit, manifest, shard, trained, context)
-    stem = Path(shard.key).stem
-    scores = write_scores(scoring.rows(), fit=unit.input.mode)
 
-    def put_partial(kind: str, data: bytes) -> Blob:
-        return context.run.put_blob(unit.unit_id, f"partial/{stem}-{kind}", data)
+    def judged() -> Iterator[tuple[_ShardScoring, ScoredBatch]]:
+        for shard in missing:
+            scoring = _ShardScoring(unit, manifest, shard, trained, context)  # type: ignore[arg-type]
+            yield from ((scoring, batch) for batch in scoring.judged())
 
-    record = ScoreRecord(
-        unit_id=unit.unit_id,
-        image_shard=shard.key,
-        rows=len(scoring.scores),
-        masks=scoring.masks,
-        shard=context.run.put_blob(unit.unit_id, f"scores/{stem}", scores),
-        images=put_partial("images", scoring.image_scores().to_bytes()),
-        pixels=put_partial("pixels", scoring.pixels.to_bytes()),
-        regions=put_partial("regions", scoring.regions.to_bytes()),
-        glow=put_partial("glow", scoring.contrast.to_bytes()),
-        traits=put_partial("traits", scoring.descriptors().to_bytes()),
-        spent=meter.read(len(scoring.scores), scoring.detector),
-    )
-    return context.run.commit(unit.unit_id, name, record)
+    stages = judged() if context.device == "cpu" else ahead(judged())
+    with ThreadPoolExecutor(context.threads) as describing, ThreadPoolExecutor(1) as committing:
+        waiting = []
+        for scoring, batches in itertools.groupby(stages, key=lambda pair: pair[0]):
+            rows = (row for _, batch in batches for row in scoring.rows(batch, describing))
+            scores = write_scores(rows, fit=unit.input.mode)
+            spent = meter.read(len(scoring.scores), scoring.detector)
+            waiting.append(committing.submit(scoring.commit, scores, spent))
+        records = {record.image_shard: record for record in (future.result() for future in waiting)}
+    return [record for shard in shards if (record := done[shard.key] or records.get(shard.key))]
 
 
 class _ShardScoring:
-    """Scores one shard in a single pass and adds up the partial metrics; holds one batch of heat maps at a time."""
+    """Scores one shard in a single pass and adds up the partial metrics; holds a few batches of heat maps at a time."""
 
     def __init__(
         self, unit: Unit, manifest: Manifest, shard: ShardInfo, trained: TrainRecord, context: WorkerContext
     ) -> None:
-        self.unit, self.trained = unit, trained
+        self.unit, self.shard, self.trained, self.context = unit, shard, trained, context
         self.detector = cached_detector(unit, trained, context)
         self.images = context.cached_shard(unit, manifest, shard)
-        self._facts = read_rows(context.lines, shard, images=False)
-        self.pixels = PixelSketch.empty()
-        self.regions = Regions.empty()
-        self.contrast = HeatmapContrast.empty()
-        self._descriptors: list[Descriptors] = []
-        self.threads, self.batch, self.has_masks = context.threads, context.batch, manifest.masks > 0
+        self.annotations = open_annotations(context.lines, shard, context.cache_dir)
+        if [row["image_id"] for row in self.annotations.rows] != list(self.images.image_ids):
+            raise IntegrityError(f"{shard.key}: the decode cache is not of this shard")
+        self.has_masks = manifest.masks > 0
+        self.counts = heatmaps.counts_on(context.device, self.typical, context.threads)
+        self.labelled: list[Annotation] = []
         self.masks = 0
         self.scores: list[float] = []
+        self._descriptors: list[Descriptors] = []
 
-    def rows(self) -> Iterator[ScoreRow]:
-        """Score all images in order; the metrics are complete when the iterator is exhausted."""
-        images, limit = self.images, self.trained.threshold.value
-        for positions, pixels, scored in score_all(self.detector, images, self.batch):
-            maps = scored.heatmaps
-            if maps is not None:
-                self._add_heatmaps(positions, pixels, maps)
-            for index, position in enumerate(positions):
-                raw = float(scored.scores[index])
-                self.scores.append(raw)
-                yield ScoreRow(
-                    image_id=images.image_ids[position],
-                    line=self.unit.line,
-                    model=self.unit.model,
-                    unit_id=self.unit.unit_id,
-                    label=images.index.labels[position],
-                    score=raw,
-                    is_anomalous=None if limit is None else raw > limit,
-                    heatmap=None if maps is None else maps[index],
-                    height=images.index.heights[position],
-                    width=images.index.widths[position],
-                )
+    @property
+    def typical(self) -> float:
+        """Heat of a typical OK image."""
+        return self.trained.heat_low or 0.0
 
-    def _add_heatmaps(self, positions: range, pixels: Images, maps: npt.NDArray[np.float32]) -> None:
-        """Add one batch to the metrics of heat maps, at the resolution of the source images.
+    def judged(self) -> Iterator[ScoredBatch]:
+        """Score all images in order, and add each batch to the metrics of heat maps."""
+        return map(self._judge, score_all(self.detector, self.images, self.context.batch, self.context.device))
 
-        Pixel and region metrics use images whose every pixel is known to be OK or NG, contrast all labelled images,
-        and descriptors all images.
+    def _judge(self, batch: ScoredBatch) -> ScoredBatch:
+        """Add a batch to the metrics of heat maps, at the resolution of the source images.
+
+        Pixel and region metrics use images whose every pixel is known to be OK or NG, contrast all labelled images.
         """
-        typical = self.trained.heat_low or 0.0
-        pixel_maps, regions, contrasts = [], [], []
-        image_ids = [self.images.image_ids[position] for position in positions]
-        types: list[str] = []
-        for heatmap, image_id in zip(maps, image_ids, strict=True):
-            row = next(self._facts)
-            if row.image_id != image_id:
-                raise IntegrityError(f"{row.image_id}: the decode cache is not of this shard")
-            types.append(row.defect_type)
-            if row.label not in JUDGED:
-                continue
-            mask = _mask(row)
-            full = to_source(heatmap, fit_of(self.unit), row.height, row.width)
-            contrasts.append(HeatmapContrast.of(row.image_id, row.label, full, typical, mask))
-            if mask is not None and self.has_masks:
-                if row.mask is not None:
-                    self.masks += 1
-                pixel_maps.append(PixelMap(row.image_id, full, mask))
-                regions.append(Regions.of(row.image_id, row.defect_type, full, mask))
-        self.pixels.add(pixel_maps, self.threads)
-        self.regions = self.regions.merge(*regions)
-        self.contrast = self.contrast.merge(*contrasts)
-        values = [describe(heatmap, image, typical) for heatmap, image in zip(maps, pixels, strict=True)]
-        self._descriptors.append(Descriptors.of(image_ids, types, values))
+        if batch.heatmaps is None:
+            return batch
+        annotations = [self.annotations[position] for position in batch.positions]
+        labelled = [row for row, annotation in enumerate(annotations) if annotation.label in JUDGED]
+        index = self.images.index
+        sizes = [(index.heights[batch.positions[row]], index.widths[batch.positions[row]]) for row in labelled]
+        for rows, maps in heatmaps.at_source(batch.heatmaps, labelled, sizes, fit_of(self.unit), self.context.device):
+            some = [annotations[row] for row in rows]
+            self.counts.add(
+                [each.image_id for each in some], maps, [each.mask if self.has_masks else None for each in some]
+            )
+            self.labelled += some
+        self.masks += sum(annotations[row].has_mask for row in labelled if self.has_masks)
+        return batch
 
-    def descriptors(self) -> Descriptors:
-        return Descriptors.empty().merge(*self._descriptors)
+    def rows(self, batch: ScoredBatch, describing: Executor) -> Iterator[ScoreRow]:
+        """Yield the rows of a batch that `judged` has yielded; the threads of `describing` compute descriptors."""
+        scored, limit, index = batch.scored(), self.trained.threshold.value, self.images.index
+        maps = scored.heatmaps
+        image_ids = [self.images.image_ids[position] for position in batch.positions]
+        if maps is not None:
+            spread = map if self.context.threads == 1 else describing.map
+            values = list(spread(lambda heat, image: describe(heat, image, self.typical), maps, batch.pixels))
+            types = [self.annotations.rows[position]["defect_type"] for position in batch.positions]
+            self._descriptors.append(Descriptors.of(image_ids, types, values))
+        for row, position in enumerate(batch.positions):
+            raw = float(scored.scores[row])
+            self.scores.append(raw)
+            yield ScoreRow(
+                image_id=image_ids[row],
+                line=self.unit.line,
+                model=self.unit.model,
+                unit_id=self.unit.unit_id,
+                label=index.labels[position],
+                score=raw,
+                is_anomalous=None if limit is None else raw > limit,
+                heatmap=None if maps is None else maps[row],
+                height=index.heights[position],
+                width=index.widths[position],
+            )
 
-    def image_scores(self) -> ImageScores:
-        return ImageScores.of(self.images.image_ids, self.images.index.labels, self.scores)
+    def commit(self, scores: bytes, spent: ResourceUsage) -> ScoreRecord:
+        """Put the scores shard and the partial metrics, once all rows have been yielded, and commit the record."""
+        data = {"scores": scores, **self._partials()}
+        unit_id, stem = self.unit.unit_id, Path(self.shard.key).stem
 
+        def put(name: str) -> Blob:
+            path = f"scores/{stem}" if name == "scores" else f"partial/{stem}-{name}"
+            return self.context.run.put_blob(unit_id, path, data[name])
 
-def _mask(row: ImageRow) -> npt.NDArray[np.bool_] | None:
-    """Return the mask (H, W) at the source's resolution, all False for an OK image without one; None if unknown."""
-    if row.mask is not None:
-        return decode_mask(row.mask, row.height, row.width)
-    return np.zeros((row.height, row.width), bool) if row.label == "ok" else None
+        with ThreadPoolExecutor(len(data)) as pool:  # a store answers after milliseconds, whatever the size
+            blobs = dict(zip(data, pool.map(put, data), strict=True))
+        record = ScoreRecord(
+            unit_id=unit_id,
+            image_shard=self.shard.key,
+            rows=len(self.scores),
+            masks=self.masks,
+            shard=blobs["scores"],
+            images=blobs["images"],
+            pixels=blobs["pixels"],
+            regions=blobs["regions"],
+            glow=blobs["glow"],
+            traits=blobs["traits"],
+            spent=spent,
+        )
+        return self.context.run.commit(unit_id, score_name(self.shard.key), record)
+
+    def _partials(self) -> Mapping[str, bytes]:
+        """Return the partial metrics of the shard by name, serialised."""
+        pixels, heats = self.counts.finish()
+        regions, contrasts = [], []
+        for heat, annotation in zip(heats, self.labelled, strict=True):
+            contrasts.append(HeatmapContrast.of(annotation.image_id, annotation.label, heat, annotation.mask))
+            if annotation.mask is not None and self.has_masks:
+                regions.append(
+                    Regions.of(annotation.image_id, annotation.defect_type, heat.region_peaks, annotation.mask)
+                )
+        return {
+            "images": ImageScores.of(self.images.image_ids, self.images.index.labels, self.scores).to_bytes(),
+            "pixels": pixels.to_bytes(),
+            "regions": Regions.empty().merge(*regions).to_bytes(),
+            "glow": HeatmapContrast.empty().merge(*contrasts).to_bytes(),
+            "traits": Descriptors.empty().merge(*self._descriptors).to_bytes(),
+        }

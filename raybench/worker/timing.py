@@ -59,13 +59,14 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
         raise IntegrityError(f"{unit}: measured before it was trained")
     shard = (*manifest.scored_shards, *manifest.shards)[0]
     encoded = [row.image for row in itertools.islice(read_rows(context.lines, shard), IMAGES)]
-    detector = cached_detector(unit, trained, context)
+    detector = cached_detector(unit, trained, context, alone=True)
 
     def prepare(index: int) -> npt.NDArray[np.uint8]:
         image = decode_image(encoded[index % len(encoded)], manifest.white_level)
         return to_network(image, fit_of(unit))[np.newaxis]
 
     device.use_threads(context.threads)
+    device.give_back_memory(context.device)
     device.reset_peak_memory(context.device)
     options = TimingOptions(
         device=device.describe(context.device),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from raybench.config.unit import Protocol, Unit
 from raybench.data.cache import CachedShard, ImageSubset
-from raybench.data.geometry import InputFit, to_source
+from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
 from raybench.detectors import registry
 from raybench.detectors.protocol import CODE, Card, Detector
@@ -22,8 +22,9 @@ from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
 from raybench.runs.records import Blob, TrainRecord
 from raybench.runs.run import RunStore
+from raybench.worker import heatmaps
 from raybench.worker.batches import score_all
-from raybench.worker.context import MAX_BATCH, WorkerContext, fit_of, size_of
+from raybench.worker.context import WorkerContext, fit_of, size_of
 from raybench.worker.usage import UsageMeter
 
 Floats = npt.NDArray[np.float64]
@@ -42,7 +43,7 @@ def train(unit: Unit, manifest: Manifest, context: WorkerContext) -> TrainRecord
     started = time.perf_counter()
     detector.fit(kept, fit_context)
     train_s = time.perf_counter() - started
-    scores, medians, peaks = _score_held_out(detector, held_out, fit_of(unit))
+    scores, medians, peaks = _score_held_out(detector, held_out, fit_of(unit), context)
     card = detector.card()
     return context.run.commit(
         unit.unit_id,
@@ -106,7 +107,9 @@ def _hash(image_id: str) -> bytes:
     return hashlib.sha256(image_id.encode()).digest()
 
 
-def _score_held_out(detector: Detector, images: ImageSubset, fit: InputFit) -> tuple[Floats, Floats, Floats]:
+def _score_held_out(
+    detector: Detector, images: ImageSubset, fit: InputFit, context: WorkerContext
+) -> tuple[Floats, Floats, Floats]:
     """Return scores, and medians and maxima of the heat maps, each (n,) float64; the last two are empty without maps.
 
     Heat maps are resized to the source image first, as those of test images are.
@@ -114,14 +117,16 @@ def _score_held_out(detector: Detector, images: ImageSubset, fit: InputFit) -> t
     scores: list[float] = []
     medians: list[float] = []
     peaks: list[float] = []
-    for positions, _, scored in score_all(detector, images, MAX_BATCH):
-        scores += scored.scores.tolist()
-        if scored.heatmaps is None:
+    for batch in score_all(detector, images, context.batch, context.device):
+        scores += batch.scored().scores.tolist()
+        if batch.heatmaps is None:
             continue
-        for position, heatmap in zip(positions, scored.heatmaps, strict=True):
-            full = to_source(heatmap, fit, *images.source_size(position))
-            medians.append(float(np.median(full)))
-            peaks.append(float(full.max()))
+        sizes = [images.source_size(position) for position in batch.positions]
+        rows = range(len(batch.positions))
+        for _, maps in heatmaps.at_source(batch.heatmaps, rows, sizes, fit, context.device):
+            middle, peak = heatmaps.middles_and_peaks(maps, context.device)
+            medians += middle.tolist()
+            peaks += peak.tolist()
     return np.array(scores, np.float64), np.array(medians, np.float64), np.array(peaks, np.float64)
 
 

@@ -21,9 +21,10 @@ class UsageMeter:
             device.reset_peak_memory(context.device)
 
     def read(self, images: int, detector: Detector) -> ResourceUsage:
-        """Return the usage so far; `images` is the number of images processed."""
+        """Return the usage since construction or the last call; `images` is the number of images processed."""
         peak_mb, total_mb = self._memory_mb(detector)
-        seconds = time.perf_counter() - self.started
+        now = time.perf_counter()
+        seconds, self.started = now - self.started, now
         cpu_s, gpu_s = seconds * self.context.threads, seconds * self.context.gpus
         return ResourceUsage(seconds, images, cpu_s, gpu_s, self.context.device, peak_mb, total_mb)
 

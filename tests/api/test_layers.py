@@ -28,7 +28,7 @@ LAYERS = (
 ONLY_IN = {
     "ray": {"scheduler"},
     "anomalib": {"detectors"},
-    "torch": {"detectors"},
+    "torch": {"detectors", "metrics/on_device"},
     "timm": {"detectors"},
     "boto3": {"store"},
     "urllib3": {"store"},

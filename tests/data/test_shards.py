@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from raybench.data.manifest import ShardInfo
-from raybench.data.shards import ImageRow, describe, read_rows, write_shard
+from raybench.data.shards import ImageRow, read_rows, write_shard
 from raybench.errors import IntegrityError
 from raybench.runs import scores
 from raybench.runs.scores import LEVELS, Predicted, ScoreRow, quantise, read_scores, write_predictions, write_scores
 from raybench.store import Store, open_store
+from tests.support.made_shards import stored
 
 ON_DISK = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -40,12 +40,6 @@ rows_of_any_kind = st.lists(
     ),
     max_size=12,
 )
-
-
-def stored(lines: Store, rows: list[ImageRow], row_group_mb: int = 16) -> ShardInfo:
-    data = write_shard(rows, row_group_mb)
-    lines.put("l/test-00000.parquet", data)
-    return describe("l/test-00000.parquet", "test", len(rows), data)
 
 
 def some_rows(count: int, size: int = 2000) -> list[ImageRow]:

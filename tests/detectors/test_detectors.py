@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from raybench.detectors import registry
 from raybench.detectors.protocol import Scored, checked
@@ -72,6 +73,18 @@ def test_a_loaded_detector_scores_the_same(fitted: Fitted, tmp_path: Path) -> No
     assert after.heatmaps is not None
     assert np.array_equal(before.heatmaps, after.heatmaps)
     assert loaded.card() == fitted.detector.card()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_saved_detector_scores_the_same_on_a_gpu(fitted: Fitted, tmp_path: Path) -> None:
+    """In full float32. Training is another matter: PatchCore takes other patches after the first rounding."""
+    registry.save_detector(fitted.detector, fitted.spec, InputSize(fitted.height, fitted.width), tmp_path)
+    expected = registry.load(tmp_path, "cpu", 1).score(fitted.unseen)
+    found = registry.load(tmp_path, "cuda", 1).score(fitted.unseen)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
+    span = float(np.ptp(maps_of(expected)))
+    np.testing.assert_allclose(maps_of(found), maps_of(expected), rtol=0, atol=1e-4 * span)
 
 
 def test_damaged_files_are_noticed(fitted: Fitted, tmp_path: Path) -> None:

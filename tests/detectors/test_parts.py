@@ -18,7 +18,7 @@ from raybench.detectors.anomalib_parts import PadimModel
 from raybench.detectors.crops import Crops
 from raybench.detectors.padim import STRIDES, GaussianStream
 from raybench.detectors.patchcore import k_center
-from raybench.detectors.protocol import Detector, FitContext
+from raybench.detectors.protocol import Detector
 from raybench.detectors.registry import InputSize
 from raybench.detectors.ridge_regression import Ridge
 from raybench.detectors.settings import MODELS, Model, PadimSettings, Settings, register
@@ -198,15 +198,3 @@ def test_a_name_is_registered_once() -> None:
 def test_a_folder_without_a_detector(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="not a saved detector"):
         registry.load(tmp_path, "cpu", 1)
-
-
-@pytest.mark.gpu
-def test_a_detector_scores_the_same_on_a_gpu() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    ours = fit("patchcore")
-    spec = registry.resolve("patchcore", dict(ours.spec.config))
-    context = FitContext(3, "cuda", 1)
-    detector = registry.create(spec, InputSize(64, 96), context)
-    detector.fit(Images(8, 64, 96), context)
-    np.testing.assert_allclose(detector.score(ours.unseen).scores, ours.detector.score(ours.unseen).scores, rtol=0.05)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from raybench.data.geometry import plan_tiles, to_network, to_source
 from raybench.detectors import registry
-from raybench.detectors.protocol import Detector, FitContext, Scored, TrainImages
+from raybench.detectors.protocol import Detector, DeviceScored, FitContext, OnDevice, Scored, TrainImages
 from raybench.detectors.registry import InputSize
-from raybench.detectors.tiled import Tiled, starts
+from raybench.detectors.tiled import DeviceTiled, Tiled, starts
 from tests.support.fitting import CONTEXT, Images
 
 
@@ -27,6 +30,26 @@ class Brightness(Detector):
 
     def score(self, images: np.ndarray) -> Scored:
         return Scored.from_maps(images[..., 0])
+
+
+class BrightnessOnDevice(Brightness):
+    """The same, with tensors of the CPU for a device."""
+
+    def __init__(self, has_maps: bool) -> None:
+        super().__init__({}, 48, 48, CONTEXT)
+        self.has_maps = has_maps
+
+    def score(self, images: np.ndarray) -> Scored:
+        scored = super().score(images)
+        return scored if self.has_maps else replace(scored, heatmaps=None)
+
+    def upload(self, images: np.ndarray) -> Tensor:
+        return torch.from_numpy(images)
+
+    def score_on_device(self, images: Tensor) -> DeviceScored:
+        scored = self.score(images.numpy())
+        maps = None if scored.heatmaps is None else torch.from_numpy(scored.heatmaps)
+        return DeviceScored(torch.from_numpy(scored.scores), maps)
 
 
 @given(length=st.integers(32, 3000), tile=st.integers(8, 32))
@@ -63,6 +86,23 @@ def test_training_sees_every_tile_of_every_image() -> None:
     top, left = detector.places[1]
     assert np.array_equal(inner.seen[1], images.pixels[0, top : top + 48, left : left + 48])
     assert "tiles of 48x48 px" in detector.card().weights_note
+
+
+@pytest.mark.parametrize("has_maps", [True, False])
+def test_tiles_on_a_device_are_scored_and_joined_as_on_the_host(has_maps: bool) -> None:
+    detector, images = DeviceTiled(BrightnessOnDevice(has_maps), 64, 96, 48), Images(5, 64, 96).pixels
+    assert isinstance(detector, OnDevice)
+    found, expected = detector.score_on_device(detector.upload(images)), detector.score(images)
+    assert np.array_equal(found.scores.numpy(), expected.scores)
+    assert (found.heatmaps is None) == (expected.heatmaps is None) == (not has_maps)
+    if found.heatmaps is not None and expected.heatmaps is not None:
+        assert found.heatmaps.dtype == torch.float32
+        assert np.array_equal(found.heatmaps.numpy(), expected.heatmaps)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("padim", DeviceTiled), ("fake", Tiled)])
+def test_results_stay_on_the_device_where_those_of_the_inner_detector_do(name: str, kind: type[Tiled]) -> None:
+    assert type(registry.create(registry.resolve(name, {}), InputSize(96, 160, 64), CONTEXT)) is kind
 
 
 def test_a_saved_tiled_detector_scores_the_same(tmp_path: Path) -> None:

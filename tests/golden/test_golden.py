@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,15 +21,19 @@ from raybench.runs.scores import read_scores
 from .make import CREATED, STORED, plan_of
 
 UNIT_IDS = {"padim": "49223795200a6b9d7728", "dfm": "0c25e1ec5f31d852284e"}
+ID_VERSION = 5
+"""Of the stored run. A later version does its units again, because models changed; all else of an ID must not."""
 LINE_DIGEST = "121ef98788e685f8a15c084a3ce9ac9ef8aefc0e7cfdb713373f08e3b8c61d1d"
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
     folder = tmp_path_factory.mktemp("golden")
     with tarfile.open(STORED) as tar:
         tar.extractall(folder, filter="data")
-    return plan_of(folder / "store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raybench.config.unit.ID_VERSION", ID_VERSION)
+        yield plan_of(folder / "store")
 
 
 def test_nothing_is_left_to_do(plan: Plan) -> None:
@@ -53,6 +58,8 @@ def test_every_record_is_read(plan: Plan) -> None:
 def test_the_board_is_built_as_it_was(plan: Plan) -> None:
     run = RunStore(plan.store, "golden")
     stored = board_from_json(run.get_report("board.json"))
+    rows = tuple(replace(row, trained_on=("cpu",)) for row in stored.rows)  # a board of then does not say
+    stored = replace(stored, rows=rows)
     built = publish(plan, RunStore(plan.store, "golden", Ledger.read(run)), CREATED)
     assert comparable(built) == comparable(stored)
 

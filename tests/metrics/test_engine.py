@@ -12,7 +12,7 @@ import torch
 
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.numbers import Threshold
-from raybench.metrics.pixel import PixelMap, PixelSketch
+from tests.support.made_maps import MadeMap, sketch_of
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -55,13 +55,11 @@ def test_agrees_with_anomalibs_engine(strips: Path, tmp_path: Path, monkeypatch:
     maps, ids, labels, scores = [], [], [], []
     for item in items:
         heat, mask = (np.squeeze(np.asarray(part)) for part in (item.anomaly_map, item.gt_mask))
-        maps.append(PixelMap(item.image_path, heat.astype(np.float32), mask > 0))
+        maps.append(MadeMap(item.image_path, heat.astype(np.float32), mask > 0))
         ids.append(item.image_path)
         labels.append("ng" if bool(item.gt_label) else "ok")
         scores.append(float(item.pred_score))
-    sketch = PixelSketch.empty()
-    sketch.add(maps)
-    pixels = sketch.evaluate(intervals=False)
+    pixels = sketch_of(maps).evaluate(intervals=False)
     images = image_quality(ImageScores.of(ids, labels, scores), Threshold(0.5, 9, 0.1, 0.1))
     assert set(labels) == {"ok", "ng"}
     assert images.image_auroc.value == pytest.approx(theirs["image_AUROC"], abs=1e-4)

@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 
 from raybench.errors import IntegrityError
 from raybench.metrics.heatmap_contrast import HeatmapContrast, heatmap_quality
+from raybench.metrics.masks import Mask
+from tests.support.made_maps import heat_of
 
 SIDE = 64
+
+
+def contrast_of(
+    image_id: str, label: str, heatmap: npt.NDArray[np.float32], typical: float, mask: npt.NDArray[np.bool_] | None
+) -> HeatmapContrast:
+    prepared = None if mask is None else Mask.of(mask)
+    return HeatmapContrast.of(image_id, label, heat_of(heatmap, prepared, typical), prepared)
 
 
 def spot(
@@ -31,9 +40,9 @@ def scene(sigma: float = 0.0, noise: float = 0.0) -> HeatmapContrast:
     found = []
     for seed in range(5):
         heat, mask = spot(sigma, noise, seed)
-        found.append(HeatmapContrast.of(f"ng {seed}", "ng", heat, 0.0, mask))
+        found.append(contrast_of(f"ng {seed}", "ng", heat, 0.0, mask))
         calm = noise * np.abs(np.random.default_rng(100 + seed).normal(size=heat.shape)).astype(np.float32)
-        found.append(HeatmapContrast.of(f"ok {seed}", "ok", calm, 0.0, np.zeros_like(mask)))
+        found.append(contrast_of(f"ok {seed}", "ok", calm, 0.0, np.zeros_like(mask)))
     return HeatmapContrast.empty().merge(*found)
 
 
@@ -50,10 +59,10 @@ def test_by_hand() -> None:
     heat[0, 0], heat[5, 5] = 3.0, 9.0
     mask = np.zeros((10, 10), bool)
     mask[5, 5] = True
-    one = HeatmapContrast.of("a", "ng", heat, 1.0, mask)
+    one = contrast_of("a", "ng", heat, 1.0, mask)
     assert (one.peaks[0], one.inside[0], one.outside[0]) == (8.0, 8.0, pytest.approx(2 / 99))
     assert one.sharp[0] == 1.0  # the spot at the corner is not near
-    found = heatmap_quality(one.merge(HeatmapContrast.of("b", "ok", np.full((10, 10), 3.0, np.float32), 1.0, None)))
+    found = heatmap_quality(one.merge(contrast_of("b", "ok", np.full((10, 10), 3.0, np.float32), 1.0, None)))
     assert found.noise_ok.value == 0.25
     assert found.noise_around.value == pytest.approx(2 / 99 / 8)
 
@@ -68,13 +77,13 @@ def test_noise_and_blur_show(name: str, worse: int) -> None:
 
 def test_the_scale_of_the_heat_does_not_matter() -> None:
     heat, mask = spot(2.0, 0.1)
-    one, other = (HeatmapContrast.of("a", "ng", scale * heat, 0.0, mask) for scale in (1.0, 1000.0))
+    one, other = (contrast_of("a", "ng", scale * heat, 0.0, mask) for scale in (1.0, 1000.0))
     assert heatmap_quality(one).noise_around.value == pytest.approx(heatmap_quality(other).noise_around.value, rel=1e-5)
 
 
 def test_a_defect_that_does_not_glow_is_all_noise() -> None:
     heat, mask = spot()
-    found = heatmap_quality(HeatmapContrast.of("a", "ng", 1 - heat, 0.0, mask))
+    found = heatmap_quality(contrast_of("a", "ng", 1 - heat, 0.0, mask))
     assert found.noise_around.value == 1.0
     assert found.sharpness.value == 0.0
 
@@ -82,14 +91,14 @@ def test_a_defect_that_does_not_glow_is_all_noise() -> None:
 def test_undefined_numbers_say_why() -> None:
     assert heatmap_quality(HeatmapContrast.empty()).noise_ok.reason == "no heat maps"
     heat, _ = spot()
-    only_ok = heatmap_quality(HeatmapContrast.of("a", "ok", heat, 0.0, None))
+    only_ok = heatmap_quality(contrast_of("a", "ok", heat, 0.0, None))
     assert only_ok.noise_ok.reason == "no NG images with a heat map"
     assert only_ok.sharpness.reason == "no masks of defects"
 
 
 @given(order=st.permutations(range(10)), cut=st.integers(0, 10))
 def test_merging_is_idempotent_and_free_of_order(order: list[int], cut: int) -> None:
-    parts = [HeatmapContrast.of(f"{at}", "ng", *_args(at)) for at in range(10)]
+    parts = [contrast_of(f"{at}", "ng", *_args(at)) for at in range(10)]
     expected = HeatmapContrast.empty().merge(*parts).to_bytes()
     left = HeatmapContrast.empty().merge(*(parts[at] for at in order[:cut]))
     right = HeatmapContrast.empty().merge(*(parts[at] for at in order[cut:]), *(parts[at] for at in order[:cut]))
@@ -104,4 +113,4 @@ def _args(seed: int) -> tuple[npt.NDArray[np.float32], float, npt.NDArray[np.boo
 def test_an_image_has_one_heat_map() -> None:
     heat, mask = spot()
     with pytest.raises(IntegrityError, match="two different heat maps"):
-        HeatmapContrast.of("a", "ng", heat, 0.0, mask).merge(HeatmapContrast.of("a", "ng", 2 * heat, 0.0, mask))
+        contrast_of("a", "ng", heat, 0.0, mask).merge(contrast_of("a", "ng", 2 * heat, 0.0, mask))

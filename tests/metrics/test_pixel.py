@@ -15,10 +15,11 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from raybench.errors import IntegrityError
 from raybench.metrics import pixel as pixel_module
 from raybench.metrics.image import ImageScores
-from raybench.metrics.pixel import PixelMap, PixelSketch
+from raybench.metrics.pixel import PixelSketch
+from tests.support.made_maps import MadeMap, sketch_of
 
 
-def scene(count: int, seed: int = 0, side: int = 48) -> list[PixelMap]:
+def scene(count: int, seed: int = 0, side: int = 48) -> list[MadeMap]:
     rng = np.random.default_rng(seed)
     maps = []
     for number in range(count):
@@ -28,11 +29,11 @@ def scene(count: int, seed: int = 0, side: int = 48) -> list[PixelMap]:
             y, x = rng.integers(0, side - 8, 2)
             mask[y : y + rng.integers(1, 8), x : x + rng.integers(1, 8)] = True
         heat = heat + mask * rng.normal(0.6, 0.4)
-        maps.append(PixelMap(f"image {number}", heat.astype(np.float32), mask))
+        maps.append(MadeMap(f"image {number}", heat.astype(np.float32), mask))
     return maps
 
 
-def exact(maps: list[PixelMap], limit: float) -> tuple[float, float, float]:
+def exact(maps: list[MadeMap], limit: float) -> tuple[float, float, float]:
     """AUROC and AP by scikit-learn; AU-PRO from every distinct score, region by region."""
     mask = np.concatenate([one.mask.ravel() for one in maps])
     heat = np.concatenate([one.heatmap.ravel() for one in maps])
@@ -51,14 +52,14 @@ def exact(maps: list[PixelMap], limit: float) -> tuple[float, float, float]:
     return roc_auc_score(mask, heat), average_precision_score(mask, heat), np.trapezoid(y, x) / limit
 
 
-def exact_f1_max(maps: list[PixelMap]) -> float:
+def exact_f1_max(maps: list[MadeMap]) -> float:
     mask = np.concatenate([one.mask.ravel() for one in maps])
     heat = np.concatenate([one.heatmap.ravel() for one in maps])
     precision, recall, _ = precision_recall_curve(mask, heat)
     return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
 
 
-def exact_aupimo(maps: list[PixelMap]) -> float:
+def exact_aupimo(maps: list[MadeMap]) -> float:
     """From every distinct score: recall of each anomalous image's pixels against the pooled false-positive rate on
     normal images."""
     normal = np.sort(np.concatenate([one.heatmap.ravel() for one in maps if not one.mask.any()]))
@@ -94,12 +95,12 @@ HARD: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("case", HARD)
 def test_agrees_with_an_exact_oracle(case: str) -> None:
     maps = [
-        PixelMap(one.image_id, HARD[case](one.heatmap.astype(np.float64)).astype(np.float32), one.mask)
+        MadeMap(one.image_id, HARD[case](one.heatmap.astype(np.float64)).astype(np.float32), one.mask)
         for one in scene(30)
     ]
     sketch = PixelSketch.empty()
     for start in range(0, len(maps), 7):
-        sketch.add(maps[start : start + 7])
+        sketch.add([one.pixel_map for one in maps[start : start + 7]])
     found = sketch.evaluate()
     auroc, ap, au_pro = exact(maps, 0.3)
     strict = exact(maps, 0.05)[2]
@@ -114,9 +115,7 @@ def test_one_pixel_regions_count_as_much_as_any() -> None:
     maps = scene(12)
     for one in maps[::2]:
         one.mask[3, 5] = True
-    sketch = PixelSketch.empty()
-    sketch.add(maps)
-    found = sketch.evaluate(intervals=False)
+    found = sketch_of(maps).evaluate(intervals=False)
     assert found.au_pro.value == pytest.approx(exact(maps, 0.3)[2], abs=1e-5)
     assert found.pixel_f1_max.value == pytest.approx(exact_f1_max(maps), abs=1e-5)
 
@@ -124,12 +123,10 @@ def test_one_pixel_regions_count_as_much_as_any() -> None:
 @pytest.mark.parametrize("case", ["gamma", "narrow", "negative", "8-bit ties"])
 def test_aupimo_agrees_with_an_exact_oracle(case: str) -> None:
     maps = [
-        PixelMap(one.image_id, HARD[case](one.heatmap.astype(np.float64)).astype(np.float32), one.mask)
+        MadeMap(one.image_id, HARD[case](one.heatmap.astype(np.float64)).astype(np.float32), one.mask)
         for one in scene(60, side=80)
     ]
-    sketch = PixelSketch.empty()
-    sketch.add(maps)
-    found = sketch.evaluate().aupimo
+    found = sketch_of(maps).evaluate().aupimo
     assert found.value == pytest.approx(exact_aupimo(maps), abs=1e-4)
     assert found.n == sum(one.mask.any() for one in maps)
     assert (found.low or 0.0) <= (found.value or 0.0) <= (found.high or 0.0)
@@ -145,32 +142,23 @@ def test_aupimo_agrees_with_anomalib() -> None:
     theirs.update(
         torch.tensor(np.stack([m.heatmap for m in maps])), torch.tensor(np.stack([m.mask for m in maps])).int()
     )
-    sketch = PixelSketch.empty()
-    sketch.add(maps)
-    found = sketch.evaluate(intervals=False).aupimo
+    found = sketch_of(maps).evaluate(intervals=False).aupimo
     assert found.value == pytest.approx(float(theirs.compute()), abs=5e-3)  # theirs looks at thresholds on a grid
 
 
 def test_aupimo_needs_a_tail() -> None:
-    sketch = PixelSketch.empty()
-    sketch.add(scene(9))
-    assert "100000 pixels of OK images" in str(sketch.evaluate().aupimo.reason)
+    assert "100000 pixels of OK images" in str(sketch_of(scene(9)).evaluate().aupimo.reason)
 
 
 def test_threads_change_nothing() -> None:
-    one, two = PixelSketch.empty(), PixelSketch.empty()
-    one.add(scene(9))
-    two.add(scene(9), threads=2)
-    assert one.to_bytes() == two.to_bytes()
+    assert sketch_of(scene(9)).to_bytes() == sketch_of(scene(9), threads=2).to_bytes()
 
 
 def test_agrees_with_the_oracle_when_buckets_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raybench.metrics.sketch.CAP", 8192)
     maps = scene(30)
-    sketch = PixelSketch.empty()
-    sketch.add(maps)
     auroc, ap, au_pro = exact(maps, 0.3)
-    found = sketch.evaluate()
+    found = sketch_of(maps).evaluate()
     assert found.pixel_auroc.value == pytest.approx(auroc, abs=1e-5)
     assert found.pixel_ap.value == pytest.approx(ap, abs=1e-4)
     assert found.au_pro.value == pytest.approx(au_pro, abs=1e-5)
@@ -184,32 +172,27 @@ def test_agrees_with_anomalib_inside_its_range() -> None:
         from anomalib.metrics.aupro import _AUPRO
     maps = scene(9)
     highest = max(float(one.heatmap.max()) for one in maps)
-    maps = [PixelMap(one.image_id, one.heatmap / np.float32(highest), one.mask) for one in maps]
+    maps = [MadeMap(one.image_id, one.heatmap / np.float32(highest), one.mask) for one in maps]
     theirs: Any = _AUPRO(fpr_limit=0.3)
     theirs.update(
         torch.tensor(np.stack([m.heatmap for m in maps])), torch.tensor(np.stack([m.mask for m in maps])).int()
     )
-    sketch = PixelSketch.empty()
-    sketch.add(maps)
-    assert sketch.evaluate().au_pro.value == pytest.approx(float(theirs.compute()), abs=1e-4)
+    assert sketch_of(maps).evaluate().au_pro.value == pytest.approx(float(theirs.compute()), abs=1e-4)
 
 
 @given(order=st.permutations(range(8)), cut=st.integers(0, 8))
 @settings(max_examples=15, deadline=None)
 def test_order_and_split_do_not_matter(order: list[int], cut: int) -> None:
     maps = scene(8, side=24)
-    whole, first, second = PixelSketch.empty(), PixelSketch.empty(), PixelSketch.empty()
-    whole.add(maps)
-    first.add([maps[at] for at in order[:cut]])
-    second.add([maps[at] for at in order[cut:]])
+    whole, first, second = (
+        sketch_of(some) for some in (maps, [maps[at] for at in order[:cut]], [maps[at] for at in order[cut:]])
+    )
     second.merge(PixelSketch.from_bytes(first.to_bytes()))
     assert second.to_bytes() == whole.to_bytes()
 
 
 def test_interval_holds_the_number_and_shrinks_with_more_images() -> None:
-    few, many = PixelSketch.empty(), PixelSketch.empty()
-    few.add(scene(9))
-    many.add(scene(120))
+    few, many = sketch_of(scene(9)), sketch_of(scene(120))
     widths = []
     for sketch in (few, many):
         number = sketch.evaluate().au_pro
@@ -223,11 +206,10 @@ def test_interval_holds_the_number_and_shrinks_with_more_images() -> None:
 
 
 def test_undefined_numbers_say_why() -> None:
-    empty, clean = PixelSketch.empty(), PixelSketch.empty()
-    clean.add([PixelMap("a", np.ones((4, 4), np.float32), np.zeros((4, 4), bool))])
-    only = PixelSketch.empty()
-    only.add([PixelMap("a", np.ones((4, 4), np.float32), np.ones((4, 4), bool))])
-    for sketch, reason in ((empty, "no masks"), (clean, "no masks of anomalous"), (only, "no normal pixels")):
+    heat, none = np.ones((4, 4), np.float32), np.zeros((4, 4), bool)
+    clean, only = (sketch_of([MadeMap("a", heat, mask)]) for mask in (none, ~none))
+    cases = ((PixelSketch.empty(), "no masks"), (clean, "no masks of anomalous"), (only, "no normal pixels"))
+    for sketch, reason in cases:
         number = sketch.evaluate().au_pro
         assert number.value is None
         assert number.reason is not None
@@ -237,10 +219,9 @@ def test_undefined_numbers_say_why() -> None:
 def test_summaries_are_bounded_whatever_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixel_module, "SUMMARISED_IMAGES", 5)
     maps = scene(12, side=16)
-    forth, back = PixelSketch.empty(), PixelSketch.empty()
-    forth.add(maps)
+    forth, back = sketch_of(maps), PixelSketch.empty()
     for one in reversed(maps):
-        back.add([one])
+        back.add([one.pixel_map])
     assert back.to_bytes() == forth.to_bytes()
     assert forth.evaluate().pixel_auroc.n == 5
 
@@ -248,9 +229,7 @@ def test_summaries_are_bounded_whatever_the_order(monkeypatch: pytest.MonkeyPatc
 @given(cut=st.integers(0, 2000))
 @settings(max_examples=20, deadline=None)
 def test_damage_is_noticed(cut: int) -> None:
-    sketch = PixelSketch.empty()
-    sketch.add(scene(3, side=16))
-    data = sketch.to_bytes()
+    data = sketch_of(scene(3, side=16)).to_bytes()
     with pytest.raises(IntegrityError):
         PixelSketch.from_bytes(data[: min(cut, len(data) - 1)])
 
@@ -266,8 +245,6 @@ def test_a_region_counts_the_same_whatever_its_size() -> None:
     mask[:30, :30] = True
     mask[38:, 38:] = True
     heat[:30, :30] = 1  # the large region is found, the small one is missed
-    sketch = PixelSketch.empty()
-    sketch.add([PixelMap("a", heat, mask)])
     background: npt.NDArray[np.float32] = heat[~mask]
     assert background.max() == 0
-    assert sketch.evaluate().au_pro.value == pytest.approx(0.5 + 0.5 * 0.3 / 2, abs=1e-6)
+    assert sketch_of([MadeMap("a", heat, mask)]).evaluate().au_pro.value == pytest.approx(0.5 + 0.5 * 0.3 / 2, abs=1e-6)

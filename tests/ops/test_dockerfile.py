@@ -55,6 +55,10 @@ def test_stages_user_and_pins() -> None:
     assert all("--constraint requirements.lock" in value or "--no-deps" in value for value in installs)
 
 
+def test_the_image_does_not_say_which_gpus_a_container_sees() -> None:
+    assert not any("NVIDIA_VISIBLE_DEVICES" in value for _, value in instructions())
+
+
 def test_the_manifests_use_the_version_of_the_package() -> None:
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
     assert version

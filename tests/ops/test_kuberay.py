@@ -59,6 +59,14 @@ def test_the_head_works_on_nothing_and_the_workers_scale() -> None:
     assert set(groups) == {"gpu", "cpu"}
 
 
+def test_only_the_gpu_group_offers_gpus() -> None:
+    """Ray counts what a pod sees, and on a node whose default runtime is NVIDIA's each pod may see all GPUs."""
+    spec = manifest("raycluster")["spec"]
+    groups = {group["groupName"]: group["rayStartParams"] for group in spec["workerGroupSpecs"]}
+    assert spec["headGroupSpec"]["rayStartParams"]["num-gpus"] == groups["cpu"]["num-gpus"] == "0"
+    assert "num-gpus" not in groups["gpu"]
+
+
 def test_every_pod_is_bounded_probed_and_not_root() -> None:
     for pod in pods("raycluster"):
         assert pod["securityContext"]["runAsNonRoot"] is True

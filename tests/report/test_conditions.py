@@ -57,3 +57,13 @@ def test_of_few_each_is_told(board_of: BoardOf) -> None:
     texts = changed(board, lambda at, row: replace(row, weights_note="w", speed=replace(SPEED, other_load=0.3 * at)))
     assert "m: w" in texts
     assert "m on b: timed while other programs kept 30% of the cores busy" in texts
+
+
+def test_lines_trained_on_cpus_and_gpus_are_told(board_of: BoardOf) -> None:
+    board = board_of({"a": {"m": 2.0, "n": 2.0}, "b": {"m": 2.0, "n": 2.0}})
+    kinds = [("cuda",), ("cpu", "cuda"), ("cuda",), ("cuda",)]
+    told = [text for text in changed(board, lambda at, row: replace(row, trained_on=kinds[at])) if "trained on" in text]
+    assert len(told) == 1
+    assert told[0].startswith("a: some units were trained on a CPU and some on a GPU")
+    alike = changed(board, lambda at, row: replace(row, trained_on=("cuda",)))
+    assert not any("trained on" in text for text in alike)

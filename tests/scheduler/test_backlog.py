@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 import sys
 import tracemalloc
@@ -25,22 +26,25 @@ TraceFunction = Callable[[FrameType, str, Any], Any]
     seeds=st.integers(1, 4),
     shards=st.integers(0, 4),
     window=st.integers(1, 5),
+    per_job=st.sampled_from([0, 25, 1000]),
     data=st.data(),
 )
-def test_every_job_once_and_in_order(seeds: int, shards: int, window: int, data: st.DataObject) -> None:
+def test_every_job_once_and_in_order(seeds: int, shards: int, window: int, per_job: int, data: st.DataObject) -> None:
     lines = {name: manifest(name, shards) for name in ("a", "b")}
     units = [unit(line, seed) for line in lines for seed in range(seeds)]
     phases = st.sampled_from(["train", "score", "aggregate", "measure"])
     failing = set(data.draw(st.lists(st.tuples(st.sampled_from([one.unit_id for one in units]), phases), max_size=3)))
-    backlog = Backlog(units, lines, {})
+    backlog = Backlog(units, lines, {}, per_job)
     order = drain(backlog, window, random.Random(data.draw(st.integers(0, 99))), failing)
-    keys = [(job.unit.unit_id, job.phase, job.shard and job.shard.key) for job in order]
+    keys = [(job.unit.unit_id, job.phase, shard) for job in order for shard in job.shards or [None]]
     assert len(keys) == len(set(keys))
+    assert all(job.images <= max(per_job, 10) for job in order)
     broken = {unit_id for unit_id, _ in failing}
     for one in units:
         phases_run = [job.phase for job in order if job.unit == one]
         if one.unit_id not in broken:
-            assert phases_run == ["train", *["score"] * shards, "aggregate", "measure"]
+            jobs = math.ceil(shards / max(1, per_job // 10))
+            assert phases_run == ["train", *["score"] * jobs, "aggregate", "measure"]
     for tally in backlog.tallies.values():
         assert tally.done + tally.failed == tally.total
 
@@ -142,7 +146,7 @@ def steps(count: int, outcome: Callable[[Backlog, Job], object]) -> int:
 
 
 def put_back_once(backlog: Backlog, job: Job, seen: set[tuple[str, str, str]] | None = None) -> None:
-    key = (job.unit.unit_id, job.phase, job.shard.key if job.shard else "")
+    key = (job.unit.unit_id, job.phase, job.shards[0].key if job.shards else "")
     if seen is not None and key not in seen:
         seen.add(key)
         backlog.put_back(job, 0.0)

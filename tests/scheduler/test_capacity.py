@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raybench.config.experiment import Resources
-from raybench.errors import InputError
+from raybench.errors import GpuUnusable, InputError
 from raybench.scheduler.capacity import REFRESH_S, Cluster, Node, assumed_nodes, capacity_of
 
 CPU, GPU, SMALL = Node("c", 32, 0), Node("g", 16, 4), Node("s", 1, 1)
@@ -83,6 +83,19 @@ def test_a_lost_cluster_is_asked_for_one_task_at_a_time_and_stays_of_its_kind() 
     nodes.nodes = [GPU]
     nodes.now += REFRESH_S
     assert [node.node_id for node in cluster.capacity.nodes] == [GPU.node_id]
+
+
+def test_a_node_whose_gpu_fails_counts_no_more() -> None:
+    nodes = FakeNodes(GPU, Node("h", 16, 4))
+    cluster = nodes.cluster()
+    cluster.leave_out("g", "GPU 2 of g: no")
+    assert [node.node_id for node in cluster.capacity.nodes] == ["h"]
+    cluster.raise_if_all_left_out()
+    nodes.now += REFRESH_S
+    assert cluster.capacity.count == 4
+    cluster.leave_out("h", "GPU 0 of h: no")
+    with pytest.raises(GpuUnusable, match="no node has a GPU that works: GPU 2 of g: no; GPU 0 of h: no"):
+        cluster.raise_if_all_left_out()
 
 
 def test_a_run_on_cpus_stays_on_cpus() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from raybench.config.unit import Unit
 from raybench.runs.costs import Costs, row_of
 from raybench.runs.records import ResourceUsage
-from raybench.scheduler.gpu_share import CONTEXT_MB, MARGIN, PARTS, GpuShares, share
+from raybench.scheduler.gpu_share import CONTEXT_MB, MARGIN, PARTS, GpuShares, share, torch_limit
 from tests.support.backlog import unit
 
 FIRST, SECOND = unit("a", 0), unit("b", 1)
@@ -29,8 +29,24 @@ def test_as_many_as_fit_fit(peak_mb: float, device_mb: float) -> None:
         assert int(1 / found) * (peak_mb * MARGIN + CONTEXT_MB) <= device_mb * (1 + 1e-9)
 
 
+@settings(deadline=None)
+@given(st.floats(1, 2e5), st.floats(1e3, 2e5))
+def test_torch_may_take_what_the_share_was_made_for_and_leaves_room_for_cuda(peak_mb: float, device_mb: float) -> None:
+    found = share(peak_mb, device_mb)
+    limit_mb = torch_limit(found, device_mb) * device_mb
+    if found < 1:
+        assert peak_mb * MARGIN <= limit_mb * (1 + 1e-9)
+        assert limit_mb + CONTEXT_MB <= found * device_mb * (1 + 1e-9)
+    else:
+        assert limit_mb == device_mb
+
+
+def test_a_fixed_share_smaller_than_a_context_leaves_torch_something() -> None:
+    assert torch_limit(0.1, 4000) == 0.05
+
+
 @pytest.mark.parametrize(
-    ("peak_mb", "device_mb", "parts"), [(2000, 80_000, 1), (10_000, 80_000, 3), (2000, 8000, 6), (79_000, 80_000, 16)]
+    ("peak_mb", "device_mb", "parts"), [(2000, 80_000, 1), (10_000, 80_000, 3), (2000, 8000, 7), (79_000, 80_000, 16)]
 )
 def test_sixteenths(peak_mb: float, device_mb: float, parts: int) -> None:
     assert share(peak_mb, device_mb) == parts / 16

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from raybench.scheduler.gpus import position
+from raybench.scheduler import gpus
+from raybench.scheduler.gpus import NotBegun, position
 from raybench.scheduler.tasks import REUSE_WORKER, execute
 
 TASKS, GPUS = 12, "4,6,7"
@@ -42,6 +43,15 @@ def test_where_a_gpu_stands_among_its_nodes() -> None:
     assert position("3", None) == 3
     assert position("7", ["4", "6", "7"]) == 2
     assert position("GPU-b", ["GPU-a", "GPU-b"]) == 1
+
+
+def test_a_process_keeps_its_instance_of_mig(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA shows one to a process."""
+    monkeypatch.setattr(gpus, "_process", gpus._Process())
+    gpus.keep("MIG-a")
+    gpus.keep("MIG-a")
+    with pytest.raises(NotBegun, match="keeps MIG-a and was given MIG-b"):
+        gpus.keep("MIG-b")
 
 
 def test_workers_are_used_again() -> None:

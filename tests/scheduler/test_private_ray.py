@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 from ray._private import ray_constants, services
 from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray._private.worker import global_worker
 
-from raybench.scheduler.gpus import GPU
+from raybench.scheduler.gpus import GPU, IDLE
 from raybench.scheduler.stop import JOB_STOP_WAIT_S
 
 RAYLET = Path(ray.__file__).parent / "core/src/ray/raylet/raylet"
@@ -37,6 +39,23 @@ def test_global_worker_remembers_the_gpus_of_its_node() -> None:
     """`gpus.choose` shows them all to CUDA. None: the node hides none."""
     seen = global_worker.original_visible_accelerator_ids.get(GPU)
     assert seen is None or isinstance(seen, list)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_the_title_of_a_process_tells_that_it_is_idle() -> None:
+    """`gpus` ends idle processes that hold memory of a GPU."""
+
+    @ray.remote
+    def task() -> tuple[int, str]:
+        here = psutil.Process()
+        return here.pid, "".join(here.cmdline())
+
+    process, busy = ray.get(task.remote())
+    assert not busy.startswith(IDLE)
+    until = time.monotonic() + 10
+    while not (title := "".join(psutil.Process(process).cmdline())).startswith(IDLE):
+        assert time.monotonic() < until, title
 
 
 @pytest.mark.parametrize("name", ["idle_worker_killing_time_threshold_ms", "worker_niceness"])

@@ -6,15 +6,16 @@ import time
 
 import ray
 
-from raybench.errors import ModelError, ObjectMissing, StoreDenied, StoreUnreachable
+from raybench.errors import GpuUnusable, ModelError, ObjectMissing, StoreDenied, StoreUnreachable
 from raybench.scheduler.backlog import Backlog, Job
-from raybench.scheduler.retries import LONGEST_PAUSE_S, MAX_HALVINGS, Retries
+from raybench.scheduler.gpus import NotBegun
+from raybench.scheduler.retries import IDLE_S, LONGEST_PAUSE_S, MAX_HALVINGS, Retries
 from raybench.scheduler.tasks import retry_reason
 from tests.support.backlog import drain, manifest, unit
 
 LINES = {"a": manifest("a", 2)}
 SHARD = LINES["a"].scored_shards[0]
-TRAIN, SCORE = Job("train", unit("a", 0), 0), Job("score", unit("a", 0), 10, SHARD)
+TRAIN, SCORE = Job("train", unit("a", 0), 0), Job("score", unit("a", 0), 10, (SHARD,))
 
 
 def test_a_dead_worker_is_replaced_at_once_and_not_for_ever() -> None:
@@ -42,10 +43,30 @@ def test_who_ran_out_of_memory_beside_others_is_tried_again() -> None:
     assert retries.halvings(SCORE) == 0
 
 
+def test_who_ran_out_of_memory_on_a_whole_gpu_waits_until_idle_processes_have_left_it() -> None:
+    retries = Retries(1)
+    pause_s = retries.pause_s(SCORE, "gpu_oom")
+    assert pause_s is not None
+    assert pause_s > IDLE_S
+    assert retries.pause_s(SCORE, "gpu_oom") is None
+
+
+def test_a_process_that_has_to_end_costs_no_task_a_try() -> None:
+    retries = Retries(0)
+    assert [retries.pause_s(TRAIN, "not_begun") for _ in range(3)] == [0.0] * 3
+    retries.expect_end()
+    assert [retries.pause_s(SCORE, "worker_died") for _ in range(2)] == [0.0, None]
+    assert not retries.again(SCORE)
+
+
 def test_whose_fault_it_is() -> None:
-    assert retry_reason(MemoryError(), shared=True) == "shared_oom"
-    assert retry_reason(type("OutOfMemoryError", (RuntimeError,), {})(), shared=True) == "shared_oom"  # torch's
-    assert retry_reason(ModelError("x"), shared=True) is None
+    assert retry_reason(MemoryError(), share=1.0) == "gpu_oom"
+    assert retry_reason(RuntimeError("CUDA error: device-side assert triggered"), share=1.0) == "gpu_lost"
+    assert retry_reason(GpuUnusable("x"), share=1.0) == "gpu_unusable"
+    assert retry_reason(NotBegun("x"), share=1.0) == "not_begun"
+    assert retry_reason(MemoryError(), share=0.5) == "shared_oom"
+    assert retry_reason(type("OutOfMemoryError", (RuntimeError,), {})(), share=0.5) == "shared_oom"  # torch's
+    assert retry_reason(ModelError("x"), share=0.5) is None
     assert retry_reason(ray.exceptions.WorkerCrashedError()) == "worker_died"
     assert retry_reason(ray.exceptions.OutOfMemoryError("x")) == "oom"  # type: ignore[no-untyped-call]
     assert retry_reason(StoreUnreachable("x")) == "infrastructure"

@@ -157,10 +157,14 @@ def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
 
     monkeypatch.setattr(registry, "load", counted)
     monkeypatch.setattr("raybench.worker.context._loaded", OrderedDict())
-    alone = replace(context, threads=2)
-    for place in (context, context, alone, context, alone):
+    other = replace(context, threads=2)
+    for place in (context, context, other, context, other):
         cached_detector(unit, trained, place)
     assert loads == [1, 2]
+    cached_detector(unit, trained, other, alone=True)
+    assert loads == [1, 2]
+    cached_detector(unit, trained, context)
+    assert loads == [1, 2, 1]
 
 
 def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips: Path, tmp_path: Path) -> None:

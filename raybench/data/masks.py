@@ -1,0 +1,120 @@
+"""Labels and masks of a shard's images, prepared once per node for all models and seeds.
+
+Masks are kept beside the decoded images as indices of pixels: one file of int32 per shard, of which one image is read
+at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from raybench.data.cache import write_cached
+from raybench.data.decode import decode_mask
+from raybench.data.manifest import Label, ShardInfo
+from raybench.data.shards import ImageRow, read_rows
+from raybench.metrics.masks import Mask
+from raybench.store import Store
+
+_VERSION = 1
+_LABELLED = ("ok", "ng")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What people said of one image."""
+
+    image_id: str
+    """Id of the image."""
+    label: Label
+    """"ok", "ng" or "unknown"."""
+    defect_type: str
+    """Empty for an image that is not NG, and for an NG image of no named type."""
+    has_mask: bool
+    """Whether the image came with a mask file."""
+    mask: Mask | None
+    """Its anomalous pixels: none for an OK image without a mask. None where they are unknown."""
+
+
+@dataclass(frozen=True)
+class ShardAnnotations:
+    """The annotations of a shard's images, in the order of the shard."""
+
+    rows: tuple[Mapping[str, Any], ...]
+    """Of each image, the fields of `Annotation` and the numbers of its indices in the file."""
+    path: Path
+    """File of the indices."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Annotation:
+        row = self.rows[position]
+        mask = None
+        if row["known"]:
+            counts = np.cumsum([0, *row["counts"]])
+            with self.path.open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), 4 * int(counts[-1]), row["offset"])
+            values = np.frombuffer(data, np.int32)
+            pixels, regions, areas, around = (values[start:end] for start, end in itertools.pairwise(counts))
+            mask = Mask(row["height"], row["width"], pixels, regions, areas.astype(np.int64), around)
+        return Annotation(row["image_id"], row["label"], row["defect_type"], row["has_mask"], mask)
+
+
+def open_annotations(lines: Store, shard: ShardInfo, cache_dir: Path) -> ShardAnnotations:
+    """Open the annotations of a shard. Its masks are decoded unless this node has done so before.
+
+    Raises:
+        IntegrityError: The shard is damaged.
+        RejectedImage: A mask cannot be decoded.
+    """
+    name = hashlib.sha256(json.dumps(["masks", _VERSION, shard.sha256]).encode()).hexdigest()[:32]
+    indices, index = cache_dir / f"{name}.i32", cache_dir / f"{name}.json"
+    if not (indices.exists() and index.exists()):
+        write_cached((indices, index), lambda file: _prepare(lines, shard, file))
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(indices)
+    return ShardAnnotations(tuple(json.loads(index.read_text())), indices)
+
+
+def _prepare(lines: Store, shard: ShardInfo, file: BinaryIO) -> list[dict[str, Any]]:
+    rows, offset = [], 0
+    for row in read_rows(lines, shard, images=False):
+        mask = _mask(row)
+        parts = (mask.pixels, mask.regions, mask.areas.astype(np.int32), mask.around) if mask else ()
+        for part in parts:
+            file.write(part.tobytes())
+        counts = [len(part) for part in parts]
+        rows.append(
+            {
+                "image_id": row.image_id,
+                "label": row.label,
+                "defect_type": row.defect_type,
+                "has_mask": row.mask is not None,
+                "known": mask is not None,
+                "height": row.height,
+                "width": row.width,
+                "counts": counts,
+                "offset": offset,
+            }
+        )
+        offset += 4 * sum(counts)
+    return rows
+
+
+def _mask(row: ImageRow) -> Mask | None:
+    """Return the anomalous pixels of an image; None if they are unknown, as those of an NG image without a mask."""
+    if row.label not in _LABELLED:
+        return None
+    if row.mask is not None:
+        return Mask.of(decode_mask(row.mask, row.height, row.width))
+    return Mask.empty(row.height, row.width) if row.label == "ok" else None

@@ -1,0 +1,64 @@
+"""The anomalous pixels of an image, prepared once for all heat maps of it: indices, regions, surroundings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+CONNECTIVITY = 8
+MARGIN = 0.03  # width of the surroundings of a defect, as a share of the image's shorter side
+
+Indices = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """The anomalous pixels of one image. An index is a position in the flattened image, row by row."""
+
+    height: int
+    """Of the image, in pixels."""
+    width: int
+    """Of the image, in pixels."""
+    pixels: Indices
+    """(n,) int32, ascending: indices of the anomalous pixels."""
+    regions: Indices
+    """(n,) int32: number of the connected region (8 neighbours) that each anomalous pixel belongs to."""
+    areas: npt.NDArray[np.int64]
+    """(r,) int64: pixels of each region."""
+    around: Indices
+    """(m,) int32, ascending: indices of the normal pixels within 3 % of the shorter side of an anomalous one."""
+
+    @classmethod
+    def of(cls, mask: npt.NDArray[np.bool_]) -> Mask:
+        """Prepare a mask (H, W), True where the image is anomalous."""
+        height, width = mask.shape
+        pixels = np.flatnonzero(mask).astype(np.int32)
+        if not len(pixels):
+            return cls.empty(height, width)
+        count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=CONNECTIVITY)
+        regions = labels.ravel()[pixels].astype(np.int32) - np.int32(1)
+        margin = max(1, round(MARGIN * min(height, width)))
+        near = cv2.dilate(mask.astype(np.uint8), np.ones((2 * margin + 1, 2 * margin + 1), np.uint8))
+        around = np.flatnonzero(near.astype(bool) & ~mask).astype(np.int32)
+        areas = np.bincount(regions, minlength=count - 1).astype(np.int64)
+        return cls(height, width, pixels, regions, areas, around)
+
+    @classmethod
+    def empty(cls, height: int, width: int) -> Mask:
+        """Return the mask of an image without anomalous pixels."""
+        none = np.empty(0, np.int32)
+        return cls(height, width, none, none, np.empty(0, np.int64), none)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels of the image."""
+        return self.height * self.width
+
+    def dense(self) -> npt.NDArray[np.bool_]:
+        """Return the mask as an array (H * W,), True where the image is anomalous."""
+        dense = np.zeros(self.size, np.bool_)
+        dense[self.pixels] = True
+        return dense

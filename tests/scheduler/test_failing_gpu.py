@@ -1,0 +1,160 @@
+"""GPUs that fail: a process that has lost its GPU ends, and a node whose GPU does not compute is left out.
+
+The GPUs are Ray's word for a number here, and a detector raises what torch would.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raybench.cli.demo import Sizes, write_strips
+from raybench.data.pack import PackOptions, pack
+from raybench.store import Store, open_store
+from tests.support.apart import answer
+
+pytestmark = pytest.mark.cluster
+
+FRAGILE = '''
+import os
+from pathlib import Path
+
+import numpy as np
+import ray
+from raybench import Detector, Scored
+from raybench.errors import GpuUnusable
+
+LOST = "CUDA error: an illegal memory access was encountered"
+lost = []
+
+
+class Fragile(Detector):
+    """Loses its GPU for good: in the first process, in each, or on one of two nodes."""
+
+    def fit(self, images, context):
+        self.fail()
+        self.fail_on_a_bad_node()
+        self.mean = np.float64(images.batch([0]).mean())
+
+    def score(self, images):
+        self.fail()
+        return Scored.from_maps(images.mean(axis=3, dtype=np.float32) - np.float32(self.mean))
+
+    def fail(self):
+        folder, how = Path(self.config["folder"]), self.config["how"]
+        context = ray.get_runtime_context()
+        with open(folder / "calls", "a") as calls:
+            calls.write(f"{how} {context.get_node_id()} {os.getpid()}\\n")
+        if how == "always" or lost:
+            raise RuntimeError(LOST)
+        if how == "once" and self.first(folder):
+            lost.append(True)
+            raise RuntimeError(LOST)
+
+    def fail_on_a_bad_node(self):
+        node_id, folder = ray.get_runtime_context().get_node_id(), Path(self.config["folder"])
+        if self.config["how"] == "node" and node_id == (folder / "bad").read_text():
+            raise GpuUnusable(f"node {node_id}, GPU 0: No CUDA GPUs are available")
+
+    def first(self, folder):
+        try:
+            (folder / "first").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+'''
+RUN = """
+import json, sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
+from raybench.config.plan import make_plan
+from raybench.errors import RaybenchError
+from raybench.scheduler.runner import run_plan
+
+store, folder, nodes, seeds, models = *sys.argv[1:3], *map(int, sys.argv[3:5]), sys.argv[5:]
+own = {"once", "always", "node"}
+experiment = Experiment(
+    name="night", store=store, lines=("strip",), seeds=tuple(range(seeds)), squashed_twins=False, inspect=False,
+    annotation=Annotation(signals=0), false_alarm_budget=0.2,
+    models=tuple(
+        ModelChoice(name="fragile:Fragile", label=model, config={"how": model, "folder": folder})
+        if model in own else ModelChoice(name=model)
+        for model in models
+    ),
+    input=InputChoice(pixels=4096), resources=Resources(gpus=1.0, measure_s=0.05, retries=1),
+)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
+for _ in range(nodes):
+    bad = cluster.add_node(num_cpus=2, num_gpus=1)
+Path(folder, "bad").write_text(bad.node_id)
+ray.init(address=cluster.address, log_to_driver=False)
+found = {"bad": bad.node_id, "said": "", "failures": [], "unusable": []}
+try:
+    plan = make_plan(experiment)
+    summary = run_plan(plan)
+    labels = {unit.unit_id: unit.model for unit in plan.units}
+    found["failures"] = [(labels[unit_id], failure.message) for unit_id, failure in summary.failed.items()]
+    found["unusable"] = list(summary.unusable)
+except RaybenchError as error:
+    found["said"] = f"{type(error).__name__}: {error}"
+calls = Path(folder, "calls")
+found["calls"] = [row.split() for row in calls.read_text().splitlines()] if calls.exists() else []
+print(json.dumps(found))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = open_store(str(tmp_path / "store"))
+    strips = write_strips(tmp_path / "strips", Sizes(24, 3, 3, 0))
+    pack(open_store(str(strips)), found.sub("lines"), "strip", PackOptions())
+    return found
+
+
+def outcome(store: Store, folder: Path, *models: str, nodes: int = 1, seeds: int = 1) -> dict[str, Any]:
+    """What a run makes of them, on so many nodes with a GPU, in a process of its own."""
+    (folder / "fragile.py").write_text(FRAGILE)
+    paths = [str(folder), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    return answer(RUN, store.uri(), str(folder), str(nodes), str(seeds), *models, environment=environment)
+
+
+def test_a_process_that_has_lost_its_gpu_ends_and_others_go_on(store: Store, tmp_path: Path) -> None:
+    """One model loses it once, another each time it is tried: that is a row that names the GPU."""
+    found = outcome(store, tmp_path, "once", "always")
+    assert (found["said"], found["unusable"]) == ("", [])
+    ((model, message),) = found["failures"]
+    assert model == "always"
+    assert message.startswith("CUDA error: an illegal memory access was encountered [node ")
+    assert message.endswith(", GPU 0]")
+    tries = [process for how, _, process in found["calls"] if how == "always"]
+    assert len(tries) == len(set(tries)) == 2
+    first, *others = [process for how, _, process in found["calls"] if how == "once"]
+    assert first not in {*others, *tries}
+
+
+def test_a_node_whose_gpu_fails_is_left_out(store: Store, tmp_path: Path) -> None:
+    found = outcome(store, tmp_path, "node", nodes=2, seeds=4)
+    assert (found["failures"], found["said"]) == ([], "")
+    (said,) = found["unusable"]
+    assert said.startswith(f"node {found['bad']}, GPU 0: No CUDA GPUs are available")
+    assert 2 <= [node for _, node, _ in found["calls"]].count(found["bad"]) <= 4
+
+
+def test_torch_that_cannot_use_the_gpus_is_said_before_anything_is_trained(store: Store, tmp_path: Path) -> None:
+    found = outcome(store, tmp_path, "padim", nodes=2)
+    assert found["said"].startswith("GpuUnusable: no node has a GPU that works: node ")
+    assert found["said"].count(", GPU 0: ") == 2
+    assert "resources.gpus: 0" in found["said"]
+    assert not list(store.list("runs/night/units/"))
