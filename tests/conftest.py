@@ -31,7 +31,8 @@ from raybench.store.server import EmbeddedServer, embedded_server
 settings.register_profile("raybench", deadline=None)  # how long an example takes is this machine's business
 settings.load_profile("raybench")
 _numbers = itertools.count()
-MADE_ONCE = {"test_fidelity.py", "test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py"}
+MADE_ONCE = {"test_fidelity.py", "test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py",
+             "test_placement.py"}  # fmt: skip
 """Files whose tests share something that takes seconds to make: one worker of pytest runs all of them."""
 SERVERS = {"test_server.py", "test_tls.py", "test_store_faults.py"}
 """Files whose tests start S3 servers of their own."""
