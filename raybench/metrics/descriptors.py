@@ -12,7 +12,7 @@ texture    9  mean gradient in the hot part (log), and its directions in 8 bins 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -131,7 +131,8 @@ def describe(heatmap: Floats, image: npt.NDArray[np.uint8], typical: float) -> F
     if not hot.any():  # no pixel is hotter than a typical OK image: describe the whole image
         hot[:] = True
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab).astype(np.float32, copy=False)
-    blocks = [place, _extent(hot), _colour(lab, hot), _contrast(lab, hot), _texture(lab, hot)]
+    inside = hot.astype(np.uint8)
+    blocks = [place, _extent(inside), *_colour(lab, inside), _texture(lab, hot)]
     return np.concatenate(blocks).astype(np.float32)
 
 
@@ -145,27 +146,21 @@ def _small(heatmap: Floats, image: npt.NDArray[np.uint8]) -> tuple[Floats, npt.N
     return heat.astype(np.float32, copy=False), picture.astype(np.uint8, copy=False)
 
 
-def _extent(hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(hot.astype(np.uint8), connectivity=8)
-    largest = 1 + int(np.argmax(stats[1:count, cv2.CC_STAT_AREA]))
-    rows, columns = np.nonzero(labels == largest)
-    across = np.cov(np.stack([rows, columns]), bias=True) if len(rows) > 1 else np.zeros((2, 2))
+def _extent(inside: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
+    areas = stats[1:count, cv2.CC_STAT_AREA]
+    largest = cv2.moments((labels == 1 + int(np.argmax(areas))).astype(np.uint8), binaryImage=True)
+    across = np.array([[largest["mu20"], largest["mu11"]], [largest["mu11"], largest["mu02"]]]) / largest["m00"]
     short, long = np.sqrt(np.maximum(np.linalg.eigvalsh(across), 0) + 1 / 12)  # a pixel itself has the variance 1/12
-    return np.array([np.log10(hot.mean()), len(rows) / hot.sum(), np.log2(long / short)])
+    return np.array([np.log10(areas.sum() / inside.size), areas.max() / areas.sum(), np.log2(long / short)])
 
 
-def _colour(lab: Floats, hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    inside = lab[hot].astype(np.float64)
-    return np.concatenate([inside.mean(axis=0), inside.std(axis=0)])
-
-
-def _contrast(lab: Floats, hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    around = cv2.dilate(hot.astype(np.uint8), np.ones((_RING_PX, _RING_PX), np.uint8)).astype(bool) & ~hot
-    if not around.any():
-        return np.zeros(3)
-    inside, outside = (lab[part].mean(axis=0, dtype=np.float64) for part in (hot, around))
-    difference: npt.NDArray[np.float64] = inside - outside
-    return difference
+def _colour(lab: Floats, inside: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield the blocks colour and contrast."""
+    mean, spread = (part[:, 0] for part in cv2.meanStdDev(lab, mask=inside))
+    yield np.concatenate([mean, spread])
+    around = cv2.dilate(inside, np.ones((_RING_PX, _RING_PX), np.uint8)) - inside
+    yield mean - np.array(cv2.mean(lab, mask=around)[:3]) if around.any() else np.zeros(3)
 
 
 def _texture(lab: Floats, hot: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
