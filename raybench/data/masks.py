@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +44,10 @@ class Annotation:
     """Whether the image came with a mask file."""
     mask: Mask | None
     """Its anomalous pixels: none for an OK image without a mask. None where they are unknown."""
+
+    def without_pixels(self) -> Annotation:
+        """Return the annotation with a mask that takes no memory to keep; see `Mask.without_pixels`."""
+        return replace(self, mask=self.mask and self.mask.without_pixels())
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,9 @@ class HeatmapContrast:
             mask: Its anomalous pixels. None if unknown.
         """
         inside, outside, sharp = np.nan, np.nan, np.nan
-        if mask is not None and len(mask.pixels):
-            inside = heat.inside / len(mask.pixels)
-            outside = (heat.total - heat.inside) / max(mask.size - len(mask.pixels), 1)
+        if mask is not None and mask.area:
+            inside = heat.inside / mask.area
+            outside = (heat.total - heat.inside) / max(mask.size - mask.area, 1)
             near = heat.inside + heat.around
             sharp = heat.inside / near if near else 0.0
         return cls(

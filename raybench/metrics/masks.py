@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -56,6 +56,15 @@ class Mask:
     def size(self) -> int:
         """Number of pixels of the image."""
         return self.height * self.width
+
+    @property
+    def area(self) -> int:
+        """Number of anomalous pixels."""
+        return int(self.areas.sum())
+
+    def without_pixels(self) -> Mask:
+        """Return the mask without indices, for what only needs areas and takes no memory to keep."""
+        return replace(Mask.empty(self.height, self.width), areas=self.areas)
 
     def dense(self) -> npt.NDArray[np.bool_]:
         """Return the mask as an array (H * W,), True where the image is anomalous."""

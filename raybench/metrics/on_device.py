@@ -96,7 +96,7 @@ class DeviceCounts:
         self._points += points
         self._heats += heats
         self._image_ids += [name for name, mask in zip(image_ids, masks, strict=True) if mask is not None]
-        self._masks += [mask for mask in masks if mask is not None]
+        self._masks += [mask.without_pixels() for mask in masks if mask is not None]
 
     def finish(self) -> tuple[PixelSketch, list[Heat]]:
         """See `heat.HeatCounts`."""

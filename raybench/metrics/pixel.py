@@ -274,7 +274,7 @@ def _count(image: PixelMap, shift: int) -> tuple[list[Sketch], Summary]:
 def masses(mask: Mask) -> Floats:
     """Return the number of normal pixels, of anomalous pixels and of regions, (3,) float64."""
     regions = int(((ONE // mask.areas) * mask.areas).sum()) / ONE
-    return np.array([mask.size - len(mask.pixels), len(mask.pixels), regions])
+    return np.array([mask.size - mask.area, mask.area, regions], np.float64)
 
 
 def normal_ranks(count: int) -> npt.NDArray[np.int64]:

@@ -109,7 +109,7 @@ class _ShardScoring:
             self.counts.add(
                 [each.image_id for each in some], maps, [each.mask if self.has_masks else None for each in some]
             )
-            self.labelled += some
+            self.labelled += [each.without_pixels() for each in some]
         self.masks += sum(annotations[row].has_mask for row in labelled if self.has_masks)
         return batch
 
