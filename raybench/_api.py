@@ -41,6 +41,7 @@ from raybench.errors import InputError, ModelError, ObjectMissing, RunStopped, U
 from raybench.metrics.image import ImageScores
 from raybench.report import cache
 from raybench.report.columns import board_frame
+from raybench.report.console import console_outcome
 from raybench.report.gallery import overlay
 from raybench.report.pictures import scored_images
 from raybench.report.predictions import PAGE, TABLE
@@ -429,7 +430,7 @@ def run(
         planned = make_plan(_packed_experiment(str(experiment), models, str(store), name, layout, settings, console))
     summary = execute(planned, address, console)
     if console:
-        print_summary(summary, console)
+        console.print(console_outcome(summary, planned.units))
     return Run(planned)
 
 
@@ -469,22 +470,6 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
             if console:
                 console.print(str(stopped), style="yellow", markup=False, highlight=False, soft_wrap=True)
             raise
-
-
-def print_summary(summary: RunSummary, console: Console) -> None:
-    """Print what failed, and how many units are done."""
-    for unit_id, failure in summary.failed.items():
-        console.print(
-            f"failed {unit_id} in {failure.phase}, attempt {failure.attempt}: {failure.error_type}: {failure.message}",
-            style="red",
-            markup=False,
-        )
-    for line, failure in summary.uninspected.items():
-        text = f"the data of {line} were not inspected: {failure.error_type}: {failure.message}"
-        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for text in summary.unusable:
-        console.print(f"left out: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(summary.text, highlight=False)
 
 
 def copy_report(plan: Plan, folder: Path) -> Path:
