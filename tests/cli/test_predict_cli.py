@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raybench._api import name_of, plain_name
 from raybench.analysis.board import Board, board_from_json
 from raybench.analysis.run_summary import RunSummary
 from raybench.cli import main, options
 from raybench.config.plan import Plan, experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
+from raybench.data.source import name_of, plain_name
 from raybench.report import cache
 from raybench.report.publish import publish_again
 from raybench.runs.records import Failure

@@ -63,7 +63,8 @@ def test_the_end_has_a_row_per_line(board_of: BoardOf) -> None:
 def test_the_end_of_many_lines_has_the_worst(many: Board) -> None:
     board = replace(many, payoffs=tuple(queue(line, 1, 1) for line in many.lines))
     over_all, poor, *worst, annotate, done = ended(board)
-    assert over_all.startswith("25 of 26 lines: run good")
+    assert many.over_all
+    assert over_all == many.over_all.sentence
     assert poor.endswith(" The worst 5 of 26:")
     assert [row.partition(": ")[0] for row in worst] == [HOSTILE, "line-00", "line-01", "line-02", "line-03"]
     assert annotate.startswith("Annotate 26 of 26 flagged images: ")
