@@ -19,7 +19,7 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $(READY)
 
-demo: $(READY) ## Compare the models on real solar cells and one generated line; prints the board and the report's path
+demo: $(READY) ## Compare the models on real solar cells and one generated line; ends with what to run and the report's path
 	$(BIN)/raybench demo
 
 browser: ## Install Debian's Chromium for the tests of the report, where that can be done

@@ -84,11 +84,12 @@ def page(board: Board) -> str:
     lines = "\n".join("| " + " | ".join(cells) + " |" for cells in table)
     return f"""# Ten models on four real lines
 
-Written by `make ten-models DATA=FOLDER` (see `benchmarks/ten_models.py`): the CPU preset, native aspect, about 256×256
-pixels, seed 0. The lines are subsets of MVTec AD (bottle), MVTec 3D-AD (tire), KolektorSDD and DeepPCB; their images
-are not part of this repository. `…-random-weights` are controls: the same detector on an untrained backbone.
-The CPU preset trains for seconds to minutes; the models that learn by gradient are not at their best under it.
-`train s`: of one core, one or two units at a time.
+`make ten-models DATA=FOLDER` (`benchmarks/ten_models.py`) writes this page. It uses the CPU preset, the native aspect
+ratio, about 256×256 pixels and seed 0. The lines are subsets of MVTec AD (bottle), MVTec 3D-AD (tire), KolektorSDD and
+DeepPCB; their images are not part of this repository. Models named `…-random-weights` are controls: the same detector
+with an untrained backbone. The CPU preset trains for seconds to minutes, so models trained by gradient descent are not
+at their best.
+`train s` is measured on one core, with one or two units running at a time.
 
 {verdicts}
 

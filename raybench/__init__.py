@@ -21,11 +21,12 @@ from raybench import errors
 from raybench.errors import RaybenchError
 
 if TYPE_CHECKING:
-    from raybench._api import Heatmap, Run, open_run, pack, plan, run
+    from raybench._api import Run, open_run, pack, plan, run
     from raybench.config.experiment import Experiment, ModelChoice
     from raybench.config.plan import Plan
     from raybench.data.line import Line
     from raybench.detectors.protocol import Card, Detector, FitContext, Scored, TrainImages
+    from raybench.report.notebook import Heatmap
 
     __version__: str
 
@@ -51,8 +52,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Heatmap", "Run", "open_run", "pack", "plan", "run"), "raybench._api"),
+    **dict.fromkeys(("Run", "open_run", "pack", "plan", "run"), "raybench._api"),
     **dict.fromkeys(("Experiment", "ModelChoice"), "raybench.config.experiment"),
+    "Heatmap": "raybench.report.notebook",
     "Line": "raybench.data.line",
     "Plan": "raybench.config.plan",
     **dict.fromkeys(("Card", "Detector", "FitContext", "Scored", "TrainImages"), "raybench.detectors.protocol"),

@@ -7,136 +7,49 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from PIL import Image, ImageDraw
 from rich.console import Console
 
-from raybench.analysis.anomaly_types.stored import make_classifier
 from raybench.analysis.board import Board, board_from_json
 from raybench.analysis.decision import Verdict
 from raybench.analysis.flags import collect_scores, voting_models
-from raybench.analysis.predictions import PredictionSummary
 from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.select import select_unit
-from raybench.config.experiment import Experiment, ModelChoice, Resources
+from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import Plan, check_models, experiment_of, make_plan, open_experiment_store
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import to_source
 from raybench.data.line import Line
 from raybench.data.manifest import Manifest
-from raybench.data.source import pack_from, pack_if_changed
+from raybench.data.source import name_of, pack_from, pack_if_changed
 from raybench.detectors import registry
 from raybench.errors import InputError, ModelError, ObjectMissing, RunStopped, UnknownName
 from raybench.metrics.image import ImageScores
 from raybench.report import cache
 from raybench.report.columns import board_frame
-from raybench.report.gallery import overlay
+from raybench.report.console import console_outcome
+from raybench.report.notebook import BoardFrame, Heatmap
 from raybench.report.pictures import scored_images
 from raybench.report.predictions import PAGE, TABLE
-from raybench.report.predictions import publish as publish_prediction
-from raybench.report.progress import pack_bar, score_bar
+from raybench.report.progress import pack_bar
 from raybench.report.publish import download, publish_again
 from raybench.runs.ledger import Ledger
-from raybench.runs.records import Failure, QualityRecord, TrainRecord, UnitResult
+from raybench.runs.records import QualityRecord, TrainRecord, UnitResult
 from raybench.runs.run import RunStore
 from raybench.runs.status import unit_statuses
+from raybench.scheduler.new_images import NewImages, predict_images
 from raybench.store import Store, open_store
-from raybench.worker.context import WorkerContext, fit_of, node_cache
-from raybench.worker.predict import Prediction, prepare, score_here
+from raybench.worker.context import fit_of, node_cache
 
 if TYPE_CHECKING:
     from raybench.report.onnx_export import Exported
 
 STORE, LAYOUT = "raybench-store", "auto"
-NAME_CHARS = 100
-PANEL_SIDE = 480  # pixels, of a drawn heat map
-Rgb = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False)
-class Heatmap:
-    """One image as a model sees it."""
-
-    line: str
-    image_id: str
-    label: str
-    """ok, ng or unknown."""
-    model: str
-    score: float
-    is_anomalous: bool | None
-    """Whether the score is above the model's threshold. None without a threshold."""
-    image: Rgb = field(repr=False)
-    """(H, W, 3) uint8 RGB."""
-    values: npt.NDArray[np.float32] = field(repr=False)
-    """(H, W) float32, in the model's own unit."""
-    mask: npt.NDArray[np.bool_] | None = field(repr=False)
-    """(H, W) bool, True on defects. None where nobody annotated the image."""
-    low: float | None = None
-    """The median heat of OK images."""
-    high: float | None = None
-    """The highest heat of OK images."""
-
-    def plot(self) -> Image.Image:
-        """Draw the image, the heat map over it and, where there is one, the mask, side by side.
-
-        A pixel has half of the colour scale when it is as hot as the hottest pixel of OK images. A model that was
-        trained without held-back OK images has no such anchor: its map is drawn from its lowest to its highest value.
-        """
-        low, high = (self.low, self.high) if self.low is not None and self.high is not None else self._span
-        panels = [self.image, overlay(self.image, self.values, low, high)]
-        if self.mask is not None:
-            panels.append(np.repeat(self.mask[..., np.newaxis] * np.uint8(255), 3, axis=2))
-        titles = (f"{self.image_id} ({self.label})", f"{self.model}: {self.score:.4g}", "mask")
-        return _side_by_side(panels, titles)
-
-    @property
-    def _span(self) -> tuple[float, float]:
-        return float(self.values.min()), float(self.values.max())
-
-    def _repr_png_(self) -> bytes:
-        sink = io.BytesIO()
-        self.plot().save(sink, "png")
-        return sink.getvalue()
-
-
-class BoardFrame(pd.DataFrame):
-    """The board, with all its columns; a notebook shows the ones that decide, the named model of each line in bold."""
-
-    _SHOWN = (
-        "grade", "rank", "image_auroc", "recall", "false_alarm_rate", "region_recall", "au_pro", "speed_p50_ms",
-        "size_disk_mb", "conclusion",
-    )  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        shown = [name for name in self._SHOWN if name in self.columns]
-        cells = {name: [self._cell(row, name) for _, row in self.iterrows()] for name in shown}
-        named = [str(text).startswith("run this one") for text in self.get("conclusion", [""] * len(self))]
-
-        def bold(column: pd.Series[Any]) -> list[str]:
-            return ["font-weight: bold" if is_named else "" for is_named in named]
-
-        style = pd.DataFrame(cells, self.index).style.apply(bold, axis=0)
-        return str(style.format(escape="html").format_index(escape="html").to_html())  # names may be hostile
-
-    def _cell(self, row: pd.Series[Any], name: str) -> str:
-        value = row[name]
-        if pd.isna(value):
-            return "–"
-        if not isinstance(value, float):
-            return str(value)
-        low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-        return f"{value:.3f}" if low is None or pd.isna(low) else f"{value:.3f} ({low:.3f}–{high:.3f})"
 
 
 class Run:
@@ -288,14 +201,17 @@ class Run:
         Raises:
             ModelError: Some images could not be scored. The rest is in the store.
         """
-        new = predict_images(self.plan, images, line, model, name, Path(folder), address, _console(progress))
-        if new.failed:
-            faults = "; ".join(f"{shard}: {fault.error_type}: {fault.message}" for shard, fault in new.failed.items())
-            raise ModelError(
-                f"{new.summary.not_scored} images could not be scored, the same call tries again: {faults}"
+        new = NewImages(str(images), line, model, name)
+        scored = predict_images(self.plan, new, Path(folder), address, _console(progress))
+        if scored.failed:
+            faults = "; ".join(
+                f"{shard}: {fault.error_type}: {fault.message}" for shard, fault in scored.failed.items()
             )
-        frame = pd.read_parquet(new.folder / TABLE)
-        frame.attrs["page"] = str(new.folder / PAGE)
+            raise ModelError(
+                f"{scored.summary.not_scored} images could not be scored, the same call tries again: {faults}"
+            )
+        frame = pd.read_parquet(scored.folder / TABLE)
+        frame.attrs["page"] = str(scored.folder / PAGE)
         return frame
 
     def export(self, line: str, folder: str | Path, model: str | None = None) -> Exported:
@@ -429,7 +345,7 @@ def run(
         planned = make_plan(_packed_experiment(str(experiment), models, str(store), name, layout, settings, console))
     summary = execute(planned, address, console)
     if console:
-        print_summary(summary, console)
+        console.print(console_outcome(summary, planned.units))
     return Run(planned)
 
 
@@ -471,93 +387,9 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
             raise
 
 
-def print_summary(summary: RunSummary, console: Console) -> None:
-    """Print what failed, and how many units are done."""
-    for unit_id, failure in summary.failed.items():
-        console.print(
-            f"failed {unit_id} in {failure.phase}, attempt {failure.attempt}: {failure.error_type}: {failure.message}",
-            style="red",
-            markup=False,
-        )
-    for line, failure in summary.uninspected.items():
-        text = f"the data of {line} were not inspected: {failure.error_type}: {failure.message}"
-        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for text in summary.unusable:
-        console.print(f"left out: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    console.print(summary.text, highlight=False)
-
-
 def copy_report(plan: Plan, folder: Path) -> Path:
     """Copy the report into `<folder>/<run>/report` and return the path of its page."""
     return download(RunStore.of(plan), folder / plan.experiment.name / "report") / "index.html"
-
-
-@dataclass(frozen=True)
-class NewImages:
-    """New images, scored."""
-
-    prediction: Prediction
-    summary: PredictionSummary
-    failed: Mapping[str, Failure]
-    """Shards that could not be scored."""
-    folder: Path
-    """Where table and page lie."""
-
-
-def predict_images(
-    plan: Plan,
-    source: str | Path,
-    line: str,
-    model: str | None,
-    name: str | None,
-    folder: Path,
-    address: str | None,
-    console: Console | None,
-) -> NewImages:
-    """Pack the images, score them and write table and page below `<folder>/<run>/predictions`. See `Run.predict`."""
-    unit = select_unit(plan, line, model)
-    images = open_store(str(source), **plan.experiment.storage.model_dump())
-    plan.store.check()
-    store, called = RunStore.of(plan), name or name_of(source)
-    out = folder / plan.experiment.name / "predictions" / called / plain_name(unit.model)
-    with pack_bar(line, console) as show:
-        prediction = prepare(store, unit, plan.manifests[line], images, called, show)
-    failed = _score(prediction, plan.experiment.resources, address or os.environ.get("RAY_ADDRESS"), console)
-    looks = make_classifier(plan, store, line)
-    summary = publish_prediction(prediction, plan.manifests[line], failed, out, looks)
-    return NewImages(prediction, summary, failed, out)
-
-
-def name_of(source: str | Path) -> str:
-    """Return a name made of the last part of a folder's path or URI; a linked folder keeps the name of the link."""
-    scheme, separator, path = str(source).partition("://")
-    if not separator:
-        return plain_name(Path(os.path.normpath(Path(source).absolute())).name)
-    last = path.rstrip("/").rpartition("/")[2]
-    return plain_name(unquote(last) if scheme == "file" else last)
-
-
-def plain_name(text: str) -> str:
-    """Return `text` as a name of letters, digits, `.`, `_` and `-`."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:NAME_CHARS] or "images"
-
-
-def _score(
-    prediction: Prediction, resources: Resources, address: str | None, console: Console | None
-) -> dict[str, Failure]:
-    with score_bar(prediction, console) as done:
-        if address:
-            from raybench.scheduler.cluster import connected
-            from raybench.scheduler.predict import score_shards
-
-            with connected(address):
-                return score_shards(prediction, resources, done)
-        from raybench.detectors import device
-
-        chosen, threads = device.available(resources.gpus), os.cpu_count() or 1
-        return score_here(
-            prediction, WorkerContext(prediction.run, prediction.images, node_cache(), chosen, threads), done
-        )
 
 
 def _packed_experiment(
@@ -582,20 +414,3 @@ def _packed_experiment(
 
 def _console(progress: bool) -> Console | None:
     return Console(stderr=True) if progress else None
-
-
-def _side_by_side(panels: Sequence[Rgb], titles: Sequence[str], gap: int = 8, margin: int = 18) -> Image.Image:
-    """The panels, which have one size, in a row on white, each below its title."""
-    tiles = []
-    for panel, title in zip(panels, titles, strict=False):
-        picture = Image.fromarray(panel)
-        picture.thumbnail((PANEL_SIDE, PANEL_SIDE))
-        tile = Image.new("RGB", (picture.width, picture.height + margin), "white")
-        ImageDraw.Draw(tile).text((2, 3), title, fill="black")
-        tile.paste(picture, (0, margin))
-        tiles.append(tile)
-    width, height = tiles[0].size
-    row = Image.new("RGB", (len(tiles) * (width + gap) - gap, height), "white")
-    for at, tile in enumerate(tiles):
-        row.paste(tile, (at * (width + gap), 0))
-    return row

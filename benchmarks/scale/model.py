@@ -90,10 +90,10 @@ def parts(driver: Driver | None, unit: Unit, decoding: Decoding, assumed: Assume
         Part(
             f"{assumed.cores} cores of each GPU, merging",
             dict.fromkeys(GPUS, merge_ms / 1e3 / of_all),
-            "the same merging, by a task for each unit",
+            "the same merging, in a task per unit",
             shared=False,
         ),
-        _shared("the aggregation actor", per_s, enter_ms, f"{enter_ms:.0f} ms of CPU per unit entered in the ledger"),
+        _shared("the aggregation actor", per_s, enter_ms, f"{enter_ms:.0f} ms of CPU per unit added to the ledger"),
         _shared("S3 reads of one prefix", per_s, reads / assumed.reads_per_s * 1e3, f"{reads} per unit"),
         _shared("S3 writes of one prefix", per_s, writes / assumed.writes_per_s * 1e3, f"{writes} per unit"),
         *_cores(decoding, assumed),
@@ -131,13 +131,13 @@ def _cores(decoding: Decoding, assumed: Assumed) -> tuple[Part, Part]:
         Part(
             f"{assumed.cores} cores of each GPU, decoding",
             {gpus: decode_s / of_all for gpus, (decode_s, _, _) in seconds.items()},
-            f"{low:.1f} to {high:.1f} s of a core per unit: {decoding.decode_per_s:.0f} images a second, once per node",
+            f"{low:.1f} to {high:.1f} core-seconds per unit: {decoding.decode_per_s:.0f} images/s, once per node",
             shared=False,
         ),
         Part(
-            f"{assumed.cores} cores of each GPU, judging heat maps",
+            f"{assumed.cores} cores of each GPU, evaluating heat maps",
             {gpus: judge_s / of_all for gpus, (_, judge_s, _) in seconds.items()},
-            f"{judge:.1f} s of a core per unit: {decoding.heat_ms:.0f} ms per image with a mask",
+            f"{judge:.1f} core-seconds per unit: {decoding.heat_ms:.0f} ms per image with a mask",
             shared=False,
         ),
     )

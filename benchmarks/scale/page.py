@@ -10,9 +10,9 @@ from benchmarks.scale.model import GPUS, Assumed, Part, decodes, merging_ms, par
 
 HEAD = """# Scale
 
-Written by `make bench-scale` (`python -m benchmarks.scale`) from docs/scale.json, which holds what each of its parts
-measured last; `--model` writes it anew without measuring. CPU times are of one core; walls depend on what else ran,
-which the load says.
+`make bench-scale` (`python -m benchmarks.scale`) writes this page from docs/scale.json, which holds the latest
+measurement of each part. `--model` rewrites the page without measuring. CPU times are for one core. Wall times depend
+on what else was running; the load average shows how much that was.
 """
 ORDER_OF_PARTS = ("scheduler", "driver", "waiting", "unit", "decoding", "workers")
 
@@ -38,21 +38,21 @@ def _conditions(found: Mapping[str, Conditions]) -> str:
     rows = [(part, one.machine, one.cores, f"{one.load:.1f}", one.day) for part, one in found.items()]
     return f"""## Conditions
 
-On a machine with more load than cores, walls mean little, and CPU times come out longer than on a quiet one.
+If the load exceeds the number of cores, wall times mean little, and CPU times are longer than on an idle machine.
 
-{_table(("part", "machine", "cores", "load of the last minute", "day"), rows)}"""
+{_table(("part", "machine", "cores", "load, last minute", "day"), rows)}"""
 
 
 def _scheduler(one: Scheduler) -> str:
     memory = _table(
         ("jobs done", *(f"{sample.done:.0%}" for sample in one.samples)),
-        [("memory of the process, MB", *(f"{sample.rss_mb:.0f}" for sample in one.samples))],
+        [("process memory, MB", *(f"{sample.rss_mb:.0f}" for sample in one.samples))],
     )
     return f"""## The scheduler alone
 
-{one.units:,} units ({one.jobs:,} jobs) through order and backlog without Ray, {one.window:,} jobs in flight: per unit
-{one.order_us:.1f} µs for the order, {one.queue_us:.1f} µs for making the backlog and {one.work_us:.1f} µs for taking
-and finishing its {one.jobs // one.units} jobs.
+{one.units:,} units ({one.jobs:,} jobs) pass through ordering and backlog without Ray, with {one.window:,} jobs in
+flight. Each unit takes {one.order_us:.1f} µs to order, {one.queue_us:.1f} µs to add to the backlog and
+{one.work_us:.1f} µs to start and finish its {one.jobs // one.units} jobs.
 
 {memory}"""
 
@@ -67,14 +67,15 @@ def _driver(one: Driver) -> str:
     )
     return f"""## Fake units through Ray
 
-{one.lines:,} lines × {one.models} models on Ray's multi-node test cluster: a head and {one.nodes} raylets on one
-machine, each with {one.cpus} CPUs and {one.gpus} GPUs that are only numbers; store: {one.store}; load of the machine at
-the start {one.load:.1f}. {one.units:,} units, {one.tasks:,} tasks and merges, {one.failed} failed, {one.wall_s:,.0f} s
-from the first to the last, {one.report_s:,.0f} s more for the report.
+{one.lines:,} lines × {one.models} models run on Ray's multi-node test cluster: a head and {one.nodes} raylets on one
+machine, each declaring {one.cpus} CPUs and {one.gpus} GPUs that do not exist. Store: {one.store}. Load at the start:
+{one.load:.1f}. All {one.units:,} units ({one.tasks:,} tasks and merges, {one.failed} failed) took {one.wall_s:,.0f} s,
+and the report another {one.report_s:,.0f} s.
 
-Scheduling takes **{one.cpu_ms:.2f} ms** of the driver's CPU per unit (asked for: under 10), {one.main_ms:.2f} of them
-in its main thread, the others in Ray's. Before the first task, per unit: {one.plan_ms:.2f} ms for the plan and
-{one.start_ms:.2f} ms for what is done already, costs and order. The aggregation actor takes {one.aggregator_ms:.1f} ms.
+Scheduling a unit costs the driver **{one.cpu_ms:.2f} ms** of CPU (target: under 10), {one.main_ms:.2f} ms of it in the
+main thread and the rest in Ray's threads. Before the first task, each unit costs {one.plan_ms:.2f} ms for planning and
+{one.start_ms:.2f} ms for looking up finished work, estimating costs and ordering. The aggregation actor takes
+{one.aggregator_ms:.1f} ms per unit.
 
 {memory}"""
 
@@ -83,8 +84,8 @@ def _waiting(found: tuple[Waiting, ...]) -> str:
     rows = [(f"{one.in_flight:,}", f"{one.round_ms:.2f}") for one in found]
     return f"""## A round of the driver's loop
 
-What `ray.wait` costs the driver when nothing has ended, ms of CPU. All tasks that have ended meanwhile are handled in
-one round, so this adds to how late a slot is filled again (which tasks submitted ahead hide), not to the cost of a
+CPU time of one `ray.wait` call in the driver when no task has finished. One round handles all tasks that finished
+since the last, so this delays refilling a slot, which tasks submitted ahead hide; it does not add to the cost of a
 unit.
 
 {_table(("tasks in flight", "ms"), rows)}"""
@@ -95,10 +96,10 @@ def _unit(one: Unit) -> str:
     reads, writes = requests(one, one.shards)
     return f"""## One unit, step by step
 
-The fake detector on the demo's strips ({one.pixels:,} pixels, input {one.network:,}), {one.train_images} training
-images, {one.images} scored ones in {one.shards} shards, in one process against the embedded S3 server; requests are
-counted where boto3 sends them. In all {reads} reads and {writes} writes; images that are decoded on a node for the
-first time come on top.
+The fake detector runs on the demo's strips ({one.pixels:,} pixels, input {one.network:,}) with {one.train_images}
+training images and {one.images} scored images in {one.shards} shards, in one process against the embedded S3 server.
+Requests are counted where boto3 sends them: {reads} reads and {writes} writes in total, plus those for images that a
+node decodes for the first time.
 
 {_table(("step", "reads", "writes", "CPU ms"), rows)}"""
 
@@ -117,17 +118,18 @@ def _decoding(found: tuple[Decoding, ...]) -> str:
     ]
     head = (
         "source",
-        "decoded and fitted /s",
+        "decoded and resized /s",
         "read from the cache /s",
-        "judged /s",
-        "judging, ms",
-        "sketches of it, ms",
+        "heat maps evaluated /s",
+        "evaluation, ms",
+        "of it histograms, ms",
     )
     return f"""## What a core does for a GPU
 
-Images per second of one core, network input {found[0].network_px}×{found[0].network_px}; noisy images, hard to decode.
-Judging is what scoring does with a heat map besides the detector: to the source's size, sketches for the pixel metrics,
-regions, traits, packing; here every image has a mask. Unlabelled images need a small part of it.
+Images per second on one core, for a network input of {found[0].network_px}×{found[0].network_px}. The images are noisy
+and hard to decode. Evaluating a heat map is all that scoring does with it after the detector: resizing to the source's
+size, histograms for the pixel metrics, regions, descriptors and packing. Every image here has a mask; unlabelled images
+need a small part of that.
 
 {_table(head, rows)}"""
 
@@ -135,13 +137,13 @@ regions, traits, packing; here every image has a mask. Unlabelled images need a 
 def _workers(one: Workers) -> str:
     return f"""## One worker against two
 
-{one.model}, {one.units} units, {one.images:,} images scored, on one worker node and on two, of one core each, imports
-and decoding done before, until the last unit was merged: {one.one_s:.1f} s and {one.two_s:.1f} s,
-**{one.one_s / one.two_s:.2f} times** the throughput (asked for: 1.8; load of the machine at the start {one.load:.1f}).
-Merging, driver and Ray's own processes have no core of their own here, which costs the two workers, not the one. Timing
-is left out: it asks for a quiet machine and is repeated where it is none, and nodes that are processes of one machine
-disturb each other. Workers keep freed memory (`raybench/worker/memory.py`); before, 1.57 times was measured:
-much of a task's time was page faults, in which processes beside each other wait for each other.
+{one.model}, {one.units} units, {one.images:,} scored images, on one and on two worker nodes with one core each. With
+imports and decoding already done, the last unit was merged after {one.one_s:.1f} s and {one.two_s:.1f} s:
+**{one.one_s / one.two_s:.2f} times** the throughput (target: 1.8; load at the start {one.load:.1f}).
+Merging, the driver and Ray's own processes have no core of their own, which slows down the two workers but not the
+single one. Timing is left out because it needs an idle machine and is repeated otherwise; nodes that are processes of
+one machine disturb each other. Workers keep freed memory (`raybench/worker/memory.py`). Before they did, the factor was
+1.57: much of a task's time was page faults, in which neighbouring processes wait for each other.
 """
 
 
@@ -158,15 +160,15 @@ _SECTIONS: Mapping[str, Callable[[Any], str]] = {
 def _model(driver: Driver | None, unit: Unit, decodings: Sequence[Decoding], assumed: Assumed) -> str:
     decoding = next(one for one in decodings if (one.side_px, one.kind) == (assumed.side_px, assumed.kind))
     found = parts(driver, unit, decoding, assumed)
-    head = ("part", *(f"{gpus:,} GPUs" for gpus in GPUS), "full at", "from")
+    head = ("part", *(f"{gpus:,} GPUs" for gpus in GPUS), "saturated at", "computed from")
     return f"""## On 10, 100 and 1,000 GPUs
 
-**Assumed**: a unit has a GPU for {assumed.unit_s:.0f} s and scores {assumed.images} images of
+**Assumed**: a unit occupies a GPU for {assumed.unit_s:.0f} s and scores {assumed.images} images of
 {assumed.side_px}×{assumed.side_px} px ({assumed.kind}, with masks) in {assumed.shards} shards; {assumed.models} models
-per line; {assumed.gpus_per_node} GPUs a node, {assumed.cores} cores for each; a store that answers in
-{assumed.request_ms:.0f} ms and allows {assumed.reads_per_s:,.0f} reads and {assumed.writes_per_s:,.0f} writes a second
-to a prefix (Amazon's figures for S3). **All else** is measured above. {GPUS[-1]:,} GPUs then end
-{GPUS[-1] / assumed.unit_s:.1f} units a second. How busy each part
+per line; {assumed.gpus_per_node} GPUs per node with {assumed.cores} cores each; a store that answers in
+{assumed.request_ms:.0f} ms and allows {assumed.reads_per_s:,.0f} reads and {assumed.writes_per_s:,.0f} writes per
+second and prefix (Amazon's figures for S3). **Everything else** is measured above. {GPUS[-1]:,} GPUs then finish
+{GPUS[-1] / assumed.unit_s:.1f} units per second. How busy each part
 is{"" if driver else " (the driver has not been measured yet)"}:
 
 {_table(head, [_row(part) for part in found])}
@@ -175,7 +177,7 @@ is{"" if driver else " (the driver has not been measured yet)"}:
 
 
 def _row(part: Part) -> tuple[str, ...]:
-    full = f"{part.full_at:,.0f} GPUs" if part.shared else "grows with them"
+    full = f"{part.full_at:,.0f} GPUs" if part.shared else "scales with the GPUs"
     return (part.name, *(f"{part.busy[gpus]:.1%}" for gpus in GPUS), full, part.about)
 
 
@@ -183,11 +185,11 @@ def _verdict(found: Sequence[Part], unit: Unit, assumed: Assumed) -> str:
     alone = next(part for part in found if "merges all" in part.name)
     built = sorted((part for part in found if part.shared and part is not alone), key=lambda part: part.full_at)
     cpu_ms, wall_ms = merging_ms(unit, assumed)
-    return f"""**One actor that merges all units is full first**, at {alone.full_at:,.0f} GPUs: it asks the store for
-one thing after the other ({wall_ms:.0f} ms per unit, {cpu_ms:.0f} of them CPU). So a unit is merged by a task of its
-own, and the aggregation actor only keeps the ledger and writes the report. With it **{built[0].name}** is full next, at
-{built[0].full_at:,.0f} GPUs, then {built[1].name}, at {built[1].full_at:,.0f}.
-Units that take half as long fill everything at half as many GPUs.
+    return f"""**A single actor that merges all units would saturate first**, at {alone.full_at:,.0f} GPUs, because it
+sends one request to the store after the other ({wall_ms:.0f} ms per unit, {cpu_ms:.0f} ms of it CPU). Therefore each unit is
+merged by a task of its own, and the aggregation actor only keeps the ledger and writes the report. With that design
+**{built[0].name}** saturates first, at {built[0].full_at:,.0f} GPUs, followed by {built[1].name} at
+{built[1].full_at:,.0f}. If units take half as long, everything saturates at half as many GPUs.
 """
 
 
@@ -200,29 +202,29 @@ def _held_back(decoding: Decoding, assumed: Assumed) -> str:
         rows.append((f"{gpus:,}", *cells, f"{detector_s / total:.0%}", f"{total / detector_s:.0f}"))
     head = (
         "GPUs",
-        "decoded, times per unit",
+        "share decoded per unit",
         "decoding, s",
-        "judging, s",
+        "evaluation, s",
         "detector, s",
         "GPU busy",
-        "tasks to fill it",
+        "tasks to keep it busy",
     )
     return f"""## Does the pipeline hold a GPU back?
 
-A score task decodes what its node has not decoded yet, runs the detector and judges its heat maps, on `resources.cpus`
-cores, one after the other. For a unit's {assumed.images} images and a detector that does {assumed.images_per_s:.0f}
-images a second on a GPU to itself (assumed), on one core:
+A score task decodes the images that its node has not decoded yet, runs the detector and evaluates its heat maps, one
+after the other, on `resources.cpus` cores. The table is for a unit's {assumed.images} images on one core, assuming a
+detector that scores {assumed.images_per_s:.0f} images per second on a GPU of its own:
 
 {_table(head, rows)}
-So while such a unit is scored, a task alone leaves its GPU idle most of the time, and judging heat maps does so more
-than decoding ({decoding.sketch_ms / decoding.heat_ms:.0%} of it are the sketches of their pixels). Tasks that share a
-GPU (shares by memory, see [scheduling.md](scheduling.md)) fill the gap as far as the node's cores go, and
-`resources.cpus` above 1 decodes and sketches on as many threads. Training reads fitted images from the node's cache
-({decoding.read_per_s:,.0f} a second per core): there decoding is paid once.
+A single task thus leaves its GPU idle most of the time. Evaluating heat maps is the larger cause, decoding the smaller;
+{decoding.sketch_ms / decoding.heat_ms:.0%} of the evaluation are the histograms of pixel scores. Tasks that share a GPU
+(by memory, see [scheduling.md](scheduling.md)) fill the gap as far as the node's cores allow, and with
+`resources.cpus` above 1 a task decodes and counts on as many threads. Training reads resized images from the node's
+cache ({decoding.read_per_s:,.0f} per second and core), so it pays for decoding only once.
 
-**Nodes without a GPU decode for the others** (`scheduler/prefetch.py`): a task per shard and input size, a little ahead
-of the units that need it, puts the fitted images (H·W·3 bytes, 0.2 MB at 256×256) into the run's store, where a node
-looks before it decodes: as many megabytes as it reads take the place of the decoding above. At most 8 GiB of them lie
-there, and none when the run has ended. Judging is the larger part and stays with the node that scores: a `judge` task
-per scored shard would need the heat maps as they are stored, to 12 bits, and a unit's numbers would rest on those.
+**Nodes without a GPU decode for the others** (`scheduler/prefetch.py`). One task per shard and input size, shortly
+before the units that need it, writes the resized images (H·W·3 bytes, 0.2 MB at 256×256) to the run's store. A node
+looks there before it decodes, so that reading these megabytes replaces the decoding above. At most 8 GiB are kept, and
+nothing after the run. Evaluating heat maps takes longer, but stays on the node that scores: a separate task would have
+to read the stored heat maps, which have 12 bits, and a unit's numbers would depend on that rounding.
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.cli.options import OutFolder
+from raybench.cli.options import STOPPED, OutFolder
 from raybench.cli.pack import pack_line
 from raybench.cli.run import run_experiment
-from raybench.cli.terminal import print_rejects
+from raybench.cli.terminal import out, print_rejects
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.errors import InputError
+from raybench.runs.run import RunStore
 from raybench.store import open_store
 from raybench.store.server import embedded_server
 
@@ -61,7 +63,11 @@ def demo(out_folder: OutFolder = Path("out")) -> None:
             manifest = pack_line(open_store(str(images)), bucket, line, "auto")
             print_rejects(manifest)
         plan = make_plan(experiment(bucket.uri()))
-        code = run_experiment(plan, out_folder, None, as_json=False)
+        run = RunStore.of(plan)
+        code = run_experiment(plan, run.store.uri(run.root), out_folder, None, as_json=False)
+    if code != STOPPED:
+        text = f"first start the demo's store again: raybench store {shlex.quote(str(folder / 'server'))}"
+        out.print(text, soft_wrap=True, highlight=False, markup=False)
     sys.exit(code)
 
 

@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raybench._api import predict_images
 from raybench.analysis.predictions import PredictionSummary
 from raybench.cli.terminal import err, out, print_json, print_rejects
 from raybench.config.plan import experiment_of, make_plan
 from raybench.errors import RunStopped
 from raybench.report.predictions import PAGE, TABLE, summary_json, tables
+from raybench.scheduler.new_images import NewImages, predict_images
 from raybench.worker.predict import Prediction
 
 SHARDS_FAILED, STOPPED = 1, 3  # exit codes, as in `cli`
@@ -43,14 +43,14 @@ def predict(
     plan = make_plan(experiment_of(name), name)
     try:
         with _stdout_is_ours(as_json):
-            new = predict_images(plan, source, line, model, prediction, out_folder, address, err)
+            scored = predict_images(plan, NewImages(source, line, model, prediction), out_folder, address, err)
     except (RunStopped, KeyboardInterrupt) as stopped:
         text = str(stopped) or "stopped: run the same command again to do the rest"
         err.print(text, style="yellow", markup=False, highlight=False)
         raise typer.Exit(STOPPED) from stopped
-    print_rejects(new.prediction.manifest, err if as_json else out)
-    _tell(new.summary, new.prediction, new.folder, as_json)
-    if new.failed:
+    print_rejects(scored.prediction.manifest, err if as_json else out)
+    _tell(scored.summary, scored.prediction, scored.folder, as_json)
+    if scored.failed:
         raise typer.Exit(SHARDS_FAILED)
 
 

@@ -28,22 +28,12 @@ def report(
     """Build the comparison of everything done so far, and show it."""
     plan = make_plan(experiment_of(name), name)
     board = publish_again(plan)
-    print_board(board, as_json, _matching_lines(board, lines or ()))
-    print_copy(plan, out_folder, as_json)
-
-
-def print_board(board: Board, as_json: bool, lines: Sequence[str] = ()) -> None:
-    """Print a board: as tables, or as the bytes of the report's `board.json`.
-
-    Args:
-        board: The comparison.
-        as_json: Print JSON on stdout.
-        lines: The only lines to show as tables. Empty: all, or the worst of many.
-    """
+    shown = _matching_lines(board, lines or ())
     if as_json:
         print_json(board_json(board))
     else:
-        out.print(console_board(board, lines))
+        out.print(console_board(board, shown))
+    print_copy(plan, out_folder, as_json)
 
 
 def _matching_lines(board: Board, patterns: Sequence[str]) -> list[str]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from raybench._api import execute, print_summary
+from raybench._api import execute
+from raybench.analysis.board import Board, board_json
 from raybench.cli.options import OK, STOPPED, UNITS_FAILED, Json, OutFolder
-from raybench.cli.report import print_board, print_copy
-from raybench.cli.terminal import err, out
+from raybench.cli.report import print_copy
+from raybench.cli.terminal import err, out, print_json
 from raybench.config.experiment import read_experiment
 from raybench.config.plan import Plan, make_plan
 from raybench.errors import RunStopped
+from raybench.report.console import console_summary
 
 
 def run(
@@ -24,16 +28,42 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train, score and measure every unit that is not done yet, then compare. Run it again to resume."""
-    sys.exit(run_experiment(make_plan(read_experiment(experiment), str(experiment)), out_folder, address, as_json))
+    plan = make_plan(read_experiment(experiment), str(experiment))
+    sys.exit(run_experiment(plan, str(experiment), out_folder, address, as_json))
 
 
-def run_experiment(plan: Plan, out_folder: Path, address: str | None, as_json: bool) -> int:
-    """Run what is left of a plan, print the comparison and what failed, and return the exit code."""
+def run_experiment(plan: Plan, name: str, out_folder: Path, address: str | None, as_json: bool) -> int:
+    """Run what is left of a plan, print what came of it and what to do next, and return the exit code.
+
+    Args:
+        plan: The plan.
+        name: What other commands take for this run: its experiment file or its URI.
+        out_folder: Local folder for a copy of the report.
+        address: Ray cluster.
+        as_json: Print the board as JSON on stdout, and all else on stderr.
+    """
     try:
         summary = execute(plan, address, err)
     except RunStopped:
         return STOPPED
-    print_board(summary.board, as_json)
-    print_summary(summary, err if as_json else out)
+    if as_json:
+        print_json(board_json(summary.board))
+    console = err if as_json else out
+    console.print(console_summary(summary, plan.units), soft_wrap=not console.is_terminal)
     print_copy(plan, out_folder, as_json)
+    _print_next(summary.board, name, console)
     return UNITS_FAILED if summary.failed else OK
+
+
+def _print_next(board: Board, name: str, console: Console) -> None:
+    """Print the commands that use the run."""
+    run, line = shlex.quote(name), next((verdict.line for verdict in board.verdicts if verdict.run), None)
+    commands = {f"raybench report {run}": "the numbers of every model"}
+    if line:
+        commands[f"raybench predict {run} FOLDER --line {shlex.quote(line)}"] = "score new images"
+    if any(queue.picked for queue in board.payoffs):
+        commands[f"raybench annotate {run} --to todo --picked"] = "images to annotate, outlined"
+    width = max(map(len, commands))
+    console.print("next:", highlight=False)
+    for command, purpose in commands.items():
+        console.print(f"  {command:<{width}}  # {purpose}", soft_wrap=True, highlight=False, markup=False)

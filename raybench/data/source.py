@@ -7,8 +7,12 @@ same line, wherever they were read from.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,6 +20,8 @@ from raybench.data.manifest import Manifest, read_manifest
 from raybench.data.pack import PackOptions, Progress, pack
 from raybench.errors import LineError, ObjectMissing
 from raybench.store import Store
+
+NAME_CHARS = 100
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,17 @@ def read_source(lines: Store, line: str) -> LineSource | None:
 
 def source_key(line: str) -> str:
     return f"{line}/source.json"
+
+
+def name_of(source: str | Path) -> str:
+    """Return a name made of the last part of a folder's path or URI; a linked folder keeps the name of the link."""
+    scheme, separator, path = str(source).partition("://")
+    if not separator:
+        return plain_name(Path(os.path.normpath(Path(source).absolute())).name)
+    last = path.rstrip("/").rpartition("/")[2]
+    return plain_name(unquote(last) if scheme == "file" else last)
+
+
+def plain_name(text: str) -> str:
+    """Return `text` as a name of letters, digits, `.`, `_` and `-`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")[:NAME_CHARS] or "images"

@@ -65,7 +65,7 @@ def _mixed_devices(board: Board) -> list[str]:
     if not mixed:
         return []
     return [
-        f"{_few(mixed)}: some units were trained on a CPU and some on a GPU, whose rounding differs; small differences "
+        f"{few(mixed)}: some units were trained on a CPU and some on a GPU, whose rounding differs; small differences "
         "between them are not the models'"
     ]
 
@@ -104,11 +104,12 @@ def _weights(board: Board) -> list[str]:
 def _by_line(model: str, lines_of: Mapping[str, Sequence[str]]) -> list[str]:
     """One sentence per note. lines_of: lines by note."""
     shown = list(lines_of.items())[:FEW]
-    texts = [f"{model} on {_few(lines)}: {note}" for note, lines in shown]
+    texts = [f"{model} on {few(lines)}: {note}" for note, lines in shown]
     more = len(lines_of) - len(shown)
     return [*texts, f"{model}: {more} more of the kind; board.csv has each"] if more else texts
 
 
-def _few(lines: Sequence[str]) -> str:
+def few(lines: Sequence[str]) -> str:
+    """Return the first lines, and how many more there are."""
     more = f" and {len(lines) - FEW} more lines" if len(lines) > FEW else ""
     return ", ".join(lines[:FEW]) + more

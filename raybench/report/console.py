@@ -1,8 +1,11 @@
-"""The board on a terminal: the report's numbers, one row per model; a table of one line fits 120 characters."""
+"""A run on a terminal: its end in a few rows, and its board in full.
+
+The board has the report's numbers, one row per model; the table of one line fits 120 characters.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,17 +13,53 @@ from rich.text import Text
 
 from raybench.analysis.board import Board
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
+from raybench.analysis.queue_evaluation import QueueEvaluation
+from raybench.analysis.run_summary import RunSummary
+from raybench.config.unit import Unit
 from raybench.report.column import Column, Output, Row, cells, headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS
-from raybench.report.conditions import conditions
+from raybench.report.conditions import conditions, few
 from raybench.report.tables import FEW_LINES
+from raybench.runs.records import Failure
 
 WORST_SHOWN = 20
 """Lines in the table of the worst."""
+WORST_TOLD = 5
+"""Lines at the end of a run with many lines."""
+MESSAGE_CHARS = 200
+"""Characters of an error's message at the end of a run; the report has all of it."""
 _EXPLAINED = (
     "aspect: what keeping it is worth in image AUROC, against squashed images; the report has all intervals, and the "
     "reason for each conclusion"
 )
+
+
+def console_summary(summary: RunSummary, units: Sequence[Unit]) -> RenderableType:
+    """Return the end of a run for a terminal: verdicts, what to annotate, what failed and how many units are done.
+
+    Few lines get a row each, then all lines together get one. Many lines get one row together, then the worst get one.
+
+    Args:
+        summary: The board, and what became of the units.
+        units: The units of the plan, to name those that failed.
+    """
+    return Group(*_verdicts(summary.board), *_annotation(summary.board.payoffs), console_outcome(summary, units))
+
+
+def console_outcome(summary: RunSummary, units: Sequence[Unit]) -> RenderableType:
+    """Return what failed or was left out in one command, a row for each kind, and how many units are done."""
+    names = {unit.unit_id: str(unit) for unit in units}
+    rows: list[Text] = []
+    if summary.failed:
+        first = _first({names[unit_id]: failure for unit_id, failure in summary.failed.items()})
+        start = f"{len(summary.failed)} of {summary.units} units failed (details: report; retry: the same command)."
+        rows.append(Text(f"{start} {first}", style="red"))
+    if summary.uninspected:
+        start = f"The data of {len(summary.uninspected)} lines were not inspected."
+        rows.append(Text(f"{start} {_first(summary.uninspected)}", style="yellow"))
+    if summary.unusable:
+        rows.append(Text(f"Left out: {'; '.join(summary.unusable)}", style="yellow"))
+    return Group(*rows, Text(summary.text))
 
 
 def console_board(board: Board, lines: Sequence[str] = ()) -> RenderableType:
@@ -43,6 +82,38 @@ def console_board(board: Board, lines: Sequence[str] = ()) -> RenderableType:
         parts += [*_worst(board, worst_first(board)), Text("")]
     parts += [Text(text, style="dim") for text in (_EXPLAINED, *conditions(board))]
     return Group(*parts)
+
+
+def _verdicts(board: Board) -> list[Text]:
+    over_all = [Text(board.over_all.sentence, style="bold")] if board.over_all else []
+    if len(board.lines) <= FEW_LINES:
+        return [*(Text(verdict.sentence, style="bold") for verdict in board.verdicts), *over_all]
+    summaries = worst_first(board)
+    worst = [Text(board.verdict_on(summary.line).sentence) for summary in summaries[:WORST_TOLD]]
+    return [*over_all, Text(f"{poor_lines(summaries)} The worst {len(worst)} of {len(summaries)}:"), *worst]
+
+
+def _annotation(queues: Sequence[QueueEvaluation]) -> list[Text]:
+    """A row on the images that a person should annotate; none for a run without scores."""
+    if not queues:
+        return []
+    flagged, picked = sum(queue.flagged for queue in queues), sum(queue.picked for queue in queues)
+    if not flagged:
+        return [Text("Nothing to annotate: no image is flagged.")]
+    by_line = few([f"{queue.line} {queue.picked}" for queue in queues if queue.picked])
+    text = f"Annotate {picked} of {flagged} flagged images: {by_line}."
+    if suspicious := sum(queue.suspicious for queue in queues):
+        text += f" Flagged OK training images, perhaps mislabelled: {suspicious}."
+    return [Text(text)]
+
+
+def _first(failures: Mapping[str, Failure]) -> str:
+    """Return the first failure by name; a terminal is no place for all of many."""
+    name, failure = next(iter(failures.items()))
+    message = " ".join(failure.message.split())
+    message = message if len(message) <= MESSAGE_CHARS else f"{message[:MESSAGE_CHARS]}…"
+    others = "First: " if len(failures) > 1 else ""
+    return f"{others}{name} in {failure.phase}, attempt {failure.attempt}: {failure.error_type}: {message}"
 
 
 def _of_line(board: Board, line: str) -> list[RenderableType]:

@@ -13,7 +13,7 @@ from raybench.errors import RunStopped
 from raybench.runs.records import Failure
 from raybench.scheduler import gpus
 from raybench.scheduler.backlog import Job
-from raybench.scheduler.cluster import cluster_capacity
+from raybench.scheduler.cluster import cluster_capacity, connected
 from raybench.scheduler.retries import Retries
 from raybench.scheduler.stop import Stop, stoppable
 from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, pack_args
@@ -21,6 +21,12 @@ from raybench.scheduler.window import Window, outcome_of, wait
 from raybench.worker.predict import Prediction
 
 Done = Callable[[ShardInfo], None]
+
+
+def score_on_cluster(prediction: Prediction, resources: Resources, address: str, done: Done) -> dict[str, Failure]:
+    """Connect to the cluster at `address` and score there; see `score_shards`."""
+    with connected(address):
+        return score_shards(prediction, resources, done)
 
 
 def score_shards(prediction: Prediction, resources: Resources, done: Done) -> dict[str, Failure]:

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 import raybench as rb
-from raybench._api import BoardFrame
 from raybench.analysis.board import board_from_json
 from raybench.metrics.image import ImageScores
+from raybench.report.notebook import BoardFrame
 from raybench.runs.records import QualityRecord
 from raybench.runs.run import RunStore
 from tests.support.report_units import EVIL

@@ -152,7 +152,7 @@ def test_run_status_report_and_run_again(packed: Store, tmp_path: Path, server: 
     assert first.returncode == options.UNITS_FAILED, first.stderr
     assert "2 units: 1 done now, 0 done before, 1 failed" in first.stdout
     assert "ModelError: fake was told to fail in fit" in first.stdout
-    assert first.stdout.strip().endswith("out/night/report/index.html")
+    assert f"report: {tmp_path}/out/night/report/index.html\n" in first.stdout
     assert "\r" not in first.stderr
     report = tmp_path / "out" / "night" / "report"
     assert {each.name for each in report.iterdir()} == {

@@ -11,12 +11,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from raybench._api import name_of, plain_name
+from raybench.analysis.board import Board, board_from_json
+from raybench.analysis.run_summary import RunSummary
 from raybench.cli import main, options
-from raybench.config.plan import experiment_of, make_plan
+from raybench.config.plan import Plan, experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
+from raybench.data.source import name_of, plain_name
 from raybench.report import cache
 from raybench.report.publish import publish_again
+from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
 from raybench.store import open_store
 from tests.support.made_run import finish, site_of
@@ -69,6 +72,10 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def told(capsys: pytest.CaptureFixture[str]) -> Any:
     """The one JSON document on stdout."""
     return json.loads(capsys.readouterr().out)
+
+
+def stored_board(plan: Plan) -> Board:
+    return board_from_json(RunStore.of(plan).get_report("board.json"))
 
 
 def test_new_images_by_the_chosen_model(
@@ -168,6 +175,48 @@ def test_report_and_run_print_the_reports_own_board(
         assert shown.out == (tmp_path / "night" / "report" / "board.json").read_text()
         assert str(tmp_path / "night" / "report" / "index.html") in shown.err
         assert [row["model"] for row in json.loads(shown.out)["rows"]] == ["../two words", "fake"]
+
+
+def test_a_run_ends_with_what_to_do(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("raybench.cli.run.execute", lambda plan, *_: RunSummary(stored_board(plan), 2, 2))
+    assert call(monkeypatch, "run", experiment, "--out", tmp_path) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) <= 10
+    assert rows[0].startswith("strip: ")
+    assert "image AUROC" in rows[0]
+    assert rows[1].startswith(("Annotate ", "Nothing to annotate"))
+    assert rows[2:5] == [
+        "2 units: 0 done now, 2 done before, 0 failed",
+        f"report: {tmp_path}/night/report/index.html",
+        "next:",
+    ]
+    commands = [row.partition("#")[0].split() for row in rows[5:]]
+    assert commands[:2] == [
+        ["raybench", "report", str(experiment)],
+        ["raybench", "predict", str(experiment), "FOLDER", "--line", "strip"],
+    ]
+
+
+def test_what_failed_is_one_row(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(plan: Plan, *_: object) -> RunSummary:
+        failed = {unit.unit_id: Failure("train", "Oops", f"no [red]\nno {'x' * 500}", "", 2) for unit in plan.units}
+        uninspected = {"strip": Failure("inspect", "OSError", "full", "", 1)}
+        return RunSummary(stored_board(plan), 2, 0, failed, uninspected, ("node 1: its GPU fails",))
+
+    monkeypatch.setattr("raybench.cli.run.execute", failing)
+    assert call(monkeypatch, "run", experiment, "--out", tmp_path) == 1
+    out = capsys.readouterr().out
+    start = "2 of 2 units failed (details: report; retry: the same command). First: strip × "
+    [row] = [row for row in out.splitlines() if row.startswith(start)]
+    assert "seed 0 in train, attempt 2: Oops: no [red] no xxx" in row
+    assert len(row) < 350
+    assert "\nThe data of 1 lines were not inspected. strip in inspect, attempt 1: OSError: full\n" in out
+    assert "\nLeft out: node 1: its GPU fails\n" in out
+    assert "\n2 units: 0 done now, 0 done before, 2 failed\n" in out
 
 
 def test_check_status_models_and_verify(

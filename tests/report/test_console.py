@@ -8,9 +8,11 @@ import pytest
 from rich.console import Console
 
 from raybench.analysis.board import Board
+from raybench.analysis.queue_evaluation import QueueEvaluation, Spread
+from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.squash_baseline import NonSquare
 from raybench.metrics.numbers import Estimate, Speed
-from raybench.report.console import WORST_SHOWN, console_board
+from raybench.report.console import WORST_SHOWN, console_board, console_summary
 from raybench.runs.records import ModelSize
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
@@ -30,6 +32,50 @@ def printed(board: Board, lines: Sequence[str] = (), width: int = 160) -> str:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
     console.print(console_board(board, lines))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def ended(board: Board) -> list[str]:
+    console = Console(width=160, file=io.StringIO(), force_terminal=False)
+    console.print(console_summary(RunSummary(board, 4, 1), ()), soft_wrap=True)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
+
+
+def queue(line: str, flagged: int, picked: int, suspicious: int = 0) -> QueueEvaluation:
+    unknown, spread = Estimate(None), Spread(None, None)
+    return QueueEvaluation(
+        line, 50, flagged, picked, 10, suspicious, unknown, unknown, unknown, spread, spread, 0, False
+    )
+
+
+def test_the_end_has_a_row_per_line(board_of: BoardOf) -> None:
+    board = board_of({"bottle": {"good": 3.0, "bad": 0.3}, HOSTILE: {"good": 2.0, "bad": 0.1}})
+    board = replace(board, payoffs=(queue("bottle", 9, 5, 2), queue(HOSTILE, 0, 0)))
+    assert board.over_all
+    assert ended(board) == [
+        *(verdict.sentence for verdict in board.verdicts),
+        board.over_all.sentence,
+        "Annotate 5 of 9 flagged images: bottle 5. Flagged OK training images, perhaps mislabelled: 2.",
+        "4 units: 3 done now, 1 done before, 0 failed",
+    ]
+    assert {rows.partition(":")[0] for rows in ended(board)[:2]} == {"bottle", HOSTILE}
+
+
+def test_the_end_of_many_lines_has_the_worst(many: Board) -> None:
+    board = replace(many, payoffs=tuple(queue(line, 1, 1) for line in many.lines))
+    over_all, poor, *worst, annotate, done = ended(board)
+    assert many.over_all
+    assert over_all == many.over_all.sentence
+    assert poor.endswith(" The worst 5 of 26:")
+    assert [row.partition(": ")[0] for row in worst] == [HOSTILE, "line-00", "line-01", "line-02", "line-03"]
+    assert annotate.startswith("Annotate 26 of 26 flagged images: ")
+    assert annotate.endswith("and 18 more lines.")
+    assert done == "4 units: 3 done now, 1 done before, 0 failed"
+
+
+def test_the_end_of_a_run_without_flags(board_of: BoardOf) -> None:
+    board = board_of({"bottle": {"good": 3.0}})
+    assert ended(replace(board, payoffs=(queue("bottle", 0, 0),)))[1] == "Nothing to annotate: no image is flagged."
+    assert len(ended(board)) == 2
 
 
 def test_one_row_a_model_with_its_numbers_in_120_columns(board_of: BoardOf) -> None:
