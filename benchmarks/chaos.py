@@ -23,6 +23,7 @@ from raybench.config.plan import Plan, make_plan
 from raybench.data.inspection.inspection import inspection_key
 from raybench.data.pack import PackOptions, pack
 from raybench.store import open_store
+from tests.support import plugins
 
 BUCKET = "chaos"
 INSPECTION = f"lines/{inspection_key('strip')}"
@@ -231,6 +232,7 @@ def main() -> None:
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing started here stays
     print(f"seed {chosen.seed}", flush=True)
+    plugins.install()
     with world() as at:
         if at.no_tmpfs:
             print(f"no full disk here: {at.no_tmpfs}")

@@ -22,6 +22,7 @@ from raybench.runs.run import RunStore
 from raybench.scheduler.cluster import connected
 from raybench.scheduler.runner import run_plan
 from raybench.store import open_store
+from tests.support import plugins
 
 TRAIN = 48
 
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=20)
     parser.add_argument("--images", type=int, default=200, help="test images per line, half of them NG")
     asked = parser.parse_args()
+    plugins.install()
     with tempfile.TemporaryDirectory() as name:
         plan = _planned(Path(name), asked.lines, asked.images)
         started = time.perf_counter()

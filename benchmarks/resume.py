@@ -29,6 +29,7 @@ from raybench.scheduler.cluster import connected
 from raybench.scheduler.runner import run_plan
 from raybench.store import open_store
 from raybench.store.server import embedded_server
+from tests.support import plugins
 
 UNITS = 10_000
 LINES = 10
@@ -94,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--units", type=int, default=UNITS)
     chosen = parser.parse_args()
+    plugins.install()
     with tempfile.TemporaryDirectory() as name, embedded_server(Path(name, "server")):
         folder = Path(name)
         plan = prepare(folder, chosen.units)

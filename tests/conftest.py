@@ -27,6 +27,9 @@ from raybench.runs.records import Failure, UnitResult
 from raybench.scheduler.cluster import connected
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer, embedded_server
+from tests.support import plugins
+
+plugins.install()
 
 settings.register_profile("raybench", deadline=None)  # how long an example takes is this machine's business
 settings.load_profile("raybench")

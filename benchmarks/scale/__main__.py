@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.scale.figures import WHERE, keep, read
 from benchmarks.scale.page import page
 from raybench.cli.demo import Sizes
+from tests.support import plugins
 
 PAGE = Path("docs/scale.md")
 ALL = ("scheduler", "driver", "waiting", "unit", "decoding")  # in one process: those with torch come last
@@ -34,6 +35,7 @@ def main() -> None:
         "--images", type=int, default=64, help="of --workers: to train on, and test images of each kind"
     )
     asked = parser.parse_args()
+    plugins.install()
     chosen = [part for part in (*ALL, "workers") if getattr(asked, part)]
     for part in chosen or ([] if asked.model else ALL):
         print(f"{part} ...", flush=True)

@@ -34,7 +34,7 @@ ANOMALIB = "anomalib:"
 
 def names() -> tuple[str, ...]:
     """Return the names of the ten built-in models, sorted."""
-    return tuple(sorted(name for name, model in MODELS.items() if not model.for_tests))
+    return tuple(sorted(MODELS))
 
 
 def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> ModelSpec:
@@ -93,7 +93,7 @@ def create(spec: ModelSpec, size: InputSize, context: FitContext) -> Detector:
 
 def uses_torch(name: str) -> bool:
     """Whether a model computes with torch. Unknown for a class of the user's own: False."""
-    return name != "fake" and not _is_plugin(name)
+    return not _is_plugin(name)
 
 
 def _create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Detector:

@@ -48,8 +48,6 @@ class Model:
     """The input's height and width must be multiples of this number of pixels."""
     min_side: int = 64
     """The least height and width, in pixels."""
-    for_tests: bool = False
-    """Whether the model is left out of lists."""
 
 
 MODELS: dict[str, Model] = {}
@@ -59,14 +57,14 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def register(
-    name: str, summary: str, builder: str, *, stride: int = 32, min_side: int = 64, for_tests: bool = False
+    name: str, summary: str, builder: str, *, stride: int = 32, min_side: int = 64
 ) -> Callable[[type[SettingsT]], type[SettingsT]]:
     """Register a model under the settings class that is decorated. `Model` describes the arguments."""
 
     def add(settings: type[SettingsT]) -> type[SettingsT]:
         if name in MODELS:
             raise ValueError(f"the model {name!r} is already registered")
-        MODELS[name] = Model(name, summary, builder, settings, stride, min_side, for_tests)
+        MODELS[name] = Model(name, summary, builder, settings, stride, min_side)
         return settings
 
     return add
@@ -272,37 +270,3 @@ class AnomalibSettings(Settings):
     def weights(self) -> Iterator[str]:
         if asset := DINOV2 if self.backbone == DINOV2 else BACKBONES[self.backbone].asset:
             yield asset
-
-
-@register(
-    "fake", "distance to the mean OK image; for tests, no torch", "fake:Fake", stride=1, min_side=2, for_tests=True
-)
-class FakeSettings(Settings):
-    """Settings of the detector for tests. All but `grid` inject faults."""
-
-    grid: int = Field(32, ge=2)
-    """Side of the low-resolution mean image."""
-    fail_in: Literal["none", "fit", "score"] = "none"
-    """The phase in which to raise ModelError."""
-    hang_in: Literal["none", "fit", "score"] = "none"
-    """The phase in which to wait forever."""
-    kill_in: Literal["none", "fit", "score"] = "none"
-    """The phase in which to kill the process."""
-    kill_once_marker: str = ""
-    """A file that limits `kill_in` to one time: the process is killed only if the file does not exist yet."""
-    nan_in_score: bool = False
-    """Whether all scores are NaN."""
-    wrong_shape: bool = False
-    """Whether scores have a wrong shape."""
-    poison_above: int | None = None
-    """Heat maps are infinite for images with a pixel brighter than this."""
-    sleep_s: float = Field(0.0, ge=0)
-    """Seconds to sleep in every phase."""
-    mb_per_image: float = Field(0.0, ge=0)
-    """Memory to take per image of a batch, in MiB."""
-    memory_mb: float = Field(64.0, ge=0)
-    """Memory limit for `mb_per_image`, in MiB."""
-    leak_mb_per_image: float = Field(0.0, ge=0)
-    """Memory that each scored image takes for good, in MiB."""
-    gpu_memory_mb: float = Field(0.0, ge=0)
-    """GPU memory that the detector claims to take, in 10^6 bytes."""

@@ -23,6 +23,7 @@ from raybench.metrics.image import ImageScores
 from raybench.report.notebook import BoardFrame
 from raybench.runs.records import QualityRecord
 from raybench.runs.run import RunStore
+from tests.support.plugins import PLUGIN
 from tests.support.report_units import EVIL
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +189,7 @@ run.heatmap("bottle", {BENT!r}, model="padim").plot()
 print(run.report("copy"), [name for name in ("ray", "torch", "anomalib") if name in sys.modules])
 """
     command = [sys.executable, "-c", code]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    environment = {"PYTHONPATH": f"{ROOT}:{PLUGIN}", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
     found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environment)
     assert found.stdout == "copy/bottle/report/index.html []\n"
     assert rb.open_run("raybench-store/runs/bottle").uri == run.uri

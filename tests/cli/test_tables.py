@@ -68,4 +68,3 @@ def test_models_with_the_defaults_of_a_preset() -> None:
     paper, cpu = ({model.name: model for model in known_models(preset)} for preset in ("paper", "cpu"))
     assert paper.keys() == cpu.keys()
     assert paper["draem"].settings != cpu["draem"].settings
-    assert "fake" not in paper

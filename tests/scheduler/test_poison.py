@@ -74,7 +74,7 @@ def test_the_image_is_named(rows: dict[str, BoardRow], name: str, said: str) -> 
     assert found.error_type == "BadScores"
     assert found.message.startswith("image '")
     assert said in found.message
-    assert "fake.py" in found.traceback or "batches.py" in found.traceback
+    assert "fake_detector.py" in found.traceback or "batches.py" in found.traceback
 
 
 def test_memory_that_no_smaller_batch_saves_is_a_row(rows: dict[str, BoardRow]) -> None:

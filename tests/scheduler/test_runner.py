@@ -86,7 +86,7 @@ def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment) -> None:
         assert rows["broken"].failures[0].error_type == "ModelError"
         assert "told to fail in score" in rows["broken"].failures[0].message
         assert rows["broken"].failures[0].attempt == attempt
-        assert "fake.py" in rows["broken"].failures[0].traceback
+        assert "fake_detector.py" in rows["broken"].failures[0].traceback
         assert rows["nan"].failures[0].error_type == "BadScores"
 
 

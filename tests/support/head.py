@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from raybench.store.server import HOST, free_ports
+from tests.support.plugins import PLUGIN
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -68,11 +69,12 @@ class Head:
 
 @contextlib.contextmanager
 def ray_head() -> Iterator[Head]:
-    """Run `ray start --head` with two CPUs until the block ends; its workers have this process's environment."""
+    """Run `ray start --head` with two CPUs until the block ends; its workers have this environment and `fake`."""
     # Short, as Ray puts sockets below it; Ray's agents outlive the head by a moment and still write there.
     with tempfile.TemporaryDirectory(prefix="rb", ignore_cleanup_errors=True) as home:
-        environment = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "PYTHONPATH"}}
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {
+            "PYTHONPATH": PLUGIN,  # as if installed on the nodes; raybench itself comes with the job
             "HOME": home,
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",

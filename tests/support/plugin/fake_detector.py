@@ -1,4 +1,4 @@
-"""A detector without torch for tests: distance to the mean OK image at low resolution, and faults on demand."""
+"""A detector for tests and benchmarks: distance to the mean OK image at low resolution, and faults on demand."""
 
 from __future__ import annotations
 
@@ -7,31 +7,69 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
-from raybench.detectors.protocol import Card, Detector, FitContext, Images, Scored, TrainImages
-from raybench.detectors.settings import FakeSettings
-from raybench.errors import IntegrityError, LineError, ModelError
+from raybench.detectors.protocol import Detector, FitContext, Images, Scored, TrainImages
+from raybench.errors import LineError, ModelError
 
-_FILE = "fake.safetensors"
+Phase = Literal["none", "fit", "score"]
+
 _BATCH = 32
 _NOISE = 1.0  # grey levels added to every standard deviation: that of a constant pixel is 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The `config` of an experiment's model. All but `grid` inject faults."""
+
+    grid: int = 32
+    """Side of the low-resolution mean image."""
+    fail_in: Phase = "none"
+    """The phase in which to raise ModelError."""
+    hang_in: Phase = "none"
+    """The phase in which to wait forever."""
+    kill_in: Phase = "none"
+    """The phase in which to kill the process."""
+    kill_once_marker: str = ""
+    """A file that limits `kill_in` to one time: the process is killed only if the file does not exist yet."""
+    nan_in_score: bool = False
+    """Whether all scores are NaN."""
+    wrong_shape: bool = False
+    """Whether scores have a wrong shape."""
+    poison_above: int | None = None
+    """Heat maps are infinite for images with a pixel brighter than this."""
+    sleep_s: float = 0.0
+    """Seconds to sleep in every phase."""
+    mb_per_image: float = 0.0
+    """Memory to take per image of a batch, in MiB."""
+    memory_mb: float = 64.0
+    """Memory limit for `mb_per_image`, in MiB."""
+    leak_mb_per_image: float = 0.0
+    """Memory that each scored image takes for good, in MiB."""
+    gpu_memory_mb: float = 0.0
+    """GPU memory that the detector claims to take, in 10^6 bytes."""
 
 
 class Fake(Detector):
     """Distance to the mean OK image, in standard deviations."""
 
-    def __init__(self, settings: FakeSettings, height: int, width: int, context: FitContext) -> None:
-        self.settings = settings
-        self.height, self.width = height, width
-        self.gpu_memory_mb = settings.gpu_memory_mb
+    min_side = 2
+
+    def __init__(self, config: Mapping[str, Any], height: int, width: int, context: FitContext) -> None:
+        super().__init__(config, height, width, context)
+        self.gpu_memory_mb = self.settings.gpu_memory_mb
         self._mean = self._deviation = np.empty((0, 0, 3), np.float32)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(**self.config)
 
     def fit(self, images: TrainImages, context: FitContext) -> None:
         """Compute mean and standard deviation of every cell. Raises LineError without images."""
@@ -77,20 +115,6 @@ class Fake(Detector):
         if chosen.leak_mb_per_image:
             _leaked.append(np.ones(int(chosen.leak_mb_per_image * len(images) * 2**20), np.uint8))
         return Scored(scores, maps)
-
-    def save(self, folder: Path) -> None:
-        (folder / _FILE).write_bytes(save({"mean": self._mean, "deviation": self._deviation}))
-
-    def restore(self, folder: Path) -> None:
-        """Read what `save` wrote. Raises IntegrityError."""
-        try:
-            state = load_file(folder / _FILE)
-            self._mean, self._deviation = state["mean"], state["deviation"]
-        except (OSError, SafetensorError, KeyError) as error:
-            raise IntegrityError(f"{folder / _FILE}: {error!r}") from error
-
-    def card(self) -> Card:
-        return Card("fake", "none", "none", "no weights", 2 * self._mean.size, not_exportable="it has no torch module")
 
     def _grid(self) -> tuple[int, int]:
         return min(self.settings.grid, self.height), min(self.settings.grid, self.width)
