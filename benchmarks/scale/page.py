@@ -211,6 +211,9 @@ def _held_back(decoding: Decoding, assumed: Assumed) -> str:
     )
     return f"""## Does the pipeline hold a GPU back?
 
+**This section is of the time when a CPU core evaluated the heat maps of a GPU.** Today the GPU does, and the stages
+overlap: [On a GPU](gpu.md) has what an H100 showed. What follows holds for detectors scored on CPU nodes beside it.
+
 A score task decodes the images that its node has not decoded yet, runs the detector and evaluates its heat maps, one
 after the other, on `resources.cpus` cores. The table is for a unit's {assumed.images} images on one core, assuming a
 detector that scores {assumed.images_per_s:.0f} images per second on a GPU of its own:
