@@ -19,15 +19,18 @@ from hypothesis import settings
 from raybench.analysis.board import Board, BoardContext, build_board
 from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
+from raybench.config.plan import make_plan
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.numbers import Estimate, Quality, Threshold
 from raybench.runs.records import Failure, UnitResult
 from raybench.scheduler.cluster import connected
+from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer, embedded_server
 from tests.support import plugins
+from tests.support.finished import FinishedRun, restored
 
 plugins.install()
 
@@ -77,10 +80,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 
 @pytest.fixture
 def bucket(server: EmbeddedServer) -> Store:
-    """A new, empty place in a bucket. One bucket for all: SeaweedFS reserves a gigabyte of disk for each."""
-    store = open_store(f"s3://test-{os.getpid()}/{next(_numbers)}")
-    store.create()
-    return store
+    """A new, empty place in a bucket."""
+    return new_place()
 
 
 @pytest.fixture(scope="session")
@@ -149,17 +150,48 @@ def packed_once(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Store
 @pytest.fixture
 def packed(bucket: Store, packed_once: Store) -> Store:
     """A bucket that holds the line `strip`."""
-    for item in packed_once.list():
-        bucket.put(f"lines/{item.key}", packed_once.get(item.key))
+    put_lines(packed_once, bucket)
     return bucket
 
 
 @pytest.fixture
 def experiment(packed: Store) -> Experiment:
     """The fake model on the line `strip`."""
+    return fake_on_strip(packed)
+
+
+@pytest.fixture(scope="session")
+def finished_once(cluster: None, packed_once: Store) -> FinishedRun:
+    """What `finished` shares."""
+    store = new_place()
+    put_lines(packed_once, store)
+    experiment = fake_on_strip(store)
+    return FinishedRun(experiment, store, run_plan(make_plan(experiment)))
+
+
+@pytest.fixture
+def finished(finished_once: FinishedRun) -> Iterator[FinishedRun]:
+    """A run of the fake model on the line `strip`; what the test changes in its store is put back."""
+    with restored(finished_once.store):
+        yield finished_once
+
+
+def new_place() -> Store:
+    """Return an empty place in a bucket. One bucket for all: SeaweedFS reserves a gigabyte of disk for each."""
+    store = open_store(f"s3://test-{os.getpid()}/{next(_numbers)}")
+    store.create()
+    return store
+
+
+def put_lines(lines: Store, store: Store) -> None:
+    for item in lines.list():
+        store.put(f"lines/{item.key}", lines.get(item.key))
+
+
+def fake_on_strip(store: Store) -> Experiment:
     return Experiment(
         name="night",
-        store=packed.uri(),
+        store=store.uri(),
         lines=("strip",),
         models=(ModelChoice(name="fake"),),
         false_alarm_budget=0.2,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 from raybench.cli import main, options
 from raybench.store import Store, open_store
@@ -144,10 +145,18 @@ def test_sources_that_hold_no_line(
 
 
 @pytest.mark.cluster
-def test_run_status_report_and_run_again(packed: Store, tmp_path: Path, server: EmbeddedServer) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_run_status_report_and_run_again(
+    packed: Store,
+    tmp_path: Path,
+    server: EmbeddedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first run starts a cluster of its own, the second one joins the session's."""
     path = write(tmp_path, EXPERIMENT.format(store=packed.uri()))
-    waiting = shell("status", path)
-    assert "0 of 2 units done" in waiting.stdout
+    assert call(monkeypatch, "status", path) == 0
+    assert "0 of 2 units done" in capsys.readouterr().out
     first = shell("run", path, "--out", tmp_path / "out", "--address", "local")
     assert first.returncode == options.UNITS_FAILED, first.stderr
     assert "2 units: 1 done now, 0 done before, 1 failed" in first.stdout
@@ -163,17 +172,19 @@ def test_run_status_report_and_run_again(packed: Store, tmp_path: Path, server: 
         "index.html",
     }
     done = {item.key: packed.get(item.key) for item in packed.list("runs/night/units/") if "failure" not in item.key}
-    again = shell("run", path, "--out", tmp_path / "out", "--address", "local")
+    again = shell("run", path, "--out", tmp_path / "out", "--address", ray.get_runtime_context().gcs_address)
     assert "2 units: 0 done now, 1 done before, 1 failed" in again.stdout
     assert "attempt 2" in again.stdout
     assert done == {
         item.key: packed.get(item.key) for item in packed.list("runs/night/units/") if "failure" not in item.key
     }
     by_uri = packed.uri("runs/night")
-    assert "1 of 2 units done" in shell("status", by_uri).stdout
-    assert "failed; the same command tries it again" in shell("status", by_uri).stdout
+    assert call(monkeypatch, "status", by_uri) == 0
+    status = capsys.readouterr().out
+    assert "1 of 2 units done" in status
+    assert "failed; the same command tries it again" in status
     shutil.rmtree(report)
-    assert shell("report", by_uri, "--out", tmp_path / "out").returncode == 0
+    assert call(monkeypatch, "report", by_uri, "--out", tmp_path / "out") == 0
     assert (report / "index.html").exists()
     written = b"".join(packed.get(item.key) for item in packed.list("runs/"))
     for secret in (server.secret_key, server.access_key):

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raybench.config.experiment import Annotation, Experiment, Resources
+from raybench.config.experiment import Annotation, Resources
 from raybench.config.plan import Plan, make_plan
 from raybench.data.inspection.inspection import Inspection, inspection_key, read_inspection
 from raybench.data.manifest import Manifest, ShardInfo
@@ -21,14 +21,9 @@ from raybench.scheduler.backlog import Backlog, PhaseCount
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 from raybench.worker.inspect import inspections_in
+from tests.support.finished import FinishedRun
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
-
-
-@pytest.fixture
-def experiment(experiment: Experiment) -> Experiment:
-    """The fake model on the line `strip`, which is inspected."""
-    return experiment.model_copy(update={"inspect": True})
 
 
 class Watch:
@@ -70,21 +65,19 @@ def training_shard(manifest: Manifest) -> ShardInfo:
     return next(shard for shard in manifest.shards if shard.split == "train")
 
 
-def test_lines_are_inspected_once_without_being_asked_for(
-    experiment: Experiment, packed: Store, strips: Path, tmp_path: Path
-) -> None:
+def test_lines_are_inspected_once_without_being_asked_for(finished: FinishedRun, strips: Path, tmp_path: Path) -> None:
     other = open_store(str(tmp_path / "other"))
     pack(open_store(str(strips)), other, "far", PackOptions(shard_rows=4))
     before = list(other.list())
-    update = {"lines": ("strip", other.uri("far")), "annotation": Annotation(signals=2)}
-    plan = make_plan(experiment.model_copy(update=update))
+    update = {"inspect": True, "lines": ("strip", other.uri("far")), "annotation": Annotation(signals=2)}
+    plan = make_plan(finished.experiment.model_copy(update=update))
     watch = Watch()
     assert run_plan(plan, watch).uninspected == {}
     assert watch.seen == PhaseCount(done=2, total=2)
     assert list(other.list()) == before  # it is only read
     found = inspections_in(RunStore(plan.store, "night"), plan)
     assert [one.images for one in found.values() if isinstance(one, Inspection)] == [36, 36]
-    assert read_inspection(packed.sub("lines"), plan.manifests["strip"]) == found["strip"]
+    assert read_inspection(finished.store.sub("lines"), plan.manifests["strip"]) == found["strip"]
     learnt = [key for key in (item.key for item in plan.store.list()) if key.endswith("signals.npz")]
     assert sorted(learnt) == ["lines/strip/signals.npz", "runs/night/lines/far/signals.npz"]
     assert page_of(plan).count("Data quality: nothing is wrong with the 36 images") == 2
@@ -96,14 +89,18 @@ def test_lines_are_inspected_once_without_being_asked_for(
     assert watch.seen is None
 
 
-def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment, packed: Store) -> None:
-    lines = packed.sub("lines")
-    plan = make_plan(experiment.model_copy(update={"inspect": False}))
-    run, watch = RunStore(plan.store, "night"), Watch()
-    assert run_plan(plan, watch).failed == {}
+def inspected(finished: FinishedRun, resources: Resources) -> Plan:
+    """The finished run, whose line is to be inspected."""
+    return make_plan(finished.experiment.model_copy(update={"inspect": True, "resources": resources}))
+
+
+def test_a_failed_inspection_is_a_row_and_is_tried_again(finished: FinishedRun) -> None:
+    lines = finished.store.sub("lines")
+    run, watch = RunStore(finished.store, "night"), Watch()
+    assert "Data quality: not inspected yet" in page_of(make_plan(finished.experiment))
+    assert run_plan(make_plan(finished.experiment), watch).failed == {}
     assert watch.seen is None
-    assert "Data quality: not inspected yet" in page_of(plan)
-    plan = make_plan(experiment)
+    plan = inspected(finished, finished.experiment.resources)
     assert cache.load(plan, run) is None  # it was not asked for then
     with damaged(lines, training_shard(plan.manifests["strip"])):
         for attempt in (1, 2):
@@ -119,10 +116,8 @@ def test_a_failed_inspection_is_a_row_and_is_tried_again(experiment: Experiment,
     assert cache.load(plan, run)
 
 
-def test_a_hang_is_ended_and_not_tried_again(experiment: Experiment) -> None:
-    run_plan(make_plan(experiment.model_copy(update={"inspect": False})))
-    resources = Resources(measure_s=0.05, unit_timeout_s=1e-3, retries=3)
-    plan, watch = make_plan(experiment.model_copy(update={"resources": resources})), Watch()
+def test_a_hang_is_ended_and_not_tried_again(finished: FinishedRun) -> None:
+    plan, watch = inspected(finished, Resources(unit_timeout_s=1e-3, retries=3)), Watch()
     summary = run_plan(plan, watch)
     failure = summary.uninspected["strip"]
     assert (failure.error_type, failure.attempt, summary.failed) == ("TimeLimit", 1, {})
@@ -132,12 +127,12 @@ def test_a_hang_is_ended_and_not_tried_again(experiment: Experiment) -> None:
 
 
 @pytest.mark.parametrize(("retries", "fails"), [(1, False), (0, True)])
-def test_a_worker_that_dies_is_replaced_as_often_as_is_said(
-    experiment: Experiment, packed: Store, retries: int, fails: bool
-) -> None:
-    plan = make_plan(experiment.model_copy(update={"resources": Resources(measure_s=0.05, retries=retries)}))
-    watch = Watch(kill=1)
+def test_a_worker_that_dies_is_replaced_as_often_as_is_said(finished: FinishedRun, retries: int, fails: bool) -> None:
+    plan, watch = inspected(finished, Resources(retries=retries)), Watch(kill=1)
     summary = run_plan(plan, watch)
     assert watch.kill == 0
-    assert ("strip" in summary.uninspected, packed.exists(f"lines/{inspection_key('strip')}")) == (fails, not fails)
+    assert ("strip" in summary.uninspected, finished.store.exists(f"lines/{inspection_key('strip')}")) == (
+        fails,
+        not fails,
+    )
     assert summary.failed == {}

@@ -26,6 +26,7 @@ from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.cluster import cluster_capacity
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
+from tests.support.finished import FinishedRun
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -38,11 +39,11 @@ def run(experiment: Experiment) -> RunSummary:
     return run_plan(make_plan(experiment))
 
 
-def test_a_run_and_the_same_run_again(experiment: Experiment, packed: Store) -> None:
-    first = run(experiment)
+def test_a_run_and_the_same_run_again(finished: FinishedRun) -> None:
+    first, packed = finished.summary, finished.store
     assert (first.units, first.reused, first.failed) == (1, 0, {})
     before = {item.key: packed.get(item.key) for item in packed.list("runs/night/units/")}
-    second = run(experiment)
+    second = run(finished.experiment)
     assert (second.units, second.reused, second.failed) == (1, 1, {})
     assert {item.key: packed.get(item.key) for item in packed.list("runs/night/units/")} == before
     assert second.board.rows == first.board.rows
@@ -74,7 +75,7 @@ def test_lines_of_two_stores_one_with_settings_of_its_own(experiment: Experiment
     assert experiment_of(f"{experiment.store}/runs/night").lines == lines
 
 
-def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment) -> None:
+def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment, packed: Store) -> None:
     broken = ModelChoice(name="fake", label="broken", config={"fail_in": "score"})
     nan = ModelChoice(name="fake", label="nan", config={"nan_in_score": True})
     chosen = with_models(experiment, ModelChoice(name="fake"), broken, nan)
@@ -88,6 +89,7 @@ def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment) -> None:
         assert rows["broken"].failures[0].attempt == attempt
         assert "fake_detector.py" in rows["broken"].failures[0].traceback
         assert rows["nan"].failures[0].error_type == "BadScores"
+        assert cache.load(make_plan(chosen), RunStore(packed, "night")) is None  # it is not taken for finished
 
 
 def test_a_killed_worker_is_replaced(experiment: Experiment, tmp_path: Path) -> None:
@@ -108,8 +110,8 @@ def test_a_worker_that_always_dies_is_a_row(experiment: Experiment) -> None:
     assert rows["fake"].quality is not None
 
 
-def test_an_aggregator_that_comes_back_empty_loses_nothing(experiment: Experiment, packed: Store) -> None:
-    reference = run(experiment).board
+def test_an_aggregator_that_comes_back_empty_loses_nothing(finished: FinishedRun) -> None:
+    experiment, packed, reference = finished.experiment, finished.store, finished.summary.board
     for item in list(packed.list("runs/night/ledger/")):
         packed.delete(item.key)
     plan, night = make_plan(experiment), RunStore(packed, "night")
@@ -131,9 +133,9 @@ def forget_quality(store: Store) -> None:
             store.delete(item.key)
 
 
-def test_scored_shards_are_merged_by_the_next_run(experiment: Experiment, packed: Store) -> None:
+def test_scored_shards_are_merged_by_the_next_run(finished: FinishedRun) -> None:
     """As after a driver that was killed; a damaged partial metric is a row, and merged once it is whole again."""
-    reference = run(experiment).board
+    experiment, packed, reference = finished.experiment, finished.store, finished.summary.board
     forget_quality(packed)
     plan, night = make_plan(experiment), RunStore(packed, "night")
     unit_id = plan.units[0].unit_id
@@ -164,8 +166,8 @@ def test_sigterm_stops_a_run_and_the_next_one_does_the_rest(experiment: Experime
     assert packed.exists("runs/night/report/index.html")
 
 
-def test_results_do_not_depend_on_who_did_the_work(experiment: Experiment, packed: Store) -> None:
-    run(experiment)
+def test_results_do_not_depend_on_who_did_the_work(finished: FinishedRun) -> None:
+    experiment, packed = finished.experiment, finished.store
     unit_id = make_plan(experiment).units[0].unit_id
     first = RunStore(packed, "night").read(unit_id, "result", UnitResult)
     run(experiment.model_copy(update={"name": "other", "resources": Resources(measure_s=0.05, in_flight=1)}))
@@ -208,8 +210,8 @@ def test_real_models_through_the_whole_way(experiment: Experiment) -> None:
     assert summary.board.verdicts[0].run in ("padim", "patchcore")
 
 
-def test_a_finished_run_is_shown_without_a_cluster(experiment: Experiment, packed: Store) -> None:
-    board = run(experiment).board
+def test_a_finished_run_is_shown_without_a_cluster(finished: FinishedRun) -> None:
+    experiment, packed, board = finished.experiment, finished.store, finished.summary.board
     plan = make_plan(experiment)
     here = RunStore(packed, "night")
     assert cache.load(plan, here) == board
@@ -221,17 +223,11 @@ def test_a_finished_run_is_shown_without_a_cluster(experiment: Experiment, packe
     assert cache.load(plan, here) is None
 
 
-def test_finished_units_are_in_the_ledger(experiment: Experiment, packed: Store) -> None:
-    run(experiment)
+def test_finished_units_are_in_the_ledger(finished: FinishedRun) -> None:
+    experiment, packed = finished.experiment, finished.store
     here = RunStore(packed, "night")
     unit_ids = [unit.unit_id for unit in make_plan(experiment).units]
     ledger = Ledger.read(here)
     assert ledger.done == set(unit_ids)
     for key in (here.key(unit_ids[0], "result.json"), here.key(unit_ids[0], "quality.json")):
         assert ledger.get(key) == packed.get(key)
-
-
-def test_a_run_with_failures_is_not_taken_for_finished(experiment: Experiment, packed: Store) -> None:
-    broken = with_models(experiment, ModelChoice(name="fake", config={"fail_in": "fit"}))
-    run(broken)
-    assert cache.load(make_plan(broken), RunStore(packed, "night")) is None
