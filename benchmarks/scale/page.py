@@ -186,9 +186,9 @@ def _verdict(found: Sequence[Part], unit: Unit, assumed: Assumed) -> str:
     built = sorted((part for part in found if part.shared and part is not alone), key=lambda part: part.full_at)
     cpu_ms, wall_ms = merging_ms(unit, assumed)
     return f"""**A single actor that merges all units would saturate first**, at {alone.full_at:,.0f} GPUs, because it
-sends one request to the store after the other ({wall_ms:.0f} ms per unit, {cpu_ms:.0f} ms of it CPU). Therefore each unit is
-merged by a task of its own, and the aggregation actor only keeps the ledger and writes the report. With that design
-**{built[0].name}** saturates first, at {built[0].full_at:,.0f} GPUs, followed by {built[1].name} at
+sends one request to the store after the other ({wall_ms:.0f} ms per unit, {cpu_ms:.0f} ms of it CPU). Therefore each
+unit is merged by a task of its own, and the aggregation actor only keeps the ledger and writes the report. With that
+design **{built[0].name}** saturates first, at {built[0].full_at:,.0f} GPUs, followed by {built[1].name} at
 {built[1].full_at:,.0f}. If units take half as long, everything saturates at half as many GPUs.
 """
 

@@ -72,6 +72,6 @@ def test_the_page_is_written_from_what_was_kept(tmp_path: Path) -> None:
     known = read(where)
     assert (known["unit"], known["driver"], known["decoding"]) == (UNIT, DRIVER, (DECODING,))
     text = page(known)
-    assert "**4.00 ms** of the driver's CPU per unit" in text
+    assert "Scheduling a unit costs the driver **4.00 ms** of CPU" in text
     assert "## workers\n\nNot measured yet." in text
-    assert "is full first**, at" in text
+    assert "would saturate first**, at" in text
