@@ -13,7 +13,7 @@ from rich.table import Table
 
 from raybench._api import predict_images
 from raybench.analysis.predictions import PredictionSummary
-from raybench.cli.terminal import err, out, print_json, print_rejects
+from raybench.cli.terminal import err, out, print_json, print_packed
 from raybench.config.plan import experiment_of, make_plan
 from raybench.errors import RunStopped
 from raybench.report.predictions import PAGE, TABLE, summary_json, tables
@@ -48,7 +48,7 @@ def predict(
         text = str(stopped) or "stopped: run the same command again to do the rest"
         err.print(text, style="yellow", markup=False, highlight=False)
         raise typer.Exit(STOPPED) from stopped
-    print_rejects(new.prediction.manifest, err if as_json else out)
+    print_packed(new.prediction.manifest, err if as_json else out)
     _tell(new.summary, new.prediction, new.folder, as_json)
     if new.failed:
         raise typer.Exit(SHARDS_FAILED)

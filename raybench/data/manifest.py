@@ -54,6 +54,18 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class PackFinding:
+    """Something about a packed file, or about many, that a person should look at."""
+
+    path: str
+    """Relative to the folder that was packed."""
+    kind: str
+    """In words, as `large mask`."""
+    detail: str
+    """The finding as a sentence."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One packed line: its images by split and label, their sizes, its shards and the files that were rejected.
 
@@ -83,13 +95,15 @@ class Manifest:
     shards: tuple[ShardInfo, ...]
     """Sorted by split, then by number."""
     rejects: tuple[Reject, ...]
-    """Sorted by path."""
+    """Files that were not packed. Sorted by path."""
+    findings: tuple[PackFinding, ...] = ()
+    """What packing found of files that were packed. Sorted by path."""
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of all fields that can change a result, so not of `layout` and `rejects`."""
+        """SHA-256 (hex) of all fields that can change a result, so not of `layout`, `rejects` and `findings`."""
         identity = asdict(self)
-        del identity["layout"], identity["rejects"]
+        del identity["layout"], identity["rejects"], identity["findings"]
         return digest(identity)
 
     def shards_of(self, split: Split) -> tuple[ShardInfo, ...]:
@@ -104,6 +118,11 @@ class Manifest:
     def scored_images(self) -> int:
         """Number of test and unlabelled images."""
         return sum(shard.rows for shard in self.scored_shards)
+
+    @property
+    def masks_rejected(self) -> int:
+        """Number of mask files that are used for no image."""
+        return sum(reject.reason.startswith("mask_") for reject in self.rejects)
 
     @property
     def train_ok(self) -> int:

@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dctn
 
-from raybench.data.decode import decode_deep, eight_bit
+from raybench.data.decode import decode_deep, decode_mask, eight_bit
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import RejectedImage
@@ -54,7 +54,8 @@ class Properties:
 
     table: pd.DataFrame
     """A row per image: image_id, split, label, height, width (pixels), colours, pixels (digest), sharpness, contrast,
-    elongation (log2 of height / width) and the columns of CleanVision."""
+    elongation (log2 of height / width), mask_share (masked share of the image; NaN without a mask) and the columns of
+    CleanVision."""
     fingerprints: Floats
     """(N, 63) float32, in the order of `table`."""
     unreadable: tuple[Unreadable, ...] = ()
@@ -115,9 +116,14 @@ def _measure(row: ImageRow, white_level: int) -> _Measured:
         "sharpness": sharpness(grey),
         "contrast": float(grey.std()) / 255,
         "elongation": float(np.log2(row.height / row.width)),
+        "mask_share": _mask_share(row),
         **_measure_with_cleanvision(grey if is_grey else pixels),
     }
     return values, fingerprint(grey)
+
+
+def _mask_share(row: ImageRow) -> float:
+    return float(decode_mask(row.mask, row.height, row.width).mean()) if row.mask else float("nan")
 
 
 def _is_grey(pixels: npt.NDArray[np.uint8]) -> bool:
