@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from raybench.data.manifest import Manifest
+from raybench.data.pack import EIGHT_BITS
 
 SHOWN_REJECTS = 20
 LOG_COLUMNS = 160
@@ -25,6 +26,8 @@ def print_packed(manifest: Manifest, console: Console = out) -> None:
         console.print(
             f"masks: {manifest.masks} of {manifest.counts.get('test/ng', 0)} NG images{unused}", highlight=False
         )
+    if manifest.white_level > EIGHT_BITS:
+        console.print(f"16 bit: white is {manifest.white_level}, by the training images", highlight=False)
     for finding in manifest.findings[:SHOWN_REJECTS]:
         console.print(f"note {finding.path}: {finding.kind}: {finding.detail}", style="yellow", markup=False)
     _print_more(len(manifest.findings), console)

@@ -25,6 +25,7 @@ from raybench.data.header import (
 from raybench.errors import RejectedImage
 
 LARGE_MASK = 0.5  # share of the image above which a mask is suspected to be inverted
+_HOT_PIXELS = 10_000  # one pixel in so many may be hot
 _JPEG_SHRINK = 8
 _JPEG_START = b"\xff\xd8\xff"
 _PNG_DEPTH = 24  # offset of the byte with the bits per channel
@@ -47,6 +48,9 @@ class ImageFacts:
     """Highest pixel value of a 16-bit image. None for 8 bits."""
     orientation: int = UPRIGHT
     """EXIF orientation, 1 to 8."""
+    bright: int | None = None
+    """Highest pixel value of a 16-bit image, hot pixels left out: the brightest in 10,000, and at least one. None for 8
+    bits."""
 
 
 def check_image(data: bytes) -> ImageFacts:
@@ -71,8 +75,16 @@ def check_image(data: bytes) -> ImageFacts:
     if pixels is None:
         height, width = turned_size(height, width, orientation)
         return ImageFacts(height, width, None, orientation)
-    highest = int(pixels.max()) if pixels.dtype == np.uint16 else None
-    return ImageFacts(pixels.shape[0], pixels.shape[1], highest, orientation)
+    height, width = pixels.shape[:2]
+    if pixels.dtype != np.uint16:
+        return ImageFacts(height, width, None, orientation)
+    return ImageFacts(height, width, int(pixels.max()), orientation, _bright(pixels))
+
+
+def _bright(pixels: Pixels) -> int:
+    values = pixels.max(axis=2).ravel()
+    place = max(0, values.size - 1 - max(1, values.size // _HOT_PIXELS))
+    return int(np.partition(values, place)[place])
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,9 @@ class Manifest:
     max_height: int
     max_width: int
     white_level: int
-    """Pixel value that means white. 255 for an 8-bit line, otherwise the smallest 2^k - 1 that no pixel of the 16-bit
-    images exceeds: cameras deliver 10, 12 or 14 bits in 16."""
+    """Pixel value that means white. 255 for an 8-bit line, otherwise the smallest 2^k - 1 that the 16-bit training
+    images do not exceed, but for hot pixels: cameras deliver 10, 12 or 14 bits in 16. Without 16-bit training images,
+    those of all splits count."""
     shards: tuple[ShardInfo, ...]
     """Sorted by split, then by number."""
     rejects: tuple[Reject, ...]

@@ -182,8 +182,10 @@ class _Packing:
     heights: list[int] = field(default_factory=list)
     widths: list[int] = field(default_factory=list)
     masks: int = 0
-    highest: int = 0
-    """Highest pixel value of the 16-bit images. 0 without any."""
+    bright: dict[str, int] = field(default_factory=dict)
+    """By split, the highest `ImageFacts.bright` of its images. Splits without 16-bit images are absent."""
+    deep: list[tuple[str, int]] = field(default_factory=list)
+    """ID and `ImageFacts.bright` of each 16-bit image."""
 
     def write(self) -> list[ShardInfo]:
         """Write all shards. One is uploaded while the next is read."""
@@ -201,6 +203,16 @@ class _Packing:
         return shards
 
     def manifest(self, shards: list[ShardInfo]) -> Manifest:
+        white_level = self.options.white_level or self._white_level()
+        clipped = [
+            PackFinding(
+                image_id,
+                "beyond white",
+                f"its values reach {bright}, and white is {white_level} as in the training images; all above is white",
+            )
+            for image_id, bright in self.deep
+            if bright > white_level
+        ]
         return Manifest(
             line=self.line,
             schema_version=SCHEMA_VERSION,
@@ -213,11 +225,16 @@ class _Packing:
             min_width=min(self.widths),
             max_height=max(self.heights),
             max_width=max(self.widths),
-            white_level=self.options.white_level or 2 ** max(8, self.highest.bit_length()) - 1,
+            white_level=white_level,
             shards=tuple(shards),
             rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
-            findings=tuple(sorted(self.findings, key=lambda finding: finding.path)),
+            findings=tuple(sorted([*self.findings, *clipped], key=lambda finding: finding.path)),
         )
+
+    def _white_level(self) -> int:
+        """Return the white level of the training images: test images must not decide how those look."""
+        bright = self.bright.get("train", max(self.bright.values(), default=0))
+        return int(2 ** max(8, bright.bit_length()) - 1)
 
     def _rows(self, items: Iterable[SourceImage]) -> Iterator[ImageRow]:
         """Yield the usable images in order, read and checked by several threads."""
@@ -298,7 +315,9 @@ class _Packing:
         self.masks += row.mask is not None
         self.heights.append(row.height)
         self.widths.append(row.width)
-        self.highest = max(self.highest, facts.highest or 0)
+        if facts.bright is not None:
+            self.bright[row.split] = max(self.bright.get(row.split, 0), facts.bright)
+            self.deep.append((row.image_id, facts.bright))
 
     def _chunks(self, rows: Iterator[ImageRow]) -> Iterator[list[ImageRow]]:
         """Group rows into shards."""

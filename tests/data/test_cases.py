@@ -45,3 +45,9 @@ def test_masks_that_hold_nothing_are_refused(tmp_path: Path) -> None:
 def test_inverted_masks_are_told(tmp_path: Path) -> None:
     manifest = packed(CASES / "mask_inverted", tmp_path)
     assert [(finding.kind, "inverted" in finding.detail) for finding in manifest.findings] == [("large mask", True)] * 8
+
+
+def test_one_hot_pixel_changes_nothing(tmp_path: Path) -> None:
+    hot, control = (packed(CASES / f"white_level_{case}", tmp_path / case) for case in ("hot_pixel", "control"))
+    assert (hot.white_level, control.white_level) == (1023, 1023)
+    assert hot.findings == ()

@@ -181,6 +181,24 @@ def test_sixteen_bit_lines_know_their_white(source: Path, lines: Store) -> None:
     assert packed(source, lines).white_level == 1023
 
 
+def test_the_white_level_is_that_of_the_training_images(source: Path, lines: Store) -> None:
+    """Neither test images nor single hot pixels change how training images look."""
+    rng = np.random.default_rng(0)
+    for path in source.glob("t*/*/*.png"):
+        pixels = rng.integers(0, 1000, (200, 320)).astype(np.uint16)
+        if path.stem == "000":
+            pixels[7, 9] = 65535
+        cv2.imwrite(str(path), pixels)
+    assert (packed(source, lines).white_level, packed(source, lines).findings) == (1023, ())
+    cv2.imwrite(str(source / "test" / "scratch" / "002.png"), np.full((200, 320), 4000, np.uint16))
+    manifest = packed(source, lines)
+    assert manifest.white_level == 1023
+    assert [(one.path, one.kind) for one in manifest.findings] == [("test/scratch/002.png", "beyond white")]
+    for path in (source / "train" / "good").glob("*.png"):
+        cv2.imwrite(str(path), np.full((200, 320), 100, np.uint8))
+    assert packed(source, lines).white_level == 4095
+
+
 def test_images_for_another_line_keep_to_its_white(source: Path, lines: Store) -> None:
     path = source / "train" / "good" / "000.png"
     cv2.imwrite(str(path), np.full((20, 30), 1000, np.uint16))
