@@ -10,8 +10,11 @@ Names of folders may be upper or lower case. `mask_files` says how masks are nam
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import io
+import itertools
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +28,11 @@ from raybench.store import Store
 
 AUTO, IMAGES = "auto", "images"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-_NOT_IMAGES = frozenset({".txt", ".json", ".md", ".csv", ".xml", ".yaml", ".yml", ".db", ".ini", ".pdf", ""})
+_SPREADSHEETS = frozenset({".csv", ".tsv", ".xls", ".xlsx", ".ods"})
+_NOT_IMAGES = (
+    frozenset({".txt", ".json", ".md", ".csv", ".xml", ".yaml", ".yml", ".db", ".ini", ".pdf", ""}) | _SPREADSHEETS
+)
+_SEPARATORS = ",;\t"
 _EXTRA = ""  # key of the cells beyond the last column of a row
 _LABELS: Mapping[str, Label] = {
     "ok": "ok",
@@ -110,7 +117,8 @@ def list_images(source: Store, layout: str = AUTO) -> FolderListing:
     if layout == AUTO:
         layout = _detect(source, sizes)
     items, rejects, findings = [], [], []
-    for entry in map(_with_safe_names, _READERS[layout](source, sizes)):
+    told = () if layout == IMAGES else _tables_not_used(source, sizes, layout)
+    for entry in map(_with_safe_names, itertools.chain(_READERS[layout](source, sizes), told)):
         if isinstance(entry, SourceImage):
             items.append(entry)
         elif isinstance(entry, Reject):
@@ -155,8 +163,30 @@ def _detect(source: Store, sizes: Sizes) -> str:
     found = ", ".join(sorted(tops)[:10]) or "nothing"
     raise LineError(
         f"{source.uri()}: no known layout. Looked for train/good (mvtec), ok (folder), or a .csv with a `path` column "
-        f"(csv); found {found}"
+        f"(csv); found {found}{_remedy(source, sizes)}"
     )
+
+
+def _remedy(source: Store, sizes: Sizes) -> str:
+    """Say what makes a folder without a known layout one with it."""
+    below: dict[str, list[str]] = {}
+    for key in sizes:
+        top, _, rest = key.partition("/")
+        below.setdefault(top, []).append(rest)
+    lines = {top: layout for top, keys in sorted(below.items()) if (layout := _detect_folders(keys))}
+    if lines:
+        top, layout = next(iter(lines.items()))
+        more = f", and so do {len(lines) - 1} more folders" if len(lines) > 1 else ""
+        return f". {top} looks like a line of the layout {layout}{more}: pack {source.uri(top)}"
+    train = next((top for top in below if top.lower() == "train"), None)
+    if train and any("/" not in rest and _is_image(rest) for rest in below[train]):
+        return f". Move the OK images of {train} into {train}/good"
+    if train:
+        inner = sorted({rest.partition("/")[0] for rest in below[train] if "/" in rest})
+        return f". Rename the folder of OK images in {train} to {train}/good; it holds {', '.join(inner[:10])}"
+    if any(_is_image(rest) for rests in below.values() for rest in rests):
+        return ". Rename the folder of OK images to train on to ok"
+    return ". Put the OK images to train on into a folder named ok" if any(map(_is_image, below)) else ""
 
 
 def _detect_folders(sizes: Iterable[str]) -> str | None:
@@ -295,6 +325,7 @@ def _csv(source: Store, sizes: Sizes) -> Iterator[Entry]:
                 if (first := masked.setdefault(key, item.image_id)) != item.image_id:
                     yield PackFinding(item.image_id, "shared mask", f"{where}: has the mask of {first} too, {key}")
             yield replace(item, mask_keys=mask)
+    yield from _not_in_table(sizes, name, seen | set(masked))
 
 
 def _csv_item(row: Mapping[str, str], sizes: Sizes, where: str) -> SourceImage:
@@ -335,27 +366,60 @@ def _inside(path: str, where: str) -> str:
 
 
 def _tables(source: Store, sizes: Sizes) -> dict[str, Iterable[tuple[int, dict[str, str]]]]:
-    """Read the .csv files at the root that have a `path` column, their rows numbered as an editor numbers them."""
+    """Read the .csv files at the root that have a `path` column, their rows numbered as an editor numbers them.
+
+    Commas, semicolons and tabs separate cells; the header says which.
+    """
     tables: dict[str, Iterable[tuple[int, dict[str, str]]]] = {}
     for key in sizes:
         if "/" in key or not key.lower().endswith(".csv"):
             continue
-        try:
-            text = source.get(key).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise LineError(f"{source.uri(key)} is not UTF-8 text: {error}") from error
-        reader = csv.reader(io.StringIO(text), strict=True)
+        text = _table_text(source.get(key), source.uri(key))
+        header_row = text.partition("\n")[0]
+        separators = [
+            one for one in _SEPARATORS if "path" in _header(next(csv.reader([header_row], delimiter=one), []))
+        ]
+        reader = csv.reader(io.StringIO(text), strict=True, delimiter=separators[0] if separators else ",")
         try:
             rows = [([cell.strip() for cell in row], reader.line_num) for row in reader]
         except csv.Error as error:
             raise LineError(f"{source.uri(key)} row {reader.line_num}: {error}; is a quote left open?") from error
-        header = [name.lower() for name in rows[0][0]] if rows else []
+        header = _header(rows[0][0]) if rows else []
         if "path" not in header:
             continue
         if duplicates := {name for name in header if name and header.count(name) > 1}:
             raise LineError(f"{source.uri(key)}: the column {', '.join(sorted(duplicates))} is duplicated")
         tables[key] = [(number, _record(header, row)) for row, number in rows[1:] if any(row)]
     return tables
+
+
+def _header(cells: list[str]) -> list[str]:
+    return [cell.strip().lower() for cell in cells]
+
+
+def _table_text(data: bytes, uri: str) -> str:
+    """Decode a table as spreadsheets write it: UTF-8 or UTF-16 with a byte-order mark, UTF-8, or Windows-1252."""
+    encodings = ["utf-16"] if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode(encoding)
+    raise LineError(f"{uri} is text of an unknown encoding; save it as UTF-8")
+
+
+def _tables_not_used(source: Store, sizes: Sizes, layout: str) -> Iterator[Entry]:
+    """Say of each table at the root that it decides nothing."""
+    used = set(_tables(source, sizes)) if layout == "csv" else set()
+    for key in sizes:
+        if "/" not in key and PurePosixPath(key).suffix.lower() in _SPREADSHEETS and key not in used:
+            detail = f"a table that is not used: the layout is {layout}, and csv needs a .csv with a `path` column"
+            yield Reject(key, "table_unused", detail)
+
+
+def _not_in_table(sizes: Sizes, name: str, used: set[str]) -> Iterator[Entry]:
+    left_out = sorted(key for key in sizes if _is_image(key) and key not in used)
+    if left_out:
+        detail = f"{len(left_out)} images are in no row that can be used, such as {left_out[0]}"
+        yield PackFinding(name, "images in no row", detail)
 
 
 def _record(header: list[str], row: list[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from raybench.data.decode import decode_mask
 from raybench.data.manifest import Manifest
 from raybench.data.pack import pack
 from raybench.data.shards import read_rows
+from raybench.errors import LineError
 from raybench.store import open_store
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
@@ -51,3 +53,28 @@ def test_one_hot_pixel_changes_nothing(tmp_path: Path) -> None:
     hot, control = (packed(CASES / f"white_level_{case}", tmp_path / case) for case in ("hot_pixel", "control"))
     assert (hot.white_level, control.white_level) == (1023, 1023)
     assert hot.findings == ()
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    real, linked = CASES / "links" / "real", tmp_path / "linked"
+    linked.mkdir()
+    for folder in ("ok", "test_ok"):
+        shutil.copytree(real / folder, linked / folder)
+    for folder in ("ng", "masks"):
+        (linked / folder).symlink_to(real / folder)
+    assert packed(linked, tmp_path / "a").digest == packed(real, tmp_path / "b").digest
+
+
+def test_a_table_with_semicolons_is_read(tmp_path: Path) -> None:
+    manifest = packed(CASES / "semicolon", tmp_path)
+    assert (manifest.layout, manifest.counts) == ("csv", {"test/ng": 4, "test/ok": 4, "train/ok": 8})
+    assert (manifest.rejects, manifest.findings) == ((), ())
+
+
+def test_folder_names_in_upper_case_are_read(tmp_path: Path) -> None:
+    assert packed(CASES / "names_upper", tmp_path).counts == {"test/ng": 8, "test/ok": 8, "train/ok": 16}
+
+
+def test_the_folder_above_a_line_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises(LineError, match=r"bottle looks like a line of the layout mvtec: pack .*/names_parent/bottle$"):
+        packed(CASES / "names_parent", tmp_path)

@@ -204,6 +204,57 @@ def test_no_layout_fits(tmp_path: Path) -> None:
         look(tmp_path, "csv")
 
 
+def test_a_folder_that_is_one_rename_away_is_told(tmp_path: Path) -> None:
+    def message(name: str, *paths: str) -> str:
+        with pytest.raises(LineError) as caught:
+            look(tree(tmp_path / name, *paths))
+        return str(caught.value)
+
+    above = message("above", "bottle/train/good/0.png", "bottle/test/cut/0.png", "cap/ok/0.png")
+    assert "bottle looks like a line of the layout mvtec, and so do 1 more folders: pack file://" in above
+    assert above.endswith("/above/bottle")
+    assert message("flat", "train/0.png", "test/1.png").endswith("Move the OK images of train into train/good")
+    assert message("fine", "train/fine/0.png").endswith("to train/good; it holds fine")
+    assert message("other", "gut/0.png").endswith("Rename the folder of OK images to train on to ok")
+    assert message("bare", "0.png").endswith("Put the OK images to train on into a folder named ok")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, separator: str, encoding: str) -> None:
+    tree(tmp_path, "ok/grün.png", "ok/2.png")
+    rows = [
+        ("Path", "Split", "Label", "Note"),
+        ("ok/grün.png", "train", "ok", '"a, b; c"'),
+        ("ok/2.png", "test", "ok", ""),
+    ]
+    text = "\r\n".join(separator.join(row) for row in rows)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    found = look(tmp_path)
+    assert found.layout == "csv"
+    assert [(item.image_id, item.split) for item in found.items] == [("ok/2.png", "test"), ("ok/grün.png", "train")]
+    assert (found.rejects, found.findings) == ((), ())
+
+
+def test_a_table_that_is_not_used_is_told(tmp_path: Path) -> None:
+    tree(tmp_path, "ok/1.png", "list.xlsx", "ok/notes.csv", "readme.txt")
+    (tmp_path / "list.csv").write_text("file;set\nok/1.png;train\n")
+    found = look(tmp_path)
+    assert found.layout == "folder"
+    assert [(reject.path, reject.reason) for reject in found.rejects] == [
+        ("list.csv", "table_unused"),
+        ("list.xlsx", "table_unused"),
+    ]
+
+
+def test_images_in_no_row_are_counted(tmp_path: Path) -> None:
+    tree(tmp_path, "ok/1.png", "ok/2.png", "ok/3.png")
+    (tmp_path / "list.csv").write_text("path,split,label\nok/1.png,train,ok\n")
+    [finding] = look(tmp_path).findings
+    assert (finding.path, finding.kind) == ("list.csv", "images in no row")
+    assert finding.detail == "2 images are in no row that can be used, such as ok/2.png"
+
+
 def test_images_of_no_layout_are_unlabelled_and_must_be_asked_for(tmp_path: Path) -> None:
     tree(tmp_path, "1.png", "ok/2.png", "a/b/3.jpg", ".hidden/4.png", "a/movie.avi", "notes.txt")
     (tmp_path / "table.csv").write_text("path,split,label\n1.png,test,ng\n")
