@@ -27,7 +27,8 @@ def print_packed(manifest: Manifest, console: Console = out) -> None:
             f"masks: {manifest.masks} of {manifest.counts.get('test/ng', 0)} NG images{unused}", highlight=False
         )
     if manifest.white_level > EIGHT_BITS:
-        console.print(f"16 bit: white is {manifest.white_level}, by the training images", highlight=False)
+        levels = f"black is {manifest.black_level}, white {manifest.white_level}"
+        console.print(f"16 bit: {levels}, by the training images", highlight=False)
     for finding in manifest.findings[:SHOWN_REJECTS]:
         console.print(f"note {finding.path}: {finding.kind}: {finding.detail}", style="yellow", markup=False)
     _print_more(len(manifest.findings), console)

@@ -414,8 +414,8 @@ def _not_text(value: Any, written: str | None) -> str | None:
     if written is None:  # made in Python
         return f"must be text, and is {value!r}"
     kind = "nothing" if value is None else f"a {_YAML_KINDS.get(type(value), type(value).__name__)}"
-    same = value is None or written == str(value)
-    return f"`{written}` is read as {kind}{'' if same else f', {value}'}; as text it is in quotes: {json.dumps(written, ensure_ascii=False)}"
+    read = kind if value is None or written == str(value) else f"{kind}, {value}"
+    return f"`{written}` is read as {read}; as text it is in quotes: {json.dumps(written, ensure_ascii=False)}"
 
 
 def _not_a_list(value: Any, written: str | None) -> str:

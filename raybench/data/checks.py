@@ -48,9 +48,9 @@ class ImageFacts:
     """Highest pixel value of a 16-bit image. None for 8 bits."""
     orientation: int = UPRIGHT
     """EXIF orientation, 1 to 8."""
-    bright: int | None = None
-    """Highest pixel value of a 16-bit image, hot pixels left out: the brightest in 10,000, and at least one. None for 8
-    bits."""
+    band: tuple[int, int] | None = None
+    """Lowest and highest pixel value of a 16-bit image, dead and hot pixels left out: one in 10,000 at each end, and at
+    least one. None for 8 bits."""
 
 
 def check_image(data: bytes) -> ImageFacts:
@@ -78,13 +78,15 @@ def check_image(data: bytes) -> ImageFacts:
     height, width = pixels.shape[:2]
     if pixels.dtype != np.uint16:
         return ImageFacts(height, width, None, orientation)
-    return ImageFacts(height, width, int(pixels.max()), orientation, _bright(pixels))
+    return ImageFacts(height, width, int(pixels.max()), orientation, _band(pixels))
 
 
-def _bright(pixels: Pixels) -> int:
-    values = pixels.max(axis=2).ravel()
-    place = max(0, values.size - 1 - max(1, values.size // _HOT_PIXELS))
-    return int(np.partition(values, place)[place])
+def _band(pixels: Pixels) -> tuple[int, int]:
+    darkest, brightest = pixels.min(axis=2).ravel(), pixels.max(axis=2).ravel()
+    last = darkest.size - 1
+    left_out = min(last, max(1, darkest.size // _HOT_PIXELS))
+    low = np.partition(darkest, left_out)[left_out]
+    return int(low), int(np.partition(brightest, last - left_out)[last - left_out])
 
 
 @dataclass(frozen=True)

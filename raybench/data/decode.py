@@ -28,12 +28,13 @@ _TIFF_COLOUR = cv2.IMREAD_COLOR_BGR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_OR
 _AS_STORED = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def decode_image(data: bytes, white_level: int = 255) -> npt.NDArray[np.uint8]:
+def decode_image(data: bytes, white_level: int = 255, black_level: int = 0) -> npt.NDArray[np.uint8]:
     """Decode an image to 8-bit RGB.
 
     Args:
         data: The bytes of an image file.
         white_level: Pixel value of 16-bit images that becomes 255.
+        black_level: Pixel value of 16-bit images that becomes 0.
 
     Returns:
         (H, W, 3) uint8 RGB. Grey becomes three equal channels; transparency is dropped.
@@ -41,20 +42,20 @@ def decode_image(data: bytes, white_level: int = 255) -> npt.NDArray[np.uint8]:
     Raises:
         RejectedImage: unreadable.
     """
-    return eight_bit(decode_deep(data), white_level)
+    return eight_bit(decode_deep(data), white_level, black_level)
 
 
-def eight_bit(pixels: Pixels, white_level: int = 255) -> npt.NDArray[np.uint8]:
-    """Convert pixels to uint8. 16-bit values are scaled so that `white_level` becomes 255."""
+def eight_bit(pixels: Pixels, white_level: int = 255, black_level: int = 0) -> npt.NDArray[np.uint8]:
+    """Convert pixels to uint8. 16-bit values are scaled so that `black_level` becomes 0 and `white_level` 255."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
-    return np.take(_scaling(white_level), pixels)
+    return np.take(_scaling(white_level, black_level), pixels)
 
 
 @functools.lru_cache(maxsize=8)
-def _scaling(white_level: int) -> npt.NDArray[np.uint8]:
+def _scaling(white_level: int, black_level: int) -> npt.NDArray[np.uint8]:
     """Build the table from 16-bit to 8-bit values, (65536,) uint8."""
-    scaled = np.clip(np.rint(np.arange(2**16) * (255 / white_level)), 0, 255)
+    scaled = np.clip(np.rint((np.arange(2**16) - black_level) * (255 / (white_level - black_level))), 0, 255)
     return np.asarray(scaled, np.uint8)
 
 

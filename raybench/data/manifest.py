@@ -99,12 +99,17 @@ class Manifest:
     """Files that were not packed. Sorted by path."""
     findings: tuple[PackFinding, ...] = ()
     """What packing found of files that were packed. Sorted by path."""
+    black_level: int = 0
+    """Pixel value of 16-bit images that means black. Above 0 only if the training images lie in a narrow band far from
+    0, as those of thermal cameras; white and black are then a width of the band above and below it."""
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of all fields that can change a result, so not of `layout`, `rejects` and `findings`."""
         identity = asdict(self)
         del identity["layout"], identity["rejects"], identity["findings"]
+        if not self.black_level:  # lines from before this field existed have digests without it
+            del identity["black_level"]
         return digest(identity)
 
     def shards_of(self, split: Split) -> tuple[ShardInfo, ...]:
@@ -181,7 +186,7 @@ def _faults(manifest: Manifest, line: str) -> list[str]:
         ),
         "its counts are not its shards' rows": shard_rows == counts,
         "its image sizes are impossible": min(sides) > 0,
-        "its white level is impossible": 255 <= manifest.white_level < 2**16,
+        "its white level is impossible": 0 <= manifest.black_level <= manifest.white_level - 255 < 2**16 - 255,
     }
     return [fault for fault, passed in checks.items() if not passed]
 

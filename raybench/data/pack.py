@@ -33,6 +33,7 @@ from raybench.store import Store
 
 REMOTE_READERS = 16
 EIGHT_BITS = 255
+NARROW = 8  # a band of 16-bit values is narrow if it takes less than an eighth of the range up to white
 FAINT_SHARE = 0.5  # of the mask's pixels
 LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -51,8 +52,9 @@ class PackOptions:
     readers: int | None = None
     """Threads that read and check images. None chooses cores + 1 for a local folder, where checks limit the speed, and
     `REMOTE_READERS` otherwise."""
-    white_level: int | None = None
-    """White level of the line that the images are compared with. None derives it from the images; see `Manifest`."""
+    levels: tuple[int, int] | None = None
+    """Black and white level of the line that the images are compared with. None derives them from the images; see
+    `Manifest`."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +184,8 @@ class _Packing:
     heights: list[int] = field(default_factory=list)
     widths: list[int] = field(default_factory=list)
     masks: int = 0
-    bright: dict[str, int] = field(default_factory=dict)
-    """By split, the highest `ImageFacts.bright` of its images. Splits without 16-bit images are absent."""
-    deep: list[tuple[str, int]] = field(default_factory=list)
-    """ID and `ImageFacts.bright` of each 16-bit image."""
+    bands: list[tuple[str, str, tuple[int, int]]] = field(default_factory=list)
+    """ID, split and `ImageFacts.band` of each 16-bit image."""
 
     def write(self) -> list[ShardInfo]:
         """Write all shards. One is uploaded while the next is read."""
@@ -203,15 +203,15 @@ class _Packing:
         return shards
 
     def manifest(self, shards: list[ShardInfo]) -> Manifest:
-        white_level = self.options.white_level or self._white_level()
+        black, white = self.options.levels or self._levels()
         clipped = [
             PackFinding(
                 image_id,
-                "beyond white",
-                f"its values reach {bright}, and white is {white_level} as in the training images; all above is white",
+                "clipped",
+                f"its values go from {low} to {high}; black is {black} and white {white}, by the training images",
             )
-            for image_id, bright in self.deep
-            if bright > white_level
+            for image_id, _, (low, high) in self.bands
+            if low < black or high > white
         ]
         return Manifest(
             line=self.line,
@@ -225,16 +225,23 @@ class _Packing:
             min_width=min(self.widths),
             max_height=max(self.heights),
             max_width=max(self.widths),
-            white_level=white_level,
+            white_level=white,
+            black_level=black,
             shards=tuple(shards),
             rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
             findings=tuple(sorted([*self.findings, *clipped], key=lambda finding: finding.path)),
         )
 
-    def _white_level(self) -> int:
-        """Return the white level of the training images: test images must not decide how those look."""
-        bright = self.bright.get("train", max(self.bright.values(), default=0))
-        return int(2 ** max(8, bright.bit_length()) - 1)
+    def _levels(self) -> tuple[int, int]:
+        """Return black and white of the training images: test images must not decide how those look."""
+        bands = [band for _, split, band in self.bands if split == "train"] or [band for *_, band in self.bands]
+        low, high = min((low for low, _ in bands), default=0), max((high for _, high in bands), default=0)
+        white, width = int(2 ** max(8, high.bit_length()) - 1), high - low
+        if not 0 < NARROW * width < white:
+            return 0, white
+        margin = max(width, EIGHT_BITS - width)
+        black = max(0, low - margin)
+        return black, min(2**16 - 1, max(high + margin, black + EIGHT_BITS))
 
     def _rows(self, items: Iterable[SourceImage]) -> Iterator[ImageRow]:
         """Yield the usable images in order, read and checked by several threads."""
@@ -298,7 +305,7 @@ class _Packing:
 
     def _check_depth(self, facts: ImageFacts) -> None:
         """Reject deeper images for an 8-bit line, where they would be all white."""
-        if self.options.white_level == EIGHT_BITS < (facts.highest or 0):
+        if self.options.levels == (0, EIGHT_BITS) and (facts.highest or 0) > EIGHT_BITS:
             raise RejectedImage("too_deep", f"its values reach {facts.highest}; the line's images have 8 bits")
 
     def _get(self, key: str) -> bytes:
@@ -315,9 +322,8 @@ class _Packing:
         self.masks += row.mask is not None
         self.heights.append(row.height)
         self.widths.append(row.width)
-        if facts.bright is not None:
-            self.bright[row.split] = max(self.bright.get(row.split, 0), facts.bright)
-            self.deep.append((row.image_id, facts.bright))
+        if facts.band is not None:
+            self.bands.append((row.image_id, row.split, facts.band))
 
     def _chunks(self, rows: Iterator[ImageRow]) -> Iterator[list[ImageRow]]:
         """Group rows into shards."""

@@ -73,14 +73,16 @@ def test_sixteen_bits_are_scaled_by_the_lines_white(suffix: str, channels: int) 
     assert np.array_equal(found[..., 0], found[..., 2])
 
 
-def test_hot_pixels_are_not_bright() -> None:
+def test_the_band_leaves_out_dead_and_hot_pixels() -> None:
     pixels = np.full((200, 300), 900, np.uint16)
     pixels[:2, :3] = 60000
-    assert (check_image(encoded(".png", pixels)).highest, check_image(encoded(".png", pixels)).bright) == (60000, 900)
+    pixels[7:9, :3] = 0
+    facts = check_image(encoded(".png", pixels))
+    assert (facts.highest, facts.band) == (60000, (900, 900))
     pixels[2, 0] = 60000
-    assert check_image(encoded(".png", pixels)).bright == 60000
-    assert check_image(encoded(".png", pixels[:1, :1])).bright == 60000
-    assert check_image(encoded(".png", GREY)).bright is None
+    assert check_image(encoded(".png", pixels)).band == (900, 60000)
+    assert check_image(encoded(".png", pixels[:1, :1])).band == (60000, 60000)
+    assert check_image(encoded(".png", GREY)).band is None
 
 
 def test_transparency_is_dropped() -> None:

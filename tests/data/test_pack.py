@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from raybench.data.decode import decode_mask
+from raybench.data.line import Line
 from raybench.data.manifest import Manifest, Reject, read_manifest, write_manifest
 from raybench.data.pack import PackOptions, Progress, pack
 from raybench.data.shards import read_rows
@@ -193,20 +194,32 @@ def test_the_white_level_is_that_of_the_training_images(source: Path, lines: Sto
     cv2.imwrite(str(source / "test" / "scratch" / "002.png"), np.full((200, 320), 4000, np.uint16))
     manifest = packed(source, lines)
     assert manifest.white_level == 1023
-    assert [(one.path, one.kind) for one in manifest.findings] == [("test/scratch/002.png", "beyond white")]
+    assert [(one.path, one.kind) for one in manifest.findings] == [("test/scratch/002.png", "clipped")]
     for path in (source / "train" / "good").glob("*.png"):
         cv2.imwrite(str(path), np.full((200, 320), 100, np.uint8))
     assert packed(source, lines).white_level == 4095
 
 
+def test_a_narrow_band_far_from_zero_is_spread(source: Path, lines: Store) -> None:
+    rng = np.random.default_rng(0)
+    for path in source.glob("t*/*/*.png"):
+        cv2.imwrite(str(path), rng.integers(8000, 8501, (200, 320)).astype(np.uint16))
+    manifest = packed(source, lines)
+    assert (manifest.black_level, manifest.white_level) == (7500, 9000)
+    assert replace(manifest, black_level=0).digest != manifest.digest
+    assert read_manifest(lines, "strip") == manifest
+    sample = next(iter(Line.open(lines, "strip").images()))
+    assert (sample.pixels.min(), sample.pixels.max()) == (85, 170)
+
+
 def test_images_for_another_line_keep_to_its_white(source: Path, lines: Store) -> None:
     path = source / "train" / "good" / "000.png"
     cv2.imwrite(str(path), np.full((20, 30), 1000, np.uint16))
-    assert packed(source, lines, PackOptions(white_level=4095)).white_level == 4095
-    manifest = packed(source, lines, PackOptions(white_level=255))
+    assert packed(source, lines, PackOptions(levels=(0, 4095))).white_level == 4095
+    manifest = packed(source, lines, PackOptions(levels=(0, 255)))
     assert [(reject.path, reject.reason) for reject in manifest.rejects] == [("train/good/000.png", "too_deep")]
     cv2.imwrite(str(path), np.full((20, 30), 200, np.uint16))
-    assert packed(source, lines, PackOptions(white_level=255)).rejects == ()
+    assert packed(source, lines, PackOptions(levels=(0, 255))).rejects == ()
 
 
 def test_progress_counts_images_and_bytes(source: Path, lines: Store) -> None:

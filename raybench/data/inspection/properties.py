@@ -82,7 +82,7 @@ def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: i
 
     def measure(row: ImageRow) -> _Measured | Unreadable:
         try:
-            return _measure(row, manifest.white_level)
+            return _measure(row, manifest)
         except RejectedImage as error:
             return Unreadable(row.image_id, row.split, error.detail)
 
@@ -99,9 +99,9 @@ def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: i
 _Measured = tuple[dict[str, Any], Floats]
 
 
-def _measure(row: ImageRow, white_level: int) -> _Measured:
+def _measure(row: ImageRow, manifest: Manifest) -> _Measured:
     stored = decode_deep(row.image)
-    pixels = eight_bit(stored, white_level)
+    pixels = eight_bit(stored, manifest.white_level, manifest.black_level)
     is_grey = _is_grey(pixels)
     plane = np.ascontiguousarray(pixels[..., 0]) if is_grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     grey = np.asarray(plane, np.uint8)
