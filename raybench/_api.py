@@ -165,7 +165,7 @@ class Run:
             model=unit.model,
             score=scored.score,
             is_anomalous=scored.is_anomalous,
-            image=decode_image(row.image, manifest.white_level),
+            image=decode_image(row.image, manifest.white_level, manifest.black_level),
             values=to_source(scored.heatmap, fit_of(unit), row.height, row.width),
             mask=decode_mask(row.mask, row.height, row.width) if row.mask else None,
             low=trained.heat_low,

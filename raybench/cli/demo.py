@@ -23,7 +23,7 @@ import numpy.typing as npt
 from raybench.cli.options import STOPPED, OutFolder
 from raybench.cli.pack import pack_line
 from raybench.cli.run import run_experiment
-from raybench.cli.terminal import out, print_rejects
+from raybench.cli.terminal import out, print_packed
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.errors import InputError
@@ -61,7 +61,7 @@ def demo(out_folder: OutFolder = Path("out")) -> None:
         bucket.create()
         for line, images in write_lines(folder / "images").items():
             manifest = pack_line(open_store(str(images)), bucket, line, "auto")
-            print_rejects(manifest)
+            print_packed(manifest)
         plan = make_plan(experiment(bucket.uri()))
         run = RunStore.of(plan)
         code = run_experiment(plan, run.store.uri(run.root), out_folder, None, as_json=False)

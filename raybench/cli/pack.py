@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from raybench._api import pack_line as pack_with_progress
-from raybench.cli.terminal import err, out, print_rejects
+from raybench.cli.terminal import err, out, print_packed
 from raybench.data.manifest import Manifest
 from raybench.store import Store, open_store
 
@@ -25,7 +25,7 @@ def pack(
     size_mb = sum(shard.size for shard in manifest.shards) / 1e6
     out.print(f"{line}: {counts}; {len(manifest.shards)} shards, {size_mb:.1f} MB", highlight=False)
     out.print(target.sub("lines").uri(f"{line}/manifest.json"), soft_wrap=True, highlight=False)
-    print_rejects(manifest)
+    print_packed(manifest)
 
 
 def pack_line(source: Store, target: Store, line: str, layout: str) -> Manifest:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from raybench.analysis.predictions import PredictionSummary
-from raybench.cli.terminal import err, out, print_json, print_rejects
+from raybench.cli.terminal import err, out, print_json, print_packed
 from raybench.config.plan import experiment_of, make_plan
 from raybench.errors import RunStopped
 from raybench.report.predictions import PAGE, TABLE, summary_json, tables
@@ -48,7 +48,7 @@ def predict(
         text = str(stopped) or "stopped: run the same command again to do the rest"
         err.print(text, style="yellow", markup=False, highlight=False)
         raise typer.Exit(STOPPED) from stopped
-    print_rejects(scored.prediction.manifest, err if as_json else out)
+    print_packed(scored.prediction.manifest, err if as_json else out)
     _tell(scored.summary, scored.prediction, scored.folder, as_json)
     if scored.failed:
         raise typer.Exit(SHARDS_FAILED)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from raybench.data.manifest import Manifest
+from raybench.data.pack import EIGHT_BITS
 
 SHOWN_REJECTS = 20
 LOG_COLUMNS = 160
@@ -18,14 +19,27 @@ if not out.is_terminal:
     out.width = LOG_COLUMNS
 
 
-def print_rejects(manifest: Manifest, console: Console = out) -> None:
+def print_packed(manifest: Manifest, console: Console = out) -> None:
+    """Print what was used and what was not, kind by kind."""
+    if manifest.masks or manifest.masks_rejected:
+        unused = f", {manifest.masks_rejected} mask files not used" if manifest.masks_rejected else ""
+        console.print(
+            f"masks: {manifest.masks} of {manifest.counts.get('test/ng', 0)} NG images{unused}", highlight=False
+        )
+    if manifest.white_level > EIGHT_BITS:
+        levels = f"black is {manifest.black_level}, white {manifest.white_level}"
+        console.print(f"16 bit: {levels}, by the training images", highlight=False)
+    for finding in manifest.findings[:SHOWN_REJECTS]:
+        console.print(f"note {finding.path}: {finding.kind}: {finding.detail}", style="yellow", markup=False)
+    _print_more(len(manifest.findings), console)
     for reject in manifest.rejects[:SHOWN_REJECTS]:
         console.print(f"rejected {reject.path}: {reject.reason}: {reject.detail}", style="yellow", markup=False)
-    if len(manifest.rejects) > SHOWN_REJECTS:
-        console.print(
-            f"and {len(manifest.rejects) - SHOWN_REJECTS} more; the manifest lists all of them",
-            style="yellow",
-        )
+    _print_more(len(manifest.rejects), console)
+
+
+def _print_more(count: int, console: Console) -> None:
+    if count > SHOWN_REJECTS:
+        console.print(f"and {count - SHOWN_REJECTS} more; the manifest lists all of them", style="yellow")
 
 
 def print_json(value: Any) -> None:

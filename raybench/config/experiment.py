@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -27,7 +28,7 @@ from pydantic import (
 )
 
 from raybench.config.unit import Protocol
-from raybench.config.yaml_rows import MAX_DEPTH, duplicates, row_of, yaml_faults
+from raybench.config.yaml_rows import MAX_DEPTH, duplicates, row_of, text_of, yaml_faults
 from raybench.errors import ExperimentError, InputError, did_you_mean
 from raybench.store import open_store
 from raybench.store.digest import digest
@@ -399,7 +400,32 @@ def _sentence(fault: Any, tree: yaml.Node | None) -> str:
     text = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         text = f"unknown key; {did_you_mean(str(fault['loc'][-1]), _keys(fault['loc'][:-1]))}"
+    elif fault["type"] == "string_type":
+        text = _not_text(fault["input"], text_of(tree, fault["loc"])) or text
+    elif fault["type"] == "tuple_type":
+        text = _not_a_list(fault["input"], text_of(tree, fault["loc"]))
     return f"{f'row {row}: ' if row else ''}{place}: {text}"
+
+
+def _not_text(value: Any, written: str | None) -> str | None:
+    """Say what YAML reads where text is wanted, and how to write it. None for lists and mappings."""
+    if isinstance(value, list | tuple | dict):
+        return None
+    if written is None:  # made in Python
+        return f"must be text, and is {value!r}"
+    kind = "nothing" if value is None else f"a {_YAML_KINDS.get(type(value), type(value).__name__)}"
+    read = kind if value is None or written == str(value) else f"{kind}, {value}"
+    return f"`{written}` is read as {read}; as text it is in quotes: {json.dumps(written, ensure_ascii=False)}"
+
+
+def _not_a_list(value: Any, written: str | None) -> str:
+    if isinstance(value, dict):
+        return "must be a list, and is a mapping; write `- ` before each of its members"
+    shown = repr(value) if written is None else written
+    return f"must be a list, and is {shown}; a list of one is [{shown}]"
+
+
+_YAML_KINDS = {bool: "truth value", int: "number", float: "number", date: "date"}
 
 
 def _keys(loc: tuple[Any, ...]) -> list[str]:

@@ -55,3 +55,15 @@ def row_of(node: yaml.Node | None, loc: tuple[Any, ...]) -> int | None:
             node = node.value[part]
             row = node.start_mark.line + 1
     return row
+
+
+def text_of(node: yaml.Node | None, loc: tuple[Any, ...]) -> str | None:
+    """Return the scalar at `loc` as it is written, without quotes. None if there is no scalar, or no tree."""
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == str(part)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+        else:
+            return None
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else None

@@ -130,7 +130,7 @@ def open_cached(
         IntegrityError: The shard, or its decoded copy in `prefetched`, is damaged.
         RejectedImage: An image cannot be decoded.
     """
-    identity = [CACHE_VERSION, shard.sha256, manifest.white_level, asdict(fit)]
+    identity = [CACHE_VERSION, shard.sha256, manifest.white_level, manifest.black_level, asdict(fit)]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     pixels, index = cache_dir / f"{name}.u8", cache_dir / f"{name}.json"
     if not (pixels.exists() and index.exists()):

@@ -7,9 +7,10 @@ import threading
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from raybench.data.decode import Pixels, decode_deep, decode_mask, encode_mask
+from raybench.data.decode import Pixels, decode_deep, decode_mask_file, encode_mask
 from raybench.data.header import (
     MAX_PIXELS,
     UPRIGHT,
@@ -23,7 +24,10 @@ from raybench.data.header import (
 )
 from raybench.errors import RejectedImage
 
+LARGE_MASK = 0.5  # share of the image above which a mask is suspected to be inverted
+_HOT_PIXELS = 10_000  # one pixel in so many may be hot
 _JPEG_SHRINK = 8
+_JPEG_START = b"\xff\xd8\xff"
 _PNG_DEPTH = 24  # offset of the byte with the bits per channel
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _TOO_DEEP = ("F", "I")
@@ -44,6 +48,9 @@ class ImageFacts:
     """Highest pixel value of a 16-bit image. None for 8 bits."""
     orientation: int = UPRIGHT
     """EXIF orientation, 1 to 8."""
+    band: tuple[int, int] | None = None
+    """Lowest and highest pixel value of a 16-bit image, dead and hot pixels left out: one in 10,000 at each end, and at
+    least one. None for 8 bits."""
 
 
 def check_image(data: bytes) -> ImageFacts:
@@ -68,23 +75,41 @@ def check_image(data: bytes) -> ImageFacts:
     if pixels is None:
         height, width = turned_size(height, width, orientation)
         return ImageFacts(height, width, None, orientation)
-    highest = int(pixels.max()) if pixels.dtype == np.uint16 else None
-    return ImageFacts(pixels.shape[0], pixels.shape[1], highest, orientation)
+    height, width = pixels.shape[:2]
+    if pixels.dtype != np.uint16:
+        return ImageFacts(height, width, None, orientation)
+    return ImageFacts(height, width, int(pixels.max()), orientation, _band(pixels))
 
 
-def fit_mask(data: bytes, image: ImageFacts) -> bytes:
-    """Check a mask and orient it like its image.
+def _band(pixels: Pixels) -> tuple[int, int]:
+    darkest, brightest = pixels.min(axis=2).ravel(), pixels.max(axis=2).ravel()
+    last = darkest.size - 1
+    left_out = min(last, max(1, darkest.size // _HOT_PIXELS))
+    low = np.partition(darkest, left_out)[left_out]
+    return int(low), int(np.partition(brightest, last - left_out)[last - left_out])
 
-    Most masks are returned unchanged. A mask without an EXIF orientation whose size is that of the image before EXIF
-    is applied was drawn on the stored pixels. It is turned with the image and encoded as PNG. Where both sizes are the
-    same (a square image, or an orientation that mirrors or turns by 180°), the mask is taken to be drawn on the stored
-    pixels.
 
-    Returns:
-        The bytes of the mask to pack.
+@dataclass(frozen=True)
+class FittedMask:
+    """A mask that was checked against its image."""
+
+    data: bytes
+    """The bytes to pack: those of the file if `decode_mask` reads them right, otherwise a PNG of 0 and 255."""
+    mask: npt.NDArray[np.bool_]
+    """(H, W) bool, oriented like its image."""
+    faint: int
+    """Pixels above 0 that are not in the mask; 0 for JPEG, which has them everywhere."""
+
+
+def fit_mask(data: bytes, image: ImageFacts) -> FittedMask:
+    """Check a mask file and orient it like its image.
+
+    A mask without an EXIF orientation whose size is that of the image before EXIF is applied was drawn on the stored
+    pixels. It is turned with the image. Where both sizes are the same (a square image, or an orientation that mirrors
+    or turns by 180°), the mask is taken to be drawn on the stored pixels.
 
     Raises:
-        RejectedImage: mask_unreadable or mask_size.
+        RejectedImage: mask_unreadable, mask_size or mask_picture.
     """
     size, orientation = _mask_header(data)
     image_size = image.height, image.width
@@ -95,8 +120,19 @@ def fit_mask(data: bytes, image: ImageFacts) -> bytes:
             "mask_size",
             f"the mask has {size[0]}x{size[1]} pixels, its image {image.height}x{image.width} (height x width)",
         )
-    mask = decode_mask(data, *size)
-    return encode_mask(turned(mask, image.orientation)) if drawn_on_stored else data
+    file = decode_mask_file(data, *size)
+    mask = turned(file.mask, image.orientation) if drawn_on_stored else file.mask
+    is_jpeg = data.startswith(_JPEG_START)
+    return FittedMask(
+        data if file.is_plain and not drawn_on_stored else encode_mask(mask), mask, 0 if is_jpeg else file.faint
+    )
+
+
+def large_mask(share: float) -> str:
+    """Describe a mask that covers more than LARGE_MASK of its image."""
+    if share == 1:
+        return "its mask covers the whole image"
+    return f"its mask covers {share:.1%} of the image; is it inverted (white where the part is good)?"
 
 
 def _mask_header(data: bytes) -> tuple[tuple[int, int], int]:

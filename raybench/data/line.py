@@ -138,7 +138,7 @@ def decode_row(row: ImageRow, manifest: Manifest) -> npt.NDArray[np.uint8]:
         IntegrityError: The image has another size than its row says.
     """
     try:
-        image = decode_image(row.image, manifest.white_level)
+        image = decode_image(row.image, manifest.white_level, manifest.black_level)
     except RejectedImage as error:
         raise RejectedImage(error.reason, f"{row.image_id} of {manifest.line}: {error.detail}") from error
     if image.shape[:2] != (row.height, row.width):

@@ -54,6 +54,18 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class PackFinding:
+    """Something about a packed file, or about many, that a person should look at."""
+
+    path: str
+    """Relative to the folder that was packed."""
+    kind: str
+    """In words, as `large mask`."""
+    detail: str
+    """The finding as a sentence."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One packed line: its images by split and label, their sizes, its shards and the files that were rejected.
 
@@ -78,18 +90,26 @@ class Manifest:
     max_height: int
     max_width: int
     white_level: int
-    """Pixel value that means white. 255 for an 8-bit line, otherwise the smallest 2^k - 1 that no pixel of the 16-bit
-    images exceeds: cameras deliver 10, 12 or 14 bits in 16."""
+    """Pixel value that means white. 255 for an 8-bit line, otherwise the smallest 2^k - 1 that the 16-bit training
+    images do not exceed, but for hot pixels: cameras deliver 10, 12 or 14 bits in 16. Without 16-bit training images,
+    those of all splits count."""
     shards: tuple[ShardInfo, ...]
     """Sorted by split, then by number."""
     rejects: tuple[Reject, ...]
-    """Sorted by path."""
+    """Files that were not packed. Sorted by path."""
+    findings: tuple[PackFinding, ...] = ()
+    """What packing found of files that were packed. Sorted by path."""
+    black_level: int = 0
+    """Pixel value of 16-bit images that means black. Above 0 only if the training images lie in a narrow band far from
+    0, as those of thermal cameras; white and black are then a width of the band above and below it."""
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of all fields that can change a result, so not of `layout` and `rejects`."""
+        """SHA-256 (hex) of all fields that can change a result, so not of `layout`, `rejects` and `findings`."""
         identity = asdict(self)
-        del identity["layout"], identity["rejects"]
+        del identity["layout"], identity["rejects"], identity["findings"]
+        if not self.black_level:  # lines from before this field existed have digests without it
+            del identity["black_level"]
         return digest(identity)
 
     def shards_of(self, split: Split) -> tuple[ShardInfo, ...]:
@@ -104,6 +124,11 @@ class Manifest:
     def scored_images(self) -> int:
         """Number of test and unlabelled images."""
         return sum(shard.rows for shard in self.scored_shards)
+
+    @property
+    def masks_rejected(self) -> int:
+        """Number of mask files that are used for no image."""
+        return sum(reject.reason.startswith("mask_") for reject in self.rejects)
 
     @property
     def train_ok(self) -> int:
@@ -161,7 +186,7 @@ def _faults(manifest: Manifest, line: str) -> list[str]:
         ),
         "its counts are not its shards' rows": shard_rows == counts,
         "its image sizes are impossible": min(sides) > 0,
-        "its white level is impossible": 255 <= manifest.white_level < 2**16,
+        "its white level is impossible": 0 <= manifest.black_level <= manifest.white_level - 255 < 2**16 - 255,
     }
     return [fault for fault, passed in checks.items() if not passed]
 

@@ -8,20 +8,33 @@ import os
 import re
 import statistics
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from raybench.data import layouts
-from raybench.data.checks import ImageFacts, check_image, fit_mask
+from raybench.data.checks import LARGE_MASK, FittedMask, ImageFacts, check_image, fit_mask, large_mask
+from raybench.data.decode import encode_mask
 from raybench.data.layouts import FolderListing, SourceImage
-from raybench.data.manifest import SCHEMA_VERSION, Manifest, Reject, ShardInfo, manifest_key, write_manifest
+from raybench.data.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    PackFinding,
+    Reject,
+    ShardInfo,
+    manifest_key,
+    write_manifest,
+)
 from raybench.data.shards import ROW_GROUP_MB, ImageRow, describe, write_shard
 from raybench.errors import LineError, ObjectMissing, RejectedImage
 from raybench.store import Store
 
 REMOTE_READERS = 16
 EIGHT_BITS = 255
+NARROW = 8  # a band of 16-bit values is narrow if it takes less than an eighth of the range up to white
+FAINT_SHARE = 0.5  # of the mask's pixels
 LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -39,8 +52,9 @@ class PackOptions:
     readers: int | None = None
     """Threads that read and check images. None chooses cores + 1 for a local folder, where checks limit the speed, and
     `REMOTE_READERS` otherwise."""
-    white_level: int | None = None
-    """White level of the line that the images are compared with. None derives it from the images; see `Manifest`."""
+    levels: tuple[int, int] | None = None
+    """Black and white level of the line that the images are compared with. None derives them from the images; see
+    `Manifest`."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +124,50 @@ def _drop_old_shards(lines: Store, manifest: Manifest) -> None:
             lines.delete(item.key)
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """An image that was read and checked."""
+
+    row: ImageRow
+    facts: ImageFacts
+    rejects: tuple[Reject, ...]
+    """Its mask files, if they cannot be used."""
+    findings: tuple[PackFinding, ...]
+
+
+def _mask_reason(reason: str) -> str:
+    return reason if reason.startswith("mask_") else f"mask_{reason}"
+
+
+def _union(masks: Sequence[FittedMask]) -> FittedMask:
+    mask = np.logical_or.reduce([part.mask for part in masks])
+    return FittedMask(encode_mask(mask), mask, sum(part.faint for part in masks))
+
+
+def _folder_of(keys: Sequence[str]) -> str:
+    return keys[0].rpartition("/")[0]
+
+
+def _contradiction(item: SourceImage, mask: FittedMask) -> tuple[str, str] | None:
+    """Return a reason and a sentence if label and mask cannot both be right. The label counts then."""
+    pixels = int(mask.mask.sum())
+    if item.label == "ok" and pixels:
+        detail = f"marks {pixels} pixels as defective, and {item.image_id} is labelled OK; correct one of them"
+        return "mask_on_ok", detail
+    if item.label == "ng" and not pixels:
+        return "mask_empty", f"marks nothing, and {item.image_id} is labelled NG; its defect is taken as not outlined"
+    return None
+
+
+def _mask_findings(item: SourceImage, mask: FittedMask) -> Iterator[PackFinding]:
+    share = float(mask.mask.mean())
+    if share > LARGE_MASK:
+        yield PackFinding(item.image_id, "large mask", large_mask(share))
+    if mask.faint > FAINT_SHARE * mask.mask.sum():
+        detail = f"{mask.faint} pixels of its mask are above 0 but at most half of its highest value; taken as good"
+        yield PackFinding(item.image_id, "faint mask", detail)
+
+
 @dataclass
 class _Packing:
     """One line while it is packed, with the statistics of the images so far."""
@@ -121,16 +179,17 @@ class _Packing:
     listing: FolderListing
     progress: Callable[[Progress], None]
     rejects: list[Reject] = field(default_factory=list)
+    findings: list[PackFinding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     heights: list[int] = field(default_factory=list)
     widths: list[int] = field(default_factory=list)
     masks: int = 0
-    highest: int = 0
-    """Highest pixel value of the 16-bit images. 0 without any."""
+    bands: list[tuple[str, str, tuple[int, int]]] = field(default_factory=list)
+    """ID, split and `ImageFacts.band` of each 16-bit image."""
 
     def write(self) -> list[ShardInfo]:
         """Write all shards. One is uploaded while the next is read."""
-        self.rejects = list(self.listing.rejects)
+        self.rejects, self.findings = list(self.listing.rejects), list(self.listing.findings)
         shards: list[ShardInfo] = []
         with ThreadPoolExecutor(1) as uploader:
             upload: Future[ShardInfo] | None = None
@@ -144,6 +203,16 @@ class _Packing:
         return shards
 
     def manifest(self, shards: list[ShardInfo]) -> Manifest:
+        black, white = self.options.levels or self._levels()
+        clipped = [
+            PackFinding(
+                image_id,
+                "clipped",
+                f"its values go from {low} to {high}; black is {black} and white {white}, by the training images",
+            )
+            for image_id, _, (low, high) in self.bands
+            if low < black or high > white
+        ]
         return Manifest(
             line=self.line,
             schema_version=SCHEMA_VERSION,
@@ -156,10 +225,23 @@ class _Packing:
             min_width=min(self.widths),
             max_height=max(self.heights),
             max_width=max(self.widths),
-            white_level=self.options.white_level or 2 ** max(8, self.highest.bit_length()) - 1,
+            white_level=white,
+            black_level=black,
             shards=tuple(shards),
             rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
+            findings=tuple(sorted([*self.findings, *clipped], key=lambda finding: finding.path)),
         )
+
+    def _levels(self) -> tuple[int, int]:
+        """Return black and white of the training images: test images must not decide how those look."""
+        bands = [band for _, split, band in self.bands if split == "train"] or [band for *_, band in self.bands]
+        low, high = min((low for low, _ in bands), default=0), max((high for _, high in bands), default=0)
+        white, width = int(2 ** max(8, high.bit_length()) - 1), high - low
+        if not 0 < NARROW * width < white:
+            return 0, white
+        margin = max(width, EIGHT_BITS - width)
+        black = max(0, low - margin)
+        return black, min(2**16 - 1, max(high + margin, black + EIGHT_BITS))
 
     def _rows(self, items: Iterable[SourceImage]) -> Iterator[ImageRow]:
         """Yield the usable images in order, read and checked by several threads."""
@@ -173,24 +255,23 @@ class _Packing:
                 if isinstance(loaded, Reject):
                     self.rejects.append(loaded)
                 else:
-                    row, facts = loaded
-                    self._note(row, facts)
-                    yield row
+                    self._note(loaded)
+                    yield loaded.row
 
-    def _load(self, item: SourceImage) -> tuple[ImageRow, ImageFacts] | Reject:
+    def _load(self, item: SourceImage) -> _Loaded | Reject:
         try:
             image = self._get(item.image_id)
             facts = check_image(image)
             self._check_depth(facts)
-            mask = fit_mask(self._get(item.mask_key), facts) if item.mask_key else None
         except RejectedImage as error:
             return Reject(item.image_id, error.reason, error.detail)
+        mask, rejects = self._load_mask(item, facts)
         row = ImageRow(
             image_id=item.image_id,
             image=image,
             image_path=item.image_id,
-            mask=mask,
-            mask_path=item.mask_key,
+            mask=mask.data if mask else None,
+            mask_path=(item.mask_keys[0] if len(item.mask_keys) == 1 else _folder_of(item.mask_keys)) if mask else None,
             line=self.line,
             split=item.split,
             label=item.label,
@@ -199,11 +280,32 @@ class _Packing:
             width=facts.width,
             sha256=hashlib.sha256(image).hexdigest(),
         )
-        return row, facts
+        return _Loaded(row, facts, tuple(rejects), tuple(_mask_findings(item, mask)) if mask else ())
+
+    def _load_mask(self, item: SourceImage, facts: ImageFacts) -> tuple[FittedMask | None, list[Reject]]:
+        """Return the mask of an image, and the files that cannot be used. One bad part makes the whole mask unknown."""
+        masks, rejects = [], []
+        for key in item.mask_keys:
+            try:
+                masks.append(fit_mask(self._get(key), facts))
+            except RejectedImage as error:
+                rejects.append(Reject(key, _mask_reason(error.reason), f"{error.detail} ({item.image_id} has no mask)"))
+        if rejects:
+            refused = {reject.path for reject in rejects}
+            detail = f"another part of the mask of {item.image_id} cannot be used"
+            return None, rejects + [
+                Reject(key, "mask_incomplete", detail) for key in item.mask_keys if key not in refused
+            ]
+        if not masks:
+            return None, []
+        mask = masks[0] if len(masks) == 1 else _union(masks)
+        if reason := _contradiction(item, mask):
+            return None, [Reject(key, *reason) for key in item.mask_keys]
+        return mask, []
 
     def _check_depth(self, facts: ImageFacts) -> None:
         """Reject deeper images for an 8-bit line, where they would be all white."""
-        if self.options.white_level == EIGHT_BITS < (facts.highest or 0):
+        if self.options.levels == (0, EIGHT_BITS) and (facts.highest or 0) > EIGHT_BITS:
             raise RejectedImage("too_deep", f"its values reach {facts.highest}; the line's images have 8 bits")
 
     def _get(self, key: str) -> bytes:
@@ -212,12 +314,16 @@ class _Packing:
         except ObjectMissing as error:
             raise RejectedImage("missing_file", f"{key} was listed and has disappeared") from error
 
-    def _note(self, row: ImageRow, facts: ImageFacts) -> None:
+    def _note(self, loaded: _Loaded) -> None:
+        row, facts = loaded.row, loaded.facts
+        self.rejects += loaded.rejects
+        self.findings += loaded.findings
         self.counts[f"{row.split}/{row.label}"] += 1
         self.masks += row.mask is not None
         self.heights.append(row.height)
         self.widths.append(row.width)
-        self.highest = max(self.highest, facts.highest or 0)
+        if facts.band is not None:
+            self.bands.append((row.image_id, row.split, facts.band))
 
     def _chunks(self, rows: Iterator[ImageRow]) -> Iterator[list[ImageRow]]:
         """Group rows into shards."""

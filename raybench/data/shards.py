@@ -49,8 +49,8 @@ class ImageRow:
     """The bytes of the image file, unchanged."""
     image_path: str
     mask: bytes | None
-    """The bytes of the mask file, unchanged unless it was turned with its image; see `checks.fit_mask`. None without a
-    mask."""
+    """The bytes of the mask file, or a PNG of 0 and 255 where `decode_mask` would read that otherwise than it is meant;
+    see `checks.fit_mask`. None without a mask."""
     mask_path: str | None
     line: str
     split: Split

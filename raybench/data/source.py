@@ -22,6 +22,8 @@ from raybench.errors import LineError, ObjectMissing
 from raybench.store import Store
 
 NAME_CHARS = 100
+# Version 1 laid masks on images of the same name whatever their label, and read every value above 0 as defective.
+PACKING_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class LineSource:
     """The layout that was asked for, `auto` included."""
     listing: str
     """See `listing_digest`."""
+    packing: int = 1
+    """`PACKING_VERSION` of the raybench that packed it."""
 
 
 _ADAPTER = TypeAdapter(LineSource)
@@ -63,7 +67,7 @@ def pack_from(
     Raises:
         LineError: A bad name, an unknown layout, or no image that can be used.
     """
-    packed = LineSource(source.uri(), layout, listing_digest(source))
+    packed = LineSource(source.uri(), layout, listing_digest(source), PACKING_VERSION)
     manifest = pack(source, lines, line, PackOptions(layout=layout), progress)
     lines.put(source_key(line), _ADAPTER.dump_json(packed, indent=1) + b"\n")
     return manifest
@@ -76,7 +80,9 @@ def pack_if_changed(
     layout: str,
     progress: Callable[[Progress], None] = lambda now: None,
 ) -> Manifest:
-    """Return the manifest of `line`, packed from `source` unless that has happened and no file has changed since.
+    """Return the manifest of `line`, packed from `source` unless that has happened and nothing has changed since.
+
+    A line is packed again when a file has changed, and when this version reads folders otherwise.
 
     Raises:
         LineError: As `pack_from`, and where the line was packed from another folder.
@@ -87,7 +93,8 @@ def pack_if_changed(
             f"{lines.uri(line)} was packed from {before.uri}; pack {source.uri()} under another name, or into another "
             "store"
         )
-    if before and before.listing and before == LineSource(source.uri(), layout, listing_digest(source)):
+    now = LineSource(source.uri(), layout, listing_digest(source), PACKING_VERSION)
+    if before and before.listing and before == now:
         return read_manifest(lines, line)
     return pack_from(source, lines, line, layout, progress)
 

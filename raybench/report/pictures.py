@@ -66,7 +66,7 @@ def _of_line(plan: Plan, run: RunStore, unit: Unit, wanted: Sequence[ScoredImage
             excess=image.counted,
             flagged_by=image.flagged_by,
             model=unit.model,
-            image=decode_image(row.image, manifest.white_level),
+            image=decode_image(row.image, manifest.white_level, manifest.black_level),
             heatmap=None if scored.heatmap is None else to_source(scored.heatmap, fit, *size),
             mask=decode_mask(row.mask, *size) if row.mask else None,
             heat_low=trained.heat_low,

@@ -166,7 +166,7 @@ def _cards(
         scored = {row.image_id: row for row in read_scores(prediction.run.get_blob(record.shard), only=wanted)}
         for image in read_rows(prediction.images, shard, only=wanted):
             row = wanted[image.image_id]
-            pixels = decode_image(image.image, prediction.manifest.white_level)
+            pixels = decode_image(image.image, prediction.manifest.white_level, prediction.manifest.black_level)
             signal = classify(pixels) if row.is_anomalous else None
             picture = _picture(prediction, row, pixels, scored[image.image_id])
             found[image.image_id] = PredictionCard(row, picture.image_uri(), picture.overlay_uri(), signal)

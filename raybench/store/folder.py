@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 import tempfile
@@ -69,9 +70,12 @@ class Folder:
             return (self.root / key).is_file()
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """List objects. Links to folders are followed."""
         folder = self.root / prefix.rpartition("/")[0]
         files = []
-        for parent, _, names in os.walk(folder, onerror=self._raise_unless_missing):
+        for parent, folders, names in os.walk(folder, onerror=self._raise_unless_missing, followlinks=True):
+            for name in folders:
+                self._refuse_loop(Path(parent, name))
             for name in names:
                 path = Path(parent, name)
                 key = path.relative_to(self.root).as_posix()
@@ -84,6 +88,15 @@ class Folder:
         """Raise for a folder that cannot be read, which must not look like an empty one."""
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise StoreError(f"{error.filename}: {error.strerror}") from error
+
+    def _refuse_loop(self, folder: Path) -> None:
+        """Raise for a link to a folder that holds the link itself, by whatever path it was reached."""
+        if not folder.is_symlink():
+            return
+        target = folder.resolve()
+        above = itertools.takewhile(lambda parent: parent != self.root.parent, folder.parents)
+        if any(parent.resolve().is_relative_to(target) for parent in above):
+            raise StoreError(f"{folder} is a link to {target}, which holds it; remove the link")
 
     def delete(self, key: str) -> None:
         with _store_errors(self.root / key):

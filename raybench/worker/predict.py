@@ -46,6 +46,8 @@ class PredictionSource:
     listing: str
     """SHA-256 (hex) of the files' names, sizes and stamps. Empty if the store has no stamps; whether the images have
     changed is then unknown."""
+    line_black_level: int = 0
+    """Black level of that line."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def prepare(
         raise InputError(f"{unit} is not trained yet; run the experiment first")
     prediction = run.prediction(name)
     images = prediction.store.sub(f"{prediction.root}/images")
-    origin = PredictionSource(source.uri(), line.line, line.white_level, listing_digest(source))
+    origin = PredictionSource(source.uri(), line.line, line.white_level, listing_digest(source), line.black_level)
     manifest = _packed(prediction, images, origin, source, progress)
     unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
     trained = prediction.commit(unit.unit_id, "train", replace(trained, unit_id=unit.unit_id))
@@ -146,7 +148,7 @@ def _packed(here: RunStore, images: Store, found: PredictionSource, source: Stor
     if before == found and found.listing:
         return read_manifest(images, found.line)
     here.store.delete(key)
-    options = pack.PackOptions(layout=layouts.IMAGES, white_level=found.line_white_level)
+    options = pack.PackOptions(layout=layouts.IMAGES, levels=(found.line_black_level, found.line_white_level))
     manifest = pack.pack(source, images, found.line, options, progress)
     here.store.put(key, encode(found))
     return manifest

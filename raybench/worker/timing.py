@@ -62,7 +62,7 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
     detector = cached_detector(unit, trained, context, alone=True)
 
     def prepare(index: int) -> npt.NDArray[np.uint8]:
-        image = decode_image(encoded[index % len(encoded)], manifest.white_level)
+        image = decode_image(encoded[index % len(encoded)], manifest.white_level, manifest.black_level)
         return to_network(image, fit_of(unit))[np.newaxis]
 
     device.use_threads(context.threads)

@@ -64,6 +64,36 @@ def test_the_annotation_budget() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lines: [007]", 'lines.0: `007` is read as a number, 7; as text it is in quotes: "007"'),
+        ("lines: [1.10]", 'lines.0: `1.10` is read as a number, 1.1; as text it is in quotes: "1.10"'),
+        ("lines: [12]", 'lines.0: `12` is read as a number; as text it is in quotes: "12"'),
+        ("lines: [no]", 'lines.0: `no` is read as a truth value, False; as text it is in quotes: "no"'),
+        ("lines: [2026-01-31]", 'lines.0: `2026-01-31` is read as a date; as text it is in quotes: "2026-01-31"'),
+        ("lines: [~]", 'lines.0: `~` is read as nothing; as text it is in quotes: "~"'),
+        ("lines: [[a]]", "lines.0: Input should be a valid string"),
+        ("lines: bottle", "lines: must be a list, and is bottle; a list of one is [bottle]"),
+        ("lines: [a]\nseeds: 3", "seeds: must be a list, and is 3; a list of one is [3]"),
+        ("lines: {a: b}", "lines: must be a list, and is a mapping; write `- ` before each of its members"),
+        ("lines: [a]\noverrides: {a: {seeds: 3}}", "overrides.a.seeds: must be a list, and is 3; a list of one is [3]"),
+    ],
+)
+def test_what_yaml_reads_otherwise_is_said_with_how_to_write_it(text: str, said: str) -> None:
+    [found] = problems(f"name: x\nstore: y\nmodels: [padim]\n{text}\n")
+    assert found.partition(": ")[2] == said
+
+
+def test_what_python_gives_instead_of_text_or_a_list_is_said() -> None:
+    with pytest.raises(ExperimentError) as caught:
+        Experiment.model_validate({"name": "x", "store": "y", "models": ["padim"], "lines": [7], "seeds": 3})
+    assert caught.value.problems == (
+        "lines.0: must be text, and is 7",
+        "seeds: must be a list, and is 3; a list of one is [3]",
+    )
+
+
 def test_missing_keys() -> None:
     assert problems("name: x\n") == [f"{key}: Field required" for key in ("store", "lines", "models")]
 

@@ -73,6 +73,18 @@ def test_sixteen_bits_are_scaled_by_the_lines_white(suffix: str, channels: int) 
     assert np.array_equal(found[..., 0], found[..., 2])
 
 
+def test_the_band_leaves_out_dead_and_hot_pixels() -> None:
+    pixels = np.full((200, 300), 900, np.uint16)
+    pixels[:2, :3] = 60000
+    pixels[7:9, :3] = 0
+    facts = check_image(encoded(".png", pixels))
+    assert (facts.highest, facts.band) == (60000, (900, 900))
+    pixels[2, 0] = 60000
+    assert check_image(encoded(".png", pixels)).band == (900, 60000)
+    assert check_image(encoded(".png", pixels[:1, :1])).band == (60000, 60000)
+    assert check_image(encoded(".png", GREY)).band is None
+
+
 def test_transparency_is_dropped() -> None:
     transparent = np.dstack([COLOUR, np.zeros((20, 30), np.uint8)])
     assert np.array_equal(decode_image(encoded(".png", transparent)), COLOUR[..., ::-1])
@@ -101,19 +113,79 @@ def test_a_decompression_bomb_is_refused_by_its_header(size: tuple[int, int]) ->
     assert reason(png_of_size(*size)) == "too_large"
 
 
-def test_masks() -> None:
-    mask = np.zeros((20, 30), np.uint8)
-    mask[3:5, 7:9] = 1
-    for pixels in (mask, np.dstack([mask] * 3), np.dstack([mask, mask, mask, np.full_like(mask, 255)])):
+def spot(value: int, base: int = 0) -> npt.NDArray[np.uint8]:
+    mask = np.full((20, 30), base, np.uint8)
+    mask[3:9, 7:19] = value
+    return mask
+
+
+SPOT = spot(1) > 0
+FACTS = ImageFacts(20, 30, None)
+OPAQUE, CLEAR = np.full((20, 30), 255, np.uint8), np.zeros((20, 30), np.uint8)
+
+
+@pytest.mark.parametrize("value", [1, 2, 100, 236, 255])
+def test_plain_masks_are_packed_as_they_are(value: int) -> None:
+    mask = spot(value)
+    for pixels in (mask, np.dstack([mask] * 3), np.dstack([mask, mask, mask, OPAQUE]), np.dstack([CLEAR, CLEAR, mask])):
         data = encoded(".png", pixels)
-        assert fit_mask(data, ImageFacts(20, 30, None)) == data
-        assert np.array_equal(decode_mask(data, 20, 30), mask > 0)
+        fitted = fit_mask(data, FACTS)
+        assert fitted.data == data
+        assert fitted.faint == 0
+        assert np.array_equal(fitted.mask, SPOT)
+        assert np.array_equal(decode_mask(data, 20, 30), SPOT)
 
 
-@pytest.mark.parametrize(("data", "expected"), [(b"", "mask_unreadable"), (b"junk", "mask_unreadable")])
-def test_masks_that_cannot_be_read(data: bytes, expected: str) -> None:
+CLASSES = spot(2)
+CLASSES[15:, 20:] = 1
+SOFT = spot(255)
+SOFT[2, 7:19] = 100
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.dstack([OPAQUE, OPAQUE, OPAQUE, spot(255)]), SPOT),  # white everywhere, the mask in alpha
+        (np.dstack([CLEAR, CLEAR, CLEAR, spot(255)]), SPOT),  # black everywhere, the mask in alpha
+        (np.dstack([spot(255), spot(255), spot(255), spot(200)]), SPOT),
+        (np.dstack([CLASSES, CLASSES, CLASSES, CLEAR]), CLASSES > 0),  # alpha says nothing
+        (np.dstack([OPAQUE, OPAQUE, OPAQUE, OPAQUE]), OPAQUE > 0),
+        (CLASSES, CLASSES > 0),
+        (SOFT, SPOT),
+        (spot(0, 255), ~SPOT),
+        (spot(255).astype(np.uint16) * 257, SPOT),
+    ],
+)
+def test_a_mask_is_packed_as_it_is_meant(pixels: npt.NDArray[Any], expected: npt.NDArray[np.bool_]) -> None:
+    fitted = fit_mask(encoded(".png", pixels), FACTS)
+    assert np.array_equal(fitted.mask, expected)
+    assert np.array_equal(decode_mask(fitted.data, 20, 30), expected)
+
+
+@pytest.mark.parametrize("quality", [50, 75, 95])
+def test_the_ringing_of_jpeg_is_not_in_the_mask(quality: int) -> None:
+    _, data = cv2.imencode(".jpg", spot(255), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    fitted = fit_mask(data.tobytes(), FACTS)
+    assert np.array_equal(fitted.mask, SPOT)
+    assert np.array_equal(decode_mask(fitted.data, 20, 30), SPOT)
+    assert fitted.faint == 0
+
+
+def test_what_a_mask_leaves_out_is_counted() -> None:
+    assert fit_mask(encoded(".png", SOFT), FACTS).faint == 12
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", "mask_unreadable"),
+        (b"junk", "mask_unreadable"),
+        (encoded(".png", RNG.integers(0, 256, (20, 30), dtype=np.uint8)), "mask_picture"),
+    ],
+)
+def test_masks_that_cannot_be_used(data: bytes, expected: str) -> None:
     with pytest.raises(RejectedImage) as caught:
-        assert fit_mask(data, ImageFacts(20, 30, None)) == data
+        fit_mask(data, FACTS)
     assert caught.value.reason == expected
 
 
@@ -164,10 +236,10 @@ def test_a_mask_drawn_on_the_stored_pixels_is_turned_with_its_image(form: str, o
     spot[2:6, 30:36] = 255
     image, mask = with_orientation(form, spot, orientation), encoded(".png", spot[..., 0])
     facts = check_image(image)
-    fitted = decode_mask(fit_mask(mask, facts), facts.height, facts.width)
+    fitted = decode_mask(fit_mask(mask, facts).data, facts.height, facts.width)
     assert np.array_equal(fitted, decode_image(image)[..., 0] > 127)
     if orientation == 1:
-        assert fit_mask(mask, facts) == mask
+        assert fit_mask(mask, facts).data == mask
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -176,7 +248,7 @@ def test_a_mask_drawn_on_the_turned_image_is_taken_as_it_is(orientation: int) ->
     spot[2:6, 30:36] = 255
     image = with_orientation("PNG", spot, orientation)
     mask = encoded(".png", decode_image(image)[..., 0])
-    assert fit_mask(mask, check_image(image)) == mask
+    assert fit_mask(mask, check_image(image)).data == mask
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -186,7 +258,7 @@ def test_a_mask_with_an_orientation_of_its_own_is_turned_by_that(form: str, orie
     spot[2:6, 30:36] = 255
     image, mask = with_orientation("JPEG", spot, orientation), with_orientation(form, spot, orientation)
     facts = check_image(image)
-    assert fit_mask(mask, facts) == mask or orientation == 1
+    assert fit_mask(mask, facts).data == mask or orientation == 1
     assert np.array_equal(decode_mask(mask, facts.height, facts.width), decode_image(image)[..., 0] > 127)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from raybench.cli.demo import Sizes, write_strips
+from raybench.data.decode import encode_mask
 from raybench.data.inspection.inspection import (
     Inspection,
     bad_images,
@@ -19,8 +20,9 @@ from raybench.data.inspection.inspection import (
     read_inspection,
     write_inspection,
 )
-from raybench.data.manifest import Manifest
+from raybench.data.manifest import Manifest, read_manifest
 from raybench.data.pack import PackOptions, pack
+from raybench.data.shards import describe, read_rows, write_shard
 from raybench.store import Store, open_store
 from tests.support.images import png_without_pixels
 
@@ -244,7 +246,7 @@ def test_a_damaged_inspection_is_none(line: tuple[Store, Manifest], damage: byte
     assert read_inspection(lines, manifest) is None
 
 
-@pytest.mark.parametrize(("was", "now"), [(b'"version": 1', b'"version": 0'), (b'"strip"', b'"other"'), (b"", b"0")])
+@pytest.mark.parametrize(("was", "now"), [(b'"version": 2', b'"version": 1'), (b'"strip"', b'"other"'), (b"", b"0")])
 def test_an_inspection_of_other_images_or_rules_is_none(
     line: tuple[Store, Manifest], spoilt: Inspection, was: bytes, now: bytes
 ) -> None:
@@ -255,3 +257,24 @@ def test_an_inspection_of_other_images_or_rules_is_none(
     if was:
         lines.put(inspection_key("strip"), lines.get(inspection_key("strip")).replace(was, now, 1))
     assert read_inspection(lines, manifest) is None
+
+
+def test_masks_that_cannot_be_right(packed_once: Store, tmp_path: Path) -> None:
+    """Of a line that an earlier version packed: this one refuses two of them."""
+    manifest = read_manifest(packed_once, "strip")
+    lines = open_store(str(tmp_path / "lines"))
+    full, empty = encode_mask(np.ones((200, 320), np.bool_)), encode_mask(np.zeros((200, 320), np.bool_))
+    shards = []
+    for shard in manifest.shards:
+        rows = [
+            replace(row, mask=full if row.image_id.endswith("0.png") else empty)
+            for row in read_rows(packed_once, shard)
+        ]
+        data = write_shard(rows)
+        lines.put(shard.key, data)
+        shards.append(describe(shard.key, shard.split, len(rows), data))
+    found = inspect(lines, replace(manifest, shards=tuple(shards)))
+    masked = {(issue.kind, issue.image_id) for issue in found.issues if "mask" in issue.kind}
+    assert {("mask on an OK image", "test/good/000.png"), ("large mask", "test/scratch/000.png")} <= masked
+    assert ("empty mask", "test/missing_hole/001.png") in masked
+    assert not any(image_id == "test/good/001.png" for _, image_id in masked)

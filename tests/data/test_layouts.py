@@ -21,7 +21,14 @@ def look(folder: Path, layout: str = "auto") -> FolderListing:
 
 
 def shown(found: FolderListing) -> list[tuple[str, str, str, str, str | None]]:
-    return [(item.image_id, item.split, item.label, item.defect_type, item.mask_key) for item in found.items]
+    return [
+        (item.image_id, item.split, item.label, item.defect_type, ", ".join(item.mask_keys) or None)
+        for item in found.items
+    ]
+
+
+def masks(found: FolderListing) -> dict[str, tuple[str, ...]]:
+    return {item.image_id: item.mask_keys for item in found.items if item.mask_keys}
 
 
 def test_mvtec(tmp_path: Path) -> None:
@@ -93,10 +100,87 @@ def test_bad_rows_are_rejected_by_number_and_the_rest_is_kept(tmp_path: Path, ro
     assert [(reject.reason, "row 3" in reject.detail) for reject in found.rejects] == [(reason, True)]
 
 
-def test_a_mask_outside_or_missing(tmp_path: Path) -> None:
+def test_an_image_stays_when_its_mask_is_outside_or_missing(tmp_path: Path) -> None:
     tree(tmp_path, "1.png", "2.png")
     (tmp_path / "t.csv").write_text("path,split,label,mask\n1.png,test,ng,../m.png\n2.png,test,ng,none.png\n")
-    assert [reject.reason for reject in look(tmp_path).rejects] == ["path_outside", "missing_file"]
+    found = look(tmp_path)
+    assert [(reject.path, reject.reason) for reject in found.rejects] == [
+        ("../m.png", "mask_outside"),
+        ("none.png", "mask_missing"),
+    ]
+    assert [item.image_id for item in found.items] == ["1.png", "2.png"]
+    assert masks(found) == {}
+
+
+def test_a_mask_in_two_rows_is_told(tmp_path: Path) -> None:
+    tree(tmp_path, "1.png", "2.png", "m.png")
+    (tmp_path / "t.csv").write_text("path,split,label,mask\n1.png,test,ng,m.png\n2.png,test,ng,m.png\n")
+    assert [(one.path, one.kind) for one in look(tmp_path).findings] == [("2.png", "shared mask")]
+
+
+def test_a_mask_is_of_its_ng_image_only(tmp_path: Path) -> None:
+    """Cameras number the images of each folder from zero."""
+    tree(tmp_path, *(f"{folder}/{number}.png" for folder in ("ok", "test_ok", "ng", "masks") for number in (0, 1)))
+    tree(tmp_path, "masks/2.png", "ok/2.png")
+    found = look(tmp_path)
+    assert masks(found) == {"ng/0.png": ("masks/0.png",), "ng/1.png": ("masks/1.png",)}
+    assert [(reject.path, reject.reason) for reject in found.rejects] == [("masks/2.png", "mask_unused")]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (("train/good/0.png", "test/cut/0.png", "ground_truth/cut/0.bm.png"), {"test/cut/0.png"}),  # BTAD
+        (("train/ok/0.bmp", "test/ok/0.bmp", "test/ko/0.bmp", "ground_truth/ko/0.png"), {"test/ko/0.bmp"}),  # BTAD
+        (("train/good/0.png", "test/cut/0.png", "ground_truth/cut/0_mask.png"), {"test/cut/0.png"}),  # MVTec AD, MPDD
+        (
+            (
+                "train/good/0_regular.png",
+                "test_public/good/0_regular.png",
+                "test_public/bad/0_regular.png",
+                "test_public/ground_truth/bad/0_regular_mask.png",
+                "test_private/0_regular.png",
+            ),
+            {"test_public/bad/0_regular.png"},
+        ),  # MVTec AD 2
+        (
+            ("train/good/0.JPG", "test/good/0.JPG", "test/bad/0.JPG", "ground_truth/bad/0.png"),
+            {"test/bad/0.JPG"},
+        ),  # VisA
+        (
+            ("Data/Images/Normal/0.JPG", "Data/Images/Anomaly/0.JPG", "Data/Masks/Anomaly/0.png"),
+            None,
+        ),  # VisA, as loaded
+        (
+            ("ok/a/0.jpg", "ok/a/0_label.bmp", "ng/a/1.jpg", "ng/a/1_label.bmp"),
+            {"ok/a/0.jpg", "ng/a/1.jpg"},
+        ),  # Kolektor
+        (("ok/0.png", "ok/0_GT.png", "ng/1.png", "ng/1_GT.png"), {"ok/0.png", "ng/1.png"}),  # Kolektor 2
+        (("OK/S1/0.jpg", "NG/HS/S1/1.jpg", "NG/HS/S1/1.png"), {"NG/HS/S1/1.jpg"}),  # Real-IAD
+        (("normal/0.png", "abnormal/0.png", "mask/0.png"), {"abnormal/0.png"}),
+        (("ok/0.png", "ng/cut/0.png", "masks/ng/cut/0.png"), {"ng/cut/0.png"}),
+        (("ok/0.png", "ng/bad/0.png", "masks/bad/0.png"), {"ng/bad/0.png"}),
+        (("ok/0.png", "NG/Cut/0.PNG", "masks/cut/0.png"), {"NG/Cut/0.PNG"}),
+    ],
+)
+def test_masks_of_known_data_sets(tmp_path: Path, paths: tuple[str, ...], expected: set[str] | None) -> None:
+    found = look(tree(tmp_path, *paths))
+    assert set(masks(found)) == (expected or {"Data/Images/Anomaly/0.JPG"})
+    assert found.rejects == ()
+    assert len(found.items) + sum(map(len, masks(found).values())) == len(paths)
+
+
+def test_all_files_of_a_folder_are_one_mask(tmp_path: Path) -> None:
+    parts = ("ground_truth/cut/0/000.png", "ground_truth/cut/0/001.png")
+    found = look(tree(tmp_path, "train/good/0.png", "test/cut/0.png", "validation/good/0.png", *parts))
+    assert masks(found) == {"test/cut/0.png": parts}
+    assert [(reject.path, reject.reason) for reject in found.rejects] == [("validation/good/0.png", "not_in_layout")]
+
+
+def test_jpeg_and_png_copies_are_not_taken_for_masks_beside_a_folder_of_masks(tmp_path: Path) -> None:
+    found = look(tree(tmp_path, "ok/0.png", "ng/0.jpg", "ng/0.png", "masks/0.png"))
+    assert [(reject.path, reject.reason) for reject in found.rejects] == [("masks/0.png", "mask_ambiguous")]
+    assert [item.image_id for item in found.items if item.label == "ng"] == ["ng/0.jpg", "ng/0.png"]
 
 
 def test_what_is_not_an_image_or_not_in_the_layout(tmp_path: Path) -> None:
@@ -118,6 +202,57 @@ def test_no_layout_fits(tmp_path: Path) -> None:
         look(tmp_path, "mvtek")
     with pytest.raises(LineError, match="found 0"):
         look(tmp_path, "csv")
+
+
+def test_a_folder_that_is_one_rename_away_is_told(tmp_path: Path) -> None:
+    def message(name: str, *paths: str) -> str:
+        with pytest.raises(LineError) as caught:
+            look(tree(tmp_path / name, *paths))
+        return str(caught.value)
+
+    above = message("above", "bottle/train/good/0.png", "bottle/test/cut/0.png", "cap/ok/0.png")
+    assert "bottle looks like a line of the layout mvtec, and so do 1 more folders: pack file://" in above
+    assert above.endswith("/above/bottle")
+    assert message("flat", "train/0.png", "test/1.png").endswith("Move the OK images of train into train/good")
+    assert message("fine", "train/fine/0.png").endswith("to train/good; it holds fine")
+    assert message("other", "gut/0.png").endswith("Rename the folder of OK images to train on to ok")
+    assert message("bare", "0.png").endswith("Put the OK images to train on into a folder named ok")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, separator: str, encoding: str) -> None:
+    tree(tmp_path, "ok/grün.png", "ok/2.png")
+    rows = [
+        ("Path", "Split", "Label", "Note"),
+        ("ok/grün.png", "train", "ok", '"a, b; c"'),
+        ("ok/2.png", "test", "ok", ""),
+    ]
+    text = "\r\n".join(separator.join(row) for row in rows)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    found = look(tmp_path)
+    assert found.layout == "csv"
+    assert [(item.image_id, item.split) for item in found.items] == [("ok/2.png", "test"), ("ok/grün.png", "train")]
+    assert (found.rejects, found.findings) == ((), ())
+
+
+def test_a_table_that_is_not_used_is_told(tmp_path: Path) -> None:
+    tree(tmp_path, "ok/1.png", "list.xlsx", "ok/notes.csv", "readme.txt")
+    (tmp_path / "list.csv").write_text("file;set\nok/1.png;train\n")
+    found = look(tmp_path)
+    assert found.layout == "folder"
+    assert [(reject.path, reject.reason) for reject in found.rejects] == [
+        ("list.csv", "table_unused"),
+        ("list.xlsx", "table_unused"),
+    ]
+
+
+def test_images_in_no_row_are_counted(tmp_path: Path) -> None:
+    tree(tmp_path, "ok/1.png", "ok/2.png", "ok/3.png")
+    (tmp_path / "list.csv").write_text("path,split,label\nok/1.png,train,ok\n")
+    [finding] = look(tmp_path).findings
+    assert (finding.path, finding.kind) == ("list.csv", "images in no row")
+    assert finding.detail == "2 images are in no row that can be used, such as ok/2.png"
 
 
 def test_images_of_no_layout_are_unlabelled_and_must_be_asked_for(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_another_layout_is_packed_again(images: Path, lines: Store) -> None:
     assert packed_at(lines) != before
 
 
+def test_a_line_that_an_earlier_version_packed_is_packed_again(images: Path, lines: Store) -> None:
+    pack_from(open_store(str(images)), lines, "strip", "auto")
+    before, record = packed_at(lines), lines.get("strip/source.json")
+    lines.put("strip/source.json", record.replace(b',\n "packing": 2', b""))
+    assert lines.get("strip/source.json") != record
+    pack_if_changed(open_store(str(images)), lines, "strip", "auto")
+    assert packed_at(lines) != before
+
+
 def test_a_line_of_another_folder_stays(images: Path, lines: Store, tmp_path: Path) -> None:
     pack_if_changed(open_store(str(images)), lines, "strip", "auto")
     other = shutil.copytree(images, tmp_path / "other")

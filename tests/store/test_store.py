@@ -220,3 +220,30 @@ def test_a_body_that_breaks_off_is_read_again(
 ) -> None:
     monkeypatch.setattr(s3, "FIRST_PAUSE_S", 0.01)
     assert open_store("s3://bucket", endpoint_url=stuttering).get("k") == b"0123456789"
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a").write_bytes(b"a")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "store" / "again").symlink_to(tmp_path / "elsewhere")
+    store = open_store(str(tmp_path / "store"))
+    assert [item.key for item in store.list()] == ["again/a", "linked/a"]
+    assert [item.key for item in store.list("linked/")] == ["linked/a"]
+
+
+@pytest.mark.parametrize("target", ["store", "store/a", ".", "/"])
+def test_a_loop_of_links_is_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "store" / "a").mkdir(parents=True)
+    (tmp_path / "store" / "a" / "up").symlink_to(tmp_path / target)
+    with pytest.raises(StoreError, match="is a link to"):
+        list(open_store(str(tmp_path / "store")).list())
+
+
+def test_links_that_lead_to_each_other_are_refused(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "other").symlink_to(tmp_path / other)
+    with pytest.raises(StoreError, match="is a link to"):
+        list(open_store(str(tmp_path / "a")).list())

@@ -375,7 +375,7 @@ def test_a_changed_image_is_an_image_or_a_reject(seed: bytes, at: list[tuple[flo
     data = changed(seed, at)
     try:
         facts = check_image(data)
-        mask = decode_mask(fit_mask(data, facts), facts.height, facts.width)
+        mask = decode_mask(fit_mask(data, facts).data, facts.height, facts.width)
         pixels = decode_image(data)
     except RejectedImage as error:
         assert error.detail

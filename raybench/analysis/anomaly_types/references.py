@@ -95,7 +95,7 @@ def build_reference_bank(
     if len(chosen) < FEWEST:
         return None
     images = (
-        decode_image(row.image, manifest.white_level)
+        decode_image(row.image, manifest.white_level, manifest.black_level)
         for shard in shards
         for row in read_rows(lines, shard, only=chosen)
     )

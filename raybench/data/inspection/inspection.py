@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from raybench.data.checks import LARGE_MASK, large_mask
 from raybench.data.inspection.drift import Drift, find_drifts
 from raybench.data.inspection.duplicates import Group, find_groups
 from raybench.data.inspection.outliers import Issue, Trait, find_outliers
@@ -20,7 +22,7 @@ from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing
 from raybench.store import Store
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,17 @@ def judge(manifest: Manifest, parts: Sequence[Properties]) -> Inspection:
     readable = len(properties.table) > 0
     outliers, traits = find_outliers(properties.table) if readable else ([], [])
     groups = find_groups(properties) if readable else ()
+    masks = _mask_issues(properties.table) if readable else ()
     unreadable = [
         Issue(image.image_id, image.split, "unreadable", 1.0, image.detail) for image in properties.unreadable
     ]
-    issues = (*unreadable, *outliers, *_leaks(groups), *_two_labels(groups))
+    issues = (
+        *unreadable,
+        *outliers,
+        *_leaks(groups),
+        *_two_labels(groups),
+        *sorted(masks, key=lambda issue: issue.kind),
+    )
     counts = Counter[str](issue.kind for issue in issues)
     for group in groups:
         counts[f"{group.kind} duplicates"] += len(group.copies)
@@ -133,6 +142,19 @@ def _two_labels(groups: Sequence[Group]) -> Iterator[Issue]:
                 other = next(other for other in group.copies if other.label not in (copy.label, "unknown"))
                 detail = f"labelled {copy.label}, and {other.image_id}, with the same pixels, {other.label}"
                 yield Issue(copy.image_id, copy.split, "two labels", 1.0, detail)
+
+
+def _mask_issues(table: pd.DataFrame) -> Iterator[Issue]:
+    """Yield labelled images whose masks are wrong or look so. Packing refuses most, but earlier versions did not."""
+    for row in table.sort_values("mask_share", ascending=False).to_dict("records"):
+        image_id, split, share = row["image_id"], row["split"], row["mask_share"]
+        if row["label"] == "ok" and share > 0:
+            detail = f"labelled OK, and its mask marks {share:.1%} of it as defective"
+            yield Issue(image_id, split, "mask on an OK image", round(share, 4), detail)
+        elif row["label"] == "ng" and share > LARGE_MASK:
+            yield Issue(image_id, split, "large mask", round(share, 4), large_mask(share))
+        elif row["label"] == "ng" and share == 0:
+            yield Issue(image_id, split, "empty mask", 1.0, "labelled NG, and its mask marks nothing")
 
 
 _ADAPTER = TypeAdapter(Inspection)

@@ -36,10 +36,11 @@ class Issue:
 
     image_id: str
     split: str
-    kind: Fault | Literal["unreadable", "leak", "two labels"]
+    kind: Fault | Literal["unreadable", "leak", "two labels", "mask on an OK image", "large mask", "empty mask"]
     score: float
     """Higher is worse, comparable within a kind only: the distance from the line's median in quartile distances; for
-    odd colours the share of images with others; for a leak 1 - the distance of the copies; otherwise 1."""
+    odd colours the share of images with others; for a leak 1 - the distance of the copies; for a mask that is large or
+    on an OK image its share of the image; otherwise 1."""
     detail: str
     """The fault as a sentence."""
 

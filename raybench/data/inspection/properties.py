@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 from scipy.fft import dctn
 
-from raybench.data.decode import decode_deep, eight_bit
+from raybench.data.decode import decode_deep, decode_mask, eight_bit
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import RejectedImage
@@ -54,7 +54,8 @@ class Properties:
 
     table: pd.DataFrame
     """A row per image: image_id, split, label, height, width (pixels), colours, pixels (digest), sharpness, contrast,
-    elongation (log2 of height / width) and the columns of CleanVision."""
+    elongation (log2 of height / width), mask_share (masked share of the image; NaN without a mask) and the columns of
+    CleanVision."""
     fingerprints: Floats
     """(N, 63) float32, in the order of `table`."""
     unreadable: tuple[Unreadable, ...] = ()
@@ -81,7 +82,7 @@ def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: i
 
     def measure(row: ImageRow) -> _Measured | Unreadable:
         try:
-            return _measure(row, manifest.white_level)
+            return _measure(row, manifest)
         except RejectedImage as error:
             return Unreadable(row.image_id, row.split, error.detail)
 
@@ -98,9 +99,9 @@ def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: i
 _Measured = tuple[dict[str, Any], Floats]
 
 
-def _measure(row: ImageRow, white_level: int) -> _Measured:
+def _measure(row: ImageRow, manifest: Manifest) -> _Measured:
     stored = decode_deep(row.image)
-    pixels = eight_bit(stored, white_level)
+    pixels = eight_bit(stored, manifest.white_level, manifest.black_level)
     is_grey = _is_grey(pixels)
     plane = np.ascontiguousarray(pixels[..., 0]) if is_grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     grey = np.asarray(plane, np.uint8)
@@ -115,9 +116,14 @@ def _measure(row: ImageRow, white_level: int) -> _Measured:
         "sharpness": sharpness(grey),
         "contrast": float(grey.std()) / 255,
         "elongation": float(np.log2(row.height / row.width)),
+        "mask_share": _mask_share(row),
         **_measure_with_cleanvision(grey if is_grey else pixels),
     }
     return values, fingerprint(grey)
+
+
+def _mask_share(row: ImageRow) -> float:
+    return float(decode_mask(row.mask, row.height, row.width).mean()) if row.mask else float("nan")
 
 
 def _is_grey(pixels: npt.NDArray[np.uint8]) -> bool:

@@ -128,7 +128,7 @@ def _pairs(rows: Iterable[ImageRow], scored: Iterator[ScoreRow]) -> Iterator[tup
 def _item(
     task: Task, row: ImageRow, scored: ScoreRow | None, manifest: Manifest, outliner: Outliner | None
 ) -> AnnotatedImage:
-    picture = SourcePicture.of(row, manifest.white_level)
+    picture = SourcePicture.of(row, manifest.white_level, manifest.black_level)
     if outliner is None or scored is None or scored.heatmap is None:
         return AnnotatedImage(task, picture, np.zeros((row.height, row.width), np.bool_), "")
     heat = to_source(scored.heatmap, fit_of(outliner.unit), row.height, row.width)

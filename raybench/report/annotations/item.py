@@ -54,7 +54,7 @@ class SourcePicture:
     """Whether `data` are the packed bytes."""
 
     @classmethod
-    def of(cls, row: ImageRow, white_level: int) -> SourcePicture:
+    def of(cls, row: ImageRow, white_level: int, black_level: int = 0) -> SourcePicture:
         """Return the packed bytes, or a PNG of 8 bits if tools would show them differently.
 
         Tools differ on the orientation of an image with EXIF rotation, and browsers do not show TIFF and 16 bits well.
@@ -64,7 +64,7 @@ class SourcePicture:
         deep = suffix == ".png" and row.image[_PNG_DEPTH] > 8
         if suffix and not deep and orientation_of(row.image) == UPRIGHT:
             return cls(row.image, suffix, row.height, row.width, True)
-        pixels = decode_image(row.image, white_level)
+        pixels = decode_image(row.image, white_level, black_level)
         _, data = cv2.imencode(".png", pixels[..., ::-1])
         return cls(data.tobytes(), ".png", row.height, row.width, False)
 
