@@ -162,9 +162,9 @@ def _used_mb() -> float:
 
 
 def _cpu_s() -> float:
-    times = psutil.cpu_times()
-    busy: float = sum(times) - times.idle - getattr(times, "iowait", 0.0)
-    return busy
+    """CPU seconds of the whole machine since it started."""
+    times: Any = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0))
 
 
 if __name__ == "__main__":
