@@ -22,10 +22,8 @@ if not out.is_terminal:
 def print_packed(manifest: Manifest, console: Console = out) -> None:
     """Print what was used and what was not, kind by kind."""
     if manifest.masks or manifest.masks_rejected:
-        unused = f", {manifest.masks_rejected} mask files not used" if manifest.masks_rejected else ""
-        console.print(
-            f"masks: {manifest.masks} of {manifest.counts.get('test/ng', 0)} NG images{unused}", highlight=False
-        )
+        used = f"{manifest.masks} used, {manifest.masks_rejected} files not used"
+        console.print(f"masks: {used}; {manifest.counts.get('test/ng', 0)} NG images", highlight=False)
     if manifest.white_level > EIGHT_BITS:
         levels = f"black is {manifest.black_level}, white {manifest.white_level}"
         console.print(f"16 bit: {levels}, by the training images", highlight=False)

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 
 from raybench.cli import main, options
+from raybench.data.decode import encode_mask
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer
 
@@ -59,6 +61,21 @@ def test_pack_says_what_it_packed_and_what_not(
     assert "test/ng 6, test/ok 6, train/ok 24" in out
     assert "rejected test/good/empty.png: empty_file" in out
     assert bucket.uri("lines/strip/manifest.json") in out
+
+
+def test_pack_counts_masks_and_prints_notes(
+    strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "images"
+    shutil.copytree(strips, source)
+    truth = source / "ground_truth" / "scratch"
+    (truth / "000_mask.png").write_bytes(encode_mask(np.ones((200, 320), np.bool_)))
+    (truth / "002_mask.png").rename(truth / "nobody_mask.png")
+    assert call(monkeypatch, "pack", source, "--line", "strip", "--to", tmp_path / "store") == 0
+    out = capsys.readouterr().out
+    assert "masks: 5 used, 1 files not used; 6 NG images" in out
+    assert "note test/scratch/000.png: large mask: its mask covers the whole image" in out
+    assert "rejected ground_truth/scratch/nobody_mask.png: mask_unused" in out
 
 
 def test_check_prints_the_plan(
