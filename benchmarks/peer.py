@@ -158,7 +158,7 @@ def _our_aurocs(folder: Path) -> dict[tuple[str, str], float]:
 
 def _used_mb() -> float:
     memory = psutil.virtual_memory()
-    return (memory.total - memory.available) / 1e6
+    return float(memory.total - memory.available) / 1e6
 
 
 def _cpu_s() -> float:
