@@ -15,6 +15,7 @@ from raybench.errors import IntegrityError, ModelError
 
 _NUMBER_KINDS = "biuf"
 _VALUES, _SCALARS = "values", "scalars"
+_REST = "attributes"
 
 
 def save_attributes(owner: str, attributes: Mapping[str, Any], path: Path) -> None:
@@ -44,18 +45,18 @@ def save_attributes(owner: str, attributes: Mapping[str, Any], path: Path) -> No
                 f"the attribute {name!r} of {owner} cannot be saved: {_describe(value)}. Keep NumPy arrays of numbers "
                 "and JSON values in attributes, or define save and restore"
             )
-    # `save_file` raises an error of its own for a full disk, not OSError.
-    path.write_bytes(save(arrays, metadata={_VALUES: json.dumps(values), _SCALARS: json.dumps(scalars)}))
+    # One key, because safetensors writes several in any order. `save_file` raises an error of its own for a full disk.
+    path.write_bytes(save(arrays, metadata={_REST: json.dumps({_VALUES: values, _SCALARS: scalars}, sort_keys=True)}))
 
 
 def load_attributes(path: Path) -> dict[str, Any]:
     """Read what `save_attributes` wrote. Raises IntegrityError for any other content."""
     try:
         with safe_open(path, "np") as file:
-            metadata = file.metadata()
+            metadata = json.loads(file.metadata()[_REST])
             attributes: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            scalars = {name: attributes[name][()] for name in json.loads(metadata[_SCALARS])}
-            return {**attributes, **scalars, **json.loads(metadata[_VALUES])}
+            scalars = {name: attributes[name][()] for name in metadata[_SCALARS]}
+            return {**attributes, **scalars, **metadata[_VALUES]}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise IntegrityError(f"{path}: {error!r}") from error
 

@@ -21,7 +21,7 @@ _COPY = 2**18  # numbers of a copy between host and GPU: 1 MiB
 
 def describe(device: str) -> str:
     """Return the product name of the GPU or of the CPU."""
-    return torch.cuda.get_device_name(device) if _is_cuda(device) else _cpu_name()
+    return torch.cuda.get_device_name(device) if is_usable(device) else _cpu_name()
 
 
 def available(gpus: float | None = None) -> str:
@@ -71,7 +71,7 @@ def tf32_convolutions() -> Iterator[None]:
 
 def has_tf32(device: str) -> bool:
     """Return whether convolutions on this device can use TF32."""
-    return _is_cuda(device) and torch.cuda.get_device_capability(device) >= (8, 0)
+    return is_usable(device) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def check(device: str, solvers: bool = True) -> None:
@@ -124,7 +124,7 @@ def explain(error: BaseException) -> str:
 
 def limit_memory(device: str, fraction: float) -> None:
     """Let torch take this fraction of the GPU's memory; above it, it raises OutOfMemoryError."""
-    if _is_cuda(device):
+    if is_usable(device):
         torch.cuda.set_per_process_memory_fraction(fraction, exact(device))
 
 
@@ -144,7 +144,7 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 def pinned(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a copy in page-locked memory, which a GPU reads without the CPU's help; for a CPU, the tensor itself."""
-    return tensor.pin_memory() if _is_cuda(str(device)) else tensor
+    return tensor.pin_memory() if is_usable(str(device)) else tensor
 
 
 def use_threads(count: int) -> None:
@@ -154,34 +154,34 @@ def use_threads(count: int) -> None:
 
 def synchronize(device: str) -> None:
     """Wait until all work queued on the device is done."""
-    if _is_cuda(device):
+    if is_usable(device):
         torch.cuda.synchronize(device)
 
 
 def reset_peak_memory(device: str) -> None:
     """Start a new measurement of `peak_memory_mb` and `held_memory_mb`."""
-    if _is_cuda(device):
+    if is_usable(device):
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: str) -> float | None:
     """Return the peak of allocated device memory since the reset, in 10^6 bytes; None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) / 1e6 if _is_cuda(device) else None
+    return torch.cuda.max_memory_allocated(device) / 1e6 if is_usable(device) else None
 
 
 def held_memory_mb(device: str) -> float | None:
     """Return the peak of device memory that torch reserved since the reset, in 10^6 bytes; None on a CPU."""
-    return torch.cuda.max_memory_reserved(device) / 1e6 if _is_cuda(device) else None
+    return torch.cuda.max_memory_reserved(device) / 1e6 if is_usable(device) else None
 
 
 def total_memory_mb(device: str) -> float | None:
     """Return the memory of the device in 10^6 bytes; None on a CPU."""
-    return torch.cuda.get_device_properties(device).total_memory / 1e6 if _is_cuda(device) else None
+    return torch.cuda.get_device_properties(device).total_memory / 1e6 if is_usable(device) else None
 
 
 def give_back_memory(device: str) -> None:
     """Release the memory that torch has cached, for other processes."""
-    if _is_cuda(device):
+    if is_usable(device):
         torch.cuda.empty_cache()
 
 
@@ -201,8 +201,8 @@ def copy_to_host(tensor: torch.Tensor | None) -> Callable[[], Any]:
     return wait
 
 
-def _is_cuda(device: str) -> bool:
-    """Return whether to use CUDA. A detector without torch may hold a GPU that torch cannot use."""
+def is_usable(device: str) -> bool:
+    """Return whether this is a GPU that torch can use. A detector without torch may hold one that torch cannot."""
     return torch.device(device).type == "cuda" and torch.cuda.is_available()
 
 

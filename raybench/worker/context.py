@@ -49,6 +49,15 @@ class WorkerContext:
     helped: bool = False
     """True if nodes without a GPU decode images ahead for this one."""
 
+    @property
+    def counting_device(self) -> str:
+        """Where heat maps are counted: the device, but the CPU where torch cannot use the GPU of another library."""
+        if self.device == "cpu":
+            return "cpu"
+        from raybench.detectors import device  # a CPU task may not need torch, which takes seconds to import
+
+        return self.device if device.is_usable(self.device) else "cpu"
+
     def fit_context(self, unit: Unit) -> FitContext:
         """Return the unit's training parameters, with its pretrained weights fetched to this node."""
         files = weights.fetch(unit.weights, self.weights_store, self.cache_dir)

@@ -52,7 +52,7 @@ def score_shards(
             scoring = _ShardScoring(unit, manifest, shard, trained, context)  # type: ignore[arg-type]
             yield from ((scoring, batch) for batch in scoring.judged())
 
-    overlapping = ahead if context.device != "cpu" else iter
+    overlapping = ahead if context.counting_device != "cpu" else iter
     described = ((scoring, scoring.rows(batch)) for scoring, batch in overlapping(judged()))
     with ThreadPoolExecutor(1) as committing:
         waiting = []
@@ -77,8 +77,8 @@ class _ShardScoring:
         self.annotations = open_annotations(context.lines, shard, context.cache_dir)
         if [row["image_id"] for row in self.annotations.rows] != list(self.images.image_ids):
             raise IntegrityError(f"{shard.key}: the decode cache is not of this shard")
-        self.has_masks = manifest.masks > 0
-        self.counts = heatmaps.counts_on(context.device, self.typical, context.threads)
+        self.has_masks, self.device = manifest.masks > 0, context.counting_device
+        self.counts = heatmaps.counts_on(self.device, self.typical, context.threads)
         self.labelled: list[Annotation] = []
         self.masks = 0
         self.scores: list[float] = []
@@ -91,7 +91,7 @@ class _ShardScoring:
 
     def judged(self) -> Iterator[ScoredBatch]:
         """Score all images in order, and add each batch to the metrics of heat maps."""
-        return map(self._judge, score_all(self.detector, self.images, self.context.batch, self.context.device))
+        return map(self._judge, score_all(self.detector, self.images, self.context.batch, self.device))
 
     def _judge(self, batch: ScoredBatch) -> ScoredBatch:
         """Add a batch to the metrics of heat maps, at the resolution of the source images.
@@ -104,7 +104,7 @@ class _ShardScoring:
         labelled = [row for row, annotation in enumerate(annotations) if annotation.label in JUDGED]
         index = self.images.index
         sizes = [(index.heights[batch.positions[row]], index.widths[batch.positions[row]]) for row in labelled]
-        for rows, maps in heatmaps.at_source(batch.heatmaps, labelled, sizes, fit_of(self.unit), self.context.device):
+        for rows, maps in heatmaps.at_source(batch.heatmaps, labelled, sizes, fit_of(self.unit), self.device):
             some = [annotations[row] for row in rows]
             self.counts.add(
                 [each.image_id for each in some], maps, [each.mask if self.has_masks else None for each in some]

@@ -117,14 +117,14 @@ def _score_held_out(
     scores: list[float] = []
     medians: list[float] = []
     peaks: list[float] = []
-    for batch in score_all(detector, images, context.batch, context.device):
+    for batch in score_all(detector, images, context.batch, context.counting_device):
         scores += batch.scored().scores.tolist()
         if batch.heatmaps is None:
             continue
         sizes = [images.source_size(position) for position in batch.positions]
         rows = range(len(batch.positions))
-        for _, maps in heatmaps.at_source(batch.heatmaps, rows, sizes, fit, context.device):
-            middle, peak = heatmaps.middles_and_peaks(maps, context.device)
+        for _, maps in heatmaps.at_source(batch.heatmaps, rows, sizes, fit, context.counting_device):
+            middle, peak = heatmaps.middles_and_peaks(maps, context.counting_device)
             medians += middle.tolist()
             peaks += peak.tolist()
     return np.array(scores, np.float64), np.array(medians, np.float64), np.array(peaks, np.float64)

@@ -18,11 +18,9 @@ from raybench.runs.records import MeasureRecord, QualityRecord, ScoreRecord, Tra
 from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import read_scores
 
-from .make import CREATED, STORED, plan_of
+from .make import CREATED, ID_VERSION, STORED, plan_of
 
 UNIT_IDS = {"padim": "49223795200a6b9d7728", "dfm": "0c25e1ec5f31d852284e"}
-ID_VERSION = 5
-"""Of the stored run. A later version does its units again, because models changed; all else of an ID must not."""
 LINE_DIGEST = "121ef98788e685f8a15c084a3ce9ac9ef8aefc0e7cfdb713373f08e3b8c61d1d"
 
 

@@ -10,14 +10,15 @@ from raybench.config.plan import Plan
 from raybench.report.publish import publish, write
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import RunStore
-from tests.golden.make import CREATED, STORED, plan_of
+from tests.golden.make import CREATED, ID_VERSION, STORED, plan_of
 
 FILES = {"board.csv", "board.json", "board.md", "flags.parquet", "index.html"}
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """The plan of a finished run."""
+    monkeypatch.setattr("raybench.config.unit.ID_VERSION", ID_VERSION)
     with tarfile.open(STORED) as tar:
         tar.extractall(tmp_path, filter="data")
     return plan_of(tmp_path / "store")
