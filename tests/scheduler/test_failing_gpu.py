@@ -145,7 +145,7 @@ def test_a_process_that_has_lost_its_gpu_ends_and_others_go_on(store: Store, tmp
 
 
 def test_a_node_whose_gpu_fails_is_left_out(store: Store, tmp_path: Path) -> None:
-    found = outcome(store, tmp_path, "node", nodes=2, seeds=4)
+    found = outcome(store, tmp_path, "node", nodes=2, seeds=10)
     assert (found["failures"], found["said"]) == ([], "")
     (said,) = found["unusable"]
     assert said.startswith(f"node {found['bad']}, GPU 0: No CUDA GPUs are available")

@@ -74,7 +74,7 @@ def test_the_first_has_a_whole_gpu_and_the_others_what_it_held(tmp_path: Path) -
     found = answer(RUN, store.uri(), str(PEAK_MB), str(DEVICE_MB), environment=ENVIRONMENT)
     assert found["failed"] == 0
     expected = share(PEAK_MB, DEVICE_MB)
-    assert expected == 6 / 16
+    assert expected == 7 / 16
     for phase in ("train", "score"):
         shares = sorted(round(value, 6) for value in found["shares"][phase])
         assert set(shares) == {expected, 1.0}
