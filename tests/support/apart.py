@@ -20,5 +20,6 @@ def answer(script: str, *arguments: str, environment: Mapping[str, str] | None =
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    # Ray's messages may come after it.
+    found: dict[str, Any] = json.loads([line for line in ended.stdout.splitlines() if line.startswith(("{", "["))][-1])
     return found
