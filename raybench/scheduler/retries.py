@@ -16,7 +16,7 @@ PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 IDLE_S = 60.0  # after its last task, a process that holds memory of a GPU ends
 GPU_PAUSE_S = IDLE_S + 5.0
-MAX_HALVINGS = 4  # from the largest batch, 16 images, down to one
+MAX_HALVINGS = 5  # from the largest batch, 32 images on a GPU, down to one
 
 RetryReason = Literal[
     "worker_died", "oom", "shared_oom", "gpu_oom", "infrastructure", "gpu_lost", "gpu_unusable", "not_begun"

@@ -11,6 +11,7 @@ from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.gpus import NotBegun
 from raybench.scheduler.retries import IDLE_S, LONGEST_PAUSE_S, MAX_HALVINGS, Retries
 from raybench.scheduler.tasks import retry_reason
+from raybench.worker.batches import MAX_BATCH
 from tests.support.backlog import drain, manifest, unit
 
 LINES = {"a": manifest("a", 2)}
@@ -33,7 +34,7 @@ def test_trouble_around_is_given_time() -> None:
 def test_want_of_memory_halves_the_batch_down_to_one_image() -> None:
     retries = Retries(0)
     assert [retries.pause_s(SCORE, "oom") for _ in range(MAX_HALVINGS + 1)] == [0.0] * MAX_HALVINGS + [None]
-    assert 16 >> retries.halvings(SCORE) == 1
+    assert max(MAX_BATCH.values()) >> retries.halvings(SCORE) == 1
     assert retries.pause_s(TRAIN, "oom") is None
 
 
