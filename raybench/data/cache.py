@@ -32,14 +32,14 @@ from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.store import Store
 
-CACHE_VERSION = 2  # since version 2, images are oriented as EXIF says
+CACHE_VERSION = 3  # since version 2, images are oriented as EXIF says; since version 3, the index has groups
 LIMIT_MB = 8192
 _IN_USE_S = 600.0  # files opened this recently are not evicted
 
 
 @dataclass(frozen=True)
 class Index:
-    """IDs, labels and sizes of a shard's images, in the order of the shard."""
+    """IDs, labels, sizes and groups of a shard's images, in the order of the shard."""
 
     image_ids: tuple[str, ...]
     labels: tuple[str, ...]
@@ -47,6 +47,8 @@ class Index:
     """Of the source images, in pixels."""
     widths: tuple[int, ...]
     """Of the source images, in pixels."""
+    groups: tuple[str, ...]
+    """Groups of the images; the image ID of an image that belongs to none."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class CachedShard:
     @property
     def image_ids(self) -> tuple[str, ...]:
         return self.index.image_ids
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of the images; the image ID of an image that belongs to none."""
+        return self.index.groups
 
     def __len__(self) -> int:
         return len(self.index.image_ids)
@@ -90,6 +97,11 @@ class ImageSubset:
     @property
     def image_ids(self) -> tuple[str, ...]:
         return tuple(self.shards[shard].image_ids[row] for shard, row in self.places)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of the images; the image ID of an image that belongs to none."""
+        return tuple(self.shards[shard].groups[row] for shard, row in self.places)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -175,7 +187,7 @@ def _fetch(store: Store | None, name: str, file: BinaryIO) -> Index | None:
 
 
 def _index(record: Mapping[str, Any]) -> Index:
-    return Index(*(tuple(record[name]) for name in ("image_ids", "labels", "heights", "widths")))
+    return Index(*(tuple(record[name]) for name in ("image_ids", "labels", "heights", "widths", "groups")))
 
 
 @dataclass(frozen=True)
@@ -206,8 +218,8 @@ def _decode(lines: Store, manifest: Manifest, job: _DecodeJob, file: BinaryIO) -
     rows = []
     for row, image in _resize(read_rows(lines, job.shard), manifest, job):
         file.write(image.data)
-        rows.append((row.image_id, row.label, row.height, row.width))
-    return Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
+        rows.append((row.image_id, row.label, row.height, row.width, row.group_or_id))
+    return Index(*zip(*rows, strict=True)) if rows else Index((), (), (), (), ())
 
 
 def _resize(

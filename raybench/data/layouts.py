@@ -2,7 +2,8 @@
 
 mvtec    train/good, test/good, test/<defect>, ground_truth/<defect>/<mask>
 folder   ok (training images), ng or ng/<defect>, unlabelled; optional: test_ok, masks/<path of the image in ng>
-csv      one .csv at the root: path, split (train, test, unlabelled), label (ok, ng); optional: mask, defect_type
+csv      one .csv at the root: path, split (train, test, unlabelled), label (ok, ng); optional: mask, defect_type,
+         group (the part, panel or lot that several images show)
 images   every image of the folder and its subfolders is unlabelled; never detected, only used if named
 
 Names of folders may be upper or lower case. `mask_files` says how masks are named.
@@ -80,6 +81,8 @@ class SourceImage:
     """Empty for an image that is not NG, and for an NG image of no named type."""
     size: int
     """Bytes of the image file."""
+    group: str = ""
+    """The part, panel or lot that it shows. Empty if it belongs to no group."""
     mask_keys: tuple[str, ...] = ()
     """Keys of its mask in the source: none without a mask, several if the mask is their union."""
 
@@ -139,7 +142,7 @@ def _with_safe_names(entry: Entry) -> Entry:
         return Reject(_escape(entry.path), entry.reason, _escape(entry.detail))
     if isinstance(entry, PackFinding):
         return PackFinding(_escape(entry.path), entry.kind, _escape(entry.detail))
-    for name in (entry.image_id, *entry.mask_keys, entry.defect_type):
+    for name in (entry.image_id, *entry.mask_keys, entry.defect_type, entry.group):
         if _escape(name) != name:
             detail = f"{_escape(name)} holds control characters, or bytes that are not UTF-8; rename it"
             return Reject(_escape(entry.image_id), "bad_name", detail)
@@ -343,7 +346,9 @@ def _csv_item(row: Mapping[str, str], sizes: Sizes, where: str) -> SourceImage:
         raise RejectedImage("ng_in_train", f"{where}: detectors train on OK images only; put it into test")
     if key not in sizes:
         raise RejectedImage("missing_file", f"{where}: there is no file {key}")
-    return SourceImage(key, _SPLITS[split], image_label, row.get("defect_type", ""), sizes[key])
+    return SourceImage(
+        key, _SPLITS[split], image_label, row.get("defect_type", ""), sizes[key], group=row.get("group", "")
+    )
 
 
 def _csv_mask(row: Mapping[str, str], sizes: Sizes, where: str) -> tuple[str, ...]:

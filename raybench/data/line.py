@@ -25,6 +25,8 @@ class Sample:
     label: Label
     defect_type: str
     """Empty for an image that is not NG, and for an NG image of no named type."""
+    group: str
+    """The part, panel or lot that the image shows. Empty if the image belongs to no group."""
     pixels: npt.NDArray[np.uint8]
     """(H, W, 3) uint8 RGB, oriented as EXIF says. 16-bit values are scaled by the manifest's white level."""
     mask: npt.NDArray[np.bool_] | None
@@ -120,6 +122,7 @@ class Line:
                 split=row.split,
                 label=row.label,
                 defect_type=row.defect_type,
+                group=row.group,
                 pixels=decode_row(row, self.manifest),
                 mask=decode_mask(row.mask, row.height, row.width) if row.mask else None,
                 height=row.height,

@@ -7,8 +7,8 @@ import itertools
 import os
 import re
 import statistics
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -168,6 +168,16 @@ def _mask_findings(item: SourceImage, mask: FittedMask) -> Iterator[PackFinding]
         yield PackFinding(item.image_id, "faint mask", detail)
 
 
+def _leak(group: str, splits: Mapping[str, Sequence[str]]) -> PackFinding:
+    """Describe a group with images in train and test: a detector is tested on a part that it has seen."""
+    train, test = splits["train"], splits["test"]
+    detail = (
+        f"the group {group} has {len(train)} images in train and {len(test)} in test, such as {train[0]}; "
+        "put the whole group into one split"
+    )
+    return PackFinding(test[0], "group in train and test", detail)
+
+
 @dataclass
 class _Packing:
     """One line while it is packed, with the statistics of the images so far."""
@@ -186,6 +196,8 @@ class _Packing:
     masks: int = 0
     bands: list[tuple[str, str, tuple[int, int]]] = field(default_factory=list)
     """ID, split and `ImageFacts.band` of each 16-bit image."""
+    groups: defaultdict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(dict))
+    """IDs of the images of each group, by split."""
 
     def write(self) -> list[ShardInfo]:
         """Write all shards. One is uploaded while the next is read."""
@@ -213,6 +225,7 @@ class _Packing:
             for image_id, _, (low, high) in self.bands
             if low < black or high > white
         ]
+        leaks = (_leak(group, splits) for group, splits in self.groups.items() if {"train", "test"} <= splits.keys())
         return Manifest(
             line=self.line,
             schema_version=SCHEMA_VERSION,
@@ -229,7 +242,7 @@ class _Packing:
             black_level=black,
             shards=tuple(shards),
             rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
-            findings=tuple(sorted([*self.findings, *clipped], key=lambda finding: finding.path)),
+            findings=tuple(sorted([*self.findings, *clipped, *leaks], key=lambda finding: finding.path)),
         )
 
     def _levels(self) -> tuple[int, int]:
@@ -276,6 +289,7 @@ class _Packing:
             split=item.split,
             label=item.label,
             defect_type=item.defect_type,
+            group=item.group,
             height=facts.height,
             width=facts.width,
             sha256=hashlib.sha256(image).hexdigest(),
@@ -322,6 +336,8 @@ class _Packing:
         self.masks += row.mask is not None
         self.heights.append(row.height)
         self.widths.append(row.width)
+        if row.group:
+            self.groups[row.group].setdefault(row.split, []).append(row.image_id)
         if facts.band is not None:
             self.bands.append((row.image_id, row.split, facts.band))
 

@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
         ("label", pa.string()),
         ("defect_type", pa.string()),
+        ("group", pa.string()),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("sha256", pa.string()),
@@ -57,12 +58,19 @@ class ImageRow:
     label: Label
     defect_type: str
     """Empty for an image that is not NG, and for an NG image of no named type."""
+    group: str
+    """The part, panel or lot that the image shows, as the table names it. Empty if the image belongs to no group."""
     height: int
     """Pixels, oriented as EXIF says."""
     width: int
     """Pixels, oriented as EXIF says."""
     sha256: str
     """Hex digest of `image`."""
+
+    @property
+    def group_or_id(self) -> str:
+        """The group, or the image ID where there is none: the image is then a group of its own."""
+        return self.group or self.image_id
 
     @property
     def size(self) -> int:

@@ -23,7 +23,8 @@ from raybench.store import Store
 
 NAME_CHARS = 100
 # Version 1 laid masks on images of the same name whatever their label, and read every value above 0 as defective.
-PACKING_VERSION = 2
+# Version 2 ignored the column `group` of a table.
+PACKING_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import os
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -13,12 +15,13 @@ from raybench.data import cache as cache_module
 from raybench.data.cache import ImageSubset, open_cached, put_prefetched
 from raybench.data.decode import decode_image
 from raybench.data.geometry import InputFit, to_network
-from raybench.data.manifest import Manifest
+from raybench.data.manifest import SCHEMA_VERSION, Manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.data.shards import read_rows
+from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, RejectedImage
 from raybench.store import Store, open_store
 from tests.support.images import png_without_pixels
+from tests.support.made_shards import stored
 
 FIT = InputFit("native", 32, 64)
 
@@ -46,11 +49,24 @@ def test_rows_are_the_shards_images_at_the_networks_size(manifest: Manifest, lin
     assert fitted.image_ids == tuple(row.image_id for row in rows)
     assert fitted.index.labels == tuple(row.label for row in rows)
     assert fitted.index.heights == (200,) * 8
+    assert fitted.groups == fitted.image_ids  # of a folder, whose images belong to no group
     images = fitted.batch(range(8))
     for image, row in zip(images, rows, strict=True):
         assert np.array_equal(image, to_network(decode_image(row.image), FIT))
     assert np.array_equal(fitted.batch([5, 2]), images[[5, 2]])
     assert images.flags.writeable
+
+
+def test_groups_lie_beside_the_image_ids(lines: Store, cache: Path) -> None:
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    image = cv2.imencode(".png", pixels)[1].tobytes()
+    row = ImageRow("a", image, "a", None, None, "l", "test", "ok", "", "part 1", 32, 48, "00")
+    shard = stored(lines, [row, replace(row, image_id="b", group=""), replace(row, image_id="c")])
+    manifest = Manifest("l", SCHEMA_VERSION, "csv", {"test/ok": 3}, 0, *(32, 48) * 3, 255, (shard,), ())
+    cached = open_cached(lines, manifest, shard, FIT, cache)
+    assert cached.groups == ("part 1", "b", "part 1")
+    assert open_cached(lines, manifest, shard, FIT, cache).groups == cached.groups  # read from the index file
+    assert ImageSubset([cached], [(0, 1), (0, 0)]).groups == ("b", "part 1")
 
 
 def test_the_second_open_reads_nothing_from_the_store(manifest: Manifest, lines: Store, cache: Path) -> None:

@@ -78,6 +78,16 @@ def test_csv(tmp_path: Path) -> None:
     ]
 
 
+def test_a_table_may_name_groups(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.png", "a/2.png", "a/3.png")
+    (tmp_path / "table.csv").write_text(
+        "path,split,label,Group\na/1.png,train,ok, part 7 \na/2.png,train,ok,part 7\na/3.png,train,ok,\n"
+    )
+    found = look(tmp_path)
+    assert [item.group for item in found.items] == ["part 7", "part 7", ""]
+    assert found.findings == ()
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

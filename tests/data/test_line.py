@@ -27,14 +27,16 @@ def folder(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A line in small shards, with images of every split and label."""
     folder = tmp_path_factory.mktemp("line")
     images = Path(shutil.copytree(strips, folder / "images"))
-    table = ["path,split,label,mask,defect_type"]
+    table = ["path,split,label,mask,defect_type,group"]
     for number, path in enumerate(sorted(images.glob("*/*/*.png"))):
         kind, name = path.parts[-2:]
         if path.parts[-3] == "ground_truth":
             continue
         split = "unlabelled" if number % 5 == 0 else path.parts[-3]
         label, mask = ("ok", "") if kind == "good" else ("ng", f"ground_truth/{kind}/{name[:-4]}_mask.png")
-        table.append(f"{path.relative_to(images).as_posix()},{split},{label},{mask},{kind if mask else ''}")
+        table.append(
+            f"{path.relative_to(images).as_posix()},{split},{label},{mask},{kind if mask else ''},part {number // 3}"
+        )
     (images / "table.csv").write_text("\n".join(table))
     pack(open_store(str(images)), open_store(str(folder / "lines")), "strip", PackOptions(shard_rows=4))
     return folder
@@ -54,7 +56,7 @@ def test_images_are_the_decoded_rows_in_the_order_of_the_shards(line: Line, rows
     samples = list(line.images())
     assert len(samples) == sum(line.manifest.counts.values()) == 36
     for sample, row in zip(samples, rows, strict=True):
-        for name in ("image_id", "split", "label", "defect_type", "height", "width"):
+        for name in ("image_id", "split", "label", "defect_type", "group", "height", "width"):
             assert getattr(sample, name) == getattr(row, name)
         assert np.array_equal(sample.pixels, decode_image(row.image))
         assert sample.pixels.shape == (sample.height, sample.width, 3)

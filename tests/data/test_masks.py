@@ -47,7 +47,7 @@ def row(image_id: str, label: Label, mask: npt.NDArray[np.bool_] | bytes | None,
     data = encode_mask(mask) if isinstance(mask, np.ndarray) else mask
     height, width = mask.shape if isinstance(mask, np.ndarray) else BLANK.shape
     path = None if data is None else f"{image_id}_mask.png"
-    return ImageRow(image_id, b"image", image_id, data, path, "l", "test", label, defect_type, height, width, "00")
+    return ImageRow(image_id, b"image", image_id, data, path, "l", "test", label, defect_type, "", height, width, "00")
 
 
 def everything(lines: Store, shard: ShardInfo, cache: Path) -> list[Annotation]:

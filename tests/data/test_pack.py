@@ -154,6 +154,20 @@ def test_several_files_are_one_mask(source: Path, lines: Store) -> None:
     }
 
 
+def test_a_group_in_train_and_test_is_told(source: Path, lines: Store) -> None:
+    parts = {"train/good/000.png": "part 7", "train/good/001.png": "part 7", "train/good/002.png": "part 8",
+             "train/good/003.png": "", "test/good/000.png": "part 7", "test/good/001.png": "",
+             "test/good/002.png": "part 9"}  # fmt: skip
+    table = [f"{path},{path.partition('/')[0]},ok,{part}" for path, part in parts.items()]
+    (source / "table.csv").write_text("path,split,label,group\n" + "\n".join(table))
+    manifest = pack(open_store(str(source)), lines, "strip", PackOptions(layout="csv", shard_rows=2))
+    rows = [row for shard in manifest.shards for row in read_rows(lines, shard)]
+    assert {row.image_id: row.group for row in rows} == parts
+    [leak] = [finding for finding in manifest.findings if finding.kind == "group in train and test"]
+    assert leak.path == "test/good/000.png"
+    assert leak.detail.startswith("the group part 7 has 2 images in train and 1 in test, such as train/good/000.png;")
+
+
 def test_rejects_do_not_change_the_identity_but_images_do(source: Path, lines: Store) -> None:
     manifest = packed(source, lines)
     with_reject = replace(manifest, rejects=(Reject("x", "y", "z"),), layout="folder")

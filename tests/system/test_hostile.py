@@ -176,6 +176,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "CSV path twice": table(ROW.format("a.png,train,ok\na.png,test,ng")),
     "CSV that is not UTF-8": table(ROW.format("\udcff.png,train,ok")),
     "CSV defect type with an escape sequence": table("path,split,label,defect_type\na.png,test,ng,\x1b[31mred\n"),
+    "CSV group with an escape sequence": table("path,split,label,group\na.png,test,ng,\x1b[31mred\n"),
     "CSV without rows": table("path,split,label\n"),
     "file name `日本語 ü.png`": named("日本語 ü.png"),
     "file name with a line break": named("a\nb.png"),
@@ -282,7 +283,7 @@ MANIFESTS: dict[str, Callable[[bytes], bytes]] = {
     "copied from another line": lambda data: data.replace(b'"line": "line"', b'"line": "other"'),
     "a white level of 0": lambda data: data.replace(b'"white_level": 255', b'"white_level": 0'),
     "a count that is not the shards'": lambda data: data.replace(b'"train/ok": 3', b'"train/ok": 4'),
-    "of another schema version": lambda data: data.replace(b'"schema_version": 2', b'"schema_version": 1'),
+    "of another schema version": lambda data: data.replace(b'"schema_version": 3', b'"schema_version": 2'),
 }
 
 

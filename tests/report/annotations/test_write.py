@@ -98,7 +98,7 @@ def test_without_images_and_without_regions(tmp_path: Path) -> None:
 
 
 def row(image: bytes, height: int, width: int) -> ImageRow:
-    return ImageRow("a.png", image, "a.png", None, None, "strip", "test", "ng", "", height, width, "")
+    return ImageRow("a.png", image, "a.png", None, None, "strip", "test", "ng", "", "", height, width, "")
 
 
 def encoded(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], format_: str, orientation: int = 1) -> bytes:
