@@ -59,7 +59,7 @@ def suspected_label_noise(held_out: HeldOutScores, bad: Mapping[str, str] | None
     by_image: defaultdict[str, dict[str, tuple[bool, float]]] = defaultdict(dict)
     large_enough = {model: images for model, images in held_out.scores.items() if len(images.scores) >= FEWEST}
     for model, images in sorted(large_enough.items()):
-        outliers, excesses = _outliers_and_excess(images.scores, held_out.budget)
+        outliers, excesses = _outliers_and_excess(images, held_out.budget)
         for image_id, outlier, excess in zip(images.image_ids.tolist(), outliers.tolist(), excesses, strict=True):
             by_image[image_id][model] = (outlier, excess)
     faults = bad or {}
@@ -82,11 +82,11 @@ def is_outlier(scores: Floats) -> Bools:
     return np.asarray(scores > upper + FENCE * max(upper - lower, 2 * (upper - middle)))
 
 
-def _outliers_and_excess(scores: Floats, budget: float) -> tuple[Bools, list[float]]:
+def _outliers_and_excess(images: ImageScores, budget: float) -> tuple[Bools, list[float]]:
     """Mark outliers, and return the excess of each score over the threshold of the others."""
-    outliers = is_outlier(scores)
-    threshold = conformal_threshold(scores[~outliers], budget)
-    return outliers, [excess_of(score, threshold) for score in scores.tolist()]
+    outliers = is_outlier(images.scores)
+    threshold = conformal_threshold(images.scores[~outliers], budget, images.groups[~outliers])
+    return outliers, [excess_of(score, threshold) for score in images.scores.tolist()]
 
 
 def _flag(held_out: HeldOutScores, image_id: str, by: Mapping[str, tuple[bool, float]], fault: str) -> Flag | None:

@@ -13,7 +13,7 @@ from raybench.metrics import curves, npz
 from raybench.metrics.intervals import LEVEL, RESAMPLES, bootstrap, clopper_pearson, percentile_interval
 from raybench.metrics.numbers import Estimate, Threshold
 
-_VERSION = 1
+_VERSION = 2  # since version 2, images have groups
 _ROUNDING = 1e-9  # sums of shares may miss 1 by rounding
 Floats = npt.NDArray[np.float64]
 
@@ -28,6 +28,8 @@ class ImageScores:
     """(n,) str: "ok", "ng" or "unknown"."""
     scores: Floats
     """(n,) float64, raw."""
+    groups: npt.NDArray[np.str_]
+    """(n,) str: the group of each image, its image id if it belongs to none."""
 
     @classmethod
     def empty(cls) -> ImageScores:
@@ -35,25 +37,44 @@ class ImageScores:
         return cls.of((), (), ())
 
     @classmethod
-    def of(cls, image_ids: Sequence[str], labels: Sequence[str], scores: Sequence[float]) -> ImageScores:
-        """Sort scores by image id. Raises IntegrityError when an id is duplicated."""
+    def of(
+        cls,
+        image_ids: Sequence[str],
+        labels: Sequence[str],
+        scores: Sequence[float],
+        groups: Sequence[str] | None = None,
+    ) -> ImageScores:
+        """Sort scores by image id. Raises IntegrityError when an id is duplicated.
+
+        Args:
+            image_ids: Ids of the images.
+            labels: Their labels.
+            scores: Their raw scores.
+            groups: Their groups, the image id of an image that belongs to none. None if no image belongs to a group.
+        """
         ids = np.array(image_ids, dtype=np.str_)
         order = np.argsort(ids, kind="stable")
-        images = cls(ids[order], np.array(labels, np.str_)[order], np.array(scores, np.float64)[order])
+        images = cls(
+            ids[order],
+            np.array(labels, np.str_)[order],
+            np.array(scores, np.float64)[order],
+            ids[order] if groups is None else np.array(groups, np.str_)[order],
+        )
         if (images.image_ids[1:] == images.image_ids[:-1]).any():
             raise IntegrityError("an image was scored twice")
         return images
 
     def merge(self, other: ImageScores) -> ImageScores:
-        """Return the images of both. Raises IntegrityError when an image has two scores or two labels."""
+        """Return the images of both. Raises IntegrityError when an image has two scores, labels or groups."""
         ids = np.concatenate([self.image_ids, other.image_ids])
         kept, first = np.unique(ids, return_index=True)
         labels = np.concatenate([self.labels, other.labels])
         scores = np.concatenate([self.scores, other.scores])
+        groups = np.concatenate([self.groups, other.groups])
         index = np.searchsorted(kept, ids)
-        if (scores[first][index] != scores).any() or (labels[first][index] != labels).any():
-            raise IntegrityError("one image has two different scores or labels")
-        return ImageScores(kept, labels[first], scores[first])
+        if any((values[first][index] != values).any() for values in (labels, scores, groups)):
+            raise IntegrityError("one image has two different scores, labels or groups")
+        return ImageScores(kept, labels[first], scores[first], groups[first])
 
     def of_label(self, label: str) -> Floats:
         """Return the scores of images with this label, (m,) float64."""
@@ -63,12 +84,11 @@ class ImageScores:
     def only(self, image_ids: npt.NDArray[np.str_]) -> ImageScores:
         """Select images by id; all of them must be present."""
         index = np.searchsorted(self.image_ids, image_ids)
-        return ImageScores(self.image_ids[index], self.labels[index], self.scores[index])
+        return ImageScores(self.image_ids[index], self.labels[index], self.scores[index], self.groups[index])
 
     def to_bytes(self) -> bytes:
         """Serialise for the store."""
-        arrays = {"image_ids": self.image_ids, "labels": self.labels, "scores": self.scores}
-        return npz.to_bytes("image scores", _VERSION, arrays)
+        return npz.to_bytes("image scores", _VERSION, vars(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> ImageScores:

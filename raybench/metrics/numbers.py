@@ -42,6 +42,12 @@ class Threshold:
     compared."""
     note: str = ""
     """Conditions of the threshold, in words."""
+    groups: int = 0
+    """Number of groups of the held-back images; `n` if each is a group of its own, which is the default."""
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(self, "groups", self.n)
 
 
 @dataclass(frozen=True)

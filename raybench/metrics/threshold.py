@@ -2,11 +2,17 @@
 
 With n held-back OK scores, the threshold is the k-th smallest, k = ceil((n + 1)(1 - budget)). A new OK image of the
 same process exceeds it with a probability of at most `budget`, for any distribution of the scores.
+
+Images of one group, such as photographs of one part, are not independent. With G held-back groups, each group has the
+weight 1 / (G + 1), shared by its images, and the same weight lies at infinity (Lee, Barber and Willett 2023,
+*Distribution-free inference with hierarchical data*, pooled CDF). A new OK image of a new group then exceeds the
+threshold with a probability of at most `budget`, however alike the images of a group are.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -19,33 +25,52 @@ MAX_EXCESS = 100.0
 _ROUNDING = 1e-9  # rounding may lift (n + 1)(1 - budget) above an integer
 
 
-def conformal_threshold(scores: npt.NDArray[np.float64], budget: float) -> Threshold:
+def conformal_threshold(
+    scores: npt.NDArray[np.float64], budget: float, groups: Sequence[str] | npt.NDArray[np.str_] | None = None
+) -> Threshold:
     """Compute the threshold from scores of held-back OK images.
 
     Args:
         scores: (n,) float64, finite.
         budget: The false-alarm rate asked for.
+        groups: (n,) str, the group of each image. None if each is a group of its own.
 
     Returns:
-        The threshold; scores above it are flagged, equal ones are not. With too few images for the budget it is the
-        highest score, and `promised` is 1 / (n + 1). Without images its value is None.
+        The threshold; scores above it are flagged, equal ones are not. With too few groups for the budget it is the
+        highest score, and `promised` is 1 / (groups + 1). Without images its value is None.
 
     Raises:
-        ValueError: A score is not finite.
+        ValueError: A score is not finite, or not every score has a group.
     """
     if not np.isfinite(scores).all():
         raise ValueError("held-back scores must be finite")
     n = len(scores)
     if n == 0:
         return Threshold(None, 0, budget, 0.0, None, "no held-back OK images")
-    rank = min(math.ceil((n + 1) * (1 - budget) - _ROUNDING), n)
-    promised = (n + 1 - rank) / (n + 1)
-    low, high = false_alarm_interval(n, rank)
-    note = f"on {n} held-back OK images; the rate it really has lies in {low:.3f}..{high:.3f}"
+    weights = np.ones(n) if groups is None else _weights(groups)
+    if len(weights) != n:
+        raise ValueError(f"{n} scores and {len(weights)} groups")
+    count = round(float(weights.sum()))
+    order = np.lexsort((weights, scores))
+    below = np.cumsum(weights[order])  # in units of 1 / (count + 1), so that it is exact without groups
+    at = min(int(np.searchsorted(below, (count + 1) * (1 - budget) - _ROUNDING)), n - 1)
+    promised = float(count + 1 - below[at]) / (count + 1)
+    if count == n:
+        low, high = false_alarm_interval(n, at + 1)
+        kind, note = "images", f"on {n} held-back OK images; the rate it really has lies in {low:.3f}..{high:.3f}"
+    else:
+        kind, note = "groups", f"on {n} held-back OK images of {count} groups"
     if promised > budget + _ROUNDING:
         needed = math.ceil(1 / budget - _ROUNDING) - 1
-        note += f"; a budget of {budget:g} needs at least {needed} images, these can promise {promised:.3f}"
-    return Threshold(float(np.sort(scores)[rank - 1]), n, budget, promised, float(np.median(scores)), note)
+        note += f"; a budget of {budget:g} needs at least {needed} {kind}, these can promise {promised:.3f}"
+    return Threshold(float(scores[order[at]]), n, budget, promised, float(np.median(scores)), note, count)
+
+
+def _weights(groups: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
+    """Return 1 / (number of images in its group) of each image, (n,) float64."""
+    _, index, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    weights: npt.NDArray[np.float64] = 1 / sizes[index]
+    return weights
 
 
 def excess_of(score: float, threshold: Threshold) -> float:

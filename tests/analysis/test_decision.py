@@ -63,7 +63,7 @@ def test_weights_decide_a_tie() -> None:
 def test_a_threshold_that_does_not_hold_is_not_good() -> None:
     """Recall is worth nothing where everything is flagged, because the line has changed since training."""
     shifted = images(3.0)
-    shifted = ImageScores(shifted.image_ids, shifted.labels, shifted.scores + 5)
+    shifted = replace(shifted, scores=shifted.scores + 5)
     scores = {"steady": images(3.0, noise=0.5), "upset": shifted}
     verdict = verdict_on(*(result(model, found) for model, found in scores.items()), scores=scores)
     assert verdict.conclusions["upset"] == "its threshold does not hold here: 100% false alarms"

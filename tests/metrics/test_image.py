@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -68,7 +70,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_paired_difference_sees_what_single_intervals_cannot() -> None:
     first = drawn(60, 60, 1.0)
     worse = np.where(first.labels == "ng", first.scores - 0.35, first.scores)
-    second = ImageScores(first.image_ids, first.labels, worse)
+    second = replace(first, scores=worse)
     gap = paired_difference(first, second)
     assert gap.low is not None
     assert gap.low > 0
@@ -86,16 +88,27 @@ def test_merging_is_idempotent_and_free_of_order(order: list[int], cut: int) -> 
     images = drawn(3, 3, 1.0)
 
     def some(rows: list[int]) -> ImageScores:
-        return ImageScores.of(*(getattr(images, name)[rows].tolist() for name in ("image_ids", "labels", "scores")))
+        return ImageScores.of(
+            *(getattr(images, name)[rows].tolist() for name in ("image_ids", "labels", "scores", "groups"))
+        )
 
+    images = replace(images, groups=np.array(["part 1", "part 1", "0002", "0003", "part 2", "part 2"]))
     merged = some(order[:cut]).merge(some(order[cut:])).merge(some(order[:3]))
     assert merged.to_bytes() == images.to_bytes()
     assert ImageScores.from_bytes(merged.to_bytes()).to_bytes() == images.to_bytes()
 
 
-def test_one_image_has_one_score() -> None:
-    first, second = ImageScores.of(["a"], ["ok"], [1.0]), ImageScores.of(["a"], ["ok"], [2.0])
-    with pytest.raises(IntegrityError):
-        first.merge(second)
+def test_groups_stay_with_their_images() -> None:
+    images = ImageScores.of(list("cab"), ["ok"] * 3, [3.0, 1.0, 2.0], ["part 1", "a", "part 1"])
+    assert images.groups.tolist() == ["a", "part 1", "part 1"]
+    assert images.only(images.image_ids[1:]).groups.tolist() == ["part 1", "part 1"]
+    assert ImageScores.of(list("ba"), ["ok"] * 2, [1.0, 2.0]).groups.tolist() == ["a", "b"]
+
+
+def test_one_image_has_one_score_and_one_group() -> None:
+    first = ImageScores.of(["a"], ["ok"], [1.0])
+    for second in (ImageScores.of(["a"], ["ok"], [2.0]), ImageScores.of(["a"], ["ok"], [1.0], ["part 1"])):
+        with pytest.raises(IntegrityError, match="two different"):
+            first.merge(second)
     with pytest.raises(IntegrityError, match="twice"):
         ImageScores.of(["a", "a"], ["ok", "ok"], [1.0, 1.0])

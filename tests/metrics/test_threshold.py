@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
+from fractions import Fraction
+from random import Random
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raybench.metrics.threshold import conformal_threshold, false_alarm_interval
+
+Floats = npt.NDArray[np.float64]
 
 
 @given(n=st.integers(1, 300), budget=st.sampled_from([0.01, 0.05, 0.1, 0.2]), seed=st.integers(0, 9))
@@ -41,6 +48,87 @@ def test_too_few_images_are_said_and_promise_what_they_can() -> None:
     assert "needs at least 19 images, these can promise 0.167" in found.note
     nothing = conformal_threshold(np.empty(0), 0.05)
     assert (nothing.value, nothing.typical, nothing.note) == (None, None, "no held-back OK images")
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=60), st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.5]))
+def test_groups_of_one_image_change_nothing(scores: list[int], budget: float) -> None:
+    values = np.array(scores, np.float64)
+    alone = conformal_threshold(values, budget)
+    assert conformal_threshold(values, budget, [f"part {at}" for at in range(len(scores))]) == alone
+    assert alone.groups == alone.n == len(scores)
+    rank = min(math.ceil((len(scores) + 1) * (1 - budget) - 1e-9), len(scores))
+    assert (alone.value, alone.promised) == (sorted(scores)[rank - 1], (len(scores) + 1 - rank) / (len(scores) + 1))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 7)), min_size=1, max_size=60, unique_by=lambda pair: pair[0]),
+    st.sampled_from(["0.05", "0.1", "0.2", "0.25", "0.5"]),
+    st.randoms(use_true_random=False),
+)
+def test_the_quantile_of_groups_is_the_one_defined(drawn: list[tuple[int, int]], budget: str, order: Random) -> None:
+    groups = Counter(group for _, group in drawn)
+    weights = {score: Fraction(1, (len(groups) + 1) * groups[group]) for score, group in drawn}
+    reached = [at for at in sorted(weights) if sum(w for s, w in weights.items() if s <= at) >= 1 - Fraction(budget)]
+    value = reached[0] if reached else max(weights)
+    found = [
+        conformal_threshold(
+            np.array([s for s, _ in rows], float), float(budget), [f"part {group}" for _, group in rows]
+        )
+        for rows in (drawn, order.sample(drawn, len(drawn)))
+    ]
+    assert found[0] == found[1]
+    assert (found[0].value, found[0].groups, found[0].n) == (value, len(groups), len(drawn))
+    assert found[0].promised == pytest.approx(float(1 - sum(w for s, w in weights.items() if s <= value)))
+
+
+def test_equal_scores_of_large_and_small_groups_promise_the_same_in_any_order() -> None:
+    groups = ["a", "a", "a", "b", "c", "c"]
+    found = [
+        conformal_threshold(np.ones(6), 0.5, [groups[at] for at in order]) for order in itertools.permutations(range(6))
+    ]
+    assert set(found) == {found[0]}
+    assert found[0].value == 1.0
+
+
+def drawn_groups(rng: np.random.Generator, count: int, sizes: str) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """Draw scores of OK images whose groups differ far more than the images of a group, and the group of each."""
+    effects = rng.normal(size=count)
+    mean = {"alike": np.full(count, 4.0), "large groups score low": np.exp(-effects), "high": np.exp(effects)}[sizes]
+    groups = np.repeat(np.arange(count), 1 + rng.poisson(mean))
+    return effects[groups] + rng.normal(0, 0.3, len(groups)), groups
+
+
+@pytest.mark.parametrize("sizes", ["alike", "large groups score low", "high"])
+def test_new_groups_keep_the_budget_and_images_alone_would_not(sizes: str) -> None:
+    """Draw 800 lines of 19 held-back groups, and the false-alarm rate of each on 100 new groups."""
+    rng, budget = np.random.default_rng(0), 0.05
+    with_groups, without, promised = [], [], []
+    for _ in range(800):
+        scores, groups = drawn_groups(rng, 19, sizes)
+        new, of = drawn_groups(rng, 100, sizes)
+        found, ignoring = (conformal_threshold(scores, budget, each) for each in (groups.astype(str), None))
+        for threshold, rates in ((found, with_groups), (ignoring, without)):
+            assert threshold.value is not None
+            rates.append(np.mean(np.bincount(of, new > threshold.value) / np.bincount(of)))
+        promised.append(found.promised)
+    assert np.mean(with_groups) <= np.mean(promised) <= budget + 1e-9
+    if sizes != "high":
+        error = np.std(without) / math.sqrt(len(without))
+        assert np.mean(without) > budget + 3 * error
+
+
+def test_groups_are_counted_in_the_note() -> None:
+    scores, groups = np.arange(40.0), [f"part {at // 5}" for at in range(40)]
+    found = conformal_threshold(scores, 0.2, groups)
+    assert (found.n, found.groups, found.note) == (40, 8, "on 40 held-back OK images of 8 groups")
+    assert (found.value, found.promised) == (35.0, pytest.approx(0.2))
+    few = conformal_threshold(scores, 0.05, groups)
+    assert (few.value, few.promised) == (39.0, pytest.approx(1 / 9))
+    assert few.note == (
+        "on 40 held-back OK images of 8 groups; a budget of 0.05 needs at least 19 groups, these can promise 0.111"
+    )
+    with pytest.raises(ValueError, match="40 scores and 39 groups"):
+        conformal_threshold(scores, 0.05, groups[1:])
 
 
 def test_nan_is_refused() -> None:
