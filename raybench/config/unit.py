@@ -22,7 +22,7 @@ class Protocol:
     """How a unit is trained and judged."""
 
     held_out: float = 0.2
-    """Share of the OK training images held back for the threshold."""
+    """Share of the OK training images held back for the threshold, or of their groups."""
     false_alarm_budget: float = 0.05
     """False-alarm rate on OK images that the threshold may cause."""
     train_budget_s: float | None = None

@@ -169,6 +169,8 @@ class _ShardScoring:
     def _partials(self) -> Mapping[str, bytes]:
         """Return the partial metrics of the shard by name, serialised."""
         pixels, heats = self.counts.finish()
+        index = self.images.index
+        images = ImageScores.of(index.image_ids, index.labels, self.scores, index.groups)
         regions, contrasts = [], []
         for heat, annotation in zip(heats, self.labelled, strict=True):
             contrasts.append(HeatmapContrast.of(annotation.image_id, annotation.label, heat, annotation.mask))
@@ -177,7 +179,7 @@ class _ShardScoring:
                     Regions.of(annotation.image_id, annotation.defect_type, heat.region_peaks, annotation.mask)
                 )
         return {
-            "images": ImageScores.of(self.images.image_ids, self.images.index.labels, self.scores).to_bytes(),
+            "images": images.to_bytes(),
             "pixels": pixels.to_bytes(),
             "regions": Regions.empty().merge(*regions).to_bytes(),
             "glow": HeatmapContrast.empty().merge(*contrasts).to_bytes(),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import math
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,14 +48,15 @@ def train(unit: Unit, manifest: Manifest, context: WorkerContext) -> TrainRecord
     train_s = time.perf_counter() - started
     scores, medians, peaks = _score_held_out(detector, held_out, fit_of(unit), context)
     card = detector.card()
+    budget, groups = unit.protocol.false_alarm_budget, held_out.groups
     return context.run.commit(
         unit.unit_id,
         "train",
         TrainRecord(
             unit_id=unit.unit_id,
             model=_save(detector, unit, context),
-            threshold=conformal_threshold(scores, unit.protocol.false_alarm_budget),
-            pixel_threshold=conformal_threshold(peaks, unit.protocol.false_alarm_budget),
+            threshold=conformal_threshold(scores, budget, groups),
+            pixel_threshold=conformal_threshold(peaks, budget, groups),
             provenance=card.provenance,
             backbone=card.backbone,
             weights_note=card.weights_note,
@@ -78,16 +82,18 @@ def _not_exportable(card: Card, unit: Unit) -> str:
 
 
 def _put_scores(images: ImageSubset, scores: Floats, unit: Unit, context: WorkerContext) -> Blob:
-    image_scores = ImageScores.of(images.image_ids, ["ok"] * len(images), scores.tolist())
+    image_scores = ImageScores.of(images.image_ids, ["ok"] * len(images), scores.tolist(), images.groups)
     return context.run.put_blob(unit.unit_id, "held-out", image_scores.to_bytes())
 
 
 def split_train(shards: Sequence[CachedShard], protocol: Protocol) -> tuple[ImageSubset, ImageSubset]:
     """Split OK images into those to train on and those held back for the thresholds.
 
-    The split depends on the hash of the image id, so it is the same for every model, seed and order of shards. As many
-    images are held back as the protocol asks for, but at least as many as the false-alarm budget needs for a finite
-    threshold, and at most half of all.
+    Whole groups are held back; an image without a group is a group of its own. The split depends on the hash of the
+    group's name (of the image id, without a group), so it is the same for every model, seed and order of shards. As
+    many groups are held back as the protocol asks for, but at least as many as the false-alarm budget needs for a
+    finite threshold, and at most half of all groups and of all images. A group of more than half of the images is
+    trained on.
 
     Args:
         shards: All training shards of the line.
@@ -96,15 +102,23 @@ def split_train(shards: Sequence[CachedShard], protocol: Protocol) -> tuple[Imag
     Returns:
         Images to train on, and images held back.
     """
-    places = [(index, row) for index, shard in enumerate(shards) for row in range(len(shard))]
-    by_hash = sorted(places, key=lambda place: _hash(shards[place[0]].image_ids[place[1]]))
+    places = defaultdict[str, list[tuple[int, int]]](list)
+    for index, shard in enumerate(shards):
+        for row, group in enumerate(shard.groups):
+            places[group].append((index, row))
+    half = sum(map(len, shards)) // 2
     needed = math.ceil(1 / protocol.false_alarm_budget) - 1
     count = min(max(round(protocol.held_out * len(places)), needed), len(places) // 2)
-    return ImageSubset(shards, sorted(by_hash[count:])), ImageSubset(shards, sorted(by_hash[:count]))
+    small = (group for group in sorted(places, key=_hash) if len(places[group]) <= half)
+    chosen = list(itertools.islice(small, count))
+    images = list(itertools.accumulate(len(places[group]) for group in chosen))
+    held_out = sorted(place for group in chosen[: bisect.bisect(images, half)] for place in places[group])
+    kept = sorted(set(itertools.chain.from_iterable(places.values())) - set(held_out))
+    return ImageSubset(shards, kept), ImageSubset(shards, held_out)
 
 
-def _hash(image_id: str) -> bytes:
-    return hashlib.sha256(image_id.encode()).digest()
+def _hash(group: str) -> bytes:
+    return hashlib.sha256(group.encode()).digest()
 
 
 def _score_held_out(

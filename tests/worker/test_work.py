@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +12,19 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
+from raybench.config.unit import Protocol
+from raybench.data.cache import CachedShard, Index
 from raybench.data.pack import PackOptions, pack
 from raybench.detectors import registry
 from raybench.detectors.protocol import Detector
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
+from raybench.metrics.threshold import conformal_threshold
 from raybench.runs.records import QualityRecord, ScoreRecord
 from raybench.runs.run import RunStore
 from raybench.runs.scores import read_scores
@@ -132,6 +139,84 @@ def test_held_out_images_do_not_depend_on_shards(plan: Plan, context: WorkerCont
     assert set(kept.image_ids) == set(again_kept.image_ids)
     assert not set(kept.image_ids) & set(held.image_ids)
     assert np.array_equal(kept.batch([2])[0], shards[kept.places[2][0]].batch([kept.places[2][1]])[0])
+
+
+def shards_of(groups: Sequence[str], rows: int = 7) -> list[CachedShard]:
+    """Make shards without pixels of images that belong to these groups; an empty group is none."""
+    images = [(f"{at:03}.png", group or f"{at:03}.png") for at, group in enumerate(groups)]
+    shards = []
+    for start in range(0, len(images), rows):
+        ids, names = zip(*images[start : start + rows], strict=True)
+        shards.append(CachedShard(Index(ids, (), (), (), names), Path(), 1, 1))
+    return shards
+
+
+@given(groups=st.lists(st.integers(0, 30).map(str), max_size=60), share=st.sampled_from([0.1, 0.2, 0.5]),
+       budget=st.sampled_from([0.05, 0.2, 0.5]))  # fmt: skip
+def test_whole_groups_are_held_back(groups: list[str], share: float, budget: float) -> None:
+    shards = shards_of(groups)
+    kept, held = split_train(shards, Protocol(share, budget))
+    assert sorted(kept.image_ids + held.image_ids) == [image for shard in shards for image in shard.image_ids]
+    assert not set(kept.groups) & set(held.groups)
+    assert len(held) <= len(groups) // 2
+    count, half = len(set(groups)), len(groups) // 2
+    wanted = min(max(round(share * count), round(1 / budget) - 1), count // 2)
+    assert len(set(held.groups)) <= wanted
+    largest = sorted(Counter(groups).values(), reverse=True)[:wanted]
+    if sum(largest) <= half:
+        assert len(set(held.groups)) == wanted
+    if count > 1:
+        assert len(held) > 0
+    again_kept, again_held = split_train(shards[::-1], Protocol(share, budget))
+    assert (set(again_kept.image_ids), set(again_held.image_ids)) == (set(kept.image_ids), set(held.image_ids))
+
+
+@given(st.integers(0, 80), st.sampled_from([0.1, 0.2, 0.5]), st.sampled_from([0.05, 0.2, 0.5]))
+def test_without_groups_images_are_held_back_by_the_hash_of_their_ids(n: int, share: float, budget: float) -> None:
+    shards = shards_of([""] * n)
+    _, held = split_train(shards, Protocol(share, budget))
+    by_hash = sorted((f"{at:03}.png" for at in range(n)), key=lambda image: hashlib.sha256(image.encode()).digest())
+    count = min(max(round(share * n), round(1 / budget) - 1), n // 2)
+    assert list(held.image_ids) == sorted(by_hash[:count])
+
+
+def test_a_group_of_most_images_is_trained_on() -> None:
+    groups = ["lot 1"] * 30 + [f"lot {2 + at // 4}" for at in range(20)]
+    kept, held = split_train(shards_of(groups), Protocol(0.5, 0.05))
+    assert "lot 1" in kept.groups
+    assert len(set(held.groups)) == 3
+
+
+def test_groups_reach_thresholds_and_scores(
+    experiment: Experiment, packed: Store, strips: Path, tmp_path: Path
+) -> None:
+    """Three photographs of each part: 8 parts to train on, of which 4 are held back."""
+    images = sorted(path.relative_to(strips).as_posix() for path in strips.glob("t*/*/*.png"))
+    part_of = {path: f"{path.partition('/')[0]} part {at // 3}" for at, path in enumerate(images)}
+    part_of[images[0]] = ""
+    table = [f"{path},{path.partition('/')[0]},{'ok' if '/good/' in path else 'ng'},{part_of[path]}" for path in images]
+    folder = Path(shutil.copytree(strips, tmp_path / "images"))
+    (folder / "table.csv").write_text("path,split,label,group\n" + "\n".join(table))
+    pack(open_store(str(folder)), packed.sub("lines"), "parts", PackOptions(layout="csv", shard_rows=4))
+    plan = make_plan(experiment.model_copy(update={"lines": ("parts",)}))
+    unit, manifest = plan.units[0], plan.manifests["parts"]
+    (tmp_path / "cache").mkdir()
+    context = WorkerContext(RunStore(plan.store, "night"), plan.store.sub("lines"), tmp_path / "cache", "cpu", 1)
+    trained = train(unit, manifest, context)
+    assert trained.held_out is not None
+    held = ImageScores.from_bytes(context.run.get_blob(trained.held_out))
+    assert held.groups.tolist() == [part_of[image_id] or image_id for image_id in held.image_ids.tolist()]
+    assert Counter(held.groups.tolist()) == dict.fromkeys(set(held.groups.tolist()), 3)
+    assert (trained.threshold.n, trained.threshold.groups) == (12, 4)
+    assert trained.threshold == conformal_threshold(held.scores, unit.protocol.false_alarm_budget, held.groups)
+    assert trained.pixel_threshold.groups == 4
+    for shard in manifest.scored_shards:
+        score(unit, manifest, shard, context)
+    merged = merge(unit, manifest, context.run, Partials())
+    scored = ImageScores.from_bytes(context.run.get_blob(merged.images))
+    assert dict(zip(scored.image_ids.tolist(), scored.groups.tolist(), strict=True)) == {
+        path: part_of[path] or path for path in images if path.startswith("test/")
+    }
 
 
 def test_the_cache_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
