@@ -23,7 +23,7 @@ KEYS: Mapping[str, str] = {
     "models": "What to compare. A name alone stands for `{name: NAME}`.",
     "seeds": "One unit per line, model and seed.",
     "false_alarm_budget": "Share of OK images that may be flagged, at a threshold that is set from OK images alone.",
-    "held_out": "Share of the OK training images that is held back from training, to set the threshold.",
+    "held_out": "Share of the OK training images, or of their groups, that is held back to set the threshold.",
     "train_budget_s": "Seconds of optimiser steps per unit, at most. `null` gives each model its own number of steps.",
     "squashed_twins": "On lines that are not square, also run each model on squashed images (column non-square).",
     "inspect": "Inspect the data of lines that nobody has inspected yet, beside training. Bad pictures become flags.",

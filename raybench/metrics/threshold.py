@@ -55,6 +55,9 @@ def conformal_threshold(
     below = np.cumsum(weights[order])  # in units of 1 / (count + 1), so that it is exact without groups
     at = min(int(np.searchsorted(below, (count + 1) * (1 - budget) - _ROUNDING)), n - 1)
     promised = float(count + 1 - below[at]) / (count + 1)
+    if weights.min() < weights.max():
+        # How far the weight below the threshold overshoots then depends on the scores, so only the budget is sure.
+        promised = max(promised, budget)
     if count == n:
         low, high = false_alarm_interval(n, at + 1)
         kind, note = "images", f"on {n} held-back OK images; the rate it really has lies in {low:.3f}..{high:.3f}"

@@ -147,9 +147,9 @@ def test_unit_ids_without_overrides_are_what_they_were(plant: Experiment, tmp_pa
     small = InputChoice(pixels=64 * 64)
     found = ids(plant.model_copy(update={"lines": ("strip",), "seeds": (0, 1), "input": small}))
     assert {place: unit_id for place, unit_id in found.items() if "large" in place[1]} == {
-        ("strip", "large", 0): "a46a1f8d26585f598966",
-        ("strip", "large", 1): "026ad0419c2554f608cf",
-        ("strip", "large (squashed)", 0): "84facae636a948c7b3e0",
+        ("strip", "large", 0): "b4969ffad6d358aacd35",
+        ("strip", "large", 1): "89352c0f19785d515a8b",
+        ("strip", "large (squashed)", 0): "7f3a23cf70c6f8e7a79a",
     }
 
 

@@ -20,8 +20,8 @@ from raybench.runs.scores import read_scores
 
 from .make import CREATED, ID_VERSION, STORED, plan_of
 
-UNIT_IDS = {"padim": "49223795200a6b9d7728", "dfm": "0c25e1ec5f31d852284e"}
-LINE_DIGEST = "121ef98788e685f8a15c084a3ce9ac9ef8aefc0e7cfdb713373f08e3b8c61d1d"
+UNIT_IDS = {"padim": "54c2c9a3575fc7c38e1f", "dfm": "5958253a7a56cecec992"}
+LINE_DIGEST = "457f568a5d0c520dc052f9ff8e1ed4422dd37394bc3627820d25520f9b81ea6f"
 
 
 @pytest.fixture(scope="module")
