@@ -114,7 +114,7 @@ def test_new_groups_keep_the_budget_and_images_alone_would_not(sizes: str) -> No
         found, ignoring = (conformal_threshold(scores, budget, each) for each in (groups.astype(str), None))
         for threshold, rates in ((found, with_groups), (ignoring, without)):
             assert threshold.value is not None
-            rates.append(np.mean(np.bincount(of, new > threshold.value) / np.bincount(of)))
+            rates.append(float(np.mean(np.bincount(of, new > threshold.value) / np.bincount(of))))
         promised.append(found.promised)
     assert np.mean(with_groups) <= np.mean(promised) <= budget + 1e-9
     if sizes != "high":
