@@ -15,10 +15,10 @@ import pandas as pd
 from rich.console import Console
 
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.decision import Verdict
 from raybench.analysis.flags import collect_scores, voting_models
 from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.select import select_unit
+from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import Plan, check_models, experiment_of, make_plan, open_experiment_store
 from raybench.config.unit import Unit

@@ -7,20 +7,21 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
+from raybench.analysis.all_lines import over_all
 from raybench.analysis.cost_report import CostReport, Hours, total_hours
-from raybench.analysis.decision import Evidence, Verdict, collect_evidence, decide, over_all
+from raybench.analysis.decision import collect_evidence, decide
 from raybench.analysis.queue_evaluation import QueueEvaluation
 from raybench.analysis.rows import BoardRow, merge_seeds
 from raybench.analysis.squash_baseline import SquashBaseline
-from raybench.config.experiment import VerdictWeights
+from raybench.analysis.verdict import DecisionSettings, Evidence, Verdict
 from raybench.detectors.protocol import Provenance
 from raybench.metrics.image import ImageScores
-from raybench.metrics.mean_ranks import mean_ranks
+from raybench.metrics.mean_ranks import CriticalDifference, critical_difference, largest_table, mean_ranks
 from raybench.metrics.numbers import Estimate
 from raybench.runs.records import UnitResult
 
@@ -40,14 +41,14 @@ class BoardContext:
     """The experiment's; a line with an override has its own in its rows' thresholds."""
     pending: int = 0
     """Number of units that are still to be done."""
-    weights: Mapping[str, float] = field(default_factory=lambda: VerdictWeights().model_dump())
-    """Weight by criterion, see `analysis.criteria`."""
+    decision: DecisionSettings = field(default_factory=DecisionSettings)
+    """What the experiment says about the decision."""
     spending: CostReport = field(default_factory=CostReport)
 
 
 @dataclass(frozen=True)
 class Overall:
-    """One model over all lines. A metric is the mean over the lines where it is defined."""
+    """One model over all lines. A metric is the mean over the lines on which every compared model finished."""
 
     model: str
     provenance: Provenance | None
@@ -55,6 +56,8 @@ class Overall:
     """Number of lines on which it finished."""
     failed: int
     """Number of lines on which a seed failed."""
+    averaged: int
+    """Number of lines that its means are over."""
     image_auroc: float | None
     recall: float | None
     false_alarm_rate: float | None
@@ -67,7 +70,7 @@ class Overall:
     run_in: int
     """Number of lines whose verdict names it."""
     tied_in: int
-    """Number of lines where it is tied with the named model."""
+    """Number of lines where it is best or not told apart, but not named."""
     grade: str
     """Grade over all lines."""
     conclusion: str
@@ -88,6 +91,8 @@ class Board:
     """One verdict per line."""
     over_all: Verdict | None
     """Verdict over several lines; None with fewer than two comparable lines."""
+    critical_difference: CriticalDifference | None = None
+    """Test of mean ranks over the compared lines; None with fewer than three models or lines."""
     payoffs: tuple[QueueEvaluation, ...] = ()
     """Evaluation of the annotation queue of each line that has scores."""
 
@@ -96,8 +101,8 @@ class Board:
         return tuple(verdict.line for verdict in self.verdicts)
 
     def rows_of(self, line: str) -> tuple[BoardRow, ...]:
-        """Return the rows of a line, best first: the model that the verdict names, models tied with it by utility, all
-        others by image AUROC, failed models last."""
+        """Return the rows of a line: the model that the verdict names, compared models by expected loss, all others by
+        image AUROC, failed models last."""
         return self._rows[line]
 
     def verdict_on(self, line: str) -> Verdict:
@@ -119,7 +124,7 @@ class Board:
 
 
 def _best_first(rows: Iterable[BoardRow], verdict: Verdict) -> tuple[BoardRow, ...]:
-    leaders = (verdict.run, *verdict.tied)
+    leaders = (verdict.run, *(model for model in verdict.standings if model != verdict.run))
 
     def sort_key(row: BoardRow) -> tuple[int, float, str]:
         position = leaders.index(row.model) if row.model in leaders else len(leaders)
@@ -129,11 +134,22 @@ def _best_first(rows: Iterable[BoardRow], verdict: Verdict) -> tuple[BoardRow, .
     return tuple(sorted(rows, key=sort_key))
 
 
+@dataclass(frozen=True)
+class LineScores:
+    """Scores that the decision on a line needs beside those of its units, and what its inspection found."""
+
+    held_out: Mapping[str, ImageScores] = field(default_factory=dict)
+    """Scores of the held-back images of finished units, by unit_id."""
+    drift: str = ""
+    """What differs between OK training and test images, in words."""
+
+
 def build_board(
     results: Sequence[UnitResult],
     scores: Mapping[str, ImageScores],
     context: BoardContext,
     baselines: Sequence[SquashBaseline] = (),
+    lines: Mapping[str, LineScores] | None = None,
 ) -> Board:
     """Compare the results of a run.
 
@@ -142,6 +158,7 @@ def build_board(
         scores: Image scores of the finished units, by unit_id.
         context: The run that the results belong to.
         baselines: Units that were also run on squashed images.
+        lines: Further scores by line. Without them thresholds are not tested.
     """
 
     def line_and_model(result: UnitResult) -> tuple[str, str]:
@@ -152,10 +169,15 @@ def build_board(
     rows = tuple(
         merge_seeds(list(group), baseline_of.get(key)) for key, group in itertools.groupby(ordered, key=line_and_model)
     )
-    evidence = [_evidence(line, rows, ordered, scores, context) for line in sorted({row.line for row in rows})]
+    by_line = {line: list(group) for line, group in itertools.groupby(ordered, key=lambda result: result.line)}
+    evidence = [
+        _evidence(line, rows, of_line, scores, context, (lines or {}).get(line, LineScores()))
+        for line, of_line in by_line.items()
+    ]
     verdicts = tuple(item if isinstance(item, Verdict) else decide(item) for item in evidence)
     common = over_all([item for item in evidence if isinstance(item, Evidence)])
-    return Board(context, rows, _overall(rows, verdicts, common), verdicts, common)
+    values = _values(rows, verdicts)
+    return Board(context, rows, _overall(rows, verdicts, common, values), verdicts, common, critical_difference(values))
 
 
 def _evidence(
@@ -164,25 +186,37 @@ def _evidence(
     results: Sequence[UnitResult],
     scores: Mapping[str, ImageScores],
     context: BoardContext,
+    further: LineScores,
 ) -> Evidence | Verdict:
     by_model: dict[str, list[ImageScores]] = {}
+    held_out: dict[str, list[ImageScores]] = {}
     for result in results:
-        if result.line == line and result.unit_id in scores:
+        if result.unit_id in scores:
             by_model.setdefault(result.model, []).append(scores[result.unit_id])
+            if result.unit_id in further.held_out:
+                held_out.setdefault(result.model, []).append(further.held_out[result.unit_id])
     line_rows = [row for row in rows if row.line == line]
     budget = next((row.threshold.budget for row in line_rows if row.threshold), context.false_alarm_budget)
-    return collect_evidence(line, line_rows, by_model, context.weights, budget)
+    known = {model: found for model, found in held_out.items() if len(found) == len(by_model[model])}
+    return collect_evidence(line, line_rows, by_model, context.decision, budget, known, further.drift)
 
 
-def _overall(rows: Sequence[BoardRow], verdicts: Sequence[Verdict], common: Verdict | None) -> tuple[Overall, ...]:
+def _overall(
+    rows: Sequence[BoardRow],
+    verdicts: Sequence[Verdict],
+    common: Verdict | None,
+    values: Mapping[str, Mapping[str, float | None]],
+) -> tuple[Overall, ...]:
     named = Counter(verdict.run for verdict in verdicts)
     tied = Counter(model for verdict in verdicts for model in verdict.tied)
     judged = sum(verdict.run is not None for verdict in verdicts)
     grades = common.grades if common else {}
-    ranks = _mean_ranks(rows, verdicts)
+    ranks = mean_ranks(values)
+    compared, lines = largest_table({line: by_model.keys() for line, by_model in values.items()})
+    shared = {line for line in lines if all(values[line][model] is not None for model in compared)}
     overall = [
         replace(
-            _of_model(model, [row for row in rows if row.model == model], (named[model], tied[model], judged), grades),
+            _of_model([row for row in rows if row.model == model], shared, (named[model], tied[model], judged), grades),
             mean_rank=ranks.get(model, Estimate(None, reason="not run on the lines that most models were run on")),
         )
         for model in sorted({row.model for row in rows})
@@ -196,38 +230,51 @@ def _sort_key(overall: Overall) -> tuple[float, int, float, str]:
     return mean, -(overall.run_in + overall.tied_in), -(overall.image_auroc or 0.0), overall.model
 
 
-def _mean_ranks(rows: Sequence[BoardRow], verdicts: Sequence[Verdict]) -> dict[str, Estimate]:
-    """Return mean ranks by model, over lines with a verdict. A model without a finished seed counts as failed."""
-    values: dict[str, dict[str, float | None]] = {verdict.line: {} for verdict in verdicts if verdict.run}
+def _values(rows: Sequence[BoardRow], verdicts: Sequence[Verdict]) -> dict[str, dict[str, float | None]]:
+    """Return image AUROCs by line and model, over lines with scores. A model without a finished seed has None."""
+    values: dict[str, dict[str, float | None]] = {verdict.line: {} for verdict in verdicts if verdict.terms}
     for row in rows:
         if row.line in values:
             values[row.line][row.model] = row.quality.image_auroc.value if row.quality else None
-    return mean_ranks(values)
+    return values
 
 
-def _of_model(model: str, rows: Sequence[BoardRow], counts: tuple[int, int, int], grades: Mapping[str, str]) -> Overall:
-    """Sum up one model. counts: lines where it is named, lines where it is tied, and lines that have a verdict."""
+def _of_model(
+    rows: Sequence[BoardRow], shared: Set[str], counts: tuple[int, int, int], grades: Mapping[str, str]
+) -> Overall:
+    """Sum up one model.
+
+    Args:
+        rows: Its rows.
+        shared: Lines on which every compared model finished: means are over these, so that failing on hard lines does
+            not pay.
+        counts: Numbers of lines where it is named, where it is tied, and that have a verdict.
+        grades: Grades over all lines.
+    """
     done = [row for row in rows if row.quality]
-    qualities = [row.quality for row in done if row.quality]
+    averaged = [row for row in done if row.line in shared]
+    qualities = [row.quality for row in averaged if row.quality]
     run_in, tied_in, judged = counts
+    model = rows[0].model
     return Overall(
         model=model,
         provenance=next((row.provenance for row in done), None),
         lines=len(done),
         failed=sum(bool(row.failures) for row in rows),
+        averaged=len(averaged),
         image_auroc=_mean([quality.image_auroc for quality in qualities]),
         recall=_mean([quality.recall for quality in qualities]),
         false_alarm_rate=_mean([quality.false_alarm_rate for quality in qualities]),
-        region_recall=_mean([row.regions.all for row in done if row.regions]),
+        region_recall=_mean([row.regions.all for row in averaged if row.regions]),
         pixel_auroc=_mean([quality.pixel_auroc for quality in qualities]),
         au_pro=_mean([quality.au_pro for quality in qualities]),
-        ms_per_image=_average([row.speed.p50_ms for row in done if row.speed]),
-        test_minutes=_average([row.test_minutes for row in done if row.test_minutes is not None]),
-        size_mb=_average([row.size.disk_mb for row in done if row.size]),
+        ms_per_image=_average([row.speed.p50_ms for row in averaged if row.speed]),
+        test_minutes=_average([row.test_minutes for row in averaged if row.test_minutes is not None]),
+        size_mb=_average([row.size.disk_mb for row in averaged if row.size]),
         run_in=run_in,
         tied_in=tied_in,
         grade=grades.get(model, ""),
-        conclusion=f"best or tied on {run_in + tied_in} of {judged} lines" if done else "finished on no line",
+        conclusion=f"best or not told apart on {run_in + tied_in} of {judged} lines" if done else "finished on no line",
         hours=total_hours([row.hours for row in done]),
     )
 

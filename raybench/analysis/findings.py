@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from raybench.analysis.board import Board, BoardContext, build_board
+from raybench.analysis.board import Board, BoardContext, LineScores, build_board
 from raybench.analysis.cost_report import CostReport, hours_of
 from raybench.analysis.flags import Flag, ScoredImage, collect_scores, voting_models
 from raybench.analysis.queue_builder import QueueBuilder
 from raybench.analysis.squash_baseline import SquashBaseline
+from raybench.analysis.verdict import DecisionSettings
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.inspection.inspection import Inspection, bad_images
 from raybench.metrics.image import ImageScores
 from raybench.runs.cost_model import read_forecast
-from raybench.runs.records import Failure, QualityRecord, UnitResult
+from raybench.runs.records import Failure, QualityRecord, TrainRecord, UnitResult
 from raybench.runs.run import RunStore, versions
 from raybench.worker.inspect import inspections_in
 
@@ -31,6 +32,8 @@ class FinishedUnit:
     result: UnitResult
     images: ImageScores
     """Scores of all its images."""
+    held_out: ImageScores | None
+    """Scores of the OK images held back for its threshold. None in runs of an older raybench."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,27 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         versions=versions(),
         false_alarm_budget=plan.experiment.false_alarm_budget,
         pending=len(plan.units) - len(units),
-        weights=plan.experiment.verdict.model_dump(),
+        decision=DecisionSettings(plan.experiment.verdict, plan.experiment.costs, plan.experiment.limits),
         spending=CostReport(
             hours_of(unit.result for unit in finished.values()),
             plan.experiment.resources.price_per_hour,
             read_forecast(run),
         ),
     )
-    board = build_board(results, scores, context, list(_squash_baselines(plan, finished)))
-    images = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})
     inspections = inspections_in(run, plan)
+    lines = {
+        line: LineScores(
+            {
+                unit_id: unit.held_out
+                for unit_id, unit in finished.items()
+                if unit.unit.line == line and unit.held_out is not None
+            },
+            _drift(inspections.get(line)),
+        )
+        for line in plan.manifests
+    }
+    board = build_board(results, scores, context, list(_squash_baselines(plan, finished)), lines)
+    images = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})
     bad = {line: bad_images(found) for line, found in inspections.items() if isinstance(found, Inspection)}
     judged = [unit.unit for unit_id, unit in finished.items() if unit_id in compared]
     queues = QueueBuilder(plan, run, board, judged, lambda line: bad.get(line, {})).queues(images)
@@ -100,11 +114,25 @@ def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | UnitResult | None:
     result = run.read(unit.unit_id, "result", UnitResult)
     merged = run.read(unit.unit_id, "quality", QualityRecord) if result else None
     if result and merged:
-        return FinishedUnit(unit, result, ImageScores.from_bytes(run.get_blob(merged.images)))
+        trained = run.read(unit.unit_id, "train", TrainRecord)
+        held_out = ImageScores.from_bytes(run.get_blob(trained.held_out)) if trained and trained.held_out else None
+        return FinishedUnit(unit, result, ImageScores.from_bytes(run.get_blob(merged.images)), held_out)
     failure = run.read(unit.unit_id, "failure", Failure)
     if failure is None:
         return None
     return UnitResult(unit.unit_id, unit.line, unit.model, unit.seed, input=unit.input, failure=failure)
+
+
+def _drift(inspection: Inspection | Failure | None) -> str:
+    """Return how OK test images differ from OK training images, the largest difference first."""
+    if not isinstance(inspection, Inspection):
+        return ""
+    drifts = [drift for drift in inspection.drifts if drift.drifted and drift.split == "test"]
+    drifts.sort(key=lambda drift: -drift.effect)
+    return "; ".join(
+        f"{drift.name} went from {drift.train_median:.3g} to {drift.median:.3g} (D = {drift.effect:.2f})"
+        for drift in drifts
+    )
 
 
 def _squash_baselines(plan: Plan, finished: Mapping[str, FinishedUnit]) -> Iterator[SquashBaseline]:

@@ -3,9 +3,9 @@
 Scores of different models have different scales. They are compared as *excess*, in each model's own unit: the distance
 of an image above the threshold, divided by the distance of the threshold above a typical OK image.
 
-Not all models vote. If the line has a verdict, the model it names, the tied models and all models with a grade other
-than *not good* vote: a model that is not good would flag images that the others rightly leave alone, and would question
-images that they rightly flag. Without a verdict, as on a line without labels, all models vote.
+Not all models vote. If the verdict names a model, it votes with all models that are good enough, admissible and at most
+VOTES_WITHIN behind: a worse model would flag images that the others rightly leave alone, and would question images that
+they rightly flag. Otherwise, as on a line without labels, all models vote.
 
 An image is flagged for one reason or several. The first reason of this list that applies is its `kind`:
 
@@ -30,12 +30,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raybench.analysis.decision import NOT_GOOD, Verdict
+from raybench.analysis.verdict import GRADES, NOT_GOOD_ENOUGH, Verdict
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import MAX_EXCESS, excess_of
 from raybench.runs.records import UnitResult
 
 NEAR = 0.25
+VOTES_WITHIN = 0.1  # expected loss of utility of a model that still votes
 CLEAR = 1.0  # excess that a single model needs to question an OK label
 SOFTNESS = 0.5
 BAD_WEIGHT, MISSED_WEIGHT = 0.25, 0.5
@@ -111,8 +112,13 @@ def voting_models(verdict: Verdict) -> tuple[str, ...]:
     """Return the models that vote on the verdict's line; empty if it names no model."""
     if verdict.run is None:
         return ()
-    good = (model for model, grade in verdict.grades.items() if grade != NOT_GOOD)
-    return tuple(sorted({verdict.run, *verdict.tied, *good}))
+    good = GRADES.index(NOT_GOOD_ENOUGH)
+    near = (
+        model
+        for model, standing in verdict.standings.items()
+        if standing.loss <= VOTES_WITHIN and GRADES.index(verdict.grades[model]) < good
+    )
+    return tuple(sorted({verdict.run, *verdict.tied, *near}))
 
 
 def collect_scores(

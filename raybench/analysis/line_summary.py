@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raybench.analysis.board import Board
-from raybench.analysis.decision import ENOUGH, Verdict
 from raybench.analysis.rows import BoardRow
+from raybench.analysis.verdict import Verdict
 from raybench.metrics.numbers import Estimate
 
 
@@ -27,27 +27,32 @@ class LineSummary:
     conclusion: str
     """Grade of the named model, or why there is no verdict."""
 
+    good_enough: float = 0.8
+    """Least useful image AUROC."""
+
     @property
     def is_poor(self) -> bool:
         """Whether no model finished, or none reaches a useful image AUROC."""
-        return not self.finished or (self.best.value is not None and self.best.value < ENOUGH)
+        return not self.finished or (self.best.value is not None and self.best.value < self.good_enough)
 
 
 def worst_first(board: Board) -> tuple[LineSummary, ...]:
     """Summarise all lines: lines where nothing finished, then by the best image AUROC, then lines without one."""
-    summaries = [_summary(board.rows_of(verdict.line), verdict) for verdict in board.verdicts]
+    enough = board.context.decision.verdict.good_enough
+    summaries = [_summary(board.rows_of(verdict.line), verdict, enough) for verdict in board.verdicts]
     return tuple(sorted(summaries, key=_sort_key))
 
 
 def poor_lines(summaries: Sequence[LineSummary]) -> str:
     """Return a sentence with the number of poor lines."""
     poor = sum(summary.is_poor for summary in summaries)
+    enough = f"an image AUROC of {summaries[0].good_enough:g} or more" if summaries else ""
     if not poor:
-        return f"On every line that can be judged some model has an image AUROC of {ENOUGH:g} or more."
-    return f"{poor} of {len(summaries)} lines: no model has an image AUROC of {ENOUGH:g} or more."
+        return f"On every line that can be judged some model has {enough}."
+    return f"{poor} of {len(summaries)} lines: no model has {enough}."
 
 
-def _summary(rows: Sequence[BoardRow], verdict: Verdict) -> LineSummary:
+def _summary(rows: Sequence[BoardRow], verdict: Verdict, good_enough: float) -> LineSummary:
     numbers = [row.quality.image_auroc for row in rows if row.quality]
     known = [number for number in numbers if number.value is not None]
     named = next((row for row in rows if row.model == verdict.run), None)
@@ -58,6 +63,7 @@ def _summary(rows: Sequence[BoardRow], verdict: Verdict) -> LineSummary:
         finished=len(numbers),
         failed=sum(row.quality is None for row in rows),
         conclusion=verdict.grades[named.model] if named else verdict.sentence.removeprefix(f"{verdict.line}: "),
+        good_enough=good_enough,
     )
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+
+from scipy import stats
 
 from raybench.analysis.cost_report import Hours, hours_of
 from raybench.analysis.heatmap_grade import HeatmapGrade, heatmap_grade
 from raybench.analysis.squash_baseline import NonSquare, SquashBaseline, non_square
 from raybench.data.geometry import Input
 from raybench.detectors.protocol import Provenance
+from raybench.metrics.intervals import LEVEL
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
+from raybench.metrics.ranking import seed_error
 from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
 
 
@@ -109,18 +114,25 @@ def _regions(recalls: Sequence[RegionRecall]) -> RegionRecall | None:
 
 
 def mean_number(numbers: Sequence[Estimate]) -> Estimate:
-    """Average a metric over seeds.
+    """Average a share, such as an AUROC or a recall, over seeds.
 
-    The interval spans the lowest lower and the highest upper limit, so it covers the variation of both images and
-    seeds.
+    The images are the same for all seeds, so their part of the interval does not shrink; the part of the seeds shrinks
+    with their number (`metrics.ranking.seed_error`). The parts are added as variances. The interval of one seed is
+    valid for that trained detector, not for another training.
     """
     defined = [number for number in numbers if number.value is not None]
     if not defined:
         return numbers[0]
     values = [number.value for number in defined if number.value is not None]
-    lows = [number.low for number in defined if number.low is not None]
-    highs = [number.high for number in defined if number.high is not None]
-    return Estimate(statistics.mean(values), min(lows, default=None), max(highs, default=None), defined[0].n)
+    mean, seeds = statistics.mean(values), len(values)
+    below = [number.value - number.low for number in defined if number.value is not None and number.low is not None]
+    above = [number.high - number.value for number in defined if number.value is not None and number.high is not None]
+    if not below or not above:
+        return Estimate(mean, n=defined[0].n)
+    error, degrees = seed_error(values)
+    of_seeds = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * error if seeds > 1 else 0.0
+    low, high = (math.hypot(statistics.mean(parts), of_seeds) for parts in (below, above))
+    return Estimate(mean, max(0.0, mean - low), min(1.0, mean + high), defined[0].n)
 
 
 def _test_minutes(result: UnitResult) -> float | None:

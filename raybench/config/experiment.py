@@ -196,20 +196,45 @@ class Resources(_Section):
     currency."""
 
 
-class VerdictWeights(_Section):
-    """Weights of the criteria that rank models which separate NG from OK images equally well. Only their ratios matter.
-    See `analysis.criteria`."""
+class VerdictSettings(_Section):
+    """What counts in the verdict, converted to image AUROC. See `analysis.utility`."""
 
-    recall: float = Field(default=0.4, ge=0.0, allow_inf_nan=False)
-    """Recall at the threshold, less the false-alarm rate in excess of its budget."""
-    heat_map: float = Field(default=0.3, ge=0.0, allow_inf_nan=False)
-    """AU-PRO and noise of the heat maps."""
-    speed: float = Field(default=0.15, ge=0.0, allow_inf_nan=False)
-    """Inference speed, relative to the line's fastest model."""
-    size: float = Field(default=0.05, ge=0.0, allow_inf_nan=False)
-    """Size of the saved detector, relative to the line's smallest."""
-    non_square: float = Field(default=0.1, ge=0.0, allow_inf_nan=False)
-    """Image AUROC relative to squashed images, on lines with images that are not square."""
+    margin: float = Field(default=0.02, ge=0.0, le=0.5)
+    """Difference in utility that does not matter: models that are at most this far behind are as good."""
+    good_enough: float = Field(default=0.8, ge=0.5, le=1.0)
+    """Least image AUROC of a model that is worth running."""
+    recall: float = Field(default=0.1, ge=0.0)
+    """Image AUROC that a recall of 1 at the false-alarm budget is worth."""
+    heat_map: float = Field(default=0.1, ge=0.0)
+    """Image AUROC that perfect heat maps are worth."""
+    ms: float = Field(default=1e-4, ge=0.0)
+    """Image AUROC that a millisecond per image costs."""
+    mb: float = Field(default=1e-5, ge=0.0)
+    """Image AUROC that 10^6 bytes of the saved detector cost."""
+
+
+class Costs(_Section):
+    """Costs in one currency. If they are given, the verdict is about expected cost per image instead of image AUROC."""
+
+    missed_defect: float = Field(gt=0.0)
+    """Cost of an NG image that is not flagged."""
+    false_alarm: float = Field(ge=0.0)
+    """Cost of an OK image that is flagged."""
+    defect_rate: float = Field(gt=0.0, lt=1.0)
+    """Share of NG images in production."""
+    ms: float = Field(default=0.0, ge=0.0)
+    """Cost of a millisecond per image."""
+
+
+class Limits(_Section):
+    """Hard limits. A model that breaks one is not admissible, however good it is."""
+
+    p95_ms: float | None = Field(default=None, gt=0.0)
+    """Largest 95th percentile of the time per image, in milliseconds."""
+    mb: float | None = Field(default=None, gt=0.0)
+    """Largest saved detector, in 10^6 bytes."""
+    false_alarm_rate: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Largest false-alarm rate on OK test images. It is broken if the whole 95 % interval lies above it."""
 
 
 class Annotation(_Section):
@@ -251,8 +276,12 @@ class Experiment(_Section):
     """Default settings of the models: `paper` for a GPU, `cpu` for minutes on two cores."""
     weights: str = ""
     """URI of the weights store. If empty, $RAYBENCH_WEIGHTS; if that is unset too, none."""
-    verdict: VerdictWeights = Field(default_factory=VerdictWeights)
-    """Weights of the criteria of the verdict."""
+    verdict: VerdictSettings = Field(default_factory=VerdictSettings)
+    """Margin of the verdict, and what counts in it besides image AUROC."""
+    costs: Costs | None = None
+    """Costs of missed defects, false alarms and time. If unset, `verdict` has the exchange rates."""
+    limits: Limits = Field(default_factory=Limits)
+    """Limits that a model must keep to be named."""
     annotation: Annotation = Field(default_factory=Annotation)
     """Length of the annotation queue, and anomaly types in it."""
     input: InputChoice = Field(default_factory=InputChoice)

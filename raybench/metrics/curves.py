@@ -49,6 +49,20 @@ def f1_max(normal: Counts, anomalous: Counts) -> npt.NDArray[np.float64]:
     return highest
 
 
+def true_rate(normal: Counts, anomalous: Counts, false_rate: float) -> npt.NDArray[np.float64]:
+    """Return the share of anomalous items above the threshold that this share of normal items exceeds, (...,) float64.
+
+    The ROC curve is interpolated linearly, so the threshold may lie within a bucket.
+    """
+    true, false = shares(anomalous), shares(normal)
+    after = np.minimum((false <= false_rate).sum(-1, keepdims=True), false.shape[-1] - 1)
+    x1, y1 = (np.take_along_axis(part, after, -1)[..., 0] for part in (false, true))
+    x0, y0 = (np.take_along_axis(part, after - 1, -1)[..., 0] for part in (false, true))
+    part = np.clip((false_rate - x0) / np.maximum(x1 - x0, 1e-12), 0, 1)
+    rate: npt.NDArray[np.float64] = y0 + part * (y1 - y0)
+    return rate
+
+
 def log_area(false: Counts, true: Counts, low: float, high: float) -> float:
     """Return the mean of `true` over log(false) between `low` and `high`.
 

@@ -6,6 +6,7 @@ memory does not grow with its pixels. The metrics are means over images, with bo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from raybench.errors import IntegrityError
 from raybench.metrics import npz
 from raybench.metrics.heat import Heat
-from raybench.metrics.intervals import bootstrap, percentile_interval
+from raybench.metrics.intervals import Indices, bootstrap, group_numbers, percentile_interval
 from raybench.metrics.masks import Mask
 from raybench.metrics.numbers import Estimate
 
@@ -106,28 +107,61 @@ class HeatmapQuality:
     mask."""
 
 
-def heatmap_quality(contrast: HeatmapContrast, seed: int = 0) -> HeatmapQuality:
-    """Compute the metrics over all images, with bootstrap intervals; undefined metrics have a reason."""
-    ok, ng = (contrast.peaks[contrast.labels == label] for label in ("ok", "ng"))
+def heatmap_quality(
+    contrast: HeatmapContrast, groups: Mapping[str, str] | None = None, seed: int = 0
+) -> HeatmapQuality:
+    """Compute the metrics over all images, with intervals over groups of images; undefined metrics have a reason.
+
+    Args:
+        contrast: Contrast of all images.
+        groups: Group of each image by image_id; each image is its own if None.
+        seed: Seed of the resamples.
+    """
+    names = contrast.image_ids if groups is None else np.array([groups[name] for name in contrast.image_ids.tolist()])
+    is_ok, is_ng = contrast.labels == "ok", contrast.labels == "ng"
     masked = np.isfinite(contrast.inside)
     none = Estimate(None, reason="no masks of defects" if len(contrast.image_ids) else "no heat maps")
     noise_ok = none
-    if len(ok) and len(ng):
-        noise_ok = _mean(_ratio(ok, np.full(len(ok), np.median(ng))), seed)
+    if is_ok.any() and is_ng.any():
+        peaks = contrast.peaks[is_ok], contrast.peaks[is_ng]
+        noise_ok = _noise_ok(*peaks, (group_numbers(names[is_ok]), group_numbers(names[is_ng])), seed)
     elif len(contrast.image_ids):
-        noise_ok = Estimate(None, n=len(ok), reason=f"no {'NG' if len(ok) else 'OK'} images with a heat map")
+        count = int(is_ok.sum())
+        noise_ok = Estimate(None, n=count, reason=f"no {'NG' if count else 'OK'} images with a heat map")
     if not masked.any():
         return HeatmapQuality(noise_ok, none, none)
-    noise_around = _mean(_ratio(contrast.outside[masked], contrast.inside[masked]), seed)
-    return HeatmapQuality(noise_ok, noise_around, _mean(contrast.sharp[masked], seed))
+    of_masked = group_numbers(names[masked])
+    noise_around = _mean(_ratio(contrast.outside[masked], contrast.inside[masked]), of_masked, seed)
+    return HeatmapQuality(noise_ok, noise_around, _mean(contrast.sharp[masked], of_masked, seed))
 
 
 def _ratio(background: Floats, defect: Floats) -> Floats:
     """Divide; the result is capped at 1, and 1 where the defect has no contrast at all."""
-    return np.minimum(np.divide(background, defect, out=np.ones_like(background), where=defect > 0), 1.0)
+    ratio = np.divide(
+        background, defect, out=np.ones(np.broadcast_shapes(background.shape, defect.shape)), where=defect > 0
+    )
+    return np.minimum(ratio, 1.0)
 
 
-def _mean(values: Floats, seed: int) -> Estimate:
+def _noise_ok(ok: Floats, ng: Floats, groups: tuple[Indices, Indices], seed: int) -> Estimate:
+    """Return the mean of OK peaks relative to the median NG peak; both are resampled."""
+    ascending = np.sort(ng)
+    order = np.argsort(ng)
+
+    def statistic(of_ok: Floats, of_ng: Floats) -> Floats:
+        half = np.cumsum(of_ng[:, order], axis=1) / len(ng)
+        median = (
+            ascending[(half < 0.5).sum(axis=1)] + ascending[np.minimum((half <= 0.5).sum(axis=1), len(ng) - 1)]
+        ) / 2
+        noise: Floats = (of_ok * _ratio(ok, median[:, np.newaxis])).mean(axis=1)
+        return noise
+
+    value = float(_ratio(ok, np.median(ng, keepdims=True)).mean())
+    low, high = percentile_interval(bootstrap(groups, statistic, seed))
+    return Estimate(value, min(low, value), max(high, value), len(ok))
+
+
+def _mean(values: Floats, groups: Indices, seed: int) -> Estimate:
     n = len(values)
-    low, high = percentile_interval(bootstrap((n,), lambda drawn: drawn @ values / n, seed))
+    low, high = percentile_interval(bootstrap((groups,), lambda drawn: drawn @ values / n, seed))
     return Estimate(float(values.mean()), low, high, n)

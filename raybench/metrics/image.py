@@ -10,8 +10,17 @@ import numpy.typing as npt
 
 from raybench.errors import IntegrityError
 from raybench.metrics import curves, npz
-from raybench.metrics.intervals import LEVEL, RESAMPLES, bootstrap, clopper_pearson, percentile_interval
+from raybench.metrics.intervals import (
+    LEVEL,
+    RESAMPLES,
+    Indices,
+    bootstrap,
+    group_numbers,
+    percentile_interval,
+    share_interval,
+)
 from raybench.metrics.numbers import Estimate, Threshold
+from raybench.metrics.separation import auroc_interval
 
 _VERSION = 2  # since version 2, images have groups
 _ROUNDING = 1e-9  # sums of shares may miss 1 by rounding
@@ -81,6 +90,10 @@ class ImageScores:
         scores: Floats = self.scores[self.labels == label]
         return scores
 
+    def groups_of(self, label: str) -> Indices:
+        """Number the groups of images with this label, (m,) int64 from 0."""
+        return group_numbers(self.groups[self.labels == label])
+
     def only(self, image_ids: npt.NDArray[np.str_]) -> ImageScores:
         """Select images by id; all of them must be present."""
         index = np.searchsorted(self.image_ids, image_ids)
@@ -113,20 +126,21 @@ class ImageQuality:
 
 
 def image_quality(images: ImageScores, threshold: Threshold, draws: int = RESAMPLES, seed: int = 0) -> ImageQuality:
-    """Compute image metrics on the images labelled ok and ng.
+    """Compute image metrics on the images labelled ok and ng, with intervals over groups of images.
 
-    AUROC, AP and the highest F1 have percentile intervals of a stratified bootstrap over images. Recall and false-alarm
-    rate have Clopper-Pearson intervals.
+    The interval of AUROC is that of `metrics.separation`, those of AP and the highest F1 are percentiles of resamples,
+    and those of recall and false-alarm rate are Clopper and Pearson's, see `intervals.share_interval`.
 
     Args:
-        images: Scores and labels.
+        images: Scores, labels and groups.
         threshold: Threshold of image scores.
-        draws: Number of bootstrap resamples.
-        seed: Seed of the bootstrap.
+        draws: Number of resamples.
+        seed: Seed of the resamples.
     """
     ok, ng = images.of_label("ok"), images.of_label("ng")
-    auroc, ap, f1 = _ranking(ok, ng, draws, seed)
-    return ImageQuality(auroc, ap, f1, _share(ng, threshold, "NG"), _share(ok, threshold, "OK"))
+    groups = images.groups_of("ok"), images.groups_of("ng")
+    auroc, ap, f1 = _ranking(ok, ng, groups, draws, seed)
+    return ImageQuality(auroc, ap, f1, _share(ng, groups[1], threshold, "NG"), _share(ok, groups[0], threshold, "OK"))
 
 
 class Ranked:
@@ -140,18 +154,21 @@ class Ranked:
         self._order = np.argsort(-scores, kind="stable")
         ranked = scores[self._order]
         self._starts = np.concatenate([[0], np.flatnonzero(ranked[1:] != ranked[:-1]) + 1])
-        self._ok, self._ng = len(ok), len(ng)
+        self._is_ng = (self._order >= len(ok)).astype(np.float64)
 
     def _buckets(self, ok: Floats, ng: Floats) -> tuple[Floats, Floats]:
         """Sum the weights in each bucket: (B, K) for normal and for anomalous images."""
-        zeros_ok, zeros_ng = np.zeros_like(ok), np.zeros_like(ng)
-        both = [np.concatenate(parts, 1)[:, self._order] for parts in ((ok, zeros_ng), (zeros_ok, ng))]
-        normal, anomalous = (np.add.reduceat(part, self._starts, axis=1) for part in both)
-        return normal, anomalous
+        weights = np.concatenate([ok, ng], 1)[:, self._order]
+        anomalous = weights * self._is_ng
+        normal = weights - anomalous
+        if len(self._starts) == len(self._order):
+            return normal, anomalous
+        return np.add.reduceat(normal, self._starts, axis=1), np.add.reduceat(anomalous, self._starts, axis=1)
 
-    def auroc(self, ok: Floats, ng: Floats) -> Floats:
-        """Return the AUROC of each resample, (B,)."""
-        return curves.auroc(*self._buckets(ok, ng))
+    def auroc_and_recall(self, ok: Floats, ng: Floats, false_alarm_rate: float) -> Floats:
+        """Return the AUROC of each resample, and its recall at a false-alarm rate on its own OK images, (2, B)."""
+        buckets = self._buckets(ok, ng)
+        return np.stack([curves.auroc(*buckets), curves.true_rate(*buckets, false_alarm_rate)])
 
     def all(self, ok: Floats, ng: Floats) -> Floats:
         """Return AUROC, AP and the highest F1 of each resample, (3, B)."""
@@ -159,35 +176,38 @@ class Ranked:
         return np.stack([curves.auroc(*buckets), curves.average_precision(*buckets), curves.f1_max(*buckets)])
 
 
-def _ranking(ok: Floats, ng: Floats, draws: int, seed: int) -> list[Estimate]:
+def _ranking(ok: Floats, ng: Floats, groups: tuple[Indices, Indices], draws: int, seed: int) -> list[Estimate]:
     """Estimate AUROC, AP and the highest F1."""
     if undefined := missing(len(ok), len(ng)):
         return [undefined] * 3
     ranked, sizes = Ranked(ok, ng), (len(ok), len(ng))
     values = ranked.all(np.ones((1, len(ok))), np.ones((1, len(ng))))[:, 0].tolist()
-    samples = bootstrap(sizes, ranked.all, seed, draws)
-    return [
-        Estimate(value, *_interval(value, sample, min(sizes)), sum(sizes))
-        for value, sample in zip(values, samples, strict=True)
-    ]
+    samples = bootstrap(groups, ranked.all, seed, draws)
+    counts = len(np.unique(groups[0])), len(np.unique(groups[1]))
+    auroc, *others = zip(values, samples, strict=True)
+    intervals = [auroc_interval(*auroc, sizes, counts)]
+    intervals += [_interval(value, sample, min(counts)) for value, sample in others]
+    return [Estimate(value, *interval, sum(sizes)) for value, interval in zip(values, intervals, strict=True)]
 
 
 def _interval(value: float, samples: Floats, n: int) -> tuple[float, float]:
-    """Return the percentile interval, or that of n hits among n if the value is a perfect 1.
+    """Return the wider of the percentile interval and that of n hits among n, which holds for a perfect 1.
 
-    Every resample of a perfect ranking is perfect too and tells nothing about its spread. n is the smaller class.
+    Resamples of a ranking that is almost perfect tell little of its spread. n is the number of groups of the smaller
+    class.
     """
     low, high = percentile_interval(samples)
-    return (((1 - LEVEL) / 2) ** (1 / n), 1.0) if value > 1 - _ROUNDING else (low, high)
+    least = value * ((1 - LEVEL) / 2) ** (1 / n) if value > 1 - _ROUNDING else low
+    return min(low, least), max(high, value)
 
 
-def _share(scores: Floats, threshold: Threshold, name: str) -> Estimate:
+def _share(scores: Floats, groups: Indices, threshold: Threshold, name: str) -> Estimate:
     if threshold.value is None:
         return Estimate(None, n=len(scores), reason=f"no threshold: {threshold.note}")
     if len(scores) == 0:
         return Estimate(None, reason=f"no {name} images in the test split")
-    hits = int((scores > threshold.value).sum())
-    return Estimate(hits / len(scores), *clopper_pearson(hits, len(scores)), len(scores))
+    hits = scores > threshold.value
+    return Estimate(float(hits.mean()), *share_interval(hits, groups), len(scores))
 
 
 def missing(ok: int, ng: int) -> Estimate | None:

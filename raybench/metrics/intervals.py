@@ -1,8 +1,14 @@
-"""95 % intervals: Clopper-Pearson for shares, and a bootstrap over images for ranking metrics."""
+"""95 % intervals: of shares, and of any metric by resampling images.
+
+Images are resampled by weights instead of counts (the Bayesian bootstrap, Rubin 1981): no image is ever left out, and
+whole groups of images share a weight. The concentration of the weights is chosen so that the spread of a mean is that
+of Student's interval, whereas plain resampling of n images is too narrow by sqrt((n - 1) / n) and by the normal
+distribution's narrower tails.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +16,12 @@ from scipy import stats
 
 LEVEL = 0.95
 RESAMPLES = 2000
+NORMAL_QUANTILE = float(stats.norm.ppf((1 + LEVEL) / 2))
 _CELLS = 1_000_000  # numbers in a block of resamples; bounds memory
+_LEAST_CONCENTRATION = 0.05  # for two or three groups, which no finite spread describes
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 
 def clopper_pearson(hits: int, n: int) -> tuple[float, float]:
@@ -21,31 +30,75 @@ def clopper_pearson(hits: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def resamples(sizes: tuple[int, ...], count: int, seed: int, cells: int = 0) -> Iterator[tuple[Floats, ...]]:
-    """Draw bootstrap resamples, stratified by group, in blocks.
+def share_interval(hits: npt.NDArray[np.bool_], groups: Indices) -> tuple[float, float]:
+    """Return the interval of a share of images that belong to groups.
+
+    Clopper and Pearson's interval at the number of independent images that would have the variance found between groups
+    (Korn and Graubard 1998). Where every image is a group of its own it is theirs.
 
     Args:
-        sizes: Number of members of each group.
+        hits: (n,) bool, not empty.
+        groups: (n,) number of each image's group.
+    """
+    n, count = len(hits), int(hits.sum())
+    sizes = np.bincount(groups)
+    sizes, sums = sizes[sizes > 0], np.bincount(groups, hits)[sizes > 0]
+    if len(sizes) == n:
+        return clopper_pearson(count, n)
+    share, number = count / n, len(sizes)
+    effective = float(number)
+    if 0 < count < n and number > 1:
+        variance = number / (number - 1) * ((sums - share * sizes) ** 2).sum() / n**2
+        student = (NORMAL_QUANTILE / stats.t.ppf((1 + LEVEL) / 2, number - 1)) ** 2
+        effective = min(max(student * share * (1 - share) / max(variance, 1e-12), 1.0), float(n))
+    tail, found = (1 - LEVEL) / 2, share * effective
+    low = float(stats.beta.ppf(tail, found, effective - found + 1)) if count else 0.0
+    high = float(stats.beta.ppf(1 - tail, found + 1, effective - found)) if count < n else 1.0
+    return low, high
+
+
+def group_numbers(names: npt.NDArray[np.str_]) -> Indices:
+    """Number (n,) names of groups from 0, in order of their names."""
+    numbers: Indices = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return numbers
+
+
+def resamples(
+    groups: Sequence[Indices], count: int = RESAMPLES, seed: int = 0, cells: int = 0
+) -> Iterator[tuple[Floats, ...]]:
+    """Draw resamples of several independent strata, in blocks.
+
+    Args:
+        groups: Of each stratum, the number of each member's group (n,), from 0 without gaps.
         count: Number of resamples.
         seed: Seed of the random generator.
         cells: Numbers that the caller needs per resample; keeps blocks small.
 
     Yields:
-        For each group, how often each member is drawn: (B, n) float64.
+        For each stratum, the weight of each member: (B, n) float64, with sum n.
     """
     rng = np.random.default_rng(seed)
-    block = max(1, _CELLS // max(*sizes, cells, 1))
+    block = max(1, _CELLS // max(*(len(members) for members in groups), cells, 1))
     for start in range(0, count, block):
         rows = min(block, count - start)
-        yield tuple(_drawn(rng, rows, size) for size in sizes)
+        yield tuple(_weights(rng, rows, members) for members in groups)
 
 
-def _drawn(rng: np.random.Generator, rows: int, size: int) -> Floats:
-    """Return how often each of `size` members is drawn in `size` draws: (rows, size) float64."""
-    draws = (
-        rng.integers(0, max(size, 1), (rows, size), np.int32) + np.arange(rows, dtype=np.int32)[:, np.newaxis] * size
-    )
-    return np.bincount(draws.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
+def _weights(rng: np.random.Generator, rows: int, groups: Indices) -> Floats:
+    number = int(groups.max()) + 1 if len(groups) else 0
+    if number < 2:
+        return np.ones((rows, len(groups)))
+    drawn = rng.standard_gamma(_concentration(number), (rows, number)) + np.finfo(np.float64).tiny
+    weights = drawn[:, groups]
+    scaled: Floats = weights * (len(groups) / weights.sum(axis=1, keepdims=True))
+    return scaled
+
+
+def _concentration(number: int) -> float:
+    """Return the concentration of Dirichlet weights with which a mean over groups has the spread of Student's
+    interval."""
+    widening = stats.t.ppf((1 + LEVEL) / 2, number - 1) / NORMAL_QUANTILE
+    return float(max(((number - 1) / widening**2 - 1) / number, _LEAST_CONCENTRATION))
 
 
 def percentile_interval(samples: Floats) -> tuple[float, float]:
@@ -55,13 +108,17 @@ def percentile_interval(samples: Floats) -> tuple[float, float]:
 
 
 def bootstrap(
-    sizes: tuple[int, ...], statistic: Callable[..., Floats], seed: int, count: int = RESAMPLES, cells: int = 0
+    groups: Sequence[Indices],
+    statistic: Callable[..., Floats],
+    seed: int = 0,
+    count: int = RESAMPLES,
+    cells: int = 0,
 ) -> Floats:
-    """Compute a statistic of every bootstrap resample.
+    """Compute a statistic of every resample.
 
     Args:
-        sizes: Number of members of each group.
-        statistic: Called with the weights (B, n) float64 of each group; returns (B,) or (M, B).
+        groups: Of each stratum, the number of each member's group (n,).
+        statistic: Called with the weights (B, n) float64 of each stratum; returns (B,) or (M, B).
         seed: Seed of the random generator.
         count: Number of resamples.
         cells: Numbers that `statistic` needs per resample; keeps blocks small.
@@ -69,5 +126,5 @@ def bootstrap(
     Returns:
         (count,) or (M, count) float64.
     """
-    parts = [statistic(*weights) for weights in resamples(sizes, count, seed, cells)]
+    parts = [statistic(*weights) for weights in resamples(groups, count, seed, cells)]
     return np.concatenate(parts, axis=-1)

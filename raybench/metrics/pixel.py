@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.metrics import curves, npz
-from raybench.metrics.intervals import bootstrap, percentile_interval
+from raybench.metrics.intervals import Indices, bootstrap, group_numbers, percentile_interval
 from raybench.metrics.masks import Mask
 from raybench.metrics.numbers import Estimate
 from raybench.metrics.sketch import Histogram, Keys, Sketch, ascending, ordered_keys, shift_for, tabulate
 
 LIMIT, STRICT_LIMIT = 0.3, 0.05
 PIMO_LOW, PIMO_HIGH = 1e-5, 1e-4
+_PIMO_REACH = 20.0  # a resample may give the images with the highest pixels a small weight
 SUMMARY_POINTS = 64
 SUMMARISED_IMAGES = 2000
 _VERSION = 2
@@ -160,11 +161,14 @@ class PixelSketch:
         summaries = {name: Summary(masses, points) for name, masses, points in rows}
         return cls(Sketch(int(arrays["shift"]), arrays["low"], arrays["high"], arrays["columns"]), summaries)
 
-    def evaluate(self, seed: int = 0, *, intervals: bool = True) -> PixelQuality:
+    def evaluate(
+        self, groups: Mapping[str, str] | None = None, seed: int = 0, *, intervals: bool = True
+    ) -> PixelQuality:
         """Compute the metrics.
 
         Args:
-            seed: Seed of the bootstrap over images.
+            groups: Group of each image by image_id, resampled as a whole; each image is its own if None.
+            seed: Seed of the resamples.
             intervals: Whether to compute intervals.
         """
         columns = self._sketch.columns[::-1].T.astype(np.float64)  # (5, K), highest scores first
@@ -176,24 +180,24 @@ class PixelSketch:
                 reason = "no masks of anomalous pixels" if images else "no masks"
             return PixelQuality(*[Estimate(None, n=images, reason=reason)] * len(fields(PixelQuality)))
         values = _metrics(columns[NORMAL], columns[ANOMALOUS], columns[REGION], self._sketch.tied[::-1])
-        spread = self._spread(seed) if intervals else [(0.0, 0.0)] * len(values)
+        spread = self._spread(groups, seed) if intervals else [(0.0, 0.0)] * len(values)
         auroc, ap, f1, pro, pro_05 = (
             _estimate(value, offsets, images, intervals) for value, offsets in zip(values.tolist(), spread, strict=True)
         )
-        return PixelQuality(auroc, ap, f1, pro, pro_05, self._aupimo(columns, seed, intervals))
+        return PixelQuality(auroc, ap, f1, pro, pro_05, self._aupimo(columns, groups, seed, intervals))
 
-    def _spread(self, seed: int) -> list[tuple[float, float]]:
+    def _spread(self, groups: Mapping[str, str] | None, seed: int) -> list[tuple[float, float]]:
         """Return for each metric the interval of resamples of the images, relative to the value of all images."""
         rows = self._rows()
         n = len(rows)
 
         def statistic(drawn: Floats) -> Floats:
-            usable = drawn[((drawn @ rows.sum(-1)) > 0).all(axis=1)]  # resamples with normal and anomalous pixels
-            sums = (usable @ rows.reshape(n, -1)).reshape(-1, 3, rows.shape[-1])
+            sums = (drawn @ rows.reshape(n, -1)).reshape(-1, 3, rows.shape[-1])
             return _metrics(sums[:, NORMAL], sums[:, ANOMALOUS], sums[:, REGION])
 
         whole = statistic(np.ones((1, n)))[:, 0]
-        samples = bootstrap((n,), statistic, seed, cells=20 * rows.shape[-1])
+        strata = _numbers(sorted(self._summaries), groups)
+        samples = bootstrap((strata,), statistic, seed, cells=20 * rows.shape[-1])
         return [percentile_interval(row - centre) for row, centre in zip(samples, whole, strict=True)]
 
     def _rows(self) -> Floats:
@@ -211,23 +215,53 @@ class PixelSketch:
         size = len(keys) * 3 * (len(edges) + 1)
         return np.bincount(place.ravel(), mass.ravel(), size).astype(np.float64).reshape(len(keys), 3, -1)
 
-    def _aupimo(self, columns: Floats, seed: int, intervals: bool) -> Estimate:
+    def _aupimo(self, columns: Floats, groups: Mapping[str, str] | None, seed: int, intervals: bool) -> Estimate:
         clean, needed = columns[CLEAN].sum(), round(1 / PIMO_LOW)
-        anomalous = [summary for _, summary in sorted(self._summaries.items()) if summary.masses[ANOMALOUS]]
+        names = [name for name, summary in sorted(self._summaries.items()) if summary.masses[ANOMALOUS]]
         if clean < needed:
             reason = f"AUPIMO needs {needed} pixels of OK images, there are {int(clean)}"
-            return Estimate(None, n=len(anomalous), reason=reason)
-        false, true = curves.shares(columns[CLEAN]), curves.shares(columns[IMAGE])
-        value = curves.log_area(false, true, PIMO_LOW, PIMO_HIGH)
-        if not intervals or not anomalous:
-            return Estimate(value, n=len(anomalous))
-        grid = np.geomspace(PIMO_LOW, PIMO_HIGH, SUMMARY_POINTS)
-        buckets = np.searchsorted(false[1:], grid).clip(max=len(self._sketch.low) - 1)
-        limits = self._sketch.low[::-1][buckets]
-        points = np.stack([summary.points[ANOMALOUS] for summary in anomalous])  # (n, P)
-        by_image = (points[:, :, np.newaxis] >= limits).mean(axis=(1, 2))  # (n,)
-        samples = bootstrap((len(by_image),), lambda drawn: drawn @ by_image / len(by_image), seed)
-        return _estimate(value, percentile_interval(samples - by_image.mean()), len(by_image), intervals)
+            return Estimate(None, n=len(names), reason=reason)
+        value = curves.log_area(curves.shares(columns[CLEAN]), curves.shares(columns[IMAGE]), PIMO_LOW, PIMO_HIGH)
+        ok = [name for name, summary in sorted(self._summaries.items()) if not summary.masses[ANOMALOUS]]
+        if not intervals or not names or not ok:
+            return Estimate(value, n=len(names))
+        keys, masses, recalls = self._top_keys(ok, names)
+        false_rates = np.geomspace(PIMO_LOW, PIMO_HIGH, SUMMARY_POINTS)
+        totals = np.array([self._summaries[name].masses[NORMAL] for name in ok])
+
+        def statistic(of_ok: Floats, of_ng: Floats) -> Floats:
+            """Average the recall at the thresholds that resampled OK images set, over resampled anomalous ones."""
+            false = np.cumsum(of_ok[:, keys] * masses, axis=1) / (of_ok @ totals)[:, np.newaxis]
+            recall = of_ng @ recalls / len(names)
+            at = np.stack([(false < rate).sum(axis=1) for rate in false_rates], axis=1).clip(max=len(keys) - 1)
+            mean: Floats = np.take_along_axis(recall, at, 1).mean(axis=1)
+            return mean
+
+        whole = statistic(np.ones((1, len(ok))), np.ones((1, len(names))))
+        strata = _numbers(ok, groups), _numbers(names, groups)
+        samples = bootstrap(strata, statistic, seed, cells=4 * len(keys))
+        return _estimate(value, percentile_interval(samples - whole), len(names), intervals)
+
+    def _top_keys(self, ok: Sequence[str], ng: Sequence[str]) -> tuple[npt.NDArray[np.intp], Floats, Floats]:
+        """Return the highest points of OK images, as many as thresholds of AUPIMO may need in any resample.
+
+        Returns:
+            (K,) number of the image of each point, highest first; (K,) its mass in pixels; and (ng, K) the share of
+            each anomalous image at or above it.
+        """
+        points = np.stack([self._summaries[name].points[NORMAL] for name in ok])
+        mass = np.array([self._summaries[name].masses[NORMAL] for name in ok])[:, np.newaxis] * _SHARES[NORMAL]
+        order = np.argsort(points, axis=None)[::-1]
+        count = int((np.cumsum(mass.ravel()[order]) < _PIMO_REACH * PIMO_HIGH * mass.sum()).sum()) + 1
+        top = order[:count]
+        limits = points.ravel()[top]
+        found = np.stack([np.sort(self._summaries[name].points[ANOMALOUS]) for name in ng])
+        above = [SUMMARY_POINTS - np.searchsorted(row, limits) for row in found]
+        return top // SUMMARY_POINTS, mass.ravel()[top], np.stack(above) / SUMMARY_POINTS
+
+
+def _numbers(names: Sequence[str], groups: Mapping[str, str] | None) -> Indices:
+    return group_numbers(np.array([name if groups is None else groups[name] for name in names], np.str_))
 
 
 def _estimate(value: float, offsets: tuple[float, float], n: int, interval: bool) -> Estimate:

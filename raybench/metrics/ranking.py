@@ -1,12 +1,16 @@
-"""Rank models by image AUROC over the same images, and find those whose difference is not significant.
+"""Resample several models together: on the same images, so that their differences are known better than their values.
 
-All models are resampled together (stratified bootstrap over images). An image that is hard is hard for all models, so
-their differences are known more precisely than their values.
+An image that is hard is hard for every model. Each draw gives each model an image AUROC, its recall at a common
+false-alarm rate and, with its held-back images resampled as well, its recall and false-alarm rate at its own threshold.
+
+Draws do not depend on the order or the names of models, nor on the other models: a model's own noise is seeded with its
+scores. Two models with the same scores have the same draws.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,110 +19,193 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.metrics.image import ImageScores, Ranked, missing
-from raybench.metrics.intervals import RESAMPLES, bootstrap, percentile_interval
+from raybench.metrics.intervals import RESAMPLES, Indices, percentile_interval, resamples
 from raybench.metrics.numbers import Estimate
+from raybench.metrics.separation import confidence_draws
+from raybench.metrics.threshold import conformal_quantiles
+
+SEED_SD = 0.015
+"""Standard deviation of image AUROC between trainings that is assumed at an AUROC of 0.5; it falls with
+sqrt(AUROC (1 - AUROC)) towards 0 and 1."""
+SEED_DEGREES = 3
+"""Seeds that the assumption is worth. The seeds of a model that were run are counted beside them."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
-    """Models in order of image AUROC, with their bootstrap resamples."""
+class SampledModel:
+    """A model's metrics on all images, and in B draws."""
 
-    models: tuple[str, ...]
-    """The best first."""
-    values: Floats
-    """(M,) float64: image AUROC."""
-    samples: Floats
-    """(M, B) float64: image AUROC in B resamples, which are the same for all models."""
-    images: int
-    """Number of images that the ranking is based on."""
-
-    @property
-    def leader(self) -> str:
-        """The model with the highest image AUROC."""
-        return self.models[0]
-
-    @property
-    def tied(self) -> tuple[str, ...]:
-        """The leader and all models that are not significantly worse: the 95 % interval of the difference holds 0."""
-        return tuple(model for model in self.models if not self.is_better(self.leader, model))
-
-    def value(self, model: str) -> Estimate:
-        """Return the image AUROC of a model."""
-        index = self.models.index(model)
-        return Estimate(float(self.values[index]), *percentile_interval(self.samples[index]), self.images)
-
-    def gap(self, first: str, second: str) -> Estimate:
-        """Return the image AUROC of `first` minus that of `second`."""
-        a, b = self.models.index(first), self.models.index(second)
-        interval = percentile_interval(self.samples[a] - self.samples[b])
-        return Estimate(float(self.values[a] - self.values[b]), *interval, self.images)
-
-    def is_better(self, first: str, second: str) -> bool:
-        """Tell whether `first` is significantly better than `second`."""
-        return first != second and (self.gap(first, second).low or 0.0) > 0.0
-
-    def places(self, model: str) -> tuple[int, int]:
-        """Return the best and the worst rank of `model`: behind all that are better, ahead of all that are worse."""
-        better = sum(self.is_better(other, model) for other in self.models)
-        worse = sum(self.is_better(model, other) for other in self.models)
-        return 1 + better, len(self.models) - worse
+    auroc: float
+    auroc_draws: Floats
+    """(B,) float64."""
+    recall: float
+    """Recall at the common false-alarm rate, set on the test images themselves."""
+    recall_draws: Floats
+    """(B,) float64."""
+    own_recall: float | None
+    """Recall at its own threshold. None without held-back images."""
+    own_recall_draws: Floats | None
+    """(B,) float64."""
+    own_false_alarm_rate: float | None
+    """False-alarm rate at its own threshold. None without held-back images."""
+    own_false_alarm_draws: Floats | None
+    """(B,) float64."""
 
 
-def rank(scores: Mapping[str, Sequence[ImageScores]], draws: int = RESAMPLES, name: str = "") -> Ranking | Estimate:
-    """Rank models by their scores on the images that all of them scored.
+@dataclass(frozen=True)
+class SampledModels:
+    """Models resampled together."""
+
+    models: Mapping[str, SampledModel]
+    ok: int
+    """Number of OK images."""
+    ng: int
+    """Number of NG images."""
+    ok_groups: int
+    """Number of groups of OK images, which are resampled."""
+    ng_groups: int
+    """Number of groups of NG images, which are resampled."""
+
+
+def sample_models(
+    scores: Mapping[str, Sequence[ImageScores]],
+    false_alarm_rate: float,
+    held_out: Mapping[str, Sequence[ImageScores]] | None = None,
+    draws: int = RESAMPLES,
+) -> SampledModels | Estimate:
+    """Resample the images that all models scored.
 
     Args:
         scores: By model, the scores of each of its seeds. A model's value is the mean over its seeds.
-        draws: Number of bootstrap resamples.
-        name: Name of the line. Lines are resampled independently of each other.
+        false_alarm_rate: False-alarm rate at which recalls are compared; also the budget of their own thresholds.
+        held_out: By model, the scores of held-back OK images of each of its seeds, in the order of `scores`.
+        draws: Number of draws.
 
     Returns:
-        The ranking, or an undefined estimate with the reason why there is none.
+        The draws, or an undefined estimate with the reason why there are none.
     """
     all_scores = [images for seeds in scores.values() for images in seeds]
     ids = functools.reduce(np.intersect1d, (images.image_ids for images in all_scores))
-    labels = all_scores[0].only(ids).labels
-    ok, ng = (int((labels == label).sum()) for label in ("ok", "ng"))
-    if undefined := missing(ok, ng):
+    common = all_scores[0].only(ids)
+    sizes = len(common.of_label("ok")), len(common.of_label("ng"))
+    if undefined := missing(*sizes):
         return undefined
-    tables = [[_table(images.only(ids)) for images in seeds] for seeds in scores.values()]
+    groups = common.groups_of("ok"), common.groups_of("ng")
+    counts = int(groups[0].max()) + 1, int(groups[1].max()) + 1
+    seeds = {
+        model: [
+            _Seed(images.only(ids), false_alarm_rate, held_out[model][index] if held_out else None)
+            for index, images in enumerate(of_model)
+        ]
+        for model, of_model in scores.items()
+    }
+    drawn = _draw([seed for of_model in seeds.values() for seed in of_model], groups, draws)
+    models = {model: _sampled(of_model, drawn, sizes, counts) for model, of_model in seeds.items()}
+    return SampledModels(models, *sizes, *counts)
 
-    def statistic(ok: Floats, ng: Floats) -> Floats:
-        return np.stack([np.mean([table.auroc(ok, ng) for table in seeds], axis=0) for seeds in tables])
 
-    values = statistic(np.ones((1, ok)), np.ones((1, ng)))[:, 0]
-    samples = bootstrap((ok, ng), statistic, zlib.crc32(name.encode()), draws)
-    return _sorted(tuple(scores), values, samples, ok + ng)
+def _draw(seeds: Sequence[_Seed], groups: tuple[Indices, Indices], count: int) -> Mapping[_Seed, Floats]:
+    """Return the metrics of all seeds in the same `count` resamples, a few resamples at a time."""
+    blocks: dict[_Seed, list[Floats]] = {seed: [] for seed in seeds}
+    start = 0
+    for ok, ng in resamples(groups, count):
+        for seed in seeds:
+            blocks[seed].append(seed.metrics(ok, ng, start))
+        start += len(ok)
+    return {seed: np.concatenate(parts, axis=1) for seed, parts in blocks.items()}
 
 
-def _table(images: ImageScores) -> Ranked:
-    return Ranked(images.of_label("ok"), images.of_label("ng"))
+class _Seed:
+    """One trained detector: its test scores, and those of its held-back images."""
+
+    def __init__(self, images: ImageScores, false_alarm_rate: float, held_out: ImageScores | None) -> None:
+        self.ok, self.ng = images.of_label("ok"), images.of_label("ng")
+        self.ranked = Ranked(self.ok, self.ng)
+        self.false_alarm_rate = false_alarm_rate
+        self.held_out = held_out if held_out is not None and len(held_out.scores) else None
+        ranks = np.unique(images.scores, return_inverse=True)[1].astype(np.int64)
+        self.noise_seed = zlib.crc32(ranks.tobytes())  # the metrics depend on nothing else
+
+    @functools.cached_property
+    def values(self) -> Floats:
+        """AUROC, recall and, with held-back images, own recall and own false-alarm rate: (2,) or (4,)."""
+        held_out = np.ones((1, len(self.held_out.scores) if self.held_out else 0))
+        return self._metrics(np.ones((1, len(self.ok))), np.ones((1, len(self.ng))), self._limits(held_out))[:, 0]
+
+    def metrics(self, ok: Floats, ng: Floats, start: int) -> Floats:
+        """Return the metrics in resamples from number `start` on: (2 or 4, B)."""
+        return self._metrics(ok, ng, self._drawn_limits[start : start + len(ok)])
+
+    @functools.cached_property
+    def _drawn_limits(self) -> Floats:
+        if self.held_out is None:
+            return np.zeros(0)
+        groups = self.held_out.groups_of("ok")
+        return np.concatenate([self._limits(held_out) for (held_out,) in resamples([groups], RESAMPLES, seed=1)])
+
+    def _limits(self, held_out: Floats) -> Floats:
+        """Return the threshold of each resample of the held-back images, (B,); empty without them."""
+        if self.held_out is None:
+            return np.zeros(0)
+        groups = self.held_out.groups_of("ok")
+        return conformal_quantiles(self.held_out.scores, groups, held_out, self.false_alarm_rate)
+
+    def _metrics(self, ok: Floats, ng: Floats, limits: Floats) -> Floats:
+        found = self.ranked.auroc_and_recall(ok, ng, self.false_alarm_rate)
+        if self.held_out is None:
+            return found
+        own = [(of * (scores > limits[:, np.newaxis])).mean(axis=1) for of, scores in ((ng, self.ng), (ok, self.ok))]
+        return np.concatenate([found, own])
 
 
-def mean_ranking(rankings: Sequence[Ranking]) -> Ranking | None:
-    """Rank models by their mean image AUROC over several lines; None if no model is ranked on all of them.
+def _sampled(
+    seeds: Sequence[_Seed], drawn_by: Mapping[_Seed, Floats], sizes: tuple[int, int], groups: tuple[int, int]
+) -> SampledModel:
+    by_seed = np.stack([seed.values for seed in seeds])  # (S, 2 or 4)
+    drawn = np.mean([drawn_by[seed] for seed in seeds], axis=0)
+    values = by_seed.mean(axis=0).tolist()
+    rng = np.random.default_rng(sorted(seed.noise_seed for seed in seeds))
+    noise = rng.standard_normal(drawn.shape[1])
+    error, degrees = seed_error(by_seed[:, 0].tolist())
+    auroc = confidence_draws(values[0], drawn[0], sizes, groups, noise) + error * rng.standard_t(degrees, len(noise))
+    own = (values[2], drawn[2], values[3], drawn[3]) if len(drawn) == 4 else (None, None, None, None)
+    return SampledModel(values[0], np.clip(auroc, 0.0, 1.0), values[1], drawn[1], *own)
 
-    Lines are not resampled: the intervals are valid for these lines, not for others.
+
+def seed_error(values: Sequence[float]) -> tuple[float, int]:
+    """Return the standard error of the mean of a share over seeds, and its degrees of freedom.
+
+    The variance between seeds is estimated from their own spread and the assumed one (inverse-gamma prior).
     """
-    if not rankings:
-        return None
-    models = [model for model in rankings[0].models if all(model in ranking.models for ranking in rankings)]
-    if not models:
-        return None
-    rows = [[ranking.models.index(model) for model in models] for ranking in rankings]
-    values = np.mean([ranking.values[row] for ranking, row in zip(rankings, rows, strict=True)], axis=0)
-    samples = np.mean([ranking.samples[row] for ranking, row in zip(rankings, rows, strict=True)], axis=0)
-    return _sorted(tuple(models), values, samples, sum(ranking.images for ranking in rankings))
+    count = len(values)
+    mean = sum(values) / count
+    assumed = SEED_SD**2 * 4 * mean * (1 - mean)
+    found = sum((value - mean) ** 2 for value in values)
+    degrees = SEED_DEGREES + count - 1
+    return math.sqrt((SEED_DEGREES * assumed + found) / degrees / count), degrees
 
 
 def paired_difference(first: ImageScores, second: ImageScores, draws: int = RESAMPLES) -> Estimate:
-    """Return the image AUROC of `first` minus that of `second` on their common images, resampled together."""
-    ranking = rank({"first": [first], "second": [second]}, draws)
-    return ranking.gap("first", "second") if isinstance(ranking, Ranking) else ranking
+    """Return the image AUROC of `first` minus that of `second` on their common images, resampled together.
 
-
-def _sorted(models: tuple[str, ...], values: Floats, samples: Floats, images: int) -> Ranking:
-    order = sorted(range(len(models)), key=lambda index: (-values[index], models[index]))
-    return Ranking(tuple(models[index] for index in order), values[order], samples[order], images)
+    The difference is that of these two trained detectors: seeds do not count.
+    """
+    ids = np.intersect1d(first.image_ids, second.image_ids)
+    one, other = first.only(ids), second.only(ids)
+    sizes = len(one.of_label("ok")), len(one.of_label("ng"))
+    if undefined := missing(*sizes):
+        return undefined
+    groups = one.groups_of("ok"), one.groups_of("ng")
+    counts = int(groups[0].max()) + 1, int(groups[1].max()) + 1
+    seeds = [_Seed(images, 0.5, None) for images in (one, other)]
+    drawn = _draw(seeds, groups, draws)
+    values = [float(seed.values[0]) for seed in seeds]
+    samples = [
+        confidence_draws(
+            value, drawn[seed][0], sizes, counts, np.random.default_rng(seed.noise_seed).standard_normal(draws)
+        )
+        for value, seed in zip(values, seeds, strict=True)
+    ]
+    return Estimate(values[0] - values[1], *percentile_interval(samples[0] - samples[1]), sum(sizes))

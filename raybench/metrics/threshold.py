@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from raybench.metrics.intervals import LEVEL
+from raybench.metrics.intervals import LEVEL, Indices
 from raybench.metrics.numbers import Threshold
 
 MAX_EXCESS = 100.0
@@ -74,6 +74,30 @@ def _weights(groups: Sequence[str] | npt.NDArray[np.str_]) -> npt.NDArray[np.flo
     _, index, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     weights: npt.NDArray[np.float64] = 1 / sizes[index]
     return weights
+
+
+def conformal_quantiles(
+    scores: npt.NDArray[np.float64], groups: Indices, weights: npt.NDArray[np.float64], budget: float
+) -> npt.NDArray[np.float64]:
+    """Compute the threshold of each resample of the held-back images.
+
+    Args:
+        scores: (n,) float64, at least one.
+        groups: (n,) number of each image's group.
+        weights: (B, n) weight of each image in each resample, equal within groups.
+        budget: The false-alarm rate asked for.
+
+    Returns:
+        (B,) float64; with weights of 1, the value of `conformal_threshold`.
+    """
+    sizes = np.bincount(groups)
+    count = len(sizes)
+    order = np.lexsort((1 / sizes[groups], scores))
+    shared = (weights / sizes[groups])[:, order]
+    below = np.cumsum(shared, axis=1) * (count / shared.sum(axis=1, keepdims=True))
+    at = (below < (count + 1) * (1 - budget) - _ROUNDING).sum(axis=1).clip(max=len(scores) - 1)
+    limits: npt.NDArray[np.float64] = scores[order][at]
+    return limits
 
 
 def excess_of(score: float, threshold: Threshold) -> float:

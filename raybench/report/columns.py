@@ -13,10 +13,11 @@ import pandas as pd
 
 from raybench.analysis.board import Board, Overall
 from raybench.analysis.cost_report import cost
-from raybench.analysis.decision import Verdict, format_number
 from raybench.analysis.flags import Flag
 from raybench.analysis.line_summary import LineSummary
 from raybench.analysis.rows import BoardRow
+from raybench.analysis.sentences import format_number, format_probability
+from raybench.analysis.verdict import Verdict
 from raybench.metrics.numbers import Estimate
 from raybench.report.column import ALL, DASH, READ, Column, Output
 
@@ -256,7 +257,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
         "rank",
         output=ALL,
         position=30,
-        help="All places that the intervals of the differences between models leave; 1 is best.",
+        help="The middle 95 % of the ranks that the model may have by utility; 1 is best.",
     ),
     Column(
         "grade",
@@ -264,9 +265,28 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
         "grade",
         output=Output.CSV | Output.REPORT,
         position=20,
-        help="best, good, not good, or not enough images to tell; the last column says why.",
+        help="best: at most the margin behind any other, for 95 % sure; not told apart; worse; not good enough; not "
+        "admissible; failed. The last column says why.",
     ),
-    Column("worth", lambda board, row: board.verdict_on(row.line).worth.get(row.model)),
+    Column("utility", lambda board, row: board.verdict_on(row.line).utilities.get(row.model)),
+    Column(
+        "probability_best",
+        lambda board, row: (found := board.verdict_on(row.line).standings.get(row.model)) and found.best,
+        "P(best)",
+        format_probability,
+        Output.CSV | Output.REPORT,
+        25,
+        help="Probability that no other model compared has a higher utility.",
+    ),
+    Column(
+        "expected_loss",
+        lambda board, row: (found := board.verdict_on(row.line).standings.get(row.model)) and found.loss,
+        "expected loss",
+        _fixed(3),
+        Output.CSV | Output.REPORT,
+        27,
+        help="Utility of the best model, whichever it is, minus that of this one, on average over what may be true.",
+    ),
     Column(
         "conclusion",
         lambda board, row: board.verdict_on(row.line).conclusions.get(row.model, ""),
@@ -375,7 +395,7 @@ SUMMARY_COLUMNS: tuple[Column[LineSummary], ...] = (
         lambda _, row: row.conclusion,
         "conclusion",
         output=READ,
-        help="best, good, not good, or not enough images to tell.",
+        help="Grade of the model to run, or why there is none.",
     ),
 )
 """Of one line in short, from left to right."""

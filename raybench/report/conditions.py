@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from raybench.analysis.board import Board
 from raybench.analysis.cost_report import format_cost
-from raybench.analysis.decision import CRITERIA
 from raybench.analysis.rows import BoardRow
+from raybench.analysis.verdict import DecisionSettings
+from raybench.metrics.ranking import SEED_SD
 
 BUSY = 0.15
 """Share of the cores that other programs may keep busy before a time is reported with that load."""
@@ -23,18 +24,18 @@ def conditions(board: Board) -> list[str]:
         {f"{speed.device}, {speed.dtype}, {speed.threads} threads" for row in board.rows if (speed := row.speed)}
     )
     texts = [
-        "intervals: 95 %, over images; rank: all places that the intervals leave; recall and false alarms at the "
-        f"OK-only threshold with a budget of {_budgets(board)}; promised: what the held-back OK images "
-        "can promise on average",
+        "intervals: 95 %, over images and seeds; P(best): probability that no other model compared has a higher "
+        "utility; expected loss: what the best model has more, on average over what may be true; rank: 95 % of the "
+        "ranks that a model may have",
+        f"recall and false alarms: at the OK-only threshold with a budget of {_budgets(board)}; promised: what the "
+        "held-back OK images can promise on average",
         "defects found: regions of the masks that the heat map touches, above the value that at most that share of OK "
         "images reaches anywhere",
         "ms/image: model only, batch 1, median, alone on the device; test min: the test set one by one, "
         "decoding included; MB: the saved detector (10^6 bytes)",
     ]
-    weights = ", ".join(f"{CRITERIA[name]} {weight:g}" for name, weight in context.weights.items())
-    texts.append(
-        f"of models that cannot be told apart by image AUROC the verdict names the one worth most by {weights}"
-    )
+    texts.append(_utility(context.decision))
+    texts += _one_seed(board)
     texts += [f"device: {text}" for text in speeds]
     texts += _mixed_devices(board)
     texts += _disturbed([row for row in board.rows if row.speed])
@@ -45,6 +46,32 @@ def conditions(board: Board) -> list[str]:
         texts.append(f"{context.pending} units are still to be done; the same command goes on with them")
     versions = ", ".join(f"{name} {version}" for name, version in context.versions.items())
     return [*texts, f"{context.created}, experiment {context.digest[:12]}, {versions}"]
+
+
+def _utility(decision: DecisionSettings) -> str:
+    """What counts in the verdict."""
+    rates, margin = decision.verdict, decision.verdict.margin
+    if decision.costs:
+        costs = decision.costs
+        return (
+            "utility: minus expected cost per image, in units of the cost of missing every defect; a missed defect "
+            f"costs {costs.missed_defect:g}, a false alarm {costs.false_alarm:g}, a millisecond {costs.ms:g}, and "
+            f"{costs.defect_rate:.3g} of images are NG; models within {margin:g} are as good"
+        )
+    return (
+        f"utility: image AUROC + {rates.recall:g} × recall at the false-alarm budget + {rates.heat_map:g} × heat map - "
+        f"{rates.ms:g} per ms - {rates.mb:g} per MB; models within {margin:g} are as good"
+    )
+
+
+def _one_seed(board: Board) -> list[str]:
+    """Whether trainings were repeated."""
+    if any(len(row.seeds) > 1 for row in board.rows) or not any(row.seeds for row in board.rows):
+        return []
+    return [
+        "one seed: intervals hold for these trained detectors; that another training may rank them differently is "
+        f"assumed (standard deviation of {SEED_SD:g} at an AUROC of 0.5), `seeds: [0, 1, 2]` measures it"
+    ]
 
 
 def _budgets(board: Board) -> str:

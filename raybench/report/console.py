@@ -15,6 +15,7 @@ from raybench.analysis.board import Board
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.queue_evaluation import QueueEvaluation
 from raybench.analysis.run_summary import RunSummary
+from raybench.analysis.verdict import Verdict
 from raybench.config.unit import Unit
 from raybench.report.column import Column, Output, Row, cells, headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS
@@ -76,7 +77,9 @@ def console_board(board: Board, lines: Sequence[str] = ()) -> RenderableType:
     for line in lines or (board.lines if few else ()):
         parts += _of_line(board, line)
     if len(board.lines) > 1 and not lines:
-        parts.append(Text(board.over_all.sentence if board.over_all else "all lines", style="bold"))
+        parts += _verdict(board.over_all) if board.over_all else [Text("all lines", style="bold")]
+        if board.critical_difference:
+            parts.append(Text(board.critical_difference.sentence, style="dim"))
         parts += [_table(OVERALL_COLUMNS, board, board.overall), Text("")]
     if not few and not lines:
         parts += [*_worst(board, worst_first(board)), Text("")]
@@ -85,12 +88,16 @@ def console_board(board: Board, lines: Sequence[str] = ()) -> RenderableType:
 
 
 def _verdicts(board: Board) -> list[Text]:
-    over_all = [Text(board.over_all.sentence, style="bold")] if board.over_all else []
+    over_all = _verdict(board.over_all) if board.over_all else []
     if len(board.lines) <= FEW_LINES:
-        return [*(Text(verdict.sentence, style="bold") for verdict in board.verdicts), *over_all]
+        return [*(text for verdict in board.verdicts for text in _verdict(verdict)), *over_all]
     summaries = worst_first(board)
     worst = [Text(board.verdict_on(summary.line).sentence) for summary in summaries[:WORST_TOLD]]
     return [*over_all, Text(f"{poor_lines(summaries)} The worst {len(worst)} of {len(summaries)}:"), *worst]
+
+
+def _verdict(verdict: Verdict) -> list[Text]:
+    return [Text(verdict.sentence, style="bold"), *(Text(note, style="yellow") for note in verdict.notes)]
 
 
 def _annotation(queues: Sequence[QueueEvaluation]) -> list[Text]:
@@ -124,7 +131,7 @@ def _of_line(board: Board, line: str) -> list[RenderableType]:
         shown.style = "bold" if row.model == verdict.run else None
     payoff = board.payoff_on(line)
     return [
-        Text(verdict.sentence, style="bold"),
+        *_verdict(verdict),
         table,
         *([Text(payoff.sentence, style="dim")] if payoff else []),
         Text(""),

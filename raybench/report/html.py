@@ -16,7 +16,6 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from raybench.analysis.board import Board
-from raybench.analysis.decision import CRITERIA
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.report.column import headers
 from raybench.report.columns import FLAG_COLUMNS, HELP, LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS
@@ -49,7 +48,6 @@ def render(
         line_headers=headers(LINE_COLUMNS),
         flag_headers=headers(FLAG_COLUMNS),
         explained=HELP,
-        criteria=CRITERIA,
         style=_part("page.css"),
         scripts=scripts,
         script_sources=" ".join(_source(script) for script in scripts),

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from raybench.analysis.board import Board
-from raybench.analysis.decision import Verdict, format_number
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.queue_evaluation import QueueEvaluation
 from raybench.analysis.rows import BoardRow
+from raybench.analysis.sentences import format_number
+from raybench.analysis.verdict import Verdict
 from raybench.metrics.numbers import Estimate
 from raybench.report.charts import Chart, charts
 from raybench.report.column import cells, shown

@@ -109,8 +109,9 @@ def _committed(run: RunStore, unit: Unit, name: str, kind: type[R]) -> R:
 
 def _quality(partials: Partials, threshold: Threshold) -> Quality:
     images = image_quality(partials.images, threshold)
-    pixels = partials.pixels.evaluate()
-    heatmaps = heatmap_quality(partials.contrast)
+    groups = dict(zip(partials.images.image_ids.tolist(), partials.images.groups.tolist(), strict=True))
+    pixels = partials.pixels.evaluate(groups)
+    heatmaps = heatmap_quality(partials.contrast, groups)
     return Quality(**vars(images), **vars(pixels), **vars(heatmaps))
 
 

@@ -1,0 +1,109 @@
+"""Decide over several lines: the model to run where one model must serve them all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from raybench.analysis.comparison import Floats, Utility
+from raybench.analysis.decision import decide
+from raybench.analysis.verdict import Evidence, Verdict
+from raybench.metrics.intervals import RESAMPLES, percentile_interval, resamples
+from raybench.metrics.mean_ranks import largest_table
+from raybench.metrics.numbers import Estimate
+
+FEWEST_LINES = 5
+"""Lines from which on lines are resampled. Fewer lines are compared as they are, by resampling their images."""
+ALL_LINES, NOT_RUN = "all lines", "not run on every line"
+
+
+def over_all(evidence: Sequence[Evidence]) -> Verdict | None:
+    """Decide over several lines.
+
+    Only the models and lines of the largest table without a gap are compared; a model that failed on a line, or is not
+    admissible there, has the utility of a detector that tells nothing.
+
+    Returns:
+        The verdict, or None if that table has fewer than two lines or no model that finished on any of them.
+    """
+    models, lines = largest_table({line.name: {*line.utilities, *line.failed} for line in evidence})
+    compared = [line for line in evidence if line.name in lines]
+    finished = [model for model in models if any(model in line.utilities for line in compared)]
+    if len(compared) < 2 or not finished:
+        return None
+    missing = {model: [line.name for line in compared if not _takes_part(line, model)] for model in finished}
+    name = ALL_LINES if len(compared) == len(evidence) else f"{len(compared)} of {len(evidence)} lines"
+    rest = {model for line in evidence for model in (*line.utilities, *line.failed)} - set(finished)
+    aurocs = {model: [_auroc(line, model) for line in compared] for model in finished}
+    verdict = decide(
+        Evidence(
+            name=name,
+            settings=evidence[0].settings,
+            utilities={model: _mean_utility(compared, model) for model in finished},
+            aurocs={model: float(np.mean([value for value, _ in values])) for model, values in aurocs.items()},
+            auroc_draws={
+                model: _over_lines([value for value, _ in values], [draws for _, draws in values])
+                for model, values in aurocs.items()
+            },
+            excluded={
+                model: f"not admissible on any line: {compared[0].excluded.get(model, 'failed')}"
+                for model, lost in missing.items()
+                if len(lost) == len(compared)
+            },
+            failed=dict.fromkeys(sorted(set(models) - set(finished)), "finished on no compared line"),
+            numbers={
+                model: _estimate([value for value, _ in values], [draws for _, draws in values])
+                for model, values in aurocs.items()
+            },
+            notes=tuple(
+                f"{model} failed or is not admissible on {_few(lost)}; there it counts as one that tells nothing."
+                for model, lost in missing.items()
+                if lost
+            ),
+        )
+    )
+    return replace(verdict, conclusions=dict(verdict.conclusions) | dict.fromkeys(sorted(rest), NOT_RUN))
+
+
+def _takes_part(line: Evidence, model: str) -> bool:
+    return model in line.utilities and model not in line.excluded
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more lines" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _auroc(line: Evidence, model: str) -> tuple[float, Floats]:
+    if model in line.aurocs:
+        return line.aurocs[model], line.auroc_draws[model]
+    return 0.5, np.full(RESAMPLES, 0.5)
+
+
+def _mean_utility(lines: Sequence[Evidence], model: str) -> Utility:
+    parts = [
+        line.utilities[model]
+        if _takes_part(line, model)
+        else Utility(line.reference, np.full(RESAMPLES, line.reference), {"failed or not admissible": line.reference})
+        for line in lines
+    ]
+    names = dict.fromkeys(name for part in parts for name in part.terms)
+    terms = {name: float(np.mean([part.terms.get(name, 0.0) for part in parts])) for name in names}
+    draws = _over_lines([part.value for part in parts], [part.draws for part in parts])
+    return Utility(float(np.mean([part.value for part in parts])), draws, terms)
+
+
+def _over_lines(values: Sequence[float], draws: Sequence[Floats]) -> Floats:
+    """Return draws of the mean over lines: lines like these are resampled, few lines are taken as they are."""
+    if len(values) < FEWEST_LINES:
+        mean: Floats = np.mean(draws, axis=0)
+        return mean
+    (weights,) = next(iter(resamples([np.arange(len(values))], RESAMPLES, cells=1)))
+    resampled: Floats = weights @ np.array(values) / len(values)
+    return resampled
+
+
+def _estimate(values: Sequence[float], draws: Sequence[Floats]) -> Estimate:
+    return Estimate(float(np.mean(values)), *percentile_interval(_over_lines(values, draws)), len(values))

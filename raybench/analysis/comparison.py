@@ -1,0 +1,108 @@
+"""Compare models by draws of their utility: how probably each is the best, and what choosing it would cost.
+
+Each draw resamples images, held-back images and seeds, or lines, for all models together. Draws spread around the
+measured utilities, so differences of models that were measured on few images are too large: among many models, the one
+in front is in front by luck too. Differences are therefore shrunk towards 0 as if the true utilities of the models had
+a standard deviation of PRIOR_SD (normal prior), each pair by its own uncertainty. A pair's numbers do not depend on
+which other models were run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from raybench.metrics.intervals import percentile_interval
+from raybench.metrics.numbers import Estimate
+
+PRIOR_SD = 0.1
+SURE = 0.95
+_ROUNDING = 1e-12
+_NORMAL_SPREAD = float(stats.norm.ppf(0.84) - stats.norm.ppf(0.16))
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Utility:
+    """What a model is worth on a line, see `analysis.utility`."""
+
+    value: float
+    """On all images."""
+    draws: Floats
+    """(B,) float64."""
+    terms: Mapping[str, float]
+    """Summands of the value, by name."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A model among the others."""
+
+    best: float
+    """Probability that no other model has a higher utility."""
+    within_margin: float
+    """Probability that no other model has a utility higher by more than the margin."""
+    loss: float
+    """Expected utility of the best model, whichever it is, minus that of this one."""
+    behind: Estimate
+    """Utility of the leading model minus that of this one, shrunk. `value` is its expectation."""
+    places: tuple[int, int]
+    """Best and worst rank of the middle 95 % of draws."""
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it is at most the margin behind any other model, for sure."""
+        return self.within_margin >= SURE
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it is more than the margin behind another model, for sure."""
+        return self.within_margin < 1 - SURE
+
+
+def compare(utilities: Mapping[str, Utility], margin: float) -> dict[str, Standing]:
+    """Compare models.
+
+    Args:
+        utilities: Utility by model, at least one, drawn together.
+        margin: Difference in utility that does not matter.
+
+    Returns:
+        Standings by model, the highest expected utility first.
+    """
+    leader = min(utilities, key=lambda model: (-utilities[model].value, model))
+    behind = {model: _shrunk(utilities[leader].draws - utility.draws) for model, utility in utilities.items()}
+    gaps = np.stack(list(behind.values()))  # (M, B), 0 for the leader
+    lost = gaps - gaps.min(axis=0)
+    ranks = stats.rankdata(np.round(gaps, 12), method="min", axis=0)
+    standings = {
+        model: Standing(
+            best=float((lost[index] <= _ROUNDING).mean()),
+            within_margin=float((lost[index] <= margin + _ROUNDING).mean()),
+            loss=float(lost[index].mean()),
+            behind=Estimate(float(gap.mean()), *percentile_interval(gap)),
+            places=_places(ranks[index]),
+        )
+        for index, (model, gap) in enumerate(behind.items())
+    }
+    return dict(sorted(standings.items(), key=lambda item: (item[1].loss, item[0])))
+
+
+def _shrunk(difference: Floats) -> Floats:
+    """Return draws of the posterior of a difference of which (B,) `difference` is the likelihood."""
+    low, high = np.quantile(difference, [0.16, 0.84])
+    variance = ((high - low) / _NORMAL_SPREAD) ** 2  # trainings of few seeds have a variance that need not be finite
+    kept = 2 * PRIOR_SD**2 / (2 * PRIOR_SD**2 + variance)
+    mean = difference.mean()
+    shrunk: Floats = kept * mean + np.sqrt(kept) * (difference - mean)
+    return shrunk
+
+
+def _places(ranks: npt.NDArray[np.float64]) -> tuple[int, int]:
+    low, high = np.quantile(ranks, [(1 - SURE) / 2, (1 + SURE) / 2], method="nearest")
+    return int(low), int(high)
