@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+IDLE_LOAD = 0.1
+"""Share of the machine's cores that other programs may use while a speed is measured."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -52,12 +55,15 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Speed:
-    """Inference time with the device to itself, and its conditions."""
+    """Inference time with the device to itself, and its conditions.
+
+    Times are wall times. On a CPU that other programs kept busy they are those of `timing.estimate_idle_speed`.
+    """
 
     p50_ms: float
     """Median time of the model alone at batch size 1."""
     p95_ms: float
-    """95th percentile of the time of the model alone at batch size 1."""
+    """95th percentile of the same: the median over three rounds of calls, so that one disturbance does not decide."""
     prepare_ms: float
     """Median time to decode an image and resize it for the network."""
     end_to_end_ms: float
@@ -78,6 +84,13 @@ class Speed:
     """Peak memory of the device in 10^6 bytes. None if the device does not report it."""
     other_load: float = 0.0
     """Share of the machine's cores that other programs used meanwhile. It should be close to 0."""
+    wall_p50_ms: float | None = None
+    """The measured median where `p50_ms` is an estimate from CPU time. None where `p50_ms` was measured."""
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other programs used the machine meanwhile, so that the times are estimates and decide nothing."""
+        return self.other_load >= IDLE_LOAD
 
 
 @dataclass(frozen=True)

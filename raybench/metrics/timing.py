@@ -16,6 +16,7 @@ MIN_REPEATS = 3
 _MEASUREMENTS = 4  # that share the budget equally
 _BATCH_REPEATS = 5
 _GAIN = 1.02  # least gain in throughput for which a larger batch is kept
+_ROUNDS = 3  # of the calls whose 95th percentile is taken
 Images = npt.NDArray[np.uint8]
 
 
@@ -45,6 +46,10 @@ class TimingOptions:
     """Returns the device's peak memory in 10^6 bytes; called last."""
     clock: Callable[[], float] = time.perf_counter
     """Returns a time in seconds."""
+    cpu_clock: Callable[[], float] = time.process_time
+    """Returns the CPU time of all threads of this process, in seconds."""
+    watch_load: Callable[[], Callable[[], float]] = lambda: lambda: 0.0
+    """Starts to watch other programs. The function that it returns gives their share of the machine's cores so far."""
 
 
 def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Images], options: TimingOptions) -> Speed:
@@ -60,13 +65,14 @@ def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Imag
     """
     image = prepare(0)
     _warm_up(lambda: run(image), options)
+    load = options.watch_load()
     prepared = _repeat(prepare, options)
     alone = _repeat(lambda _: run(image), options)
     end_to_end = _repeat(lambda i: run(prepare(i)), options)
     best = _throughput(run, image, options)
     return Speed(
         p50_ms=float(np.median(alone)) * 1e3,
-        p95_ms=float(np.quantile(alone, 0.95)) * 1e3,
+        p95_ms=_p95(alone) * 1e3,
         prepare_ms=float(np.median(prepared)) * 1e3,
         end_to_end_ms=float(np.median(end_to_end)) * 1e3,
         images_per_s=best.images_per_s,
@@ -76,7 +82,50 @@ def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Imag
         dtype=options.dtype,
         threads=options.threads,
         peak_memory_mb=options.peak_memory_mb(),
+        other_load=load(),
     )
+
+
+def estimate_idle_speed(
+    disturbed: Speed, run: Callable[[Images], object], prepare: Callable[[int], Images], options: TimingOptions
+) -> Speed:
+    """Estimate from CPU time what a model's times on the CPU would be on an idle machine.
+
+    Other programs multiply the wall time of a call and hardly change its CPU time, as long as it has one thread: with
+    several, each spins while it waits for one that another program displaced. So the CPU time is taken on one thread,
+    and divided by the number of threads of `options` as if the model made perfect use of all. The estimate is the
+    shortest time that can be expected, and never longer than the time measured.
+
+    Args:
+        disturbed: The speed that was measured while other programs used the machine.
+        run: The same model on one thread, called with (B, H, W, 3) uint8.
+        prepare: As for `measure_speed`.
+        options: As for `measure_speed`.
+    """
+    image = prepare(0)
+    images = np.repeat(image, disturbed.batch, axis=0)
+    run(image)
+    prepared_ms = float(np.median(_repeat(prepare, options, options.cpu_clock))) * 1e3
+    alone_ms = np.array(_repeat(lambda _: run(image), options, options.cpu_clock)) * 1e3 / options.threads
+    few = replace(options, repeats=_BATCH_REPEATS)
+    batch_s = float(np.median(_repeat(lambda _: run(images), few, options.cpu_clock))) / options.threads
+    p50_ms, prepare_ms = min(disturbed.p50_ms, float(np.median(alone_ms))), min(disturbed.prepare_ms, prepared_ms)
+    return replace(
+        disturbed,
+        p50_ms=p50_ms,
+        p95_ms=min(disturbed.p95_ms, _p95(alone_ms)),
+        prepare_ms=prepare_ms,
+        end_to_end_ms=min(disturbed.end_to_end_ms, prepare_ms + p50_ms),
+        images_per_s=max(disturbed.images_per_s, disturbed.batch / batch_s),
+        wall_p50_ms=disturbed.p50_ms,
+    )
+
+
+def _p95(times: npt.ArrayLike) -> float:
+    """Return the median of the rounds' 95th percentiles: a disturbance of some calls in a row spoils one round."""
+    rounds = np.array_split(np.asarray(times), _ROUNDS)
+    # Rounds of few calls may lie below the median of all.
+    return max(float(np.median(times)), float(np.median([np.quantile(part, 0.95) for part in rounds])))
 
 
 def _warm_up(work: Callable[[], object], options: TimingOptions) -> None:
@@ -115,14 +164,22 @@ def _throughput(run: Callable[[Images], object], image: Images, options: TimingO
     return best
 
 
-def _repeat(work: Callable[[int], object], options: TimingOptions) -> list[float]:
-    """Return the seconds of each call: at least MIN_REPEATS calls, then more within a share of the budget."""
-    end = options.clock() + options.budget_s / _MEASUREMENTS
+def _repeat(
+    work: Callable[[int], object], options: TimingOptions, timer: Callable[[], float] | None = None
+) -> list[float]:
+    """Return the seconds of each call: at least MIN_REPEATS calls, then more within a share of the budget.
+
+    Args:
+        work: What is timed, called with the number of the call.
+        options: Conditions and limits.
+        timer: The clock that times a call. None: `options.clock`, which limits all calls.
+    """
+    end, timer = options.clock() + options.budget_s / _MEASUREMENTS, timer or options.clock
     times: list[float] = []
     while len(times) < MIN_REPEATS or (len(times) < options.repeats and options.clock() < end):
         options.synchronize()
-        started = options.clock()
+        started = timer()
         work(len(times))
         options.synchronize()
-        times.append(options.clock() - started)
+        times.append(timer() - started)
     return times

@@ -18,7 +18,7 @@ from raybench.analysis.line_summary import LineSummary
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import format_number, format_probability
 from raybench.analysis.verdict import Verdict
-from raybench.metrics.numbers import Estimate
+from raybench.metrics.numbers import Estimate, Speed
 from raybench.report.column import ALL, DASH, READ, Column, Output
 
 ESTIMATE = ("value", "low", "high", "n", "reason")
@@ -52,6 +52,28 @@ def _places(number: Estimate) -> str:
 
 def _fixed(digits: int) -> Callable[[float], str]:
     return lambda value: f"{value:.{digits}f}"
+
+
+def _ms(speed: Speed) -> str:
+    """`15.2 (p95 17.0)`."""
+    return f"{_mark(speed.is_disturbed)}{speed.p50_ms:.1f} (p95 {speed.p95_ms:.1f})"
+
+
+def _brief_ms(speed: Speed) -> str:
+    """`15.2 (17.0)`."""
+    return f"{_mark(speed.is_disturbed)}{speed.p50_ms:.1f} ({speed.p95_ms:.1f})"
+
+
+def _mark(is_disturbed: bool) -> str:
+    return "~" if is_disturbed else ""
+
+
+def _mean_ms(board: Board, row: Overall) -> str | None:
+    """The mean of a model's medians over lines, marked if one of them is."""
+    if row.ms_per_image is None:
+        return None
+    speeds = [line.speed for line in board.rows if line.model == row.model and line.speed]
+    return f"{_mark(any(speed.is_disturbed for speed in speeds))}{row.ms_per_image:.1f}"
 
 
 def _with_failed(finished: int, failed: int) -> str:
@@ -160,14 +182,17 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     ),
     Column("region_recall_by", lambda _, row: _parts_of_regions(row)),
     Column(
-        "speed_p50_ms",
-        lambda _, row: row.speed and row.speed.p50_ms,
+        "ms_per_image",
+        lambda _, row: row.speed,
         "ms/image",
-        _fixed(1),
-        ALL,
+        _ms,
+        READ,
         110,
-        help="Model only, one image at a time, median, alone on the device.",
+        brief=_brief_ms,
+        help="Model only, one image at a time, median, alone on the device; in brackets the 95th percentile. ~: other "
+        "programs kept the machine busy; on a CPU an estimate from CPU time.",
     ),
+    Column("speed_p50_ms", lambda _, row: row.speed and row.speed.p50_ms),
     Column("speed_p95_ms", lambda _, row: row.speed and row.speed.p95_ms),
     Column("speed_prepare_ms", lambda _, row: row.speed and row.speed.prepare_ms),
     Column("speed_end_to_end_ms", lambda _, row: row.speed and row.speed.end_to_end_ms),
@@ -179,6 +204,8 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     Column("speed_out_of_memory_at", lambda _, row: row.speed and row.speed.out_of_memory_at),
     Column("speed_peak_memory_mb", lambda _, row: row.speed and row.speed.peak_memory_mb),
     Column("speed_other_load", lambda _, row: row.speed and row.speed.other_load),
+    Column("speed_wall_p50_ms", lambda _, row: row.speed and row.speed.wall_p50_ms),
+    Column("speed_is_disturbed", lambda _, row: row.speed and row.speed.is_disturbed),
     Column(
         "size_disk_mb",
         lambda _, row: row.size and row.size.disk_mb,
@@ -205,7 +232,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
         _fixed(2),
         Output.CSV | Output.REPORT,
         120,
-        help="The whole test set one by one, decoding included, in minutes.",
+        help="The whole test set one by one, decoding included, in minutes; from the times of ms/image.",
     ),
     Column("weights_note", lambda _, row: row.weights_note),
     Column("cpu_hours", lambda _, row: row.hours.cpu),
@@ -338,7 +365,7 @@ OVERALL_COLUMNS: tuple[Column[Overall], ...] = (
         help="As image AUROC, pixel by pixel, at the source's own resolution.",
     ),
     Column("au_pro", lambda _, row: row.au_pro, "AU-PRO", _fixed(3), READ),
-    Column("ms_per_image", lambda _, row: row.ms_per_image, "ms/image", _fixed(1), READ),
+    Column("ms_per_image", _mean_ms, "ms/image", output=READ),
     Column("test_minutes", lambda _, row: row.test_minutes, "test min", _fixed(2), Output.REPORT),
     Column("size_mb", lambda _, row: row.size_mb, "MB", _fixed(1), READ),
     Column(

@@ -9,10 +9,9 @@ from raybench.analysis.board import Board
 from raybench.analysis.cost_report import format_cost
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.verdict import DecisionSettings
+from raybench.metrics.numbers import IDLE_LOAD
 from raybench.metrics.ranking import SEED_SD
 
-BUSY = 0.15
-"""Share of the cores that other programs may keep busy before a time is reported with that load."""
 FEW = 8
 """Items of a kind that are listed; more are counted."""
 
@@ -31,8 +30,8 @@ def conditions(board: Board) -> list[str]:
         "held-back OK images can promise on average",
         "defects found: regions of the masks that the heat map touches, above the value that at most that share of OK "
         "images reaches anywhere",
-        "ms/image: model only, batch 1, median, alone on the device; test min: the test set one by one, "
-        "decoding included; MB: the saved detector (10^6 bytes)",
+        "ms/image: model only, batch 1, median (95th percentile), alone on the device; test min: the test set one by "
+        "one, decoding included; MB: the saved detector (10^6 bytes)",
     ]
     texts.append(_utility(context.decision))
     texts += _one_seed(board)
@@ -99,16 +98,18 @@ def _mixed_devices(board: Board) -> list[str]:
 
 def _disturbed(rows: Sequence[BoardRow]) -> list[str]:
     """Times that were taken while other programs kept the machine busy."""
-    loads = [(row, row.speed.other_load) for row in rows if row.speed and row.speed.other_load > BUSY]
-    if len(loads) > FEW:
-        worst, load = max(loads, key=lambda one: one[1])
+    found = [(row, row.speed) for row in rows if row.speed and row.speed.is_disturbed]
+    if len(found) > FEW:
+        worst, speed = max(found, key=lambda one: one[1].other_load)
         return [
-            f"{len(loads)} of {len(rows)} times were taken while other programs kept more than {BUSY:.0%} of the cores "
-            f"busy, {load:.0%} at worst ({worst.model} on {worst.line}); board.csv has each"
+            f"~: {len(found)} of {len(rows)} times were taken while other programs kept {IDLE_LOAD:.0%} of the cores "
+            f"or more busy, {speed.other_load:.0%} at worst ({worst.model} on {worst.line}); on CPUs they are "
+            "estimates from CPU time; board.csv has each"
         ]
     return [
-        f"{row.model} on {row.line}: timed while other programs kept {load:.0%} of the cores busy"
-        for row, load in loads
+        f"~: {row.model} on {row.line} was timed while other programs kept {speed.other_load:.0%} of the cores busy"
+        + (f": {speed.wall_p50_ms:.1f} ms, from its CPU time {speed.p50_ms:.1f}" if speed.wall_p50_ms else "")
+        for row, speed in found
     ]
 
 

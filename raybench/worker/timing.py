@@ -1,7 +1,7 @@
 """Measure one trained detector: its speed with the device to itself, and its size.
 
 The caller keeps the device idle. Programs outside raybench may still use the CPU: their share of it is recorded, and a
-measurement that they disturbed is repeated.
+measurement that they disturbed is repeated. If all attempts on a CPU are disturbed, times are estimated from CPU time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from raybench.data.shards import read_rows
 from raybench.detectors import device
 from raybench.errors import IntegrityError
 from raybench.metrics.numbers import Speed
-from raybench.metrics.timing import TimingOptions, measure_speed
+from raybench.metrics.timing import TimingOptions, estimate_idle_speed, measure_speed
 from raybench.runs.records import MeasureRecord, ModelSize, TrainRecord
 from raybench.worker.context import WorkerContext, cached_detector, fit_of
 from raybench.worker.usage import UsageMeter
@@ -31,7 +31,7 @@ from raybench.worker.usage import UsageMeter
 IMAGES = 16
 LARGEST_BATCH = {"cpu": 8, "cuda": 256}
 LONGEST_WARM_UP_S = 1.0
-IDLE_LOAD, ATTEMPTS = 0.1, 3
+ATTEMPTS = 3
 
 
 class BackgroundLoad:
@@ -76,24 +76,26 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
         warmup_s=min(LONGEST_WARM_UP_S, context.measure_s / 2),
         synchronize=lambda: device.synchronize(context.device),
         peak_memory_mb=lambda: device.peak_memory_mb(context.device),
+        watch_load=lambda: BackgroundLoad().share,
     )
+    speed = time_when_idle(lambda: measure_speed(detector.score, prepare, options), ATTEMPTS * context.measure_s)
+    if speed.is_disturbed and context.device == "cpu":
+        on_one_thread = cached_detector(unit, trained, replace(context, threads=1), alone=True)
+        device.use_threads(1)
+        speed = estimate_idle_speed(speed, on_one_thread.score, prepare, options)
+        device.use_threads(context.threads)
     disk_mb = sum(blob.size for blob in trained.model.values()) / 1e6
     record = MeasureRecord(
         unit_id=unit.unit_id,
-        speed=time_when_idle(lambda: measure_speed(detector.score, prepare, options), ATTEMPTS * context.measure_s),
+        speed=speed,
         size=ModelSize(disk_mb, trained.parameters, trained.memory_bank),
         spent=meter.read(len(encoded), detector),
     )
     return context.run.commit(unit.unit_id, "measure", record)
 
 
-def time_when_idle(
-    take: Callable[[], Speed],
-    patience_s: float,
-    watch: Callable[[], BackgroundLoad] = BackgroundLoad,
-    clock: Callable[[], float] = time.monotonic,
-) -> Speed:
-    """Repeat a measurement until the background load is low, at most ATTEMPTS times.
+def time_when_idle(take: Callable[[], Speed], patience_s: float, clock: Callable[[], float] = time.monotonic) -> Speed:
+    """Repeat a measurement until other programs leave the machine idle, at most ATTEMPTS times.
 
     A worker that ends or a server that cleans up keeps the machine busy for some seconds. A machine that is still busy
     afterwards would only triple the time that a slow model's measurement takes, so the time for attempts is limited.
@@ -101,19 +103,16 @@ def time_when_idle(
     Args:
         take: Measures once.
         patience_s: Time limit in seconds; no attempt starts after it, except the first.
-        watch: Starts to measure the background load.
         clock: Monotonic time in seconds.
 
     Returns:
-        The first measurement with a background load below IDLE_LOAD, or the one with the lowest load. Its `other_load`
-        is that load.
+        The first measurement that is not disturbed, or the one with the lowest load.
     """
     measured: list[Speed] = []
     end = clock() + patience_s
     while len(measured) < ATTEMPTS and (not measured or clock() < end):
-        load = watch()
-        measured.append(replace(take(), other_load=load.share()))
-        if measured[-1].other_load < IDLE_LOAD:
+        measured.append(take())
+        if not measured[-1].is_disturbed:
             break
     return min(measured, key=lambda speed: speed.other_load)
 

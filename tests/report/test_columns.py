@@ -62,6 +62,7 @@ def test_the_frame_is_what_the_csv_holds() -> None:
 def test_every_measured_number_is_in_the_frame() -> None:
     names = set(board_frame(made_board()).columns)
     kinds = {"speed_": Speed, "size_": ModelSize, "images_": Counts}
+    assert "speed_is_disturbed" in names
     measured = {f"{prefix}{field.name}" for prefix, kind in kinds.items() for field in fields(kind)}
     quality = {field.name for field in fields(Quality)}
     assert measured | quality | {f"{name}_{part}" for name in quality for part in ESTIMATE[1:]} <= names

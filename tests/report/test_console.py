@@ -97,6 +97,8 @@ def test_one_row_a_model_with_its_numbers_in_120_columns(board_of: BoardOf) -> N
     )
     for cell in ("1.000", "10.2", "12.5", "+0.047", "best"):
         assert cell in best
+    assert "(11.0)" in text
+    assert max(map(len, text.splitlines())) <= 120
     assert worst.rstrip().endswith("not good")
     assert text.index("reverse_distillation ") < text.index("fake ")
 

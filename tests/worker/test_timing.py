@@ -3,27 +3,16 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from dataclasses import replace
 
 import psutil
 import pytest
 
-from raybench.metrics.numbers import Speed
+from raybench.metrics.numbers import IDLE_LOAD, Speed
 from raybench.worker.timing import ATTEMPTS, BackgroundLoad, time_when_idle
 
 SPEED = Speed(1.0, 2.0, 1.0, 3.0, 4.0, 1, "cpu", "float32", 1)
-
-
-class Scripted(BackgroundLoad):
-    def __init__(self, share: float) -> None:
-        self._share = share
-
-    def share(self) -> float:
-        return self._share
-
-
-def scripted(*shares: float) -> Iterator[Scripted]:
-    return (Scripted(share) for share in shares)
+DISTURBED = replace(SPEED, other_load=1.0)
 
 
 def spin(seconds: float) -> None:
@@ -50,8 +39,10 @@ def test_another_process_counts() -> None:
 
 @pytest.mark.parametrize(("shares", "kept"), [((0.05, 0.0), 0.05), ((0.5, 0.02), 0.02), ((0.5, 0.3, 0.4), 0.3)])
 def test_the_first_quiet_or_the_quietest_measurement_is_kept(shares: tuple[float, ...], kept: float) -> None:
-    loads = scripted(*shares)
-    assert time_when_idle(lambda: SPEED, 60, lambda: next(loads)).other_load == kept
+    loads = iter(shares)
+    found = time_when_idle(lambda: replace(SPEED, other_load=next(loads)), 60)
+    assert found.other_load == kept
+    assert found.is_disturbed == (kept >= IDLE_LOAD)
 
 
 def test_attempts_are_bounded() -> None:
@@ -59,9 +50,9 @@ def test_attempts_are_bounded() -> None:
 
     def take() -> Speed:
         taken.append(1)
-        return SPEED
+        return DISTURBED
 
-    time_when_idle(take, 60, lambda: Scripted(1.0))
+    time_when_idle(take, 60)
     assert len(taken) == ATTEMPTS
 
 
@@ -70,7 +61,7 @@ def test_a_long_measurement_is_not_repeated() -> None:
 
     def take() -> Speed:
         now[0] += 7
-        return SPEED
+        return DISTURBED
 
-    time_when_idle(take, 6, lambda: Scripted(1.0), lambda: now[0])
+    time_when_idle(take, 6, lambda: now[0])
     assert now == [7]

@@ -33,7 +33,7 @@ from raybench.worker import context as context_module
 from raybench.worker.context import WorkerContext, cached_detector, node_cache
 from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
-from raybench.worker.timing import measure
+from raybench.worker.timing import BackgroundLoad, measure
 from raybench.worker.train import split_train, train
 
 
@@ -66,6 +66,20 @@ def test_a_unit_from_training_to_its_result(plan: Plan, context: WorkerContext) 
     assert (result.counts.test_ok, result.counts.test_ng, result.counts.masks) == (6, 6, 6)
     assert result.size is not None
     assert result.size.disk_mb == pytest.approx(sum(blob.size for blob in trained.model.values()) / 1e6)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_speed_on_a_busy_machine_is_an_estimate(
+    plan: Plan, context: WorkerContext, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BackgroundLoad, "share", lambda _: 0.5)
+    unit, context = plan.units[0], replace(context, threads=threads, measure_s=0.05)
+    train(unit, plan.manifests["strip"], context)
+    speed = measure(unit, plan.manifests["strip"], context).speed
+    assert speed.is_disturbed
+    assert speed.wall_p50_ms is not None
+    assert 0 < speed.p50_ms <= speed.wall_p50_ms
+    assert (speed.other_load, speed.threads) == (0.5, threads)
 
 
 def test_scores_shards_say_what_was_seen(plan: Plan, context: WorkerContext) -> None:
