@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-pipeline bench-peer bench-gpu gpu-kit chaos ten-models docs lock bundle bundle-check clean
+.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-decision bench-pipeline bench-peer bench-gpu gpu-kit chaos ten-models docs lock bundle bundle-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ bench-resume: $(READY) ## Time to run a finished run of 10,000 fake units again;
 
 bench-scale: $(READY) ## What 10,000 fake units cost the driver, and what 1,000 GPUs would; writes docs/scale.md; SCALE="--workers"
 	$(BIN)/python -m benchmarks.scale $(SCALE)
+
+bench-decision: $(READY) ## Check the decision against known truth: coverage, calibration, regret; DECISION="calibration --repeats 100"
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.decision $(DECISION)
 
 bench-pipeline: $(READY) ## Scoring as a task does it, beside the bare loop over the model, on one core; PIPELINE="--sides 1024 --models dfm"
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.pipeline $(PIPELINE)

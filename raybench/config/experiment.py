@@ -203,7 +203,7 @@ class VerdictSettings(_Section):
     """Difference in utility that does not matter: models that are at most this far behind are as good."""
     good_enough: float = Field(default=0.8, ge=0.5, le=1.0)
     """Least image AUROC of a model that is worth running."""
-    recall: float = Field(default=0.1, ge=0.0)
+    recall: float = Field(default=0.05, ge=0.0)
     """Image AUROC that a recall of 1 at the false-alarm budget is worth."""
     heat_map: float = Field(default=0.1, ge=0.0)
     """Image AUROC that perfect heat maps are worth."""

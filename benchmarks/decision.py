@@ -1,0 +1,418 @@
+"""Check the decision against known truth: `python -m benchmarks.decision [parts] [--repeats N]`.
+
+Worlds are simulated in which the truth is known: scores of OK images are normal, those of NG images are shifted by what
+the model is worth (binormal model), images are hard or easy for all models alike, five photographs of one part are more
+alike than those of two, trainings differ, and lines differ. The functions of raybench judge samples of these worlds.
+Printed, as Markdown:
+
+intervals    share of 95 % intervals that cover the truth (wanted: 0.93 to 0.98 with 20 images of a class or more)
+calibration  of the verdicts that say they are 80 % sure, how many are right
+regret       true utility lost against an oracle, beside taking the model with the highest image AUROC
+thresholds   share of lines on which nothing has changed that lose a model (at most 0.025), and of changed lines noticed
+lines        the same for several lines, with intervals of mean ranks
+speed        seconds that a decision takes
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from raybench.analysis.admissibility import refused_thresholds
+from raybench.analysis.all_lines import over_all
+from raybench.analysis.decision import collect_evidence, decide
+from raybench.analysis.rows import BoardRow, merge_seeds
+from raybench.analysis.verdict import DecisionSettings, Evidence, Verdict
+from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.mean_ranks import average_ranks, mean_ranks
+from raybench.metrics.numbers import Estimate, Quality, Speed, Threshold
+from raybench.metrics.ranking import paired_difference
+from raybench.metrics.threshold import conformal_threshold
+from raybench.runs.records import UnitResult
+
+BUDGET, HELD_BACK, ALIKE = 0.05, 40, 0.5  # ALIKE: share of the variance of scores that all models have in common
+SETTINGS = DecisionSettings()
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class World:
+    """What is true of a line, and how much of it is seen."""
+
+    name: str
+    models: int
+    ok: int
+    ng: int
+    mean: float = 0.9
+    """Mean image AUROC of the models."""
+    spread: float = 0.04
+    """Standard deviation of the models' image AUROC."""
+    seeds: int = 1
+    seed_sd: float = 0.0
+    """Standard deviation of image AUROC between trainings."""
+    group: int = 1
+    """Photographs of one part."""
+    rounding: float = 0.0
+    """Scores are multiples of this: ties."""
+    heavy: bool = False
+    """Whether the scores are lognormal: outliers among OK images."""
+    times: bool = False
+    """Whether models take different times, from 5 to 500 ms."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A sampled line, and the truth."""
+
+    scores: Mapping[str, Sequence[ImageScores]]
+    held_out: Mapping[str, Sequence[ImageScores]]
+    rows: Sequence[BoardRow]
+    aurocs: Mapping[str, float]
+    """True expected image AUROC by model."""
+    utilities: Mapping[str, float]
+    """True utility by model."""
+
+
+def shift_of(auroc: float) -> float:
+    """Return the distance of NG from OK scores, in standard deviations, that gives this image AUROC."""
+    return float(stats.norm.ppf(auroc) * np.sqrt(2))
+
+
+def sample(world: World, rng: np.random.Generator, truths: Sequence[float] | None = None) -> Line:
+    """Draw models, trainings and images."""
+    drawn = rng.normal(world.mean, world.spread, world.models) if truths is None else np.array(truths)
+    aurocs = dict(zip([f"m{number}" for number in range(world.models)], np.clip(drawn, 0.5, 0.9995), strict=True))
+    ms = {model: float(np.exp(rng.uniform(np.log(5), np.log(500)))) if world.times else 10.0 for model in aurocs}
+    scores, held_out, rows, truth, utilities = {}, {}, [], {}, {}
+    common = [_noise(rng, count, world.group) for count in (world.ok, world.ng)]
+    for model, auroc in aurocs.items():
+        slope = float(stats.norm.pdf(stats.norm.ppf(auroc))) / np.sqrt(2)  # of AUROC over the shift
+        trained = rng.normal(shift_of(auroc), world.seed_sd / slope if world.seed_sd else 0.0, world.seeds)
+        spread = world.seed_sd / slope
+        truth[model] = float(stats.norm.cdf(shift_of(auroc) / np.sqrt(2 + spread**2)))
+        recall = float(stats.norm.cdf((shift_of(auroc) - stats.norm.ppf(1 - BUDGET)) / np.sqrt(1 + spread**2)))
+        utilities[model] = truth[model] + SETTINGS.verdict.recall * recall - SETTINGS.verdict.ms * ms[model]
+        scores[model] = [_images(world, common, shift, rng) for shift in trained]
+        held_out[model] = [_held_out(world, rng) for _ in trained]
+        rows += [_row(model, scores[model][0], held_out[model][0], ms[model])]
+    return Line(scores, held_out, rows, truth, utilities)
+
+
+def _noise(rng: np.random.Generator, count: int, group: int) -> Floats:
+    if group == 1:
+        return rng.standard_normal(count)
+    parts = np.repeat(rng.standard_normal(-(-count // group)), group)[:count]
+    noise: Floats = np.sqrt(0.7) * parts + np.sqrt(0.3) * rng.standard_normal(count)
+    return noise
+
+
+def _images(world: World, common: Sequence[Floats], shift: float, rng: np.random.Generator) -> ImageScores:
+    own = [_noise(rng, len(part), world.group) for part in common]
+    ok, ng = (np.sqrt(ALIKE) * part + np.sqrt(1 - ALIKE) * other for part, other in zip(common, own, strict=True))
+    values = np.concatenate([ok, ng + shift])
+    values = np.exp(values) if world.heavy else values
+    if world.rounding:
+        values = np.round(values / world.rounding) * world.rounding
+    ids = [f"ok/{number:05}" for number in range(len(ok))] + [f"ng/{number:05}" for number in range(len(ng))]
+    groups = [f"{name[:2]}-{int(name[3:]) // world.group}" if world.group > 1 else name for name in ids]
+    return ImageScores.of(ids, ["ok"] * len(ok) + ["ng"] * len(ng), values.tolist(), groups)
+
+
+def _held_out(world: World, rng: np.random.Generator) -> ImageScores:
+    values = _noise(rng, HELD_BACK, world.group)
+    ids = [f"held/{number:04}" for number in range(HELD_BACK)]
+    groups = [f"held-{number // world.group}" if world.group > 1 else ids[number] for number in range(HELD_BACK)]
+    return ImageScores.of(ids, ["ok"] * HELD_BACK, (np.exp(values) if world.heavy else values).tolist(), groups)
+
+
+def _row(model: str, images: ImageScores, held_out: ImageScores, ms: float) -> BoardRow:
+    threshold = conformal_threshold(held_out.scores, BUDGET, held_out.groups)
+    rate = float((images.of_label("ok") > (threshold.value or 0.0)).mean())
+    unknown = dict.fromkeys((field.name for field in fields(Quality)), Estimate(None))
+    quality = Quality(
+        **unknown
+        | {
+            "image_auroc": Estimate(0.9, n=len(images.scores)),
+            "false_alarm_rate": Estimate(rate, n=int((images.labels == "ok").sum())),
+        }
+    )
+    speed = Speed(ms, ms, 0.0, ms, 1.0, 1, "", "", 1)
+    return merge_seeds(
+        [UnitResult(model, "line", model, 0, quality=quality, threshold=threshold, speed=speed, train_s=1.0)]
+    )
+
+
+def judge(line: Line, name: str = "line") -> Evidence | Verdict:
+    """Collect the evidence of a line as a run does."""
+    return collect_evidence(name, line.rows, line.scores, SETTINGS, BUDGET, line.held_out)
+
+
+SMALL = tuple(World(f"{ok} OK, {ng} NG", 2, ok, ng) for ok, ng in ((200, 1), (40, 2), (40, 5), (16, 16)))
+LARGE = (
+    World("20 OK, 20 NG", 2, 20, 20),
+    World("100 OK, 30 NG", 2, 100, 30),
+    World("200 OK, 200 NG", 2, 200, 200),
+    World("50 OK, 50 NG, AUROC near 0.98", 2, 50, 50, mean=0.98, spread=0.01),
+    World("50 OK, 50 NG, ties", 2, 50, 50, rounding=1.0),
+    World("50 OK, 50 NG, outliers", 2, 50, 50, heavy=True),
+    World("100 OK, 100 NG in parts of 5", 2, 100, 100, group=5),
+    World("100 OK, 100 NG, 3 seeds that differ by 0.02", 2, 100, 100, seeds=3, seed_sd=0.02),
+)
+CHOICES = (
+    *(World(f"2 models, {count} + {count}", 2, count, count) for count in (20, 100)),
+    *(World(f"5 models, {count} + {count}", 5, count, count) for count in (20, 100)),
+    World("10 models, 16 + 16", 10, 16, 16),
+    World("10 models, 50 + 50", 10, 50, 50),
+    World("10 models, 50 + 50, alike", 10, 50, 50, spread=0.02),
+    World("10 models, 50 + 50, apart", 10, 50, 50, mean=0.85, spread=0.07),
+    World("10 models, 200 + 200", 10, 200, 200),
+    World("10 models, 40 OK, 3 NG", 10, 40, 3),
+    World("10 models, 50 + 50, times differ", 10, 50, 50, times=True),
+    World("5 models, 100 + 100 in parts of 5", 5, 100, 100, group=5),
+    World("5 models, 100 + 100, seeds differ by 0.02", 5, 100, 100, seed_sd=0.02),
+    World("5 models, 100 + 100, 3 seeds that differ by 0.03", 5, 100, 100, seeds=3, seed_sd=0.03),
+)
+
+
+def intervals(repeats: int) -> Iterator[str]:
+    """Coverage of intervals."""
+    yield "| images | image AUROC | average precision | difference of two models | named model, on new images |"
+    yield "|---|---|---|---|---|"
+    for world in (*SMALL, *LARGE):
+        rng = np.random.default_rng(1)
+        hits = np.array([_covered(world, rng) for _ in range(repeats)], np.float64)
+        yield f"| {world.name} | " + " | ".join(f"{share:.3f}" for share in np.nanmean(hits, axis=0)) + " |"
+
+
+def _covered(world: World, rng: np.random.Generator) -> list[float]:
+    line = sample(world, rng)
+    no_threshold = Threshold(None, 0, BUDGET, 0.0)
+    found = [image_quality(images, no_threshold, draws=1000) for images in line.scores["m0"]]
+    merged = merge_seeds(
+        [
+            UnitResult(f"{seed}", "line", "m0", seed, quality=Quality(**_UNKNOWN | vars(quality)), train_s=1.0)
+            for seed, quality in enumerate(found)
+        ]
+    ).quality
+    assert merged is not None
+    truth, other = line.aurocs["m0"], line.aurocs["m1"]
+    precision = _true_precision(world, truth) if world.seeds == 1 and not world.rounding else None
+    verdict = judge(line)
+    named = decide(verdict) if isinstance(verdict, Evidence) else None
+    gap = paired_difference(line.scores["m0"][0], line.scores["m1"][0], 1000) if world.seeds == 1 else Estimate(None)
+    truth = _true_ties(world, truth) if world.rounding else truth
+    other = _true_ties(world, other) if world.rounding else other
+    expected = named.expected if named and named.run and not world.rounding else Estimate(None)
+    return [
+        _holds(merged.image_auroc, truth),
+        _holds(merged.image_ap, precision),
+        _holds(gap, truth - other),
+        _holds(expected, line.aurocs[named.run] if named and named.run else None),
+    ]
+
+
+_UNKNOWN = dict.fromkeys((field.name for field in fields(Quality)), Estimate(None))
+
+
+def _holds(number: Estimate, truth: float | None) -> float:
+    if truth is None or number.value is None or number.low is None or number.high is None:
+        return np.nan
+    return float(number.low - 1e-12 <= truth <= number.high + 1e-12)
+
+
+def _true_precision(world: World, auroc: float) -> float:
+    """Average precision at the sample's share of NG images, by integration over thresholds."""
+    grid = np.linspace(-8, 14, 4001)
+    hits, alarms = stats.norm.sf(grid - shift_of(auroc)), stats.norm.sf(grid)
+    precision = world.ng * hits / (world.ng * hits + world.ok * alarms)
+    return float(np.sum((precision[1:] + precision[:-1]) / 2 * -np.diff(hits)))
+
+
+def _true_ties(world: World, auroc: float) -> float:
+    """AUROC of rounded scores."""
+    cells = np.arange(-12, 20) * world.rounding
+    ok = np.diff(stats.norm.cdf(cells))
+    ng = np.diff(stats.norm.cdf(cells - shift_of(auroc)))
+    below = np.cumsum(ok) - ok
+    return float((ng * (below + ok / 2)).sum())
+
+
+def calibration(repeats: int) -> Iterator[str]:
+    """Calibration of P(best), and regret."""
+    sure, right, rows = [], [], []
+    for world in CHOICES:
+        rng = np.random.default_rng(2)
+        outcomes = [_outcome(sample(world, rng)) for _ in range(repeats)]
+        found = np.array([outcome for outcome in outcomes if outcome is not None])
+        sure.append(found[:, 0])
+        right.append(found[:, 1])
+        rows.append(
+            f"| {world.name} | {found[:, 0].mean():.2f} | {found[:, 1].mean():.2f} | {found[:, 2].mean():.4f} "
+            f"| {found[:, 3].mean():.4f} | {found[:, 4].mean():.4f} |"
+        )
+    says, is_right = np.concatenate(sure), np.concatenate(right)
+    yield "| says it is sure by | on average | right | verdicts |"
+    yield "|---|---|---|---|"
+    for low in np.arange(0.2, 1.0, 0.1):
+        chosen = (says >= low) & (says < low + 0.1 + (low > 0.85))
+        if chosen.sum() >= 20:
+            row = f"{says[chosen].mean():.2f} | {is_right[chosen].mean():.2f} | {chosen.sum()}"
+            yield f"| {low:.0%} to {low + 0.1:.0%} | {row} |"
+    yield ""
+    yield "| world | sure | right | regret said | regret | regret of the highest AUROC |"
+    yield "|---|---|---|---|---|---|"
+    yield from rows
+
+
+def _outcome(line: Line) -> tuple[float, float, float, float, float] | None:
+    evidence = judge(line)
+    if not isinstance(evidence, Evidence):
+        return None
+    verdict = decide(evidence)
+    if verdict.run is None or verdict.sure is None or verdict.loss is None:
+        return None
+    best = max(line.utilities.values())
+    highest = max(evidence.aurocs, key=lambda model: evidence.aurocs[model])
+    compared = max(line.utilities[model] for model in verdict.standings)
+    return (
+        verdict.sure,
+        float(line.utilities[verdict.run] >= compared - 1e-9),
+        verdict.loss,
+        best - line.utilities[verdict.run],
+        best - line.utilities[highest],
+    )
+
+
+def thresholds(repeats: int) -> Iterator[str]:
+    """False and right refusals of thresholds."""
+    yield "| 10 models, OK test images | a model lost | called changed | 1.5 sd up: noticed | 1.5 sd down: noticed |"
+    yield "|---|---|---|---|---|"
+    for ok, group in ((16, 1), (50, 1), (200, 1), (1000, 1), (200, 5)):
+        world = World("", 10, ok, 20, group=group)
+        rng = np.random.default_rng(3)
+        found = np.array([_refusals(sample(world, rng)) for _ in range(repeats)], np.float64)
+        parts = f", parts of {group}" if group > 1 else ""
+        yield f"| {ok}{parts} | " + " | ".join(f"{share:.3f}" for share in found.mean(axis=0)) + " |"
+
+
+def _refusals(line: Line) -> list[bool]:
+    usual, up, down = (_refused(line, shift) for shift in (0.0, 1.5, -1.5))
+    return [usual > 0, usual * 2 > len(line.rows), up * 2 > len(line.rows), down * 2 > len(line.rows)]
+
+
+def _refused(line: Line, shift: float) -> int:
+    moved = {
+        model: [
+            ImageScores(images.image_ids, images.labels, images.scores + shift * (images.labels == "ok"), images.groups)
+            for images in seeds
+        ]
+        for model, seeds in line.scores.items()
+    }
+    return len(refused_thresholds({row.model: row for row in line.rows}, moved, line.held_out))
+
+
+def lines(repeats: int) -> Iterator[str]:
+    """Several lines: mean ranks, calibration and regret."""
+    yield "| lines | mean rank of a model | of the winner | sure | right | regret | regret of the highest mean AUROC |"
+    yield "|---|---|---|---|---|---|---|"
+    for count in (2, 5, 10, 20, 40):
+        rng = np.random.default_rng(4)
+        found = np.array([_lines_outcome(count, rng) for _ in range(max(20, repeats // 4))])
+        yield f"| {count} | " + " | ".join(f"{value:.3f}" for value in np.nanmean(found, axis=0)) + " |"
+
+
+_DIFFERENCES, _LINE_SD = (0.01, 0.0, -0.02), 0.03
+
+
+def _lines_outcome(count: int, rng: np.random.Generator) -> list[float]:
+    world = World("", 3, 40, 40)
+    base = rng.normal(0.9, 0.02, count)
+    truths = [[level + part + rng.normal(0, _LINE_SD) for part in _DIFFERENCES] for level in base]
+    sampled = [sample(world, rng, np.clip(truth, 0.55, 0.995)) for truth in truths]
+    evidence = [judge(line, f"line-{number}") for number, line in enumerate(sampled)]
+    verdict = over_all([one for one in evidence if isinstance(one, Evidence)])
+    assert verdict is not None
+    values = {one.name: dict(one.aurocs) for one in evidence if isinstance(one, Evidence)}
+    ranks = mean_ranks(values)
+    winner = min(ranks, key=lambda model: ranks[model].value or 0.0)
+    means = {model: np.mean([by_model[model] for by_model in values.values()]) for model in ranks}
+    highest = max(means, key=lambda model: means[model])
+    true = dict(zip(ranks, _DIFFERENCES, strict=True))
+    expected = _expected_ranks()
+    return [
+        _holds(ranks["m0"], expected[0]) if count >= 3 else np.nan,
+        _holds(ranks[winner], expected[list(ranks).index(winner)]) if count >= 3 else np.nan,
+        verdict.sure or 0.0,
+        float(verdict.run == "m0"),
+        true["m0"] - true[verdict.run or "m2"],
+        true["m0"] - true[highest],
+    ]
+
+
+def _expected_ranks() -> Floats:
+    """Mean ranks over infinitely many lines, each measured on 40 + 40 images."""
+    if not hasattr(_expected_ranks, "found"):
+        rng = np.random.default_rng(5)
+        world = World("", 3, 40, 40)
+        drawn = []
+        for _ in range(4000):
+            level = rng.normal(0.9, 0.02)
+            truth = np.clip([level + part + rng.normal(0, _LINE_SD) for part in _DIFFERENCES], 0.55, 0.995)
+            common = [_noise(rng, count, 1) for count in (world.ok, world.ng)]
+            drawn.append([_auroc(_images(world, common, shift_of(float(one)), rng)) for one in truth])
+        _expected_ranks.found = average_ranks(np.array(drawn)).mean(axis=0)  # type: ignore[attr-defined]
+    found: Floats = _expected_ranks.found  # type: ignore[attr-defined]
+    return found
+
+
+def _auroc(images: ImageScores) -> float:
+    ok, ng = images.of_label("ok"), images.of_label("ng")
+    return float(stats.mannwhitneyu(ng, ok).statistic / (len(ok) * len(ng)))
+
+
+def speed(repeats: int) -> Iterator[str]:
+    """Seconds of one process."""
+    rng = np.random.default_rng(6)
+    one = sample(World("", 10, 500, 500), rng)
+    many = [sample(World("", 10, 50, 50), rng) for _ in range(50)]
+    started = time.process_time()
+    evidence = judge(one)
+    if isinstance(evidence, Evidence):
+        decide(evidence)
+    single = time.process_time() - started
+    started = time.process_time()
+    found = [judge(line, str(number)) for number, line in enumerate(many)]
+    over_all([item for item in found if isinstance(item, Evidence)])
+    yield f"One line, 10 models × 1,000 images × 2,000 draws: {single:.1f} s of a core. "
+    yield f"50 lines × 10 models × 100 images, and all lines: {time.process_time() - started:.1f} s of a core."
+
+
+PARTS: Mapping[str, Callable[[int], Iterator[str]]] = {
+    "intervals": intervals,
+    "calibration": calibration,
+    "thresholds": thresholds,
+    "lines": lines,
+    "speed": speed,
+}
+
+
+def main() -> None:
+    """Print the parts that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"parts: {', '.join(PARTS)}")
+    parser.add_argument("--repeats", type=int, default=400, help="samples of each world")
+    arguments = parser.parse_args()
+    for name in arguments.parts:
+        print(f"\n### {name.capitalize()} ({arguments.repeats} samples of each world)\n")
+        for row in PARTS[name](arguments.repeats):
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
