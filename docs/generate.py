@@ -16,54 +16,6 @@ ROOT = Path(__file__).parent.parent
 _REFERENCE = re.compile(r"^\|.*\]\[.*$", re.M)  # in a table row; Markdown would take it for a link
 _MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.M)
 
-KEYS: Mapping[str, str] = {
-    "name": "Names the run: its results lie in `STORE/runs/NAME`.",
-    "store": "Where packed lines and results lie: `s3://bucket/prefix`, `file:///folder` or a path.",
-    "lines": "Names of packed lines, patterns over them (`pcb-*`), and URIs of lines in other stores.",
-    "models": "What to compare. A name alone stands for `{name: NAME}`.",
-    "seeds": "One unit per line, model and seed.",
-    "false_alarm_budget": "Share of OK images that may be flagged, at a threshold that is set from OK images alone.",
-    "held_out": "Share of the OK training images, or of their groups, that is held back to set the threshold.",
-    "train_budget_s": "Seconds of optimiser steps per unit, at most. `null` gives each model its own number of steps.",
-    "squashed_twins": "On lines that are not square, also run each model on squashed images (column non-square).",
-    "inspect": "Inspect the data of lines that nobody has inspected yet, beside training. Bad pictures become flags.",
-    "preset": "Default settings: `paper` (the papers', for a GPU) or `cpu` (minutes per model on two cores).",
-    "weights": "URI of the weights store. Empty: `$RAYBENCH_WEIGHTS`, else none.",
-    "verdict": "What counts among models that separate NG from OK images equally well. Only the ratios matter.",
-    "verdict.recall": "Recall at the threshold, less what the false-alarm rate exceeds its budget by.",
-    "verdict.heat_map": "Quality of the heat maps.",
-    "verdict.speed": "Milliseconds per image.",
-    "verdict.size": "Megabytes of the saved detector.",
-    "verdict.non_square": "What keeping the aspect of images costs or gains.",
-    "annotation": "The annotation queue of each line.",
-    "annotation.budget": "Images of each line that the queue picks; the other flags follow them.",
-    "annotation.signals": "How many of the first flags get an anomaly type. 0 saves the seconds that each line takes.",
-    "input": "How images become the network's input.",
-    "input.fit": "`native` keeps the aspect, `letterbox` pads, `squash` distorts, `tile` cuts large images.",
-    "input.pixels": "The network's pixel budget, height × width.",
-    "input.tiles": "With `fit: tile`, about how many network inputs an image may be cut into.",
-    "models[].name": "A detector of raybench's, `anomalib:Class` or `package.module:Class`.",
-    "models[].label": "Its name on the board. Empty: the detector's name.",
-    "models[].config": "The detector's settings; `raybench models` lists them.",
-    "models[].input": "Replaces the experiment's `input` for this model.",
-    "resources": "What one task takes. Nothing here can change a number.",
-    "resources.cpus": "CPU cores per task.",
-    "resources.gpus": "GPUs per train or score task. 0 runs on the CPU. `null`: by the memory that similar tasks used.",
-    "resources.in_flight": "Tasks submitted ahead per slot.",
-    "resources.retries": "Retries of a task whose worker, node, store or disk failed.",
-    "resources.unit_timeout_s": "Seconds that all tasks of a unit may take together. A unit that takes longer fails.",
-    "resources.measure_s": "Seconds of timing per unit, with the device to itself and without warm-up, about.",
-    "resources.gpu_memory_mb": "Memory of the smallest GPU (10^6 bytes), where it cannot be found out.",
-    "resources.price_per_hour": "Price of an hour of one GPU and its share of the machine; of a CPU core without GPUs.",
-    "storage": "How to reach the store; never a secret. Empty values leave the choice to the standard AWS chain.",
-    "storage.endpoint_url": "URL of the S3 server.",
-    "storage.region": "Region of the S3 server.",
-    "storage.profile": "Profile of the AWS configuration that holds the credentials.",
-    "storage.ca_bundle": "File with certificate authorities to trust.",
-    "overrides": "Keys that replace the experiment's own, by line or pattern. The last match wins, key by key.",
-}  # fmt: skip
-"""Descriptions of the experiment's keys, for those that the schema does not describe."""
-
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the markers of a page. Called by mkdocs for each page."""
@@ -72,33 +24,34 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def experiment() -> str:
-    """Describe every key of the experiment file, a table per section. Raises KeyError for an undescribed key."""
+    """Describe every key of the experiment file, a table per section."""
     from raybench.config.experiment import Experiment
 
     schema = Experiment.model_json_schema()
-    sections: list[tuple[str, str, Mapping[str, Any]]] = [("The experiment", "", schema)]
-    sections += [(f"`{name}`", path, _resolve(schema, part)) for name, path, part in _sections(schema)]
+    sections: list[tuple[str, Mapping[str, Any]]] = [("The experiment", schema)]
+    sections += [(f"`{name}`", _resolve(schema, part)) for name, part in _sections(schema)]
     return "\n\n".join(_table(schema, *section) for section in sections)
 
 
-def _sections(schema: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _sections(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, part in schema["properties"].items():
-        if "$ref" in part:
-            yield name, f"{name}.", part
+        optional = next((choice for choice in part.get("anyOf", ()) if "$ref" in choice), part)
+        if "$ref" in optional:
+            yield name, optional
         elif "$ref" in part.get("items", {}):
-            yield f"{name}[]", f"{name}[].", part["items"]
+            yield f"{name}[]", part["items"]
         elif "$ref" in part.get("additionalProperties", {}):  # by line or pattern: keys of the experiment itself
-            yield f"{name}.PATTERN", "", part["additionalProperties"]
+            yield f"{name}.PATTERN", part["additionalProperties"]
 
 
-def _table(schema: Mapping[str, Any], title: str, path: str, section: Mapping[str, Any]) -> str:
+def _table(schema: Mapping[str, Any], title: str, section: Mapping[str, Any]) -> str:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     required = section.get("required", ())
     for name, part in section["properties"].items():
         resolved = _resolve(schema, part)
         inherited = "the experiment's" if title.startswith("`overrides") else _default(part, resolved)
         default = "required" if name in required else inherited
-        text = (part.get("description") or KEYS[f"{path}{name}"]).replace("\n", " ").replace("|", "\\|")
+        text = part["description"].replace("\n", " ").replace("|", "\\|")
         rows.append(f"| `{name}` | {_type(schema, part)} | {default} | {text} |")
     return f"### {title}\n\n" + "\n".join(rows)
 
