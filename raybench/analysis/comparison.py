@@ -95,12 +95,21 @@ def compare(utilities: Mapping[str, Utility], margin: float) -> dict[str, Standi
 
 def _shrunk(difference: Floats) -> Floats:
     """Return draws of the posterior of a difference of which (B,) `difference` is the likelihood."""
-    low, high = np.quantile(difference, [0.16, 0.84])
-    variance = ((high - low) / _NORMAL_SPREAD) ** 2  # trainings of few seeds have a variance that need not be finite
-    kept = 2 * PRIOR_SD**2 / (2 * PRIOR_SD**2 + variance)
+    kept = shrinkage(spread(difference) ** 2)
     mean = difference.mean()
     shrunk: Floats = kept * mean + np.sqrt(kept) * (difference - mean)
     return shrunk
+
+
+def shrinkage(variance: float) -> float:
+    """Return the part of a difference of utilities that is kept, given the variance of its measurement."""
+    return 2 * PRIOR_SD**2 / (2 * PRIOR_SD**2 + variance)
+
+
+def spread(draws: Floats) -> float:
+    """Return the standard deviation of (B,) draws by quantiles; trainings of few seeds need not have a finite one."""
+    low, high = np.quantile(draws, [0.16, 0.84])
+    return float(high - low) / _NORMAL_SPREAD
 
 
 def _places(ranks: npt.NDArray[np.float64]) -> tuple[int, int]:

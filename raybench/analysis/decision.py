@@ -26,8 +26,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+from scipy import stats
+
 from raybench.analysis.admissibility import broken_limits, change_note, refused_thresholds
-from raybench.analysis.comparison import Standing, compare
+from raybench.analysis.comparison import SURE, Standing, compare, shrinkage, spread
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import conclusion, sentence
 from raybench.analysis.utility import failed_utility, utility
@@ -50,6 +53,7 @@ from raybench.metrics.ranking import sample_models
 
 MOST_IMAGES = 10_000
 """More images than this are not asked for."""
+_SURE_DEVIATIONS = float(stats.norm.ppf(SURE))
 
 
 def collect_evidence(
@@ -133,7 +137,7 @@ def decide(evidence: Evidence) -> Verdict:
     grades = {model: _grade(standing) if good else NOT_GOOD_ENOUGH for model, standing in standings.items()}
     highest = min(GRADES.index(grade) for grade in grades.values())
     run = next(model for model, grade in grades.items() if GRADES.index(grade) == highest)
-    others = tuple(model for model, grade in grades.items() if model != run and grade != WORSE)
+    others = tuple(model for model, standing in standings.items() if model != run and not standing.is_worse)
     weak = dict.fromkeys(admissible.keys() - standings.keys(), NOT_GOOD_ENOUGH)
     expected = _expected(evidence, standings, run)
     more_ng = _images_to_settle(evidence, standings, run, others)
@@ -182,17 +186,20 @@ def _images_to_settle(
 ) -> int | None:
     """Return the number of NG images with which the runner-up would probably be graded best or worse.
 
-    Its distance from the margin must be 1.64 standard errors, which fall with the square root of the number of images.
+    The variance of the difference falls with the number of images; its distance from the margin must be SURE, as in
+    `comparison`.
     """
-    open_models = [model for model in others if not standings[model].is_best]
-    if not open_models or not evidence.ng:
+    runner_up = next((model for model in others if not standings[model].is_best), None)
+    if runner_up is None or not evidence.ng:
         return None
-    first, second = evidence.utilities[run], evidence.utilities[open_models[0]]
-    gap = abs(abs(first.value - second.value) - evidence.settings.verdict.margin)
-    low, high = percentile_interval(first.draws - second.draws)
-    needed = evidence.ng * (1.64 * (high - low) / 3.92 / max(gap, 1e-9)) ** 2
-    more = math.ceil(max(needed - evidence.ng, 1))
-    return _round_up(more) if more <= MOST_IMAGES else None
+    first, second = evidence.utilities[run], evidence.utilities[runner_up]
+    gap, variance = abs(first.value - second.value), spread(first.draws - second.draws) ** 2
+    for more in np.unique(np.geomspace(1, MOST_IMAGES, 200).astype(int)).tolist():
+        left = variance * evidence.ng / (evidence.ng + more)
+        kept = shrinkage(left)
+        if abs(evidence.settings.verdict.margin - kept * gap) >= _SURE_DEVIATIONS * math.sqrt(kept * left):
+            return _round_up(more) if more > 1 else None
+    return None
 
 
 def _round_up(number: int) -> int:

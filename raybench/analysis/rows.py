@@ -13,7 +13,7 @@ from raybench.analysis.cost_report import Hours, hours_of
 from raybench.analysis.heatmap_grade import HeatmapGrade, heatmap_grade
 from raybench.analysis.squash_baseline import NonSquare, SquashBaseline, non_square
 from raybench.data.geometry import Input
-from raybench.detectors.protocol import Provenance
+from raybench.detectors.protocol import Provenance, TrainSteps
 from raybench.metrics.intervals import LEVEL
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
 from raybench.metrics.ranking import seed_error
@@ -54,6 +54,8 @@ class BoardRow:
     """Hours of all seeds that finished."""
     trained_on: tuple[str, ...] = ()
     """Kinds of device that its seeds were trained on, by torch's names; empty in runs of an older raybench."""
+    steps: TrainSteps | None = None
+    """Optimiser steps of the seed that took the fewest. None for a model without an optimiser, and if unknown."""
 
 
 def merge_seeds(results: Sequence[UnitResult], baseline: SquashBaseline | None = None) -> BoardRow:
@@ -88,6 +90,7 @@ def merge_seeds(results: Sequence[UnitResult], baseline: SquashBaseline | None =
         not_exportable=first.not_exportable,
         hours=hours_of(done),
         trained_on=tuple(sorted({result.spent["train"].device for result in done if "train" in result.spent})),
+        steps=min((result.steps for result in done if result.steps), key=lambda steps: steps.done, default=None),
     )
 
 

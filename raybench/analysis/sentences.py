@@ -5,6 +5,9 @@ from __future__ import annotations
 from raybench.analysis.verdict import BEST, NOT_GOOD_ENOUGH, Evidence, Verdict
 from raybench.metrics.numbers import Estimate
 
+LUCK = 0.005
+"""Image AUROC by which the named model may be expected to be worse on new images before the sentence says so."""
+
 
 def conclusion(evidence: Evidence, verdict: Verdict, model: str) -> str:
     margin = evidence.settings.verdict.margin
@@ -23,7 +26,10 @@ def sentence(evidence: Evidence, verdict: Verdict) -> str:
     run = verdict.run or ""
     grade, loss, sure = verdict.grades[run], verdict.loss or 0.0, verdict.sure or 0.0
     settings = evidence.settings
-    parts = [f"{evidence.name}: run {run} (image AUROC {format_number(evidence.numbers[run])})."]
+    number = evidence.numbers[run]
+    lucky = (number.value or 0.0) - (verdict.expected.value or 0.0) >= LUCK
+    on_new = f", {verdict.expected.value:.3f} expected on new images" if lucky else ""
+    parts = [f"{evidence.name}: run {run} (image AUROC {format_number(number)}{on_new})."]
     if len(verdict.standings) > 1:
         parts.append(
             f"{format_probability(sure)} sure that no other model is better; expected loss {loss:.3f} {settings.unit}."
@@ -39,8 +45,8 @@ def sentence(evidence: Evidence, verdict: Verdict) -> str:
 
 
 def _why(evidence: Evidence, verdict: Verdict) -> str:
-    equal = [model for model in verdict.tied if verdict.grades[model] == BEST]
-    unclear = [model for model in verdict.tied if verdict.grades[model] != BEST]
+    equal = [model for model in verdict.tied if verdict.standings[model].is_best]
+    unclear = [model for model in verdict.tied if not verdict.standings[model].is_best]
     parts = []
     if equal:
         reason = _reason(evidence, verdict.run or "", equal[0])

@@ -12,6 +12,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from raybench.detectors.anomalib_parts import (
     PreProcessor,
     image_models,
 )
-from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.protocol import Card, FitContext, TrainImages, TrainSteps
 from raybench.detectors.settings import AnomalibSettings
 from raybench.detectors.torch_detector import Draws, TorchDetector, to_tensor
 from raybench.detectors.weights.catalog import BACKBONES, DINOV2, DINOV2_TIMM_NAME
@@ -115,6 +116,8 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
             engine.fit(module.inner, train_dataloaders=_Batches(images, self.settings.batch, context))
         module.to(self.device)
         self.details = {"anomalib_model": self.name}
+        if not isinstance(module.inner, MemoryBankMixin):
+            self.details["train_steps"] = asdict(TrainSteps(engine.trainer.global_step, self.settings.steps))
         if self.settings.backbone == DINOV2:
             digest = context.weights[DINOV2].sha256[:12]
             self.details["weights_note"] = f"DINOv2 weights from the weights store, sha256 {digest}"
@@ -138,7 +141,15 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
     def card(self) -> Card:
         if self.settings.backbone == DINOV2:
             note = self.details["weights_note"]
-            return Card(f"{PREFIX}{self.name}", DINOV2, "official", note, self.parameters(), details=self.details)
+            return Card(
+                f"{PREFIX}{self.name}",
+                DINOV2,
+                "official",
+                note,
+                self.parameters(),
+                details=self.details,
+                steps=self.train_steps(),
+            )
         return self.backbone_card(f"{PREFIX}{self.name}")
 
 

@@ -79,7 +79,7 @@ class Draem(TorchDetector[DraemSettings]):
         names = {"dtd": "Describable Textures", "line": "the line's own OK images, altered, and Perlin noise"}
         textures = names[self.settings.textures]
         note = f"trained from scratch, width {self.settings.width}; anomalies made of {textures}"
-        return Card("draem", "none", "none", note, self.parameters(), details=self.details)
+        return Card("draem", "none", "none", note, self.parameters(), details=self.details, steps=self.train_steps())
 
 
 class Anomalies:

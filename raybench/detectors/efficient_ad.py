@@ -9,6 +9,7 @@ training still gives a usable student.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from raybench.detectors.crops import Crops
 from raybench.detectors.device import has_tf32, tf32_convolutions, upload
 from raybench.detectors.early_stopping import EarlyStopping
 from raybench.detectors.natural_images import NaturalImages
-from raybench.detectors.protocol import Card, FitContext, Provenance, TrainImages
+from raybench.detectors.protocol import Card, FitContext, Provenance, TrainImages, TrainSteps
 from raybench.detectors.ridge_regression import Ridge, fit_last, patches
 from raybench.detectors.settings import EfficientAdSettings
 from raybench.detectors.torch_detector import Clock, Subset, TorchDetector, evaluated, to_tensor
@@ -62,9 +63,18 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         self.details["steps"] = training.train_jointly(steps, self._not_ok(crops, context))
         self.details["stopped_on_plateau"] = alone.reached or joint.reached
         self.details["stopped_by_budget"] = clock.stopped_early
+        self.details["train_steps"] = asdict(self._count(context.budget_s if clock.stopped_early else None))
         self.details |= {"tf32": True} if has_tf32(context.device) else {}
         training.solve_last_layer()
         _set_quantiles(module, unseen)
+
+    def _count(self, budget_s: float | None) -> TrainSteps:
+        """Sum up the steps of all phases; a teacher from the weights store took none here."""
+        chosen = self.settings
+        distilled = self.details.get("distil_steps")
+        done = (distilled or 0) + self.details["autoencoder_steps"] + self.details["steps"]
+        planned = (0 if distilled is None else chosen.distil_steps) + chosen.autoencoder_steps + chosen.steps
+        return TrainSteps(done, planned, budget_s)
 
     def _not_ok(self, crops: Crops, context: FitContext) -> Callable[[int], Tensor]:
         """Return a function that draws N images (N, 3, h, w) in [0, 1] that are not OK."""
@@ -88,7 +98,15 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         not_ok = {"line": "scrambled crops of the line", "imagenette": "ImageNette"}[self.settings.not_ok]
         note = f"{self._teacher_note()}; images that are not OK: {not_ok}"
         provenance: Provenance = "official" if self.settings.teacher == "pdn-official" else "distilled"
-        return Card("efficient_ad", "pdn-small", provenance, note, self.parameters(), details=self.details)
+        return Card(
+            "efficient_ad",
+            "pdn-small",
+            provenance,
+            note,
+            self.parameters(),
+            details=self.details,
+            steps=self.train_steps(),
+        )
 
     def _teacher_note(self) -> str:
         if self.settings.teacher == "line":

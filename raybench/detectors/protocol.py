@@ -134,6 +134,19 @@ class FitContext:
 
 
 @dataclass(frozen=True)
+class TrainSteps:
+    """Optimiser steps of a training, as the model's settings count them, summed over its phases."""
+
+    done: int
+    """Steps that were taken."""
+    planned: int
+    """Steps that the settings ask for, at most."""
+    budget_s: float | None = None
+    """The time budget, in seconds, if it ended training early: on another machine it would be another number of steps.
+    None if it did not."""
+
+
+@dataclass(frozen=True)
 class Card:
     """Description of a fitted detector."""
 
@@ -153,6 +166,8 @@ class Card:
     """What happened in training, as JSON values."""
     not_exportable: str = ""
     """The reason why the detector cannot be exported to ONNX. Empty if it can."""
+    steps: TrainSteps | None = None
+    """Optimiser steps of its training. None for a model without an optimiser, and if unknown."""
 
 
 class Detector(ABC):

@@ -17,7 +17,17 @@ from torch import Tensor, nn
 
 from raybench.detectors import backbone
 from raybench.detectors.device import own_draws, synchronize, upload
-from raybench.detectors.protocol import Card, Detector, DeviceScored, FitContext, Images, Scored, TrainImages, checked
+from raybench.detectors.protocol import (
+    Card,
+    Detector,
+    DeviceScored,
+    FitContext,
+    Images,
+    Scored,
+    TrainImages,
+    TrainSteps,
+    checked,
+)
 from raybench.detectors.weights.catalog import BACKBONES
 from raybench.errors import IntegrityError, LineError, ModelError, is_out_of_memory
 
@@ -168,7 +178,21 @@ class TorchDetector(Detector, Generic[SettingsT]):
         chosen = self.settings.backbone
         weights_note = "; ".join(filter(None, (self.details["weights_note"], note)))
         layout = BACKBONES[chosen]
-        return Card(name, layout.timm_name, layout.provenance, weights_note, self.parameters(), bank, self.details)
+        return Card(
+            name,
+            layout.timm_name,
+            layout.provenance,
+            weights_note,
+            self.parameters(),
+            bank,
+            self.details,
+            steps=self.train_steps(),
+        )
+
+    def train_steps(self) -> TrainSteps | None:
+        """Return the optimiser steps of its training for the card. None for a model without an optimiser."""
+        found = self.details.get("train_steps")
+        return None if found is None else TrainSteps(**found)
 
     def parameters(self) -> int:
         """Return the number of all parameters, the backbone's included."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from raybench.detectors.batch_norm import frozen_batch_norm, recompute_statistic
 from raybench.detectors.device import has_tf32, tf32_convolutions
 from raybench.detectors.device_images import DeviceImages, stream
 from raybench.detectors.early_stopping import EarlyStopping, held_back_count, seeded
-from raybench.detectors.protocol import FitContext, TrainImages
+from raybench.detectors.protocol import FitContext, TrainImages, TrainSteps
 from raybench.detectors.settings import Steps
 from raybench.detectors.torch_detector import Clock, Draws, Subset
 
@@ -30,6 +30,8 @@ _CHECK_IMAGES = 32  # the same for a check of the held-back loss
 class Trained:
     """The history of a training."""
 
+    planned: int
+    """The most steps that were to be taken."""
     losses: list[float] = field(default_factory=list)
     """Loss of each step."""
     stopped: str = "all steps done"
@@ -40,11 +42,14 @@ class Trained:
     """Mean loss on the held-back images at each check."""
     tf32: bool = False
     """Whether convolutions of the steps rounded their inputs to TF32."""
+    budget_s: float | None = None
+    """The time budget, in seconds, if it ended training."""
 
     def details(self) -> dict[str, Any]:
         """Return the history for the card. `loss_first` and `loss_last` are means over ten steps."""
         return {
             "steps": len(self.losses),
+            "train_steps": asdict(TrainSteps(len(self.losses), self.planned, self.budget_s)),
             "stopped": self.stopped,
             "loss_first": _mean(self.losses[:_MEAN_STEPS]),
             "loss_last": _mean(self.losses[-_MEAN_STEPS:]),
@@ -112,7 +117,7 @@ def train_loop_with(
         return sum(value * len(part) for value, part in zip(losses, parts, strict=True)) / len(held)
 
     early_stopping = EarlyStopping(module, lambda: seeded(loss, context.seed, device))
-    clock, trained = Clock(context.budget_s, context.device), Trained(held_back=len(held))
+    clock, trained = Clock(context.budget_s, context.device), Trained(chosen.steps, held_back=len(held))
     steps: Iterable[int] = clock.steps(chosen.steps)
     if len(held):
         steps = early_stopping.steps(steps, chosen.steps)
@@ -123,7 +128,7 @@ def train_loop_with(
     trained.losses = torch.stack(losses).tolist() if losses else []
     trained.held_back_losses = early_stopping.losses
     if clock.stopped_early:
-        trained.stopped = "time budget spent"
+        trained.stopped, trained.budget_s = "time budget spent", context.budget_s
     if early_stopping.reached:
         trained.stopped = "held-back loss no longer fell"
     trained.tf32 = has_tf32(context.device)

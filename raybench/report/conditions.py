@@ -8,7 +8,11 @@ from collections.abc import Mapping, Sequence
 from raybench.analysis.board import Board
 from raybench.analysis.cost_report import format_cost
 from raybench.analysis.rows import BoardRow
+<<<<<<< HEAD
 from raybench.analysis.verdict import DecisionSettings
+=======
+from raybench.detectors.protocol import TrainSteps
+>>>>>>> timing
 from raybench.metrics.numbers import IDLE_LOAD
 from raybench.metrics.ranking import SEED_SD
 
@@ -37,6 +41,7 @@ def conditions(board: Board) -> list[str]:
     texts += _one_seed(board)
     texts += [f"device: {text}" for text in speeds]
     texts += _mixed_devices(board)
+    texts += _cut_short(board.rows)
     texts += _disturbed([row for row in board.rows if row.speed])
     texts += format_cost(context.spending)
     texts += _weights(board)
@@ -94,6 +99,23 @@ def _mixed_devices(board: Board) -> list[str]:
         f"{few(mixed)}: some units were trained on a CPU and some on a GPU, whose rounding differs; small differences "
         "between them are not the models'"
     ]
+
+
+def _cut_short(rows: Sequence[BoardRow]) -> list[str]:
+    """Models whose training a time budget ended, with the line on which each got the smallest share of its steps."""
+    cut: dict[str, list[tuple[float, BoardRow, TrainSteps]]] = {}
+    for row in rows:
+        if row.steps and row.steps.budget_s is not None:
+            cut.setdefault(row.model, []).append((row.steps.done / row.steps.planned, row, row.steps))
+    texts = []
+    for model, found in sorted(cut.items()):
+        _, row, steps = min(found, key=lambda one: one[0])
+        others = f" (the least of {len(found)} lines)" if len(found) > 1 else ""
+        texts.append(
+            f"{model} on {row.line}{others} took {steps.done:,} of {steps.planned:,} steps within its budget of "
+            f"{steps.budget_s:g} s; on another machine it would take another number"
+        )
+    return texts
 
 
 def _disturbed(rows: Sequence[BoardRow]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raybench.data.geometry import Input
-from raybench.detectors.protocol import Provenance
+from raybench.detectors.protocol import Provenance, TrainSteps
 from raybench.metrics.numbers import Quality, RegionRecall, Speed, Threshold
 
 Phase = Literal["train", "score", "measure", "aggregate", "inspect"]
@@ -129,6 +129,8 @@ class TrainRecord:
     """Scores of the held-back images; None in runs of an older raybench."""
     spent: ResourceUsage | None = None
     """Resources used for training."""
+    steps: TrainSteps | None = None
+    """Optimiser steps. None for a model without an optimiser, and in runs of an older raybench."""
 
 
 @dataclass(frozen=True)
@@ -211,3 +213,5 @@ class UnitResult:
     failure: Failure | None = None
     spent: Mapping[Phase, ResourceUsage] = field(default_factory=dict)
     """Resources used for `train`, `score` and `measure`, by the tasks that committed."""
+    steps: TrainSteps | None = None
+    """Optimiser steps of training. None for a model without an optimiser, and in runs of an older raybench."""

@@ -148,4 +148,5 @@ def _result(
         train_s=trained.train_s,
         not_exportable=trained.not_exportable,
         spent={phase: usage for phase, usage in spent.items() if usage},
+        steps=trained.steps,
     )

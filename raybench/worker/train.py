@@ -72,6 +72,7 @@ def train(unit: Unit, manifest: Manifest, context: WorkerContext) -> TrainRecord
             not_exportable=_not_exportable(card, unit),
             held_out=_put_scores(held_out, scores, unit, context),
             spent=meter.read(len(kept) + len(held_out), detector),
+            steps=card.steps,
         ),
     )
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from raybench.detectors import registry
-from raybench.detectors.protocol import Scored, checked
+from raybench.detectors.protocol import Scored, TrainSteps, checked
 from raybench.detectors.registry import InputSize
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
-from tests.support.fitting import CONTEXT, REAL, Fitted, Images, assert_same, fit, maps_of
+from tests.support.fitting import CONFIG, CONTEXT, REAL, Fitted, Images, assert_same, fit, maps_of
 
 
 def refused(self: socket.socket, address: object) -> None:
@@ -111,6 +111,12 @@ def test_the_card_says_where_the_weights_come_from(fitted: Fitted) -> None:
     assert card.weights_note
     assert card.parameters > 0
     json.dumps(dict(card.details), allow_nan=False)
+
+
+def test_the_card_counts_the_optimisers_steps(fitted: Fitted) -> None:
+    settings = CONFIG.get(fitted.name, {})
+    planned = sum(count for key, count in settings.items() if key in ("steps", "distil_steps", "autoencoder_steps"))
+    assert fitted.detector.card().steps == (TrainSteps(planned, planned) if planned else None)
 
 
 def test_a_seed_gives_the_same_detector_and_nothing_keeps_it(fitted: Fitted) -> None:

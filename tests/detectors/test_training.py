@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,7 @@ def stuck(steps: int, count: int) -> tuple[Trained, list[int], nn.Conv2d]:
 def test_training_that_learns_nothing_ends() -> None:
     done, stepped, _ = stuck(steps=1000, count=64)
     assert (len(done.losses), done.stopped) == ((1 + PATIENCE) * LEAST_STEPS, "held-back loss no longer fell")
+    assert done.details()["train_steps"] == {"done": len(done.losses), "planned": 1000, "budget_s": None}
     assert done.held_back == 64 // 16
     assert len(set(stepped)) == 64 - done.held_back
     assert done.details()["held_back_losses"] == [1.0] * (1 + PATIENCE)
@@ -94,6 +96,25 @@ def test_short_training_sees_all_images_and_is_not_looked_at() -> None:
     done, stepped, _ = stuck(steps=150, count=64)
     assert (len(done.losses), done.stopped, done.held_back) == (150, "all steps done", 0)
     assert len(set(stepped)) == 64
+
+
+def test_a_time_budget_that_ends_training_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    layer = nn.Conv2d(3, 1, 1)
+
+    def loss(batch: Tensor) -> Tensor:
+        now[0] += 1.0
+        found: Tensor = layer(batch)
+        return found.mean()
+
+    def steps(budget_s: float | None) -> dict[str, object]:
+        context = replace(CONTEXT, budget_s=budget_s)
+        done = train_loop(layer, torch.optim.SGD(layer.parameters(), lr=0.1), loss, Noise(), CHOSEN, context)
+        return done.details()["train_steps"]  # type: ignore[no-any-return]
+
+    assert steps(5.0) == {"done": 6, "planned": 12, "budget_s": 5.0}
+    assert steps(60.0) == steps(None) == {"done": 12, "planned": 12, "budget_s": None}
 
 
 class Enough(Exception):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from raybench.analysis.board import Board
 from raybench.analysis.rows import BoardRow
+from raybench.detectors.protocol import TrainSteps
 from raybench.metrics.numbers import Speed
 from raybench.report.conditions import FEW, conditions
 
@@ -75,3 +76,16 @@ def test_lines_trained_on_cpus_and_gpus_are_told(board_of: BoardOf) -> None:
     assert told[0].startswith("a: some units were trained on a CPU and some on a GPU")
     alike = changed(board, lambda at, row: replace(row, trained_on=("cuda",)))
     assert not any("trained on" in text for text in alike)
+
+
+def test_training_that_a_budget_cut_short_is_told(board_of: BoardOf) -> None:
+    board = board_of({"bottle": {"m": 2.0, "n": 2.0}, "cap": {"m": 2.0, "n": 2.0}})
+    steps = [TrainSteps(1000, 1000), TrainSteps(312, 1000, 60.0), TrainSteps(40, 2000, 60.0), None]
+    by_row = {(row.line, row.model): at for at, row in enumerate(board.rows)}
+    texts = changed(board, lambda at, row: replace(row, steps=steps[at]))
+    told = [text for text in texts if "within its budget" in text]
+    where = {at: f"{model} on {line}" for (line, model), at in by_row.items()}
+    end = "steps within its budget of 60 s; on another machine it would take another number"
+    assert set(told) == {f"{where[1]} took 312 of 1,000 {end}", f"{where[2]} took 40 of 2,000 {end}"}
+    short = changed(board, lambda at, row: replace(row, steps=TrainSteps(10 + at, 100, 2.5)))
+    assert sum("(the least of 2 lines) took 1" in text for text in short) == 2

@@ -11,6 +11,7 @@ from raybench.analysis.heatmap_grade import HeatmapGrade
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.squash_baseline import NonSquare
 from raybench.data.geometry import Input
+from raybench.detectors.protocol import TrainSteps
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
 from raybench.runs.records import Counts, Failure, ModelSize
 
@@ -65,6 +66,7 @@ def _row(line: str, model: str, value: float, masks: bool = True) -> BoardRow:
         heat=HeatmapGrade("noisy", masks, "noise on OK images 0.50", 0.5),
         failures=(),
         hours=Hours(1.0, 0.5, 1),
+        steps=TrainSteps(312, 1000, 60.0) if masks else None,
     )
 
 

@@ -21,20 +21,21 @@ from raybench.config.unit import Protocol
 from raybench.data.cache import CachedShard, Index
 from raybench.data.pack import PackOptions, pack
 from raybench.detectors import registry
-from raybench.detectors.protocol import Detector
+from raybench.detectors.protocol import Card, Detector, TrainSteps
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
-from raybench.runs.records import QualityRecord, ScoreRecord
+from raybench.runs.records import QualityRecord, ScoreRecord, UnitResult
 from raybench.runs.run import RunStore
 from raybench.runs.scores import read_scores
 from raybench.store import Store, open_store
 from raybench.worker import context as context_module
-from raybench.worker.context import WorkerContext, cached_detector, node_cache
+from raybench.worker.context import WorkerContext, cached_detector, node_cache, size_of
 from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
 from raybench.worker.timing import BackgroundLoad, measure
 from raybench.worker.train import split_train, train
+from tests.support.made_run import finish
 
 
 @pytest.fixture
@@ -80,6 +81,20 @@ def test_the_speed_on_a_busy_machine_is_an_estimate(
     assert speed.wall_p50_ms is not None
     assert 0 < speed.p50_ms <= speed.wall_p50_ms
     assert (speed.other_load, speed.threads) == (0.5, threads)
+
+
+def test_the_result_says_how_many_steps_training_took(
+    plan: Plan, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = TrainSteps(312, 1000, 60.0)
+    card = Card("fake", "none", "none", "made up", 1, steps=steps)
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    kind = type(registry.create(registry.resolve(unit.detector, unit.config), size_of(unit), context.fit_context(unit)))
+    monkeypatch.setattr(kind, "card", lambda _: card)
+    finish(unit, manifest, context)
+    result = context.run.read(unit.unit_id, "result", UnitResult)
+    assert result is not None
+    assert result.steps == steps
 
 
 def test_scores_shards_say_what_was_seen(plan: Plan, context: WorkerContext) -> None:
