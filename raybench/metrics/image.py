@@ -11,19 +11,16 @@ import numpy.typing as npt
 from raybench.errors import IntegrityError
 from raybench.metrics import curves, npz
 from raybench.metrics.intervals import (
-    LEVEL,
     RESAMPLES,
     Indices,
     bootstrap,
     group_numbers,
-    percentile_interval,
     share_interval,
 )
 from raybench.metrics.numbers import Estimate, Threshold
-from raybench.metrics.separation import auroc_interval
+from raybench.metrics.separation import auroc_interval, ranking_interval
 
 _VERSION = 2  # since version 2, images have groups
-_ROUNDING = 1e-9  # sums of shares may miss 1 by rounding
 Floats = npt.NDArray[np.float64]
 
 
@@ -128,8 +125,8 @@ class ImageQuality:
 def image_quality(images: ImageScores, threshold: Threshold, draws: int = RESAMPLES, seed: int = 0) -> ImageQuality:
     """Compute image metrics on the images labelled ok and ng, with intervals over groups of images.
 
-    The interval of AUROC is that of `metrics.separation`, those of AP and the highest F1 are percentiles of resamples,
-    and those of recall and false-alarm rate are Clopper and Pearson's, see `intervals.share_interval`.
+    The intervals of AUROC, AP and the highest F1 are those of `metrics.separation`, those of recall and false-alarm rate
+    are Clopper and Pearson's, see `intervals.share_interval`.
 
     Args:
         images: Scores, labels and groups.
@@ -186,19 +183,8 @@ def _ranking(ok: Floats, ng: Floats, groups: tuple[Indices, Indices], draws: int
     counts = len(np.unique(groups[0])), len(np.unique(groups[1]))
     auroc, *others = zip(values, samples, strict=True)
     intervals = [auroc_interval(*auroc, sizes, counts)]
-    intervals += [_interval(value, sample, min(counts)) for value, sample in others]
+    intervals += [ranking_interval(value, sample, counts[1]) for value, sample in others]
     return [Estimate(value, *interval, sum(sizes)) for value, interval in zip(values, intervals, strict=True)]
-
-
-def _interval(value: float, samples: Floats, n: int) -> tuple[float, float]:
-    """Return the wider of the percentile interval and that of n hits among n, which holds for a perfect 1.
-
-    Resamples of a ranking that is almost perfect tell little of its spread. n is the number of groups of the smaller
-    class.
-    """
-    low, high = percentile_interval(samples)
-    least = value * ((1 - LEVEL) / 2) ** (1 / n) if value > 1 - _ROUNDING else low
-    return min(low, least), max(high, value)
 
 
 def _share(scores: Floats, groups: Indices, threshold: Threshold, name: str) -> Estimate:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from raybench.metrics.image import ImageScores, Ranked, missing
 from raybench.metrics.intervals import RESAMPLES, Indices, percentile_interval, resamples
 from raybench.metrics.numbers import Estimate
-from raybench.metrics.separation import confidence_draws
+from raybench.metrics.separation import auroc_variance, confidence_draws, share_variance
 from raybench.metrics.threshold import conformal_quantiles
 
 SEED_SD = 0.015
@@ -30,6 +30,7 @@ sqrt(AUROC (1 - AUROC)) towards 0 and 1."""
 SEED_DEGREES = 3
 """Seeds that the assumption is worth. The seeds of a model that were run are counted beside them."""
 
+_METRICS = ("auroc", "recall", "own_recall", "own_false_alarm")
 Floats = npt.NDArray[np.float64]
 
 
@@ -165,13 +166,21 @@ def _sampled(
 ) -> SampledModel:
     by_seed = np.stack([seed.values for seed in seeds])  # (S, 2 or 4)
     drawn = np.mean([drawn_by[seed] for seed in seeds], axis=0)
-    values = by_seed.mean(axis=0).tolist()
     rng = np.random.default_rng(sorted(seed.noise_seed for seed in seeds))
-    noise = rng.standard_normal(drawn.shape[1])
-    error, degrees = seed_error(by_seed[:, 0].tolist())
-    auroc = confidence_draws(values[0], drawn[0], sizes, groups, noise) + error * rng.standard_t(degrees, len(noise))
-    own = (values[2], drawn[2], values[3], drawn[3]) if len(drawn) == 4 else (None, None, None, None)
-    return SampledModel(values[0], np.clip(auroc, 0.0, 1.0), values[1], drawn[1], *own)
+    found: list[tuple[float, Floats]] = []
+    for values, resampled, name in zip(by_seed.T.tolist(), drawn, _METRICS, strict=False):
+        error, degrees = seed_error(values)
+        noise, retrained = rng.standard_normal(len(resampled)), rng.standard_t(degrees, len(resampled))
+        of_class = slice(None) if name == "auroc" else slice(0, 1) if name == "own_false_alarm" else slice(1, 2)
+        variance = auroc_variance if name == "auroc" else share_variance
+        mean = sum(values) / len(values)
+        draws = confidence_draws(mean, resampled, sizes[of_class], groups[of_class], noise, variance)
+        found.append((mean, np.clip(draws + error * retrained, 0.0, 1.0)))
+    (auroc, auroc_draws), (recall, recall_draws), *own = found
+    if not own:
+        return SampledModel(auroc, auroc_draws, recall, recall_draws, None, None, None, None)
+    (own_recall, own_recall_draws), (rate, rate_draws) = own
+    return SampledModel(auroc, auroc_draws, recall, recall_draws, own_recall, own_recall_draws, rate, rate_draws)
 
 
 def seed_error(values: Sequence[float]) -> tuple[float, int]:

@@ -8,6 +8,9 @@ groups of images, ties or outliers, Newcombe's is multiplied up to it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
@@ -15,7 +18,9 @@ from scipy import stats
 from raybench.metrics.intervals import NORMAL_QUANTILE
 
 Floats = npt.NDArray[np.float64]
+FEW = 20
 _LEAST_VARIANCE = 1e-10
+_ENDS = np.array([-NORMAL_QUANTILE, NORMAL_QUANTILE])
 _EDGE = 1 - np.geomspace(1e-9, 0.02, 60)[::-1]
 _GRID: Floats = np.concatenate([[0.0], 1 - _EDGE[::-1], np.linspace(0.02, 0.98, 481)[1:-1], _EDGE, [1.0]])
 
@@ -27,56 +32,90 @@ def auroc_variance(auroc: Floats, ok: float, ng: float) -> Floats:
     return variance
 
 
+def share_variance(share: Floats, n: float) -> Floats:
+    """Return the variance of a share measured on n images."""
+    variance: Floats = share * (1 - share) / n
+    return variance
+
+
 def confidence_draws(
-    value: float, resampled: Floats, images: tuple[int, int], groups: tuple[int, int], noise: Floats
+    value: float,
+    resampled: Floats,
+    images: tuple[int, ...],
+    groups: tuple[int, ...],
+    noise: Floats,
+    variance: Callable[..., Floats] = auroc_variance,
 ) -> Floats:
-    """Return draws from the confidence distribution of an AUROC.
+    """Return draws from the confidence distribution of an AUROC, or of a share of images.
 
     They keep the order of the resampled values, so draws of several models on the same resamples stay dependent as the
     models are. What resampling cannot know of the variance comes from `noise`.
 
     Args:
-        value: AUROC on all images.
-        resampled: (B,) AUROC of each resample.
-        images: Numbers of OK and NG images.
+        value: AUROC or share on all images.
+        resampled: (B,) AUROC or share of each resample.
+        images: Numbers of OK and NG images of an AUROC; the number of images of a share.
         groups: Numbers of their groups.
         noise: (B,) standard normal, of this model alone.
+        variance: `auroc_variance` or `share_variance`.
     """
-    inflation, counts = _conditions(value, resampled, images, groups)
-    known = resampled.var() / (inflation * _model_variance(value, counts))
+    inflation, counts = _conditions(value, resampled, images, groups, variance)
+    known = resampled.var() / (inflation * _model_variance(value, counts, variance))
     share = min(1.0, float(known)) if resampled.var() > _LEAST_VARIANCE else 0.0
     ordered = stats.norm.ppf((stats.rankdata(resampled) - 0.5) / len(resampled))
-    return _solve(value, np.sqrt(share) * ordered + np.sqrt(1 - share) * noise, inflation, counts)
+    return _solve(value, np.sqrt(share) * ordered + np.sqrt(1 - share) * noise, inflation, counts, variance)
 
 
 def auroc_interval(
     value: float, resampled: Floats, images: tuple[int, int], groups: tuple[int, int]
 ) -> tuple[float, float]:
     """Return the 95 % interval of an AUROC; the arguments are those of `confidence_draws`."""
-    ends = np.array([-NORMAL_QUANTILE, NORMAL_QUANTILE])
-    low, high = _solve(value, ends, *_conditions(value, resampled, images, groups))
+    conditions = _conditions(value, resampled, images, groups, auroc_variance)
+    low, high = _solve(value, _ENDS, *conditions, auroc_variance)
+    return float(low), float(high)
+
+
+def ranking_interval(value: float, resampled: Floats, ng: int) -> tuple[float, float]:
+    """Return the 95 % interval of another metric of a ranking, such as average precision.
+
+    It has the shape of Wilson's interval of a share of the NG images and the spread of the resamples. On few images,
+    whose resamples miss what was not drawn, the spread is at least that of a share.
+
+    Args:
+        value: Metric on all images.
+        resampled: (B,) metric of each resample.
+        ng: Number of groups of NG images.
+    """
+    found = float(resampled.var()) / _model_variance(value, (ng,), share_variance)
+    low, high = _solve(value, _ENDS, max(found, min(1.0, FEW / ng)), (ng,), share_variance)
     return float(low), float(high)
 
 
 def _conditions(
-    value: float, resampled: Floats, images: tuple[int, int], groups: tuple[int, int]
-) -> tuple[float, tuple[int, int]]:
-    """Return the factor on Newcombe's variance, and the numbers of images that it is based on."""
-    variance = float(resampled.var())
-    if variance <= _LEAST_VARIANCE:
+    value: float,
+    resampled: Floats,
+    images: tuple[int, ...],
+    groups: tuple[int, ...],
+    variance: Callable[..., Floats],
+) -> tuple[float, tuple[int, ...]]:
+    """Return the factor on the variance, and the numbers of images that it is based on."""
+    found = float(resampled.var())
+    if found <= _LEAST_VARIANCE:
         return 1.0, groups  # nothing is known of the dependence within groups: each counts as one image
-    largest = 4 * images[0] * images[1] / (groups[0] * groups[1])
-    return min(max(1.0, variance / _model_variance(value, images)), largest), images
+    largest = 4 * math.prod(images) / math.prod(groups)
+    return min(max(1.0, found / _model_variance(value, images, variance)), largest), images
 
 
-def _model_variance(value: float, counts: tuple[int, int]) -> float:
-    inside = np.array(min(max(value, 0.5 / max(counts)), 1 - 0.5 / max(counts)))
-    return float(auroc_variance(inside, *counts))
+def _model_variance(value: float, counts: tuple[int, ...], variance: Callable[..., Floats]) -> float:
+    inside = min(max(value, 0.5 / max(counts)), 1 - 0.5 / max(counts))
+    return float(variance(np.array(inside), *counts))
 
 
-def _solve(value: float, normal: Floats, inflation: float, counts: tuple[int, int]) -> Floats:
-    """Return the AUROCs from which `value` lies `-normal` standard deviations away, as in Wilson's interval."""
-    deviation = np.sqrt(inflation * auroc_variance(_GRID[1:-1], *counts))
+def _solve(
+    value: float, normal: Floats, inflation: float, counts: tuple[int, ...], variance: Callable[..., Floats]
+) -> Floats:
+    """Return the values from which `value` lies `-normal` standard deviations away, as in Wilson's interval."""
+    deviation = np.sqrt(inflation * variance(_GRID[1:-1], *counts))
     scores = np.concatenate([[-np.inf], (_GRID[1:-1] - value) / deviation, [np.inf]])
     if value >= 1:
         scores[-1] = 0.0

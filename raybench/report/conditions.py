@@ -8,11 +8,8 @@ from collections.abc import Mapping, Sequence
 from raybench.analysis.board import Board
 from raybench.analysis.cost_report import format_cost
 from raybench.analysis.rows import BoardRow
-<<<<<<< HEAD
 from raybench.analysis.verdict import DecisionSettings
-=======
 from raybench.detectors.protocol import TrainSteps
->>>>>>> timing
 from raybench.metrics.numbers import IDLE_LOAD
 from raybench.metrics.ranking import SEED_SD
 
