@@ -15,10 +15,11 @@ from raybench.analysis.verdict import DecisionSettings
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.inspection.inspection import Inspection, bad_images
-from raybench.metrics.image import ImageScores
+from raybench.metrics.image import ImageScores, image_quality
 from raybench.runs.cost_model import read_forecast
 from raybench.runs.records import Failure, QualityRecord, TrainRecord, UnitResult
 from raybench.runs.run import RunStore, versions
+from raybench.runs.thresholds import TEST_OK, judge_by_test
 from raybench.worker.inspect import inspections_in
 
 READERS = 16
@@ -64,6 +65,12 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
     """
     with ThreadPoolExecutor(READERS) as pool:
         units = [unit for unit in pool.map(lambda unit: _read_unit(unit, run), plan.units) if unit is not None]
+    inspections = inspections_in(run, plan)
+    from_test = plan.experiment.threshold.source == TEST_OK
+    units = [
+        _judged(unit, inspections.get(unit.unit.line), from_test) if isinstance(unit, FinishedUnit) else unit
+        for unit in units
+    ]
     finished = {unit.unit.unit_id: unit for unit in units if isinstance(unit, FinishedUnit)}
     compared = {unit.unit_id for unit in plan.compared}
     results = [unit.result if isinstance(unit, FinishedUnit) else unit for unit in units]
@@ -83,13 +90,12 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
             read_forecast(run),
         ),
     )
-    inspections = inspections_in(run, plan)
     lines = {
         line: LineScores(
             {
                 unit_id: unit.held_out
                 for unit_id, unit in finished.items()
-                if unit.unit.line == line and unit.held_out is not None
+                if unit.unit.line == line and unit.held_out is not None and not from_test
             },
             _drift(inspections.get(line)),
         )
@@ -121,6 +127,17 @@ def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | UnitResult | None:
     if failure is None:
         return None
     return UnitResult(unit.unit_id, unit.line, unit.model, unit.seed, input=unit.input, failure=failure)
+
+
+def _judged(unit: FinishedUnit, inspection: Inspection | Failure | None, from_test: bool) -> FinishedUnit:
+    """Return a unit whose duplicates count as one image, with the threshold that the experiment asks for."""
+    images, result = unit.images, unit.result
+    if isinstance(inspection, Inspection):
+        images = images.with_duplicates([copy.image_id for copy in group.copies] for group in inspection.groups)
+    if images is not unit.images and result.quality and result.threshold:
+        quality = replace(result.quality, **vars(image_quality(images, result.threshold)))
+        result = replace(result, quality=quality)
+    return replace(unit, images=images, result=judge_by_test(result, images) if from_test else result)
 
 
 def _drift(inspection: Inspection | Failure | None) -> str:

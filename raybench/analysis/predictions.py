@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import statistics
+from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from raybench.config.unit import Unit
 from raybench.data.geometry import SQUARE_UP_TO
 from raybench.data.manifest import Manifest
 from raybench.data.shards import ImageRow
-from raybench.metrics.numbers import Threshold
+from raybench.metrics.numbers import Estimate, Threshold
 from raybench.metrics.threshold import excess_of
 from raybench.runs.records import Failure
 from raybench.runs.scores import Predicted
 
 TOP = 20
+FEWEST_SHIFTED = 8
+SHIFTED = 0.05  # share of held-back images beyond the median new one
 ODD_SIZE = 2.0  # a side this many times longer than the line's longest, or shorter than its shortest, is odd
 
 
@@ -47,6 +51,8 @@ class PredictionSummary:
     top: tuple[Predicted, ...]
     """Images with the highest scores."""
     sentence: str
+    shift: str = ""
+    """Warning if the new scores differ from those of held-back OK images."""
 
 
 @dataclass
@@ -56,12 +62,14 @@ class PredictionCounts:
     images: int = 0
     anomalous: int = 0
     odd_sizes: int = 0
+    scores: array[float] = field(default_factory=lambda: array("d"))
     _top: list[tuple[float, int, Predicted, str]] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(0, -1))
 
     def add(self, row: Predicted, shard_key: str) -> None:
         """Count a row."""
         self.images += 1
+        self.scores.append(row.score)
         self.anomalous += bool(row.is_anomalous)
         self.odd_sizes += row.odd_size
         entry = (row.score, next(self._numbers), row, shard_key)
@@ -121,14 +129,47 @@ def reasons(images: Manifest) -> dict[str, int]:
     return dict(sorted(Counter(reject.reason for reject in images.rejects).items()))
 
 
-def sentence(images: int, anomalous: int, threshold: Threshold) -> str:
-    """Return a sentence with the number of anomalous images."""
+def sentence(images: int, anomalous: int, threshold: Threshold, tested: Estimate | None = None) -> str:
+    """Return a sentence with the number of anomalous images, and what is known of the threshold.
+
+    Args:
+        images: Number of scored images.
+        anomalous: Number of images above the threshold.
+        threshold: The threshold.
+        tested: Its false-alarm rate on OK test images that did not set it.
+    """
     if images == 0:
         return "no image is scored"
     if threshold.value is None:
         return f"{images} images are scored; none can be called anomalous: {threshold.note}"
     are = "image is" if images == 1 else "images are"
+    start = f"{anomalous} of {images} {are} anomalous at a threshold that promises"
+    promise = f"{start} at most {100 * threshold.promised:.3g} % false alarms"
+    if tested is None or tested.value is None or tested.low is None or tested.high is None:
+        return promise
+    found = f"{tested.value:.0%} ({tested.low:.0%}–{tested.high:.0%}) on {tested.n} OK test images"
+    if tested.low > threshold.promised:
+        return f"{promise}, but had {found}: it does not hold"
+    return f"{promise}, and had {found}"
+
+
+def score_shift(scores: Sequence[float], held_out: Sequence[float]) -> str:
+    """Return a warning if most new images score unlike held-back OK images, else an empty string.
+
+    Most images of a line are OK, so the median of new images should lie among the held-back ones, defects or not.
+
+    Args:
+        scores: Scores of the new images.
+        held_out: Scores of the OK images that were held back in training.
+    """
+    if len(scores) < FEWEST_SHIFTED or len(held_out) < FEWEST_SHIFTED:
+        return ""
+    middle = statistics.median(scores)
+    below = sum(score < middle for score in held_out) / len(held_out)
+    if SHIFTED < below < 1 - SHIFTED:
+        return ""
+    side = "above" if below >= 0.5 else "below"
     return (
-        f"{anomalous} of {images} {are} anomalous at the threshold that promises at most "
-        f"{100 * threshold.promised:.3g} % false alarms"
+        f"half of the new images score {side} {max(below, 1 - below):.0%} of the held-back OK images: either most are "
+        "anomalous, or the line has changed since training and the threshold does not hold"
     )

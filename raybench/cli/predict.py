@@ -85,6 +85,8 @@ def _print(summary: PredictionSummary) -> None:
         out.print(table, markup=False)
     out.print(f"{summary.line}, {summary.model}: {summary.sentence}", style="bold", markup=False, highlight=False)
     out.print(f"threshold: {summary.threshold.note}", highlight=False)
+    if summary.shift:
+        out.print(summary.shift, style="yellow", markup=False, highlight=False)
     if summary.odd_sizes:
         out.print(
             f"{summary.odd_sizes} images have a size or an aspect that no image of the line has: the threshold "

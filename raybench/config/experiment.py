@@ -237,6 +237,14 @@ class Limits(_Section):
     """Largest false-alarm rate on OK test images. It is broken if the whole 95 % interval lies above it."""
 
 
+class ThresholdSource(_Section):
+    """Where thresholds come from."""
+
+    source: Literal["held_out", "test_ok"] = Field(default="held_out", alias="from")
+    """`held_out` sets thresholds on OK training images that are held back. `test_ok` sets them on the OK images of the
+    test split, for lines that have changed since; the false-alarm rate is then cross-fitted."""
+
+
 class Annotation(_Section):
     """The annotation queue."""
 
@@ -278,6 +286,8 @@ class Experiment(_Section):
     """URI of the weights store. If empty, $RAYBENCH_WEIGHTS; if that is unset too, none."""
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)
     """Margin of the verdict, and what counts in it besides image AUROC."""
+    threshold: ThresholdSource = Field(default_factory=ThresholdSource)
+    """Where thresholds come from."""
     costs: Costs | None = None
     """Costs of missed defects, false alarms and time. If unset, `verdict` has the exchange rates."""
     limits: Limits = Field(default_factory=Limits)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +91,27 @@ class ImageScores:
         """Number the groups of images with this label, (m,) int64 from 0."""
         return group_numbers(self.groups[self.labels == label])
 
+    def with_duplicates(self, duplicates: Iterable[Collection[str]]) -> ImageScores:
+        """Return the scores with one group for all images of a set of duplicates, and for the groups that it links.
+
+        Args:
+            duplicates: Image IDs of each set; IDs of other images are ignored.
+        """
+        group_of = dict(zip(self.image_ids.tolist(), self.groups.tolist(), strict=True))
+        parent: dict[str, str] = {}
+
+        def root(name: str) -> str:
+            while name in parent:
+                name = parent[name]
+            return name
+
+        for ids in duplicates:
+            first, *others = sorted({root(group_of[image_id]) for image_id in ids if image_id in group_of}) or [""]
+            parent |= dict.fromkeys(others, first)
+        if not parent:
+            return self
+        return replace(self, groups=np.array([root(name) for name in self.groups.tolist()], np.str_))
+
     def only(self, image_ids: npt.NDArray[np.str_]) -> ImageScores:
         """Select images by id; all of them must be present."""
         index = np.searchsorted(self.image_ids, image_ids)
@@ -125,8 +146,8 @@ class ImageQuality:
 def image_quality(images: ImageScores, threshold: Threshold, draws: int = RESAMPLES, seed: int = 0) -> ImageQuality:
     """Compute image metrics on the images labelled ok and ng, with intervals over groups of images.
 
-    The intervals of AUROC, AP and the highest F1 are those of `metrics.separation`, those of recall and false-alarm rate
-    are Clopper and Pearson's, see `intervals.share_interval`.
+    The intervals of AUROC, AP and the highest F1 are those of `metrics.separation`. Those of recall and false-alarm
+    rate are Clopper and Pearson's, see `intervals.share_interval`.
 
     Args:
         images: Scores, labels and groups.
@@ -137,7 +158,7 @@ def image_quality(images: ImageScores, threshold: Threshold, draws: int = RESAMP
     ok, ng = images.of_label("ok"), images.of_label("ng")
     groups = images.groups_of("ok"), images.groups_of("ng")
     auroc, ap, f1 = _ranking(ok, ng, groups, draws, seed)
-    return ImageQuality(auroc, ap, f1, _share(ng, groups[1], threshold, "NG"), _share(ok, groups[0], threshold, "OK"))
+    return ImageQuality(auroc, ap, f1, share_above(images, "ng", threshold), share_above(images, "ok", threshold))
 
 
 class Ranked:
@@ -187,13 +208,19 @@ def _ranking(ok: Floats, ng: Floats, groups: tuple[Indices, Indices], draws: int
     return [Estimate(value, *interval, sum(sizes)) for value, interval in zip(values, intervals, strict=True)]
 
 
-def _share(scores: Floats, groups: Indices, threshold: Threshold, name: str) -> Estimate:
+def share_above(images: ImageScores, label: str, threshold: Threshold) -> Estimate:
+    """Estimate the share of images with this label above a threshold."""
+    scores = images.of_label(label)
     if threshold.value is None:
         return Estimate(None, n=len(scores), reason=f"no threshold: {threshold.note}")
-    if len(scores) == 0:
+    return share_of(scores > threshold.value, images.groups_of(label), label.upper())
+
+
+def share_of(hits: npt.NDArray[np.bool_], groups: Indices, name: str) -> Estimate:
+    """Estimate the share of hits among (n,) images, of which `groups` gives the groups."""
+    if len(hits) == 0:
         return Estimate(None, reason=f"no {name} images in the test split")
-    hits = scores > threshold.value
-    return Estimate(float(hits.mean()), *share_interval(hits, groups), len(scores))
+    return Estimate(float(hits.mean()), *share_interval(hits, groups), len(hits))
 
 
 def missing(ok: int, ng: int) -> Estimate | None:

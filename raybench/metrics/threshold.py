@@ -100,6 +100,30 @@ def conformal_quantiles(
     return limits
 
 
+def cross_fitted_alarms(
+    scores: npt.NDArray[np.float64], groups: Indices, budget: float, folds: int = 5
+) -> npt.NDArray[np.bool_]:
+    """Compare each image with the threshold that images of other groups set.
+
+    Args:
+        scores: (n,) float64.
+        groups: (n,) number of each image's group, from 0 without gaps.
+        budget: The false-alarm rate asked for.
+        folds: Number of parts; each is compared with the threshold of the others.
+
+    Returns:
+        (n,) bool: whether the image is above it. All True where the other parts have no images.
+    """
+    fold = np.random.default_rng(0).permutation(int(groups.max(initial=-1)) + 1)[groups] % folds
+    alarms = np.ones(len(scores), bool)
+    for number in np.unique(fold):
+        others = fold != number
+        limit = conformal_threshold(scores[others], budget, groups[others].astype(np.str_)).value
+        if limit is not None:
+            alarms[~others] = scores[~others] > limit
+    return alarms
+
+
 def excess_of(score: float, threshold: Threshold) -> float:
     """Return how far `score` lies above the threshold, in units of the distance from a typical OK image to it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from raybench.detectors.protocol import Detector, Scored
 from raybench.errors import InputError, ModelError
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
+from raybench.runs.thresholds import read_threshold
 from raybench.worker.context import WorkerContext, cached_detector, fit_of
 
 TOLERANCE = 1e-3
@@ -59,6 +60,8 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
     trained = run.read(unit.unit_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
+    threshold = read_threshold(run, unit.unit_id, trained, plan.experiment.threshold.source)
+    trained = replace(trained, threshold=threshold)
     site = WorkerContext(run, plan.lines_of(line), cache_dir, "cpu", 1)
     detector = cached_detector(unit, trained, site)
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,14 @@ import jinja2
 from raybench.analysis.anomaly_types import AnomalyType
 from raybench.analysis.anomaly_types.stored import TypeClassifier
 from raybench.analysis.anomaly_types.views import Image
-from raybench.analysis.predictions import PredictionCounts, PredictionSummary, predict_image, reasons, sentence
+from raybench.analysis.predictions import (
+    PredictionCounts,
+    PredictionSummary,
+    predict_image,
+    reasons,
+    score_shift,
+    sentence,
+)
 from raybench.data.decode import decode_image
 from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest
@@ -149,8 +156,17 @@ def _summary(prediction: Prediction, tally: PredictionCounts, failed: Mapping[st
         failed=failed,
         not_scored=sum(shard.rows for shard in prediction.manifest.shards) - tally.images,
         top=tuple(row for row, _ in tally.top),
-        sentence=sentence(tally.images, tally.anomalous, threshold),
+        sentence=sentence(tally.images, tally.anomalous, threshold, prediction.tested),
+        shift=_shift(prediction, tally),
     )
+
+
+def _shift(prediction: Prediction, tally: PredictionCounts) -> str:
+    """Return how the new scores differ from those of held-back OK images, if they do."""
+    if prediction.trained.held_out is None:
+        return ""
+    held_out = ImageScores.from_bytes(prediction.run.get_blob(prediction.trained.held_out))
+    return score_shift(tally.scores, held_out.scores.tolist())
 
 
 def _cards(

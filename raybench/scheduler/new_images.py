@@ -74,7 +74,9 @@ def predict_images(
     store, name = RunStore.of(plan), new.name or name_of(new.source)
     out = folder / plan.experiment.name / "predictions" / name / plain_name(unit.model)
     with pack_bar(new.line, console) as show:
-        prediction = prepare(store, unit, plan.manifests[new.line], images, name, show)
+        prediction = prepare(
+            store, unit, plan.manifests[new.line], images, name, show, plan.experiment.threshold.source
+        )
     failed = _score(prediction, plan.experiment.resources, address or os.environ.get("RAY_ADDRESS"), console)
     classify = make_classifier(plan, store, new.line)
     summary = publish(prediction, plan.manifests[new.line], failed, out, classify)

@@ -23,8 +23,10 @@ from raybench.data import layouts, pack
 from raybench.data.manifest import Manifest, ShardInfo, read_manifest
 from raybench.data.source import listing_digest
 from raybench.errors import InputError, ObjectMissing, StoreError
-from raybench.runs.records import Failure, TrainRecord
+from raybench.metrics.numbers import Estimate
+from raybench.runs.records import Failure, QualityRecord, TrainRecord
 from raybench.runs.run import RunStore, decode, encode, score_name
+from raybench.runs.thresholds import TEST_OK, read_threshold
 from raybench.store import Store
 from raybench.store.digest import digest
 from raybench.worker.context import WorkerContext
@@ -68,6 +70,9 @@ class Prediction:
     """The trained unit with an identity that includes the images."""
     trained: TrainRecord
     """The detector and its thresholds."""
+    tested: Estimate | None
+    """False-alarm rate of the threshold on the OK test images of the run. None if they were not scored, or have set the
+    threshold."""
 
     def scored(self) -> set[str]:
         """Return the names of the unit's commits."""
@@ -80,7 +85,13 @@ class Prediction:
 
 
 def prepare(
-    run: RunStore, unit: Unit, line: Manifest, source: Store, name: str, progress: Progress = lambda now: None
+    run: RunStore,
+    unit: Unit,
+    line: Manifest,
+    source: Store,
+    name: str,
+    progress: Progress = lambda now: None,
+    threshold_from: str = "held_out",
 ) -> Prediction:
     """Pack new images for a unit to score, unless they are packed already.
 
@@ -91,6 +102,7 @@ def prepare(
         source: The images.
         name: Name of the prediction.
         progress: Called during packing.
+        threshold_from: Where the threshold comes from, see `config.experiment.ThresholdSource`.
 
     Raises:
         InputError: The name is invalid or used for other images, or the unit is not trained.
@@ -106,9 +118,15 @@ def prepare(
     images = prediction.store.sub(f"{prediction.root}/images")
     origin = PredictionSource(source.uri(), line.line, line.white_level, listing_digest(source), line.black_level)
     manifest = _packed(prediction, images, origin, source, progress)
-    unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
-    trained = prediction.commit(unit.unit_id, "train", replace(trained, unit_id=unit.unit_id))
-    return Prediction(name, origin, prediction, images, manifest, unit, trained)
+    threshold = read_threshold(run, unit.unit_id, trained, threshold_from)
+    merged = run.read(unit.unit_id, "quality", QualityRecord)
+    identity = [unit.line_digest, manifest.digest]
+    if threshold_from == TEST_OK:
+        identity.append(repr(threshold.value))
+    unit = replace(unit, line_digest=digest(identity))
+    trained = prediction.commit(unit.unit_id, "train", replace(trained, unit_id=unit.unit_id, threshold=threshold))
+    tested = merged.quality.false_alarm_rate if merged and threshold_from != TEST_OK else None
+    return Prediction(name, origin, prediction, images, manifest, unit, trained, tested)
 
 
 def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:
