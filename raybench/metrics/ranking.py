@@ -80,7 +80,8 @@ def sample_models(
     Args:
         scores: By model, the scores of each of its seeds. A model's value is the mean over its seeds.
         false_alarm_rate: False-alarm rate at which recalls are compared; also the budget of their own thresholds.
-        held_out: By model, the scores of held-back OK images of each of its seeds, in the order of `scores`.
+        held_out: By model, the scores of held-back OK images of each of its seeds, in the order of `scores`. A model
+            that is not in it has no threshold of its own.
         draws: Number of draws.
 
     Returns:
@@ -94,9 +95,10 @@ def sample_models(
         return undefined
     groups = common.groups_of("ok"), common.groups_of("ng")
     counts = int(groups[0].max()) + 1, int(groups[1].max()) + 1
+    of_held_out = held_out or {}
     seeds = {
         model: [
-            _Seed(images.only(ids), false_alarm_rate, held_out[model][index] if held_out else None)
+            _Seed(images.only(ids), false_alarm_rate, of_held_out[model][index] if model in of_held_out else None)
             for index, images in enumerate(of_model)
         ]
         for model, of_model in scores.items()
