@@ -16,6 +16,7 @@ from raybench.metrics.intervals import NORMAL_QUANTILE
 
 Floats = npt.NDArray[np.float64]
 _LEAST_VARIANCE = 1e-10
+_ROUNDING = 1e-9  # sums of shares may miss 1 by rounding
 _EDGE = 1 - np.geomspace(1e-9, 0.02, 60)[::-1]
 _GRID: Floats = np.concatenate([[0.0], 1 - _EDGE[::-1], np.linspace(0.02, 0.98, 481)[1:-1], _EDGE, [1.0]])
 
@@ -78,9 +79,9 @@ def _solve(value: float, normal: Floats, inflation: float, counts: tuple[int, in
     """Return the AUROCs from which `value` lies `-normal` standard deviations away, as in Wilson's interval."""
     deviation = np.sqrt(inflation * auroc_variance(_GRID[1:-1], *counts))
     scores = np.concatenate([[-np.inf], (_GRID[1:-1] - value) / deviation, [np.inf]])
-    if value >= 1:
+    if value > 1 - _ROUNDING:
         scores[-1] = 0.0
-    if value <= 0:
+    if value < _ROUNDING:
         scores[0] = 0.0
     finite = np.clip(np.maximum.accumulate(scores), -1e9, 1e9)
     solved: Floats = np.interp(normal, finite, _GRID)
