@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from raybench.errors import IntegrityError
 from raybench.metrics import curves, npz
 from raybench.metrics.intervals import (
     LEVEL,
+    NORMAL_QUANTILE,
     RESAMPLES,
     Indices,
     bootstrap,
     group_numbers,
-    percentile_interval,
     share_interval,
 )
 from raybench.metrics.numbers import Estimate, Threshold
@@ -24,6 +25,7 @@ from raybench.metrics.separation import auroc_interval
 
 _VERSION = 2  # since version 2, images have groups
 _ROUNDING = 1e-9  # sums of shares may miss 1 by rounding
+_LEAST_ODDS = 1e-6  # log-odds of 0 and 1 are those of this distance from them
 Floats = npt.NDArray[np.float64]
 
 
@@ -128,7 +130,7 @@ class ImageQuality:
 def image_quality(images: ImageScores, threshold: Threshold, draws: int = RESAMPLES, seed: int = 0) -> ImageQuality:
     """Compute image metrics on the images labelled ok and ng, with intervals over groups of images.
 
-    The interval of AUROC is that of `metrics.separation`, those of AP and the highest F1 are percentiles of resamples,
+    The interval of AUROC is that of `metrics.separation`, those of AP and the highest F1 have the spread of resamples,
     and those of recall and false-alarm rate are Clopper and Pearson's, see `intervals.share_interval`.
 
     Args:
@@ -191,13 +193,18 @@ def _ranking(ok: Floats, ng: Floats, groups: tuple[Indices, Indices], draws: int
 
 
 def _interval(value: float, samples: Floats, n: int) -> tuple[float, float]:
-    """Return the wider of the percentile interval and that of n hits among n, which holds for a perfect 1.
+    """Return an interval from the spread of resampled log-odds (Boyd, Eng and Page 2013).
 
-    Resamples of a ranking that is almost perfect tell little of its spread. n is the number of groups of the smaller
-    class.
+    Percentiles of these metrics, which are biased upwards, lie too high.
+
+    Resamples of a perfect ranking tell nothing of its spread; its interval is that of n hits among n, where n is the
+    number of groups of the smaller class.
     """
-    low, high = percentile_interval(samples)
-    least = value * ((1 - LEVEL) / 2) ** (1 / n) if value > 1 - _ROUNDING else low
+    inside = np.clip(samples, _LEAST_ODDS, 1 - _LEAST_ODDS)
+    centre = special.logit(min(max(value, _LEAST_ODDS), 1 - _LEAST_ODDS))
+    half = NORMAL_QUANTILE * float(special.logit(inside).std())
+    low, high = float(special.expit(centre - half)), float(special.expit(centre + half))
+    least = value * ((1 - LEVEL) / 2) ** (1 / n) if value > 1 - _ROUNDING else value
     return min(low, least), max(high, value)
 
 
