@@ -204,7 +204,7 @@ def _ranking(ok: Floats, ng: Floats, groups: tuple[Indices, Indices], draws: int
     counts = len(np.unique(groups[0])), len(np.unique(groups[1]))
     auroc, *others = zip(values, samples, strict=True)
     intervals = [auroc_interval(*auroc, sizes, counts)]
-    intervals += [ranking_interval(value, sample, counts[1]) for value, sample in others]
+    intervals += [ranking_interval(value, sample, min(counts)) for value, sample in others]
     return [Estimate(value, *interval, sum(sizes)) for value, interval in zip(values, intervals, strict=True)]
 
 

@@ -54,7 +54,8 @@ def _interval(ranks: Floats, models: int) -> tuple[float, float]:
     """Return Wilson's interval of a mean between 1 and `models`, with Student's quantile.
 
     The variance of the ranks is estimated together with _ASSUMED_LINES lines of the largest variance that their mean
-    allows, so that it does not vanish where a model has the same rank on a few lines.
+    allows, so that it does not vanish where a model has the same rank on a few lines. It is at least that of ranks of
+    which a few are one place worse than all others: of two models, the largest variance itself.
     """
     lines = len(ranks)
     share = (ranks - 1) / (models - 1)
@@ -62,7 +63,7 @@ def _interval(ranks: Floats, models: int) -> tuple[float, float]:
     inner = (lines * mean + 0.5) / (lines + 1)
     largest = inner * (1 - inner)
     found = (lines - 1) * share.var(ddof=1) + _ASSUMED_LINES * largest
-    spread = min(1.0, float(found / (lines - 1 + _ASSUMED_LINES) / largest))
+    spread = min(1.0, max(1 / (models - 1), float(found / (lines - 1 + _ASSUMED_LINES) / largest)))
     reach = stats.t.ppf((1 + LEVEL) / 2, lines - 1) ** 2 * spread / lines
     centre = (mean + reach / 2) / (1 + reach)
     half = np.sqrt(reach * mean * (1 - mean) + reach**2 / 4) / (1 + reach)

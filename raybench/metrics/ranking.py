@@ -81,7 +81,8 @@ def sample_models(
     Args:
         scores: By model, the scores of each of its seeds. A model's value is the mean over its seeds.
         false_alarm_rate: False-alarm rate at which recalls are compared; also the budget of their own thresholds.
-        held_out: By model, the scores of held-back OK images of each of its seeds, in the order of `scores`.
+        held_out: By model, the scores of held-back OK images of each of its seeds, in the order of `scores`. A model
+            that is not in it has no threshold of its own.
         draws: Number of draws.
 
     Returns:
@@ -95,9 +96,10 @@ def sample_models(
         return undefined
     groups = common.groups_of("ok"), common.groups_of("ng")
     counts = int(groups[0].max()) + 1, int(groups[1].max()) + 1
+    of_held_out = held_out or {}
     seeds = {
         model: [
-            _Seed(images.only(ids), false_alarm_rate, held_out[model][index] if held_out else None)
+            _Seed(images.only(ids), false_alarm_rate, of_held_out[model][index] if model in of_held_out else None)
             for index, images in enumerate(of_model)
         ]
         for model, of_model in scores.items()
@@ -190,7 +192,7 @@ def seed_error(values: Sequence[float]) -> tuple[float, int]:
     """
     count = len(values)
     mean = sum(values) / count
-    assumed = SEED_SD**2 * 4 * mean * (1 - mean)
+    assumed = SEED_SD**2 * max(0.0, 4 * mean * (1 - mean))  # rounding may lift a mean above 1
     found = sum((value - mean) ** 2 for value in values)
     degrees = SEED_DEGREES + count - 1
     return math.sqrt((SEED_DEGREES * assumed + found) / degrees / count), degrees

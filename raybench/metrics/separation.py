@@ -13,14 +13,15 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
-from raybench.metrics.intervals import NORMAL_QUANTILE
+from raybench.metrics.intervals import LEVEL, NORMAL_QUANTILE
 
 Floats = npt.NDArray[np.float64]
-FEW = 20
+_LEAST_ODDS = 1e-6  # log-odds of 0 and 1 are those of this distance from them
 _LEAST_VARIANCE = 1e-10
 _ENDS = np.array([-NORMAL_QUANTILE, NORMAL_QUANTILE])
+_ROUNDING = 1e-9  # sums of shares may miss 1 by rounding
 _EDGE = 1 - np.geomspace(1e-9, 0.02, 60)[::-1]
 _GRID: Floats = np.concatenate([[0.0], 1 - _EDGE[::-1], np.linspace(0.02, 0.98, 481)[1:-1], _EDGE, [1.0]])
 
@@ -75,20 +76,23 @@ def auroc_interval(
     return float(low), float(high)
 
 
-def ranking_interval(value: float, resampled: Floats, ng: int) -> tuple[float, float]:
-    """Return the 95 % interval of another metric of a ranking, such as average precision.
+def ranking_interval(value: float, resampled: Floats, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of another metric of a ranking, from the spread of its log-odds.
 
-    It has the shape of Wilson's interval of a share of the NG images and the spread of the resamples. On few images,
-    whose resamples miss what was not drawn, the spread is at least that of a share.
+    Percentiles of average precision and of the highest F1, which are biased upwards, lie too high (Boyd, Eng and Page
+    2013, *Area Under the Precision-Recall Curve*). Resamples of a perfect ranking tell nothing of its spread: its
+    interval is that of n hits among n.
 
     Args:
         value: Metric on all images.
         resampled: (B,) metric of each resample.
-        ng: Number of groups of NG images.
+        n: Number of groups of the smaller class.
     """
-    found = float(resampled.var()) / _model_variance(value, (ng,), share_variance)
-    low, high = _solve(value, _ENDS, max(found, min(1.0, FEW / ng)), (ng,), share_variance)
-    return float(low), float(high)
+    odds = special.logit(np.clip([value, *resampled], _LEAST_ODDS, 1 - _LEAST_ODDS))
+    low, high = special.expit(odds[0] + _ENDS * odds[1:].std())
+    if value > 1 - _ROUNDING:
+        low = min(low, ((1 - LEVEL) / 2) ** (1 / n))
+    return min(float(low), value), max(float(high), value)
 
 
 def _conditions(
@@ -117,9 +121,9 @@ def _solve(
     """Return the values from which `value` lies `-normal` standard deviations away, as in Wilson's interval."""
     deviation = np.sqrt(inflation * variance(_GRID[1:-1], *counts))
     scores = np.concatenate([[-np.inf], (_GRID[1:-1] - value) / deviation, [np.inf]])
-    if value >= 1:
+    if value > 1 - _ROUNDING:
         scores[-1] = 0.0
-    if value <= 0:
+    if value < _ROUNDING:
         scores[0] = 0.0
     finite = np.clip(np.maximum.accumulate(scores), -1e9, 1e9)
     solved: Floats = np.interp(normal, finite, _GRID)

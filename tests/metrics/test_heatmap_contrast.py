@@ -88,6 +88,47 @@ def test_a_defect_that_does_not_glow_is_all_noise() -> None:
     assert found.sharpness.value == 0.0
 
 
+def of_peaks(ok: npt.NDArray[np.float64], ng: npt.NDArray[np.float64]) -> HeatmapContrast:
+    """Images without masks whose heat maps have these peaks."""
+    peaks = np.concatenate([ok, ng])
+    ids = np.array([f"{at:04}" for at in range(len(peaks))])
+    labels = np.array(["ok"] * len(ok) + ["ng"] * len(ng))
+    unknown = np.full(len(peaks), np.nan)
+    return HeatmapContrast(ids, labels, peaks, unknown, unknown, unknown)
+
+
+def test_the_interval_of_noise_on_ok_images_covers_the_truth() -> None:
+    """The median of the NG images is no constant: with few of them it is what is known least."""
+    rng, repeats, hits = np.random.default_rng(0), 150, 0
+    spread = 0.4
+    peaks = np.exp(rng.normal(0, spread, 200_000))
+    truth = np.minimum(peaks / np.exp(0.5), 1).mean()
+    for seed in range(repeats):
+        ok, ng = np.exp(rng.normal(0, spread, 40)), np.exp(rng.normal(0.5, spread, 8))
+        found = heatmap_quality(of_peaks(ok, ng), seed=seed).noise_ok
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= truth <= found.high
+    assert hits / repeats >= 0.90
+
+
+def test_ng_images_are_resampled_too() -> None:
+    rng = np.random.default_rng(0)
+    ok = np.full(400, 1.0)
+    few, many = (heatmap_quality(of_peaks(ok, np.exp(rng.normal(0.7, 0.4, count)))).noise_ok for count in (10, 400))
+    widths = [(number.high or 0) - (number.low or 0) for number in (few, many)]
+    assert widths[0] > 2 * widths[1] > 0
+
+
+def test_images_of_one_part_are_resampled_together() -> None:
+    rng = np.random.default_rng(0)
+    contrast = of_peaks(np.repeat(rng.gamma(4, 1, 8), 5), 12 + np.repeat(rng.gamma(4, 1, 8), 5))
+    groups = {name: f"part {int(name) // 5}" for name in contrast.image_ids.tolist()}
+    apart, together = (heatmap_quality(contrast, of).noise_ok for of in (None, groups))
+    assert apart.value == together.value
+    assert (together.high or 0) - (together.low or 0) > 1.5 * ((apart.high or 0) - (apart.low or 0))
+
+
 def test_undefined_numbers_say_why() -> None:
     assert heatmap_quality(HeatmapContrast.empty()).noise_ok.reason == "no heat maps"
     heat, _ = spot()

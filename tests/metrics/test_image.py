@@ -3,15 +3,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from raybench.errors import IntegrityError
-from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.image import ImageScores, Ranked, image_quality
 from raybench.metrics.numbers import Threshold
-from raybench.metrics.ranking import paired_difference
 
 NO_THRESHOLD = Threshold(None, 3, 0.05, 0.0, None, "3 held-back OK images")
 
@@ -51,35 +52,74 @@ def test_undefined_numbers_say_why() -> None:
 
 
 def test_a_perfect_score_is_not_a_certain_one() -> None:
-    found = image_quality(drawn(30, 10, 100.0), NO_THRESHOLD).image_auroc
-    assert found.value == pytest.approx(1.0)
-    assert found.low == pytest.approx(0.025 ** (1 / 10))
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    truth = 0.760  # P(N(1, 1) > N(0, 1))
-    hits = 0
-    for seed in range(100):
-        number = image_quality(drawn(60, 60, 1.0, seed), NO_THRESHOLD).image_auroc
+    found = image_quality(drawn(30, 10, 100.0), NO_THRESHOLD)
+    for number in (found.image_auroc, found.image_ap, found.image_f1_max):
+        assert (number.value, number.high) == (pytest.approx(1.0), pytest.approx(1.0))
         assert number.low is not None
-        assert number.high is not None
-        hits += number.low <= truth <= number.high
-    assert 88 <= hits <= 100
+        assert number.low < 0.9
+    assert found.image_ap.low == pytest.approx(0.025 ** (1 / 10))  # as 10 of 10
 
 
-def test_paired_difference_sees_what_single_intervals_cannot() -> None:
-    first = drawn(60, 60, 1.0)
-    worse = np.where(first.labels == "ng", first.scores - 0.35, first.scores)
-    second = replace(first, scores=worse)
-    gap = paired_difference(first, second)
-    assert gap.low is not None
-    assert gap.low > 0
-    alone = [image_quality(images, NO_THRESHOLD).image_auroc for images in (first, second)]
-    assert alone[1].high is not None
-    assert alone[0].low is not None
-    assert alone[1].high > alone[0].low
-    assert paired_difference(second, first).value == pytest.approx(-(gap.value or 0.0))
-    assert paired_difference(first, first).value == 0.0
+@given(ok=st.integers(1, 12), ng=st.integers(1, 12), seed=st.integers(0, 999), ties=st.integers(1, 20))
+@settings(max_examples=40)
+def test_an_interval_holds_its_number(ok: int, ng: int, seed: int, ties: int) -> None:
+    scores = np.random.default_rng(seed).integers(0, ties, ok + ng).astype(float)
+    images = ImageScores.of([f"{at}" for at in range(ok + ng)], ["ok"] * ok + ["ng"] * ng, scores.tolist())
+    found = image_quality(images, Threshold(ties / 2, 20, 0.05, 0.05, 0.0), draws=60)
+    for number in vars(found).values():
+        assert 0 <= number.low <= number.value + 1e-9
+        assert number.value - 1e-9 <= number.high <= 1
+
+
+@pytest.mark.parametrize(("ok", "ng", "gap"), [(60, 60, 1.0), (40, 10, 2.5), (20, 20, 2.0), (40, 3, 2.0)])
+def test_the_intervals_cover_the_truth(ok: int, ng: int, gap: float) -> None:
+    auroc = stats.norm.cdf(gap / np.sqrt(2))
+    large = drawn(ok * 1000, ng * 1000, gap, 10_000, 12)
+    exact = Ranked(large.of_label("ok"), large.of_label("ng")).all(np.ones((1, ok * 1000)), np.ones((1, ng * 1000)))
+    ap, f1 = exact[1:, 0]
+    hits = np.zeros(3)
+    for seed in range(150):
+        found = image_quality(drawn(ok, ng, gap, seed), NO_THRESHOLD, draws=200)
+        numbers = (found.image_auroc, auroc), (found.image_ap, ap), (found.image_f1_max, f1)
+        for at, (number, truth) in enumerate(numbers):
+            assert number.low is not None
+            assert number.high is not None
+            hits[at] += number.low <= truth <= number.high
+    assert (hits / 150 >= 0.90).all()
+
+
+def test_the_interval_of_ap_covers_the_truth_with_outliers_among_ok_images() -> None:
+    rng, repeats, hits = np.random.default_rng(0), 150, 0
+
+    def scores(ok: int, ng: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        dirty = rng.random(ok) < 0.05
+        return np.where(dirty, rng.normal(4, 1, ok), rng.normal(0, 1, ok)), rng.normal(2, 1, ng)
+
+    truth = float(Ranked(*scores(100_000, 100_000)).all(np.ones((1, 100_000)), np.ones((1, 100_000)))[1, 0])
+    for _ in range(repeats):
+        ok, ng = scores(60, 60)
+        ids, labels = [f"{at:04}" for at in range(120)], ["ok"] * 60 + ["ng"] * 60
+        found = image_quality(ImageScores.of(ids, labels, [*ok, *ng]), NO_THRESHOLD, draws=200).image_ap
+        assert found.low is not None
+        assert found.high is not None
+        hits += found.low <= truth <= found.high
+    assert hits / repeats >= 0.90
+
+
+def test_images_of_one_part_are_resampled_together() -> None:
+    scores = drawn(60, 60, 1.0).scores
+    parts = [f"part {at // 5:02}" for at in range(120)]
+    scores = np.repeat(scores[::5], 5) + 1e-6 * np.arange(120)  # five photographs that look alike
+    labels = ["ok"] * 60 + ["ng"] * 60
+    ids = [f"{at:04}" for at in range(120)]
+    apart, together = (
+        image_quality(ImageScores.of(ids, labels, scores.tolist(), of), Threshold(0.5, 20, 0.05, 0.05, 0.0))
+        for of in (None, parts)
+    )
+    for name in ("image_auroc", "image_ap", "recall", "false_alarm_rate"):
+        narrow, wide = getattr(apart, name), getattr(together, name)
+        assert narrow.value == wide.value
+        assert wide.high - wide.low > 1.4 * (narrow.high - narrow.low)
 
 
 @given(st.permutations(range(6)), st.integers(0, 6))

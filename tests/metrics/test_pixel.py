@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from raybench.errors import IntegrityError
 from raybench.metrics import pixel as pixel_module
 from raybench.metrics.image import ImageScores
+from raybench.metrics.numbers import Estimate
 from raybench.metrics.pixel import PixelSketch
 from tests.support.made_maps import MadeMap, sketch_of
 
@@ -203,6 +204,42 @@ def test_interval_holds_the_number_and_shrinks_with_more_images() -> None:
         widths.append(number.high - number.low)
     assert widths[1] < widths[0]
     assert many.evaluate() == many.evaluate()
+
+
+def width(number: Estimate) -> float:
+    assert number.low is not None
+    assert number.high is not None
+    return number.high - number.low
+
+
+def test_aupimo_knows_that_other_ok_images_would_set_other_thresholds() -> None:
+    """All anomalous images are alike, so the interval is that of the OK images."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((80, 80), bool)
+    mask[20:40, 20:40] = True
+    inside = np.linspace(3, 6, mask.sum(), dtype=np.float32)
+
+    def scene_of(ok: int) -> list[MadeMap]:
+        heat = [rng.gamma(2, rng.uniform(0.2, 0.5), mask.shape).astype(np.float32) for _ in range(ok)]
+        clean = [MadeMap(f"ok {at}", one, np.zeros_like(mask)) for at, one in enumerate(heat)]
+        defect = rng.gamma(2, 0.3, mask.shape).astype(np.float32)
+        defect[mask] = inside
+        return clean + [MadeMap(f"ng {at}", defect, mask) for at in range(10)]
+
+    few, many = (sketch_of(scene_of(count)).evaluate().aupimo for count in (20, 160))
+    assert width(few) > 0.02
+    assert width(few) > width(many)
+
+
+def test_images_of_one_part_are_resampled_together() -> None:
+    maps = [MadeMap(f"{one.image_id} {copy}", one.heatmap, one.mask) for one in scene(12) for copy in range(4)]
+    groups = {one.image_id: one.image_id.rpartition(" ")[0] for one in maps}
+    sketch = sketch_of(maps)
+    apart, together = sketch.evaluate(), sketch.evaluate(groups)
+    assert together.au_pro.value == apart.au_pro.value
+    for name in ("pixel_auroc", "au_pro", "aupimo"):
+        if getattr(apart, name).value is not None:
+            assert width(getattr(together, name)) > 1.4 * width(getattr(apart, name))
 
 
 def test_undefined_numbers_say_why() -> None:

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from raybench.metrics.intervals import (
+    bootstrap,
+    clopper_pearson,
+    group_numbers,
+    percentile_interval,
+    resamples,
+    share_interval,
+)
+
+Floats = npt.NDArray[np.float64]
+
+
+@given(n=st.integers(1, 200), share=st.floats(0, 1))
+def test_the_exact_interval_of_a_share(n: int, share: float) -> None:
+    hits = round(share * n)
+    low, high = clopper_pearson(hits, n)
+    assert low == pytest.approx(stats.beta.ppf(0.025, hits, n - hits + 1) if hits else 0.0)
+    assert high == pytest.approx(stats.beta.ppf(0.975, hits + 1, n - hits) if hits < n else 1.0)
+    flags = np.arange(n) < hits
+    assert share_interval(flags, np.arange(n)[::-1]) == (low, high)
+
+
+@given(hits=st.lists(st.booleans(), min_size=2, max_size=40), copies=st.integers(2, 6))
+def test_copies_of_an_image_are_no_further_images(hits: list[bool], copies: int) -> None:
+    """A share of groups whose images are all alike is known no better than that of one image of each."""
+    low, high = share_interval(np.repeat(hits, copies), np.repeat(np.arange(len(hits)), copies))
+    alone = clopper_pearson(sum(hits), len(hits))
+    assert low <= alone[0] + 1e-9
+    assert high >= alone[1] - 1e-9
+
+
+def test_groups_that_tell_nothing_hardly_widen_the_interval_of_a_share() -> None:
+    hits = np.random.default_rng(0).random(1000) < 0.3
+    low, high = share_interval(hits, np.arange(1000) // 5)
+    assert [low, high] == pytest.approx(clopper_pearson(int(hits.sum()), 1000), abs=0.01)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8),
+    others=st.integers(1, 9),
+    count=st.integers(1, 60),
+    cells=st.sampled_from([0, 200_000]),
+)
+def test_weights_are_shared_within_groups_and_sum_to_the_number_of_images(
+    sizes: list[int], others: int, count: int, cells: int
+) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    blocks = list(resamples([groups, np.arange(others)], count, seed=1, cells=cells))
+    first, second = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    assert (first.shape, second.shape) == ((count, len(groups)), (count, others))
+    assert (first >= 0).all()
+    assert first.sum(axis=1) == pytest.approx(len(groups))
+    assert second.sum(axis=1) == pytest.approx(others)
+    for group in range(len(sizes)):
+        members = first[:, groups == group]
+        assert (members == members[:, :1]).all()
+
+
+@pytest.mark.parametrize("n", [5, 10, 40])
+def test_a_mean_has_student_s_interval(n: int) -> None:
+    values = np.random.default_rng(3).normal(size=n)
+    low, high = percentile_interval(bootstrap([np.arange(n)], lambda drawn: drawn @ values / n, count=20_000))
+    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    assert high - low == pytest.approx(2 * half, rel=0.12)
+
+
+def test_the_mean_of_groups_is_covered() -> None:
+    """Five photographs of each of ten parts."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(10), 5)
+    hits = 0
+    for seed in range(400):
+        values = rng.normal(size=10)[groups] + rng.normal(0, 0.3, 50)
+        low, high = percentile_interval(
+            bootstrap([groups], lambda drawn, of=values: drawn @ of / 50, seed=seed, count=400)
+        )
+        hits += low <= 0 <= high
+    assert 0.91 <= hits / 400 <= 0.99
+
+
+def test_groups_are_numbered_by_name() -> None:
+    assert group_numbers(np.array(["b", "a", "c", "a"])).tolist() == [1, 0, 2, 0]
