@@ -26,7 +26,7 @@ browser: ## Install Debian's Chromium for the tests of the report, where that ca
 	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -qq -y chromium) >/dev/null 2>&1 \
 	  || echo "no Chromium, and none can be installed here: the tests of the report in a browser will be skipped"
 
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup -q
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q
 
 test: $(READY) browser ## Run the tests: real Ray, real S3 server; no network, no GPU needed
 	$(PYTEST) -m "not long"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from benchmarks.faults.compare import Findings, findings_of, wrong_commits
 from benchmarks.faults.world import World, wait_for, world
 from raybench.cli.demo import Sizes, write_strips
-from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources, Storage
+from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources, Storage
 from raybench.config.plan import Plan, make_plan
 from raybench.data.inspection.inspection import inspection_key
 from raybench.data.pack import PackOptions, pack
@@ -49,12 +49,14 @@ class Round:
 @dataclass
 class Ground:
     """Where rounds take place: the world, the experiment, the quiet run's findings. once: kinds of faults that are
-    injected, each once; all kinds again and again where it is empty."""
+    injected, each once; all kinds again and again where it is empty. between_s: least and greatest pause after a
+    fault."""
 
     world: World
     base: Experiment
     quiet: Findings
     once: frozenset[str] = frozenset()
+    between_s: tuple[float, float] = BETWEEN_S
 
     def plan(self, name: str) -> Plan:
         """Rounds are planned past the proxy."""
@@ -118,7 +120,7 @@ def fight(ground: Ground, name: str, rng: random.Random, counts: Counter[str], m
     ground.plan(name).store.delete(INSPECTION)  # each round is to make it
     started, before = time.monotonic(), len(at.drivers)
     at.start(experiment)
-    pause_until = time.monotonic() + rng.uniform(*BETWEEN_S)
+    pause_until = time.monotonic() + rng.uniform(*ground.between_s)
     while time.monotonic() < started + ROUND_S and len(at.drivers) - before < STARTS:
         exits = [driver.poll() for driver in at.drivers[before:]]
         if None not in exits:
@@ -127,7 +129,7 @@ def fight(ground: Ground, name: str, rng: random.Random, counts: Counter[str], m
             at.start(experiment)
         elif len(done.injected) < most and time.monotonic() > pause_until and at.processes("Aggregator"):
             _one(_wanted(inject, ground.once, counts), rng, counts, done)
-            pause_until = time.monotonic() + rng.uniform(*BETWEEN_S)
+            pause_until = time.monotonic() + rng.uniform(*ground.between_s)
         time.sleep(0.1)
     at.end_drivers()
     done.exits = [driver.returncode for driver in at.drivers[before:]]
@@ -166,8 +168,8 @@ def _judge(ground: Ground, name: str, done: Round) -> None:
     done.commits = sum(f"/runs/{name}/units/" in path for path in proxy.commits)
 
 
-def prepare(at: World) -> Ground:
-    """Pack a line, and run the experiment once in peace."""
+def prepare(at: World, measure_s: float = 2.0, signals: int = 50) -> Ground:
+    """Pack a line, and run the experiment once in peace. measure_s, signals: keys of the experiment."""
     store = open_store(f"s3://{BUCKET}")
     store.create()
     images = write_strips(at.folder / "images", Sizes(24, 6, 6, 0))
@@ -183,7 +185,8 @@ def prepare(at: World) -> Ground:
         false_alarm_budget=0.2,
         input=InputChoice(pixels=64 * 64),
         squashed_twins=False,
-        resources=Resources(retries=10, unit_timeout_s=600.0),
+        annotation=Annotation(signals=signals),
+        resources=Resources(retries=10, unit_timeout_s=600.0, measure_s=measure_s),
         storage=Storage(endpoint_url=at.proxy.url),
     )
     if (code := at.start(base).wait()) == STOPPED:  # by somebody else: on a shared machine that happens

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from botocore.retries.standard import ExponentialBackoff
 from hypothesis import settings
 
 from raybench.analysis.board import Board, BoardContext, build_board
@@ -31,18 +32,22 @@ from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer, embedded_server
 from tests.support import plugins
 from tests.support.finished import FinishedRun, restored
+from tests.support.scraping import OFTEN_REPORTED
 
 plugins.install()
 
 settings.register_profile("raybench", deadline=None)  # how long an example takes is this machine's business
 settings.load_profile("raybench")
 _numbers = itertools.count()
-MADE_ONCE = {"test_fidelity.py", "test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py",
+MADE_ONCE = {"test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py",
              "test_placement.py"}  # fmt: skip
 """Files whose tests share something that takes seconds to make: one worker of pytest runs all of them."""
+FITTED_ONCE = {"test_detectors.py", "test_fidelity.py", "test_onnx_file.py"}
+"""Files whose tests share detectors: one worker of pytest runs all tests of one detector."""
 SERVERS = {"test_server.py", "test_tls.py", "test_store_faults.py"}
 """Files whose tests start S3 servers of their own."""
 SLOW = MADE_ONCE | {
+    "test_fidelity.py",
     "test_queue_builder.py",
     "test_weights.py", "test_onnx_file.py", "test_efficient_ad.py", "test_training.py",
     "test_parts.py", "test_plugins.py", "test_readers.py", "test_write.py",
@@ -55,20 +60,33 @@ SLOW = MADE_ONCE | {
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs Ray or the S3 server by the fixtures asked for, and group tests that share what is made once."""
+    """Mark what needs Ray or the S3 server by the fixtures asked for, and group tests that share what is made once.
+
+    The longest come first, so that no worker of pytest begins one when the others have nothing left.
+    """
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if item.get_closest_marker("cluster") or "cluster" in fixtures:
+        if "cluster" in fixtures:
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.xdist_group("cluster"))
-        elif item.path.name in MADE_ONCE:
+        elif item.get_closest_marker("cluster") or item.path.name in MADE_ONCE:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
+        elif item.path.name in FITTED_ONCE and (detector := _detector(item)):
+            item.add_marker(pytest.mark.xdist_group(detector))
         if "server" in fixtures or item.path.name in SERVERS or "[s3" in item.name:
             item.add_marker(pytest.mark.s3)
         if item.path.name in SLOW or ("efficient_ad" in item.name and item.path.name == "test_detectors.py"):
             item.add_marker(pytest.mark.slow)
         if item.path.name == "test_browser.py":
             item.add_marker(pytest.mark.browser)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("cluster", "slow")])
+
+
+def _detector(item: pytest.Item) -> str | None:
+    """Return the detector that a test asks for by a parameter."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    name: str | None = parameters.get("fitted", parameters.get("name"))
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +94,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
     """SeaweedFS; the environment of the session reaches it."""
     with embedded_server(tmp_path_factory.mktemp("server")) as running:
         yield running
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let boto3 in this process pause a hundredth of the time before it tries again; by default it is seconds."""
+    delay = ExponentialBackoff.delay_amount
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: delay(self, context) / 100)
 
 
 @pytest.fixture
@@ -93,8 +118,11 @@ def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cluster(server: EmbeddedServer) -> Iterator[None]:
     """A Ray cluster of this machine, whose workers reach the server."""
-    with connected("local"):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in OFTEN_REPORTED.items():
+            patch.setenv(name, value)
+        with connected("local"):
+            yield
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         chosen = self.settings
         if chosen.teacher == "line":
             steps = clock.steps(chosen.distil_steps, _DISTIL_SHARE)
-            data = pdn.DistillationData(crops, crops, steps, chosen.distil_steps, chosen.lr)
+            data = pdn.DistillationData(crops, crops, steps, chosen.distil_steps, chosen.lr, pdn.ROWS)
             return pdn.distil(teacher, data, context)
         file = context.weights[chosen.teacher]
         pdn.load(teacher, chosen.teacher, file)

@@ -58,7 +58,7 @@ class DistillationData:
     """The most optimiser steps. After as many the learning rate, which follows a cosine, is 0."""
     lr: float
     """Learning rate at the start."""
-    rows: int = ROWS
+    rows: int
     """Patches that the last layer is solved for."""
     batches: int = 4
     """Batches of eight crops of two images for the statistics of the targets, and as many for the loss."""

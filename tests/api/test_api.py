@@ -29,14 +29,20 @@ from tests.support.report_units import EVIL
 ROOT = Path(__file__).parents[2]
 MODELS = ["padim", "fake"]
 BENT = "test/bent/013.png"
+LIGHTER = {
+    '["padim", "patchcore", "dfm"]': str(MODELS),
+    'preset="cpu"': 'preset="cpu", resources={"measure_s": 0.05}',
+}
+"""What runs in place of parts of the example."""
 
 
 def docstring_example() -> str:
     rows = (rb.__doc__ or "").splitlines()
     code = textwrap.dedent("\n".join(row for row in rows if row.startswith("    ")))
-    light = code.replace('["padim", "patchcore", "dfm"]', str(MODELS))
-    assert light != code
-    return light
+    for heavy, light in LIGHTER.items():
+        assert heavy in code
+        code = code.replace(heavy, light)
+    return code
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +56,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, strips: Path) -> Iterator[P
         (images / part / "bent" / name.replace("013", "000")).rename(images / part / "bent" / name)
     shutil.copy(images / "test" / "missing_hole" / "001.png", images / "test" / "good" / "mislabelled.png")
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(path):
-        patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAYBENCH_CACHE", str(path / "cache"))
         yield path
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> rb.Run:
+def run(folder: Path, cluster: None) -> rb.Run:
     names: dict[str, rb.Run] = {}
     exec(docstring_example(), names)  # noqa: S102
     return names["run"]

@@ -109,6 +109,7 @@ BAD = {
     ("case", "command"),
     [*((case, "check") for case in BAD), *((next(iter(BAD)), command) for command in ("run", "status", "report"))],
 )
+@pytest.mark.usefixtures("short_pauses")
 def test_bad_input_is_one_message_and_exit_code_2(
     case: str,
     command: str,
@@ -174,7 +175,8 @@ def test_run_status_report_and_run_again(
     path = write(tmp_path, EXPERIMENT.format(store=packed.uri()))
     assert call(monkeypatch, "status", path) == 0
     assert "0 of 2 units done" in capsys.readouterr().out
-    first = shell("run", path, "--out", tmp_path / "out", "--address", "local")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    first = shell("run", path, "--out", tmp_path / "out")
     assert first.returncode == options.UNITS_FAILED, first.stderr
     assert "2 units: 1 done now, 0 done before, 1 failed" in first.stdout
     assert "ModelError: fake was told to fail in fit" in first.stdout

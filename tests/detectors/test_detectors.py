@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import socket
 import weakref
 from pathlib import Path
 
@@ -16,22 +15,13 @@ from raybench.detectors import registry
 from raybench.detectors.protocol import Scored, TrainSteps, checked
 from raybench.detectors.registry import InputSize
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
-from tests.support.fitting import CONFIG, CONTEXT, REAL, Fitted, Images, assert_same, fit, maps_of
-
-
-def refused(self: socket.socket, address: object) -> None:
-    raise AssertionError(f"tried to reach {address}")
+from tests.support.fitting import CONTEXT, REAL, Fitted, Images, assert_same, fit, fitted_once, maps_of
 
 
 @pytest.fixture(scope="module", params=[*REAL, "fake"])
 def fitted(request: pytest.FixtureRequest) -> Fitted:
-    """Each detector in turn, fitted once, where nothing can be reached: no address is found, no connection made."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refused)
-        patch.setattr(socket, "getaddrinfo", lambda host, *rest: refused(None, host))  # type: ignore[arg-type]
-        found = fit(request.param)
-        found.detector.score(found.unseen)
-    return found
+    """Each detector in turn."""
+    return fitted_once(request.param)
 
 
 def test_scores_and_heat_maps(fitted: Fitted) -> None:
@@ -130,7 +120,7 @@ def test_a_seed_gives_the_same_detector_and_nothing_keeps_it(fitted: Fitted) -> 
 
 @pytest.mark.parametrize("name", ["padim", "patchcore", "fake"])
 def test_a_defect_scores_higher_where_it_is(name: str) -> None:
-    fitted = fit(name)
+    fitted = fitted_once(name)
     broken = fitted.unseen[:1].copy()
     broken[0, 20:36, 40:56] = 255
     clean, found = fitted.detector.score(fitted.unseen), fitted.detector.score(broken)

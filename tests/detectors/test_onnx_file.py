@@ -10,12 +10,12 @@ import pytest
 from raybench.detectors import onnx_file, registry
 from raybench.detectors.registry import InputSize
 from raybench.errors import ModelError
-from tests.support.fitting import CONTEXT, REAL, Images, fit
+from tests.support.fitting import CONTEXT, REAL, Images, fitted_once
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_onnxruntime_and_openvino_agree_with_the_detector(name: str, tmp_path: Path) -> None:
-    fitted = fit(name)
+    fitted = fitted_once(name)
     expected = fitted.detector.score(fitted.unseen)
     onnx = tmp_path / "model.onnx"
     onnx_file.write_onnx(fitted.detector, float(np.median(expected.scores)), onnx)
@@ -32,7 +32,7 @@ def test_onnxruntime_and_openvino_agree_with_the_detector(name: str, tmp_path: P
 def test_the_threshold_is_in_the_file(tmp_path: Path) -> None:
     import onnxruntime
 
-    fitted = fit("patchcore")
+    fitted = fitted_once("patchcore")
     scores = fitted.detector.score(fitted.unseen).scores
     onnx = tmp_path / "model.onnx"
     onnx_file.write_onnx(fitted.detector, (scores.min() + scores.max()) / 2, onnx)
@@ -51,7 +51,7 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tiles are cut and joined outside"):
         onnx_file.write_onnx(detector, 1.0, tmp_path / "model.onnx")
     with pytest.raises(ModelError, match="no torch module"):
-        onnx_file.write_onnx(fit("fake").detector, 1.0, tmp_path / "model.onnx")
+        onnx_file.write_onnx(fitted_once("fake").detector, 1.0, tmp_path / "model.onnx")
 
 
 def test_a_model_without_heat_map(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from raybench.detectors.weights import catalog
 from raybench.detectors.weights.catalog import LITE0
 from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
 from raybench.store import Store
-from tests.support.fitting import CONTEXT, Images
+from tests.support.fitting import CONTEXT, Images, few_rows
 
 
 @pytest.fixture
@@ -147,6 +147,7 @@ def test_files_of_another_shape_are_named(shelf: Store, tmp_path: Path) -> None:
         backbone.pretrain(backbone.extractor("resnet18", 4), "resnet18", context)
 
 
+@few_rows()
 def test_efficient_ad_takes_its_teacher_from_the_store(shelf: Store, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         teacher = SmallPatchDescriptionNetwork(pdn.CHANNELS)
@@ -171,6 +172,7 @@ def test_draem_takes_its_textures_from_the_store(shelf: Store, tmp_path: Path) -
     assert "Describable Textures" in detector.card().weights_note
 
 
+@few_rows()
 def test_efficient_ad_takes_its_natural_images_from_the_store(shelf: Store, tmp_path: Path) -> None:
     here = weights.add(shelf, "imagenette", pictures(tmp_path))
     config = {"not_ok": "imagenette", "distil_steps": 1, "autoencoder_steps": 1, "steps": 2}
@@ -221,6 +223,7 @@ def test_published_addresses_exist_where_the_catalogue_says() -> None:
             assert str(url).endswith(asset.file)
 
 
+@few_rows()
 def test_a_teacher_is_distilled_for_all_lines(packed: Store, shelf: Store) -> None:
     found = CliRunner().invoke(
         app,

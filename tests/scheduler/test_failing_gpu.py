@@ -92,9 +92,11 @@ experiment = Experiment(
     ),
     input=InputChoice(pixels=4096), resources=Resources(gpus=1.0, measure_s=0.05, retries=1),
 )
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 0})
-for _ in range(nodes):
-    bad = cluster.add_node(num_cpus=2, num_gpus=1)
+node = {"num_cpus": 2, "num_gpus": 1}
+cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+bad = cluster.head_node
+for _ in range(nodes - 1):
+    bad = cluster.add_node(**node)
 Path(folder, "bad").write_text(bad.node_id)
 ray.init(address=cluster.address, log_to_driver=False)
 found = {"bad": bad.node_id, "said": "", "failures": [], "unusable": []}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from raybench.config.plan import make_plan
 from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.prometheus import COUNTERS, GAUGES, PREFIX, states
 from raybench.scheduler.runner import run_plan
-from tests.support.scraping import scrape
+from tests.support.scraping import Series, scrape
 
 DASHBOARDS = Path(__file__).parent.parent.parent / "cluster" / "dashboards"
 EXPORTED = {PREFIX + name for name in GAUGES} | {f"{PREFIX}{name}_total" for name in COUNTERS}
@@ -26,21 +27,31 @@ EXPORTED = {PREFIX + name for name in GAUGES} | {f"{PREFIX}{name}_total" for nam
 def test_a_local_run_is_scraped(experiment: Experiment) -> None:
     broken = ModelChoice(name="fake", label="broken", config={"fail_in": "score"})
     chosen = experiment.model_copy(update={"name": "metered", "models": (ModelChoice(name="fake"), broken)})
-    for _ in range(2):
-        run_plan(make_plan(chosen))
     run = 'run="metered"'
     retries = (f"{PREFIX}raybench_retries_total", f'model="broken",phase="train",{run}')
-    found = scrape(until=lambda found: retries in found)
+    cpu_s = (f"{PREFIX}raybench_cpu_seconds_total", f'model="fake",phase="train",{run}')
+    final = {
+        (f"{PREFIX}raybench_images_scored_total", f'model="fake",{run}'): 12.0,
+        (f"{PREFIX}raybench_tasks_left", f'phase="score",{run}'): 0.0,
+        (f"{PREFIX}raybench_units", f'{run},state="done"'): 1.0,
+        (f"{PREFIX}raybench_units", f'{run},state="failed"'): 1.0,
+        (f"{PREFIX}raybench_units", f'{run},state="trained"'): 0.0,
+    }
+
+    def reported(found: Series) -> bool:
+        """Whether each of the processes has reported its last value."""
+        return {retries, cpu_s} <= found.keys() and final.items() <= found.items()
+
+    with ThreadPoolExecutor() as pool:  # a gauge is exported while it is set, and some seconds longer
+        scraped = pool.submit(scrape, until=reported)
+        for _ in range(2):
+            run_plan(make_plan(chosen))
+        found = scraped.result()
     assert retries in found, [key for key in found if "raybench" in key[0]]
     assert found[retries] >= 1
-    assert found[f"{PREFIX}raybench_images_scored_total", f'model="fake",{run}'] == 12
+    assert {key: found.get(key) for key in final} == final
     assert (f"{PREFIX}raybench_images_scored_total", f'model="broken",{run}') not in found
-    assert 0 < found[f"{PREFIX}raybench_cpu_seconds_total", f'model="fake",phase="train",{run}'] < 120
-    units = {
-        state: found[f"{PREFIX}raybench_units", f'{run},state="{state}"'] for state in ("done", "failed", "trained")
-    }
-    assert units == {"done": 1, "failed": 1, "trained": 0}
-    assert found[f"{PREFIX}raybench_tasks_left", f'phase="score",{run}'] == 0
+    assert 0 < found[cpu_s] < 120
     no_gpu = {f"{PREFIX}raybench_gpu_seconds_total"}  # test_shared_gpu.py scrapes it
     assert {name for name, _ in found if "raybench" in name} == EXPORTED - no_gpu
 

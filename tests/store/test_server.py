@@ -49,6 +49,7 @@ def test_environment_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "AWS_ENDPOINT_URL" not in os.environ
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_a_proxy_for_all_else_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -115,6 +115,7 @@ def works(store: Store) -> bool:
     return store.get("k") == b"1"
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_only_a_trusted_certificate_is_taken(
     server: EmbeddedServer,
     bucket: Store,

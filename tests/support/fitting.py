@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+import socket
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
-from raybench.detectors import registry
+from raybench.detectors import pdn, registry
 from raybench.detectors.protocol import Detector, FitContext, ModelSpec, Scored
 from raybench.detectors.registry import InputSize
 
@@ -58,6 +62,35 @@ class Fitted:
     unseen: npt.NDArray[np.uint8]
 
 
+@contextlib.contextmanager
+def few_rows() -> Iterator[None]:
+    """Solve EfficientAD's last layers for a tenth of the patches; the products of all of them take many seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pdn, "ROWS", 400)
+        patch.setattr(pdn, "_STORE_ROWS", 400)
+        patch.setattr(pdn, "_STORE_BATCHES", 4)
+        yield
+
+
+@functools.cache
+def fitted_once(name: str) -> Fitted:
+    """Return the detector that the tests of this process share, fitted where no address is found and none is reached.
+
+    They only score with it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", _refused)
+        patch.setattr(socket, "getaddrinfo", lambda host, *rest: _refused(None, host))
+        found = fit(name)
+        found.detector.score(found.unseen)
+    return found
+
+
+def _refused(self: object, address: object) -> None:
+    raise AssertionError(f"tried to reach {address}")
+
+
+@few_rows()
 def fit(name: str, seed: int = 3) -> Fitted:
     spec = registry.resolve(name, CONFIG[name], "cpu")
     height, width = SIZE.get(name, (64, 96))

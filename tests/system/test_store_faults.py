@@ -18,6 +18,7 @@ from raybench.errors import ObjectMissing, StoreUnreachable
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer, embedded_server
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
 FAULTS: tuple[Fault, ...] = ("busy", "reset", "answer lost", "stall", "truncated")
 MORE_THAN_A_CLIENT_RETRIES = 6
 

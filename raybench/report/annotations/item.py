@@ -84,7 +84,7 @@ class AnnotatedImage:
     def regions(self) -> tuple[Region, ...]:
         return tuple(regions(self.mask))
 
-    @property
+    @functools.cached_property
     def stem(self) -> str:
         return safe_stem(self.task.rank, self.task.image_id)
 

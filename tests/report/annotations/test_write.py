@@ -1,4 +1,4 @@
-"""Names, images and memory: what users' ids and a hundred thousand flags must not break."""
+"""Names, images and memory: what users' ids and many flags must not break."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ HOSTILE = [
     "\u00e9.png",
     "\ud800.png",
 ]
-MANY = 100_000
+MANY = 30_000
+GROWTH = 6e6
+"""Bytes, for all of them: 200 each, less than a flag kept in memory takes."""
 
 
 @settings(deadline=None)
@@ -142,7 +144,7 @@ def test_deep_images_are_written_as_they_are_seen() -> None:
     assert not found.original
 
 
-def test_a_hundred_thousand_flags_in_bounded_memory(tmp_path: Path) -> None:
+def test_many_flags_in_bounded_memory(tmp_path: Path) -> None:
     """The process does not grow between the first thousand and the last. One image in a hundred has regions, or the
     test would take minutes."""
     mask = np.zeros((24, 32), np.bool_)
@@ -160,6 +162,6 @@ def test_a_hundred_thousand_flags_in_bounded_memory(tmp_path: Path) -> None:
 
     done = write(made(), tmp_path / "strip", ("coco", "label-studio", "cvat"), "night", images=False)
     assert (done.images, done.outlined, done.regions) == (MANY, MANY // 100, MANY // 50)
-    assert max(grown) - grown[0] < 20e6
+    assert max(grown) - grown[0] < GROWTH
     assert (done.folder / "images.jsonl").read_text().count("\n") == MANY
     assert (done.folder / "cvat.xml").read_text().count("<image ") == MANY
