@@ -115,7 +115,9 @@ def test_the_card_says_where_the_weights_come_from(fitted: Fitted) -> None:
 
 def test_the_card_counts_the_optimisers_steps(fitted: Fitted) -> None:
     settings = CONFIG.get(fitted.name, {})
-    planned = sum(count for key, count in settings.items() if key in ("steps", "distil_steps", "autoencoder_steps"))
+    planned = sum(
+        int(count) for key, count in settings.items() if key in ("steps", "distil_steps", "autoencoder_steps")
+    )
     assert fitted.detector.card().steps == (TrainSteps(planned, planned) if planned else None)
 
 
