@@ -24,7 +24,7 @@ KEYS: Mapping[str, str] = {
     "seeds": "One unit per line, model and seed.",
     "false_alarm_budget": "Share of OK images that may be flagged, at a threshold that is set from OK images alone.",
     "held_out": "Share of the OK training images that is held back from training, to set the threshold.",
-    "train_budget_s": "Seconds of optimiser steps per unit, at most. `null` gives each model its own number of steps.",
+    "train_budget_s": "Seconds of optimiser steps per unit, at most. `null`: each model's own steps, on any machine.",
     "squashed_twins": "On lines that are not square, also run each model on squashed images (column non-square).",
     "inspect": "Inspect the data of lines that nobody has inspected yet, beside training. Bad pictures become flags.",
     "preset": "Default settings: `paper` (the papers', for a GPU) or `cpu` (minutes per model on two cores).",
