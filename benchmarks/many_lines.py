@@ -49,7 +49,7 @@ def made(line: int, model: int, images: int) -> tuple[UnitResult, ImageScores | 
     ids = [f"test/{at:05}.png" for at in range(2 * half)]
     scored = ImageScores.of(ids, ["ok"] * half + ["ng"] * half, scores.tolist())
     ones = np.ones((1, half))
-    auroc = float(Ranked(scored.of_label("ok"), scored.of_label("ng")).auroc(ones, ones)[0])
+    auroc = float(Ranked(scored.of_label("ok"), scored.of_label("ng")).all(ones, ones)[0, 0])
     number = Estimate(auroc, max(0.0, auroc - 0.05), min(1.0, auroc + 0.05), 2 * half)
     result = UnitResult(
         unit_id=unit_id,

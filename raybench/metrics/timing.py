@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -106,7 +106,8 @@ def estimate_idle_speed(
     images = np.repeat(image, disturbed.batch, axis=0)
     run(image)
     prepared_ms = float(np.median(_repeat(prepare, options, options.cpu_clock))) * 1e3
-    alone_ms = np.array(_repeat(lambda _: run(image), options, options.cpu_clock)) * 1e3 / options.threads
+    alone = _repeat(lambda _: run(image), options, options.cpu_clock)
+    alone_ms = [cpu_s * 1e3 / options.threads for cpu_s in alone]
     few = replace(options, repeats=_BATCH_REPEATS)
     batch_s = float(np.median(_repeat(lambda _: run(images), few, options.cpu_clock))) / options.threads
     p50_ms, prepare_ms = min(disturbed.p50_ms, float(np.median(alone_ms))), min(disturbed.prepare_ms, prepared_ms)
@@ -121,9 +122,9 @@ def estimate_idle_speed(
     )
 
 
-def _p95(times: npt.ArrayLike) -> float:
+def _p95(times: Sequence[float]) -> float:
     """Return the median of the rounds' 95th percentiles: a disturbance of some calls in a row spoils one round."""
-    rounds = np.array_split(np.asarray(times), _ROUNDS)
+    rounds = np.array_split(times, _ROUNDS)
     # Rounds of few calls may lie below the median of all.
     return max(float(np.median(times)), float(np.median([np.quantile(part, 0.95) for part in rounds])))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import cv2
 
-from raybench.cli.demo import MODELS, Sizes, experiment, write_lines
+from raybench.cli.demo import MODELS, STEPS, Sizes, experiment, write_lines
 from raybench.data.pack import pack
 from raybench.detectors import registry
 from raybench.store import open_store
@@ -44,3 +44,9 @@ def test_masks_lie_on_the_defects(strips: Path) -> None:
 def test_all_models_so_far_are_compared() -> None:
     assert set(MODELS) == set(registry.names())
     assert {model.name for model in experiment("s3://b").models} == set(MODELS)
+
+
+def test_training_is_counted_in_steps() -> None:
+    """A budget in seconds gives other models on a busy machine."""
+    assert experiment("s3://b").train_budget_s is None
+    assert {name for name in MODELS if "steps" in registry.resolve(name, {}).config} == set(STEPS)

@@ -15,7 +15,7 @@ from raybench.detectors import registry
 from raybench.detectors.protocol import Scored, TrainSteps, checked
 from raybench.detectors.registry import InputSize
 from raybench.errors import BadScores, IntegrityError, LineError, ModelError
-from tests.support.fitting import CONTEXT, REAL, Fitted, Images, assert_same, fit, fitted_once, maps_of
+from tests.support.fitting import CONFIG, CONTEXT, REAL, Fitted, Images, assert_same, fit, fitted_once, maps_of
 
 
 @pytest.fixture(scope="module", params=[*REAL, "fake"])
@@ -105,7 +105,9 @@ def test_the_card_says_where_the_weights_come_from(fitted: Fitted) -> None:
 
 def test_the_card_counts_the_optimisers_steps(fitted: Fitted) -> None:
     settings = CONFIG.get(fitted.name, {})
-    planned = sum(count for key, count in settings.items() if key in ("steps", "distil_steps", "autoencoder_steps"))
+    planned = sum(
+        int(count) for key, count in settings.items() if key in ("steps", "distil_steps", "autoencoder_steps")
+    )
     assert fitted.detector.card().steps == (TrainSteps(planned, planned) if planned else None)
 
 
