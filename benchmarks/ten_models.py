@@ -14,8 +14,8 @@ from pathlib import Path
 import yaml
 
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.sentences import format_number
 from raybench.analysis.rows import BoardRow
+from raybench.analysis.sentences import format_number
 from raybench.data.catalog import packed_lines
 from raybench.data.geometry import is_square
 from raybench.detectors import weights

@@ -210,7 +210,7 @@ def _round_up(number: int) -> int:
 
 def _failed(row: BoardRow) -> str:
     failure = row.failures[-1]
-    return f"failed in {failure.phase}: {failure.error_type}"
+    return f"{failure.error_type} in {failure.phase}"
 
 
 def _no_verdict(line: str, why: str, conclusions: Mapping[str, str]) -> Verdict:

@@ -143,7 +143,7 @@ def sentence(images: int, anomalous: int, threshold: Threshold, tested: Estimate
     if threshold.value is None:
         return f"{images} images are scored; none can be called anomalous: {threshold.note}"
     are = "image is" if images == 1 else "images are"
-    start = f"{anomalous} of {images} {are} anomalous at a threshold that promises"
+    start = f"{anomalous} of {images} {are} anomalous at the threshold that promises"
     promise = f"{start} at most {100 * threshold.promised:.3g} % false alarms"
     if tested is None or tested.value is None or tested.low is None or tested.high is None:
         return promise

@@ -240,6 +240,8 @@ class Limits(_Section):
 class ThresholdSource(_Section):
     """Where thresholds come from."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     source: Literal["held_out", "test_ok"] = Field(default="held_out", alias="from")
     """`held_out` sets thresholds on OK training images that are held back. `test_ok` sets them on the OK images of the
     test split, for lines that have changed since; the false-alarm rate is then cross-fitted."""
@@ -287,7 +289,7 @@ class Experiment(_Section):
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)
     """Margin of the verdict, and what counts in it besides image AUROC."""
     threshold: ThresholdSource = Field(default_factory=ThresholdSource)
-    """Where thresholds come from."""
+    """Images that thresholds are set on."""
     costs: Costs | None = None
     """Costs of missed defects, false alarms and time. If unset, `verdict` has the exchange rates."""
     limits: Limits = Field(default_factory=Limits)
