@@ -35,7 +35,7 @@ def over_all(evidence: Sequence[Evidence]) -> Verdict | None:
         return None
     missing = {model: [line.name for line in compared if not _takes_part(line, model)] for model in finished}
     name = ALL_LINES if len(compared) == len(evidence) else f"{len(compared)} of {len(evidence)} lines"
-    rest = {model for line in evidence for model in (*line.utilities, *line.failed)} - set(finished)
+    rest = {model for line in evidence for model in (*line.utilities, *line.failed)} - set(models)
     aurocs = {model: [_auroc(line, model) for line in compared] for model in finished}
     verdict = decide(
         Evidence(

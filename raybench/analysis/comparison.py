@@ -75,7 +75,7 @@ def compare(utilities: Mapping[str, Utility], margin: float) -> dict[str, Standi
     Returns:
         Standings by model, the highest expected utility first.
     """
-    leader = min(utilities, key=lambda model: (-utilities[model].value, model))
+    leader = max(utilities, key=lambda model: (utilities[model].value, float(utilities[model].draws.mean())))
     behind = {model: _shrunk(utilities[leader].draws - utility.draws) for model, utility in utilities.items()}
     gaps = np.stack(list(behind.values()))  # (M, B), 0 for the leader
     lost = gaps - gaps.min(axis=0)

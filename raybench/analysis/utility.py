@@ -5,7 +5,7 @@ experiment's `verdict`:
 
 image AUROC   itself
 recall        recall at the false-alarm budget, the same for all models and set on the test OK images, × `recall`
-heat map      mean of AU-PRO, 1 - noise around defects and 1 - noise on OK images, see `heatmap_grade`, × `heat_map`
+heat map      mean of AU-PRO, 1 - noise around defects and 1 - noise on OK images, × `heat_map`
 time          milliseconds per image, × -`ms`
 size          10^6 bytes of the saved detector, × -`mb`
 
@@ -15,7 +15,8 @@ missed defects   -(1 - recall) at the model's own threshold
 false alarms     -false-alarm rate at its own threshold, × what false alarms cost against missed defects
 time             milliseconds per image, × -their price
 
-What is unknown counts as its worst value, so it never helps: no heat map counts 0, no threshold flags nothing.
+What is unknown counts as its worst value, so it never helps: an unknown part of the heat map counts 0, and no threshold
+flags nothing. Time and size are measured of every model that finished.
 """
 
 from __future__ import annotations
@@ -50,11 +51,10 @@ def utility(
     ms = row.speed.p50_ms if row.speed and timed else 0.0
     if costs is not None:
         return _cost(sampled, costs, ms)
-    heat = row.heat.worth if row.heat else 0.0
     terms = {
         "image AUROC": sampled.auroc,
         "recall": settings.recall * sampled.recall,
-        "heat map": settings.heat_map * heat,
+        "heat map": settings.heat_map * _heat_map(row.quality),
         "time": -settings.ms * ms,
         "size": -settings.mb * (row.size.disk_mb if row.size else 0.0),
     }
@@ -83,13 +83,20 @@ def _cost(sampled: SampledModel, costs: Costs, ms: float) -> Utility:
     return Utility(value, draws, terms)
 
 
+def _heat_map(quality: Quality | None) -> float:
+    """Return the mean of the three parts of what heat maps are worth, from 0 to 1."""
+    if quality is None:
+        return 0.0
+    noises = [noise.value for noise in (quality.noise_around, quality.noise_ok) if noise.value is not None]
+    return ((quality.au_pro.value or 0.0) + sum(1 - noise for noise in noises)) / 3
+
+
 def _heat_noise(quality: Quality | None, sampled: SampledModel) -> Floats:
-    """Draw the error of `HeatmapGrade.worth` from the intervals of its parts."""
+    """Draw the error of `_heat_map` from the intervals of its parts."""
     parts = [quality.au_pro, quality.noise_around, quality.noise_ok] if quality else []
     errors = [_standard_error(part) for part in parts if part.value is not None]
     rng = np.random.default_rng(zlib.crc32(sampled.auroc_draws.tobytes()))
-    draws = rng.standard_normal(len(sampled.auroc_draws))
-    noise: Floats = draws * (float(np.sqrt(np.square(errors).sum())) / len(errors) if errors else 0.0)
+    noise: Floats = rng.standard_normal(len(sampled.auroc_draws)) * float(np.sqrt(np.square(errors).sum()) / 3)
     return noise
 
 

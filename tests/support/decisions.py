@@ -1,0 +1,117 @@
+"""Lines of made-up scores, and what is decided on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.analysis.decision import collect_evidence, decide
+from raybench.analysis.rows import BoardRow, merge_seeds
+from raybench.analysis.verdict import DecisionSettings, Evidence, Verdict
+from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.numbers import Estimate, Quality, Speed, Threshold
+from raybench.metrics.threshold import conformal_threshold
+from raybench.runs.records import Failure, ModelSize, UnitResult
+
+Floats = npt.NDArray[np.float64]
+Scores = Mapping[str, Sequence[ImageScores] | None]
+FAILURE = Failure("train", "ModelError", "no", "Traceback", 1)
+BUDGET = 0.05
+NO_MASKS = dict.fromkeys([field.name for field in fields(Quality)], Estimate(None, reason="no masks"))
+SPEED = Speed(10.0, 12.0, 10.0, 20.0, 100.0, 8, "cpu", "float32", 1)
+
+
+def scored(ok: Floats, ng: Floats, groups: Sequence[str] | None = None) -> ImageScores:
+    ids = [f"{at:04}" for at in range(len(ok) + len(ng))]
+    return ImageScores.of(ids, ["ok"] * len(ok) + ["ng"] * len(ng), [*ok.tolist(), *ng.tolist()], groups)
+
+
+def drawn(gap: float, seed: int = 0, ok: int = 40, ng: int = 40, common: float = 0.0) -> ImageScores:
+    """Draw normal scores; `common` is the correlation of the images' difficulty over all seeds."""
+    shared = np.random.default_rng(99).normal(size=ok + ng)
+    own = np.random.default_rng(seed).normal(size=ok + ng)
+    scores = np.sqrt(common) * shared + np.sqrt(1 - common) * own
+    return scored(scores[:ok], scores[ok:] + gap)
+
+
+def held_back(scores: Floats, groups: Sequence[str] | None = None) -> ImageScores:
+    ids = [f"h{at:04}" for at in range(len(scores))]
+    return ImageScores.of(ids, ["ok"] * len(scores), scores.tolist(), groups)
+
+
+def row_of(
+    model: str, seeds: Sequence[ImageScores] | None, held: Sequence[ImageScores] | None = None, line: str = "bolt"
+) -> BoardRow:
+    """Merge seeds into a row without heat maps; None failed."""
+    if seeds is None:
+        return merge_seeds([UnitResult(f"{line}-{model}", line, model, 0, failure=FAILURE)])
+    threshold = Threshold(2.0, 19, BUDGET, BUDGET, 1.0)
+    if held:
+        threshold = conformal_threshold(held[0].scores, BUDGET, held[0].groups)
+    results = [
+        UnitResult(
+            f"{line}-{model}-{seed}",
+            line,
+            model,
+            seed,
+            threshold=threshold,
+            quality=Quality(**NO_MASKS | vars(image_quality(images, threshold, draws=50))),
+            speed=SPEED,
+            size=ModelSize(5.0, 100),
+            train_s=3.0,
+        )
+        for seed, images in enumerate(seeds)
+    ]
+    return merge_seeds(results)
+
+
+def evidence_on(
+    scores: Scores,
+    settings: DecisionSettings | None = None,
+    held: Mapping[str, Sequence[ImageScores]] | None = None,
+    line: str = "bolt",
+    change: Callable[[BoardRow], BoardRow] = lambda row: row,
+    drift: str = "",
+) -> Evidence | Verdict:
+    """Collect the evidence of a line.
+
+    Args:
+        scores: Scores of each seed by model; None for a model that failed.
+        settings: What the experiment says about the decision.
+        held: Scores of held-back images of each seed by model.
+        line: Name of the line.
+        change: Called with the row of each finished model; returns the one to use.
+        drift: What the inspection found.
+    """
+    rows = [row_of(model, seeds, (held or {}).get(model), line) for model, seeds in scores.items()]
+    rows = [change(row) if row.quality else row for row in rows]
+    finished = {model: seeds for model, seeds in scores.items() if seeds is not None}
+    return collect_evidence(line, rows, finished, settings or DecisionSettings(), BUDGET, held, drift)
+
+
+def verdict_on(
+    scores: Scores,
+    settings: DecisionSettings | None = None,
+    held: Mapping[str, Sequence[ImageScores]] | None = None,
+    line: str = "bolt",
+    change: Callable[[BoardRow], BoardRow] = lambda row: row,
+    drift: str = "",
+) -> Verdict:
+    """Decide on the evidence; the arguments are those of `evidence_on`."""
+    evidence = evidence_on(scores, settings, held, line, change, drift)
+    return evidence if isinstance(evidence, Verdict) else decide(evidence)
+
+
+def clear_evidence(
+    scores: Scores,
+    settings: DecisionSettings | None = None,
+    line: str = "bolt",
+    **further: Callable[[BoardRow], BoardRow],
+) -> Evidence:
+    """Collect the evidence of a line that can be decided."""
+    evidence = evidence_on(scores, settings, line=line, **further)
+    assert isinstance(evidence, Evidence)
+    return evidence
