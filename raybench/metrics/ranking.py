@@ -183,7 +183,7 @@ def seed_error(values: Sequence[float]) -> tuple[float, int]:
     """
     count = len(values)
     mean = sum(values) / count
-    assumed = SEED_SD**2 * 4 * mean * (1 - mean)
+    assumed = SEED_SD**2 * 4 * mean * max(1 - mean, 0.0)  # sums of shares may miss 1 by rounding
     found = sum((value - mean) ** 2 for value in values)
     degrees = SEED_DEGREES + count - 1
     return math.sqrt((SEED_DEGREES * assumed + found) / degrees / count), degrees
