@@ -251,7 +251,7 @@ def test_the_digest_of_an_experiment_without_overrides_is_what_it_was() -> None:
         train_budget_s=60.0,
         input=InputChoice(pixels=64 * 64),
     )
-    assert found.digest == "ec3cd233aff8f13eaa8d80e657a8b050cf6c02882653217da8afefd5725f571d"
+    assert found.digest == "51b6a97a3802e274706f3440422fdd5868e41187388eebcf3e8ccabdb77c02d3"
 
 
 def test_an_experiment_from_its_file(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_the_schema_describes_every_key() -> None:
     """The page about the experiment file is generated from it."""
     schema = Experiment.model_json_schema()
     sections = {"Experiment": schema, **schema["$defs"]}
-    assert sections.keys() >= {"ModelChoice", "InputChoice", "Override", "Resources", "Storage", "VerdictWeights"}
+    assert sections.keys() >= {"ModelChoice", "InputChoice", "Override", "Resources", "Storage", "VerdictSettings"}
     missing = [
         f"{section}.{key}"
         for section, about in sections.items()

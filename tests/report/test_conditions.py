@@ -18,13 +18,13 @@ def changed(board: Board, change: Callable[[int, BoardRow], BoardRow]) -> list[s
 
 def test_budgets_of_lines_are_told(board_of: BoardOf) -> None:
     board = board_of({line: {"m": 2.0} for line in "abc"})
-    assert "with a budget of 5%; promised" in conditions(board)[0]
+    assert "with a budget of 5%; promised" in conditions(board)[1]
 
     def strict(at: int, row: BoardRow) -> BoardRow:
         assert row.threshold is not None
         return replace(row, threshold=replace(row.threshold, budget=0.01)) if at else row
 
-    assert "with a budget of 5% (0.01 on 2 lines); promised" in changed(board, strict)[0]
+    assert "with a budget of 5% (0.01 on 2 lines); promised" in changed(board, strict)[1]
 
 
 def test_many_lines_make_few_sentences(board_of: BoardOf) -> None:
@@ -35,7 +35,7 @@ def test_many_lines_make_few_sentences(board_of: BoardOf) -> None:
         return replace(row, weights_note=note, speed=replace(SPEED, other_load=0.2 + at / 100))
 
     texts = changed(board, noted)
-    assert len(texts) < 20
+    assert len(texts) <= 20
     assert (
         "24 of 24 times were taken while other programs kept 10% of the cores or more busy, 43% at worst"
         in "\n".join(texts)

@@ -40,7 +40,7 @@ def inspection(issues: int = 7, counts: Mapping[str, int] | None = None) -> Insp
 
 
 def page(sections: Mapping[str, Section]) -> str:
-    context = BoardContext("night", "2026-01-01", "0" * 64, {}, 0.05, 0, {})
+    context = BoardContext("night", "2026-01-01", "0" * 64, {}, 0.05)
     failed = UnitResult("unit", "strip", "padim", 0, failure=Failure("train", "E", "m", "t", 1))
     return render(build_board([failed], {}, context, []), [], [], (), sections)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import fields
 
 from raybench.analysis.board import Board, BoardContext, Overall
+from raybench.analysis.comparison import Standing
 from raybench.analysis.cost_report import CostReport, Hours
-from raybench.analysis.decision import Verdict
 from raybench.analysis.heatmap_grade import HeatmapGrade
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.squash_baseline import NonSquare
+from raybench.analysis.verdict import BEST, FAILED, NOT_GOOD_ENOUGH, NOT_TOLD_APART, Verdict
 from raybench.data.geometry import Input
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
 from raybench.runs.records import Counts, Failure, ModelSize
@@ -22,20 +23,26 @@ def made_board() -> Board:
     """Two lines and two models: with masks, without masks, and one that failed."""
     rows = (_row("bottle", "padim", 0.75), _row("bottle", "fake", 0.5, masks=False), _failed("cap", "fake"),
             _row("cap", "padim", 0.625))  # fmt: skip
+    standings = {
+        "padim": Standing(0.875, 0.9375, 0.015625, Estimate(0.0, 0.0, 0.0), (1, 2)),
+        "fake": Standing(0.125, 0.25, 0.125, Estimate(0.125, -0.0625, 0.25), (1, 2)),
+    }
     verdicts = (
         Verdict(
-            "bottle", "padim", (), "bottle: run padim.", {"padim": "best", "fake": "not good"},
-            {"padim": "image AUROC 0.75", "fake": "behind | by 0.25"}, {"padim": (1, 1), "fake": (1, 2)},
-            {"padim": {"speed": 1.0}}, {"padim": 0.5},
+            "bottle", "padim", ("fake",), "bottle: run padim.", {"padim": BEST, "fake": NOT_TOLD_APART},
+            {"padim": "run this one", "fake": "behind | by 0.25"}, standings,
+            {"padim": {"image AUROC": 0.75, "recall": 0.0625}, "fake": {"image AUROC": 0.5, "recall": 0.0625}},
+            Estimate(0.6875, 0.625, 0.75, 60), 0.875, 0.015625, 40,
         ),
-        Verdict("cap", None, (), "cap: too few images.", {"fake": "not good"}, {"fake": "failed in score: Oops"}),
+        Verdict("cap", None, (), "cap: no model is admissible.", {"padim": NOT_GOOD_ENOUGH, "fake": FAILED},
+                {"fake": "failed in score: Oops"}),
     )  # fmt: skip
     overall = (
-        Overall("padim", "imagenet", 2, 0, 0.6875, 0.5, 0.0625, 0.25, 0.5, 0.5, 11.0, 0.25, 12.5, 1, 0, "best",
-                "best or tied on 1 of 1 lines", Hours(2.0, 1.0, 2), Estimate(1.0, 1.0, 1.5, 2)),
-        Overall("fake", None, 1, 1, 0.5, 0.5, 0.0625, None, None, None, None, None, None, 0, 0, "", "behind"),
+        Overall("padim", "imagenet", 2, 0, 2, 0.6875, 0.5, 0.0625, 0.25, 0.5, 0.5, 11.0, 0.25, 12.5, 1, 0, BEST,
+                "best or not told apart on 1 of 1 lines", Hours(2.0, 1.0, 2), Estimate(1.0, 1.0, 1.5, 2)),
+        Overall("fake", None, 1, 1, 1, 0.5, 0.5, 0.0625, None, None, None, None, None, None, 0, 1, "", "behind"),
     )  # fmt: skip
-    over_all = Verdict("all lines", "padim", (), "all lines: run padim.", places={"padim": (1, 1)})
+    over_all = Verdict("all lines", "padim", (), "all lines: run padim.", standings={"padim": standings["padim"]})
     context = BoardContext(
         "night", "2026-01-01T00:00:00+00:00", "d" * 64, {"raybench": "0.1"}, 0.05,
         spending=CostReport(Hours(2.0, 1.0, 2), 2.5),

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from raybench.analysis.board import Board, BoardContext, board_json
-from raybench.analysis.decision import Verdict
 from raybench.analysis.rows import merge_seeds
+from raybench.analysis.verdict import Verdict
 from raybench.cli import app
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
