@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from raybench.analysis.all_lines import over_all
 from raybench.analysis.cost_report import CostReport, Hours, total_hours
@@ -20,6 +20,7 @@ from raybench.analysis.rows import BoardRow, merge_seeds
 from raybench.analysis.squash_baseline import SquashBaseline
 from raybench.analysis.verdict import DecisionSettings, Evidence, Verdict
 from raybench.detectors.protocol import Provenance
+from raybench.errors import InputError
 from raybench.metrics.image import ImageScores
 from raybench.metrics.mean_ranks import CriticalDifference, critical_difference, largest_table, mean_ranks
 from raybench.metrics.numbers import Estimate
@@ -299,6 +300,9 @@ def board_from_json(data: bytes) -> Board:
     """Return the board that `board_json` wrote.
 
     Raises:
-        pydantic.ValidationError: `data` is not a board.
+        InputError: `data` is not a board of this version.
     """
-    return _BOARD.validate_json(data)
+    try:
+        return _BOARD.validate_json(data)
+    except ValidationError as error:
+        raise InputError("the report is of another version of raybench; `raybench report` writes it again") from error

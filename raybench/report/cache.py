@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 
-from pydantic import ValidationError
-
 from raybench.analysis.board import Board, board_from_json
 from raybench.config.plan import Plan
-from raybench.errors import ObjectMissing
+from raybench.errors import InputError, ObjectMissing
 from raybench.runs.records import Failure
 from raybench.runs.run import RunStore, versions
 from raybench.store.digest import digest
@@ -33,7 +31,7 @@ def load(plan: Plan, run: RunStore) -> Board | None:
         data = run.get_report("board.json")
         is_current = note["basis"] == _basis(plan) and note["board"] == hashlib.sha256(data).hexdigest()
         return board_from_json(data) if is_current else None
-    except (ObjectMissing, ValueError, KeyError, TypeError, ValidationError):
+    except (ObjectMissing, InputError, ValueError, KeyError, TypeError):
         return None
 
 

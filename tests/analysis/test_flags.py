@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from raybench.analysis.decision import Verdict
+from raybench.analysis.comparison import Standing
 from raybench.analysis.flags import (
     NEAR,
+    VOTES_WITHIN,
     Flag,
     ScoredImage,
     build_flags,
@@ -13,8 +14,9 @@ from raybench.analysis.flags import (
     top_images,
     voting_models,
 )
+from raybench.analysis.verdict import BEST, NOT_ADMISSIBLE, NOT_GOOD_ENOUGH, NOT_TOLD_APART, WORSE, Verdict
 from raybench.metrics.image import ImageScores
-from raybench.metrics.numbers import Threshold
+from raybench.metrics.numbers import Estimate, Threshold
 from raybench.metrics.threshold import MAX_EXCESS
 from raybench.runs.records import UnitResult
 
@@ -107,10 +109,17 @@ def test_only_the_best_models_count() -> None:
     assert ScoredImage("bolt", "it", "ok", {"a": 1.0}, ("without a threshold",)).counted == {"a": 1.0}
 
 
+def standing(loss: float) -> Standing:
+    return Standing(0.5, 0.5, loss, Estimate(loss, loss, loss), (1, 2))
+
+
 def test_who_counts_is_what_the_verdict_says() -> None:
-    grades = {"first": "best", "second": "best", "third": "good", "last": "not good"}
-    assert voting_models(Verdict("bolt", "first", ("second",), "", grades)) == ("first", "second", "third")
-    assert voting_models(Verdict("bolt", "last", (), "", {"last": "not good", "x": "not good"})) == ("last",)
+    grades = {"first": BEST, "second": NOT_TOLD_APART, "near": WORSE, "far": WORSE, "poor": NOT_GOOD_ENOUGH}
+    standings = {model: standing(loss) for model, loss in zip(grades, (0.0, 0.01, VOTES_WITHIN, 0.3, 0.0), strict=True)}
+    found = Verdict("bolt", "first", ("second",), "", grades | {"refused": NOT_ADMISSIBLE}, standings=standings)
+    assert voting_models(found) == ("first", "near", "second")
+    poor = dict.fromkeys(("last", "x"), NOT_GOOD_ENOUGH)
+    assert voting_models(Verdict("bolt", "last", (), "", poor, standings={"x": standing(0.0)})) == ("last",)
     assert voting_models(Verdict("bolt", None, (), "no labels")) == ()
 
 

@@ -168,6 +168,7 @@ def test_the_error_of_seeds_falls_with_their_number() -> None:
     assert seed_error([0.9]) == (pytest.approx(SEED_SD * 2 * 0.3), 3)
     assert seed_error([0.86, 0.94])[0] > seed_error([0.90, 0.90])[0]
     assert seed_error([1.0, 1.0])[0] == 0.0
+    assert seed_error([1.0 + 2**-52])[0] == 0.0  # rounding
 
 
 def test_more_seeds_narrow_the_draws() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from raybench.analysis.board import Board, BoardContext, board_from_json, board_json, build_board
 from raybench.analysis.flags import Flag, ScoredImage
+from raybench.analysis.sentences import format_probability
 from raybench.report.column import headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import Picture, overlay
@@ -72,7 +73,8 @@ def test_markdown_tables_stay_tables(board: Board) -> None:
     overall = [len(headers(OVERALL_COLUMNS))] * (2 + len(board.overall))
     assert widths == overall + [len(headers(LINE_COLUMNS))] * (2 + len(board.rows))
     assert "3 units are still to be done" in board_md(board)
-    grade = board.verdicts[0].grades["padim"]
+    verdict = board.verdicts[0]
+    grade, sure = verdict.grades["padim"], format_probability(verdict.standings["padim"].best)
     assert "| padim | – | 1.0 | – | imagenet |" in board_md(board)
     row = next(row for row in board_md(board).splitlines() if row.startswith("| padim |"))
     assert f"| {grade} |" in row
