@@ -68,7 +68,9 @@ def broken_limits(row: BoardRow, limits: Limits) -> str:
         if row.speed is None:
             broken.append(f"the 95th percentile of its time is unknown, the limit {limits.p95_ms:g} ms")
         elif not row.speed.is_disturbed:
-            broken.append(f"the 95th percentile of its time is {row.speed.p95_ms:.3g} ms, the limit {limits.p95_ms:g}")
+            broken.append(
+                f"the 95th percentile of its time is {row.speed.p95_ms:.3g} ms, the limit {limits.p95_ms:g} ms"
+            )
     if limits.mb is not None and (row.size is None or row.size.disk_mb > limits.mb):
         found = f"{row.size.disk_mb:.3g} MB" if row.size else "unknown"
         broken.append(f"its size is {found}, the limit {limits.mb:g} MB")

@@ -49,7 +49,10 @@ class BoardContext:
 
 @dataclass(frozen=True)
 class Overall:
-    """One model over all lines. A metric is the mean over the lines on which every compared model finished."""
+    """One model over all lines.
+
+    A metric is the mean over the lines on which all compared models finished that finished on any.
+    """
 
     model: str
     provenance: Provenance | None
@@ -214,7 +217,8 @@ def _overall(
     grades = common.grades if common else {}
     ranks = mean_ranks(values)
     compared, lines = largest_table({line: by_model.keys() for line, by_model in values.items()})
-    shared = {line for line in lines if all(values[line][model] is not None for model in compared)}
+    working = [model for model in compared if any(values[line][model] is not None for line in lines)]
+    shared = {line for line in lines if all(values[line][model] is not None for model in working)}
     overall = [
         replace(
             _of_model([row for row in rows if row.model == model], shared, (named[model], tied[model], judged), grades),

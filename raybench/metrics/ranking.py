@@ -173,10 +173,11 @@ def _sampled(
     for values, resampled, name in zip(by_seed.T.tolist(), drawn, _METRICS, strict=False):
         error, degrees = seed_error(values)
         noise, retrained = rng.standard_normal(len(resampled)), rng.standard_t(degrees, len(resampled))
-        of_class = slice(None) if name == "auroc" else slice(0, 1) if name == "own_false_alarm" else slice(1, 2)
         variance = auroc_variance if name == "auroc" else share_variance
+        of_class = {"auroc": slice(None), "own_false_alarm": slice(0, 1)}.get(name, slice(1, 2))
+        images, parts = tuple(sizes)[of_class], tuple(groups)[of_class]
         mean = sum(values) / len(values)
-        draws = confidence_draws(mean, resampled, sizes[of_class], groups[of_class], noise, variance)
+        draws = confidence_draws(mean, resampled, images, parts, noise, variance)
         found.append((mean, np.clip(draws + error * retrained, 0.0, 1.0)))
     (auroc, auroc_draws), (recall, recall_draws), *own = found
     if not own:

@@ -8,7 +8,6 @@ groups of images, ties or outliers, Newcombe's is multiplied up to it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -106,8 +105,7 @@ def _conditions(
     found = float(resampled.var())
     if found <= _LEAST_VARIANCE:
         return 1.0, groups  # nothing is known of the dependence within groups: each counts as one image
-    largest = 4 * math.prod(images) / math.prod(groups)
-    return min(max(1.0, found / _model_variance(value, images, variance)), largest), images
+    return max(1.0, found / _model_variance(value, images, variance)), images
 
 
 def _model_variance(value: float, counts: tuple[int, ...], variance: Callable[..., Floats]) -> float:

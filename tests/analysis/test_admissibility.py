@@ -54,10 +54,10 @@ def correlated(rng: np.random.Generator, models: int, n: int) -> dict[str, Float
 
 @pytest.mark.parametrize(("held", "new"), [(19, 20), (19, 300), (60, 300)])
 def test_healthy_models_are_hardly_ever_refused(held: int, new: int) -> None:
-    """At most 2.5 % of lines with ten correlated models lose one; of 200 lines 12 are four standard errors more."""
+    """At most 2.5 % of lines with ten correlated models lose one; of 100 lines 8 are more than three standard errors more."""
     rng = np.random.default_rng(0)
-    lines = sum(bool(refused(correlated(rng, 10, held), correlated(rng, 10, new))) for _ in range(200))
-    assert lines <= 12
+    lines = sum(bool(refused(correlated(rng, 10, held), correlated(rng, 10, new))) for _ in range(100))
+    assert lines <= 8
 
 
 def test_healthy_models_are_hardly_ever_refused_with_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def row(**changes: object) -> BoardRow:
         (
             Limits(p95_ms=11.0),
             row(speed=replace(SPEED, other_load=0.5)),
-            "the 95th percentile of its time is 12 ms, timed on a busy machine, the limit 11 ms",
+            "",
         ),
         (Limits(p95_ms=11.0), row(speed=None), "the 95th percentile of its time is unknown, the limit 11 ms"),
         (Limits(mb=4.0), row(), "its size is 5 MB, the limit 4 MB"),

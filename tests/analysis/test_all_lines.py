@@ -111,7 +111,7 @@ def test_three_perfect_lines_are_not_certain() -> None:
     poor = scored(np.arange(20.0), 5 + np.arange(20.0))
     found = decided(*(clear_evidence({"perfect": [perfect], "poor": [poor]}, line=name) for name in "abc"))
     assert found.run == "perfect"
-    assert (found.expected.value, found.expected.high) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert [found.expected.value, found.expected.high] == pytest.approx([1.0, 1.0])
     assert found.expected.low is not None
     assert found.expected.low < 0.99
     assert "1.000 (1.000–1.000)" not in found.sentence

@@ -53,7 +53,7 @@ def test_a_failure_costs_where_it_happened(board: Board) -> None:
     [note] = board.over_all.notes
     assert note == "good failed or is not admissible on hard; there it counts as one that tells nothing."
     on_line = board.verdict_on("line-0").utilities["good"]
-    assert board.over_all.utilities["good"] == pytest.approx((4 * on_line + 0.5 + 0.1 * 0.05) / 5)
+    assert board.over_all.utilities["good"] == pytest.approx((4 * on_line + 0.5 + 0.05 * 0.05) / 5)
 
 
 def test_means_are_over_the_lines_on_which_every_compared_model_finished(board: Board) -> None:

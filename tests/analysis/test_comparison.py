@@ -30,9 +30,7 @@ def numbers(standing: Standing) -> list[float]:
         standing.best,
         standing.within_margin,
         standing.loss,
-        behind.value,
-        behind.low,
-        behind.high,
+        *(number for number in (behind.value, behind.low, behind.high) if number is not None),
         *standing.places,
     ]
 

@@ -349,7 +349,7 @@ def test_with_costs_the_cheaper_model_wins_although_it_separates_less_well() -> 
     by_cost = verdict_on(scores, DecisionSettings(costs=costs), held)
     assert by_auroc.run == "sharp"
     assert by_cost.run == "early"
-    assert by_cost.grades["sharp"] == WORSE
+    assert by_cost.grades["sharp"] != BEST
     assert "of the cost of missing every defect" in by_cost.sentence
 
 
@@ -405,7 +405,7 @@ def test_as_many_images_as_asked_for_settle_it() -> None:
 def test_failures_are_said_and_never_win() -> None:
     found = verdict_on({"good": [drawn(3.0)], "broken": None})
     assert found.run == "good"
-    assert found.conclusions["broken"] == "failed in train: ModelError"
+    assert found.conclusions["broken"] == "ModelError in train"
     assert found.grades["broken"] == FAILED
 
 
@@ -419,7 +419,7 @@ def test_without_ng_images_nothing_is_decided() -> None:
 def test_nothing_finished() -> None:
     found = verdict_on({"broken": None})
     assert (found.run, found.sentence) == (None, "bolt: no verdict, no model finished.")
-    assert found.conclusions == {"broken": "failed in train: ModelError"}
+    assert found.conclusions == {"broken": "ModelError in train"}
 
 
 def test_a_model_without_held_back_scores_is_compared_by_its_ranks() -> None:

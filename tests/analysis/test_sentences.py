@@ -70,7 +70,7 @@ def test_the_text_of_a_verdict_has_its_notes_and_every_model() -> None:
     rows = str(found).splitlines()
     assert rows[:2] == [found.sentence, "Mind the line."]
     assert rows[2].startswith("  a       best: run this one")
-    assert rows[3] == "  longer  failed: failed in train: ModelError"
+    assert rows[3] == "  longer  failed: ModelError in train"
     assert repr(found) == str(found)
 
 

@@ -41,11 +41,12 @@ def p_values(
 def exact(old: Floats, new: Floats, budget: float) -> tuple[float, float]:
     """Both p-values from all ways to choose the held-back images among all of them."""
     scores = np.concatenate([old, new])
-    seen = conformal_threshold(old, budget).value
+    seen = conformal_threshold(old, budget).value or 0.0
     many, low = [], []
     for chosen in itertools.combinations(range(len(scores)), len(old)):
         held = np.isin(np.arange(len(scores)), chosen)
-        many.append((scores[~held] > conformal_threshold(scores[held], budget).value).sum() >= (new > seen).sum())
+        limit = conformal_threshold(scores[held], budget).value or 0.0
+        many.append((scores[~held] > limit).sum() >= (new > seen).sum())
         low.append(scores[~held].sum() <= new.sum())  # ranks are given as scores
     return float(np.mean(many)), float(np.mean(low))
 
@@ -69,11 +70,11 @@ def test_agrees_with_all_exchanges_of_groups(shift: float) -> None:
     scores = np.concatenate([old, new])
     ranks = scores.argsort().argsort()
     parts = np.arange(14) // 2
-    seen = conformal_threshold(old, 0.2, parts[:8].astype(str)).value
+    seen = conformal_threshold(old, 0.2, parts[:8].astype(str)).value or 0.0
     many, low = [], []
     for chosen in itertools.combinations(range(7), 4):
         held = np.isin(parts, chosen)
-        limit = conformal_threshold(scores[held], 0.2, parts[held].astype(str)).value
+        limit = conformal_threshold(scores[held], 0.2, parts[held].astype(str)).value or 0.0
         many.append((scores[~held] > limit).sum() >= (new > seen).sum())
         low.append(ranks[~held].sum() <= ranks[8:].sum())
     found = p_values(old, new, 0.2, (parts[:8], parts[8:]))

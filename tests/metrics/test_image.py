@@ -54,7 +54,7 @@ def test_undefined_numbers_say_why() -> None:
 def test_a_perfect_score_is_not_a_certain_one() -> None:
     found = image_quality(drawn(30, 10, 100.0), NO_THRESHOLD)
     for number in (found.image_auroc, found.image_ap, found.image_f1_max):
-        assert (number.value, number.high) == (pytest.approx(1.0), pytest.approx(1.0))
+        assert [number.value, number.high] == pytest.approx([1.0, 1.0])
         assert number.low is not None
         assert number.low < 0.9
     assert found.image_ap.low == pytest.approx(0.025 ** (1 / 10))  # as 10 of 10

@@ -129,8 +129,8 @@ def test_no_critical_difference_of_two_models_few_lines_or_equal_ranks() -> None
 
 
 def test_failing_counts_in_the_critical_difference() -> None:
-    kept, failing = (by_line([[0.9, 0.8, 0.7]] * 6 + [[last, 0.8, 0.7]] * 6) for last in (0.9, None))
-    first, second = critical_difference(kept), critical_difference(failing)
+    finished: list[list[float | None]] = [[0.9, 0.8, 0.7]] * 6
+    first, second = (critical_difference(by_line(finished + [[last, 0.8, 0.7]] * 6)) for last in (0.9, None))
     assert first is not None
     assert second is not None
     assert second.lines == first.lines == 12

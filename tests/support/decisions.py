@@ -109,9 +109,9 @@ def clear_evidence(
     scores: Scores,
     settings: DecisionSettings | None = None,
     line: str = "bolt",
-    **further: Callable[[BoardRow], BoardRow],
+    change: Callable[[BoardRow], BoardRow] = lambda row: row,
 ) -> Evidence:
     """Collect the evidence of a line that can be decided."""
-    evidence = evidence_on(scores, settings, line=line, **further)
+    evidence = evidence_on(scores, settings, line=line, change=change)
     assert isinstance(evidence, Evidence)
     return evidence
