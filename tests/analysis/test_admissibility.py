@@ -54,7 +54,7 @@ def correlated(rng: np.random.Generator, models: int, n: int) -> dict[str, Float
 
 @pytest.mark.parametrize(("held", "new"), [(19, 20), (19, 300), (60, 300)])
 def test_healthy_models_are_hardly_ever_refused(held: int, new: int) -> None:
-    """At most 2.5 % of lines with ten correlated models lose one; of 100 lines 8 are more than three standard errors more."""
+    """At most 2.5 % of lines with ten correlated models lose one; 8 of 100 are more than three standard errors more."""
     rng = np.random.default_rng(0)
     lines = sum(bool(refused(correlated(rng, 10, held), correlated(rng, 10, new))) for _ in range(100))
     assert lines <= 8
