@@ -98,7 +98,8 @@ def test_the_verdict_reads_well(run: rb.Run) -> None:
     rows = str(verdict).splitlines()
     assert repr(verdict) == str(verdict)
     assert rows[0] == verdict.sentence
-    assert len(rows) == 3
+    assert rows[1 : 1 + len(verdict.notes)] == list(verdict.notes)
+    assert len(rows) == 1 + len(verdict.notes) + 2
     assert any(row.startswith(f"  {verdict.run}") and "run this one" in row for row in rows[1:])
 
 
