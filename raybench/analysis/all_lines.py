@@ -29,7 +29,10 @@ def over_all(evidence: Sequence[Evidence]) -> Verdict | None:
         The verdict, or None if that table has fewer than two lines or no model that finished on any of them.
     """
     models, lines = largest_table({line.name: {*line.utilities, *line.failed} for line in evidence})
-    compared = [line for line in evidence if line.name in lines]
+    compared = sorted(
+        (line for line in evidence if line.name in lines),
+        key=lambda line: sorted(found.value for found in line.utilities.values()),  # lines are drawn in this order
+    )
     finished = [model for model in models if any(model in line.utilities for line in compared)]
     if len(compared) < 2 or not finished:
         return None

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from raybench.analysis.admissibility import broken_limits, change_note, refused_thresholds
 from raybench.analysis.comparison import SURE, Standing, compare, shrinkage, spread
@@ -53,7 +53,7 @@ from raybench.metrics.ranking import sample_models
 
 MOST_IMAGES = 10_000
 """More images than this are not asked for."""
-_SURE_DEVIATIONS = float(stats.norm.ppf(SURE))
+_SURE_DEVIATIONS = float(special.ndtri(SURE))
 
 
 def collect_evidence(
@@ -203,8 +203,8 @@ def _images_to_settle(
 
 
 def _round_up(number: int) -> int:
-    """Round up to two significant digits."""
-    step: int = 10 ** max(0, len(str(number)) - 2)
+    """Round up to tens, from 1,000 on to two significant digits."""
+    step: int = 10 ** max(1, len(str(number)) - 2)
     return -(-number // step) * step
 
 

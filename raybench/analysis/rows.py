@@ -7,14 +7,12 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from scipy import stats
-
 from raybench.analysis.cost_report import Hours, hours_of
 from raybench.analysis.heatmap_grade import HeatmapGrade, heatmap_grade
 from raybench.analysis.squash_baseline import NonSquare, SquashBaseline, non_square
 from raybench.data.geometry import Input
 from raybench.detectors.protocol import Provenance, TrainSteps
-from raybench.metrics.intervals import LEVEL
+from raybench.metrics.intervals import student_quantile
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
 from raybench.metrics.ranking import seed_error
 from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
@@ -133,7 +131,7 @@ def mean_number(numbers: Sequence[Estimate]) -> Estimate:
     if not below or not above:
         return Estimate(mean, n=defined[0].n)
     error, degrees = seed_error(values)
-    of_seeds = float(stats.t.ppf((1 + LEVEL) / 2, degrees)) * error if seeds > 1 else 0.0
+    of_seeds = student_quantile(degrees) * error if seeds > 1 else 0.0
     low, high = (math.hypot(statistics.mean(parts), of_seeds) for parts in (below, above))
     return Estimate(mean, max(0.0, mean - low), min(1.0, mean + high), defined[0].n)
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # scipy.stats takes each worker most of a second to import
 
 LEVEL = 0.95
 RESAMPLES = 2000
-NORMAL_QUANTILE = float(stats.norm.ppf((1 + LEVEL) / 2))
+NORMAL_QUANTILE = float(special.ndtri((1 + LEVEL) / 2))
 _CELLS = 1_000_000  # numbers in a block of resamples; bounds memory
 _LEAST_CONCENTRATION = 0.05  # for two or three groups, which no finite spread describes
 
@@ -26,8 +26,16 @@ Indices = npt.NDArray[np.int64]
 
 def clopper_pearson(hits: int, n: int) -> tuple[float, float]:
     """Return the exact interval of the share hits / n (Clopper and Pearson 1934). Raises ValueError for n = 0."""
-    interval = stats.binomtest(hits, n).proportion_ci(LEVEL, method="exact")
-    return float(interval.low), float(interval.high)
+    if n == 0:
+        raise ValueError("no share of 0 images has an interval")
+    return _beta_interval(hits, n)
+
+
+def _beta_interval(hits: float, n: float) -> tuple[float, float]:
+    tail = (1 - LEVEL) / 2
+    low = float(special.betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
+    high = float(special.betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
+    return low, high
 
 
 def share_interval(hits: npt.NDArray[np.bool_], groups: Indices) -> tuple[float, float]:
@@ -49,12 +57,14 @@ def share_interval(hits: npt.NDArray[np.bool_], groups: Indices) -> tuple[float,
     effective = float(number)
     if 0 < count < n and number > 1:
         variance = number / (number - 1) * ((sums - share * sizes) ** 2).sum() / n**2
-        student = (NORMAL_QUANTILE / stats.t.ppf((1 + LEVEL) / 2, number - 1)) ** 2
+        student = (NORMAL_QUANTILE / student_quantile(number - 1)) ** 2
         effective = min(max(student * share * (1 - share) / max(variance, 1e-12), 1.0), float(n))
-    tail, found = (1 - LEVEL) / 2, share * effective
-    low = float(stats.beta.ppf(tail, found, effective - found + 1)) if count else 0.0
-    high = float(stats.beta.ppf(1 - tail, found + 1, effective - found)) if count < n else 1.0
-    return low, high
+    return _beta_interval(share * effective, effective)
+
+
+def student_quantile(degrees: int) -> float:
+    """Return the quantile of Student's distribution at the upper end of the interval."""
+    return float(special.stdtrit(degrees, (1 + LEVEL) / 2))
 
 
 def group_numbers(names: npt.NDArray[np.str_]) -> Indices:
@@ -97,7 +107,7 @@ def _weights(rng: np.random.Generator, rows: int, groups: Indices) -> Floats:
 def _concentration(number: int) -> float:
     """Return the concentration of Dirichlet weights with which a mean over groups has the spread of Student's
     interval."""
-    widening = stats.t.ppf((1 + LEVEL) / 2, number - 1) / NORMAL_QUANTILE
+    widening = student_quantile(number - 1) / NORMAL_QUANTILE
     return float(max(((number - 1) / widening**2 - 1) / number, _LEAST_CONCENTRATION))
 
 

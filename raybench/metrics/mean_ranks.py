@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from raybench.metrics.intervals import LEVEL
+from raybench.metrics.intervals import LEVEL, student_quantile
 from raybench.metrics.numbers import Estimate
 
 FEWEST_LINES = 3  # for an interval
@@ -64,7 +64,7 @@ def _interval(ranks: Floats, models: int) -> tuple[float, float]:
     largest = inner * (1 - inner)
     found = (lines - 1) * share.var(ddof=1) + _ASSUMED_LINES * largest
     spread = min(1.0, max(1 / (models - 1), float(found / (lines - 1 + _ASSUMED_LINES) / largest)))
-    reach = stats.t.ppf((1 + LEVEL) / 2, lines - 1) ** 2 * spread / lines
+    reach = student_quantile(lines - 1) ** 2 * spread / lines
     centre = (mean + reach / 2) / (1 + reach)
     half = np.sqrt(reach * mean * (1 - mean) + reach**2 / 4) / (1 + reach)
     low, high = max(0.0, centre - half), min(1.0, centre + half)

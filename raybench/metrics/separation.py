@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 from raybench.metrics.intervals import LEVEL, NORMAL_QUANTILE
 
@@ -62,7 +62,9 @@ def confidence_draws(
     inflation, counts = _conditions(value, resampled, images, groups, variance)
     known = resampled.var() / (inflation * _model_variance(value, counts, variance))
     share = min(1.0, float(known)) if resampled.var() > _LEAST_VARIANCE else 0.0
-    ordered = stats.norm.ppf((stats.rankdata(resampled) - 0.5) / len(resampled))
+    _, place, ties = np.unique(resampled, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(ties) - (ties - 1) / 2  # equal values share their mean rank
+    ordered = special.ndtri((ranks[place] - 0.5) / len(resampled))
     return _solve(value, np.sqrt(share) * ordered + np.sqrt(1 - share) * noise, inflation, counts, variance)
 
 

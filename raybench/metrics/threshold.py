@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from raybench.metrics.intervals import LEVEL, Indices
 from raybench.metrics.numbers import Threshold
@@ -145,5 +145,5 @@ def excess_of(score: float, threshold: Threshold) -> float:
 
 def false_alarm_interval(n: int, rank: int) -> tuple[float, float]:
     """Return the middle 95 % of Beta(n + 1 - rank, rank), the false-alarm rate at the `rank`-th of n scores."""
-    spread = stats.beta(n + 1 - rank, rank)
-    return float(spread.ppf((1 - LEVEL) / 2)), float(spread.ppf((1 + LEVEL) / 2))
+    low, high = special.betaincinv(n + 1 - rank, rank, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
