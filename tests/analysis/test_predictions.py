@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from raybench.analysis.predictions import TOP, PredictionCounts, is_odd, sentence
+from raybench.analysis.predictions import TOP, PredictionCounts, is_odd, score_shift, sentence
 from raybench.data.manifest import Manifest
-from raybench.metrics.numbers import Threshold
+from raybench.metrics.numbers import Estimate, Threshold
 from raybench.runs.scores import Predicted
 
 
@@ -73,3 +73,23 @@ def test_the_sentence() -> None:
     assert sentence(0, 0, threshold) == "no image is scored"
     none = Threshold(None, 0, 0.05, 0.0, None, "no held-back OK images")
     assert sentence(9, 0, none) == "9 images are scored; none can be called anomalous: no held-back OK images"
+
+
+def test_the_sentence_says_what_is_known_of_the_threshold() -> None:
+    threshold = Threshold(1.0, 100, 0.05, 0.0495, 0.5, "note")
+    held = sentence(10, 1, threshold, Estimate(0.075, 0.016, 0.204, 40))
+    assert held.endswith("at most 4.95 % false alarms, and had 8% (2%–20%) on 40 OK test images")
+    refused = sentence(10, 1, threshold, Estimate(0.55, 0.38, 0.71, 40))
+    assert refused.endswith("false alarms, but had 55% (38%–71%) on 40 OK test images: it does not hold")
+    assert sentence(10, 1, threshold, Estimate(None, reason="no OK images")) == sentence(10, 1, threshold)
+
+
+def test_new_images_that_score_unlike_those_of_the_line_are_told() -> None:
+    held_out = [number / 40 for number in range(40)]
+    assert score_shift([0.1, 0.3, 0.5, 0.5, 0.6, 0.7, 0.9, 9.0], held_out) == ""
+    assert score_shift([number + 2.0 for number in held_out], held_out).startswith(
+        "half of the new images score above 100% of the held-back OK images"
+    )
+    assert "score below 100%" in score_shift([number - 2.0 for number in held_out], held_out)
+    assert score_shift([9.0] * 7, held_out) == ""  # too few to tell
+    assert score_shift([9.0] * 9, held_out[:3]) == ""

@@ -152,3 +152,14 @@ def test_one_image_has_one_score_and_one_group() -> None:
             first.merge(second)
     with pytest.raises(IntegrityError, match="twice"):
         ImageScores.of(["a", "a"], ["ok", "ok"], [1.0, 1.0])
+
+
+def test_duplicates_share_a_group_and_link_groups() -> None:
+    ids = ["a", "b", "c", "d", "e"]
+    scores = ImageScores.of(ids, ["ok"] * 5, [1.0] * 5, ["part 1", "part 1", "part 2", "d", "e"])
+    linked = scores.with_duplicates([("b", "c", "of another split"), ("d", "e")])
+    assert linked.groups.tolist() == ["part 1", "part 1", "part 1", "d", "d"]
+    assert linked.groups_of("ok").tolist() == [1, 1, 1, 0, 0]
+    assert scores.with_duplicates([("unknown",), ()]) is scores
+    chained = scores.with_duplicates([("d", "e"), ("e", "a"), ("c", "d")])
+    assert len(set(chained.groups.tolist())) == 1

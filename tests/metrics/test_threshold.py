@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from raybench.metrics.numbers import Threshold
-from raybench.metrics.threshold import conformal_threshold, false_alarm_interval
+from raybench.metrics.threshold import (
+    conformal_quantiles,
+    conformal_threshold,
+    cross_fitted_alarms,
+    false_alarm_interval,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -147,3 +152,30 @@ def test_a_record_without_groups_has_as_many_as_images() -> None:
 def test_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         conformal_threshold(np.array([1.0, np.nan]), 0.05)
+
+
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=12), budget=st.sampled_from([0.05, 0.2, 0.4]))
+def test_the_quantile_of_all_images_is_the_threshold(sizes: list[int], budget: float) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    scores = np.random.default_rng(len(groups)).normal(size=len(groups))
+    found = conformal_quantiles(scores, groups, np.ones((1, len(groups))), budget)
+    assert found == [conformal_threshold(scores, budget, groups.astype(str)).value]
+
+
+def test_weights_of_a_resample_move_the_quantile() -> None:
+    scores, groups = np.arange(20.0), np.arange(20)
+    high, low = np.where(scores >= 10, 2.0, 0.0), np.where(scores < 10, 2.0, 0.0)
+    found = conformal_quantiles(scores, groups, np.stack([high, low]), 0.2)
+    assert found[0] > 15
+    assert found[1] < 10
+
+
+def test_alarms_are_cross_fitted_by_whole_groups() -> None:
+    """Photographs of a part are never judged by a threshold that the part has set."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 3)
+    scores = rng.normal(size=60)
+    scores[groups == 7] += 100
+    assert cross_fitted_alarms(scores, groups, 0.1)[groups == 7].all()
+    assert cross_fitted_alarms(scores[:3], groups[:3], 0.1).all()  # one group alone can say nothing of itself
+    assert cross_fitted_alarms(scores[:0], groups[:0], 0.1).tolist() == []

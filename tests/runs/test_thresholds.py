@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raybench.metrics.image import ImageScores
+from raybench.metrics.threshold import conformal_threshold
+from raybench.runs.thresholds import TEST_OK, judge_by_test, read_threshold, threshold_from_test
+from raybench.worker.merge import Partials, merge
+from raybench.worker.score import score
+from raybench.worker.train import train
+from tests.support.made_run import planned, site_of
+from tests.support.results import images, result
+
+BUDGET = 0.05
+
+
+def test_a_changed_line_keeps_its_budget_again() -> None:
+    """OK test images lie above the old threshold, NG images above them."""
+    old = images(8.0)
+    shifted = ImageScores(old.image_ids, old.labels, old.scores + 4, old.groups)
+    before = result("m", shifted)
+    after = judge_by_test(before, shifted)
+    assert before.quality is not None
+    assert after.quality is not None
+    assert (before.quality.false_alarm_rate.value or 0.0) > 0.9
+    assert (after.quality.false_alarm_rate.value or 0.0) <= 0.1
+    assert after.quality.recall.value == 1.0
+    assert after.threshold is not None
+    ok = shifted.of_label("ok")
+    assert after.threshold.value == conformal_threshold(ok, BUDGET).value
+    assert after.threshold.note.startswith("on 40 OK test images")
+    assert after.quality.image_auroc == before.quality.image_auroc
+
+
+def test_the_false_alarm_rate_is_honest() -> None:
+    """On average over lines it is near the budget, though each threshold is set on the very images that are judged."""
+    rng = np.random.default_rng(0)
+    rates = []
+    for _ in range(300):
+        scores = rng.normal(size=50)
+        found = ImageScores.of([f"{number:02}" for number in range(50)], ["ok"] * 50, scores.tolist())
+        judged = judge_by_test(result("m", images(2.0)), found)
+        assert judged.quality is not None
+        rates.append(judged.quality.false_alarm_rate.value or 0.0)
+    assert np.mean(rates) == pytest.approx(BUDGET, abs=0.012)
+
+
+def test_without_ok_test_images_there_is_no_threshold() -> None:
+    only_ng = ImageScores.of(["a", "b"], ["ng", "ng"], [1.0, 2.0])
+    judged = judge_by_test(result("m", images(2.0)), only_ng)
+    assert judged.quality is not None
+    assert judged.quality.recall.value is None
+    assert "no OK images" in (judged.quality.false_alarm_rate.reason or "")
+
+
+def test_the_threshold_of_a_trained_unit(strips: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    plan = planned(tmp_path / "store", strips, 5)
+    unit, manifest, context = plan.units[0], plan.manifests["strip"], site_of(plan, tmp_path / "cache")
+    trained = train(unit, manifest, context)
+    assert read_threshold(context.run, unit.unit_id, trained, TEST_OK) == trained.threshold  # nothing is scored yet
+    for shard in manifest.scored_shards:
+        score(unit, manifest, shard, context)
+    merged = merge(unit, manifest, context.run, Partials())
+    scores = ImageScores.from_bytes(context.run.get_blob(merged.images))
+    assert read_threshold(context.run, unit.unit_id, trained, "held_out") == trained.threshold
+    assert read_threshold(context.run, unit.unit_id, trained, TEST_OK) == threshold_from_test(
+        scores, unit.protocol.false_alarm_budget
+    )
