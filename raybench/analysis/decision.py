@@ -138,7 +138,7 @@ def decide(evidence: Evidence) -> Verdict:
     highest = min(GRADES.index(grade) for grade in grades.values())
     run = next(model for model, grade in grades.items() if GRADES.index(grade) == highest)
     others = tuple(model for model, standing in standings.items() if model != run and not standing.is_worse)
-    weak = dict.fromkeys(admissible.keys() - standings.keys(), NOT_GOOD_ENOUGH)
+    weak = dict.fromkeys((model for model in admissible if model not in standings), NOT_GOOD_ENOUGH)
     expected = _expected(evidence, standings, run)
     more_ng = _images_to_settle(evidence, standings, run, others)
     found = Verdict(
