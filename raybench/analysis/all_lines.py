@@ -31,12 +31,13 @@ def over_all(evidence: Sequence[Evidence]) -> Verdict | None:
     models, lines = largest_table({line.name: {*line.utilities, *line.failed} for line in evidence})
     compared = sorted(
         (line for line in evidence if line.name in lines),
-        key=lambda line: sorted(found.value for found in line.utilities.values()),  # lines are drawn in this order
+        # lines are drawn in this order, which neither their names nor a worse model may change
+        key=lambda line: max((found.value for found in line.utilities.values()), default=line.reference),
     )
     finished = [model for model in models if any(model in line.utilities for line in compared)]
     if len(compared) < 2 or not finished:
         return None
-    missing = {model: [line.name for line in compared if not _takes_part(line, model)] for model in finished}
+    missing = {model: sorted(line.name for line in compared if not _takes_part(line, model)) for model in finished}
     name = ALL_LINES if len(compared) == len(evidence) else f"{len(compared)} of {len(evidence)} lines"
     rest = {model for line in evidence for model in (*line.utilities, *line.failed)} - set(models)
     aurocs = {model: [_auroc(line, model) for line in compared] for model in finished}
