@@ -15,30 +15,38 @@ from raybench.metrics.mean_ranks import largest_table
 from raybench.metrics.numbers import Estimate
 
 FEWEST_LINES = 5
-"""Lines from which on lines are resampled. Fewer lines are compared as they are, by resampling their images."""
+"""Lines from which on lines are resampled together with their images. Of fewer lines only the images are."""
 ALL_LINES, NOT_RUN = "all lines", "not run on every line"
 
 
-def over_all(evidence: Sequence[Evidence]) -> Verdict | None:
+def over_all(evidence: Sequence[Evidence], lines_of_run: int | None = None) -> Verdict | None:
     """Decide over several lines.
 
     Only the models and lines of the largest table without a gap are compared; a model that failed on a line, or is not
     admissible there, has the utility of a detector that tells nothing.
 
+    Args:
+        evidence: Evidence of each line that can be decided.
+        lines_of_run: Number of all lines; None if all can be decided.
+
     Returns:
         The verdict, or None if that table has fewer than two lines or no model that finished on any of them.
     """
+    total = len(evidence) if lines_of_run is None else lines_of_run
+    with_costs = [line for line in evidence if line.settings.costs]
+    evidence = with_costs or evidence  # a changed line is decided without costs, in another unit
     models, lines = largest_table({line.name: {*line.utilities, *line.failed} for line in evidence})
     compared = sorted(
         (line for line in evidence if line.name in lines),
         # lines are drawn in this order, which neither their names nor a worse model may change
-        key=lambda line: max((found.value for found in line.utilities.values()), default=line.reference),
+        key=lambda line: sorted((found.value for found in line.utilities.values()), reverse=True),
     )
+    compared = [_shuffled(line, number) for number, line in enumerate(compared)]
     finished = [model for model in models if any(model in line.utilities for line in compared)]
     if len(compared) < 2 or not finished:
         return None
     missing = {model: sorted(line.name for line in compared if not _takes_part(line, model)) for model in finished}
-    name = ALL_LINES if len(compared) == len(evidence) else f"{len(compared)} of {len(evidence)} lines"
+    name = ALL_LINES if len(compared) == total else f"{len(compared)} of {total} lines"
     rest = {model for line in evidence for model in (*line.utilities, *line.failed)} - set(models)
     aurocs = {model: [_auroc(line, model) for line in compared] for model in finished}
     verdict = decide(
@@ -71,6 +79,16 @@ def over_all(evidence: Sequence[Evidence]) -> Verdict | None:
     return replace(verdict, conclusions=dict(verdict.conclusions) | dict.fromkeys(sorted(rest), NOT_RUN))
 
 
+def _shuffled(line: Evidence, number: int) -> Evidence:
+    """Return a line with its draws in another order, the same for all models: lines are drawn independently."""
+    order = np.random.default_rng(number).permutation(RESAMPLES)
+    return replace(
+        line,
+        utilities={model: replace(found, draws=found.draws[order]) for model, found in line.utilities.items()},
+        auroc_draws={model: draws[order] for model, draws in line.auroc_draws.items()},
+    )
+
+
 def _takes_part(line: Evidence, model: str) -> bool:
     return model in line.utilities and model not in line.excluded
 
@@ -100,13 +118,13 @@ def _mean_utility(lines: Sequence[Evidence], model: str) -> Utility:
 
 
 def _over_lines(values: Sequence[float], draws: Sequence[Floats]) -> Floats:
-    """Return draws of the mean over lines: lines like these are resampled, few lines are taken as they are."""
+    """Return draws of the mean over lines: the images vary, and from FEWEST_LINES on the lines do too."""
+    mean: Floats = np.mean(draws, axis=0)
     if len(values) < FEWEST_LINES:
-        mean: Floats = np.mean(draws, axis=0)
         return mean
-    (weights,) = next(iter(resamples([np.arange(len(values))], RESAMPLES, cells=1)))
-    resampled: Floats = weights @ np.array(values) / len(values)
-    return resampled
+    weights = np.concatenate([drawn for (drawn,) in resamples([np.arange(len(values))], RESAMPLES)])
+    resampled: Floats = weights @ (np.array(values) - np.mean(values)) / len(values)
+    return mean + resampled
 
 
 def _estimate(values: Sequence[float], draws: Sequence[Floats]) -> Estimate:

@@ -146,6 +146,8 @@ class LineScores:
     """Scores of the held-back images of finished units, by unit_id."""
     drift: str = ""
     """What differs between OK training and test images, in words."""
+    test_thresholds: bool = True
+    """Whether `held_out` were held back from training, so that the test OK images can be compared with them."""
 
 
 def build_board(
@@ -179,7 +181,7 @@ def build_board(
         for line, of_line in by_line.items()
     ]
     verdicts = tuple(item if isinstance(item, Verdict) else decide(item) for item in evidence)
-    common = over_all([item for item in evidence if isinstance(item, Evidence)])
+    common = over_all([item for item in evidence if isinstance(item, Evidence)], len(evidence))
     values = _values(rows, verdicts)
     return Board(context, rows, _overall(rows, verdicts, common, values), verdicts, common, critical_difference(values))
 
@@ -202,7 +204,16 @@ def _evidence(
     line_rows = [row for row in rows if row.line == line]
     budget = next((row.threshold.budget for row in line_rows if row.threshold), context.false_alarm_budget)
     known = {model: found for model, found in held_out.items() if len(found) == len(by_model[model])}
-    return collect_evidence(line, line_rows, by_model, context.decision, budget, known, further.drift)
+    return collect_evidence(
+        line,
+        line_rows,
+        by_model,
+        context.decision,
+        budget,
+        known,
+        further.drift,
+        test_thresholds=further.test_thresholds,
+    )
 
 
 def _overall(

@@ -50,7 +50,7 @@ class Standing:
     loss: float
     """Expected utility of the best model, whichever it is, minus that of this one."""
     behind: Estimate
-    """Utility of the leading model minus that of this one, shrunk. `value` is its expectation."""
+    """Utility of the model with the lowest loss minus that of this one, shrunk. `value` is its expectation."""
     places: tuple[int, int]
     """Best and worst rank of the middle 95 % of draws."""
 
@@ -65,45 +65,48 @@ class Standing:
         return self.within_margin < 1 - SURE
 
 
-def compare(utilities: Mapping[str, Utility], margin: float) -> dict[str, Standing]:
+def compare(utilities: Mapping[str, Utility], margin: float, prior_sd: float = PRIOR_SD) -> dict[str, Standing]:
     """Compare models.
 
     Args:
         utilities: Utility by model, at least one, drawn together.
         margin: Difference in utility that does not matter.
+        prior_sd: Standard deviation of the true utilities of models.
 
     Returns:
         Standings by model, the highest expected utility first.
     """
     leader = max(utilities, key=lambda model: (utilities[model].value, float(utilities[model].draws.mean())))
-    behind = {model: _shrunk(utilities[leader].draws - utility.draws) for model, utility in utilities.items()}
-    gaps = np.stack(list(behind.values()))  # (M, B), 0 for the leader
+    gaps = np.stack(  # (M, B), 0 for the leader
+        [_shrunk(utilities[leader].draws - utility.draws, prior_sd) for utility in utilities.values()]
+    )
     lost = gaps - gaps.min(axis=0)
+    behind = gaps - gaps[lost.mean(axis=1).argmin()]
     ranks = stats.rankdata(np.round(gaps, 12), method="min", axis=0)
     standings = {
         model: Standing(
             best=float((lost[index] <= _ROUNDING).mean()),
             within_margin=float((lost[index] <= margin + _ROUNDING).mean()),
             loss=float(lost[index].mean()),
-            behind=Estimate(float(gap.mean()), *percentile_interval(gap)),
+            behind=Estimate(float(behind[index].mean()), *percentile_interval(behind[index])),
             places=_places(ranks[index]),
         )
-        for index, (model, gap) in enumerate(behind.items())
+        for index, model in enumerate(utilities)
     }
     return dict(sorted(standings.items(), key=lambda item: (item[1].loss, item[0])))
 
 
-def _shrunk(difference: Floats) -> Floats:
+def _shrunk(difference: Floats, prior_sd: float) -> Floats:
     """Return draws of the posterior of a difference of which (B,) `difference` is the likelihood."""
-    kept = shrinkage(spread(difference) ** 2)
+    kept = shrinkage(spread(difference) ** 2, prior_sd)
     mean = difference.mean()
     shrunk: Floats = kept * mean + np.sqrt(kept) * (difference - mean)
     return shrunk
 
 
-def shrinkage(variance: float) -> float:
+def shrinkage(variance: float, prior_sd: float = PRIOR_SD) -> float:
     """Return the part of a difference of utilities that is kept, given the variance of its measurement."""
-    return 2 * PRIOR_SD**2 / (2 * PRIOR_SD**2 + variance)
+    return 2 * prior_sd**2 / (2 * prior_sd**2 + variance)
 
 
 def spread(draws: Floats) -> float:

@@ -54,6 +54,7 @@ from raybench.metrics.ranking import sample_models
 MOST_IMAGES = 10_000
 """More images than this are not asked for."""
 _SURE_DEVIATIONS = float(special.ndtri(SURE))
+_STUDENT_SPREAD = 1.44  # variance of Student's distribution with three degrees of freedom, by the quantiles of `spread`
 
 
 def collect_evidence(
@@ -64,6 +65,8 @@ def collect_evidence(
     budget: float,
     held_out: Mapping[str, Sequence[ImageScores]] | None = None,
     drift: str = "",
+    *,
+    test_thresholds: bool = True,
 ) -> Evidence | Verdict:
     """Collect the evidence of one line.
 
@@ -76,6 +79,7 @@ def collect_evidence(
         held_out: Scores of the held-back images of each finished seed, by model, in the order of `scores`. Without them
             thresholds are not tested.
         drift: What the inspection found to differ between OK training and test images, in words.
+        test_thresholds: Whether `held_out` are images that the test OK images can be compared with.
 
     Returns:
         The evidence, or a verdict without a model if the scores do not allow a decision.
@@ -88,10 +92,13 @@ def collect_evidence(
     if isinstance(sampled, Estimate):
         return _no_verdict(line, sampled.reason or "", failed | dict.fromkeys(finished, "quality unknown"))
     timed = all(not row.speed.is_disturbed for row in finished.values() if row.speed)
-    refused = refused_thresholds(finished, scores, held_out or {})
+    refused = refused_thresholds(finished, scores, held_out or {}) if test_thresholds else {}
     has_changed = len(refused) * 2 > len(finished)
     broken = {model: text for model, row in finished.items() if (text := broken_limits(row, settings.limits))}
     notes = [change_note(refused, finished, drift)] if has_changed else []
+    if has_changed and settings.costs:
+        notes.append("Costs count for nothing in this verdict: they are about recall and false alarms.")
+        settings = replace(settings, costs=None)
     if not timed:
         notes.append("Times were taken on a busy machine: they are estimates, and count for nothing in this verdict.")
     return Evidence(
@@ -107,6 +114,7 @@ def collect_evidence(
         failed=failed,
         numbers={model: row.quality.image_auroc for model, row in finished.items() if row.quality},
         ng=sampled.ng,
+        seed_errors={model: found.seed_error for model, found in sampled.models.items()},
         notes=tuple(notes),
         reference=failed_utility(settings.verdict, settings.costs, budget, 1).value,
     )
@@ -133,11 +141,11 @@ def decide(evidence: Evidence) -> Verdict:
     good = {
         model: found for model, found in admissible.items() if evidence.aurocs[model] >= settings.verdict.good_enough
     }
-    standings = compare(good or admissible, settings.verdict.margin)
+    standings = compare(good or admissible, settings.verdict.margin, settings.prior_sd)
     grades = {model: _grade(standing) if good else NOT_GOOD_ENOUGH for model, standing in standings.items()}
     highest = min(GRADES.index(grade) for grade in grades.values())
     run = next(model for model, grade in grades.items() if GRADES.index(grade) == highest)
-    others = tuple(model for model, standing in standings.items() if model != run and not standing.is_worse)
+    others = tuple(model for model, standing in standings.items() if good and model != run and not standing.is_worse)
     weak = dict.fromkeys((model for model in admissible if model not in standings), NOT_GOOD_ENOUGH)
     expected = _expected(evidence, standings, run)
     more_ng = _images_to_settle(evidence, standings, run, others)
@@ -172,12 +180,16 @@ def _grade(standing: Standing) -> str:
 def _expected(evidence: Evidence, standings: Mapping[str, Standing], run: str) -> Estimate:
     """Estimate the image AUROC of the named model on new images.
 
-    The measured values of all models, weighted by the probability that each is the best (bagging, Breiman 1996): where
-    several may be the best, the one that came out ahead was lucky.
+    Where several models may be the best, the one that came out ahead was lucky: its luck is its utility minus the mean
+    of all utilities, weighted by the probability that each model is the best (bagging, Breiman 1996).
     """
+    if evidence.settings.costs:
+        return Estimate(None, reason="utility is about costs")
     total = sum(standing.best for standing in standings.values())
-    value = sum(standing.best / total * evidence.aurocs[model] for model, standing in standings.items())
-    low, high = percentile_interval(evidence.auroc_draws[run] + (value - evidence.aurocs[run]))
+    mean = sum(standing.best / total * evidence.utilities[model].value for model, standing in standings.items())
+    luck = max(0.0, evidence.utilities[run].value - mean)
+    low, high = percentile_interval(evidence.auroc_draws[run] - luck)
+    value = max(0.0, evidence.aurocs[run] - luck)
     return Estimate(value, max(0.0, low), min(1.0, high), evidence.numbers[run].n)
 
 
@@ -186,17 +198,19 @@ def _images_to_settle(
 ) -> int | None:
     """Return the number of NG images with which the runner-up would probably be graded best or worse.
 
-    The variance of the difference falls with the number of images; its distance from the margin must be SURE, as in
-    `comparison`.
+    The variance of the difference falls with the number of images, but for the part of training; its distance from the
+    margin must be SURE, as in `comparison`.
     """
     runner_up = next((model for model in others if not standings[model].is_best), None)
     if runner_up is None or not evidence.ng:
         return None
     first, second = evidence.utilities[run], evidence.utilities[runner_up]
     gap, variance = abs(first.value - second.value), spread(first.draws - second.draws) ** 2
+    of_training = _STUDENT_SPREAD * sum(evidence.seed_errors.get(model, 0.0) ** 2 for model in (run, runner_up))
+    prior_sd = evidence.settings.prior_sd
     for more in np.unique(np.geomspace(1, MOST_IMAGES, 200).astype(int)).tolist():
-        left = variance * evidence.ng / (evidence.ng + more)
-        kept = shrinkage(left)
+        left = of_training + max(0.0, variance - of_training) * evidence.ng / (evidence.ng + more)
+        kept = shrinkage(left, prior_sd)
         if abs(evidence.settings.verdict.margin - kept * gap) >= _SURE_DEVIATIONS * math.sqrt(kept * left):
             return _round_up(more) if more > 1 else None
     return None

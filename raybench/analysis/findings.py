@@ -95,9 +95,10 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
             {
                 unit_id: unit.held_out
                 for unit_id, unit in finished.items()
-                if unit.unit.line == line and unit.held_out is not None and not from_test
+                if unit.unit.line == line and unit.held_out is not None
             },
             _drift(inspections.get(line)),
+            test_thresholds=not from_test,
         )
         for line in plan.manifests
     }
@@ -131,13 +132,19 @@ def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | UnitResult | None:
 
 def _judged(unit: FinishedUnit, inspection: Inspection | Failure | None, from_test: bool) -> FinishedUnit:
     """Return a unit whose duplicates count as one image, with the threshold that the experiment asks for."""
-    images, result = unit.images, unit.result
+    images, held_out = unit.images, unit.held_out
+    result = judge_by_test(unit.result, images) if from_test else unit.result
+    if from_test:
+        held_out = images.only(images.image_ids[images.labels == "ok"])  # they set the threshold
     if isinstance(inspection, Inspection):
-        images = images.with_duplicates([copy.image_id for copy in group.copies] for group in inspection.groups)
+        duplicates = [[copy.image_id for copy in group.copies] for group in inspection.groups]
+        images = images.with_duplicates(duplicates)
+        held_out = held_out.with_duplicates(duplicates) if held_out else None
     if images is not unit.images and result.quality and result.threshold:
-        quality = replace(result.quality, **vars(image_quality(images, result.threshold)))
-        result = replace(result, quality=quality)
-    return replace(unit, images=images, result=judge_by_test(result, images) if from_test else result)
+        found = image_quality(images, result.threshold)
+        rate = result.quality.false_alarm_rate if from_test else found.false_alarm_rate  # that one is cross-fitted
+        result = replace(result, quality=replace(result.quality, **vars(replace(found, false_alarm_rate=rate))))
+    return replace(unit, images=images, held_out=held_out, result=result)
 
 
 def _drift(inspection: Inspection | Failure | None) -> str:

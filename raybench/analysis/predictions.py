@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from raybench.analysis.admissibility import REFUSED
 from raybench.config.unit import Unit
 from raybench.data.geometry import SQUARE_UP_TO
 from raybench.data.manifest import Manifest
 from raybench.data.shards import ImageRow
+from raybench.metrics.exchangeability import alarms_p_value
 from raybench.metrics.numbers import Estimate, Threshold
 from raybench.metrics.threshold import excess_of
 from raybench.runs.records import Failure
@@ -148,7 +150,8 @@ def sentence(images: int, anomalous: int, threshold: Threshold, tested: Estimate
     if tested is None or tested.value is None or tested.low is None or tested.high is None:
         return promise
     found = f"{tested.value:.0%} ({tested.low:.0%}–{tested.high:.0%}) on {tested.n} OK test images"
-    if tested.low > threshold.promised:
+    alarms = round(tested.value * tested.n)
+    if threshold.groups == threshold.n and alarms_p_value(alarms, tested.n, threshold) <= REFUSED:
         return f"{promise}, but had {found}: it does not hold"
     return f"{promise}, and had {found}"
 

@@ -27,7 +27,7 @@ def sentence(evidence: Evidence, verdict: Verdict) -> str:
     grade, loss, sure = verdict.grades[run], verdict.loss or 0.0, verdict.sure or 0.0
     settings = evidence.settings
     number = evidence.numbers[run]
-    lucky = (number.value or 0.0) - (verdict.expected.value or 0.0) >= LUCK
+    lucky = verdict.expected.value is not None and (number.value or 0.0) - verdict.expected.value >= LUCK
     on_new = f", {verdict.expected.value:.3f} expected on new images" if lucky else ""
     parts = [f"{evidence.name}: run {run} (image AUROC {format_number(number)}{on_new})."]
     if len(verdict.standings) > 1:
@@ -40,7 +40,8 @@ def sentence(evidence: Evidence, verdict: Verdict) -> str:
     elif (evidence.numbers[run].low or 0.0) < settings.verdict.good_enough:
         parts.append(f"Whether it reaches an image AUROC of {settings.verdict.good_enough:g} is not certain.")
     if excluded := [model for model in evidence.excluded if evidence.aurocs[model] > evidence.aurocs[run]]:
-        parts.append(f"{', '.join(excluded)} separates better but is not admissible.")
+        verb = "separates better but is" if len(excluded) == 1 else "separate better but are"
+        parts.append(f"{', '.join(excluded)} {verb} not admissible.")
     return " ".join(filter(None, parts))
 
 
@@ -56,7 +57,7 @@ def _why(evidence: Evidence, verdict: Verdict) -> str:
         if len(unclear) == 1:
             settle = settle.replace("the first", "it")
         parts.append(f"Not told apart from {', '.join(unclear)}{settle}.")
-    if not verdict.tied and len(verdict.standings) > 1:
+    if not verdict.tied and len(verdict.standings) > 1 and verdict.grades[verdict.run or ""] == BEST:
         parts.append("It is better than every other model compared.")
     return " ".join(parts)
 
@@ -64,9 +65,9 @@ def _why(evidence: Evidence, verdict: Verdict) -> str:
 def _reason(evidence: Evidence, best: str, other: str) -> str:
     """Name the term of the utility that favours `best` most over `other`."""
     mine, theirs = evidence.utilities[best].terms, evidence.utilities[other].terms
-    leads = {name: mine[name] - theirs.get(name, 0.0) for name in mine}
-    name = max(leads, key=lambda name: leads[name])
-    return f"; {name} speaks for {best}" if leads[name] > 0 else ""
+    leads = {name: mine[name] - theirs[name] for name in mine if name in theirs}
+    name = max(leads, key=lambda name: leads[name], default=None)
+    return f"; {name} speaks for {best}" if name and leads[name] > 0 else ""
 
 
 def format_probability(value: float) -> str:

@@ -73,7 +73,7 @@ def failed_utility(settings: VerdictSettings, costs: Costs | None, budget: float
 
 def _cost(sampled: SampledModel, costs: Costs, ms: float) -> Utility:
     defects = costs.defect_rate * costs.missed_defect
-    alarms = (1 - costs.defect_rate) * costs.false_alarm / defects
+    alarms = costs.alarms_per_defect
     recall, rate = sampled.own_recall or 0.0, sampled.own_false_alarm_rate or 0.0
     terms = {"missed defects": recall - 1, "false alarms": -alarms * rate, "time": -costs.ms * ms / defects}
     value = sum(terms.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from raybench.analysis.comparison import Floats, Standing, Utility
+from raybench.analysis.comparison import PRIOR_SD, Floats, Standing, Utility
 from raybench.config.experiment import Costs, Limits, VerdictSettings
 from raybench.metrics.numbers import Estimate
 
@@ -22,6 +22,11 @@ class DecisionSettings:
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     costs: Costs | None = None
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def prior_sd(self) -> float:
+        """Standard deviation of the true utilities of models. With costs a false alarm can weigh more than a defect."""
+        return PRIOR_SD * (1 + self.costs.alarms_per_defect) if self.costs else PRIOR_SD
 
     @property
     def unit(self) -> str:
@@ -104,5 +109,7 @@ class Evidence:
     """Number of NG images; 0 for several lines."""
     notes: tuple[str, ...] = ()
     """Conditions that a person must know."""
+    seed_errors: Mapping[str, float] = field(default_factory=dict)
+    """Standard error of training of each finished model, in image AUROC, which more images do not reduce."""
     reference: float = 0.0
     """Utility of a model that tells nothing."""

@@ -225,6 +225,11 @@ class Costs(_Section):
     ms: float = Field(default=0.0, ge=0.0)
     """Cost of a millisecond per image."""
 
+    @property
+    def alarms_per_defect(self) -> float:
+        """Cost of raising a false alarm on every OK image, in units of the cost of missing every defect."""
+        return (1 - self.defect_rate) * self.false_alarm / (self.defect_rate * self.missed_defect)
+
 
 class Limits(_Section):
     """Hard limits. A model that breaks one is not admissible, however good it is."""

@@ -50,15 +50,23 @@ def assess_threshold(held_out: ImageScores, images: ImageScores, threshold: Thre
     new, old = images.scores[is_ok], held_out.scores
     if threshold.value is None or not len(new) or not len(old):
         return None
-    names = np.concatenate([held_out.groups, images.groups[is_ok]])
+    shared = np.isin(images.groups[is_ok], held_out.groups)  # a group on both sides compares with itself
+    if shared.all():
+        return None
+    new = new[~shared]
+    names = np.concatenate([held_out.groups, images.groups[is_ok][~shared]])
     if len(np.unique(names)) < len(names):
         return _by_permutation(old, new, np.unique(names, return_inverse=True)[1], threshold)
-    n, above = len(old), round(threshold.promised * (len(old) + 1))
-    alarms = int((new > threshold.value).sum())
     return ThresholdTest(
-        float(stats.betabinom.sf(alarms - 1, len(new), above, n + 1 - above)),
+        alarms_p_value(int((new > threshold.value).sum()), len(new), threshold),
         float(stats.mannwhitneyu(new, old, alternative="less").pvalue),
     )
+
+
+def alarms_p_value(alarms: int, images: int, threshold: Threshold) -> float:
+    """Return the probability of so many false alarms or more among so many OK images, none of which has a group."""
+    above = round(threshold.promised * (threshold.n + 1))
+    return float(stats.betabinom.sf(alarms - 1, images, above, threshold.n + 1 - above))
 
 
 def _by_permutation(old: Floats, new: Floats, groups: npt.NDArray[np.intp], threshold: Threshold) -> ThresholdTest:

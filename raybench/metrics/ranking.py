@@ -41,6 +41,8 @@ class SampledModel:
     auroc: float
     auroc_draws: Floats
     """(B,) float64."""
+    seed_error: float
+    """Standard error of `auroc` over trainings."""
     recall: float
     """Recall at the common false-alarm rate, set on the test images themselves."""
     recall_draws: Floats
@@ -170,6 +172,7 @@ def _sampled(
     drawn = np.mean([drawn_by[seed] for seed in seeds], axis=0)
     rng = np.random.default_rng(sorted(seed.noise_seed for seed in seeds))
     found: list[tuple[float, Floats]] = []
+    errors: list[float] = []
     for values, resampled, name in zip(by_seed.T.tolist(), drawn, _METRICS, strict=False):
         error, degrees = seed_error(values)
         noise, retrained = rng.standard_normal(len(resampled)), rng.standard_t(degrees, len(resampled))
@@ -179,11 +182,14 @@ def _sampled(
         mean = sum(values) / len(values)
         draws = confidence_draws(mean, resampled, images, parts, noise, variance)
         found.append((mean, np.clip(draws + error * retrained, 0.0, 1.0)))
+        errors.append(error)
     (auroc, auroc_draws), (recall, recall_draws), *own = found
     if not own:
-        return SampledModel(auroc, auroc_draws, recall, recall_draws, None, None, None, None)
+        return SampledModel(auroc, auroc_draws, errors[0], recall, recall_draws, None, None, None, None)
     (own_recall, own_recall_draws), (rate, rate_draws) = own
-    return SampledModel(auroc, auroc_draws, recall, recall_draws, own_recall, own_recall_draws, rate, rate_draws)
+    return SampledModel(
+        auroc, auroc_draws, errors[0], recall, recall_draws, own_recall, own_recall_draws, rate, rate_draws
+    )
 
 
 def seed_error(values: Sequence[float]) -> tuple[float, int]:

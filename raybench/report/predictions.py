@@ -36,6 +36,7 @@ from raybench.report.gallery import Picture
 from raybench.runs.records import Failure, ScoreRecord
 from raybench.runs.run import PREDICTIONS, encode, score_name
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions
+from raybench.runs.thresholds import TEST_OK
 from raybench.worker.context import fit_of
 from raybench.worker.predict import Prediction
 
@@ -163,7 +164,7 @@ def _summary(prediction: Prediction, tally: PredictionCounts, failed: Mapping[st
 
 def _shift(prediction: Prediction, tally: PredictionCounts) -> str:
     """Return how the new scores differ from those of held-back OK images, if they do."""
-    if prediction.trained.held_out is None:
+    if prediction.trained.held_out is None or prediction.threshold_from == TEST_OK:
         return ""
     held_out = ImageScores.from_bytes(prediction.run.get_blob(prediction.trained.held_out))
     return score_shift(tally.scores, held_out.scores.tolist())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from raybench.errors import InputError
 from raybench.metrics.image import ImageScores, share_above, share_of
 from raybench.metrics.numbers import Quality, Threshold
 from raybench.metrics.threshold import conformal_threshold, cross_fitted_alarms
@@ -60,8 +61,13 @@ def read_threshold(run: RunStore, unit_id: str, trained: TrainRecord, source: st
         unit_id: Its identity.
         trained: Its train record.
         source: `threshold.from` of the experiment.
+
+    Raises:
+        InputError: The test split sets the threshold, and is not scored yet.
     """
-    merged = run.read(unit_id, "quality", QualityRecord) if source == TEST_OK else None
-    if merged is None:
+    if source != TEST_OK:
         return trained.threshold
+    merged = run.read(unit_id, "quality", QualityRecord)
+    if merged is None:
+        raise InputError("the test images that set the threshold are not scored yet; run the experiment first")
     return threshold_from_test(ImageScores.from_bytes(run.get_blob(merged.images)), trained.threshold.budget)

@@ -70,6 +70,8 @@ class Prediction:
     """The trained unit with an identity that includes the images."""
     trained: TrainRecord
     """The detector and its thresholds."""
+    threshold_from: str
+    """Where the threshold comes from, see `config.experiment.ThresholdSource`."""
     tested: Estimate | None
     """False-alarm rate of the threshold on the OK test images of the run. None if they were not scored, or have set the
     threshold."""
@@ -126,7 +128,7 @@ def prepare(
     unit = replace(unit, line_digest=digest(identity))
     trained = prediction.commit(unit.unit_id, "train", replace(trained, unit_id=unit.unit_id, threshold=threshold))
     tested = merged.quality.false_alarm_rate if merged and threshold_from != TEST_OK else None
-    return Prediction(name, origin, prediction, images, manifest, unit, trained, tested)
+    return Prediction(name, origin, prediction, images, manifest, unit, trained, threshold_from, tested)
 
 
 def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:

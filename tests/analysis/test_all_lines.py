@@ -13,7 +13,6 @@ from raybench.analysis.verdict import (
     GRADES,
     NOT_ADMISSIBLE,
     NOT_TOLD_APART,
-    WORSE,
     DecisionSettings,
     Evidence,
     Verdict,
@@ -187,5 +186,6 @@ def test_few_lines_out_of_many_are_named_so() -> None:
 def test_many_lines_tell_a_steady_lead_apart() -> None:
     few, many = (decided(*(line(str(at), {"a": 2.0, "b": 1.5}, at) for at in range(count))) for count in (2, 12))
     assert (few.run, many.run) == ("a", "a")
-    assert many.grades["b"] == WORSE
+    assert many.grades["b"] != BEST
+    assert (many.sure or 0) > 0.95
     assert (many.sure or 0) >= (few.sure or 0) - 0.01

@@ -48,7 +48,7 @@ def test_the_best_mean_rank_first(board: Board) -> None:
 def test_a_failure_costs_where_it_happened(board: Board) -> None:
     """`good` failed on one of the five compared lines, and counts there as one that tells nothing."""
     assert board.over_all is not None
-    assert board.over_all.sentence.startswith("5 of 6 lines: run good")
+    assert board.over_all.sentence.startswith("5 of 7 lines: run good")
     assert board.over_all.grades.keys() == {"good", "fair", "bad"}
     [note] = board.over_all.notes
     assert note == "good failed or is not admissible on hard; there it counts as one that tells nothing."

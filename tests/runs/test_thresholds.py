@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raybench.errors import InputError
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
 from raybench.runs.thresholds import TEST_OK, judge_by_test, read_threshold, threshold_from_test
@@ -61,7 +62,8 @@ def test_the_threshold_of_a_trained_unit(strips: Path, tmp_path: Path) -> None:
     plan = planned(tmp_path / "store", strips, 5)
     unit, manifest, context = plan.units[0], plan.manifests["strip"], site_of(plan, tmp_path / "cache")
     trained = train(unit, manifest, context)
-    assert read_threshold(context.run, unit.unit_id, trained, TEST_OK) == trained.threshold  # nothing is scored yet
+    with pytest.raises(InputError, match="not scored yet"):
+        read_threshold(context.run, unit.unit_id, trained, TEST_OK)
     for shard in manifest.scored_shards:
         score(unit, manifest, shard, context)
     merged = merge(unit, manifest, context.run, Partials())
