@@ -189,3 +189,14 @@ def test_many_lines_tell_a_steady_lead_apart() -> None:
     assert many.grades["b"] != BEST
     assert (many.sure or 0) > 0.95
     assert (many.sure or 0) >= (few.sure or 0) - 0.01
+
+
+def test_many_perfect_lines_of_few_images_are_not_certain() -> None:
+    perfect = scored(np.arange(5.0), 100 + np.arange(3.0))
+    poor = scored(np.arange(5.0), np.array([2.5, 100, 101]))
+    names = [f"line {number}" for number in range(6)]
+    found = decided(*(clear_evidence({"perfect": [perfect], "poor": [poor]}, line=name) for name in names))
+    assert found.expected.low is not None
+    assert found.expected.low < 0.97
+    assert "(1.000–1.000)" not in found.sentence
+    assert (found.standings["poor"].behind.low or 0.0) < (found.standings["poor"].behind.high or 0.0) - 0.02

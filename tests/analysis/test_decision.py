@@ -436,3 +436,46 @@ def test_the_evidence_is_that_of_the_common_images() -> None:
     alone = clear_evidence({"whole": [whole.only(part.image_ids)], "part": [part]})
     assert found.aurocs == alone.aurocs
     assert found.ng == 40
+
+
+def test_dear_false_alarms_decide_although_the_prior_is_about_image_auroc() -> None:
+    """A false alarm on every OK image costs a hundred times what missing every defect does."""
+    rng = np.random.default_rng(0)
+    held = {model: [held_back(rng.normal(0, 1, 200))] for model in ("quiet", "loud")}
+    ok = rng.normal(0, 1, 300)
+    scores = {"quiet": [scored(ok, rng.normal(3, 1, 60))], "loud": [scored(ok + 0.3, rng.normal(3, 1, 60))]}
+    dear = Costs(missed_defect=200.0, false_alarm=20.0, defect_rate=0.001)
+    found = verdict_on(scores, DecisionSettings(costs=dear), held)
+    assert dear.alarms_per_defect == pytest.approx(99.9)
+    assert found.run == "quiet"
+    assert (found.sure or 0.0) > 0.8
+    assert (found.standings["loud"].behind.value or 0.0) > 1.0
+
+
+def test_a_changed_line_is_decided_without_costs() -> None:
+    rng = np.random.default_rng(0)
+    held = {model: [held_back(rng.normal(0, 1, 40))] for model in ("a", "b")}
+    scores = {model: [scored(rng.normal(4, 1, 60), rng.normal(8, 1, 60))] for model in ("a", "b")}
+    costs = DecisionSettings(costs=Costs(missed_defect=100.0, false_alarm=1.0, defect_rate=0.05))
+    found = verdict_on(scores, costs, held)
+    assert any(note.startswith("Costs count for nothing") for note in found.notes)
+    assert "image AUROC" in found.terms[found.run or ""]
+
+
+def test_what_is_expected_does_not_mix_utility_with_image_auroc() -> None:
+    """A slow model is named for its image AUROC; what time costs says nothing about its image AUROC on new images."""
+    scores = {"slow": [drawn(2.9, 51, 50, 50)], "fast": [drawn(1.35, 1, 50, 50)]}
+    dear = DecisionSettings(VerdictSettings(ms=0.001))
+    found = verdict_on(scores, dear, change=timed({"slow": 130.0, "fast": 10.0}))
+    measured = clear_evidence(scores).aurocs["slow"]
+    assert found.run == "slow"
+    assert found.expected.value is not None
+    assert measured - 0.02 <= found.expected.value <= measured
+
+
+def test_no_images_are_asked_for_where_training_is_what_varies() -> None:
+    """On 3,000 + 3,000 images the difference of two trained detectors is known; that of two models is not."""
+    scores = {model: [drawn(gap, at, 3000, 3000)] for at, (model, gap) in enumerate({"a": 1.9, "b": 1.75}.items())}
+    found = verdict_on(scores)
+    assert found.grades["b"] == NOT_TOLD_APART
+    assert found.more_ng is None

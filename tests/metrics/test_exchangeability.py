@@ -127,3 +127,13 @@ def test_without_images_nothing_is_tested() -> None:
     assert assess_threshold(old, ImageScores.empty(), threshold) is None
     assert assess_threshold(ImageScores.empty(), new, threshold) is None
     assert assess_threshold(old, new, conformal_threshold(np.empty(0), 0.05)) is None
+
+
+def test_groups_on_both_sides_are_left_out() -> None:
+    """A part that was photographed for training and for the test says nothing about the line."""
+    rng = np.random.default_rng(0)
+    parts = [f"part {number // 3}" for number in range(30)]
+    held = ImageScores.of([f"h{number:02}" for number in range(30)], ["ok"] * 30, rng.normal(size=30).tolist(), parts)
+    test = ImageScores.of([f"t{number:02}" for number in range(30)], ["ok"] * 30, rng.normal(3, 1, 30).tolist(), parts)
+    threshold = conformal_threshold(held.scores, 0.2, held.groups)
+    assert assess_threshold(held, test, threshold) is None
