@@ -116,7 +116,7 @@ def collect_evidence(
         ng=sampled.ng,
         seed_errors={model: found.seed_error for model, found in sampled.models.items()},
         notes=tuple(notes),
-        reference=failed_utility(settings.verdict, settings.costs, budget, 1).value,
+        reference=failed_utility(settings.verdict, settings.costs, budget),
     )
 
 

@@ -90,17 +90,13 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
             read_forecast(run),
         ),
     )
+    held_out: dict[str, dict[str, ImageScores]] = {line: {} for line in plan.manifests}
+    for unit_id, unit in finished.items():
+        if unit.held_out is not None:
+            held_out[unit.unit.line][unit_id] = unit.held_out
     lines = {
-        line: LineScores(
-            {
-                unit_id: unit.held_out
-                for unit_id, unit in finished.items()
-                if unit.unit.line == line and unit.held_out is not None
-            },
-            _drift(inspections.get(line)),
-            test_thresholds=not from_test,
-        )
-        for line in plan.manifests
+        line: LineScores(of_line, _drift(inspections.get(line)), test_thresholds=not from_test)
+        for line, of_line in held_out.items()
     }
     board = build_board(results, scores, context, list(_squash_baselines(plan, finished)), lines)
     images = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})

@@ -15,8 +15,8 @@ missed defects   -(1 - recall) at the model's own threshold
 false alarms     -false-alarm rate at its own threshold, × what false alarms cost against missed defects
 time             milliseconds per image, × -their price
 
-What is unknown counts as its worst value, so it never helps: an unknown part of the heat map counts 0, and no threshold
-flags nothing. Time and size are measured of every model that finished.
+What is unknown counts as its worst value, so it never helps: no heat map counts 0, no threshold flags nothing. Time and
+size are known of every finished model; times of a line count for none of its models if any was disturbed.
 """
 
 from __future__ import annotations
@@ -64,11 +64,9 @@ def utility(
     return Utility(sum(terms.values()), draws, terms)
 
 
-def failed_utility(settings: VerdictSettings, costs: Costs | None, budget: float, draws: int) -> Utility:
+def failed_utility(settings: VerdictSettings, costs: Costs | None, budget: float) -> float:
     """Return the utility of a model that did not finish on a line: that of a detector that tells nothing."""
-    terms = {"missed defects": -1.0} if costs else {"image AUROC": CHANCE, "recall": settings.recall * budget}
-    value = sum(terms.values())
-    return Utility(value, np.full(draws, value), terms)
+    return -1.0 if costs else CHANCE + settings.recall * budget
 
 
 def _cost(sampled: SampledModel, costs: Costs, ms: float) -> Utility:
