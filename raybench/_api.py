@@ -116,8 +116,8 @@ class Run:
 
         Returns:
             Index: image_id. Columns: label; `score_<model>` in the model's own unit, of its first finished seed;
-            excess, the mean over the models that count of how far the score lies above the threshold, in units of the
-            distance between a typical OK image and the threshold; flags and reasons, empty where nobody needs to look;
+            excess, the mean over the models that count of how far the score lies above the threshold (-1 at a typical
+            OK image, 0 at the threshold, 1 twice as far); flags and reasons, empty where nobody needs to look;
             anomaly_type, None where no kind is known.
         """
         scores = self._scores(self._known(line))

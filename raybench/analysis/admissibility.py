@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from raybench.analysis.rows import BoardRow
 from raybench.config.experiment import Limits
+from raybench.detectors.weights.catalog import PERMISSIVE
 from raybench.metrics.exchangeability import assess_threshold
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Estimate
@@ -58,7 +59,7 @@ def change_note(refused: Mapping[str, str], rows: Mapping[str, BoardRow], drift:
     )
 
 
-def broken_limits(row: BoardRow, limits: Limits) -> str:
+def broken_limits(row: BoardRow, limits: Limits, licences: Mapping[str, str]) -> str:
     """Return which limits a model breaks, in words; empty if it keeps all.
 
     A time that was taken on a busy machine breaks none: on a quiet one it may be shorter.
@@ -78,4 +79,8 @@ def broken_limits(row: BoardRow, limits: Limits) -> str:
     if limits.false_alarm_rate is not None and (rate.low is None or rate.low > limits.false_alarm_rate):
         found = "unknown" if rate.value is None else f"{rate.value:.0%}"
         broken.append(f"its false-alarm rate is {found}, the limit {limits.false_alarm_rate:g}")
+    if limits.licence is not None:
+        strict = [f"{what} ({licence})" for what, licence in licences.items() if licence not in PERMISSIVE]
+        if strict or not licences:
+            broken.append(f"the licence of {' and '.join(strict) or 'its code (unknown)'} is not {limits.licence}")
     return "; ".join(broken)

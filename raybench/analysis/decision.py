@@ -94,7 +94,11 @@ def collect_evidence(
     timed = all(not row.speed.is_disturbed for row in finished.values() if row.speed)
     refused = refused_thresholds(finished, scores, held_out or {}) if test_thresholds else {}
     has_changed = len(refused) * 2 > len(finished)
-    broken = {model: text for model, row in finished.items() if (text := broken_limits(row, settings.limits))}
+    broken = {
+        model: text
+        for model, row in finished.items()
+        if (text := broken_limits(row, settings.limits, settings.licences.get(model, {})))
+    }
     notes = [change_note(refused, finished, drift)] if has_changed else []
     if has_changed and settings.costs:
         notes.append("Costs count for nothing in this verdict: they are about recall and false alarms.")

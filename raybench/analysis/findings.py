@@ -15,6 +15,7 @@ from raybench.analysis.verdict import DecisionSettings
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.inspection.inspection import Inspection, bad_images
+from raybench.detectors import registry
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.runs.cost_model import read_forecast
 from raybench.runs.records import Failure, QualityRecord, TrainRecord, UnitResult
@@ -83,7 +84,12 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         versions=versions(),
         false_alarm_budget=plan.experiment.false_alarm_budget,
         pending=len(plan.units) - len(units),
-        decision=DecisionSettings(plan.experiment.verdict, plan.experiment.costs, plan.experiment.limits),
+        decision=DecisionSettings(
+            plan.experiment.verdict,
+            plan.experiment.costs,
+            plan.experiment.limits,
+            {unit.model: registry.licences(unit.detector, unit.weights) for unit in plan.compared},
+        ),
         spending=CostReport(
             hours_of(unit.result for unit in finished.values()),
             plan.experiment.resources.price_per_hour,

@@ -1,7 +1,7 @@
 """Flag the images that a person should look at, with the reasons.
 
-Scores of different models have different scales. They are compared as *excess*, in each model's own unit: the distance
-of an image above the threshold, divided by the distance of the threshold above a typical OK image.
+Scores of different models have different scales. They are compared as *excess* (`metrics.threshold.excess_of`): -1 at
+a typical OK image, 0 at the threshold, 1 twice as far from a typical OK image as the threshold.
 
 Not all models vote. If the verdict names a model, it votes with all models that are good enough, admissible and at most
 VOTES_WITHIN behind: a worse model would flag images that the others rightly leave alone, and would question images that
@@ -18,7 +18,7 @@ models disagree    above some thresholds and below others, with excesses more th
 near threshold     the models agree, and their median excess is at most NEAR from the threshold
 
 *Usefulness*, from 0 to 1, orders the queue. It is the mean of the models' soft votes, which are 0.5 at the threshold
-and 0.88 one unit above it. An NG label that no model confirms and a bad picture count less.
+and 0.88 at an excess of 1. An NG label that no model confirms and a bad picture count less.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _reasons(image: ScoredImage) -> list[Reason]:
         reasons.append(("models disagree", f"models disagree: {hits} of {of} flag it"))
     elif abs(middle) <= NEAR:
         side = "above" if middle > 0 else "below"
-        reasons.append(("near threshold", f"uncertain: {abs(middle):.2f} of a unit {side} the threshold"))
+        reasons.append(("near threshold", f"uncertain: {side} the threshold by an excess of {abs(middle):.2f}"))
     return reasons
 
 

@@ -22,6 +22,8 @@ class DecisionSettings:
     verdict: VerdictSettings = field(default_factory=VerdictSettings)
     costs: Costs | None = None
     limits: Limits = field(default_factory=Limits)
+    licences: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By model, the licences of its code and weights; see `registry.licences`."""
 
     @property
     def prior_sd(self) -> float:

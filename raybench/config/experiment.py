@@ -240,6 +240,8 @@ class Limits(_Section):
     """Largest saved detector, in 10^6 bytes."""
     false_alarm_rate: float | None = Field(default=None, gt=0.0, lt=1.0)
     """Largest false-alarm rate on OK test images. It is broken if the whole 95 % interval lies above it."""
+    licence: Literal["permissive"] | None = None
+    """`permissive` allows only models whose code and weights have licences such as Apache-2.0, BSD or MIT."""
 
 
 class ThresholdSource(_Section):

@@ -42,20 +42,25 @@ def spec(name: str, config: Mapping[str, Any]) -> ModelSpec:
         InputError: There is no such module.
         UnknownName: The module has no such class.
     """
-    module, _, class_name = registered().get(name, name).partition(":")
-    source = _find_source(module)
-    classes = {node.name: node for node in ast.parse(source.file.read_bytes()).body if isinstance(node, ast.ClassDef)}
-    if class_name not in classes:
-        raise UnknownName(f"class in {source.file.name}", class_name, classes)
-    literals = dict(_literals(classes[class_name]))
+    source, node = _find_class(name)
+    literals = dict(_literals(node))
     return ModelSpec(
         name=name,
-        summary=(ast.get_docstring(classes[class_name]) or "a detector of your own").partition("\n")[0],
+        summary=(ast.get_docstring(node) or "a detector of your own").partition("\n")[0],
         config=dict(config),
         weights={CODE: source.digest()},
         stride=int(literals.get("stride", 1)),
         min_side=int(literals.get("min_side", 1)),
     )
+
+
+def licence(name: str) -> str:
+    """Return the literal `licence` of a user's class; "unknown" if it has none or is not on this machine."""
+    try:
+        _, node = _find_class(name)
+    except (InputError, UnknownName):
+        return "unknown"
+    return str(dict(_literals(node)).get("licence", "unknown"))
 
 
 def create(spec: ModelSpec, height: int, width: int, context: FitContext) -> Detector:
@@ -100,6 +105,16 @@ class _Source:
         for name, path in sorted(paths.items()):
             total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
         return total.hexdigest()
+
+
+def _find_class(name: str) -> tuple[_Source, ast.ClassDef]:
+    """Find a class without importing it. Raises InputError or UnknownName if there is none."""
+    module, _, class_name = registered().get(name, name).partition(":")
+    source = _find_source(module)
+    classes = {node.name: node for node in ast.parse(source.file.read_bytes()).body if isinstance(node, ast.ClassDef)}
+    if class_name not in classes:
+        raise UnknownName(f"class in {source.file.name}", class_name, classes)
+    return source, classes[class_name]
 
 
 def _find_source(module: str) -> _Source:

@@ -10,7 +10,7 @@ import functools
 import importlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -89,6 +89,16 @@ def create(spec: ModelSpec, size: InputSize, context: FitContext) -> Detector:
         kind = DeviceTiled if isinstance(inner, OnDevice) else Tiled
         return kind(inner, size.height, size.width, size.tile)
     return _create(spec, size.height, size.width, context)
+
+
+def licences(name: str, weights: Iterable[str]) -> dict[str, str]:
+    """Return the licences of a model's code and weights by what they are of: SPDX identifiers, or words.
+
+    A class of the user's own states its licence as a literal `licence`; it is "unknown" otherwise.
+    """
+    if name not in MODELS and not name.startswith(ANOMALIB):
+        return {"its code": plugins.licence(name)}
+    return {"its code": "Apache-2.0"} | {f"its weights `{asset}`": ASSETS[asset].licence for asset in weights}
 
 
 def uses_torch(name: str) -> bool:

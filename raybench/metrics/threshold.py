@@ -21,7 +21,8 @@ from scipy import special
 from raybench.metrics.intervals import LEVEL, Indices
 from raybench.metrics.numbers import Threshold
 
-MAX_EXCESS = 100.0
+MAX_EXCESS = 10.0
+"""Excess of a score a thousand times as far from a typical OK image as the threshold, and of all above."""
 _ROUNDING = 1e-9  # rounding may lift (n + 1)(1 - budget) above an integer
 
 
@@ -125,22 +126,28 @@ def cross_fitted_alarms(
 
 
 def excess_of(score: float, threshold: Threshold) -> float:
-    """Return how far `score` lies above the threshold, in units of the distance from a typical OK image to it.
+    """Return how far `score` lies above the threshold, on a scale that models of different scales share.
 
-    This makes scores of models with different scales comparable.
+    The unit is the distance from a typical OK image to the threshold. Above the threshold distances count by their
+    logarithm, because the tails of OK scores differ more than anything else between models: the OK image that only one
+    in 1,000 exceeds has an excess of 0.9 if scores are normal, 1.4 if exponential and 2.3 if lognormal; without the
+    logarithm it would be 0.9, 1.7 and 4.0.
 
     Args:
         score: Raw image score.
         threshold: A threshold with a value.
 
     Returns:
-        0 at the threshold, -1 at the median of OK images, at most MAX_EXCESS.
+        -1 at the median of OK images, 0 at the threshold, 1 twice as far from the median, 2 four times, at most
+        MAX_EXCESS.
     """
-    above = score - (threshold.value or 0.0)
-    unit = (threshold.value or 0.0) - (threshold.typical or 0.0)
-    if unit <= 0:  # all held-back images have the same score
-        return MAX_EXCESS if above > 0 else 0.0
-    return min(above / unit, MAX_EXCESS)
+    value, typical = threshold.value or 0.0, threshold.typical or 0.0
+    if value <= typical:  # all held-back images have the same score
+        return MAX_EXCESS if score > value else 0.0
+    if score <= value:
+        return (score - value) / (value - typical)
+    # A score one rounding above the threshold is flagged, so its excess must exceed 0.
+    return min(max(math.log2((score - typical) / (value - typical)), math.ulp(0.0)), MAX_EXCESS)
 
 
 def false_alarm_interval(n: int, rank: int) -> tuple[float, float]:

@@ -444,7 +444,7 @@ FLAG_COLUMNS: tuple[Column[Flag], ...] = (
         "excess",
         _fixed(2),
         Output.REPORT,
-        help="How far above the threshold, in units of how far the threshold lies above a typical OK image.",
+        help="How far above the threshold: -1 is a typical OK image, 0 the threshold, 1 twice as far, 2 four times.",
     ),
     Column(
         "signal",

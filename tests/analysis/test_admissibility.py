@@ -159,4 +159,4 @@ def row(**changes: object) -> BoardRow:
     ],
 )
 def test_broken_limits_are_told(limits: Limits, changed: BoardRow, said: str) -> None:
-    assert broken_limits(changed, limits) == said
+    assert broken_limits(changed, limits, {}) == said

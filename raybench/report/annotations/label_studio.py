@@ -63,7 +63,7 @@ def _task(item: AnnotatedImage, folder: str) -> dict[str, Any]:
 
 
 def _share(excess: float | None) -> float:
-    """From 0 to 1, as Label Studio wants a score: 0 at the threshold and below, 0.5 one unit above."""
+    """From 0 to 1, as Label Studio wants a score: 0 at the threshold and below, 0.5 at an excess of 1."""
     above = max(excess or 0.0, 0.0)
     return above / (1 + above)
 
