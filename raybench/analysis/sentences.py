@@ -16,7 +16,7 @@ def conclusion(evidence: Evidence, verdict: Verdict, model: str) -> str:
     if model == verdict.run:
         return f"run this one: best with a probability of {format_probability(verdict.standings[model].best)}"
     standing = verdict.standings[model]
-    behind = f"behind by {standing.behind.value:+.3f} ({standing.behind.low:+.3f} to {standing.behind.high:+.3f})"
+    behind = f"behind by {standing.behind.value:.3f} ({standing.behind.low:.3f} to {standing.behind.high:.3f})"
     if verdict.grades[model] == BEST:
         return f"as good within {margin:g}; {behind}"
     return f"{behind}; best with a probability of {format_probability(standing.best)}"

@@ -52,7 +52,7 @@ def test_equal_and_unclear_models_are_told_apart() -> None:
     assert f"Not told apart from {', '.join(unclear.tied)}" in unclear.sentence
     for model in unclear.tied:
         assert re.fullmatch(
-            r"behind by [+-]0\.\d{3} \([+-]0\.\d{3} to [+-]0\.\d{3}\); best with a probability of \d+ %",
+            r"behind by -?0\.\d{3} \(-?0\.\d{3} to -?0\.\d{3}\); best with a probability of \d+ %",
             unclear.conclusions[model],
         )
     assert unclear.run is not None
