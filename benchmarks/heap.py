@@ -14,7 +14,7 @@ import numpy as np
 
 MODELS = ("reverse_distillation", "padim", "efficient_ad")
 SIDE, TRAINED, SCORED = 256, 48, 32
-STEPS = {"efficient_ad": {"distil_steps": 4, "autoencoder_steps": 8, "steps": 4}}
+STEPS = {"efficient_ad": {"autoencoder_steps": 8, "steps": 4}}
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
 """Ten models on real lines: `python -m benchmarks.ten_models FOLDER` packs every line below FOLDER (layout mvtec),
-distils EfficientAD's teacher on them, runs the comparison with the CPU preset and writes docs/ten-models.md.
+runs the comparison with the CPU preset and writes docs/ten-models.md.
 
 Two models run again with random weights in place of ImageNet's: a control that must fall behind.
 """
@@ -18,7 +18,6 @@ from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import format_number
 from raybench.data.catalog import packed_lines
 from raybench.data.geometry import is_square
-from raybench.detectors import weights
 from raybench.report.columns import rank, short
 from raybench.report.conditions import conditions
 from raybench.store import open_store
@@ -37,31 +36,25 @@ HEADERS = (
 
 
 def main(source: Path, work: Path = WORK) -> None:
-    store, weights_uri = (work / name for name in ("store", "weights"))
+    store = work / "store"
     lines = open_store(str(store)).sub("lines")
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         if folder.name not in packed_lines(lines):
             _raybench("pack", str(folder), "--line", folder.name, "--to", str(store))
-    open_store(str(weights_uri)).create()
-    if "pdn-lite0" not in weights.stored(open_store(str(weights_uri))):
-        _raybench("weights", "distil", "*", "--from", str(store), "--to", str(weights_uri))
     experiment = work / "ten-models.yaml"
-    experiment.write_text(yaml.safe_dump(_experiment(store, weights_uri), sort_keys=False))
+    experiment.write_text(yaml.safe_dump(_experiment(store), sort_keys=False))
     _raybench("run", str(experiment), "--out", str(work))
     board = board_from_json((work / "ten-models" / "report" / "board.json").read_bytes())
     PAGE.write_text(page(board), encoding="utf-8")
     print(f"written: {PAGE}")
 
 
-def _experiment(store: Path, weights_uri: Path) -> dict[str, object]:
-    models: list[object] = [
-        {"name": name, "config": {"teacher": "pdn-lite0"}} if name == "efficient_ad" else name for name in MODELS
-    ]
+def _experiment(store: Path) -> dict[str, object]:
+    models: list[object] = [*MODELS]
     models += [{"name": name, "label": f"{name}-random-weights", "config": {"backbone": "random"}} for name in CONTROLS]
     return {
         "name": "ten-models",
         "store": str(store.resolve()),
-        "weights": str(weights_uri.resolve()),
         "lines": ["*"],
         "models": models,
         "preset": "cpu",

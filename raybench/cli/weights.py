@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from raybench.cli.options import DAMAGED
@@ -65,41 +64,6 @@ def mirror(
     store = _created(to)
     for name in names or [name for name, asset in ASSETS.items() if asset.official]:
         _print_file(weights.add(store, name, weights.published(name), replace=replace), to)
-
-
-@app.command()
-def distil(
-    lines: Annotated[list[str], typer.Argument(help="Packed lines (patterns) to learn from.")],
-    source: Annotated[str, typer.Option("--from", help="The store that holds the lines.")],
-    to: To,
-    steps: Annotated[int, typer.Option(help="Optimiser steps of eight crops each.", min=1)] = 4000,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 2,
-    replace: Replace = False,
-) -> None:
-    """Distil EfficientAD's teacher from the default backbone, once for all lines."""
-    from raybench.data.catalog import matching_lines
-    from raybench.data.manifest import read_manifest
-    from raybench.detectors.protocol import FitContext
-    from raybench.worker.context import node_cache
-    from raybench.worker.distil import Distillation, distil
-
-    packed = open_store(source).sub("lines")
-    manifests = [read_manifest(packed, line) for line in matching_lines(packed, lines)]
-    store = _created(to)
-    context = FitContext(device=device, threads=threads)
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("distil", total=steps)
-        data, details = distil(
-            packed, manifests, Distillation(steps), node_cache(), context,
-            lambda step: bars.update(bar, completed=step),
-        )  # fmt: skip
-    _print_file(weights.add(store, "pdn-lite0", data, replace=replace), to)
-    out.print(
-        f"{details['distil_steps']} steps on {details['images']} images of {len(manifests)} lines; loss "
-        f"{details['distil_loss']:.3f} on images it never saw (1: learned nothing)",
-        highlight=False,
-    )
 
 
 def _created(uri: str) -> Store:

@@ -233,22 +233,17 @@ def open_weights_store(experiment: Experiment) -> Store | None:
 
 def _specs(experiment: Experiment, weights_store: Store | None, problems: list[str]) -> dict[str, ModelSpec]:
     """By label."""
-    return {
-        choice.shown: spec
-        for choice in experiment.all_models
-        if (spec := _spec(choice, experiment.preset, weights_store, problems))
-    }
-
-
-def _spec(choice: ModelChoice, preset: str, weights_store: Store | None, problems: list[str]) -> ModelSpec | None:
-    try:
-        spec = registry.resolve(choice.name, choice.config, preset)
-        return replace(spec, weights=weights.resolve(spec.weights, weights_store))
-    except ExperimentError as error:
-        problems.extend(f"models: {choice.shown}: {text}" for text in error.problems)
-    except (InputError, ModelError) as error:
-        problems.append(f"models: {choice.shown}: {error}")
-    return None
+    specs = {}
+    in_store = weights.stored(weights_store) if weights_store else {}
+    for choice in experiment.all_models:
+        try:
+            spec = registry.resolve(choice.name, choice.config, experiment.preset, in_store)
+            specs[choice.shown] = replace(spec, weights=weights.resolve(spec.weights, weights_store))
+        except ExperimentError as error:
+            problems.extend(f"models: {choice.shown}: {text}" for text in error.problems)
+        except (InputError, ModelError) as error:
+            problems.append(f"models: {choice.shown}: {error}")
+    return specs
 
 
 def _line_patterns(experiment: Experiment, store: Store) -> Iterator[tuple[Store, str]]:

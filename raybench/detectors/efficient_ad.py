@@ -1,14 +1,14 @@
 """EfficientAD-S (Batzner et al. 2023, arXiv:2303.14535): anomalib's model, losses and maps, with another teacher.
 
 anomalib downloads its teacher and the ImageNette images that keep the student from generalising. Here both come from
-the weights store, or the teacher is distilled from a backbone (see `pdn`) and scrambled crops replace ImageNette.
-After the optimiser's steps the student's last layer, which is linear, is solved in closed form, so that a short
-training still gives a usable student.
+the weights store, or a truncated backbone teaches (see `pdn`) and scrambled crops replace ImageNette. After the
+optimiser's steps the student's last layer, which is linear, is solved in closed form, so that a short training still
+gives a usable student. An autoencoder that has not learnt the features has no part in the map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from raybench.detectors import pdn
-from raybench.detectors.anomalib_parts import AutoEncoder, EfficientAdModel, reduce_tensor_elems
+from raybench.detectors import backbone, pdn
+from raybench.detectors.anomalib_parts import AutoEncoder, EfficientAdModel, InferenceBatch, reduce_tensor_elems
 from raybench.detectors.crops import Crops
 from raybench.detectors.device import has_tf32, tf32_convolutions, upload
 from raybench.detectors.early_stopping import EarlyStopping
@@ -30,10 +30,17 @@ from raybench.detectors.torch_detector import Clock, Subset, TorchDetector, eval
 from raybench.detectors.weights.catalog import LITE0
 from raybench.detectors.weights.files import unpacked
 
+_TEACHERS: Mapping[str, tuple[str, Provenance]] = {
+    LITE0: ("tf_efficientnet_lite0", "imagenet"),
+    "pdn-official": ("pdn-small", "official"),
+}
 _MAX_HELD_BACK = 4
 _HARD = 0.999  # anomalib's share of the features that are not hard
 _QUANTILES = {"qa": 0.9, "qb": 0.995}  # the paper's, to bring both maps to one scale
-_DISTIL_SHARE, _AUTOENCODER_SHARE, _JOINT_SHARE = 0.5, 0.25, 0.25  # of the time budget
+_AUTOENCODER_SHARE, _JOINT_SHARE = 0.25, 0.75  # of the time budget
+_PENALTY_SHARE = 4  # of the last layer's patches of OK images, one for this number is of images that are not OK
+_NOT_OK_IMAGES = 20  # of which these patches are drawn
+_LEARNT = 0.6  # held-back loss of an autoencoder that counts; 1 is that of the mean
 
 
 class EfficientAd(TorchDetector[EfficientAdSettings]):
@@ -42,9 +49,8 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
     min_images = 4
 
     def build(self) -> nn.Module:
-        official = self.settings.teacher == "pdn-official"
-        model: nn.Module = Model(pdn.OFFICIAL_CHANNELS if official else pdn.CHANNELS)
-        return model.to(memory_format=torch.channels_last)
+        teacher = pdn.BackboneTeacher() if self.settings.teacher == LITE0 else pdn.Pdn(pdn.OFFICIAL_CHANNELS)
+        return Model(teacher).to(memory_format=torch.channels_last)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         chosen, clock = self.settings, Clock(context.budget_s, context.device)
@@ -52,7 +58,7 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         held_back = order[: max(1, min(_MAX_HELD_BACK, len(order) // 5))]
         kept = order[len(held_back) :]
         crops = Crops(Subset(images, kept), chosen.crop_px, context.seed, self.device)
-        self.details = self._teach(module.teacher, crops, clock, context)
+        self.details = self._teach(module.teacher, context)
         unseen = to_tensor(images.batch(held_back), self.device)
         seen = to_tensor(images.batch(kept[: chosen.remembered]), self.device)
         training = StudentTraining(module, seen, unseen, context.seed, chosen.lr)
@@ -60,21 +66,21 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         steps = alone.steps(clock.steps(chosen.autoencoder_steps, _AUTOENCODER_SHARE), chosen.autoencoder_steps)
         self.details["autoencoder_steps"] = training.train_autoencoder(steps)
         steps = joint.steps(clock.steps(chosen.steps, _JOINT_SHARE), chosen.steps)
-        self.details["steps"] = training.train_jointly(steps, self._not_ok(crops, context))
+        not_ok = self._not_ok(crops, context)
+        self.details["steps"] = training.train_jointly(steps, not_ok)
         self.details["stopped_on_plateau"] = alone.reached or joint.reached
         self.details["stopped_by_budget"] = clock.stopped_early
         self.details["train_steps"] = asdict(self._count(context.budget_s if clock.stopped_early else None))
         self.details |= {"tf32": True} if has_tf32(context.device) else {}
-        training.solve_last_layer()
+        self.details["autoencoder_loss"] = loss = training.autoencoder_loss()
+        module.autoencoder_share.fill_(0.5 if loss < _LEARNT else 0.0)
+        training.solve_last_layer(not_ok)
         _set_quantiles(module, unseen)
 
     def _count(self, budget_s: float | None) -> TrainSteps:
-        """Sum up the steps of all phases; a teacher from the weights store took none here."""
-        chosen = self.settings
-        distilled = self.details.get("distil_steps")
-        done = (distilled or 0) + self.details["autoencoder_steps"] + self.details["steps"]
-        planned = (0 if distilled is None else chosen.distil_steps) + chosen.autoencoder_steps + chosen.steps
-        return TrainSteps(done, planned, budget_s)
+        """Sum up the steps of both phases."""
+        done = self.details["autoencoder_steps"] + self.details["steps"]
+        return TrainSteps(done, self.settings.autoencoder_steps + self.settings.steps, budget_s)
 
     def _not_ok(self, crops: Crops, context: FitContext) -> Callable[[int], Tensor]:
         """Return a function that draws N images (N, 3, h, w) in [0, 1] that are not OK."""
@@ -83,24 +89,24 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         folder = unpacked(context.weights[self.settings.not_ok])
         return NaturalImages(folder, self.height, self.width, context.seed, self.device).take
 
-    def _teach(self, teacher: Any, crops: Crops, clock: Clock, context: FitContext) -> dict[str, Any]:
-        """Distil the teacher or load it. Returns details for the card."""
-        chosen = self.settings
-        if chosen.teacher == "line":
-            steps = clock.steps(chosen.distil_steps, _DISTIL_SHARE)
-            data = pdn.DistillationData(crops, crops, steps, chosen.distil_steps, chosen.lr, pdn.ROWS)
-            return pdn.distil(teacher, data, context)
-        file = context.weights[chosen.teacher]
-        pdn.load(teacher, chosen.teacher, file)
-        return {"teacher_sha256": file.sha256}
+    def _teach(self, teacher: pdn.BackboneTeacher | pdn.Pdn, context: FitContext) -> dict[str, Any]:
+        """Load the teacher's weights. Returns details for the card."""
+        if isinstance(teacher, pdn.BackboneTeacher):
+            teacher.pretrain(context)
+            return {"teacher": f"truncated, {backbone.note(LITE0, context)}"}
+        file = context.weights[self.settings.teacher]
+        teacher.pretrain(file)
+        return {"teacher": f"{self.settings.teacher} from the weights store, sha256 {file.sha256[:12]}"}
 
     def card(self) -> Card:
         not_ok = {"line": "scrambled crops of the line", "imagenette": "ImageNette"}[self.settings.not_ok]
-        note = f"{self._teacher_note()}; images that are not OK: {not_ok}"
-        provenance: Provenance = "official" if self.settings.teacher == "pdn-official" else "distilled"
+        note = f"teacher: {self.details['teacher']}; images that are not OK: {not_ok}"
+        if (loss := self.details["autoencoder_loss"]) >= _LEARNT:
+            note += f"; its autoencoder has not learnt (loss {loss:.2f} of 1), so the map is the student's alone"
+        network, provenance = _TEACHERS[self.settings.teacher]
         return Card(
             "efficient_ad",
-            "pdn-small",
+            network,
             provenance,
             note,
             self.parameters(),
@@ -108,20 +114,19 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
             steps=self.train_steps(),
         )
 
-    def _teacher_note(self) -> str:
-        if self.settings.teacher == "line":
-            loss = self.details["distil_loss"]
-            return f"teacher distilled from {LITE0} on the line's own OK images, loss {loss:.2f} of 1"
-        return f"teacher {self.settings.teacher} from the weights store, sha256 {self.details['teacher_sha256'][:12]}"
-
 
 class Model(EfficientAdModel):
     """anomalib's model, which does not copy constants to the device or read values of it in every step."""
 
-    def __init__(self, channels: int) -> None:
+    autoencoder_share: Tensor
+    """Weight of the autoencoder's map in the anomaly map, scalar: 0.5 in the paper, 0 if it has not learnt."""
+
+    def __init__(self, teacher: pdn.BackboneTeacher | pdn.Pdn) -> None:
         nn.Module.__init__(self)  # anomalib's draws the weights of networks that are replaced here
+        channels = teacher.channels
         self.pad_maps = True
-        self.teacher = pdn.Pdn(channels).eval()
+        self.register_buffer("autoencoder_share", torch.tensor(0.5))
+        self.teacher = teacher.eval()
         self.student = pdn.Pdn(2 * channels)
         self.ae = Autoencoder(channels)
         self.teacher_out_channels = channels
@@ -132,6 +137,14 @@ class Model(EfficientAdModel):
     def _normalize_teacher(self, teacher_output: Tensor) -> Tensor:
         standardised: Tensor = (teacher_output - self.mean_std["mean"]) / self.mean_std["std"]
         return standardised
+
+    def forward(self, batch: Tensor, batch_imagenet: Tensor | None = None, normalize: bool = True) -> Any:
+        """Return the losses in training, and otherwise scores and maps of images (B, 3, H, W) in [0, 1]."""
+        if self.training:
+            return super().forward(batch, batch_imagenet, normalize)
+        student, autoencoder = self.get_maps(batch, normalize)  # type: ignore[no-untyped-call]
+        anomaly_map = student + self.autoencoder_share * (autoencoder - student)
+        return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)
 
     def compute_losses(
         self, batch: Tensor, batch_imagenet: Tensor, distance_st: Tensor
@@ -184,6 +197,10 @@ class StudentTraining:
             mean, std = raw.mean((0, 2, 3), keepdim=True), raw.std((0, 2, 3), keepdim=True)
             self.features = (raw - mean) / std
         model.mean_std.update({"mean": mean, "std": std})
+
+    def autoencoder_loss(self) -> float:
+        """Return the autoencoder's squared error on the held-back images; features have a variance of 1."""
+        return self._held_back_loss(self._autoencoder_loss)
 
     def _held_back_loss(self, loss: Callable[[Tensor], Tensor]) -> float:
         """Return the mean of `loss` over the held-back images, without dropout."""
@@ -239,18 +256,29 @@ class StudentTraining:
             done += 1
         return done
 
-    def solve_last_layer(self) -> None:
-        """Solve the student's last layer in closed form for the features of teacher and autoencoder."""
-        student = self.model.eval().student
-        ridge, rows_per_image = Ridge(), pdn.ROWS // len(self.images)
+    def solve_last_layer(self, not_ok: Callable[[int], Tensor]) -> None:
+        """Solve the student's last layer in closed form.
+
+        On OK images it predicts the features of teacher and autoencoder; on images of `not_ok` it predicts 0, as the
+        paper's penalty asks.
+        """
+        student, ridge = self.model.eval().student, Ridge()
         with torch.no_grad():
             for index in range(len(self.images)):
                 image = self.images[index : index + 1]
                 targets = torch.cat([self.features[index : index + 1], self.model.ae(image, image.shape[-2:])], 1)
-                rows = patches(pdn.trunk(student, image), pdn.KERNEL)
-                drawn = upload(torch.randperm(len(rows), generator=self.random)[:rows_per_image], rows.device)
-                ridge.add(rows[drawn], pdn.rows_of(targets)[drawn])
+                rows, drawn = self._draw_patches(image, pdn.ROWS // len(self.images))
+                ridge.add(rows, pdn.rows_of(targets)[drawn])
+            for _ in range(_NOT_OK_IMAGES):
+                rows, _ = self._draw_patches(not_ok(1), pdn.ROWS // _PENALTY_SHARE // _NOT_OK_IMAGES)
+                ridge.add(rows, rows.new_zeros(len(rows), 2 * self.features.shape[1]))
             fit_last(student.conv4, ridge, pdn.STRENGTH)
+
+    def _draw_patches(self, image: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return inputs of the student's last layer at most `count` random places of an image, and these places."""
+        rows = patches(pdn.trunk(self.model.student, image), pdn.KERNEL)
+        drawn = upload(torch.randperm(len(rows), generator=self.random)[:count], rows.device)
+        return rows[drawn], drawn
 
 
 def _set_quantiles(model: Any, held_back: Tensor) -> None:

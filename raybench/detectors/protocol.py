@@ -18,7 +18,7 @@ import numpy.typing as npt
 from raybench.detectors.array_state import load_attributes, save_attributes
 from raybench.errors import BadScores
 
-Provenance = Literal["imagenet", "official", "distilled", "random", "none"]
+Provenance = Literal["imagenet", "official", "random", "none"]
 """The origin of a backbone's weights."""
 
 CODE = "code"

@@ -10,7 +10,7 @@ import functools
 import importlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -37,13 +37,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(MODELS))
 
 
-def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> ModelSpec:
+def resolve(name: str, config: Mapping[str, Any], preset: str = "paper", in_store: Container[str] = ()) -> ModelSpec:
     """Return the spec of a model with `config` over the defaults of a preset.
 
     Args:
         name: One of `names`, `anomalib:Class`, `package.module:Class`, or an entry point `raybench.detectors`.
         config: Settings of the experiment file.
         preset: One of `settings.PRESETS`.
+        in_store: Names of the weights that the weights store holds.
 
     Raises:
         UnknownName: There is no such model.
@@ -53,7 +54,8 @@ def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> Mode
     if _is_plugin(name):
         return plugins.spec(name, config)
     model = _find(name)
-    defaults = model.settings.CPU if preset == "cpu" else {}
+    defaults = dict(model.settings.CPU) if preset == "cpu" else {}
+    defaults |= {key: asset for key, asset in model.settings.FROM_STORE.items() if asset in in_store}
     try:
         checked = model.settings.model_validate({**defaults, **config})
     except ValidationError as error:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from raybench.detectors.weights.catalog import BACKBONES, DINOV2, LITE0, BackboneName
+from raybench.detectors.weights.catalog import BACKBONES, DINOV2, BackboneName
 
 PRESETS = ("paper", "cpu")
 
@@ -26,6 +26,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     CPU: ClassVar[Mapping[str, Any]] = {}
     """Values of the preset "cpu" that differ from the defaults."""
+    FROM_STORE: ClassVar[Mapping[str, str]] = {}
+    """Names of weights that take the place of defaults wherever the weights store holds them."""
 
     def weights(self) -> Iterator[str]:
         """Yield the names of the weights that a detector with these settings loads."""
@@ -165,27 +167,27 @@ class ReverseDistillationSettings(OnBackbone, Steps):
 class EfficientAdSettings(Settings):
     """Settings of EfficientAD."""
 
-    teacher: Literal["line", "pdn-lite0", "pdn-official"] = "line"
-    """The teacher: distilled on the OK images of the line ("line"), or a file of the weights store."""
+    teacher: Literal["efficientnet-lite0", "pdn-official"] = "efficientnet-lite0"
+    """The teacher: a truncated backbone, or a file of the weights store. "pdn-official" is the paper's, and the default
+    if the weights store has it."""
     not_ok: Literal["line", "imagenette"] = "line"
-    """Images that keep the student from generalising: scrambled crops of the line's OK images ("line"), or ImageNette
-    from the weights store."""
-    distil_steps: int = Field(10_000, ge=0)
-    """Steps that distil the teacher "line"."""
+    """Images that keep the student from generalising: scrambled crops of the line's OK images ("line"), or ImageNette,
+    which is the default if the weights store has it."""
     autoencoder_steps: int = Field(2000, ge=0)
     """Steps that train the autoencoder alone."""
     steps: int = Field(70_000, ge=0)
     """Steps that train student and autoencoder together."""
     lr: float = Field(1e-4, gt=0)
-    """Learning rate of Adam in all three phases."""
+    """Learning rate of Adam in both phases."""
     crop_px: int = Field(64, ge=40)
-    """Side of the crops that distil the teacher, in pixels."""
+    """Side of the scrambled crops, in pixels."""
     remembered: int = Field(256, ge=1)
     """The most training images of student and autoencoder. Their teacher features are kept in memory."""
-    CPU = {"distil_steps": 300, "autoencoder_steps": 100, "steps": 50, "lr": 1e-3, "remembered": 6}
+    FROM_STORE = {"teacher": "pdn-official", "not_ok": "imagenette"}
+    CPU = {"autoencoder_steps": 100, "steps": 50, "lr": 1e-3, "remembered": 24}
 
     def weights(self) -> Iterator[str]:
-        yield LITE0 if self.teacher == "line" else self.teacher
+        yield self.teacher
         if self.not_ok != "line":
             yield self.not_ok
 

@@ -108,7 +108,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
         "weights",
         output=Output.CSV | Output.REPORT,
         position=40,
-        help="Where the network's weights come from: imagenet, distilled, official, random, or none.",
+        help="Where the network's weights come from: imagenet, official, random, or none.",
     ),
     Column("seeds", lambda _, row: len(row.seeds)),
     Column(

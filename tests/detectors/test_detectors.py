@@ -96,7 +96,7 @@ def test_another_size_is_refused(fitted: Fitted) -> None:
 def test_the_card_says_where_the_weights_come_from(fitted: Fitted) -> None:
     card = fitted.detector.card()
     assert card.name == ("Fake" if fitted.name == "fake" else fitted.name)  # a class of one's own has its own name
-    expected = {"efficient_ad": "distilled", "draem": "none", "fake": "none"}
+    expected = {"draem": "none", "fake": "none"}
     assert card.provenance == expected.get(fitted.name, "imagenet")
     assert card.weights_note
     assert card.parameters > 0

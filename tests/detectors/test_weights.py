@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save
 from typer.testing import CliRunner
 
 from raybench.cli import app
@@ -104,8 +104,6 @@ def test_a_missing_file_names_the_remedy(shelf: Store, tmp_path: Path) -> None:
         weights.resolve({"wide_resnet50_2": ""}, shelf)
     with pytest.raises(WeightsMissing, match="no weights store is named"):
         weights.resolve({"wide_resnet50_2": ""}, None)
-    with pytest.raises(WeightsMissing, match="weights distil"):
-        weights.resolve({"pdn-lite0": ""}, shelf)
     with pytest.raises(WeightsMissing, match="are not in"):
         weights.fetch({"resnet18": "0" * 64}, shelf, tmp_path)
 
@@ -148,19 +146,30 @@ def test_files_of_another_shape_are_named(shelf: Store, tmp_path: Path) -> None:
 
 
 @few_rows()
-def test_efficient_ad_takes_its_teacher_from_the_store(shelf: Store, tmp_path: Path) -> None:
+def test_efficient_ad_takes_what_the_store_has_of_the_paper(shelf: Store, tmp_path: Path) -> None:
     with torch.random.fork_rng():
-        teacher = SmallPatchDescriptionNetwork(pdn.CHANNELS)
-    here = weights.add(shelf, "pdn-lite0", save(teacher.state_dict()))
-    config = {"teacher": "pdn-lite0", "autoencoder_steps": 1, "steps": 1}
-    spec = registry.resolve("efficient_ad", config, "cpu")
-    assert set(spec.weights) == {"pdn-lite0"}
-    context = replace(CONTEXT, weights=weights.fetch({"pdn-lite0": here.sha256}, shelf, tmp_path))
+        teacher = SmallPatchDescriptionNetwork(pdn.OFFICIAL_CHANNELS)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("efficientad/pretrained_teacher_small.pth", saved(teacher.state_dict()))
+    here = [weights.add(shelf, "pdn-official", buffer.getvalue()), weights.add(shelf, "imagenette", pictures(tmp_path))]
+    config = {"autoencoder_steps": 1, "steps": 1}
+    assert set(registry.resolve("efficient_ad", config, "cpu").weights) == {LITE0}
+    assert set(registry.resolve("efficient_ad", {"teacher": LITE0}, "cpu", weights.stored(shelf)).weights) == {
+        LITE0, "imagenette"
+    }  # fmt: skip
+    spec = registry.resolve("efficient_ad", config, "cpu", weights.stored(shelf))
+    assert set(spec.weights) == {"pdn-official", "imagenette"}
+    found = weights.fetch({file.name: file.sha256 for file in here}, shelf, tmp_path)
+    context = replace(CONTEXT, weights=found)
     detector = registry.create(spec, InputSize(256, 256), context)
     detector.fit(Images(5, 256, 256), context)
     state = detector.module.teacher.state_dict()  # type: ignore[attr-defined]
     assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
-    assert "teacher pdn-lite0 from the weights store" in detector.card().weights_note
+    card = detector.card()
+    assert card.provenance == "official"
+    assert card.weights_note.startswith(f"teacher: pdn-official from the weights store, sha256 {here[0].sha256[:12]}")
+    assert "images that are not OK: ImageNette" in card.weights_note
 
 
 def test_draem_takes_its_textures_from_the_store(shelf: Store, tmp_path: Path) -> None:
@@ -170,18 +179,6 @@ def test_draem_takes_its_textures_from_the_store(shelf: Store, tmp_path: Path) -
     detector = registry.create(spec, InputSize(64, 64), context)
     detector.fit(Images(4, 64, 64), context)
     assert "Describable Textures" in detector.card().weights_note
-
-
-@few_rows()
-def test_efficient_ad_takes_its_natural_images_from_the_store(shelf: Store, tmp_path: Path) -> None:
-    here = weights.add(shelf, "imagenette", pictures(tmp_path))
-    config = {"not_ok": "imagenette", "distil_steps": 1, "autoencoder_steps": 1, "steps": 2}
-    spec = registry.resolve("efficient_ad", config, "cpu")
-    assert set(spec.weights) == {LITE0, "imagenette"}
-    context = replace(CONTEXT, weights=weights.fetch({"imagenette": here.sha256}, shelf, tmp_path))
-    detector = registry.create(spec, InputSize(256, 256), context)
-    detector.fit(Images(5, 256, 256), context)
-    assert detector.card().weights_note.endswith("images that are not OK: ImageNette")
 
 
 def test_the_command_line(shelf: Store, tmp_path: Path) -> None:
@@ -221,18 +218,6 @@ def test_published_addresses_exist_where_the_catalogue_says() -> None:
             module, _, path = asset.official.partition(":")
             url = functools.reduce(getattr, path.split("."), importlib.import_module(module))
             assert str(url).endswith(asset.file)
-
-
-@few_rows()
-def test_a_teacher_is_distilled_for_all_lines(packed: Store, shelf: Store) -> None:
-    found = CliRunner().invoke(
-        app,
-        ["weights", "distil", "strip", "--from", packed.uri(), "--to", shelf.uri(), "--steps", "2", "--threads", "1"],
-    )
-    assert found.exit_code == 0, found.output
-    assert "2 steps on 24 images of 1 lines; loss 0." in found.output
-    data = shelf.get(weights.stored(shelf)["pdn-lite0"].key)
-    assert len(data) > 1_000_000
 
 
 def test_dino_models_of_anomalib_take_dinov2_from_the_store(shelf: Store, tmp_path: Path) -> None:

@@ -69,12 +69,6 @@ ASSETS: Mapping[str, Asset] = {
             "anomalib.models.image.efficient_ad.lightning_model:WEIGHTS_DOWNLOAD_INFO.url",
         ),
         Asset(
-            "pdn-lite0",
-            "pdn-lite0.safetensors",
-            "EfficientAD's teacher, distilled from efficientnet-lite0 by `raybench weights distil`",
-            "Apache-2.0",
-        ),
-        Asset(
             DINOV2,
             "dinov2_vits14_pretrain.pth",
             "DINOv2 ViT-S/14, for anomalib's DINO models",

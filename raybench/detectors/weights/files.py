@@ -147,12 +147,9 @@ def resolve(wanted: Mapping[str, str], store: Store | None) -> dict[str, str]:
 def _missing(asset: Asset, store: Store | None) -> str:
     where = f"in {store.uri()}" if store else "anywhere: no weights store is named (experiment key `weights`)"
     to = store.uri() if store else "STORE"
-    if asset.name == "pdn-lite0":
-        remedy = f"raybench weights distil LINES --to {to}"
-    else:
-        remedy = f"raybench weights add {asset.name} FILE --to {to}"
-        if asset.official:
-            remedy += f", or where there is internet: raybench weights mirror {asset.name} --to {to}"
+    remedy = f"raybench weights add {asset.name} FILE --to {to}"
+    if asset.official:
+        remedy += f", or where there is internet: raybench weights mirror {asset.name} --to {to}"
     return f"weights {asset.name!r} ({asset.file}) are not {where}; add them: {remedy}"
 
 
