@@ -107,7 +107,7 @@ def outcome(models):
     return found
 
 
-node = {"num_cpus": 2, "num_gpus": 1}
+node = {"num_cpus": 2, "num_gpus": 1, "include_log_monitor": False, "no_monitor": True}
 cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
 bad = cluster.add_node(**node)
 Path(folder, "bad").write_text(bad.node_id)
