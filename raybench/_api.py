@@ -20,7 +20,7 @@ from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.select import select_unit
 from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Experiment, ModelChoice
-from raybench.config.plan import Plan, check_models, experiment_of, make_plan, open_experiment_store
+from raybench.config.plan import Plan, check_models, make_plan, open_experiment_store, plan_of
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import to_source
@@ -302,7 +302,7 @@ def plan(experiment: Experiment | str | Path) -> Plan:
     """
     if isinstance(experiment, Experiment):
         return make_plan(experiment)
-    return make_plan(experiment_of(str(experiment)), str(experiment))
+    return plan_of(str(experiment))
 
 
 def run(

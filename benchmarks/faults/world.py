@@ -26,7 +26,13 @@ from raybench.store.server import EmbeddedServer, embedded_server
 
 CACHE_MB = 64
 DRIVER = "from raybench.cli import main; main()"
-NODE: dict[str, Any] = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "dashboard_agent_listen_port": 0}
+NODE: dict[str, Any] = {
+    "num_cpus": 1,
+    "node_ip_address": "127.0.0.1",
+    "dashboard_agent_listen_port": 0,
+    "include_log_monitor": False,  # nobody reads the logs of these workers, and nothing is scaled
+    "no_monitor": True,
+}
 SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "3600000",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # scipy.stats takes most of a second to import
 
 from raybench.metrics.intervals import percentile_interval
 from raybench.metrics.numbers import Estimate
@@ -22,7 +22,7 @@ from raybench.metrics.numbers import Estimate
 PRIOR_SD = 0.1
 SURE = 0.95
 _ROUNDING = 1e-12
-_NORMAL_SPREAD = float(stats.norm.ppf(0.84) - stats.norm.ppf(0.16))
+_NORMAL_SPREAD = float(special.ndtri(0.84) - special.ndtri(0.16))
 
 Floats = npt.NDArray[np.float64]
 
@@ -82,14 +82,14 @@ def compare(utilities: Mapping[str, Utility], margin: float, prior_sd: float = P
     )
     lost = gaps - gaps.min(axis=0)
     behind = gaps - gaps[lost.mean(axis=1).argmin()]
-    ranks = stats.rankdata(np.round(gaps, 12), method="min", axis=0)
+    rounded = np.round(gaps, 12)
     standings = {
         model: Standing(
             best=float((lost[index] <= _ROUNDING).mean()),
             within_margin=float((lost[index] <= margin + _ROUNDING).mean()),
             loss=float(lost[index].mean()),
             behind=Estimate(float(behind[index].mean()), *percentile_interval(behind[index])),
-            places=_places(ranks[index]),
+            places=_places(1 + (rounded < rounded[index]).sum(axis=0)),
         )
         for index, model in enumerate(utilities)
     }

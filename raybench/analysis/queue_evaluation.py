@@ -12,7 +12,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 from scipy.spatial import cKDTree
 
 from raybench.analysis.flags import Flag, ScoredImage, build_flags
@@ -139,6 +138,8 @@ def _precision(picked: Sequence[str], ng: Collection[str], labelled: int) -> Est
 def _random_precision(n: int, ng: int, labelled: int) -> Estimate:
     if undefined := _undefined(n, ng, labelled):
         return undefined
+    from scipy import stats  # takes most of a second to import, and few runs have an evaluated queue
+
     draw = stats.hypergeom(labelled, ng, n)
     low, high = (float(draw.ppf(quantile)) / n for quantile in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Estimate(ng / labelled, low, high, n)

@@ -21,10 +21,10 @@ def annotate(
     picked: Annotated[bool, typer.Option("--picked", help="Only what the annotation budget picks.")] = False,
 ) -> None:
     """Write the flagged images, and the regions that the best model outlines on them, for annotation tools."""
-    from raybench.config.plan import experiment_of, make_plan
+    from raybench.config.plan import plan_of
     from raybench.report.annotations.export import Options
     from raybench.report.annotations.export import annotate as export
 
     options = Options(list(dict.fromkeys(part.strip() for part in formats.split(","))), images, picked)
-    for done in export(make_plan(experiment_of(name), name), line, folder, options):
+    for done in export(plan_of(name), line, folder, options):
         out.print(str(done), soft_wrap=True, highlight=False, markup=False)

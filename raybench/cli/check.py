@@ -12,8 +12,7 @@ from rich.table import Table
 from raybench.analysis.cost_report import format_estimate
 from raybench.cli.options import Json
 from raybench.cli.terminal import out, print_json
-from raybench.config.experiment import read_experiment
-from raybench.config.plan import make_plan, planned_units
+from raybench.config.plan import plan_of, planned_units
 from raybench.scheduler.capacity import assumed_nodes
 from raybench.scheduler.estimate import estimate_plan
 
@@ -26,7 +25,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Validate an experiment, print its plan and predict what it will take; touch nothing."""
-    plan = make_plan(read_experiment(experiment), str(experiment))
+    plan = plan_of(str(experiment))
     units = planned_units(plan)
     if as_json:
         print_json({"run": plan.experiment.name, "digest": plan.experiment.digest, "units": list(map(asdict, units))})

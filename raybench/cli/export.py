@@ -9,7 +9,7 @@ import typer
 
 from raybench.cli.options import RunName
 from raybench.cli.terminal import out
-from raybench.config.plan import experiment_of, make_plan
+from raybench.config.plan import plan_of
 
 
 def export(
@@ -22,7 +22,7 @@ def export(
     from raybench.report.onnx_export import export as write
     from raybench.worker.context import node_cache
 
-    found = write(make_plan(experiment_of(name), name), line, model, folder, node_cache())
+    found = write(plan_of(name), line, model, folder, node_cache())
     for file in found.files:
         out.print(str(file), soft_wrap=True, highlight=False)
     out.print(

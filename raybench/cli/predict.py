@@ -13,7 +13,7 @@ from rich.table import Table
 
 from raybench.analysis.predictions import PredictionSummary
 from raybench.cli.terminal import err, out, print_json, print_packed
-from raybench.config.plan import experiment_of, make_plan
+from raybench.config.plan import plan_of
 from raybench.errors import RunStopped
 from raybench.report.predictions import PAGE, TABLE, summary_json, tables
 from raybench.scheduler.new_images import NewImages, predict_images
@@ -40,7 +40,7 @@ def predict(
     ] = False,
 ) -> None:
     """Score new images with a line's chosen detector. Run it again to resume."""
-    plan = make_plan(experiment_of(name), name)
+    plan = plan_of(name)
     try:
         with _stdout_is_ours(as_json):
             scored = predict_images(plan, NewImages(source, line, model, prediction), out_folder, address, err)

@@ -13,7 +13,7 @@ from raybench._api import copy_report
 from raybench.analysis.board import Board, board_json
 from raybench.cli.options import Json, OutFolder, RunName
 from raybench.cli.terminal import err, out, print_json
-from raybench.config.plan import Plan, experiment_of, make_plan
+from raybench.config.plan import Plan, plan_of
 from raybench.errors import UnknownName
 from raybench.report.console import console_board
 from raybench.report.publish import publish_again
@@ -26,7 +26,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Build the comparison of everything done so far, and show it."""
-    plan = make_plan(experiment_of(name), name)
+    plan = plan_of(name)
     board = publish_again(plan)
     shown = _matching_lines(board, lines or ())
     if as_json:

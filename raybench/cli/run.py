@@ -15,8 +15,7 @@ from raybench.analysis.board import Board, board_json
 from raybench.cli.options import OK, STOPPED, UNITS_FAILED, Json, OutFolder
 from raybench.cli.report import print_copy
 from raybench.cli.terminal import err, out, print_json
-from raybench.config.experiment import read_experiment
-from raybench.config.plan import Plan, make_plan
+from raybench.config.plan import Plan, plan_of
 from raybench.errors import RunStopped
 from raybench.report.console import console_summary
 
@@ -28,7 +27,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Train, score and measure every unit that is not done yet, then compare. Run it again to resume."""
-    plan = make_plan(read_experiment(experiment), str(experiment))
+    plan = plan_of(str(experiment))
     sys.exit(run_experiment(plan, str(experiment), out_folder, address, as_json))
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from raybench.cli.options import Json, RunName
 from raybench.cli.terminal import out, print_json
-from raybench.config.plan import experiment_of, make_plan
+from raybench.config.plan import plan_of
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import RunStore
 from raybench.runs.status import unit_statuses
@@ -16,7 +16,7 @@ from raybench.runs.status import unit_statuses
 
 def status(name: RunName, as_json: Json = False) -> None:
     """Show which units are done, under way, failed and waiting."""
-    plan = make_plan(experiment_of(name), name)
+    plan = plan_of(name)
     ledger = Ledger.read(RunStore.of(plan))
     units = unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))
     done = sum(unit.state == "done" for unit in units)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -403,13 +404,30 @@ def _by_label(models: tuple[ModelChoice, ...], known: Mapping[str, ModelChoice])
 
 def read_experiment(path: Path) -> Experiment:
     """Read an experiment file. Raises ExperimentError, which names every fault and its row."""
+    return parse_experiment(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Read the text of an experiment file. Raises ExperimentError if that cannot be done."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ExperimentError(str(path), ["there is no such file"]) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ExperimentError(str(path), [f"cannot be read as UTF-8 text: {error}"]) from error
-    return parse_experiment(text, str(path))
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An experiment as far as it can be read."""
+
+    experiment: Experiment
+    """The experiment without what has faults. Required keys that are left out have stand-ins."""
+    problems: tuple[str, ...] = ()
+    """All faults of keys, each with its row. Empty if nothing is left out."""
+    left_out: frozenset[str] = frozenset()
+    """Keys that are left out whole. Of `lines` and `models`, only the members with faults are left out, if others
+    remain."""
 
 
 def parse_experiment(text: str, where: str = "experiment") -> Experiment:
@@ -417,6 +435,45 @@ def parse_experiment(text: str, where: str = "experiment") -> Experiment:
 
     Raises ExperimentError, which names every fault and its row.
     """
+    draft = parse_draft(text, where)
+    if draft.problems:
+        raise ExperimentError(where, draft.problems)
+    return draft.experiment
+
+
+def parse_draft(text: str, where: str = "experiment") -> Draft:
+    """Parse what can be read of the YAML `text` of an experiment; `where` names it in messages.
+
+    Raises ExperimentError if it is no mapping in YAML.
+    """
+    data, tree = _load(text, where)
+    try:
+        return Draft(Experiment.model_validate(data, context=(where, tree)))
+    except ExperimentError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        kept = _without_faults(data, [fault["loc"] for fault in error.__cause__.errors()])
+        left_out = frozenset({*data, *_STAND_INS} - set(kept))
+        try:
+            return Draft(Experiment.model_validate(_STAND_INS | kept), error.problems, left_out)
+        except ExperimentError:  # what is left depends on what is left out
+            raise error from None
+
+
+def _without_faults(data: Mapping[Any, Any], locs: Sequence[tuple[Any, ...]]) -> dict[Any, Any]:
+    """Leave out members of `lines` and `models` with faults, and all other keys with faults whole."""
+    faulty = {loc[0] for loc in locs}
+    kept = {key: value for key, value in data.items() if key not in faulty}
+    for key in {"lines", "models"} & faulty & set(data):
+        kept.pop("overrides", None)  # they may be about what is left out
+        positions = {loc[1] for loc in locs if loc[0] == key and len(loc) > 1}
+        members = data[key] if isinstance(data[key], list) and positions else []
+        if rest := [member for position, member in enumerate(members) if position not in positions]:
+            kept[key] = rest
+    return kept
+
+
+def _load(text: str, where: str) -> tuple[dict[Any, Any], yaml.Node | None]:
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         problems = yaml_faults(tree)
@@ -429,7 +486,7 @@ def parse_experiment(text: str, where: str = "experiment") -> Experiment:
         raise ExperimentError(where, problems)
     if not isinstance(data, dict):
         raise ExperimentError(where, ["must be a YAML mapping; `raybench models` and the README show an example"])
-    return Experiment.model_validate(data, context=(where, tree))
+    return data, tree
 
 
 def _experiment_error(error: ValidationError, where: str, tree: yaml.Node | None) -> ExperimentError:
@@ -445,20 +502,54 @@ def _sentence(fault: Any, tree: yaml.Node | None) -> str:
     """Describe one of pydantic's errors, with its row and, for an unknown key, the closest key."""
     place = ".".join(str(part) for part in fault["loc"])
     row = row_of(tree, fault["loc"])
-    text = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        text = f"unknown key; {did_you_mean(str(fault['loc'][-1]), _keys(fault['loc'][:-1]))}"
-    elif fault["type"] == "string_type":
-        text = _not_text(fault["input"], text_of(tree, fault["loc"])) or text
-    elif fault["type"] == "tuple_type":
-        text = _not_a_list(fault["input"], text_of(tree, fault["loc"]))
+    written = text_of(tree, fault["loc"])
+    match fault["type"]:
+        case "extra_forbidden":
+            text = f"unknown key; {did_you_mean(str(fault['loc'][-1]), _section(fault['loc'][:-1]).model_fields)}"
+        case "missing":
+            text = f"is missing: {_description(fault['loc'])}"
+        case "value_error":
+            text = fault["msg"].removeprefix("Value error, ")
+        case "string_type" if not isinstance(fault["input"], list | tuple | dict):
+            text = _not_text(fault["input"], written)
+        case "tuple_type":
+            text = _not_a_list(fault["input"], written)
+        case _:
+            text = f"must {_wanted(fault)}, and is {_shown(fault['input'], written)}"
     return f"{f'row {row}: ' if row else ''}{place}: {text}"
 
 
-def _not_text(value: Any, written: str | None) -> str | None:
-    """Say what YAML reads where text is wanted, and how to write it. None for lists and mappings."""
-    if isinstance(value, list | tuple | dict):
-        return None
+def _wanted(fault: Any) -> str:
+    """Say what one of pydantic's errors asks for, after "must"."""
+    limits = fault.get("ctx", {})
+    match fault["type"]:
+        case "literal_error":
+            return f"be {limits['expected']}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            ((limit, value),) = limits.items()
+            return f"be {_LIMITS[limit]} {value}"
+        case "too_short":
+            return "have a member at least"
+        case "string_too_short":
+            return "not be empty"
+        case "string_pattern_mismatch":
+            return "begin with a letter or digit and have up to 100 letters, digits, and `.`, `_` or `-`"
+    return f"be {_KINDS_WANTED[fault['type']]}" if fault["type"] in _KINDS_WANTED else f"be otherwise ({fault['msg']})"
+
+
+def _shown(value: Any, written: str | None) -> str:
+    """Show what was read in place of what is wanted."""
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "empty"
+    if value is None or value == "":
+        return "empty"
+    return repr(value) if written is None else written
+
+
+def _not_text(value: Any, written: str | None) -> str:
+    """Say what YAML reads where text is wanted, and how to write it."""
     if written is None:  # made in Python
         return f"must be text, and is {value!r}"
     kind = "nothing" if value is None else f"a {_YAML_KINDS.get(type(value), type(value).__name__)}"
@@ -473,11 +564,27 @@ def _not_a_list(value: Any, written: str | None) -> str:
     return f"must be a list, and is {shown}; a list of one is [{shown}]"
 
 
+_STAND_INS: Mapping[str, Any] = {"name": "experiment", "store": ".", "lines": ["*"], "models": ["padim"]}
 _YAML_KINDS = {bool: "truth value", int: "number", float: "number", date: "date"}
+_LIMITS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
+_KINDS_WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "finite_number": "a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "text",
+    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "a mapping, `key: value` for each of its keys"),
+}
 
 
-def _keys(loc: tuple[Any, ...]) -> list[str]:
-    """Return the keys of the section at `loc`."""
+def _description(loc: tuple[Any, ...]) -> str:
+    """Return what the key at `loc` is, as its docstring says."""
+    text = _section(loc[:-1]).model_fields[loc[-1]].description or ""
+    return text.partition(". ")[0].replace("\n", " ").rstrip(".")
+
+
+def _section(loc: tuple[Any, ...]) -> type[BaseModel]:
+    """Return the section at `loc`."""
     section: type[BaseModel] = Experiment
     parts = iter(loc)
     for part in parts:
@@ -487,7 +594,7 @@ def _keys(loc: tuple[Any, ...]) -> list[str]:
         section = next(_sections_in(annotation))
         if get_origin(annotation) is Mapping:
             next(parts, None)  # skip the key of the mapping: a pattern over lines
-    return list(section.model_fields)
+    return section
 
 
 def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raybench.config.experiment import (
+    Draft,
     Experiment,
     InputChoice,
     ModelChoice,
+    parse_draft,
     parse_experiment,
-    read_experiment,
+    read_text,
     split_line,
 )
 from raybench.config.unit import Unit
@@ -24,7 +26,7 @@ from raybench.data.line import Line
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.detectors import registry, weights
 from raybench.detectors.protocol import ModelSpec
-from raybench.errors import ExperimentError, InputError, ModelError, did_you_mean
+from raybench.errors import ExperimentError, InputError, ModelError, StoreError, did_you_mean
 from raybench.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -154,15 +156,47 @@ def experiment_of(name: str) -> Experiment:
 
     Raises ExperimentError, InputError, or the store's own errors.
     """
+    return parse_experiment(*_text_of(name))
+
+
+def plan_of(name: str) -> Plan:
+    """Read the experiment of a run, see `experiment_of`, and expand it into units, see `make_plan`.
+
+    Raises:
+        ExperimentError: Names every fault of keys, models and lines.
+        InputError: Nothing is stored there. The store's own errors are raised as well.
+    """
+    draft = parse_draft(*_text_of(name))
+    if draft.problems:
+        raise ExperimentError(name, [*draft.problems, *_faults_of_the_rest(draft)])
+    return make_plan(draft.experiment, name)
+
+
+def _text_of(name: str) -> tuple[str, str]:
+    """Read an experiment's YAML; return it with its name in messages."""
     root, runs, run = name.rstrip("/").rpartition("/runs/")
     if Path(name).is_file() or not runs:
-        return read_experiment(Path(name))
+        return read_text(Path(name)), name
     where = f"{name}/experiment.yaml"
     try:
-        text = open_store(root).get(f"runs/{run}/experiment.yaml").decode()
+        return open_store(root).get(f"runs/{run}/experiment.yaml").decode(), where
     except UnicodeDecodeError as error:
         raise ExperimentError(where, [f"cannot be read as UTF-8 text: {error}"]) from error
-    return parse_experiment(text, where)
+
+
+def _faults_of_the_rest(draft: Draft) -> list[str]:
+    """Check the models and lines of a draft, so far as they do not depend on what is left out."""
+    problems: list[str] = []
+    experiment, left_out = draft.experiment, draft.left_out
+    try:
+        if not left_out & {"models", "preset", "weights", "storage"}:
+            _specs(experiment, open_weights_store(experiment), problems)
+        if not left_out & {"lines", "store", "storage"}:
+            found = find_lines(_line_patterns(experiment, open_experiment_store(experiment)), problems)
+            _manifests(found, problems)
+    except (InputError, StoreError) as error:
+        problems.append(str(error))
+    return problems
 
 
 def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
@@ -180,8 +214,13 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     problems: list[str] = []
     weights_store = open_weights_store(experiment)
     specs = _specs(experiment, weights_store, problems)
-    stores = find_lines(_line_patterns(experiment, store), problems)
-    manifests = _manifests(stores, problems)
+    try:
+        stores = find_lines(_line_patterns(experiment, store), problems)
+        manifests = _manifests(stores, problems)
+    except StoreError as error:
+        if not problems:
+            raise
+        raise ExperimentError(where, [*problems, str(error)]) from error
     problems += _idle_overrides(experiment, list(manifests))
     if problems:
         raise ExperimentError(where, problems)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from raybench.detectors.cpu import cpu_name
 from raybench.errors import is_out_of_memory
 
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -21,7 +21,7 @@ _COPY = 2**18  # numbers of a copy between host and GPU: 1 MiB
 
 def describe(device: str) -> str:
     """Return the product name of the GPU or of the CPU."""
-    return torch.cuda.get_device_name(device) if is_usable(device) else _cpu_name()
+    return torch.cuda.get_device_name(device) if is_usable(device) else cpu_name()
 
 
 def available(gpus: float | None = None) -> str:
@@ -204,9 +204,3 @@ def copy_to_host(tensor: torch.Tensor | None) -> Callable[[], Any]:
 def is_usable(device: str) -> bool:
     """Return whether this is a GPU that torch can use. A detector without torch may hold one that torch cannot."""
     return torch.device(device).type == "cuda" and torch.cuda.is_available()
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Threshold
@@ -57,6 +56,8 @@ def assess_threshold(held_out: ImageScores, images: ImageScores, threshold: Thre
     names = np.concatenate([held_out.groups, images.groups[is_ok][~shared]])
     if len(np.unique(names)) < len(names):
         return _by_permutation(old, new, np.unique(names, return_inverse=True)[1], threshold)
+    from scipy import stats  # takes most of a second to import, and few processes test thresholds
+
     return ThresholdTest(
         alarms_p_value(int((new > threshold.value).sum()), len(new), threshold),
         float(stats.mannwhitneyu(new, old, alternative="less").pvalue),
@@ -65,11 +66,15 @@ def assess_threshold(held_out: ImageScores, images: ImageScores, threshold: Thre
 
 def alarms_p_value(alarms: int, images: int, threshold: Threshold) -> float:
     """Return the probability of so many false alarms or more among so many OK images, none of which has a group."""
+    from scipy import stats
+
     above = round(threshold.promised * (threshold.n + 1))
     return float(stats.betabinom.sf(alarms - 1, images, above, threshold.n + 1 - above))
 
 
 def _by_permutation(old: Floats, new: Floats, groups: npt.NDArray[np.intp], threshold: Threshold) -> ThresholdTest:
+    from scipy import stats
+
     scores = np.concatenate([old, new])
     order = np.argsort(scores, kind="stable")
     sizes = np.bincount(groups)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from raybench.metrics.intervals import LEVEL, student_quantile
 from raybench.metrics.numbers import Estimate
@@ -107,6 +106,8 @@ def critical_difference(values: Mapping[str, Mapping[str, float | None]]) -> Cri
     ranks = average_ranks(_table(values, models, lines))
     if (ranks == ranks.mean()).all():
         return None
+    from scipy import stats  # takes most of a second to import
+
     quantile = stats.studentized_range.ppf(LEVEL, count, np.inf) / np.sqrt(2)
     difference = float(quantile * np.sqrt(count * (count + 1) / (6 * number)))
     return CriticalDifference(count, number, float(stats.friedmanchisquare(*ranks.T).pvalue), difference)
@@ -114,8 +115,9 @@ def critical_difference(values: Mapping[str, Mapping[str, float | None]]) -> Cri
 
 def average_ranks(values: Floats) -> Floats:
     """Rank (L, M) values in each row: 1 for the highest, NaNs last. Equal values, and NaNs, share the mean rank."""
-    ranks: Floats = stats.rankdata(np.where(np.isnan(values), np.inf, -values), method="average", axis=1)
-    return ranks
+    values = np.where(np.isnan(values), -np.inf, values)
+    others, own = values[:, np.newaxis], values[..., np.newaxis]
+    return (others > own).sum(axis=2) + ((others == own).sum(axis=2) + 1) / 2
 
 
 def largest_table(models_of: Mapping[str, Set[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:

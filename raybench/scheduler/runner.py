@@ -41,7 +41,8 @@ from raybench.scheduler.stop import Stop, stoppable
 from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, pack_args
 from raybench.scheduler.window import WAIT_S, Window, outcome_of, wait
 
-NOTIFY_S = 1.0  # between messages to the aggregator
+PAGE_UNITS = 256  # in a page of the ledger
+PAGE_S = 30.0  # between pages that are not full
 NODE_ID = "ray.io/node-id"  # Ray's label of each node
 PATIENCE_S = 120.0  # for which calls retry a failing store, once it has answered
 IMAGES_PER_GPU_JOB = 512  # so that a GPU goes on while a shard is written
@@ -118,10 +119,10 @@ class _Dispatch:
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
         self.cluster, self.shares = cluster, shares
-        self.aggregator = _aggregator(run, self.cluster.capacity.cpu_node(0))
+        self.aggregator = _aggregator(self.cluster.capacity.cpu_node(0))
         self.finished: list[str] = []
-        """IDs of finished units that the aggregator does not know."""
-        self._notified_at = 0.0
+        """IDs of finished units that are not in the ledger."""
+        self._appended_at = time.monotonic()
         self._merges = itertools.count(1)
         self.failed: dict[str, Failure] = {}
         self.took = Work()
@@ -153,8 +154,7 @@ class _Dispatch:
                 self.prefetcher.fill(self.backlog.begun)
             watch(self.backlog)
             if stop.asked and not appended:
-                self._notify(every_s=0.0)
-                appended = self.aggregator.append_to_ledger.remote()
+                appended = self._append_to_ledger()
             running = self._running or self.inspector.running or self.prefetcher.running
             if stop.overdue or not (running or (self.backlog.waiting and not stop.asked)):
                 break
@@ -166,27 +166,27 @@ class _Dispatch:
             self.prefetcher.receive(ended)
             for flight, reference in self._running.take(ended):
                 self._receive(flight, reference)
-            self._notify()
+            if len(self.finished) >= PAGE_UNITS or (self.finished and time.monotonic() - self._appended_at > PAGE_S):
+                self._append_to_ledger()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
-        self._notify(every_s=0.0)
         if appended:
-            ray.wait([appended], timeout=stop.left_s)
+            ray.wait([appended, self._append_to_ledger()], num_returns=2, timeout=stop.left_s)
         self._raise_if(stop)
 
     def report(self, stop: Stop) -> Board:
         """Have the aggregator write the report; return its board. Raises RunStopped."""
+        self._append_to_ledger()
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        reference = self.aggregator.report.remote(self.plan, created)
+        reference = self.aggregator.report.remote(self.run, self.plan, created)
         while not ray.wait([reference], timeout=WAIT_S)[0]:
             self._raise_if(stop)
         board: Board = ray.get(reference)
         return board
 
-    def _notify(self, every_s: float = NOTIFY_S) -> None:
-        """Send the IDs of finished units to the aggregator in batches: each actor call costs the driver 1–2 ms."""
-        if self.finished and time.monotonic() - self._notified_at >= every_s:
-            self.aggregator.finished.remote(self.finished)
-            self.finished, self._notified_at = [], time.monotonic()
+    def _append_to_ledger(self) -> Any:
+        """Have the finished units entered in the ledger; return Ray's reference. Each call takes the driver 1–2 ms."""
+        page, self.finished, self._appended_at = self.finished, [], time.monotonic()
+        return self.aggregator.append_to_ledger.remote(self.run, page)
 
     def _raise_if(self, stop: Stop) -> None:
         if stop.asked:
@@ -350,7 +350,14 @@ def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool,
     )
 
 
-def _aggregator(run: RunStore, node: Node | None) -> Any:
-    """Start the aggregation actor on `node`; elsewhere once that is lost."""
-    strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=True) if node else "DEFAULT"
-    return Aggregator.options(scheduling_strategy=strategy).remote(run)  # type: ignore[attr-defined]
+def _aggregator(node: Node | None) -> Any:
+    """Return the driver's aggregation actor on `node`; elsewhere once that is lost."""
+    driver = ray.get_runtime_context()
+    return _start_aggregator(driver.get_node_id(), driver.get_job_id(), node.node_id if node else None)
+
+
+@functools.lru_cache(maxsize=1)
+def _start_aggregator(raylet: str, job: str, node_id: str | None) -> Any:
+    """Start the actor. raylet, job: of the driver, so that another connection to Ray gets another actor."""
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=True) if node_id else "DEFAULT"
+    return Aggregator.options(scheduling_strategy=strategy).remote()  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ measurement that they disturbed is repeated. If all attempts on a CPU are distur
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from raybench.data.decode import decode_image
 from raybench.data.geometry import to_network
 from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
-from raybench.detectors import device
+from raybench.detectors.cpu import cpu_name
 from raybench.errors import IntegrityError
 from raybench.metrics.numbers import Speed
 from raybench.metrics.timing import TimingOptions, estimate_idle_speed, measure_speed
@@ -65,25 +66,14 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
         image = decode_image(encoded[index % len(encoded)], manifest.white_level, manifest.black_level)
         return to_network(image, fit_of(unit))[np.newaxis]
 
-    device.use_threads(context.threads)
-    device.give_back_memory(context.device)
-    device.reset_peak_memory(context.device)
-    options = TimingOptions(
-        device=device.describe(context.device),
-        threads=context.threads,
-        batch=LARGEST_BATCH[context.device],
-        budget_s=context.measure_s,
-        warmup_s=min(LONGEST_WARM_UP_S, context.measure_s / 2),
-        synchronize=lambda: device.synchronize(context.device),
-        peak_memory_mb=lambda: device.peak_memory_mb(context.device),
-        watch_load=lambda: BackgroundLoad().share,
-    )
+    options = _options(context)
+    _use_threads(context.threads)
     speed = time_when_idle(lambda: measure_speed(detector.score, prepare, options), ATTEMPTS * context.measure_s)
     if speed.is_disturbed and context.device == "cpu":
         on_one_thread = cached_detector(unit, trained, replace(context, threads=1), alone=True)
-        device.use_threads(1)
+        _use_threads(1)
         speed = estimate_idle_speed(speed, on_one_thread.score, prepare, options)
-        device.use_threads(context.threads)
+        _use_threads(context.threads)
     disk_mb = sum(blob.size for blob in trained.model.values()) / 1e6
     record = MeasureRecord(
         unit_id=unit.unit_id,
@@ -92,6 +82,38 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
         spent=meter.read(len(encoded), detector),
     )
     return context.run.commit(unit.unit_id, "measure", record)
+
+
+def _options(context: WorkerContext) -> TimingOptions:
+    """Return how to time on the context's device, and start a measurement of its peak memory."""
+    on_cpu = TimingOptions(
+        device=cpu_name(),
+        threads=context.threads,
+        batch=LARGEST_BATCH[context.device],
+        budget_s=context.measure_s,
+        warmup_s=min(LONGEST_WARM_UP_S, context.measure_s / 2),
+        watch_load=lambda: BackgroundLoad().share,
+    )
+    if context.device == "cpu":
+        return on_cpu
+    from raybench.detectors import device  # a CPU task may not need torch, which takes seconds to import
+
+    device.give_back_memory(context.device)
+    device.reset_peak_memory(context.device)
+    return replace(
+        on_cpu,
+        device=device.describe(context.device),
+        synchronize=lambda: device.synchronize(context.device),
+        peak_memory_mb=lambda: device.peak_memory_mb(context.device),
+    )
+
+
+def _use_threads(count: int) -> None:
+    """Set the number of CPU threads of a detector that computes with torch, which it has imported by now."""
+    if "torch" in sys.modules:
+        from raybench.detectors import device
+
+        device.use_threads(count)
 
 
 def time_when_idle(take: Callable[[], Speed], patience_s: float, clock: Callable[[], float] = time.monotonic) -> Speed:

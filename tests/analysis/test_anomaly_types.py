@@ -66,7 +66,7 @@ def moved(image: Image, dx: int, dy: int) -> Image:
 
 
 def test_made_anomalies_of_strips_are_told_apart(strips_known: ReferenceBank, ok_strips: list[Image]) -> None:
-    found = share_right("strip", ok_strips[:4], strips_known)
+    found = share_right("strip", ok_strips[:2], strips_known)
     assert set(found) == set(NAMED)
     assert np.mean(list(found.values())) >= 0.9
     assert min(found.values()) >= 0.8
@@ -152,8 +152,9 @@ def test_where_nothing_else_can_be_seen_all_are_defects(strips_known: ReferenceB
 
 
 def test_the_same_images_make_the_same_references(strip_folder: Path, ok_strips: list[Image]) -> None:
-    train = sorted((strip_folder / "train" / "good").iterdir())[:8]
-    first, again = (ReferenceBank.of(read(train)) for _ in range(2))
+    train = [image[::2, ::2] for image in read(sorted((strip_folder / "train" / "good").iterdir())[:6])]
+    first, again = (ReferenceBank.of(train) for _ in range(2))
+    np.testing.assert_array_equal(first.samples.logs, again.samples.logs)
     assert classify(ok_strips[3], first) == classify(ok_strips[3], again)
 
 
@@ -168,11 +169,13 @@ def test_a_sample_is_fair_bounded_and_the_same_every_time() -> None:
     assert counts.max() < 140
 
 
-def test_references_of_a_packed_line_are_its_ok_training_images(strip_folder: Path, tmp_path: Path) -> None:
+def test_references_of_a_packed_line_are_its_ok_training_images(
+    strip_folder: Path, strips_known: ReferenceBank, tmp_path: Path
+) -> None:
     store = open_store(str(tmp_path))
     pack(open_store(str(strip_folder)), store, "strip", PackOptions(shard_rows=3))
     manifest = read_manifest(store, "strip")
-    known = build_reference_bank(store, manifest, count=8)
+    known = build_reference_bank(store, manifest, strips_known.samples, count=8)
     assert known is not None
     assert len(known.statistics.views) == 8
     assert known.size == (152, 243)  # as many pixels as 192 x 192, and the shape of a strip
@@ -186,12 +189,12 @@ def test_what_was_learnt_once_is_kept_and_answers_the_same(
     pack(open_store(str(strip_folder)), lines, "strip")
     manifest = read_manifest(lines, "strip")
     assert read_samples(lines, manifest) is None
-    fresh = build_reference_bank(lines, manifest, count=8)
+    fresh = build_reference_bank(lines, manifest, count=6)
     assert fresh is not None
     write_samples(lines, manifest, fresh.samples)
     kept = read_samples(lines, manifest)
     assert kept is not None
-    again = build_reference_bank(lines, manifest, kept, count=8)
+    again = build_reference_bank(lines, manifest, kept, count=6)
     assert again is not None
     assert again.samples is kept
     assert classify(ok_strips[1], again) == classify(ok_strips[1], fresh)
@@ -238,7 +241,7 @@ def test_what_ok_images_show_as_well_cannot_be_seen(strip_folder: Path, ok_strip
 
 def test_made_anomalies_of_solar_cells_are_told_apart(tmp_path: Path) -> None:
     pytest.importorskip("elpv_dataset", reason="the ELPV images are not installed")
-    folder = write_lines(tmp_path, Sizes(42, 4, 1, 0))["solar-mono"]
+    folder = write_lines(tmp_path, Sizes(42, 2, 1, 0))["solar-mono"]
     rows = [line.split(",") for line in (folder / "images.csv").read_text().splitlines()[1:]]
     train, test = (
         [folder / path for path, split, label in rows if (split, label) == (of, "ok")] for of in ("train", "test")

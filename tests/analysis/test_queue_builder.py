@@ -23,7 +23,7 @@ from raybench.report.publish import publish
 from raybench.runs.records import QualityRecord, TrainRecord, UnitResult
 from raybench.runs.run import RunStore
 from raybench.store import open_store
-from tests.support.made_run import finish, site_of
+from tests.support.made_run import few_samples, finish, site_of
 
 BUDGET, SIGNALS = 4, 2
 DIRT = [f"dirt-{at}.png" for at in range(4)]
@@ -73,6 +73,7 @@ def published(plan: Plan) -> tuple[pd.DataFrame, QueueEvaluation, RunStore]:
     return pd.read_parquet(io.BytesIO(run.get_report("flags.parquet"))), payoff, run
 
 
+@few_samples()
 def test_the_queue_of_a_run(done: Plan) -> None:
     flags, payoff, run = published(done)
     trained = run.read(done.units[0].unit_id, "train", TrainRecord)

@@ -16,6 +16,7 @@ from raybench.data.pack import pack
 from raybench.data.shards import read_rows
 from raybench.runs.run import RunStore
 from raybench.store import open_store
+from tests.support.made_run import few_samples
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,7 @@ def ids(plan: Plan, split: Split) -> list[str]:
     return [row.image_id for shard in shards for row in read_rows(lines, shard, images=False)]
 
 
+@few_samples()
 def test_the_first_flags_are_told_what_they_look_like(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunStore(plan.store, "night")
     scratched = [image_id for image_id in ids(plan, "test") if "scratch" in image_id]

@@ -31,7 +31,7 @@ MODELS = ["padim", "fake"]
 BENT = "test/bent/013.png"
 LIGHTER = {
     '["padim", "patchcore", "dfm"]': str(MODELS),
-    'preset="cpu"': 'preset="cpu", resources={"measure_s": 0.05}',
+    'preset="cpu"': 'preset="cpu", resources={"measure_s": 0.05}, annotation={"signals": 0}',
 }
 """What runs in place of parts of the example."""
 

@@ -10,6 +10,7 @@ from raybench.config.experiment import (
     Experiment,
     InputChoice,
     ModelChoice,
+    parse_draft,
     parse_experiment,
     read_experiment,
     split_line,
@@ -42,10 +43,10 @@ def test_short_and_long_forms() -> None:
 def test_every_fault_is_named_at_once_with_its_row() -> None:
     found = problems(GOOD + "seed: [1]\nfalse_alarm_budget: 2\ninput: {fit: stretch}\nresources: {cpu: 1}\n")
     assert sorted(found) == [
-        "row 10: input.fit: Input should be 'native', 'letterbox', 'squash' or 'tile'",
+        "row 10: input.fit: must be 'native', 'letterbox', 'squash' or 'tile', and is stretch",
         "row 11: resources.cpu: unknown key; did you mean 'cpus'?",
         "row 8: seed: unknown key; did you mean 'seeds'?",
-        "row 9: false_alarm_budget: Input should be less than 0.5",
+        "row 9: false_alarm_budget: must be less than 0.5, and is 2",
     ]
 
 
@@ -56,9 +57,7 @@ def test_the_annotation_budget() -> None:
     assert chosen.digest != parse_experiment(GOOD).digest
     assert parse_experiment(GOOD + "annotation: {signals: 0}\n").digest == parse_experiment(GOOD).digest
     assert chosen.digest != parse_experiment(GOOD).digest  # the report says other numbers
-    assert problems(GOOD + "annotation: {budget: 0}\n") == [
-        "row 8: annotation.budget: Input should be greater than or equal to 1"
-    ]
+    assert problems(GOOD + "annotation: {budget: 0}\n") == ["row 8: annotation.budget: must be at least 1, and is 0"]
     assert problems(GOOD + "annotation: {buget: 9}\n") == [
         "row 8: annotation.buget: unknown key; did you mean 'budget'?"
     ]
@@ -73,7 +72,7 @@ def test_the_annotation_budget() -> None:
         ("lines: [no]", 'lines.0: `no` is read as a truth value, False; as text it is in quotes: "no"'),
         ("lines: [2026-01-31]", 'lines.0: `2026-01-31` is read as a date; as text it is in quotes: "2026-01-31"'),
         ("lines: [~]", 'lines.0: `~` is read as nothing; as text it is in quotes: "~"'),
-        ("lines: [[a]]", "lines.0: Input should be a valid string"),
+        ("lines: [[a]]", "lines.0: must be text, and is a list"),
         ("lines: bottle", "lines: must be a list, and is bottle; a list of one is [bottle]"),
         ("lines: [a]\nseeds: 3", "seeds: must be a list, and is 3; a list of one is [3]"),
         ("lines: {a: b}", "lines: must be a list, and is a mapping; write `- ` before each of its members"),
@@ -83,6 +82,38 @@ def test_the_annotation_budget() -> None:
 def test_what_yaml_reads_otherwise_is_said_with_how_to_write_it(text: str, said: str) -> None:
     [found] = problems(f"name: x\nstore: y\nmodels: [padim]\n{text}\n")
     assert found.partition(": ")[2] == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seeds: [1.5]", "seeds.0: must be a whole number, and is 1.5"),
+        ("seeds: [two]", "seeds.0: must be a whole number, and is two"),
+        ("held_out: a fifth", "held_out: must be a number, and is a fifth"),
+        ("held_out: 0", "held_out: must be greater than 0.0, and is 0"),
+        ("held_out: .nan", "held_out: must be a finite number, and is .nan"),
+        ("held_out: [0.2]", "held_out: must be a number, and is a list"),
+        ("held_out:", "held_out: must be a number, and is empty"),
+        ("inspect: maybe", "inspect: must be true or false, and is maybe"),
+        ("inspect: 7", "inspect: must be true or false, and is 7"),
+        ("preset: gpu", "preset: must be 'paper' or 'cpu', and is gpu"),
+        ("resources: 3", "resources: must be a mapping, `key: value` for each of its keys, and is 3"),
+        ("overrides: [a]", "overrides: must be a mapping, `key: value` for each of its keys, and is a list"),
+        ("resources: {retries: 101}", "resources.retries: must be at most 100, and is 101"),
+    ],
+)
+def test_a_value_of_another_kind_is_said_with_what_is_wanted(text: str, said: str) -> None:
+    assert problems(f"{GOOD}{text}\n") == [f"row 8: {said}"]
+
+
+def test_what_can_be_read_of_an_experiment_with_faults() -> None:
+    draft = parse_draft(GOOD.replace("  - padim", "  - 7\n  - padim") + "seed: [1]\nresources: {cpus: 0}\n")
+    assert [problem.partition(": ")[0] for problem in draft.problems] == ["row 6", "row 10", "row 9"]
+    assert draft.left_out == {"seed", "resources"}
+    assert draft.experiment == parse_experiment(GOOD)
+    draft = parse_draft("lines: [7]\nmodels: [padim]\noverrides: {a: {models: [large]}}\n")
+    assert draft.left_out == {"name", "store", "lines", "overrides"}
+    assert draft.experiment.models == (ModelChoice(name="padim"),)
 
 
 def test_what_python_gives_instead_of_text_or_a_list_is_said() -> None:
@@ -95,11 +126,17 @@ def test_what_python_gives_instead_of_text_or_a_list_is_said() -> None:
 
 
 def test_missing_keys() -> None:
-    assert problems("name: x\n") == [f"{key}: Field required" for key in ("store", "lines", "models")]
+    assert problems("name: x\ncosts: {missed_defect: 1, false_alarm: 1}") == [
+        "store: is missing: URI of the store, or a folder, that holds the packed lines and the run",
+        "lines: is missing: Names of lines packed in `store`, patterns over them, and URIs of lines in other stores, "
+        "such as `s3://bucket/bench/lines/*`",
+        "models: is missing: Models to compare, by name or with settings",
+        "row 2: costs.defect_rate: is missing: Share of NG images in production",
+    ]
 
 
 def test_a_bad_member_is_one_fault() -> None:
-    assert problems(GOOD + "seeds: [-1]\n") == ["row 8: seeds.0: Input should be greater than or equal to 0"]
+    assert problems(GOOD + "seeds: [-1]\n") == ["row 8: seeds.0: must be at least 0, and is -1"]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +147,7 @@ def test_a_bad_member_is_one_fault() -> None:
         ("name: [", "not valid YAML"),
         (GOOD.replace("[bottle,", "[bottle, bottle,"), "bottle is duplicated"),
         (GOOD.replace("  - padim", "  - padim\n  - padim"), "give each its own label"),
-        (GOOD.replace("night", "../night"), "pattern"),
+        (GOOD.replace("night", "../night"), "name: must begin with a letter or digit and have up to 100 letters"),
         ("a: &a [*a]\n", ""),
     ],
 )
@@ -199,10 +236,10 @@ overrides:
 """
     assert problems(GOOD + text) == [
         "row 10: overrides.bottle.modles: unknown key; did you mean 'models'?",
-        "row 14: overrides.pcb-*.models: Tuple should have at least 1 item after validation, not 0",
+        "row 14: overrides.pcb-*.models: must have a member at least, and is empty",
         "row 13: overrides.pcb-*.seeds: 1 is duplicated",
         "row 12: overrides.pcb-*.input.fits: unknown key; did you mean 'fit'?",
-        "row 15: overrides.models.false_alarm_budget: Input should be a valid number",
+        "row 15: overrides.models.false_alarm_budget: must be a number, and is empty",
         "row 15: overrides.models.train_budget: unknown key; did you mean 'train_budget_s'?",
     ]
 

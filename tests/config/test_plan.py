@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Override, Storage
-from raybench.config.plan import experiment_of, make_plan
+from raybench.config.plan import experiment_of, make_plan, plan_of
 from raybench.data.manifest import Manifest
 from raybench.data.pack import pack
 from raybench.errors import BucketMissing, ExperimentError, StoreDenied, StoreUnreachable
@@ -55,6 +55,35 @@ def test_every_problem_of_models_and_lines_at_once(experiment: Experiment, packe
     ):
         assert part in problems
     assert "raybench pack" in problems
+
+
+def test_faults_of_keys_models_and_lines_are_in_one_message(packed: Store, tmp_path: Path) -> None:
+    path = tmp_path / "night.yaml"
+    good = f"name: night\nstore: {packed.uri()}\nlines: [strip]\nmodels: [padim]\n"
+    path.write_text(
+        good.replace("[strip]", "[7, strp]").replace("[padim]", "[padin, {name: dfm, lable: a}]") + "seed: 1"
+    )
+    with pytest.raises(ExperimentError) as caught:
+        plan_of(str(path))
+    said = [
+        "row 3: lines.0: `7` is read as a number; as text it is in quotes",
+        "row 4: models.1.lable: unknown key; did you mean 'label'?",
+        "row 5: seed: unknown key; did you mean 'seeds'?",
+        "models: padin: unknown model 'padin'; did you mean 'padim'?",
+        f"lines: 'strp' is not packed in {packed.uri('lines')}; did you mean 'strip'?",
+    ]
+    assert len(caught.value.problems) == len(said)
+    for problem, start in zip(caught.value.problems, said, strict=True):
+        assert problem.startswith(start)
+    path.write_text(good.replace(packed.uri(), "s3://no-such-bucket").replace("padim", "padin") + "seed: 1")
+    with pytest.raises(ExperimentError, match=r"3 problems(?s:.*)seeds(?s:.*)padim(?s:.*)does not exist"):
+        plan_of(str(path))
+    path.write_text(good.replace(packed.uri(), "s3://no-such-bucket").replace("padim", "padin"))
+    with pytest.raises(ExperimentError, match=r"2 problems(?s:.*)padim(?s:.*)does not exist"):
+        plan_of(str(path))
+    path.write_text(good + "storage: {regoin: x}\nweights: [a]\n")  # what depends on these two is not looked at
+    with pytest.raises(ExperimentError, match="2 problems"):
+        plan_of(str(path))
 
 
 def test_stores_that_cannot_be_used(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:

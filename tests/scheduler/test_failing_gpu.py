@@ -80,52 +80,67 @@ from raybench.config.plan import make_plan
 from raybench.errors import RaybenchError
 from raybench.scheduler.runner import run_plan
 
-store, folder, nodes, seeds, models = *sys.argv[1:3], *map(int, sys.argv[3:5]), sys.argv[5:]
+store, folder, seeds, runs = *sys.argv[1:3], int(sys.argv[3]), sys.argv[4:]
 own = {"once", "always", "node"}
-experiment = Experiment(
-    name="night", store=store, lines=("strip",), seeds=tuple(range(seeds)), squashed_twins=False, inspect=False,
-    annotation=Annotation(signals=0), false_alarm_budget=0.2,
-    models=tuple(
-        ModelChoice(name="fragile:Fragile", label=model, config={"how": model, "folder": folder})
-        if model in own else ModelChoice(name=model)
-        for model in models
-    ),
-    input=InputChoice(pixels=4096), resources=Resources(gpus=1.0, measure_s=0.05, retries=1),
-)
-node = {"num_cpus": 2, "num_gpus": 1}
+
+
+def outcome(models):
+    experiment = Experiment(
+        name=models[0], store=store, lines=("strip",), seeds=tuple(range(seeds)), squashed_twins=False, inspect=False,
+        annotation=Annotation(signals=0), false_alarm_budget=0.2,
+        models=tuple(
+            ModelChoice(name="fragile:Fragile", label=model, config={"how": model, "folder": folder})
+            if model in own else ModelChoice(name=model)
+            for model in models
+        ),
+        input=InputChoice(pixels=4096), resources=Resources(gpus=1.0, measure_s=0.05, retries=1),
+    )
+    found = {"said": "", "failures": [], "unusable": []}
+    try:
+        plan = make_plan(experiment)
+        summary = run_plan(plan)
+        labels = {unit.unit_id: unit.model for unit in plan.units}
+        found["failures"] = [(labels[unit_id], failure.message) for unit_id, failure in summary.failed.items()]
+        found["unusable"] = list(summary.unusable)
+    except RaybenchError as error:
+        found["said"] = f"{type(error).__name__}: {error}"
+    return found
+
+
+node = {"num_cpus": 2, "num_gpus": 1, "include_log_monitor": False, "no_monitor": True}
 cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-bad = cluster.head_node
-for _ in range(nodes - 1):
-    bad = cluster.add_node(**node)
+bad = cluster.add_node(**node)
 Path(folder, "bad").write_text(bad.node_id)
 ray.init(address=cluster.address, log_to_driver=False)
-found = {"bad": bad.node_id, "said": "", "failures": [], "unusable": []}
-try:
-    plan = make_plan(experiment)
-    summary = run_plan(plan)
-    labels = {unit.unit_id: unit.model for unit in plan.units}
-    found["failures"] = [(labels[unit_id], failure.message) for unit_id, failure in summary.failed.items()]
-    found["unusable"] = list(summary.unusable)
-except RaybenchError as error:
-    found["said"] = f"{type(error).__name__}: {error}"
-calls = Path(folder, "calls")
-found["calls"] = [row.split() for row in calls.read_text().splitlines()] if calls.exists() else []
-print(json.dumps(found))
+outcomes = [outcome(models.split(",")) for models in runs]
+calls = [row.split() for row in Path(folder, "calls").read_text().splitlines()]
+print(json.dumps({"bad": bad.node_id, "runs": outcomes, "calls": calls}))
 ray.shutdown()
 cluster.shutdown()
 """
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    found = open_store(str(tmp_path / "store"))
-    strips = write_strips(tmp_path / "strips", Sizes(24, 3, 3, 0))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("failing")
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Store:
+    found = open_store(str(folder / "store"))
+    strips = write_strips(folder / "strips", Sizes(24, 3, 3, 0))
     pack(open_store(str(strips)), found.sub("lines"), "strip", PackOptions())
     return found
 
 
-def outcome(store: Store, folder: Path, *models: str, nodes: int = 1, seeds: int = 1) -> dict[str, Any]:
-    """What a run makes of them, on so many nodes with a GPU, in a process of its own."""
+@pytest.fixture(scope="module")
+def found(store: Store, folder: Path) -> dict[str, Any]:
+    """Two runs on one cluster of two nodes."""
+    return outcomes(store, folder, "padim", "once,always")
+
+
+def outcomes(store: Store, folder: Path, *runs: str, seeds: int = 1) -> dict[str, Any]:
+    """What comes of runs, each of some models, one after the other on two nodes with a GPU, in a process of its own."""
     (folder / "fragile.py").write_text(FRAGILE)
     paths = [str(folder), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {
@@ -133,14 +148,14 @@ def outcome(store: Store, folder: Path, *models: str, nodes: int = 1, seeds: int
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    return answer(RUN, store.uri(), str(folder), str(nodes), str(seeds), *models, environment=environment)
+    return answer(RUN, store.uri(), str(folder), str(seeds), *runs, environment=environment)
 
 
-def test_a_process_that_has_lost_its_gpu_ends_and_others_go_on(store: Store, tmp_path: Path) -> None:
+def test_a_process_that_has_lost_its_gpu_ends_and_others_go_on(found: dict[str, Any]) -> None:
     """One model loses it once, another each time it is tried: that is a row that names the GPU."""
-    found = outcome(store, tmp_path, "once", "always")
-    assert (found["said"], found["unusable"]) == ("", [])
-    ((model, message),) = found["failures"]
+    run = found["runs"][1]
+    assert (run["said"], run["unusable"]) == ("", [])
+    ((model, message),) = run["failures"]
     assert model == "always"
     assert message.startswith("CUDA error: an illegal memory access was encountered [node ")
     assert message.endswith(", GPU 0]")
@@ -152,16 +167,17 @@ def test_a_process_that_has_lost_its_gpu_ends_and_others_go_on(store: Store, tmp
 
 @pytest.mark.long  # how soon Ray starts the second process decides; half a minute on a quiet machine
 def test_a_node_whose_gpu_fails_is_left_out(store: Store, tmp_path: Path) -> None:
-    found = outcome(store, tmp_path, "node", nodes=2, seeds=10)
-    assert (found["failures"], found["said"]) == ([], "")
-    (said,) = found["unusable"]
+    found = outcomes(store, tmp_path, "node", seeds=10)
+    (run,) = found["runs"]
+    assert (run["failures"], run["said"]) == ([], "")
+    (said,) = run["unusable"]
     assert said.startswith(f"node {found['bad']}, GPU 0: No CUDA GPUs are available")
     assert 2 <= [node for _, node, _ in found["calls"]].count(found["bad"]) <= 4
 
 
-def test_torch_that_cannot_use_the_gpus_is_said_before_anything_is_trained(store: Store, tmp_path: Path) -> None:
-    found = outcome(store, tmp_path, "padim", nodes=2)
-    assert found["said"].startswith("GpuUnusable: no node has a GPU that works: node ")
-    assert found["said"].count(", GPU 0: ") == 2
-    assert "resources.gpus: 0" in found["said"]
-    assert not list(store.list("runs/night/units/"))
+def test_torch_that_cannot_use_the_gpus_is_said_before_anything_is_trained(store: Store, found: dict[str, Any]) -> None:
+    said = found["runs"][0]["said"]
+    assert said.startswith("GpuUnusable: no node has a GPU that works: node ")
+    assert said.count(", GPU 0: ") == 2
+    assert "resources.gpus: 0" in said
+    assert not list(store.list("runs/padim/units/"))

@@ -67,22 +67,24 @@ def training_shard(manifest: Manifest) -> ShardInfo:
 
 
 def test_lines_are_inspected_once_without_being_asked_for(finished: FinishedRun, tmp_path: Path) -> None:
-    other = open_store(str(tmp_path / "other"))
-    few = write_strips(tmp_path / "few", Sizes(12, 2, 2, 0))
-    pack(open_store(str(few)), other, "far", PackOptions(shard_rows=4))
+    store, other = (open_store(str(tmp_path / name)) for name in ("store", "other"))
+    for lines, line, images in ((store.sub("lines"), "strip", 8), (other, "far", 7)):
+        strips = write_strips(tmp_path / line, Sizes(images, 2, 2, 0))
+        pack(open_store(str(strips)), lines, line, PackOptions(shard_rows=4))
     before = list(other.list())
-    update = {"inspect": True, "lines": ("strip", other.uri("far")), "annotation": Annotation(signals=2)}
+    update = {"store": store.uri(), "inspect": True, "lines": ("strip", other.uri("far"))}
+    update |= {"annotation": Annotation(signals=2)}
     plan = make_plan(finished.experiment.model_copy(update=update))
     watch = Watch()
     assert run_plan(plan, watch).uninspected == {}
     assert watch.seen == PhaseCount(done=2, total=2)
     assert list(other.list()) == before  # it is only read
     found = inspections_in(RunStore(plan.store, "night"), plan)
-    assert {line: one.images for line, one in found.items() if isinstance(one, Inspection)} == {"far": 16, "strip": 36}
-    assert read_inspection(finished.store.sub("lines"), plan.manifests["strip"]) == found["strip"]
+    assert {line: one.images for line, one in found.items() if isinstance(one, Inspection)} == {"far": 11, "strip": 12}
+    assert read_inspection(store.sub("lines"), plan.manifests["strip"]) == found["strip"]
     learnt = [key for key in (item.key for item in plan.store.list()) if key.endswith("signals.npz")]
     assert sorted(learnt) == ["lines/strip/signals.npz", "runs/night/lines/far/signals.npz"]
-    for images in (16, 36):
+    for images in (11, 12):
         assert page_of(plan).count(f"Data quality: nothing is wrong with the {images} images") == 1
     assert cache.load(plan, RunStore(plan.store, "night"))
     annotation = plan.experiment.annotation.model_copy(update={"signals": 7})

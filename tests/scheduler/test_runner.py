@@ -116,10 +116,11 @@ def test_an_aggregator_that_comes_back_empty_loses_nothing(finished: FinishedRun
         packed.delete(item.key)
     plan, night = make_plan(experiment), RunStore(packed, "night")
     unit_id = plan.units[0].unit_id
-    actor = Aggregator.remote(night)  # type: ignore[attr-defined]
-    ray.get(actor.finished.remote([unit_id]))  # it waits for more before it writes a page
+    actor = Aggregator.remote()  # type: ignore[attr-defined]
+    killed = actor.append_to_ledger.remote(night, [])
     ray.kill(actor, no_restart=False)
-    assert ray.get(actor.report.remote(plan, "2026-01-01T00:00:00+00:00")).rows == reference.rows
+    ray.get(killed)
+    assert ray.get(actor.report.remote(night, plan, "2026-01-01T00:00:00+00:00")).rows == reference.rows
     assert Ledger.read(night).done == set()
     ray.kill(actor)
     assert run(experiment).board.rows == reference.rows
@@ -185,11 +186,13 @@ def test_too_much_is_asked_of_the_cluster() -> None:
         cluster_capacity(Resources(gpus=1.0))
 
 
-def test_driver_and_aggregator_never_import_torch() -> None:
+def test_what_takes_seconds_to_import_waits_until_it_is_used() -> None:
+    """Driver and aggregator never import torch; workers only for detectors that compute with it."""
     code = (
         "import sys, raybench.cli\n"
         "from raybench.scheduler import aggregator, progress, runner\n"
-        "print(sorted({'torch', 'anomalib', 'timm'} & set(sys.modules)))"
+        "from raybench.worker import merge, score, timing, train\n"
+        "print(sorted({'torch', 'anomalib', 'timm', 'sklearn', 'scipy.stats'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -58,11 +58,11 @@ class Head:
     def job(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.ray("job", verb, "--address", self.address, *arguments)
 
-    def answer(self, path: str) -> Any:
-        """The dashboard's answer to a GET with the token. Raises HTTPError."""
+    def answer(self, path: str, method: str = "GET") -> Any:
+        """The dashboard's answer to a request with the token. Raises HTTPError."""
         token = Path(self.environment["HOME"], ".ray", "auth_token").read_text().strip()
         bearer = {"Authorization": f"Bearer {token}"}
-        request = urllib.request.Request(self.address + path, headers=bearer)  # noqa: S310
+        request = urllib.request.Request(self.address + path, headers=bearer, method=method)  # noqa: S310
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             return json.load(answer)
 

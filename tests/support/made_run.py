@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from raybench.analysis.anomaly_types import references
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.config.unit import Unit
@@ -16,6 +21,14 @@ from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
 from raybench.worker.timing import measure
 from raybench.worker.train import train
+
+
+@contextlib.contextmanager
+def few_samples() -> Iterator[None]:
+    """Learn anomaly types from a third of the images, in this process; all of them take many seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(references, "LEARNT_FROM", 6)
+        yield
 
 
 def planned(folder: Path, images: Path, shard_rows: int, *models: ModelChoice) -> Plan:

@@ -17,10 +17,6 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from raybench.analysis.anomaly_types.features import (
     ALIGNED,
@@ -158,6 +154,12 @@ def _inputs(excess: Floats) -> Floats:
 
 
 def _fit_models(inputs: Floats, kinds: npt.NDArray[np.str_]) -> list[Classifier]:
+    # More than a second of imports, for which neither the driver nor most of its workers should wait.
+    from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     truths = np.where(kinds == UNCHANGED, DEFECT, kinds)
     if len(set(truths.tolist())) == 1:
         return []

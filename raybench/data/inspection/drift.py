@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import ks_2samp
 
 MAX_P = 0.01
 MIN_EFFECT = 0.3
@@ -85,6 +84,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _compare(table: pd.DataFrame) -> Iterator[Drift]:
     """Yield comparisons with uncorrected p values."""
+    from scipy.stats import ks_2samp  # takes most of a second to import; a stored inspection needs none of it
+
     train = table[(table["split"] == "train") & (table["label"] == "ok")]
     others = {
         "test": table[(table["split"] == "test") & (table["label"] == "ok")],
