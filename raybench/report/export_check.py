@@ -6,16 +6,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from raybench.data.decode import Pixels
 from raybench.detectors.onnx_file import Outputs, Scorer, onnx_scorer, openvino_scorer
-from raybench.errors import InputError, IntegrityError
+from raybench.errors import InputError
+from raybench.metrics import npz
 
 TOLERANCE = 1e-3
 """Largest relative difference of scores; of a heat map, relative to its highest value."""
+_KIND, _VERSION = "images of an exported file", 1
 _MAP_SIDE = 64
 _TIMED = 5  # times that each image is scored
 
@@ -51,7 +54,7 @@ class CheckImages:
     def save(self, file: Path) -> Path:
         """Write the images beside an exported file, and return their path."""
         path = self.path_of(file)
-        np.savez_compressed(path, **vars(self))
+        path.write_bytes(npz.to_bytes(_KIND, _VERSION, {name: np.asarray(value) for name, value in vars(self).items()}))
         return path
 
     @classmethod
@@ -65,11 +68,7 @@ class CheckImages:
         path = cls.path_of(file)
         if not path.is_file():
             raise InputError(f"{path} does not exist; copy it here with the exported file")
-        try:
-            with np.load(path) as found:
-                arrays = {name: found[name] for name in cls.__dataclass_fields__}
-        except Exception as error:  # readers of zip and npy have no common base
-            raise IntegrityError(f"{path} is damaged: {error}") from error
+        arrays: dict[str, Any] = npz.from_bytes(_KIND, _VERSION, path.read_bytes())
         return cls(**arrays | {name: arrays[name].item() for name in ("step", "threshold")})
 
 

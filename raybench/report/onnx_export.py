@@ -78,7 +78,7 @@ def export(
     threshold = read_threshold(run, unit.unit_id, trained, plan.experiment.threshold.source)
     trained = replace(trained, threshold=threshold)
     packed = plan.line(line)
-    images = _images(packed, size or _only_size(packed.manifest))
+    images = sample_images(packed, size or _only_size(packed.manifest))
     site = WorkerContext(run, plan.lines_of(line), cache_dir, "cpu", 1)
     detector = cached_detector(unit, trained, site)
     source = _source(unit, packed.manifest, images[0])
@@ -127,10 +127,18 @@ def _only_size(manifest: Manifest) -> Size:
     return least
 
 
-def _images(line: Line, size: Size) -> list[Pixels]:
-    """Return NG and OK images of the line of one size as a program reads them: (H, W, 1) or (H, W, 3), of one type.
+def sample_images(line: Line, size: Size) -> list[Pixels]:
+    """Return some NG and OK images of one size as a program reads them, to check an exported file.
 
-    Grey images become RGB if others are RGB.
+    Args:
+        line: The line.
+        size: Height and width of the images in pixels.
+
+    Returns:
+        Up to CHECKED_IMAGES images of one type: (H, W, 1) if all are grey, otherwise (H, W, 3) RGB.
+
+    Raises:
+        InputError: The line has no image of this size, or some of 8 and some of 16 bits.
     """
     ng = itertools.islice(_rows(line, "ng", size), CHECKED_IMAGES // 2)
     rows = list(itertools.islice(itertools.chain(ng, _rows(line, "ok", size)), CHECKED_IMAGES))
