@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from raybench.config.plan import Plan
     from raybench.data.line import Line
     from raybench.detectors.protocol import Card, Detector, FitContext, Scored, TrainImages
+    from raybench.report.export_check import check_export
     from raybench.report.notebook import Heatmap
 
     __version__: str
@@ -44,6 +45,7 @@ __all__ = [
     "Scored",
     "TrainImages",
     "__version__",
+    "check_export",
     "errors",
     "open_run",
     "pack",
@@ -55,6 +57,7 @@ _HOMES = {
     **dict.fromkeys(("Run", "open_run", "pack", "plan", "run"), "raybench._api"),
     **dict.fromkeys(("Experiment", "ModelChoice"), "raybench.config.experiment"),
     "Heatmap": "raybench.report.notebook",
+    "check_export": "raybench.report.export_check",
     "Line": "raybench.data.line",
     "Plan": "raybench.config.plan",
     **dict.fromkeys(("Card", "Detector", "FitContext", "Scored", "TrainImages"), "raybench.detectors.protocol"),

@@ -214,17 +214,20 @@ class Run:
         frame.attrs["page"] = str(scored.folder / PAGE)
         return frame
 
-    def export(self, line: str, folder: str | Path, model: str | None = None) -> Exported:
-        """Write a line's detector as ONNX (and OpenVINO), threshold included, checked against the original.
+    def export(
+        self, line: str, folder: str | Path, model: str | None = None, size: tuple[int, int] | None = None
+    ) -> Exported:
+        """Write a line's detector as ONNX (and OpenVINO) from source pixels to the decision, checked against it.
 
         Args:
             line: The product line.
             folder: Local folder for the files.
             model: Label of the model. None: the one that the verdict names.
+            size: Height and width of the images that the file takes. None: those of the line's images, all of one size.
         """
         from raybench.report.onnx_export import export
 
-        return export(self.plan, line, model, Path(folder), node_cache())
+        return export(self.plan, line, model, Path(folder), node_cache(), size)
 
     def report(self, folder: str | Path = "out") -> Path:
         """Build the report of what is done so far, unless it is up to date, and copy it into `folder`.

@@ -49,12 +49,12 @@ def eight_bit(pixels: Pixels, white_level: int = 255, black_level: int = 0) -> n
     """Convert pixels to uint8. 16-bit values are scaled so that `black_level` becomes 0 and `white_level` 255."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels, dtype=np.uint8)
-    return np.take(_scaling(white_level, black_level), pixels)
+    return np.take(level_table(white_level, black_level), pixels)
 
 
 @functools.lru_cache(maxsize=8)
-def _scaling(white_level: int, black_level: int) -> npt.NDArray[np.uint8]:
-    """Build the table from 16-bit to 8-bit values, (65536,) uint8."""
+def level_table(white_level: int, black_level: int) -> npt.NDArray[np.uint8]:
+    """Return the 8-bit value of each 16-bit value, (65536,) uint8; see `eight_bit`."""
     scaled = np.clip(np.rint((np.arange(2**16) - black_level) * (255 / (white_level - black_level))), 0, 255)
     return np.asarray(scaled, np.uint8)
 
@@ -69,6 +69,11 @@ def decode_deep(data: bytes) -> Pixels:
         RejectedImage: unreadable.
     """
     return _decode(data, _TIFF_COLOUR)[..., ::-1] if is_tiff(data) else _decode(data, _COLOUR)
+
+
+def is_grey(data: bytes) -> bool:
+    """Return whether an image is stored with one channel. Raises RejectedImage: unreadable."""
+    return _decode(data, _AS_STORED).ndim == 2
 
 
 def decode_mask(data: bytes, height: int, width: int) -> npt.NDArray[np.bool_]:

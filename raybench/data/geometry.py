@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 MODES = ("native", "letterbox", "squash", "tile")
 SQUARE_UP_TO = 1.1  # longer side / shorter side
-_GREY = (114, 114, 114)  # the usual letterbox colour of detection networks (YOLO)
+_GREY = 114  # the usual letterbox colour of detection networks (YOLO)
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,16 @@ def box_of(fit: InputFit, height: int, width: int) -> Box:
     return Box((fit.height - inner_height) // 2, (fit.width - inner_width) // 2, inner_height, inner_width)
 
 
+def padding_of(fit: InputFit) -> int | None:
+    """Return the value of the pixels around the image in the network's input. None: they are its reflections."""
+    return _GREY if fit.mode == "letterbox" else None
+
+
 def to_network(image: npt.NDArray[np.uint8], fit: InputFit) -> npt.NDArray[np.uint8]:
     """Resize and pad an image to the network's input.
 
-    Interpolation is by area if the image shrinks, otherwise bilinear.
+    Interpolation is by area if the image shrinks, otherwise bilinear. Exported files repeat it: see
+    `detectors.onnx_graph`.
 
     Args:
         image: (H, W, 3) uint8.
@@ -147,8 +153,9 @@ def to_network(image: npt.NDArray[np.uint8], fit: InputFit) -> npt.NDArray[np.ui
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized = cv2.resize(image, (box.width, box.height), interpolation=interpolation)
     below, right = fit.height - box.height - box.top, fit.width - box.width - box.left
-    border = cv2.BORDER_CONSTANT if fit.mode == "letterbox" else cv2.BORDER_REFLECT
-    padded = cv2.copyMakeBorder(resized, box.top, below, box.left, right, border, value=_GREY)
+    padding = padding_of(fit)
+    border = cv2.BORDER_REFLECT if padding is None else cv2.BORDER_CONSTANT
+    padded = cv2.copyMakeBorder(resized, box.top, below, box.left, right, border, value=(padding or 0,) * 3)
     return np.ascontiguousarray(padded, dtype=np.uint8)
 
 

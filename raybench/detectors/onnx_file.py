@@ -1,92 +1,75 @@
-"""Export of a fitted detector to ONNX and OpenVINO. The graph includes normalisation and threshold."""
+"""Exported detectors in the runtimes that run them: onnxruntime and OpenVINO. Nothing here needs torch."""
 
 from __future__ import annotations
 
 import importlib.util
-import logging
-import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
-from raybench.detectors.protocol import Detector, Images, Scored
-from raybench.detectors.torch_detector import TorchDetector
-from raybench.errors import InputError, ModelError
+from raybench.errors import InputError
 
-INPUT, OUTPUTS = "image", ["score", "heatmap", "is_anomalous"]
-_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-Scorer = Callable[[Images], Scored]
+INPUT = "image"
+SCORE, HEATMAP, IS_ANOMALOUS = OUTPUTS = ("score", "heatmap", "is_anomalous")
 
 
-class ThresholdedModel(nn.Module):
-    """The exported graph: a detector's module and its threshold.
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What an exported file says of one image."""
 
-    It maps `image`, (1, H, W, 3) uint8 RGB at the network's size, to `score`, (1,) float64, raw; `heatmap`, (1, H, W)
-    float32, unless the detector has none; and `is_anomalous`, (1,) bool: score > threshold.
-    """
+    score: float
+    heatmap: npt.NDArray[np.float32] | None
+    """(H, W) float32, raw. None if the detector has no heat maps."""
+    is_anomalous: bool | None
+    """None without a threshold."""
 
-    threshold: Tensor
-
-    def __init__(self, module: nn.Module, threshold: float) -> None:
-        super().__init__()
-        self.module = module
-        self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float64))
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        output: Any = self.module(image.permute(0, 3, 1, 2).float() / 255)
-        score = output.pred_score.reshape(-1).double()
-        maps = () if output.anomaly_map is None else (output.anomaly_map.reshape(image.shape[:3]).float(),)
-        return score, *maps, score > self.threshold
+    @classmethod
+    def of(cls, values: dict[str, npt.NDArray[Any]]) -> Outputs:
+        """Convert the outputs of a runtime, by name."""
+        heatmap, decision = values.get(HEATMAP), values.get(IS_ANOMALOUS)
+        return cls(
+            float(values[SCORE][0]),
+            None if heatmap is None else heatmap[0],
+            None if decision is None else bool(decision[0]),
+        )
 
 
-def write_onnx(detector: Detector, threshold: float | None, path: Path) -> None:
-    """Write a detector and its threshold to an ONNX file.
+@dataclass(frozen=True)
+class Scorer:
+    """An exported file, loaded by a runtime."""
 
-    Args:
-        detector: A fitted detector.
-        threshold: Images with a higher score are anomalous. With None no image is.
-        path: The file to write.
+    provider: str
+    """What computes, as `CPUExecutionProvider`."""
+    score: Callable[[npt.NDArray[Any]], Outputs]
+    """Scores one image (H, W, C) of the type and size that the file takes."""
+
+
+def onnx_scorer(path: Path, provider: str = "CPUExecutionProvider") -> Scorer:
+    """Load an ONNX file with onnxruntime.
 
     Raises:
-        InputError: Packages are missing.
-        ModelError: The detector cannot be expressed in ONNX.
+        InputError: The package or the provider is missing, or the file cannot be loaded.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"export needs {', '.join(missing)}; install raybench[export]")
-    if reason := detector.card().not_exportable:
-        raise ModelError(f"it cannot be exported: {reason}")
-    if not isinstance(detector, TorchDetector):
-        raise ModelError("it cannot be exported: it is no torch detector of raybench's")
-    limit = float("inf") if threshold is None else threshold
-    example = torch.zeros((1, detector.height, detector.width, 3), dtype=torch.uint8, device=detector.device)
-    model = ThresholdedModel(detector.module, limit).eval().to(detector.device)
-    with torch.inference_mode():
-        names = OUTPUTS if len(model(example)) == len(OUTPUTS) else [OUTPUTS[0], OUTPUTS[2]]
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model, (example,), path, input_names=[INPUT], output_names=names, dynamo=True,
-                external_data=False, verbose=False,
-            )  # fmt: skip
-    except Exception as error:  # the exporter's errors have no common base
-        raise ModelError(f"it cannot be exported: {type(error).__name__}: {error}") from error
-
-
-def onnx_scorer(path: Path) -> Scorer:
-    """Return a function that scores images by the ONNX file, with onnxruntime."""
+    _check_installed("onnxruntime")
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    if provider not in (known := onnxruntime.get_available_providers()):
+        raise InputError(f"this onnxruntime has no {provider}; it has {', '.join(known)}")
+    try:
+        session = onnxruntime.InferenceSession(path, providers=[provider])
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise InputError(f"onnxruntime cannot load {path}: {error}") from error
+    if session.get_providers()[0] != provider:  # onnxruntime takes the CPU for a GPU that fails
+        raise InputError(f"onnxruntime cannot use its {provider} here")
     names = [output.name for output in session.get_outputs()]
-    return _scorer(lambda image: dict(zip(names, session.run(None, {INPUT: image}), strict=True)))
+    return Scorer(
+        provider,
+        lambda image: Outputs.of(dict(zip(names, session.run(None, {INPUT: image[np.newaxis]}), strict=True))),
+    )
 
 
 def has_openvino() -> bool:
@@ -96,27 +79,28 @@ def has_openvino() -> bool:
 
 def write_openvino(onnx: Path, path: Path) -> None:
     """Convert an ONNX file to OpenVINO: `path` (.xml) and a .bin file beside it. Raises InputError without OpenVINO."""
-    if not has_openvino():
-        raise InputError("the package openvino is not installed; install raybench[export]")
+    _check_installed("openvino")
     import openvino
 
     openvino.save_model(openvino.Core().read_model(onnx), path, compress_to_fp16=False)
 
 
 def openvino_scorer(path: Path) -> Scorer:
-    """Return a function that scores images by the OpenVINO files, on the CPU in float32."""
+    """Load OpenVINO files, for the CPU in float32. Raises InputError without OpenVINO, or if they cannot be loaded."""
+    _check_installed("openvino")
     import openvino
 
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    try:
+        compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except RuntimeError as error:
+        raise InputError(f"OpenVINO cannot load {path}: {error}") from error
     names = [output.any_name for output in compiled.outputs]
-    return _scorer(lambda image: dict(zip(names, compiled(image).values(), strict=True)))
+    return Scorer(
+        "OpenVINO CPU",
+        lambda image: Outputs.of(dict(zip(names, compiled(image[np.newaxis]).values(), strict=True))),
+    )
 
 
-def _scorer(run: Callable[[Images], dict[str, npt.NDArray[Any]]]) -> Scorer:
-    def score(images: Images) -> Scored:
-        outputs = [run(image[np.newaxis]) for image in images]
-        maps = [output["heatmap"] for output in outputs if "heatmap" in output]
-        scores = np.concatenate([output["score"] for output in outputs]).astype(np.float64)
-        return Scored(scores, np.concatenate(maps).astype(np.float32) if maps else None)
-
-    return score
+def _check_installed(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise InputError(f"the package {package} is not installed; install raybench[export]")

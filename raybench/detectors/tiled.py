@@ -66,8 +66,7 @@ class Tiled(Detector):
     def card(self) -> Card:
         inner = self.inner.card()
         method = f"scored in {len(self.places)} tiles of {self.tile}x{self.tile} px"
-        obstacle = "its tiles are cut and joined outside the network"
-        return replace(inner, weights_note=f"{inner.weights_note}; {method}", not_exportable=obstacle)
+        return replace(inner, weights_note=f"{inner.weights_note}; {method}")
 
 
 class DeviceTiled(Tiled):

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from raybench.analysis.select import select_unit
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
-from raybench.data.geometry import to_network
+from raybench.data.decode import Pixels, decode_deep, eight_bit, is_grey, level_table
+from raybench.data.geometry import box_of, padding_of, to_network, to_source
+from raybench.data.line import Line
+from raybench.data.manifest import Manifest
+from raybench.data.shards import ImageRow, read_rows
 from raybench.detectors import onnx_file
-from raybench.detectors.protocol import Detector, Scored
+from raybench.detectors.onnx_file import Outputs, Scorer
+from raybench.detectors.onnx_graph import Source, write_onnx
+from raybench.detectors.protocol import Detector
 from raybench.errors import InputError, ModelError
+from raybench.report.export_check import TOLERANCE, CheckImages, largest_difference
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
 from raybench.runs.thresholds import read_threshold
 from raybench.worker.context import WorkerContext, cached_detector, fit_of
 
-TOLERANCE = 1e-3
-"""Largest relative difference of scores; of a heat map, relative to its highest value."""
 CHECKED_IMAGES = 8
+STORED_IMAGES = 4
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,16 @@ class Exported:
     """Largest relative difference to the detector's scores and heat maps."""
     images: int
     """Number of the line's images that were compared."""
+    shape: tuple[int, ...]
+    """Shape of the file's input: (1, height, width, channels)."""
+    dtype: str
+    """Type of the file's input: uint8 or uint16."""
 
 
-def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Path) -> Exported:
-    """Write `<line>-<model>.onnx`, its `.json` and, if the package is installed, OpenVINO's `.xml` and `.bin`.
+def export(
+    plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Path, size: Size | None = None
+) -> Exported:
+    """Write `<line>-<model>.onnx`, OpenVINO's `.xml` and `.bin` if it is installed, `.json` and `.check.npz`.
 
     Args:
         plan: The experiment.
@@ -50,9 +63,11 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
         model: A label of the experiment. None: the model that the verdict names.
         folder: Where the files are written.
         cache_dir: Cache of the node.
+        size: Height and width of the images that the files take. None: those of the line's images, all of one size.
 
     Raises:
-        InputError: There is no such line or model, no verdict names one, or it is not trained.
+        InputError: There is no such line or model, no verdict names one, it is not trained, or the images of the line
+            have several sizes or depths.
         ModelError: The model cannot be exported, or the file scores differently.
     """
     run = RunStore.of(plan)
@@ -62,61 +77,127 @@ def export(plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Pa
         raise InputError(f"{unit} is not trained yet; run the experiment first")
     threshold = read_threshold(run, unit.unit_id, trained, plan.experiment.threshold.source)
     trained = replace(trained, threshold=threshold)
+    packed = plan.line(line)
+    images = sample_images(packed, size or _only_size(packed.manifest))
     site = WorkerContext(run, plan.lines_of(line), cache_dir, "cpu", 1)
     detector = cached_detector(unit, trained, site)
+    source = _source(unit, packed.manifest, images[0])
     folder.mkdir(parents=True, exist_ok=True)
     onnx = folder / f"{line}-{unit.model}.onnx"
     try:
-        onnx_file.write_onnx(detector, trained.threshold.value, onnx)
+        write_onnx(detector, source, threshold.value, onnx)
     except ModelError as error:
         raise ModelError(f"{unit}: {error}") from error
-    images = _images(plan, unit)
+    files, scorers = _runtimes(onnx)
+    expected = [_evaluate(detector, unit, packed.manifest, image, threshold.value) for image in images]
+    pairs = list(zip(images, expected, strict=True))
+    gaps = [largest_difference(scorer.score(image), outputs) for scorer in scorers for image, outputs in pairs]
+    difference = float(np.max(gaps))
+    if not difference <= TOLERANCE:
+        raise ModelError(f"{unit}: the exported file scores otherwise, by {difference:.2g} of its value")
+    some = slice(None, None, -(-len(images) // STORED_IMAGES))
+    check = CheckImages.of(images[some], expected[some], threshold.value).save(onnx)
+    about = onnx.with_suffix(".json")
+    checked = {"images": len(images), "largest_relative_difference": difference}
+    described = _about(unit, packed.manifest, trained, source) | {"checked": checked}
+    about.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    files += [check, about]
+    return Exported(line, unit.model, tuple(files), difference, len(images), source.shape, source.dtype)
+
+
+def _runtimes(onnx: Path) -> tuple[list[Path], list[Scorer]]:
+    """Convert an ONNX file to OpenVINO if it is installed. Returns all files, and a scorer of each runtime."""
     files, scorers = [onnx], [onnx_file.onnx_scorer(onnx)]
     if onnx_file.has_openvino():
         openvino = onnx.with_suffix(".xml")
         onnx_file.write_openvino(onnx, openvino)
         files += [openvino, onnx.with_suffix(".bin")]
         scorers.append(onnx_file.openvino_scorer(openvino))
-    difference = max(_difference(detector, scorer(images), images) for scorer in scorers)
-    if difference > TOLERANCE:
-        raise ModelError(f"{unit}: the exported file scores otherwise, by {difference:.2g} of its value")
-    about = onnx.with_suffix(".json")
-    about.write_text(json.dumps(_about(unit, trained, difference, len(images)), indent=2) + "\n", encoding="utf-8")
-    return Exported(line, unit.model, (*files, about), difference, len(images))
+    return files, scorers
 
 
-def _images(plan: Plan, unit: Unit) -> npt.NDArray[np.uint8]:
-    """Some of the line's images at the network's size, (N, H, W, 3) uint8."""
-    samples = islice(plan.line(unit.line).images(), CHECKED_IMAGES)
-    return np.stack([to_network(sample.pixels, fit_of(unit)) for sample in samples])
+def _only_size(manifest: Manifest) -> Size:
+    least, most = (manifest.min_height, manifest.min_width), (manifest.max_height, manifest.max_width)
+    if least != most:
+        sizes = " to ".join("x".join(map(str, size)) for size in (least, most))
+        raise InputError(
+            f"the images of {manifest.line} have several sizes, {sizes} (height x width), and an exported file takes "
+            "one: name it with --size HEIGHTxWIDTH"
+        )
+    return least
 
 
-def _difference(detector: Detector, found: Scored, images: npt.NDArray[np.uint8]) -> float:
-    expected = detector.score(images)
-    gaps = [_relative(found.scores, expected.scores, np.abs(expected.scores))]
-    if expected.heatmaps is not None and found.heatmaps is not None:
-        peak = np.abs(expected.heatmaps).max(axis=(1, 2), keepdims=True)
-        gaps.append(_relative(found.heatmaps, expected.heatmaps, peak))
-    return max(gaps)
+def sample_images(line: Line, size: Size) -> list[Pixels]:
+    """Return some NG and OK images of one size as a program reads them, to check an exported file.
+
+    Args:
+        line: The line.
+        size: Height and width of the images in pixels.
+
+    Returns:
+        Up to CHECKED_IMAGES images of one type: (H, W, 1) if all are grey, otherwise (H, W, 3) RGB.
+
+    Raises:
+        InputError: The line has no image of this size, or some of 8 and some of 16 bits.
+    """
+    ng = itertools.islice(_rows(line, "ng", size), CHECKED_IMAGES // 2)
+    rows = list(itertools.islice(itertools.chain(ng, _rows(line, "ok", size)), CHECKED_IMAGES))
+    if not rows:
+        raise InputError(f"{line.name} has no image of {size[0]}x{size[1]} pixels (height x width) to check the file")
+    images = [decode_deep(row.image) for row in rows]
+    if len({image.dtype for image in images}) > 1:
+        raise InputError(
+            f"{line.name} has images of 8 and of 16 bits, and an exported file takes one kind: "
+            "pack the images of one camera as a line"
+        )
+    channels = 1 if all(is_grey(row.image) for row in rows) else 3
+    return [np.ascontiguousarray(image[..., :channels]) for image in images]
 
 
-def _relative(
-    found: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], scale: npt.NDArray[np.floating]
-) -> float:
-    return float((np.abs(found - expected) / np.maximum(scale, np.finfo(np.float32).tiny)).max())
+def _rows(line: Line, label: str, size: Size) -> Iterator[ImageRow]:
+    """Yield the images of the line with this label and size, those of the test split first."""
+    for shard in line.manifest.shards:
+        if f"{shard.split}/{label}" not in line.counts:
+            continue
+        listed = read_rows(line.store, shard, images=False)
+        ids = {row.image_id for row in listed if row.label == label and (row.height, row.width) == size}
+        if ids:
+            yield from read_rows(line.store, shard, only=ids)
 
 
-def _about(unit: Unit, trained: TrainRecord, difference: float, images: int) -> dict[str, object]:
-    outputs: Sequence[str] = onnx_file.OUTPUTS
+def _source(unit: Unit, manifest: Manifest, image: Pixels) -> Source:
+    """Describe images of the size and type of `image`."""
+    height, width, channels = image.shape
+    is_deep = image.dtype == np.uint16
+    levels = level_table(manifest.white_level, manifest.black_level) if is_deep else None
+    fit = fit_of(unit)
+    return Source(height, width, channels, levels, astuple(box_of(fit, height, width)), padding_of(fit))
+
+
+def _evaluate(detector: Detector, unit: Unit, manifest: Manifest, image: Pixels, threshold: float | None) -> Outputs:
+    """Score an image as `worker.score` does."""
+    fit, (height, width, channels) = fit_of(unit), image.shape
+    rgb = np.repeat(eight_bit(image, manifest.white_level, manifest.black_level), 3 // channels, axis=2)
+    scored = detector.score(to_network(rgb, fit)[np.newaxis])
+    heatmap = None if scored.heatmaps is None else to_source(scored.heatmaps[0], fit, height, width)
+    score = float(scored.scores[0])
+    return Outputs(score, heatmap, None if threshold is None else score > threshold)
+
+
+def _about(unit: Unit, manifest: Manifest, trained: TrainRecord, source: Source) -> dict[str, object]:
     return {
         "line": unit.line,
         "model": unit.model,
         "detector": unit.detector,
         "unit_id": unit.unit_id,
-        "input": {"name": onnx_file.INPUT, "shape": [1, unit.input.height, unit.input.width, 3], "dtype": "uint8 RGB"},
-        "fit": asdict(unit.input),
-        "outputs": list(outputs),
+        "input": {
+            "name": onnx_file.INPUT,
+            "shape": source.shape,
+            "dtype": source.dtype,
+            "channels": "grey" if source.channels == 1 else "RGB",
+        },
+        "levels": None if source.levels is None else {"black": manifest.black_level, "white": manifest.white_level},
+        "outputs": onnx_file.OUTPUTS,
         "threshold": asdict(trained.threshold),
         "weights": trained.weights_note,
-        "checked": {"images": images, "largest_relative_difference": difference},
     }

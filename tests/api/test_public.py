@@ -27,7 +27,9 @@ SIGNATURES = {
     "Run.predict": "(self, images: 'str | Path', *, line: 'str', model: 'str | None' = None, "
     "name: 'str | None' = None, folder: 'str | Path' = 'out', address: 'str | None' = None, "
     "progress: 'bool' = True) -> 'pd.DataFrame'",
-    "Run.export": "(self, line: 'str', folder: 'str | Path', model: 'str | None' = None) -> 'Exported'",
+    "Run.export": "(self, line: 'str', folder: 'str | Path', model: 'str | None' = None, "
+    "size: 'tuple[int, int] | None' = None) -> 'Exported'",
+    "check_export": "(file: 'str | Path', provider: 'str' = 'CPUExecutionProvider') -> 'ExportCheck'",
     "Run.report": "(self, folder: 'str | Path' = 'out') -> 'Path'",
     "Heatmap.plot": "(self) -> 'Image.Image'",
     "Experiment.from_yaml": "(path: 'str | Path') -> 'Experiment'",
@@ -55,6 +57,7 @@ def test_public_names() -> None:
         "Scored",
         "TrainImages",
         "__version__",
+        "check_export",
         "errors",
         "open_run",
         "pack",

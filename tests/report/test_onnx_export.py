@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from raybench.analysis.select import select_unit
+from raybench.cli import app
 from raybench.config.experiment import ModelChoice
 from raybench.config.plan import Plan, make_plan
-from raybench.errors import InputError, ModelError, UnknownName
-from raybench.report.onnx_export import export
+from raybench.data.line import Line
+from raybench.data.pack import pack
+from raybench.errors import InputError, IntegrityError, ModelError, UnknownName
+from raybench.metrics.image import ImageScores
+from raybench.report.export_check import CheckImages, check_export
+from raybench.report.onnx_export import Exported, export, sample_images
 from raybench.report.publish import publish_again
+from raybench.runs.records import QualityRecord, TrainRecord
+from raybench.runs.run import RunStore
+from raybench.store import open_store
+from tests.support.commands import ROOT
 from tests.support.made_run import finish, planned, site_of
+from tests.support.pages import blocks
 
 
 @pytest.fixture(scope="module")
-def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def camera(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The strips as a camera of 12 bits delivers them: grey, in 16 bits."""
+    folder = tmp_path_factory.mktemp("camera") / "strip"
+    shutil.copytree(strips, folder)
+    for path in [*folder.glob("train/*/*.png"), *folder.glob("test/*/*.png")]:
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(camera: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A run of patchcore and fake, worked off without Ray."""
     models = (ModelChoice(name="patchcore", config={"pool_rows": 600}), ModelChoice(name="fake"))
-    plan = planned(tmp_path_factory.mktemp("store"), strips, 4, *models)
+    plan = planned(tmp_path_factory.mktemp("store"), camera, 4, *models)
     context = site_of(plan, tmp_path_factory.mktemp("cache"))
     for unit in plan.units:
         finish(unit, plan.manifests[unit.line], context)
@@ -27,21 +55,125 @@ def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return plan
 
 
-def test_the_winner_is_written_and_checked(done: Plan, tmp_path: Path) -> None:
-    found = export(done, "strip", "patchcore", tmp_path / "out", tmp_path)
-    assert {path.suffix for path in found.files} == {".onnx", ".xml", ".bin", ".json"}
-    assert all(path.is_file() for path in found.files)
-    assert 0 <= found.difference < 1e-3
-    about = json.loads((tmp_path / "out" / "strip-patchcore.json").read_text())
-    assert about["input"]["shape"] == [1, 64, 96, 3]
+@pytest.fixture(scope="module")
+def exported(done: Plan, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Patchcore's files."""
+    return export(done, "strip", "patchcore", tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def copied(exported: Exported, tmp_path: Path) -> Path:
+    """A copy of the ONNX file, with all files beside it, on the machine that runs it."""
+    for path in exported.files:
+        shutil.copy(path, tmp_path)
+    return tmp_path / exported.files[0].name
+
+
+def test_the_winner_is_written_and_checked(done: Plan, exported: Exported, tmp_path: Path) -> None:
+    names = [path.name.removeprefix("strip-patchcore.") for path in exported.files]
+    assert names == ["onnx", "xml", "bin", "check.npz", "json"]
+    assert all(path.is_file() for path in exported.files)
+    assert 0 <= exported.difference < 1e-3
+    assert exported.images == 8
+    about = json.loads(exported.files[-1].read_text())
+    assert about["input"] == {"name": "image", "shape": [1, 200, 320, 1], "dtype": "uint16", "channels": "grey"}
+    assert about["levels"] == {"black": 0, "white": 4095}
     assert about["threshold"]["value"] > 0
-    assert about["fit"]["mode"] == "native"
     winner = publish_again(done).verdict_on("strip").run
     if winner == "patchcore":
         assert export(done, "strip", None, tmp_path / "again", tmp_path).model == winner
     else:
         with pytest.raises(ModelError, match="no torch module"):
             export(done, "strip", None, tmp_path / "again", tmp_path)
+
+
+def test_the_example_of_the_docs_scores_files_as_the_run_did(done: Plan, exported: Exported, camera: Path) -> None:
+    (example,) = (block.text for block in blocks(ROOT / "docs/predict-and-export.md") if block.language == "python")
+    assert len(example.splitlines()) <= 20
+    assert "raybench" not in example
+    run, unit = RunStore.of(done), select_unit(done, "strip", "patchcore")
+    trained, merged = run.read(unit.unit_id, "train", TrainRecord), run.read(unit.unit_id, "quality", QualityRecord)
+    assert trained is not None
+    assert merged is not None
+    scored = ImageScores.from_bytes(run.get_blob(merged.images))
+    command = [sys.executable, "-I", "-c", example, str(exported.files[0]), *scored.image_ids]
+    told = subprocess.run(command, cwd=camera, capture_output=True, text=True, check=True).stdout
+    rows = [row.split() for row in told.splitlines()]
+    assert [row[0] for row in rows] == scored.image_ids.tolist()
+    np.testing.assert_allclose([float(row[1]) for row in rows], scored.scores, rtol=1e-3)
+    assert [row[2] for row in rows] == [str(score > trained.threshold.value) for score in scored.scores]
+    assert {row[2] for row in rows} == {"True", "False"}
+
+
+def test_the_file_is_checked_where_it_runs(copied: Path) -> None:
+    for file in (copied, copied.with_suffix(".xml")):
+        found = check_export(file)
+        assert found.passed
+        assert found.images == 4
+        assert 0 <= found.difference < 1e-3
+        assert found.milliseconds > 0
+    told = CliRunner().invoke(app, ["export", "--check", str(copied)])
+    assert told.exit_code == 0
+    assert "CPUExecutionProvider: largest difference" in told.stdout
+
+
+def test_a_file_that_scores_otherwise_fails_the_check(copied: Path) -> None:
+    stored = CheckImages.load(copied)
+    for change in (
+        {"scores": stored.scores * 1.002},
+        {"heatmaps": stored.heatmaps + 0.01 * stored.heatmaps.max()},
+        {"images": stored.images // 2},
+        {"scores": np.array([np.nan, *stored.scores[1:]])},
+    ):
+        replace(stored, **change).save(copied)
+        assert check_export(copied).passed is False
+    replace(stored, threshold=2 * float(stored.scores.max())).save(copied)
+    found = check_export(copied)
+    assert found.difference < 1e-3
+    assert (found.decisions > 0, found.passed) == (True, False)
+    told = CliRunner().invoke(app, ["export", "--check", str(copied)])
+    assert told.exit_code == 1
+    assert "images are decided otherwise" in told.stdout
+    assert "does not score as the detector did" in told.stdout
+
+
+def test_a_check_without_its_images(copied: Path) -> None:
+    path = CheckImages.path_of(copied)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(IntegrityError, match="not images of an exported file"):
+        check_export(copied)
+    path.unlink()
+    with pytest.raises(InputError, match="copy it here with the exported file"):
+        check_export(copied)
+    with pytest.raises(InputError, match="there is no file"):
+        check_export(copied.with_name("other.onnx"))
+
+
+def test_a_line_of_several_sizes_says_what_to_do(done: Plan, tmp_path: Path) -> None:
+    several = replace(done, manifests={"strip": replace(done.manifests["strip"], max_width=400)})
+    with pytest.raises(InputError, match=r"several sizes, 200x320 to 200x400 .* --size HEIGHTxWIDTH"):
+        export(several, "strip", "patchcore", tmp_path, tmp_path)
+    with pytest.raises(InputError, match="no image of 200x400 pixels"):
+        export(several, "strip", "patchcore", tmp_path, tmp_path, (200, 400))
+
+
+def line_of(folder: Path, *images: np.ndarray) -> Line:
+    """A line of these OK images."""
+    (folder / "images" / "ok").mkdir(parents=True)
+    for index, image in enumerate(images):
+        cv2.imwrite(str(folder / "images" / "ok" / f"{index}.png"), image)
+    lines = open_store(str(folder / "lines"))
+    return Line(lines, pack(open_store(str(folder / "images")), lines, "line"))
+
+
+def test_a_file_takes_images_of_one_kind(tmp_path: Path) -> None:
+    grey, colour = np.full((40, 60), 90, np.uint8), np.full((40, 60, 3), (30, 60, 90), np.uint8)
+    (image,) = sample_images(line_of(tmp_path / "grey", grey), (40, 60))
+    assert image.shape == (40, 60, 1)
+    images = sample_images(line_of(tmp_path / "colour", grey, colour), (40, 60))
+    assert sorted(image[0, 0].tolist() for image in images) == [[90, 60, 30], [90, 90, 90]]
+    with pytest.raises(InputError, match="of 8 and of 16 bits, and an exported file takes one kind"):
+        sample_images(line_of(tmp_path / "deep", grey, grey.astype(np.uint16) * 40), (40, 60))
 
 
 def test_what_cannot_be_exported_stands_on_the_board(done: Plan) -> None:

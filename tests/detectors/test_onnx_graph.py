@@ -1,0 +1,112 @@
+"""The exported graph prepares source pixels as the evaluated detector's images were prepared, to the byte."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from raybench.data.decode import Pixels, eight_bit, level_table
+from raybench.data.geometry import InputFit, box_of, padding_of, to_network, to_source
+from raybench.detectors import onnx_file
+from raybench.detectors.onnx_graph import ExportedModel, Geometry, Source, ToNetwork, ToSource
+
+BLACK, WHITE = 100, 4095
+
+
+def source_of(image: Pixels, fit: InputFit) -> Source:
+    height, width, channels = image.shape
+    levels = None if image.dtype == np.uint8 else level_table(WHITE, BLACK)
+    return Source(height, width, channels, levels, astuple(box_of(fit, height, width)), padding_of(fit))
+
+
+def noise(seed: int, height: int, width: int, channels: int, dtype: type[np.uint8] | type[np.uint16]) -> Pixels:
+    values = np.random.default_rng(seed).integers(0, 256 if dtype is np.uint8 else 4200, (height, width, channels))
+    return values.astype(dtype)
+
+
+def prepared(image: Pixels, fit: InputFit) -> np.ndarray:
+    """The network's input, as the decode cache of a run holds it."""
+    rgb = np.repeat(eight_bit(image, WHITE, BLACK), 3 // image.shape[2], axis=2)
+    return to_network(rgb, fit)
+
+
+side = st.integers(1, 400)
+factor = st.integers(1, 4)
+images = st.builds(
+    noise, st.integers(0, 99), side, side, st.sampled_from((1, 3)), st.sampled_from((np.uint8, np.uint16))
+)
+fits = st.builds(
+    lambda mode, rows, columns: InputFit(mode, 32 * rows, 32 * columns),
+    st.sampled_from(("native", "letterbox", "squash")), st.integers(1, 8), st.integers(1, 8),
+)  # fmt: skip
+
+
+@given(image=images, fit=fits)
+@settings(max_examples=60)
+def test_the_network_gets_the_same_bytes(image: Pixels, fit: InputFit) -> None:
+    found = ToNetwork(source_of(image, fit), fit.height, fit.width)(torch.from_numpy(image)[None])
+    np.testing.assert_array_equal(found[0].numpy(), prepared(image, fit))
+
+
+@given(rows=factor, columns=factor, seed=st.integers(0, 99))
+@settings(max_examples=16)
+def test_the_network_gets_the_same_bytes_of_whole_blocks(rows: int, columns: int, seed: int) -> None:
+    fit = InputFit("squash", 32, 64)
+    image = noise(seed, 32 * rows, 64 * columns, 3, np.uint8)
+    found = ToNetwork(source_of(image, fit), 32, 64)(torch.from_numpy(image)[None])
+    np.testing.assert_array_equal(found[0].numpy(), prepared(image, fit))
+
+
+@given(image=images, fit=fits)
+@settings(max_examples=30)
+def test_heat_maps_get_the_size_of_the_source(image: Pixels, fit: InputFit) -> None:
+    heat = np.random.default_rng(0).normal(0, 1, (fit.height, fit.width)).astype(np.float32)
+    found = ToSource(source_of(image, fit))(torch.from_numpy(heat)[None])[0].numpy()
+    expected = to_source(heat, fit, *image.shape[:2])
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-4)  # positions of pixels are rounded to float32
+
+
+class Pixelwise(nn.Module):
+    """A network whose heat map is a mix of the channels, and whose score is its mean."""
+
+    def forward(self, images: Tensor) -> Any:
+        heat = (images * torch.tensor([1.0, 2.0, 4.0]).reshape(1, 3, 1, 1)).sum(1)
+        return SimpleNamespace(pred_score=heat.mean((1, 2)), anomaly_map=heat)
+
+
+@pytest.mark.parametrize(
+    ("fit", "shape", "dtype"),
+    [
+        (InputFit("native", 64, 96), (200, 320, 1), np.uint16),
+        (InputFit("letterbox", 64, 64), (30, 50, 3), np.uint8),
+    ],
+    ids=["grey 16 bit padded", "RGB enlarged letterbox"],
+)
+def test_runtimes_prepare_images_alike(
+    fit: InputFit, shape: tuple[int, int, int], dtype: type[Any], tmp_path: Path
+) -> None:
+    image = noise(1, *shape, dtype)
+    model = ExportedModel(Pixelwise(), Geometry(fit.height, fit.width), source_of(image, fit), 0.5).eval()
+    onnx, openvino = tmp_path / "model.onnx", tmp_path / "model.xml"
+    torch.onnx.export(
+        model, (torch.from_numpy(image)[None],), onnx, input_names=[onnx_file.INPUT],
+        output_names=list(onnx_file.OUTPUTS), dynamo=True, external_data=False, verbose=False,
+    )  # fmt: skip
+    onnx_file.write_openvino(onnx, openvino)
+    weighted = (prepared(image, fit).astype(np.float32) / 255 * np.array([1, 2, 4], np.float32)).sum(2)
+    for scorer in (onnx_file.onnx_scorer(onnx), onnx_file.openvino_scorer(openvino)):
+        found = scorer.score(image)
+        assert found.score == pytest.approx(weighted.mean(), rel=1e-5)
+        assert found.heatmap is not None
+        np.testing.assert_allclose(found.heatmap, to_source(weighted, fit, *shape[:2]), atol=1e-4)
+        assert found.is_anomalous is True
