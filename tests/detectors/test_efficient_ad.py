@@ -1,4 +1,4 @@
-"""When its two trainings end. The model is a small one with the parts of anomalib's, which takes seconds a step."""
+"""When its two trainings end, on a small model with the parts of anomalib's, and what its parts compute."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.detectors import early_stopping
-from raybench.detectors.efficient_ad import StudentTraining
+from raybench.detectors import backbone, early_stopping
+from raybench.detectors.efficient_ad import Model, StudentTraining
+from raybench.detectors.pdn import BackboneTeacher, Pdn
+from raybench.detectors.weights.catalog import LITE0
+from tests.support.fitting import CONTEXT
 
 CHANNELS = 4
 
@@ -93,3 +96,47 @@ def test_a_check_leaves_training_unchanged() -> None:
     assert training.model.training
     assert training.model.ae.layers[1].training
     assert all(parameter.grad is None for parameter in training.model.parameters())
+
+
+@pytest.fixture(scope="module")
+def teacher() -> BackboneTeacher:
+    teacher = BackboneTeacher()
+    teacher.pretrain(CONTEXT)
+    return teacher
+
+
+def test_the_backbone_teaches_its_features_of_the_doubled_image_averaged_with_their_neighbours(
+    teacher: BackboneTeacher,
+) -> None:
+    """The edges that unpadded convolutions of a student lose are cut off. Training leaves its batch norms alone."""
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 96, 128)
+    extractor = backbone.extractor(LITE0, 8, 16)
+    backbone.pretrain(extractor, LITE0, CONTEXT)
+    doubled = nn.functional.interpolate(images, size=(192, 256), mode="bilinear")
+    fine, coarse = extractor((doubled - 0.5) / 0.5).values()
+    around = fine[0, :, 7:10, 9:12].mean((1, 2))  # of the cell in row 8 and column 10
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    found = teacher.train()(images)
+    assert found.shape == (1, teacher.channels, 96 // 4 - 8, 128 // 4 - 8)
+    torch.testing.assert_close(found[0, :40, 4, 6], around)
+    assert found.shape[1] == fine.shape[1] + coarse.shape[1]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+
+
+def test_a_student_has_the_size_of_its_teacher(teacher: BackboneTeacher) -> None:
+    images = torch.rand(1, 3, 64, 96)
+    assert Pdn(2)(images).shape[2:] == teacher(images).shape[2:]
+
+
+def test_an_autoencoder_that_has_not_learnt_has_no_part_in_the_map(teacher: BackboneTeacher) -> None:
+    torch.manual_seed(0)
+    model = Model(teacher).eval()
+    model.mean_std.update({"mean": torch.zeros(1, 152, 1, 1), "std": torch.ones(1, 152, 1, 1)})
+    images = torch.rand(1, 3, 256, 256)
+    with torch.no_grad():
+        student, autoencoder = model.get_maps(images, normalize=True)  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(model(images).anomaly_map, (student + autoencoder) / 2)
+        model.autoencoder_share.fill_(0.0)
+        assert torch.equal(model(images).anomaly_map, student)
+        assert torch.equal(model(images).pred_score, student.amax((-2, -1)))
