@@ -1,27 +1,40 @@
-"""The report as one self-contained page: no outside address, and everything from the data is escaped.
+"""The report as one page: no outside address, and everything from the data is escaped.
 
-The page's two scripts (Plotly and `page.js`) are inlined and named by their hash in its content security policy, so
-nothing that comes from the data can ever run. Without scripts the page still has everything but the charts.
+The page's one script is inlined and named by its hash in the content security policy, so nothing that comes from the
+data can ever run. Without scripts the page has all views below each other.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import jinja2
-from plotly.offline import get_plotlyjs
 
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage
+from raybench.analysis.sentences import format_probability
+from raybench.analysis.verdict import Verdict
+from raybench.report.charts import excess_ticks, place_of_threshold
 from raybench.report.column import headers
-from raybench.report.columns import FLAG_COLUMNS, HELP, LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS
+from raybench.report.columns import FLAG_COLUMNS, HELP, LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import Picture
 from raybench.report.inspection import Section
+from raybench.report.models_table import STYLES
+from raybench.report.overview import matrix_columns
 from raybench.report.page import page_model
+from raybench.report.route import fragment
+
+SCRIPTS = ("dom.js", "tables.js", "filters.js", "gallery.js", "route.js", "start.js")
+"""Joined into the page's script, in this order."""
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {source}; base-uri 'none'; "
+    "form-action 'none'; require-trusted-types-for 'script'"
+)
 
 
 def render(
@@ -40,33 +53,57 @@ def render(
         seen: All scored images, for the charts.
         sections: Quality of the data, by line.
     """
-    scripts = (get_plotlyjs(), _part("page.js"))
-    return _template().render(
+    script = "\n".join(part(name) for name in SCRIPTS)
+    return template("page.html.j2").render(
         page=page_model(board, flags, pictures, seen, sections),
         overall_headers=headers(OVERALL_COLUMNS),
-        summary_headers=headers(SUMMARY_COLUMNS),
         line_headers=headers(LINE_COLUMNS),
         flag_headers=headers(FLAG_COLUMNS),
-        explained=HELP,
-        style=_part("page.css"),
-        scripts=scripts,
-        script_sources=" ".join(_source(script) for script in scripts),
+        excess_ticks=excess_ticks(),
+        threshold_at=place_of_threshold(),
+        style=part("base.css") + part("page.css"),
+        script=script,
+        policy=POLICY.format(source=_source(script)),
     )
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return a template of `assets`, with what all of them use."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_part),
+        loader=jinja2.FunctionLoader(part),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.from_string(_part("page.html.j2"))
+    environment.globals |= {
+        "link": fragment,
+        "explained": HELP,
+        "probability": format_probability,
+        "matrix_columns": matrix_columns,
+    }
+    environment.filters |= {
+        "fixed": lambda value: _rounded(value, ".3f"),
+        "signed": lambda value: _rounded(value, "+.3f").replace("-", "−"),
+    }
+    environment.tests["graded"] = _is_graded
+    return environment.get_template(name)
 
 
-def _part(name: str) -> str:
-    return importlib.resources.files("raybench.report").joinpath(name).read_text(encoding="utf-8")
+@functools.cache
+def part(name: str) -> str:
+    """Return a file of `assets`."""
+    return importlib.resources.files("raybench.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _rounded(value: float, form: str) -> str:
+    """Format a number, without the sign of one that rounds to 0."""
+    text = format(value, form)
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def _is_graded(model: str, verdict: Verdict, style: str) -> bool:
+    return STYLES.get(verdict.grades.get(model, "")) == style
 
 
 def _source(script: str) -> str:

@@ -4,51 +4,39 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
-from raybench.analysis.queue_evaluation import QueueEvaluation
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import format_number
 from raybench.analysis.verdict import Verdict
+from raybench.config.experiment import Costs
 from raybench.metrics.numbers import Estimate
-from raybench.report.charts import Chart, charts
+from raybench.report.charts import Curve, OperatingPoint, Strip, operating_point, recall_curves, strips
 from raybench.report.column import cells, shown
-from raybench.report.columns import FLAG_COLUMNS, LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS
+from raybench.report.columns import FLAG_COLUMNS, LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.conditions import conditions
 from raybench.report.gallery import Picture
 from raybench.report.inspection import Section
-from raybench.report.tables import FEW_LINES
+from raybench.report.marks import Term, terms
+from raybench.report.models_table import STYLES, ModelsTable, line_table, overall_table
+from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, tasks
 
-FLAGS_SHOWN = 50
+FLAGS_SHOWN, FLAGS_OF_ALL_LINES = 50, 1000
 NOT_FLAGGED = "not flagged"
 OfLine = TypeVar("OfLine", Flag, ScoredImage, Picture)
 
 
 @dataclass(frozen=True)
-class Bar:
-    """An interval on a scale from 0 to 100 %."""
-
-    start: float
-    """Per cent."""
-    width: float
-    """Per cent."""
-    value: float
-    """Per cent, on the same scale as `start`."""
-
-
-@dataclass(frozen=True)
 class Cell:
-    """A cell of a line's table."""
+    """A cell of a table of all numbers."""
 
     text: str
     style: str
     """CSS class; empty for none."""
-    bar: Bar | None
-    """The interval to draw below the text."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +72,32 @@ class PageFlag:
 
 @dataclass(frozen=True)
 class PageLine:
-    """The section of one line."""
+    """The view of one line."""
 
     summary: LineSummary
-    summary_cells: tuple[str, ...]
     verdict: Verdict
-    payoff: QueueEvaluation | None
+    facts: str
+    """Number and size of the line's images."""
+    consequence: str
+    """What the named model finds and flags, in counts. Empty without a named model."""
+    matrix: MatrixRow
+    table: ModelsTable
+    runner_up: str
+    """The compared model with the second lowest expected loss; empty without one."""
+    terms: tuple[Term, ...]
+    """Utility of the named model beside that of the runner-up."""
+    strips: tuple[Strip, ...]
+    curves: tuple[Curve, ...]
+    point: OperatingPoint | None
+    """Of the named model."""
+    payoff: str
+    """What the line's queue is worth, in a sentence. Empty without scores."""
     rows: tuple[PageRow, ...]
     defect_kinds: tuple[tuple[str, int], ...]
     """Types and sizes of the line's masked defects, and how many there are."""
-    charts: tuple[Chart, ...]
-    filters: Mapping[str, Sequence[str]]
-    """The values that pictures and flags can be filtered by."""
     pictures: tuple[PagePicture, ...]
     flags: tuple[PageFlag, ...]
-    """The first `FLAGS_SHOWN`."""
+    """The first of them."""
     flag_count: int
     """Number of all flags."""
     section: Section | None
@@ -107,6 +106,15 @@ class PageLine:
     @property
     def name(self) -> str:
         return self.summary.line
+
+    @property
+    def style(self) -> str:
+        """CSS class of the named model's grade."""
+        return self.matrix.style
+
+    def style_of(self, model: str) -> str:
+        """Return the CSS class of a model's grade."""
+        return "named" if model == self.verdict.run else STYLES.get(self.verdict.grades.get(model, ""), "none")
 
 
 @dataclass(frozen=True)
@@ -118,14 +126,31 @@ class PageModel:
     """The worst first."""
     poor: str
     """How many lines are poor, in a sentence."""
+    segments: tuple[Segment, ...]
+    tasks: tuple[Task, ...]
+    table: ModelsTable
+    """Over all lines."""
     overall: tuple[tuple[str, ...], ...]
-    """Cells of the table over all lines."""
+    """Cells of the table of all numbers over all lines."""
     conditions: tuple[str, ...]
+    filters: Mapping[str, Sequence[str]]
+    """The values that the queue can be filtered by."""
+    flag_count: int
+    """Number of all flags."""
 
     @property
-    def is_long(self) -> bool:
-        """Whether the lines are listed in short above their sections."""
-        return len(self.lines) > FEW_LINES
+    def units(self) -> int:
+        """Number of units that finished or failed."""
+        return sum(len(row.seeds) + len(row.failures) for row in self.board.rows)
+
+    @property
+    def failed(self) -> int:
+        """Number of units that failed."""
+        return sum(len(row.failures) for row in self.board.rows)
+
+    @property
+    def has_pictures(self) -> bool:
+        return any(line.pictures for line in self.lines)
 
 
 def page_model(
@@ -138,16 +163,22 @@ def page_model(
     """Return everything that the page shows. The arguments are those of `html.render`."""
     flags_of, pictures_of, seen_of = _by_line(flags), _by_line(pictures), _by_line(seen)
     summaries = worst_first(board)
-    lines = (
-        _page_line(board, each, flags_of[each.line], pictures_of[each.line], seen_of[each.line], sections)
+    most = max(1, min(FLAGS_SHOWN, FLAGS_OF_ALL_LINES // max(1, len(summaries))))
+    lines = tuple(
+        _page_line(board, each, flags_of[each.line], most, pictures_of[each.line], seen_of[each.line], sections)
         for each in summaries
     )
     return PageModel(
         board=board,
-        lines=tuple(lines),
+        lines=lines,
         poor=poor_lines(summaries),
+        segments=segments(board),
+        tasks=tasks(board, flags, sections),
+        table=overall_table(board),
         overall=tuple(tuple(cells(OVERALL_COLUMNS, board, row)) for row in board.overall),
         conditions=tuple(conditions(board)),
+        filters=_filters(lines),
+        flag_count=len(flags),
     )
 
 
@@ -155,28 +186,78 @@ def _page_line(
     board: Board,
     summary: LineSummary,
     flags: Sequence[Flag],
+    most: int,
     pictures: Sequence[Picture],
     seen: Sequence[ScoredImage],
     sections: Mapping[str, Section],
 ) -> PageLine:
     verdict, rows = board.verdict_on(summary.line), board.rows_of(summary.line)
     kinds = {kind: number.n for row in rows for kind, number in _defects_found(row).items()}
-    page_pictures = _page_pictures(pictures, flags)
-    page_flags = _page_flags(board, flags[:FLAGS_SHOWN], pictures)
+    runner_up = next((model for model in verdict.standings if model != verdict.run), "") if verdict.run else ""
+    models = [row.model for row in rows]
+    payoff = board.payoff_on(summary.line)
     return PageLine(
         summary=summary,
-        summary_cells=tuple(cells(SUMMARY_COLUMNS, board, summary)),
         verdict=verdict,
-        payoff=board.payoff_on(summary.line),
+        facts=_facts(rows),
+        consequence=_consequence(summary.named, board.context.decision.costs),
+        matrix=matrix_row(board, summary),
+        table=line_table(board, summary.line),
+        runner_up=runner_up,
+        terms=terms(verdict.terms[verdict.run or ""], verdict.terms[runner_up]) if runner_up else (),
+        strips=strips(seen, models),
+        curves=recall_curves(seen, models),
+        point=operating_point(summary.named),
+        payoff=payoff.sentence.removeprefix(f"{summary.line}: ") if payoff else "",
         rows=tuple(_page_row(board, row, tuple(kinds)) for row in rows),
         defect_kinds=tuple(kinds.items()),
-        charts=tuple(charts(rows, seen, verdict.run)),
-        filters=_filters(page_pictures, page_flags),
-        pictures=page_pictures,
-        flags=page_flags,
+        pictures=_page_pictures(pictures, flags),
+        flags=_page_flags(board, flags[:most], pictures),
         flag_count=len(flags),
         section=sections.get(summary.line),
     )
+
+
+def _facts(rows: Sequence[BoardRow]) -> str:
+    """`96 OK to train on, 24 held back · test: 16 OK, 16 NG, 12 masks · 300×300 px`."""
+    counts = next((row.counts for row in rows if row.counts), None)
+    size = next((row.input for row in rows if row.input), None)
+    parts = []
+    if counts:
+        parts += [
+            f"{counts.train_ok:,} OK to train on, {counts.held_out_ok:,} held back",
+            f"test: {counts.test_ok:,} OK, {counts.test_ng:,} NG, {counts.masks:,} masks",
+        ]
+    if size:
+        parts.append(f"{size.source_width:,}×{size.source_height:,} px")
+    return " · ".join(parts)
+
+
+def _consequence(named: BoardRow | None, costs: Costs | None) -> str:
+    """What a model's recall and false alarms mean in images: of 1,000 parts if the share of NG parts is known."""
+    if named is None or named.quality is None:
+        return ""
+    recall, alarms = named.quality.recall, named.quality.false_alarm_rate
+    if costs and recall.value is not None and alarms.value is not None:
+        ng = 1000 * costs.defect_rate
+        missed = _range(ng, replace(recall, value=1 - recall.value, low=_less(recall.high), high=_less(recall.low)))
+        return f"Of 1,000 parts, {ng:.3g} of them NG: {missed} missed, {_range(1000 - ng, alarms)} false alarms."
+    parts = [
+        f"{verb} {round(number.value * number.n, 1):g} of {number.n} {label} test images"
+        for verb, number, label in (("finds", recall, "NG"), ("flags", alarms, "OK"))
+        if number.value is not None
+    ]
+    return f"At its OK-only threshold it {' and '.join(parts)}." if parts else ""
+
+
+def _less(share: float | None) -> float | None:
+    return None if share is None else 1 - share
+
+
+def _range(parts: float, rate: Estimate) -> str:
+    """`8 (3–13)`: how many of so many parts."""
+    interval = f" ({parts * rate.low:.0f}–{parts * rate.high:.0f})" if None not in (rate.low, rate.high) else ""
+    return f"{parts * (rate.value or 0.0):.0f}{interval}"
 
 
 def _page_row(board: Board, row: BoardRow, kinds: Sequence[str]) -> PageRow:
@@ -192,8 +273,7 @@ def _cells(board: Board, row: BoardRow) -> tuple[Cell, ...]:
     page_cells = []
     for column in shown(LINE_COLUMNS):
         text = column.text(board, row)
-        style = "words" if column.is_sentence else "interval" if "(" in text else ""
-        page_cells.append(Cell(text, style, _bar(row) if column.name == "image_auroc" else None))
+        page_cells.append(Cell(text, "words" if column.is_sentence else "interval" if "(" in text else ""))
     return tuple(page_cells)
 
 
@@ -214,23 +294,16 @@ def _page_flags(board: Board, flags: Sequence[Flag], pictures: Sequence[Picture]
     )
 
 
-def _filters(pictures: Sequence[PagePicture], flags: Sequence[PageFlag]) -> Mapping[str, Sequence[str]]:
-    """The values that pictures and flags can be filtered by; a filter without values is left out."""
+def _filters(lines: Sequence[PageLine]) -> Mapping[str, Sequence[str]]:
+    """The values that the queue can be filtered by; a filter without values is left out."""
+    flags = [flag for line in lines for flag in line.flags]
     values = {
-        "label": {*(each.flag.label for each in flags), *(each.picture.label for each in pictures)},
-        "model": {
-            *(model for each in flags for model in each.flag.models),
-            *(model for each in pictures for model in each.picture.flagged_by),
-        },
-        "reason": {
-            *(reason for each in flags for reason in each.reasons),
-            *(reason for each in pictures for reason in each.reasons),
-        },
-        "defect": {each.picture.defect_type for each in pictures if each.picture.defect_type},
-        "signal": {
-            *(each.flag.signal for each in flags if each.flag.signal),
-            *(each.signal for each in pictures if each.signal),
-        },
+        "line": {line.name for line in lines if line.flags},
+        "kind": {reason for flag in flags for reason in flag.reasons},
+        "label": {flag.flag.label for flag in flags},
+        "model": {model for flag in flags for model in flag.flag.models},
+        "signal": {flag.flag.signal for flag in flags if flag.flag.signal},
+        "defect": {flag.defect_type for flag in flags if flag.defect_type},
     }
     return {name: sorted(found) for name, found in values.items() if found}
 
@@ -249,10 +322,3 @@ def _by_line(items: Sequence[OfLine]) -> Mapping[str, list[OfLine]]:
 def _defects_found(row: BoardRow) -> dict[str, Estimate]:
     """Share of defects found, by type and by size."""
     return {**row.regions.by_type, **row.regions.by_size} if row.regions else {}
-
-
-def _bar(row: BoardRow) -> Bar | None:
-    number = row.quality.image_auroc if row.quality else None
-    if number is None or number.value is None or number.low is None or number.high is None:
-        return None
-    return Bar(100 * number.low, max(100 * (number.high - number.low), 0.5), 100 * number.value)

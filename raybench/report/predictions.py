@@ -7,13 +7,10 @@ there are.
 from __future__ import annotations
 
 import csv
-import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
-
-import jinja2
 
 from raybench.analysis.anomaly_types import AnomalyType
 from raybench.analysis.anomaly_types.stored import TypeClassifier
@@ -33,6 +30,7 @@ from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
 from raybench.report.gallery import Picture
+from raybench.report.html import part, template
 from raybench.runs.records import Failure, ScoreRecord
 from raybench.runs.run import PREDICTIONS, encode, score_name
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions
@@ -99,15 +97,7 @@ def summary_json(summary: PredictionSummary) -> bytes:
 
 def render(summary: PredictionSummary, cards: Sequence[PredictionCard]) -> str:
     """Return the page as HTML, without scripts or outside addresses. Everything from the data is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string(_part("predictions.html.j2"))
-    return page.render(summary=summary, cards=cards, style=_part("page.css"))
-
-
-def _part(name: str) -> str:
-    return importlib.resources.files("raybench.report").joinpath(name).read_text(encoding="utf-8")
+    return template("predictions.html.j2").render(summary=summary, cards=cards, style=part("base.css"))
 
 
 def _noted(prediction: Prediction, line: Manifest, tally: PredictionCounts, sheet: TextIO) -> Iterator[Predicted]:

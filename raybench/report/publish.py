@@ -50,9 +50,15 @@ def publish_again(plan: Plan) -> Board:
 
 
 def download(run: RunStore, folder: Path) -> Path:
-    """Copy the report to a local folder, and return the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Copy the report with its folders to a local folder, and return the folder.
+
+    Raises:
+        InputError: A key leaves the report's folder; nothing is written for it.
+    """
     prefix = f"{run.root}/report/"
     for item in run.store.list(prefix):
-        (folder / Path(item.key).name).write_bytes(run.store.get(item.key))
+        data = run.store.get(item.key)
+        path = folder / item.key.removeprefix(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
     return folder

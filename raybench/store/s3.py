@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlparse
 
@@ -23,6 +23,12 @@ GET_ATTEMPTS = 6
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 
+_SHOWN = {  # without a type, browsers save a page instead of showing it
+    ".html": {"ContentType": "text/html; charset=utf-8", "CacheControl": "no-cache"},
+    ".json": {"ContentType": "application/json"},
+    ".csv": {"ContentType": "text/csv; charset=utf-8"},
+    ".md": {"ContentType": "text/markdown; charset=utf-8"},
+}
 _DENIED = {
     "403",
     "AccessDenied",
@@ -139,7 +145,8 @@ class S3:
         return self._call(lambda: _with_retry(read, _BROKEN_BODY), key)
 
     def put(self, key: str, data: bytes) -> None:
-        self._call(lambda: self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data), key)
+        shown = _SHOWN.get(PurePosixPath(key).suffix, {})
+        self._call(lambda: self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **shown), key)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         def write() -> bool:

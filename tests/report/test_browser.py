@@ -6,183 +6,269 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
-from raybench.analysis.board import Board, BoardContext, build_board
-from raybench.analysis.flags import build_flags, collect_scores, top_images
+from raybench.analysis.board import Board
+from raybench.analysis.flags import Flag, ScoredImage
+from raybench.analysis.line_summary import worst_first
+from raybench.analysis.sentences import format_number
 from raybench.report.gallery import Picture
 from raybench.report.html import render
-from tests.support.report_units import unit
+from raybench.report.inspection import Finding, Section
+from raybench.report.models_table import STYLES
+from raybench.report.route import fragment
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
-HOSTILE = "<img src=x onerror=alert(1)> ü\"'&\n" + "long" * 60
+HOSTILE = "<img src=x onerror=alert(1)> ü\"'#&%/\n" + "long" * 30
+WIDTHS = (1400, 1024, 768, 390, 320)
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    units = [unit("padim", 3.0, 0), unit("fake", 0.3, 1), unit(HOSTILE, 2.5, 2)]
-    results, scores = [result for result, _ in units], {result.unit_id: images for result, images in units}
-    context = BoardContext("night", "2026-01-01T00:00:00+00:00", "d" * 64, {"raybench": "0.1"}, 0.05)
-    seen = collect_scores(results, scores)
+def board(board_of: BoardOf) -> Board:
+    """Lines of rising quality, one of them poor; one model that failed once and was not run once; a hostile line."""
+    gaps: dict[str, dict[str, float | None]] = {
+        f"line-{at}": {"padim": 0.6 * at, "dfm": 2.0 - 0.4 * at, HOSTILE: 1.4} for at in range(1, 5)
+    }
+    gaps["line-2"]["dfm"] = None
+    del gaps["line-3"]["dfm"]
+    gaps["poor"] = {"padim": 0.2, "dfm": 0.4, HOSTILE: 0.1}
+    gaps["broken"] = {"padim": None, "dfm": None, HOSTILE: None}
+    gaps[HOSTILE] = {"padim": 3.0, "dfm": 2.9, HOSTILE: 2.8}
+    return board_of(gaps)
+
+
+@pytest.fixture(scope="module")
+def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
+    seen = [
+        ScoredImage(HOSTILE, HOSTILE + str(at), ("ok", "ng")[at % 2], {"padim": at - 2.0, HOSTILE: 2.0 - at})
+        for at in range(6)
+    ]
     pictures = [
         Picture(
-            one.line, HOSTILE + one.image_id, one.label, one.excess, one.flagged_by, "padim",
+            HOSTILE, image.image_id, image.label, image.excess, image.flagged_by, "padim",
             rng.integers(0, 255, (60, 90, 3)).astype(np.uint8), rng.random((60, 90)).astype(np.float32),
             np.zeros((60, 90), bool), 0.0, 0.5, ("", "scratch", "<b>bent</b>")[at % 3],
         )
-        for at, one in enumerate(top_images(seen, 6))
+        for at, image in enumerate(seen)
     ]  # fmt: skip
     flags = [
-        replace(
-            build_flags(seen)[0], image_id=picture.image_id, signal=("defect", "layout")[at % 2], signal_confidence=0.9,
-            signal_evidence=HOSTILE,
+        Flag(
+            HOSTILE, image.image_id, image.label, ("padim",), 2, 1.0, kind, HOSTILE, (kind,), signal="layout",
+            signal_confidence=0.9, signal_evidence=HOSTILE,
         )
-        for at, picture in enumerate(pictures[:4])
+        for kind, image in zip(("models disagree", "bad image", "bad image"), seen, strict=False)
     ]  # fmt: skip
+    flags.append(replace(flags[1], line="line-1", signal=None))
+    found = Section("line-1", True, 9, HOSTILE, (Finding("blur", 1, "11 %", HOSTILE),))
     path = tmp_path_factory.mktemp("report") / "index.html"
-    path.write_text(render(build_board(results, scores, context), flags, pictures, seen), encoding="utf-8")
+    path.write_text(render(board, flags, pictures, seen, {"line-1": found}), encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
-def long_report(board_of: BoardOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine lines of rising quality."""
-    board = board_of({f"line-{at}": {"padim": at / 3, "dfm": 3 - at / 3} for at in range(9)})
-    path = tmp_path_factory.mktemp("report") / "index.html"
-    path.write_text(render(board, [], []), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def page(report: Path) -> Iterator[Page]:
-    yield from opened_page(report)
-
-
-@pytest.fixture
-def long_page(long_report: Path) -> Iterator[Page]:
-    yield from opened_page(long_report)
-
-
-def opened_page(report: Path) -> Iterator[Page]:
-    """The open page; afterwards: nothing was said on the console, no dialog, and nothing was asked for."""
+def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: make browser")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        opened = browser.new_page(viewport={"width": 1280, "height": 900})
-        said: list[str] = []
-        asked: list[str] = []
-        opened.on("console", lambda message: said.append(message.text))
-        opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.on("dialog", lambda dialog: said.append(dialog.message))
-        opened.on("request", lambda request: asked.append(request.url))
-        opened.goto(report.as_uri())
-        yield opened
-        browser.close()
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    """The open page; afterwards: nothing was said on the console, no dialog, and nothing was asked for."""
+    opened = browser.new_page(viewport={"width": 1400, "height": 900})
+    said: list[str] = []
+    asked: set[str] = set()
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("dialog", lambda dialog: said.append(dialog.message))
+    opened.on("request", lambda request: asked.add(request.url))
+    opened.goto(report.as_uri())
+    yield opened
+    opened.close()
     assert said == []
-    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
+    assert {url.partition("#")[0] for url in asked if not url.startswith(("data:", "blob:"))} == {report.as_uri()}
 
 
-def test_sorting(page: Page) -> None:
-    table = page.locator("section table.sortable").first
+def view(page: Page, address: str) -> str:
+    """Go to a view and return its heading."""
+    page.evaluate("address => { location.hash = address; }", address)
+    return heading(page)
 
-    def models() -> list[str]:
-        return [text.split("\n")[0][:5] for text in table.locator("tbody td:first-child").all_inner_texts()]
 
-    column = table.locator("thead th", has_text="image AUROC").locator("button")
+def heading(page: Page) -> str:
+    return page.locator(".view:visible h1").inner_text()
+
+
+def test_the_matrix_is_the_board(page: Page, board: Board) -> None:
+    models = [row.model for row in board.overall]
+    cells = page.locator(".matrix tbody tr").evaluate_all(
+        "rows => rows.map(row => [row.dataset.line, [...row.querySelectorAll('.c')].map("
+        "cell => [cell.className, cell.textContent, cell.title])])"
+    )
+    assert [line for line, _ in cells] == [summary.line for summary in worst_first(board)]
+    for line, found in cells:
+        rows, verdict = {row.model: row for row in board.rows_of(line)}, board.verdict_on(line)
+        for model, (style, text, title) in zip(models, found, strict=True):
+            row = rows.get(model)
+            grade = verdict.grades.get(model, "failed" if row and row.failures else "")
+            named = " named" if model == verdict.run else ""
+            assert style == f"c {STYLES.get(grade, 'none')}{named}"
+            assert grade in title
+            if row is None or row.quality is None:
+                assert text == ("" if row is None else "×")
+            else:
+                number = row.quality.image_auroc
+                assert text == ("1.0" if (number.value or 0) >= 0.995 else f"{number.value:.2f}"[1:])
+                assert format_number(number) in title
+    styles = {style for _, found in cells for style, _, _ in found}
+    assert {"c failed", "c none", "c poor named", "c poor"} <= styles
+
+
+def test_a_cell_leads_to_its_line_and_model(page: Page) -> None:
+    row = page.locator(".matrix tr[data-line='line-3']")
+    row.locator(".c a").first.click()
+    assert heading(page) == "line-3"
+    marked = page.locator(".view:visible tr.marked")
+    assert marked.get_attribute("data-model") in ("padim", "dfm", HOSTILE)
+    page.keyboard.press("Escape")
+    assert page.locator("#lines").is_visible()
+    page.go_back()
+    assert heading(page) == "line-3"
+    assert page.title().startswith("line-3 · night")
+
+
+def test_no_view_scrolls_sideways(page: Page) -> None:
+    for address in (
+        fragment("overview"),
+        fragment("line", line=HOSTILE),
+        "v=line&line=poor",
+        "v=queue",
+        "v=conditions",
+    ):
+        view(page, address)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (address[:20], width)
+
+
+def test_every_view_opens_by_its_address(browser: Browser, report: Path) -> None:
+    page = browser.new_page()
+    for address, title in (
+        ("", "Run"),
+        (fragment("line", line=HOSTILE), "<img src=x"),
+        ("line-2", "poor"),  # as in an older report
+        ("v=conditions", "Conditions"),
+        (f"v=queue&{urlencode({'kind': 'bad image'})}", "Look at these next"),
+    ):
+        page.goto("about:blank")
+        page.goto(f"{report.as_uri()}#{address}")
+        assert heading(page).startswith(title)
+        assert page.locator("#lost").is_hidden()
+    page.close()
+
+
+def test_an_unknown_line_is_said(page: Page) -> None:
+    view(page, fragment("line", line="lime-4"))
+    assert page.locator("#lost").inner_text() == "There is no line “lime-4” in this run. Did you mean line-4?"
+    page.locator("#lost a").click()
+    assert heading(page) == "line-4"
+    assert page.locator("#lost").is_hidden()
+
+
+def test_tables_sort_by_value_and_what_is_unknown_comes_last(page: Page) -> None:
+    names = page.locator(".matrix tbody th a")
+    column = page.locator(".matrix thead button", has_text="image AUROC")
     column.focus()
     page.keyboard.press("Enter")
-    assert models() == ["padim", "<img ", "fake"]
+    assert names.all_inner_texts()[-1] == "broken"
     column.click()
-    assert models() == ["fake", "<img ", "padim"]
-    assert table.locator("thead th[aria-sort=ascending]").count() == 1
+    assert names.all_inner_texts()[0] == "poor"
+    assert names.all_inner_texts()[-1] == "broken"
+    assert page.locator(".matrix th[aria-sort=ascending]").count() == 1
 
 
-def test_filters(page: Page) -> None:
-    figures = page.locator("figure[data-item]")
-    assert figures.count() == 6
-    page.locator("select[data-filter=model]").select_option("padim")
-    shown = [figures.nth(at).get_attribute("data-model") or "" for at in range(6) if figures.nth(at).is_visible()]
-    assert shown
-    assert all("padim" in models.split("\n") for models in shown)
-    assert "shown" in page.locator("[data-count]").first.inner_text()
+def test_lines_are_found(page: Page) -> None:
+    rows = page.locator(".matrix tbody tr:visible")
+    page.keyboard.press("/")
+    page.keyboard.type("INE-")
+    assert rows.count() == 4
+    page.locator("#lines select[data-by=run]").select_option("padim")
+    assert 0 < rows.count() < 4
+    assert "of 7 lines" in page.locator("#count").inner_text()
+    assert "run=padim" in page.url
+    page.locator("#find").fill("nowhere")
+    assert page.locator("#count").inner_text() == "no line fits"
+    page.locator("#find").fill("line-4")
+    page.locator("#find").press("Enter")
+    assert heading(page) == "line-4"
 
 
-def test_flags_and_pictures_are_filtered_by_what_they_look_like(page: Page) -> None:
-    items = page.locator("[data-item]").filter(visible=True)
-    everything = items.count()
-    for kind in ("layout", "defect"):
-        page.locator("select[data-filter=signal]").select_option(kind)
-        shown = items.evaluate_all("items => items.map((item) => [item.tagName, item.dataset.signal])")
-        assert 0 < len(shown) < everything
-        assert {tag for tag, _ in shown} == {"FIGURE", "TR"}
-        assert {signal for _, signal in shown} == {kind}
-    page.locator("select[data-filter=signal]").select_option("")
-    assert items.count() == everything
-
-
-def test_images_are_filtered_by_their_type_of_defect(page: Page) -> None:
-    items = page.locator("[data-item]").filter(visible=True)
-    for kind in ("scratch", "<b>bent</b>"):
-        page.locator("select[data-filter=defect]").select_option(kind)
-        shown = items.evaluate_all("items => items.map((item) => item.dataset.defect)")
-        assert shown == [kind] * 3  # two pictures, and the flag of one of them
+def test_what_needs_a_person_leads_there(page: Page) -> None:
+    page.locator(".tasks a", has_text="bad pictures").click()
+    items = page.locator("[data-item]:visible")
+    assert items.count() == 3
+    assert page.locator("[data-count]").inner_text() == "3 of 4 shown"
+    page.locator("select[data-filter=signal]").select_option("layout")
+    assert items.count() == 2
+    page.reload()
+    assert items.count() == 2
+    page.go_back()
+    page.locator(".segments .poor").click()
+    assert page.locator(".matrix tbody tr:visible").count() == 1
 
 
 def test_the_heat_map_fades(page: Page) -> None:
+    view(page, fragment("line", line=HOSTILE))
     heat = page.locator("img.heat").first
     page.locator("input[type=range]").first.fill("0.25")
     assert heat.evaluate("image => getComputedStyle(image).opacity") == "0.25"
     assert heat.evaluate("image => image.previousElementSibling.src.length > 100")
 
 
-def test_charts_are_drawn_when_they_come_into_view(page: Page) -> None:
-    charts = page.locator(".chart")
-    assert charts.count() == 5
-    charts.last.scroll_into_view_if_needed()
-    charts.last.locator("svg.main-svg").first.wait_for()
-    assert "padim" in charts.last.inner_text()
+def test_without_scripts_and_in_print_all_is_there(browser: Browser, report: Path, page: Page) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    plain = context.new_page()
+    plain.goto(report.as_uri())
+    page.emulate_media(media="print")
+    for shown in (plain, page):
+        assert shown.locator(".view").filter(visible=True).count() == 10
+        assert shown.locator(".view.line h1").filter(visible=True).count() == 7
+        assert shown.locator(".controls").filter(visible=True).count() == 0
+    assert plain.locator("section.line img").count() == 12
+    plain.locator(".matrix a", has_text="line-4").click()
+    assert (
+        plain.locator(f"[id='{fragment('line', line='line-4')}']").evaluate("view => view.getBoundingClientRect().top")
+        < 200
+    )
+    context.close()
 
 
-def test_a_phone_can_show_it(page: Page) -> None:
-    page.set_viewport_size({"width": 390, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+def test_markup_cannot_be_injected(browser: Browser, report: Path) -> None:
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    refused = page.evaluate(
+        "() => { try { document.body.innerHTML = '<b>'; return ''; } catch (error) { return error.name; } }"
+    )
+    page.close()
+    assert refused == "TypeError"
 
 
-def shown_lines(page: Page) -> tuple[list[str], list[str]]:
-    """Lines in the table of lines, and lines below it."""
-    rows = page.locator("#lines tbody tr").filter(visible=True)
-    sections = page.locator("section[data-line]").filter(visible=True)
-    # Not the inner texts: a section that is far away is not laid out and has none.
-    return rows.locator("td:first-child").all_text_contents(), sections.locator("h2").all_text_contents()
-
-
-def test_lines_are_found_by_name_and_by_what_they_run(long_page: Page) -> None:
-    rows, sections = shown_lines(long_page)
-    assert rows == sections
-    assert len(rows) == 9
-    search = long_page.locator("#find input")
-    search.fill("INE-7")
-    assert shown_lines(long_page) == (["line-7"], ["line-7"])
-    assert "1 of 9 lines" in long_page.locator("#find").inner_text()
-    search.fill("")
-    long_page.locator("select[data-by=run]").select_option("padim")
-    by_run = shown_lines(long_page)[0]
-    assert 0 < len(by_run) < 9
-    assert set(long_page.locator("#lines tbody tr:visible td:nth-child(3)").all_inner_texts()) == {"padim"}
-    search.fill("line-0")
-    assert shown_lines(long_page) == ([], [])
-
-
-def test_the_table_of_lines_sorts_and_leads_to_a_line(long_page: Page) -> None:
-    names = long_page.locator("#lines tbody td:first-child")
-    long_page.locator("#lines thead th", has_text="line").first.locator("button").click()
-    assert names.all_inner_texts()[0] == "line-8"
-    names.first.locator("a").click()
-    assert long_page.evaluate("document.querySelector(location.hash + ' h2').textContent") == "line-8"
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(page: Page, scheme: str) -> None:
+    contrasts = Path(__file__, "../../support/contrast.js").resolve().read_text(encoding="utf-8")
+    page.locator("#theme").click()
+    if page.evaluate("document.documentElement.dataset.theme") != scheme:
+        page.locator("#theme").click()
+    for address in ("v=overview", fragment("line", line=HOSTILE), "v=queue", "v=conditions"):
+        view(page, address)
+        assert page.evaluate(contrasts) == []

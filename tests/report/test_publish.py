@@ -7,7 +7,7 @@ import pytest
 
 from raybench.analysis.findings import analyze
 from raybench.config.plan import Plan
-from raybench.report.publish import publish, write
+from raybench.report.publish import download, publish, write
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import RunStore
 from tests.golden.make import CREATED, ID_VERSION, STORED, plan_of
@@ -46,3 +46,12 @@ def test_writing_adds_the_report_and_the_costs(plan: Plan) -> None:
     assert set(written) == {f"{run.root}/report/{name}" for name in FILES} | {"costs/golden.json"}
     publish(plan, run, CREATED)
     assert objects(plan) == before | written
+
+
+def test_a_copy_has_the_folders_of_the_report(plan: Plan, tmp_path: Path) -> None:
+    run = RunStore(plan.store, "golden", Ledger.read(RunStore(plan.store, "golden")))
+    run.put_report("index.html", b"new")
+    run.put_report("files/strip/1.webp", b"pixels")
+    copy = download(run, tmp_path / "copy")
+    assert (copy / "index.html").read_bytes() == b"new"
+    assert (copy / "files" / "strip" / "1.webp").read_bytes() == b"pixels"

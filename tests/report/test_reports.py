@@ -16,10 +16,12 @@ import pytest
 from raybench.analysis.board import Board, BoardContext, board_from_json, board_json, build_board
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.sentences import format_probability
+from raybench.analysis.verdict import DecisionSettings
+from raybench.config.experiment import Costs
 from raybench.report.column import headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import Picture, overlay
-from raybench.report.html import render
+from raybench.report.html import SCRIPTS, part, render
 from raybench.report.tables import board_csv, board_md, flags_parquet
 from raybench.runs.records import Failure, UnitResult
 from tests.support.report_units import EVIL, unit
@@ -109,14 +111,11 @@ def many(board_of: BoardOf) -> Board:
 def test_the_page_of_many_lines(many: Board) -> None:
     text = render(many, [], [])
     assert EVIL not in text
-    assert text.count("<tr data-line=") == text.count("<section data-line=") == len(many.lines)
-    table = text[text.index('id="lines"') :]
-    assert table.index('href="#line-1"') < table.index('href="#line-2"')
-    assert '<tr data-line="line-00" data-run="good"' in table
-    sections = re.findall(r'<section data-line="([^"]*)"[^>]*id="line-(\d+)"', text)
-    assert [int(place) for _, place in sections] == list(range(1, len(many.lines) + 1))
-    assert [line for line, _ in sections[1:4]] == ["line-00", "line-01", "line-02"]
-    assert text.count('<li><a href="#line-') == 0  # one sentence for each line would fill the screen
+    assert text.count("<tr data-line=") == text.count('data-view="line"') == len(many.lines)
+    assert '<tr data-line="line-00" data-run="good"' in text
+    lines = re.findall(r'data-view="line" data-line="([^"]*)"', text)
+    assert lines[1:4] == ["line-00", "line-01", "line-02"]
+    assert re.findall(r'id="line-(\d+)"', text) == [str(place) for place in range(1, len(lines) + 1)]
     assert "lines: no model has an image AUROC of 0.8 or more." in text
 
 
@@ -127,14 +126,13 @@ def test_markdown_lists_many_lines_in_short(many: Board) -> None:
 
 
 class Page(HTMLParser):
-    """scripts: those that a browser runs. data: those that it only holds."""
+    """scripts: those that a browser runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.addresses: list[str] = []
         self.scripts: list[str] = []
-        self.data: list[str] = []
         self.policy = ""
         self._open: list[str] | None = None
 
@@ -142,7 +140,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
         if tag == "script":
-            self._open = self.data if ("type", "application/json") in attrs else self.scripts
+            self._open = self.scripts
         if ("http-equiv", "Content-Security-Policy") in attrs:
             self.policy = dict(attrs)["content"] or ""
 
@@ -163,10 +161,11 @@ def test_the_page_is_self_contained_and_escaped(board: Board) -> None:
     page.feed(text)
     assert EVIL not in text
     assert page.addresses
-    assert all(address.startswith(("data:image/jpeg;base64,", "#line-")) for address in page.addresses)
+    beside = {"board.csv", "board.json", "board.md", "flags.parquet", "#main"}
+    assert all(address.startswith(("data:image/", "#v=")) or address in beside for address in page.addresses)
     assert "default-src 'none'" in page.policy
     assert page.tags.count("img") == 2
-    assert page.tags.count("details") == 1
+    assert text.count('<details class="pad failure">') == 1
     assert "run padim" in text
 
 
@@ -174,14 +173,21 @@ def test_only_the_page_s_own_scripts_may_run(board: Board) -> None:
     page = Page()
     page.feed(render(board, FLAGS, [picture()], SEEN))
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts]
-    assert page.policy.partition("script-src ")[2].split() == [f"'sha256-{digest}'" for digest in digests]
-    assert len(digests) == 2
+    assert f"script-src 'sha256-{digests[0]}';" in page.policy
+    assert "unsafe-inline" not in page.policy.replace("style-src 'unsafe-inline'", "")
+    assert len(digests) == 1
+
+
+def test_no_script_writes_markup() -> None:
+    source = "\n".join(part(name) for name in SCRIPTS)
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "fetch("):
+        assert word not in source
 
 
 def test_a_flag_is_found_by_each_of_its_reasons(board: Board) -> None:
     both = replace(FLAGS[0], kinds=("models disagree", "bad image"))
     text = render(board, [both], [picture()], SEEN)
-    assert text.count('data-reason="models disagree\nbad image"') == 1
+    assert text.count('data-kind="models disagree\nbad image"') == 1
     assert text.count("<option>bad image</option>") == text.count("<option>models disagree</option>") == 1
 
 
@@ -194,15 +200,27 @@ def test_a_flag_says_what_it_looks_like(board: Board) -> None:
     assert 'data-filter="signal"' not in render(board, FLAGS, [picture()], SEEN)
 
 
-def test_charts_hold_what_the_board_holds(board: Board) -> None:
-    page = Page()
-    page.feed(render(board, FLAGS, [], SEEN))
-    speed, size, histogram, roc, precision = (json.loads(data) for data in page.data)
-    assert speed["data"][1]["text"] == ["padim", "fake"]
-    assert size["data"][1]["x"] == [12.5, 12.5]
-    assert sum(len(trace["x"]) for trace in histogram["data"]) == 4
-    assert roc["data"][0]["y"][-1] == 1.0
-    assert precision["data"][0]["y"][0] == 1.0
+def test_the_page_says_what_the_board_says(board: Board, many: Board) -> None:
+    verdict, text = many.verdict_on("line-24"), render(many, [], [])
+    section = text[text.index('data-line="line-24" data-title') :]
+    assert len(verdict.standings) > 1
+    assert f"<b>{format_probability(verdict.sure or 0.0)}</b><span>sure that no other" in section
+    assert f"<b>{verdict.loss:.3f}</b><span>expected loss" in section
+    row = board.rows_of(EVIL)[0]
+    assert row.quality
+    page = render(board, FLAGS, [], SEEN)
+    assert f"finds {round((row.quality.recall.value or 0.0) * 30)} of 30 NG test images" in page
+    assert all(grade in page for grade in board.verdicts[0].grades.values())
+
+
+def test_costs_are_told_in_parts(board: Board) -> None:
+    settings = DecisionSettings(costs=Costs(missed_defect=200, false_alarm=2, defect_rate=0.02))
+    text = render(replace(board, context=replace(board.context, decision=settings)), [], [])
+    row = board.rows_of(EVIL)[0]
+    assert row.quality
+    recall, alarms = row.quality.recall.value or 0.0, row.quality.false_alarm_rate.value or 0.0
+    assert f"Of 1,000 parts, 20 of them NG: {20 * (1 - recall):.0f} (" in text
+    assert f"missed, {980 * alarms:.0f} (" in text
 
 
 def test_the_page_of_an_empty_board() -> None:

@@ -45,6 +45,20 @@ def test_what_is_put_is_got(store: Store) -> None:
     assert store.get("a/b") == b"new"
 
 
+def test_a_browser_shows_a_page_in_a_bucket(bucket: Store) -> None:
+    for key in ("report/index.html", "report/board.json"):
+        bucket.put(key, b"<p>")
+    backend = bucket._backend
+    assert isinstance(backend, s3.S3)
+    page, board = (
+        backend.client.head_object(Bucket=backend.bucket, Key=f"{backend.root}/report/{name}")
+        for name in ("index.html", "board.json")
+    )
+    assert page["ContentType"] == "text/html; charset=utf-8"
+    assert page["CacheControl"] == "no-cache"
+    assert board["ContentType"] == "application/json"
+
+
 def test_ranges(store: Store) -> None:
     store.put("k", b"0123456789")
     assert store.get_range("k", 3, 4) == b"3456"

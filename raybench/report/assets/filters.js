@@ -1,0 +1,52 @@
+// Which lines the overview shows, and which images the queue shows.
+
+function lineFilter(controls) {
+  const [rows, find] = [all("#lines tbody tr"), one("#find")];
+  const selects = all("select", controls);
+  const apply = () => {
+    const wanted = (find ? find.value : "").toLowerCase();
+    for (const row of rows) {
+      row.hidden = !row.dataset.line.toLowerCase().includes(wanted)
+        || selects.some((select) => select.value && row.dataset[select.dataset.by] !== select.value);
+    }
+    const shown = rows.filter((row) => !row.hidden).length;
+    one("#count").textContent = shown === rows.length ? "" : shown ? `${shown} of ${rows.length} lines` : "no line fits";
+  };
+  selects.forEach((select) => select.addEventListener("change", () => {
+    rewrite(Object.fromEntries(selects.map((each) => [each.dataset.by, each.value])));
+    apply();
+  }));
+  if (find) find.addEventListener("input", apply);
+  return (names) => {
+    for (const select of selects) choose(select, names.get(select.dataset.by) ?? "");
+    apply();
+  };
+}
+
+function queueFilter(view) {
+  const [selects, items] = [all("select[data-filter]", view), all("[data-item]", view)];
+  const apply = () => {
+    for (const item of items) {
+      item.hidden = selects.some(
+        (select) => select.value && !(item.dataset[select.dataset.filter] || "").split("\n").includes(select.value),
+      );
+    }
+    for (const group of all("[data-group]", view)) group.hidden = !one("[data-item]:not([hidden])", group);
+    const shown = items.filter((item) => !item.hidden).length;
+    one("[data-count]", view).textContent = shown ? `${shown} of ${items.length} shown` : "nothing fits";
+  };
+  selects.forEach((select) => select.addEventListener("change", () => {
+    rewrite(Object.fromEntries(selects.map((each) => [each.dataset.filter, each.value])));
+    apply();
+  }));
+  return (names) => {
+    for (const select of selects) choose(select, names.get(select.dataset.filter) ?? "");
+    apply();
+  };
+}
+
+// Select a value, or all where it is not among the options.
+function choose(select, value) {
+  select.value = value;
+  if (select.selectedIndex < 0) select.value = "";
+}

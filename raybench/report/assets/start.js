@@ -1,0 +1,51 @@
+// Everything starts here. Without scripts all views stand below each other.
+
+function theme() {
+  const [root, key] = [document.documentElement, "raybench-theme"];
+  try { root.dataset.theme = localStorage.getItem(key) || ""; } catch { /* a page from a file may have no storage */ }
+  one("#theme").addEventListener("click", () => {
+    const isDark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = isDark ? "light" : "dark";
+    try { localStorage.setItem(key, root.dataset.theme); } catch { /* as above */ }
+  });
+}
+
+function finder(find) {
+  const lines = all(".view.line").map((view) => view.dataset.line);
+  const open = () => {
+    const wanted = find.value.toLowerCase();
+    const line = lines.find((name) => name.toLowerCase() === wanted) ?? lines.find((name) => name.toLowerCase().includes(wanted));
+    if (!wanted) return;
+    if (line === undefined) return say(`no line fits ${find.value}`);
+    find.value = "";
+    find.dispatchEvent(new Event("input"));
+    go({ v: "line", line });
+  };
+  find.addEventListener("keydown", (event) => { if (event.key === "Enter") open(); });
+  find.addEventListener("change", () => { if (lines.includes(find.value)) open(); });
+}
+
+function keys(event) {
+  if (event.key === "Escape" && event.target.id === "find") event.target.blur();
+  if (isTyping(event.target) || hasModifier(event)) return;
+  if (event.key === "/" && one("#find")) one("#find").focus();
+  else if (event.key === "Escape" && shownView.dataset.view !== "overview") go({ v: "overview" });
+  else return;
+  event.preventDefault();
+}
+
+document.documentElement.classList.add("scripted");
+theme();
+all("table.sortable").forEach(sortable);
+all(".stack").forEach(underlay);
+all(".pictures").forEach((pictures) => slider(one("input[type=range]", pictures.closest(".card"))));
+if (one("#lines")) filtersOf.overview = lineFilter(one("#lines .controls"));
+if (one("[data-view=queue]")) filtersOf.queue = queueFilter(one("[data-view=queue]"));
+if (one("#find")) finder(one("#find"));
+one(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // its fragment is not the address of a view
+  one("h1", shownView).focus();
+});
+addEventListener("keydown", keys);
+addEventListener("hashchange", show);
+show();
