@@ -455,7 +455,7 @@ def parse_draft(text: str, where: str = "experiment") -> Draft:
         kept = _without_faults(data, [fault["loc"] for fault in error.__cause__.errors()])
         left_out = frozenset({*data, *_STAND_INS} - set(kept))
         try:
-            return Draft(Experiment.model_validate(_STAND_INS | kept), error.problems, left_out)
+            return Draft(Experiment.model_validate({**_STAND_INS, **kept}), error.problems, left_out)
         except ExperimentError:  # what is left depends on what is left out
             raise error from None
 

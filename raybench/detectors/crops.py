@@ -1,4 +1,4 @@
-"""Seeded random crops of OK images, plain and scrambled."""
+"""Seeded random crops of OK images, plain and altered, to train on patches."""
 
 from __future__ import annotations
 
@@ -39,6 +39,21 @@ class Crops:
             y, x = self._below(height - side + 1), self._below(width - side + 1)
             parts.append(whole[number % len(whole), :, y : y + side, x : x + side])
         return torch.stack(parts)
+
+    def altered(self, count: int) -> Tensor:
+        """Return crops that are flipped, recoloured and partly covered by texture.
+
+        They show a model features that OK images do not have.
+        """
+        crops = self.plain(count)
+        if self._below(2):
+            crops = crops.flip(3)
+        if self._below(2):
+            crops = crops.transpose(2, 3)
+        crops = crops * self._uniform(0.6, 1.4, count, 3, 1, 1) + self._uniform(-0.2, 0.2, count, 3, 1, 1)
+        covered = self._smooth(count, 1, 6).gt(0.6).float()
+        texture = 0.5 * self._smooth(count, 3, 5) + 0.5 * crops.flip(0)
+        return (crops * (1 - covered) + covered * texture).clamp(0, 1)
 
     def scrambled(self, count: int) -> Tensor:
         """Return crops whose tiles are shuffled and recoloured, as images that are not OK."""

@@ -70,17 +70,15 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         self.details["steps"] = training.train_jointly(steps, not_ok)
         self.details["stopped_on_plateau"] = alone.reached or joint.reached
         self.details["stopped_by_budget"] = clock.stopped_early
-        self.details["train_steps"] = asdict(self._count(context.budget_s if clock.stopped_early else None))
+        if planned := chosen.autoencoder_steps + chosen.steps:
+            done = self.details["autoencoder_steps"] + self.details["steps"]
+            budget_s = context.budget_s if clock.stopped_early else None
+            self.details["train_steps"] = asdict(TrainSteps(done, planned, budget_s))
         self.details |= {"tf32": True} if has_tf32(context.device) else {}
         self.details["autoencoder_loss"] = loss = training.autoencoder_loss()
         module.autoencoder_share.fill_(0.5 if loss < _LEARNT else 0.0)
         training.solve_last_layer(not_ok)
         _set_quantiles(module, unseen)
-
-    def _count(self, budget_s: float | None) -> TrainSteps:
-        """Sum up the steps of both phases."""
-        done = self.details["autoencoder_steps"] + self.details["steps"]
-        return TrainSteps(done, self.settings.autoencoder_steps + self.settings.steps, budget_s)
 
     def _not_ok(self, crops: Crops, context: FitContext) -> Callable[[int], Tensor]:
         """Return a function that draws N images (N, 3, h, w) in [0, 1] that are not OK."""
@@ -126,7 +124,7 @@ class Model(EfficientAdModel):
         channels = teacher.channels
         self.pad_maps = True
         self.register_buffer("autoencoder_share", torch.tensor(0.5))
-        self.teacher = teacher.eval()
+        self.teacher = teacher.eval()  # type: ignore[assignment]
         self.student = pdn.Pdn(2 * channels)
         self.ae = Autoencoder(channels)
         self.teacher_out_channels = channels
@@ -142,7 +140,7 @@ class Model(EfficientAdModel):
         """Return the losses in training, and otherwise scores and maps of images (B, 3, H, W) in [0, 1]."""
         if self.training:
             return super().forward(batch, batch_imagenet, normalize)
-        student, autoencoder = self.get_maps(batch, normalize)  # type: ignore[no-untyped-call]
+        student, autoencoder = self.get_maps(batch, normalize)
         anomaly_map = student + self.autoencoder_share * (autoencoder - student)
         return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)
 

@@ -99,7 +99,7 @@ class BackboneTeacher(nn.Module):
 
     def pretrain(self, context: FitContext) -> None:
         """Load the backbone's weights. Raises WeightsMissing, WeightsCorrupt."""
-        backbone.pretrain(self.levels.model, LITE0, context)
+        backbone.pretrain(self.levels.model, LITE0, context)  # type: ignore[arg-type]
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> BackboneTeacher:

@@ -144,6 +144,8 @@ class TrainSteps:
     budget_s: float | None = None
     """The time budget, in seconds, if it ended training early: on another machine it would be another number of steps.
     None if it did not."""
+    enough: int = 0
+    """Steps below which the model is undertrained: `Settings.ENOUGH_STEPS`. 0 if that is not known."""
 
 
 @dataclass(frozen=True)

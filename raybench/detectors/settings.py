@@ -26,6 +26,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     CPU: ClassVar[Mapping[str, Any]] = {}
     """Values of the preset "cpu" that differ from the defaults."""
+    ENOUGH_STEPS: ClassVar[int] = 0
+    """Optimiser steps after which the model's quality hardly rose any more where that was measured, or a tenth of the
+    paper's where it was not (docs/fidelity.md, "When training ends"). With fewer a model is marked as undertrained."""
     FROM_STORE: ClassVar[Mapping[str, str]] = {}
     """Names of weights that take the place of defaults wherever the weights store holds them."""
 
@@ -135,6 +138,7 @@ class StfpmSettings(OnBackbone, Steps):
     steps: int = Field(800, ge=1)
     batch: int = Field(32, ge=1)
     lr: float = Field(0.4, gt=0)
+    ENOUGH_STEPS = 50
     CPU = {"steps": 150, "batch": 8}
 
 
@@ -184,7 +188,7 @@ class EfficientAdSettings(Settings):
     remembered: int = Field(256, ge=1)
     """The most training images of student and autoencoder. Their teacher features are kept in memory."""
     FROM_STORE = {"teacher": "pdn-official", "not_ok": "imagenette"}
-    CPU = {"autoencoder_steps": 100, "steps": 50, "lr": 1e-3, "remembered": 24}
+    CPU = {"autoencoder_steps": 0, "steps": 0, "remembered": 24}
 
     def weights(self) -> Iterator[str]:
         yield self.teacher
@@ -200,6 +204,7 @@ class FastflowSettings(OnBackbone, Steps):
     batch: int = Field(32, ge=1)
     flow_steps: int = Field(8, ge=1)
     """Coupling blocks per level."""
+    ENOUGH_STEPS = 450
     CPU = {"steps": 120, "batch": 4}
 
 
@@ -229,6 +234,7 @@ class SupersimplenetSettings(OnBackbone, Steps):
     """Learning rate of the feature adaptor. That of the heads is twice as high."""
     noise: float = Field(0.5, gt=0)
     """Standard deviation of the noise that makes anomalies, in units of that of OK features."""
+    ENOUGH_STEPS = 120
     CPU = {"steps": 120, "batch": 4, "lr": 3e-4}
 
 
@@ -244,6 +250,7 @@ class DraemSettings(Steps):
     textures: Literal["line", "dtd"] = "line"
     """Textures of the made anomalies: altered OK images and Perlin noise ("line"), or Describable Textures from the
     weights store ("dtd")."""
+    ENOUGH_STEPS = 2000
     CPU = {"steps": 60, "batch": 4, "lr": 1e-3, "width": 16}
 
     def weights(self) -> Iterator[str]:

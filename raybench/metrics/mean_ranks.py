@@ -117,7 +117,8 @@ def average_ranks(values: Floats) -> Floats:
     """Rank (L, M) values in each row: 1 for the highest, NaNs last. Equal values, and NaNs, share the mean rank."""
     values = np.where(np.isnan(values), -np.inf, values)
     others, own = values[:, np.newaxis], values[..., np.newaxis]
-    return (others > own).sum(axis=2) + ((others == own).sum(axis=2) + 1) / 2
+    ranks: Floats = (others > own).sum(axis=2) + ((others == own).sum(axis=2) + 1) / 2
+    return ranks
 
 
 def largest_table(models_of: Mapping[str, Set[str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -224,7 +224,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     Column("images_masks", lambda _, row: row.counts and row.counts.masks),
     Column("threshold", lambda _, row: row.threshold and row.threshold.value),
     Column("train_s", lambda _, row: row.train_s),
-    Column("train_steps", lambda _, row: row.steps, attributes=("done", "planned", "budget_s")),
+    Column("train_steps", lambda _, row: row.steps, attributes=("done", "planned", "budget_s", "enough")),
     Column("pixel_threshold", lambda _, row: row.pixel_threshold and row.pixel_threshold.value),
     Column(
         "test_minutes",

@@ -39,6 +39,7 @@ def conditions(board: Board) -> list[str]:
     texts += [f"device: {text}" for text in speeds]
     texts += _mixed_devices(board)
     texts += _cut_short(board.rows)
+    texts += _undertrained(board.rows)
     texts += _disturbed([row for row in board.rows if row.speed])
     texts += format_cost(context.spending)
     texts += _weights(board)
@@ -113,6 +114,20 @@ def _cut_short(rows: Sequence[BoardRow]) -> list[str]:
             f"{steps.budget_s:g} s; on another machine it would take another number"
         )
     return texts
+
+
+def _undertrained(rows: Sequence[BoardRow]) -> list[str]:
+    """Models that took fewer optimiser steps than they are known to need, with the smallest number of each."""
+    short: dict[str, TrainSteps] = {}
+    for row in rows:
+        if row.steps and row.steps.done < row.steps.enough:
+            before = short.get(row.model, row.steps)
+            short[row.model] = min(before, row.steps, key=lambda steps: steps.done)
+    return [
+        f"undertrained: {model} took {steps.done:,} of the {steps.enough:,} steps after which its quality hardly "
+        "rises; its results are those of a model that has not learnt what it can"
+        for model, steps in sorted(short.items())
+    ]
 
 
 def _disturbed(rows: Sequence[BoardRow]) -> list[str]:

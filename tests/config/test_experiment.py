@@ -288,7 +288,7 @@ def test_the_digest_of_an_experiment_without_overrides_is_what_it_was() -> None:
         train_budget_s=60.0,
         input=InputChoice(pixels=64 * 64),
     )
-    assert found.digest == "5d972941bd7fa6f71b9e83a5ff7d3a080740bc0e8e98e65f7ad3449ab1424f2e"
+    assert found.digest == "c3ff49c38877c3d4bd3d166a59408b6b316ccf88eba71c7ac3e74ebfd9f3454b"
 
 
 def test_an_experiment_from_its_file(tmp_path: Path) -> None:

@@ -78,6 +78,19 @@ def test_lines_trained_on_cpus_and_gpus_are_told(board_of: BoardOf) -> None:
     assert not any("trained on" in text for text in alike)
 
 
+def test_undertrained_models_are_told_with_the_fewest_steps_of_each(board_of: BoardOf) -> None:
+    board = board_of({"bottle": {"m": 2.0, "n": 2.0}, "cap": {"m": 2.0, "n": 2.0}})
+    steps = {
+        ("bottle", "m"): TrainSteps(60, 60, enough=2000),
+        ("cap", "m"): TrainSteps(40, 60, enough=2000),
+        ("bottle", "n"): TrainSteps(50, 50, enough=50),
+        ("cap", "n"): None,
+    }
+    texts = changed(board, lambda at, row: replace(row, steps=steps[row.line, row.model]))
+    (told,) = [text for text in texts if "undertrained" in text]
+    assert told.startswith("undertrained: m took 40 of the 2,000 steps after which its quality hardly rises; ")
+
+
 def test_training_that_a_budget_cut_short_is_told(board_of: BoardOf) -> None:
     board = board_of({"bottle": {"m": 2.0, "n": 2.0}, "cap": {"m": 2.0, "n": 2.0}})
     steps = [TrainSteps(1000, 1000), TrainSteps(312, 1000, 60.0), TrainSteps(40, 2000, 60.0), None]
