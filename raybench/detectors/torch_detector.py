@@ -192,7 +192,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
     def train_steps(self) -> TrainSteps | None:
         """Return the optimiser steps of its training for the card. None for a model without an optimiser."""
         found = self.details.get("train_steps")
-        return None if found is None else TrainSteps(**found, enough=self.settings.ENOUGH_STEPS)
+        return None if found is None else TrainSteps(**found | {"enough": self.settings.ENOUGH_STEPS})
 
     def parameters(self) -> int:
         """Return the number of all parameters, the backbone's included."""
