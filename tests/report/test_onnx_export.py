@@ -39,7 +39,8 @@ def camera(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("camera") / "strip"
     shutil.copytree(strips, folder)
     for path in [*folder.glob("train/*/*.png"), *folder.glob("test/*/*.png")]:
-        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 16)
+        grey = np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint16)
+        cv2.imwrite(str(path), grey * 16)
     return folder
 
 
