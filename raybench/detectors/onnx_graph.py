@@ -161,7 +161,7 @@ class ToNetwork(nn.Module):
 
     def __init__(self, source: Source, height: int, width: int) -> None:
         super().__init__()
-        levels = None if source.levels is None else torch.from_numpy(source.levels.astype(np.float32))
+        levels = None if source.levels is None else torch.from_numpy(source.levels.astype(np.float32))[:, None]
         self.register_buffer("levels", levels)
         top, left, inner_height, inner_width = source.box
         around = top, height - top - inner_height, left, width - left - inner_width
@@ -180,17 +180,16 @@ class ToNetwork(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        pixels = (
-            image.float() if self.levels is None else functional.embedding(image.int(), self.levels[:, None])[..., 0]
-        )
+        stored = image[0].transpose(0, 1)  # runtimes copy whole columns faster than single pixels of each row
+        pixels = stored.float() if self.levels is None else functional.embedding(stored.int(), self.levels)[..., 0]
         pixels = self.resize(pixels)
         if any(self.around):
             if self.padding is None:
-                pixels = pixels.index_select(1, self.rows).index_select(2, self.columns)
+                pixels = pixels.index_select(0, self.rows).index_select(1, self.columns)
             else:
                 top, below, left, right = self.around
                 pixels = functional.pad(pixels, (0, 0, left, right, top, below), value=self.padding)
-        return pixels.expand(-1, -1, -1, 3)
+        return pixels.expand(-1, -1, 3)[None]
 
 
 class ToSource(nn.Module):
@@ -199,12 +198,13 @@ class ToSource(nn.Module):
     def __init__(self, source: Source) -> None:
         super().__init__()
         top, left, height, width = source.box
-        self.columns = _WeightedSum(2, *_linear(width, source.width), first=left)
-        self.rows = _WeightedSum(1, *_linear(height, source.height), first=top)
+        self.columns = _WeightedSum(*_linear(width, source.width), first=left)
+        self.rows = _WeightedSum(*_linear(height, source.height), first=top)
 
     def forward(self, maps: Tensor) -> Tensor:
-        resized: Tensor = self.rows(self.columns(maps))
-        return resized
+        across: Tensor = self.columns(maps[0].transpose(0, 1))
+        resized: Tensor = self.rows(across.transpose(0, 1))
+        return resized[None]
 
 
 Side = tuple[int, int]
@@ -212,31 +212,31 @@ Side = tuple[int, int]
 
 
 class _Area(nn.Module):
-    """OpenCV's INTER_AREA of uint8."""
+    """OpenCV's INTER_AREA of uint8. It maps (W, H, C) to (h, w, C), all float32."""
 
     def __init__(self, columns: Side, rows: Side) -> None:
         super().__init__()
         # Runtimes contract a product and a sum to one operation, which rounds differently, but not across a ReLU.
-        self.columns = _WeightedSum(2, *_area(*columns), each=torch.relu)
-        self.rows = _WeightedSum(1, *_area(*rows), each=torch.relu)
+        self.columns = _WeightedSum(*_area(*columns), each=torch.relu)
+        self.rows = _WeightedSum(*_area(*rows), each=torch.relu)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        mean: Tensor = self.rows(self.columns(pixels))
+        mean: Tensor = self.rows(self.columns(pixels).transpose(0, 1))
         return mean.round()
 
 
 class _BlockMean(nn.Module):
-    """OpenCV's INTER_AREA of uint8 where each pixel is the mean of a block of whole pixels."""
+    """The same where each pixel is the mean of a block of whole pixels."""
 
     def __init__(self, columns: Side, rows: Side) -> None:
         super().__init__()
-        self.columns, self.rows = _WeightedSum(2, *_blocks(*columns)), _WeightedSum(1, *_blocks(*rows))
+        self.columns, self.rows = _WeightedSum(*_blocks(*columns)), _WeightedSum(*_blocks(*rows))
         block = columns[0] // columns[1], rows[0] // rows[1]
         self.scale = nn.Buffer(torch.tensor(1 / math.prod(block), dtype=torch.float32))
         self.halves_go_up = block == (2, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        mean: Tensor = self.rows(self.columns(pixels)) * self.scale
+        mean: Tensor = self.rows(self.columns(pixels).transpose(0, 1)) * self.scale
         return (mean + 0.5).floor() if self.halves_go_up else mean.round()
 
 
@@ -246,42 +246,40 @@ class _Bilinear(nn.Module):
     def __init__(self, columns: Side, rows: Side) -> None:
         super().__init__()
         (across, across_weight), (down, down_weight) = (_linear(*side) for side in (columns, rows))
-        self.columns = _WeightedSum(2, across, _fixed_point(across_weight))
-        self.rows = _WeightedSum(1, down, _fixed_point(down_weight), each=lambda product: (product / 2**16).floor())
+        self.columns = _WeightedSum(across, _fixed_point(across_weight))
+        self.rows = _WeightedSum(down, _fixed_point(down_weight), each=lambda product: (product / 2**16).floor())
 
     def forward(self, pixels: Tensor) -> Tensor:
         across = (self.columns(pixels.double()) / 2**4).floor()
-        scaled: Tensor = (self.rows(across) + 2) / 2**2
+        scaled: Tensor = (self.rows(across.transpose(0, 1)) + 2) / 2**2
         return scaled.floor().float()
 
 
 class _WeightedSum(nn.Module):
-    """Resizes one dimension: the sum over k of `each(values[index[k]] * weight[k])`, added in this order.
+    """Resizes the first dimension: the sum over k of `each(values[index[k]] * weight[k])`, added in this order.
 
     Args:
-        dim: The dimension, 1 or 2.
         index: (K, size) int64.
         weight: (K, size), of the type of the values.
         each: Applied to each product.
-        first: Position of the first value in the dimension.
+        first: Position of the first value.
     """
 
     def __init__(
         self,
-        dim: int,
         index: npt.NDArray[np.int64],
         weight: npt.NDArray[np.floating],
         each: Callable[[Tensor], Tensor] | None = None,
         first: int = 0,
     ) -> None:
         super().__init__()
-        self.dim, self.each = dim, each
+        self.each = each
         self.index, self.weight = nn.Buffer(torch.from_numpy(index + first)), nn.Buffer(torch.from_numpy(weight))
 
     def forward(self, values: Tensor) -> Tensor:
-        shape = [-1 if dim == self.dim else 1 for dim in range(values.ndim)]
+        shape = (-1, *[1] * (values.ndim - 1))
         products = (
-            values.index_select(self.dim, index) * weight.reshape(shape)
+            values.index_select(0, index) * weight.reshape(shape)
             for index, weight in zip(self.index, self.weight, strict=True)
         )
         return functools.reduce(torch.add, map(self.each, products) if self.each else products)
