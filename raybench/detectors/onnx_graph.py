@@ -79,11 +79,12 @@ def write_onnx(detector: Detector, source: Source, threshold: float | None, path
         raise InputError(f"export needs {', '.join(missing)}; install raybench[export]")
     if reason := detector.card().not_exportable:
         raise ModelError(f"it cannot be exported: {reason}")
-    network = detector.inner if isinstance(detector, Tiled) else detector
-    if not isinstance(network, TorchDetector):
+    tiled = detector if isinstance(detector, Tiled) else None
+    inner = tiled.inner if tiled else detector
+    if not isinstance(inner, TorchDetector):
         raise ModelError("it cannot be exported: it is no torch detector of raybench's")
-    model = ExportedModel(network.module, Geometry.of(detector), source, threshold).eval().to(network.device)
-    example = torch.zeros(source.shape, dtype=getattr(torch, source.dtype), device=network.device)
+    model = ExportedModel(inner, tiled, source, threshold).eval().to(inner.device)
+    example = torch.zeros(source.shape, dtype=getattr(torch, source.dtype), device=inner.device)
     with torch.inference_mode():
         names = list(model(example))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -98,27 +99,6 @@ def write_onnx(detector: Detector, source: Source, threshold: float | None, path
         raise ModelError(f"it cannot be exported: {type(error).__name__}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Size of a detector's input, and the tiles that its network gets one by one."""
-
-    height: int
-    """Pixels."""
-    width: int
-    """Pixels."""
-    tile: int = 0
-    """Side of the square tiles in pixels. 0 if the network gets the whole input."""
-    places: tuple[tuple[int, int], ...] = ()
-    """Top and left of each tile."""
-
-    @classmethod
-    def of(cls, detector: Any) -> Geometry:
-        """Return the geometry of a detector."""
-        if isinstance(detector, Tiled):
-            return cls(detector.height, detector.width, detector.tile, tuple(detector.places))
-        return cls(detector.height, detector.width)
-
-
 class ExportedModel(nn.Module):
     """A detector's module from source pixels to the decision.
 
@@ -126,17 +106,19 @@ class ExportedModel(nn.Module):
     the module has none; and `is_anomalous`, (1,) bool: score > threshold, unless there is no threshold.
 
     Args:
-        module: Maps images (B, 3, h, w) in [0, 1] to a `ModelOutput`.
-        geometry: Input and tiles of the module.
+        inner: A fitted detector.
+        tiled: The detector of larger images that applies `inner` to tiles. None if `inner` gets whole images.
         source: The images.
         threshold: Images with a higher score are anomalous.
     """
 
-    def __init__(self, module: nn.Module, geometry: Geometry, source: Source, threshold: float | None) -> None:
+    def __init__(self, inner: TorchDetector[Any], tiled: Tiled | None, source: Source, threshold: float | None) -> None:
         super().__init__()
-        self.to_network = ToNetwork(source, geometry.height, geometry.width)
-        self.module = module
-        self.geometry = geometry
+        whole = tiled or inner
+        self.height, self.width = whole.height, whole.width
+        self.tile, self.places = (tiled.tile, tiled.places) if tiled else (0, [])
+        self.to_network = ToNetwork(source, self.height, self.width)
+        self.module = inner.module
         self.to_source = ToSource(source)
         self.threshold = nn.Buffer(torch.tensor(math.nan if threshold is None else threshold, dtype=torch.float64))
         self.decides = threshold is not None
@@ -154,26 +136,19 @@ class ExportedModel(nn.Module):
 
     def _cut(self, pixels: Tensor) -> Tensor:
         """Cut the network's input (1, h, w, 3) into tiles (T, tile, tile, 3), as `Tiled` does."""
-        tile, places = self.geometry.tile, self.geometry.places
-        if not places:
+        if not self.places:
             return pixels
-        return torch.cat([pixels[:, top : top + tile, left : left + tile] for top, left in places])
+        return torch.cat([pixels[:, top : top + self.tile, left : left + self.tile] for top, left in self.places])
 
     def _join(self, maps: Tensor) -> Tensor:
         """Merge the heat maps of tiles (T, tile, tile) to one of the network's input (1, h, w), as `Tiled` does."""
-        tile, places = self.geometry.tile, self.geometry.places
-        if not places:
+        if not self.places:
             return maps
-        total, count = self._placed(maps[0], places[0]), self._placed(torch.ones((tile, tile)), places[0])
-        for heat, place in zip(maps[1:], places[1:], strict=True):
-            total = total + self._placed(heat, place)
-            count = count + self._placed(torch.ones((tile, tile)), place)
-        return (total / count.to(total.device))[None]
-
-    def _placed(self, heat: Tensor, place: tuple[int, int]) -> Tensor:
-        """Put a tile (tile, tile) into an empty map (h, w)."""
-        (top, left), tile, whole = place, self.geometry.tile, self.geometry
-        return functional.pad(heat, (left, whole.width - left - tile, top, whole.height - top - tile))
+        right, below = self.width - self.tile, self.height - self.tile
+        around = [(left, right - left, top, below - top) for top, left in self.places]
+        total = functools.reduce(torch.add, map(functional.pad, maps, around))
+        count = functools.reduce(torch.add, map(functional.pad, torch.ones_like(maps), around))
+        return (total / count)[None]
 
 
 class ToNetwork(nn.Module):
@@ -186,7 +161,7 @@ class ToNetwork(nn.Module):
 
     def __init__(self, source: Source, height: int, width: int) -> None:
         super().__init__()
-        levels = None if source.levels is None else torch.from_numpy(source.levels.astype(np.float32))
+        levels = None if source.levels is None else torch.from_numpy(source.levels.astype(np.float32))[:, None]
         self.register_buffer("levels", levels)
         top, left, inner_height, inner_width = source.box
         around = top, height - top - inner_height, left, width - left - inner_width
@@ -205,17 +180,16 @@ class ToNetwork(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        pixels = (
-            image.float() if self.levels is None else functional.embedding(image.int(), self.levels[:, None])[..., 0]
-        )
+        stored = image[0].transpose(0, 1)  # runtimes copy whole columns faster than single pixels of each row
+        pixels = stored.float() if self.levels is None else functional.embedding(stored.int(), self.levels)[..., 0]
         pixels = self.resize(pixels)
         if any(self.around):
             if self.padding is None:
-                pixels = pixels.index_select(1, self.rows).index_select(2, self.columns)
+                pixels = pixels.index_select(0, self.rows).index_select(1, self.columns)
             else:
                 top, below, left, right = self.around
                 pixels = functional.pad(pixels, (0, 0, left, right, top, below), value=self.padding)
-        return pixels.expand(-1, -1, -1, 3)
+        return pixels.expand(-1, -1, 3)[None]
 
 
 class ToSource(nn.Module):
@@ -224,11 +198,13 @@ class ToSource(nn.Module):
     def __init__(self, source: Source) -> None:
         super().__init__()
         top, left, height, width = source.box
-        self.columns = _WeightedSum(2, *_linear(width, source.width), first=left)
-        self.rows = _WeightedSum(1, *_linear(height, source.height), first=top)
+        self.columns = _WeightedSum(*_linear(width, source.width), first=left)
+        self.rows = _WeightedSum(*_linear(height, source.height), first=top)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return self.rows(self.columns(maps))
+        across: Tensor = self.columns(maps[0].transpose(0, 1))
+        resized: Tensor = self.rows(across.transpose(0, 1))
+        return resized[None]
 
 
 Side = tuple[int, int]
@@ -236,30 +212,31 @@ Side = tuple[int, int]
 
 
 class _Area(nn.Module):
-    """OpenCV's INTER_AREA of uint8."""
+    """OpenCV's INTER_AREA of uint8. It maps (W, H, C) to (h, w, C), all float32."""
 
     def __init__(self, columns: Side, rows: Side) -> None:
         super().__init__()
         # Runtimes contract a product and a sum to one operation, which rounds differently, but not across a ReLU.
-        self.columns = _WeightedSum(2, *_area(*columns), each=torch.relu)
-        self.rows = _WeightedSum(1, *_area(*rows), each=torch.relu)
+        self.columns = _WeightedSum(*_area(*columns), each=torch.relu)
+        self.rows = _WeightedSum(*_area(*rows), each=torch.relu)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.rows(self.columns(pixels)).round()
+        mean: Tensor = self.rows(self.columns(pixels).transpose(0, 1))
+        return mean.round()
 
 
 class _BlockMean(nn.Module):
-    """OpenCV's INTER_AREA of uint8 where each pixel is the mean of a block of whole pixels."""
+    """The same where each pixel is the mean of a block of whole pixels."""
 
     def __init__(self, columns: Side, rows: Side) -> None:
         super().__init__()
-        self.columns, self.rows = _WeightedSum(2, *_blocks(*columns)), _WeightedSum(1, *_blocks(*rows))
+        self.columns, self.rows = _WeightedSum(*_blocks(*columns)), _WeightedSum(*_blocks(*rows))
         block = columns[0] // columns[1], rows[0] // rows[1]
         self.scale = nn.Buffer(torch.tensor(1 / math.prod(block), dtype=torch.float32))
         self.halves_go_up = block == (2, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        mean = self.rows(self.columns(pixels)) * self.scale
+        mean: Tensor = self.rows(self.columns(pixels).transpose(0, 1)) * self.scale
         return (mean + 0.5).floor() if self.halves_go_up else mean.round()
 
 
@@ -269,48 +246,47 @@ class _Bilinear(nn.Module):
     def __init__(self, columns: Side, rows: Side) -> None:
         super().__init__()
         (across, across_weight), (down, down_weight) = (_linear(*side) for side in (columns, rows))
-        self.columns = _WeightedSum(2, across, _fixed_point(across_weight))
-        self.rows = _WeightedSum(1, down, _fixed_point(down_weight), each=lambda product: (product / 2**16).floor())
+        self.columns = _WeightedSum(across, _fixed_point(across_weight))
+        self.rows = _WeightedSum(down, _fixed_point(down_weight), each=lambda product: (product / 2**16).floor())
 
     def forward(self, pixels: Tensor) -> Tensor:
         across = (self.columns(pixels.double()) / 2**4).floor()
-        return ((self.rows(across) + 2) / 2**2).floor().float()
+        scaled: Tensor = (self.rows(across.transpose(0, 1)) + 2) / 2**2
+        return scaled.floor().float()
 
 
 class _WeightedSum(nn.Module):
-    """Resizes one dimension: the sum over k of `each(values[index[k]] * weight[k])`, added in this order.
+    """Resizes the first dimension: the sum over k of `each(values[index[k]] * weight[k])`, added in this order.
 
     Args:
-        dim: The dimension, 1 or 2.
         index: (K, size) int64.
         weight: (K, size), of the type of the values.
         each: Applied to each product.
-        first: Position of the first value in the dimension.
+        first: Position of the first value.
     """
 
     def __init__(
         self,
-        dim: int,
         index: npt.NDArray[np.int64],
         weight: npt.NDArray[np.floating],
         each: Callable[[Tensor], Tensor] | None = None,
         first: int = 0,
     ) -> None:
         super().__init__()
-        self.dim, self.each = dim, each
+        self.each = each
         self.index, self.weight = nn.Buffer(torch.from_numpy(index + first)), nn.Buffer(torch.from_numpy(weight))
 
     def forward(self, values: Tensor) -> Tensor:
-        shape = [-1 if dim == self.dim else 1 for dim in range(values.ndim)]
+        shape = (-1, *[1] * (values.ndim - 1))
         products = (
-            values.index_select(self.dim, index) * weight.reshape(shape)
+            values.index_select(0, index) * weight.reshape(shape)
             for index, weight in zip(self.index, self.weight, strict=True)
         )
         return functools.reduce(torch.add, map(self.each, products) if self.each else products)
 
 
 def _fixed_point(weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    return np.rint(weight * np.float32(_ONE)).astype(np.float64)
+    return np.asarray(np.rint(weight * np.float32(_ONE)), np.float64)
 
 
 def _area(size: int, target: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

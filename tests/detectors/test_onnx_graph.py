@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from raybench.data.decode import Pixels, eight_bit, level_table
 from raybench.data.geometry import InputFit, box_of, padding_of, to_network, to_source
 from raybench.detectors import onnx_file
-from raybench.detectors.onnx_graph import ExportedModel, Geometry, Source, ToNetwork, ToSource
+from raybench.detectors.onnx_graph import Source, ToNetwork, ToSource, write_onnx
+from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.torch_detector import TorchDetector
+from tests.support.fitting import CONTEXT, Images
 
 BLACK, WHITE = 100, 4095
 
@@ -76,12 +79,23 @@ def test_heat_maps_get_the_size_of_the_source(image: Pixels, fit: InputFit) -> N
     np.testing.assert_allclose(found, expected, atol=1e-4)  # positions of pixels are rounded to float32
 
 
-class Pixelwise(nn.Module):
+class Mix(nn.Module):
     """A network whose heat map is a mix of the channels, and whose score is its mean."""
 
     def forward(self, images: Tensor) -> Any:
         heat = (images * torch.tensor([1.0, 2.0, 4.0]).reshape(1, 3, 1, 1)).sum(1)
         return SimpleNamespace(pred_score=heat.mean((1, 2)), anomaly_map=heat)
+
+
+class MixDetector(TorchDetector[None]):
+    def build(self) -> nn.Module:
+        return Mix()
+
+    def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
+        pass
+
+    def card(self) -> Card:
+        return Card("mix", "none", "none", "no weights", 0)
 
 
 @pytest.mark.parametrize(
@@ -96,17 +110,17 @@ def test_runtimes_prepare_images_alike(
     fit: InputFit, shape: tuple[int, int, int], dtype: type[Any], tmp_path: Path
 ) -> None:
     image = noise(1, *shape, dtype)
-    model = ExportedModel(Pixelwise(), Geometry(fit.height, fit.width), source_of(image, fit), 0.5).eval()
+    detector = MixDetector(None, fit.height, fit.width, CONTEXT)
+    detector.fit(Images(2, fit.height, fit.width), CONTEXT)
+    scored = detector.score(prepared(image, fit)[np.newaxis])
+    assert scored.heatmaps is not None
+    heat = to_source(scored.heatmaps[0], fit, *shape[:2])
     onnx, openvino = tmp_path / "model.onnx", tmp_path / "model.xml"
-    torch.onnx.export(
-        model, (torch.from_numpy(image)[None],), onnx, input_names=[onnx_file.INPUT],
-        output_names=list(onnx_file.OUTPUTS), dynamo=True, external_data=False, verbose=False,
-    )  # fmt: skip
+    write_onnx(detector, source_of(image, fit), 0.5, onnx)
     onnx_file.write_openvino(onnx, openvino)
-    weighted = (prepared(image, fit).astype(np.float32) / 255 * np.array([1, 2, 4], np.float32)).sum(2)
     for scorer in (onnx_file.onnx_scorer(onnx), onnx_file.openvino_scorer(openvino)):
         found = scorer.score(image)
-        assert found.score == pytest.approx(weighted.mean(), rel=1e-5)
+        assert found.score == pytest.approx(scored.scores[0], rel=1e-5)
         assert found.heatmap is not None
-        np.testing.assert_allclose(found.heatmap, to_source(weighted, fit, *shape[:2]), atol=1e-4)
+        np.testing.assert_allclose(found.heatmap, heat, atol=1e-4)  # one step of one pixel is 4e-3
         assert found.is_anomalous is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def camera(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("camera") / "strip"
     shutil.copytree(strips, folder)
     for path in [*folder.glob("train/*/*.png"), *folder.glob("test/*/*.png")]:
-        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 16)
+        grey = np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.uint16)
+        cv2.imwrite(str(path), grey * 16)
     return folder
 
 
@@ -103,6 +105,27 @@ def test_the_example_of_the_docs_scores_files_as_the_run_did(done: Plan, exporte
     np.testing.assert_allclose([float(row[1]) for row in rows], scored.scores, rtol=1e-3)
     assert [row[2] for row in rows] == [str(score > trained.threshold.value) for score in scored.scores]
     assert {row[2] for row in rows} == {"True", "False"}
+
+
+def test_the_example_in_cpp_scores_as_the_run_did(exported: Exported, tmp_path: Path) -> None:
+    compiler = shutil.which("c++")
+    folders = [Path(os.environ.get("ONNXRUNTIME_HOME", "/opt/onnxruntime")), Path("/usr/local"), Path("/usr")]
+    headers = [path for folder in folders for path in folder.glob("include/**/onnxruntime_cxx_api.h")]
+    if compiler is None or not headers:
+        pytest.skip("no C++ compiler, or no C++ headers of onnxruntime (ONNXRUNTIME_HOME names its folder)")
+    library = headers[0].parents[len(headers[0].parts) - headers[0].parts.index("include") - 1] / "lib"
+    program, source = tmp_path / "score", ROOT / "docs/examples/score.cpp"
+    linked = [f"-I{headers[0].parent}", f"-L{library}", f"-Wl,-rpath,{library}", "-lonnxruntime"]
+    command = [compiler, "-std=c++17", "-Wall", "-Werror", source, *linked, "-o", program]
+    subprocess.run([*map(str, command)], check=True)
+    stored = CheckImages.load(exported.files[0])
+    for image, score in zip(stored.images, stored.scores, strict=True):
+        image.tofile(tmp_path / "pixels")
+        told = subprocess.run(
+            [str(program), str(exported.files[0]), str(tmp_path / "pixels")], capture_output=True, text=True, check=True
+        ).stdout.split()
+        assert float(told[0]) == pytest.approx(score, rel=1e-3)
+        assert told[1] == str(int(score > stored.threshold))
 
 
 def test_the_file_is_checked_where_it_runs(copied: Path) -> None:
