@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 
 from raybench.analysis.board import BoardContext, build_board
@@ -20,9 +21,9 @@ from raybench.analysis.flags import ScoredImage, build_flags, collect_scores, to
 from raybench.data.geometry import Input
 from raybench.metrics.image import ImageScores, Ranked
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
-from raybench.report.gallery import Picture
+from raybench.report.gallery import HeatMap, Picture, heat_codes
 from raybench.report.html import render
-from raybench.report.pictures import pictures_per_line
+from raybench.report.pictures import models_per_line, pictures_per_line
 from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
 from raybench.runs.run import versions
 
@@ -73,12 +74,12 @@ def made(line: int, model: int, images: int) -> tuple[UnitResult, ImageScores | 
 def pictures(seen: list[ScoredImage], lines: int) -> Iterator[Picture]:
     rng = np.random.default_rng(0)
     image = (rng.normal(128, 30, (HEIGHT, WIDTH, 1)) + np.zeros(3)).clip(0, 255).astype(np.uint8)
-    heat = np.zeros((HEIGHT, WIDTH), np.float32)
-    heat[60:120, 80:160] = 3.0
+    heat = np.zeros((60, 96), np.float32)
+    heat[20:40, 30:50] = 3.0
+    maps = tuple(HeatMap(model, heat_codes(heat, 0.0, 1.0), 127) for model in MODELS[: models_per_line(lines)])
+    mask = cv2.resize(heat, (WIDTH, HEIGHT)) > 1
     for one in top_images(seen, pictures_per_line(lines)):
-        yield Picture(
-            one.line, one.image_id, one.label, one.excess, one.flagged_by, "padim", image, heat, heat > 1, 0.0, 1.0
-        )
+        yield Picture(one.line, one.image_id, one.label, one.excess, image, mask, maps)
 
 
 def timed(what: str, step: Callable[[], T]) -> T:

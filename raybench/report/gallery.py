@@ -1,9 +1,14 @@
-"""Pictures for the report: an image beside its heat map, as data URIs."""
+"""Pictures for the page: an image, the outline of its mask, and the heat maps of all models, as data URIs.
+
+Heat maps are grey: colour, opacity and "above the threshold only" are filters of the page. The heat maps of one image
+lie below each other in one picture, the strip.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,16 +16,33 @@ import numpy as np
 import numpy.typing as npt
 
 LONGEST_SIDE = 320
-_JPEG_QUALITY = 82
+HEAT_SIDE = 96
+HEAT_EDGE = 2
+"""Rows above and below each heat map of a strip that repeat its edge, so that smoothing mixes no two maps."""
+_QUALITY = 75
 _COLOURS = cv2.COLORMAP_INFERNO  # perceptually even, and readable with every kind of colour vision
-_MASK_COLOUR = (64, 220, 255)  # RGB
 _STRONGEST = 0.75
 _NO_SPAN = 1e-30  # if all OK images have the same heat, everything hotter is bright
+_HALF = 127  # heat code of the hottest OK image
+_OCTAVES = 5  # of heat above it, up to the highest code
+_POINTS, _OUTLINES = 48, 40
 
 Rgb = npt.NDArray[np.uint8]
+Heat = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """One image as a model sees it, drawn small."""
+
+    model: str
+    codes: npt.NDArray[np.uint8]
+    """(h, w) uint8, see `heat_codes`."""
+    limit: int | None
+    """Heat code of the model's pixel threshold. None without one."""
+
+
+@dataclass(frozen=True, eq=False)
 class Picture:
     """One image of the report."""
 
@@ -29,36 +51,76 @@ class Picture:
     label: str
     excess: Mapping[str, float]
     """By model, see `analysis.flags`."""
-    flagged_by: tuple[str, ...]
-    model: str
-    """The model that the heat map is of."""
     image: Rgb
     """(H, W, 3) uint8 RGB."""
-    heatmap: npt.NDArray[np.float32] | None
-    """(H, W) float32. None for a model without heat maps."""
-    mask: npt.NDArray[np.bool_] | None
+    mask: npt.NDArray[np.bool_] | None = None
     """(H, W) bool. None without a mask."""
-    heat_low: float | None
-    """The median heat of OK images."""
-    heat_high: float | None
-    """The highest heat of OK images."""
+    maps: tuple[HeatMap, ...] = ()
+    """Of the models whose heat maps are shown, all of one size."""
     defect_type: str = ""
     """Empty if unknown."""
 
+    @functools.cached_property
     def image_uri(self) -> str:
-        """Return the image, made small, with the outline of its mask."""
-        return _uri(_outlined(_small(self.image), self.mask))
+        """The image, made small."""
+        return image_uri(self.image)
 
-    def overlay_uri(self) -> str:
-        """Return the heat map over the image, empty without one. Pixels no hotter than OK images stay clear."""
-        if self.heatmap is None or self.heat_low is None or self.heat_high is None:
+    @functools.cached_property
+    def strip_uri(self) -> str:
+        """The heat maps below each other; empty without any."""
+        if not self.maps:
             return ""
-        image = _small(self.image)
-        heat = cv2.resize(self.heatmap, image.shape[1::-1], interpolation=cv2.INTER_AREA)
-        return _uri(_outlined(overlay(image, heat.astype(np.float32), self.heat_low, self.heat_high), self.mask))
+        edge = ((HEAT_EDGE, HEAT_EDGE), (0, 0))
+        return _uri(np.vstack([np.pad(each.codes, edge, mode="edge") for each in self.maps]))
+
+    @functools.cached_property
+    def outline(self) -> str:
+        """The mask's outline as a path in a square of 1000 units; empty without a mask."""
+        return "" if self.mask is None else outline(self.mask)
 
 
-def overlay(image: Rgb, heat: npt.NDArray[np.float32], low: float, high: float) -> Rgb:
+def heat_codes(heat: Heat, low: float, high: float) -> npt.NDArray[np.uint8]:
+    """Encode heat in 8 bits, so that neither a faint nor a very hot place is lost.
+
+    Args:
+        heat: Of any shape, float32.
+        low: Heat with code 0: the median of OK images.
+        high: Heat with code 127: the highest of OK images.
+
+    Returns:
+        uint8: in proportion up to `high`, logarithmic above, up to 32 times as far from `low` as `high` is.
+    """
+    share = np.maximum((heat.astype(np.float64) - low) / max(high - low, _NO_SPAN), 0)
+    above = np.log2(np.maximum(share, 1)) / _OCTAVES * (255 - _HALF)
+    codes: npt.NDArray[np.uint8] = np.rint(np.minimum(np.minimum(share, 1) * _HALF + above, 255)).astype(np.uint8)
+    return codes
+
+
+def small_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Return height and width of an image made so small that no side is longer than `longest`."""
+    scale = min(longest / max(height, width), 1)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def outline(mask: npt.NDArray[np.bool_]) -> str:
+    """Return the outlines of a mask's largest regions as a path in a square of 1000 units.
+
+    Args:
+        mask: (H, W) bool.
+    """
+    height, width = small_size(mask.shape[0], mask.shape[1], LONGEST_SIDE)
+    covered = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    found, _ = cv2.findContours((covered > 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    paths = []
+    for contour in sorted(found, key=cv2.contourArea, reverse=True)[:_OUTLINES]:
+        points = contour[:, 0]
+        points = points[np.linspace(0, len(points) - 1, min(len(points), _POINTS)).astype(int)]
+        places = np.rint((points + 0.5) / (width, height) * 1000).astype(int)
+        paths.append("M" + "L".join(f"{x} {y}" for x, y in places.tolist()) + "Z")
+    return "".join(paths)
+
+
+def overlay(image: Rgb, heat: Heat, low: float, high: float) -> Rgb:
     """Draw a heat map over a grey copy of an image.
 
     Args:
@@ -79,22 +141,33 @@ def overlay(image: Rgb, heat: npt.NDArray[np.float32], low: float, high: float) 
     return mixed
 
 
+def image_uri(image: Rgb) -> str:
+    """Return an image, made small."""
+    return _uri(_small(image))
+
+
+def overlay_uri(image: Rgb, heat: Heat, low: float, high: float) -> str:
+    """Return a heat map over an image, made small. The arguments are those of `overlay`."""
+    small = _small(image)
+    resized = cv2.resize(heat, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    return _uri(overlay(small, resized.astype(np.float32), low, high))
+
+
+def colour_tables(stops: int = 17) -> Sequence[str]:
+    """Return red, green and blue of the colours of heat, as tables for an SVG filter."""
+    levels = np.rint(np.linspace(0, 255, stops)).astype(np.uint8).reshape(-1, 1)
+    colours = cv2.applyColorMap(levels, _COLOURS)[:, 0, ::-1] / 255
+    return [" ".join(f"{value:.3f}" for value in colours[:, channel]) for channel in range(3)]
+
+
 def _small(image: Rgb) -> Rgb:
-    scale = LONGEST_SIDE / max(image.shape[:2])
-    if scale >= 1:
+    height, width = small_size(image.shape[0], image.shape[1], LONGEST_SIDE)
+    if (height, width) == image.shape[:2]:
         return image
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def _outlined(image: Rgb, mask: npt.NDArray[np.bool_] | None) -> Rgb:
-    if mask is None or not mask.any():
-        return image
-    small = cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_AREA)
-    contours, _ = cv2.findContours((small > 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(image.copy(), contours, -1, _MASK_COLOUR, 1).astype(np.uint8)
-
-
-def _uri(image: Rgb) -> str:
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+def _uri(image: npt.NDArray[np.uint8]) -> str:
+    bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
+    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()

@@ -22,14 +22,14 @@ from raybench.analysis.verdict import Verdict
 from raybench.report.charts import excess_ticks, place_of_threshold
 from raybench.report.column import headers
 from raybench.report.columns import FLAG_COLUMNS, HELP, LINE_COLUMNS, OVERALL_COLUMNS
-from raybench.report.gallery import Picture
+from raybench.report.gallery import Picture, colour_tables
 from raybench.report.inspection import Section
 from raybench.report.models_table import STYLES
 from raybench.report.overview import matrix_columns
 from raybench.report.page import page_model
 from raybench.report.route import fragment
 
-SCRIPTS = ("dom.js", "tables.js", "filters.js", "gallery.js", "route.js", "start.js")
+SCRIPTS = ("dom.js", "tables.js", "filters.js", "route.js", "image.js", "start.js")
 """Joined into the page's script, in this order."""
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {source}; base-uri 'none'; "
@@ -61,6 +61,7 @@ def render(
         flag_headers=headers(FLAG_COLUMNS),
         excess_ticks=excess_ticks(),
         threshold_at=place_of_threshold(),
+        colours=colour_tables(),
         style=part("base.css") + part("page.css"),
         script=script,
         policy=POLICY.format(source=_source(script)),
@@ -81,6 +82,7 @@ def template(name: str) -> jinja2.Template:
         "explained": HELP,
         "probability": format_probability,
         "matrix_columns": matrix_columns,
+        "words_of_label": {"ng": "NG", "ok": "OK", "unknown": "unlabelled"},
     }
     environment.filters |= {
         "fixed": lambda value: _rounded(value, ".3f"),

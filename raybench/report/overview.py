@@ -116,9 +116,9 @@ def matrix_row(board: Board, summary: LineSummary) -> MatrixRow:
         style=STYLES.get(state, NO_GRADE),
         tied=len(verdict.tied),
         sure=format_probability(verdict.sure) if verdict.sure is not None and len(verdict.standings) > 1 else "",
-        auroc=dot("image AUROC", quality and quality.image_auroc, auroc),
-        recall=dot("recall", quality and quality.recall, recall, ".2f"),
-        false_alarms=dot("false alarms", quality and quality.false_alarm_rate, alarms, ".2f"),
+        auroc=dot("image AUROC", quality.image_auroc if quality else None, auroc),
+        recall=dot("recall", quality.recall if quality else None, recall, ".2f"),
+        false_alarms=dot("false alarms", quality.false_alarm_rate if quality else None, alarms, ".2f"),
         heat=blocks(named.heat if named else None),
         cells=tuple(_cell(summary.line, verdict, each.model, rows.get(each.model)) for each in board.overall),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -19,14 +19,14 @@ from raybench.report.charts import Curve, OperatingPoint, Strip, operating_point
 from raybench.report.column import cells, shown
 from raybench.report.columns import FLAG_COLUMNS, LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.conditions import conditions
-from raybench.report.gallery import Picture
+from raybench.report.gallery import HeatMap, Picture
 from raybench.report.inspection import Section
 from raybench.report.marks import Term, terms
 from raybench.report.models_table import STYLES, ModelsTable, line_table, overall_table
 from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, tasks
+from raybench.report.pictures import mistake
 
 FLAGS_SHOWN, FLAGS_OF_ALL_LINES = 50, 1000
-NOT_FLAGGED = "not flagged"
 OfLine = TypeVar("OfLine", Flag, ScoredImage, Picture)
 
 
@@ -51,12 +51,27 @@ class PageRow:
 
 @dataclass(frozen=True)
 class PagePicture:
-    """A picture with the values that it is filtered by."""
+    """A picture and what the page says about it."""
 
     picture: Picture
-    reasons: tuple[str, ...]
+    place: int
+    """Place among the line's pictures, the most anomalous first, from 0."""
+    mistake: str
+    """What the named model does wrong with it: `missed`, `false alarm` or nothing."""
+    excess: tuple[float | None, ...]
+    """In the order of `PageLine.models`."""
+    flagged: int
+    """Number of models above whose threshold it lies."""
     signal: str
     """Type of the anomaly; empty if unknown."""
+
+
+@dataclass(frozen=True)
+class PictureGroup:
+    """Pictures of a line with a title of their own."""
+
+    title: str
+    pictures: tuple[PagePicture, ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ class PageFlag:
     reasons: tuple[str, ...]
     defect_type: str
     """Of the picture on the page; empty without one."""
+    has_picture: bool
     cells: tuple[str, ...]
 
 
@@ -95,7 +111,11 @@ class PageLine:
     rows: tuple[PageRow, ...]
     defect_kinds: tuple[tuple[str, int], ...]
     """Types and sizes of the line's masked defects, and how many there are."""
-    pictures: tuple[PagePicture, ...]
+    models: tuple[str, ...]
+    """All models of the line, the named one first."""
+    drawn: tuple[HeatMap, ...]
+    """Heat maps of one of the pictures, for the names and thresholds of the models that the pictures show."""
+    groups: tuple[PictureGroup, ...]
     flags: tuple[PageFlag, ...]
     """The first of them."""
     flag_count: int
@@ -150,7 +170,7 @@ class PageModel:
 
     @property
     def has_pictures(self) -> bool:
-        return any(line.pictures for line in self.lines)
+        return any(line.groups for line in self.lines)
 
 
 def page_model(
@@ -211,7 +231,9 @@ def _page_line(
         payoff=payoff.sentence.removeprefix(f"{summary.line}: ") if payoff else "",
         rows=tuple(_page_row(board, row, tuple(kinds)) for row in rows),
         defect_kinds=tuple(kinds.items()),
-        pictures=_page_pictures(pictures, flags),
+        models=tuple(models),
+        drawn=next((picture.maps for picture in pictures if picture.maps), ()),
+        groups=_groups(summary.named, seen, _page_pictures(pictures, flags, models, verdict.run or "")),
         flags=_page_flags(board, flags[:most], pictures),
         flag_count=len(flags),
         section=sections.get(summary.line),
@@ -256,7 +278,8 @@ def _less(share: float | None) -> float | None:
 
 def _range(parts: float, rate: Estimate) -> str:
     """`8 (3–13)`: how many of so many parts."""
-    interval = f" ({parts * rate.low:.0f}–{parts * rate.high:.0f})" if None not in (rate.low, rate.high) else ""
+    low, high = rate.low, rate.high
+    interval = "" if low is None or high is None else f" ({parts * low:.0f}–{parts * high:.0f})"
     return f"{parts * (rate.value or 0.0):.0f}{interval}"
 
 
@@ -277,19 +300,54 @@ def _cells(board: Board, row: BoardRow) -> tuple[Cell, ...]:
     return tuple(page_cells)
 
 
-def _page_pictures(pictures: Sequence[Picture], flags: Sequence[Flag]) -> tuple[PagePicture, ...]:
-    reasons = {flag.image_id: _reasons(flag) for flag in flags}
+def _page_pictures(
+    pictures: Sequence[Picture], flags: Sequence[Flag], models: Sequence[str], named: str
+) -> list[PagePicture]:
     signals = {flag.image_id: flag.signal for flag in flags if flag.signal}
-    return tuple(
-        PagePicture(each, reasons.get(each.image_id, (NOT_FLAGGED,)), signals.get(each.image_id, ""))
-        for each in pictures
-    )
+    return [
+        PagePicture(
+            picture=each,
+            place=place,
+            mistake=mistake(each.label, each.excess.get(named)),
+            excess=tuple(each.excess.get(model) for model in models),
+            flagged=sum(excess > 0 for excess in each.excess.values()),
+            signal=signals.get(each.image_id, ""),
+        )
+        for place, each in enumerate(pictures)
+    ]
+
+
+def _groups(
+    named: BoardRow | None, seen: Sequence[ScoredImage], pictures: Sequence[PagePicture]
+) -> tuple[PictureGroup, ...]:
+    """Group a line's pictures: what the named model misses, its false alarms, the rest. A picture is in one group."""
+    model = named.model if named else ""
+    wrong = Counter(mistake(image.label, image.excess.get(model)) for image in seen)
+    titles = {
+        "missed": f"NG images that {model} misses",
+        "false alarm": f"OK images that {model} flags",
+        "": "The most anomalous images",
+    }
+    groups = []
+    for kind, title in titles.items():
+        shown = tuple(each for each in pictures if each.mistake == kind)
+        count = f": {wrong[kind]}" if kind else ""
+        more = f", {len(shown)} shown" if kind and len(shown) < wrong[kind] else ""
+        if shown:
+            groups.append(PictureGroup(f"{title}{count}{more}", shown))
+    return tuple(groups)
 
 
 def _page_flags(board: Board, flags: Sequence[Flag], pictures: Sequence[Picture]) -> tuple[PageFlag, ...]:
     defects = {picture.image_id: picture.defect_type for picture in pictures}
     return tuple(
-        PageFlag(flag, _reasons(flag), defects.get(flag.image_id, ""), tuple(cells(FLAG_COLUMNS, board, flag)))
+        PageFlag(
+            flag=flag,
+            reasons=_reasons(flag),
+            defect_type=defects.get(flag.image_id, ""),
+            has_picture=flag.image_id in defects,
+            cells=tuple(cells(FLAG_COLUMNS, board, flag)),
+        )
         for flag in flags
     )
 

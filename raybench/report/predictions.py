@@ -29,7 +29,7 @@ from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
-from raybench.report.gallery import Picture
+from raybench.report.gallery import image_uri, overlay_uri
 from raybench.report.html import part, template
 from raybench.runs.records import Failure, ScoreRecord
 from raybench.runs.run import PREDICTIONS, encode, score_name
@@ -175,23 +175,14 @@ def _cards(
             row = wanted[image.image_id]
             pixels = decode_image(image.image, prediction.manifest.white_level, prediction.manifest.black_level)
             signal = classify(pixels) if row.is_anomalous else None
-            picture = _picture(prediction, row, pixels, scored[image.image_id])
-            found[image.image_id] = PredictionCard(row, picture.image_uri(), picture.overlay_uri(), signal)
+            heat = _heat_uri(prediction, row, pixels, scored[image.image_id])
+            found[image.image_id] = PredictionCard(row, image_uri(pixels), heat, signal)
     return [found[row.image_id] for row, _ in top]
 
 
-def _picture(prediction: Prediction, row: Predicted, pixels: Image, scored: ScoreRow) -> Picture:
-    heatmap = scored.heatmap
-    return Picture(
-        line=row.line,
-        image_id=row.image_id,
-        label=scored.label,
-        excess={row.model: row.excess or 0.0},
-        flagged_by=(row.model,) if row.is_anomalous else (),
-        model=row.model,
-        image=pixels,
-        heatmap=None if heatmap is None else to_source(heatmap, fit_of(prediction.unit), row.height, row.width),
-        mask=None,
-        heat_low=prediction.trained.heat_low,
-        heat_high=prediction.trained.heat_high,
-    )
+def _heat_uri(prediction: Prediction, row: Predicted, pixels: Image, scored: ScoreRow) -> str:
+    """Return the heat map over the image, empty without one. Pixels no hotter than OK images stay clear."""
+    low, high = prediction.trained.heat_low, prediction.trained.heat_high
+    if scored.heatmap is None or low is None or high is None:
+        return ""
+    return overlay_uri(pixels, to_source(scored.heatmap, fit_of(prediction.unit), row.height, row.width), low, high)

@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -16,7 +18,7 @@ from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.line_summary import worst_first
 from raybench.analysis.sentences import format_number
-from raybench.report.gallery import Picture
+from raybench.report.gallery import HeatMap, Picture
 from raybench.report.html import render
 from raybench.report.inspection import Finding, Section
 from raybench.report.models_table import STYLES
@@ -45,16 +47,16 @@ def board(board_of: BoardOf) -> Board:
 
 @pytest.fixture(scope="module")
 def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = np.random.default_rng(0)
     seen = [
         ScoredImage(HOSTILE, HOSTILE + str(at), ("ok", "ng")[at % 2], {"padim": at - 2.0, HOSTILE: 2.0 - at})
         for at in range(6)
     ]
     pictures = [
         Picture(
-            HOSTILE, image.image_id, image.label, image.excess, image.flagged_by, "padim",
-            rng.integers(0, 255, (60, 90, 3)).astype(np.uint8), rng.random((60, 90)).astype(np.float32),
-            np.zeros((60, 90), bool), 0.0, 0.5, ("", "scratch", "<b>bent</b>")[at % 3],
+            HOSTILE, image.image_id, image.label, image.excess, np.full((60, 90, 3), 200, np.uint8),
+            np.arange(90) // 20 == np.full((60, 1), 2) if at == 5 else None,
+            (HeatMap("padim", corner(0), 127), HeatMap(HOSTILE, corner(1), 250)),
+            ("", "scratch", "<b>bent</b>")[at % 3],
         )
         for at, image in enumerate(seen)
     ]  # fmt: skip
@@ -70,6 +72,14 @@ def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "index.html"
     path.write_text(render(board, flags, pictures, seen, {"line-1": found}), encoding="utf-8")
     return path
+
+
+def corner(at: int) -> npt.NDArray[np.uint8]:
+    """A heat map that is hot in a corner of its own: upper left, or lower right."""
+    codes = np.zeros((64, 96), np.uint8)
+    rows, columns = (slice(0, 20), slice(0, 30)) if at == 0 else (slice(44, 64), slice(66, 96))
+    codes[rows, columns] = 240
+    return codes
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +178,7 @@ def test_every_view_opens_by_its_address(browser: Browser, report: Path) -> None
         (fragment("line", line=HOSTILE), "<img src=x"),
         ("line-2", "poor"),  # as in an older report
         ("v=conditions", "Conditions"),
+        ("v=image", "<img src=x"),
         (f"v=queue&{urlencode({'kind': 'bad image'})}", "Look at these next"),
     ):
         page.goto("about:blank")
@@ -229,10 +240,70 @@ def test_what_needs_a_person_leads_there(page: Page) -> None:
 
 def test_the_heat_map_fades(page: Page) -> None:
     view(page, fragment("line", line=HOSTILE))
-    heat = page.locator("img.heat").first
-    page.locator("input[type=range]").first.fill("0.25")
-    assert heat.evaluate("image => getComputedStyle(image).opacity") == "0.25"
-    assert heat.evaluate("image => image.previousElementSibling.src.length > 100")
+    page.locator("[data-heat]:visible").fill("0.25")
+    assert page.locator(".view:visible .heat").first.evaluate("heat => getComputedStyle(heat).opacity") == "0.25"
+
+
+def colours(page: Page, model: str) -> npt.NDArray[np.int_]:
+    """How colourful the four corners of a model's tile are, (2, 2); grey is 0."""
+    tiles = page.locator(".tiles [data-model]")
+    at = tiles.evaluate_all("(tiles, model) => tiles.findIndex((tile) => tile.dataset.model === model)", model)
+    shot = cv2.imdecode(np.frombuffer(tiles.nth(at).locator(".frame").screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    assert shot is not None
+    height, width = shot.shape[:2]
+    spots = shot[[height // 6, height - height // 6]][:, [width // 6, width - width // 6]].astype(int)
+    return spots.max(axis=2) - spots.min(axis=2)
+
+
+def test_every_model_shows_its_own_heat_map(page: Page) -> None:
+    view(page, fragment("image", line=HOSTILE))
+    for model, hot in (("padim", [[True, False], [False, False]]), (HOSTILE, [[False, False], [False, True]])):
+        assert ((colours(page, model) > 40) == hot).all()
+    page.keyboard.press("t")  # above the pixel threshold: only padim's is
+    assert colours(page, "padim")[0, 0] > 40
+    assert colours(page, HOSTILE).max() < 40
+    page.keyboard.press("h")
+    assert colours(page, "padim").max() < 40
+
+
+def test_the_keys_of_the_images(page: Page) -> None:
+    view(page, fragment("image", line=HOSTILE))
+    place = page.locator("[data-part=position]")
+    assert page.locator(".tiles > *").count() == 3 + 2  # models, source, votes
+    assert page.locator(".tiles .missing").count() == 1  # dfm has no heat map in the page
+    page.keyboard.press("ArrowLeft")
+    assert place.inner_text() == "1 of 6"
+    page.keyboard.press("ArrowRight")
+    assert place.inner_text() == "2 of 6"
+    assert HOSTILE[:10] in parse_qs(page.url.partition("#")[2])["id"][0]
+    page.keyboard.press("1")
+    assert page.locator(".tiles > :visible").count() == 2
+    page.reload()
+    assert page.locator(".tiles > :visible").count() == 2
+    assert place.inner_text() == "2 of 6"
+    page.keyboard.press("a")
+    assert page.locator(".tiles > :visible").count() == 5
+    page.keyboard.press("n")
+    assert page.locator(".votes .note").is_visible()
+    page.locator("#find").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.type("1m")
+    assert page.locator(".tiles > :visible").count() == 5
+    page.locator("#find").evaluate("input => input.blur()")
+    page.keyboard.press("Escape")
+    assert heading(page).startswith("<img src=x")
+
+
+def test_pictures_lead_to_all_their_heat_maps(page: Page) -> None:
+    view(page, fragment("line", line=HOSTILE))
+    titles = page.locator(".gallery h2").all_inner_texts()
+    assert [title.partition("  ")[0].rpartition(":")[2] for title in titles[:-1]] == [" 2", " 1"]
+    figure = page.locator("section:visible [data-picture]").last
+    name = figure.get_attribute("data-id")
+    figure.locator("a").click()
+    assert page.locator("[data-part=id]").text_content() == name
+    view(page, fragment("image", line=HOSTILE, id="nowhere"))
+    assert page.locator("#lost").inner_text() == "There is no picture of “nowhere” in this report."
 
 
 def test_without_scripts_and_in_print_all_is_there(browser: Browser, report: Path, page: Page) -> None:
@@ -244,7 +315,7 @@ def test_without_scripts_and_in_print_all_is_there(browser: Browser, report: Pat
         assert shown.locator(".view").filter(visible=True).count() == 10
         assert shown.locator(".view.line h1").filter(visible=True).count() == 7
         assert shown.locator(".controls").filter(visible=True).count() == 0
-    assert plain.locator("section.line img").count() == 12
+    assert plain.locator("section.line img").count() == 6
     plain.locator(".matrix a", has_text="line-4").click()
     assert (
         plain.locator(f"[id='{fragment('line', line='line-4')}']").evaluate("view => view.getBoundingClientRect().top")
@@ -269,6 +340,6 @@ def test_every_text_can_be_read(page: Page, scheme: str) -> None:
     page.locator("#theme").click()
     if page.evaluate("document.documentElement.dataset.theme") != scheme:
         page.locator("#theme").click()
-    for address in ("v=overview", fragment("line", line=HOSTILE), "v=queue", "v=conditions"):
+    for address in ("v=overview", fragment("line", line=HOSTILE), "v=image", "v=queue", "v=conditions"):
         view(page, address)
         assert page.evaluate(contrasts) == []

@@ -95,7 +95,7 @@ def test_the_page_shows_images_under_their_heat_maps(plan: Plan, prediction: Pre
     summary = published(plan, prediction, tmp_path / "out")
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("<figure>") == len(summary.top) == 10
-    assert page.count("data:image/jpeg;base64,") == 20
+    assert page.count("data:image/webp;base64,") == 20
     assert page.index(summary.top[0].image_id) < page.index(summary.top[9].image_id)
     assert "odd size 200×800" in page
     assert "1 images have a size or an aspect" in page
@@ -111,7 +111,7 @@ def test_hostile_names_are_text(plan: Plan, prediction: Prediction) -> None:
         threshold=Threshold(1.0, 9, 0.1, 0.1, 0.5, EVIL), odd_sizes=1, rejected={EVIL: 1},
         failed={EVIL: Failure("score", EVIL, EVIL, EVIL, 1)}, not_scored=0, top=(row,), sentence=EVIL,
     )  # fmt: skip
-    page = render(summary, [PredictionCard(row, "data:image/jpeg;base64,", "")])
+    page = render(summary, [PredictionCard(row, "data:image/webp;base64,", "")])
     assert "<img src=x" not in page
     assert page.count("<img") == 1
     assert "<script" not in page

@@ -20,7 +20,7 @@ from raybench.analysis.verdict import DecisionSettings
 from raybench.config.experiment import Costs
 from raybench.report.column import headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
-from raybench.report.gallery import Picture, overlay
+from raybench.report.gallery import HeatMap, Picture, heat_codes, overlay
 from raybench.report.html import SCRIPTS, part, render
 from raybench.report.tables import board_csv, board_md, flags_parquet
 from raybench.runs.records import Failure, UnitResult
@@ -40,11 +40,11 @@ def board() -> Board:
 
 
 def picture() -> Picture:
-    heat = np.zeros((60, 90), np.float32)
+    heat = np.zeros((64, 96), np.float32)
     heat[20:30, 20:30] = 5
-    mask = heat > 1
     image = np.full((60, 90, 3), 128, np.uint8)
-    return Picture(EVIL, f"{EVIL}.png", "ng", {"padim": 2.0}, ("padim",), "padim", image, heat, mask, 0.0, 1.0)
+    maps = (HeatMap("padim", heat_codes(heat, 0.0, 1.0), 127),)
+    return Picture(EVIL, f"{EVIL}.png", "ng", {"padim": 2.0}, image, np.eye(60, 90) > 0, maps)
 
 
 def test_json_round_trip_without_nan(board: Board) -> None:
@@ -164,7 +164,8 @@ def test_the_page_is_self_contained_and_escaped(board: Board) -> None:
     beside = {"board.csv", "board.json", "board.md", "flags.parquet", "#main"}
     assert all(address.startswith(("data:image/", "#v=")) or address in beside for address in page.addresses)
     assert "default-src 'none'" in page.policy
-    assert page.tags.count("img") == 2
+    assert page.tags.count("img") == 1
+    assert text.count("--maps:url(data:image/webp;base64,") == 1
     assert text.count('<details class="pad failure">') == 1
     assert "run padim" in text
 

@@ -51,8 +51,7 @@ def test_a_run_and_the_same_run_again(finished: FinishedRun) -> None:
     assert report == {"board.json", "board.csv", "board.md", "flags.parquet", "index.html"}
     assert board_from_json(packed.get("runs/night/report/board.json")) == second.board
     page = packed.get("runs/night/report/index.html").decode()
-    assert page.count("<figure data-item") == 10
-    assert page.count("<img") == 20
+    assert page.count("<figure data-picture") == page.count("<img") == page.count("--maps:url(") == 12
     flags = pd.read_parquet(io.BytesIO(packed.get("runs/night/report/flags.parquet")))
     assert set(flags["line"]) <= {"strip"}
 
@@ -70,7 +69,7 @@ def test_lines_of_two_stores_one_with_settings_of_its_own(experiment: Experiment
         ("strip", (0,), 0.2),
     ]
     page = open_store(experiment.store).get("runs/night/report/index.html").decode()
-    assert page.count("<figure data-item") == 20  # pictures of both lines
+    assert page.count("<figure data-picture") == 24  # pictures of both lines
     assert list(other.list()) == before
     assert experiment_of(f"{experiment.store}/runs/night").lines == lines
 

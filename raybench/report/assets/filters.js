@@ -50,3 +50,9 @@ function choose(select, value) {
   select.value = value;
   if (select.selectedIndex < 0) select.value = "";
 }
+
+// A slider fades the heat maps of a gallery.
+function fader(input) {
+  const card = input.closest(".card");
+  input.addEventListener("input", () => card.style.setProperty("--heat", input.value));
+}

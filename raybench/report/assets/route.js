@@ -42,14 +42,14 @@ function show() {
 }
 
 // Say that there is no such view, and offer the line with the most similar name.
-function lost(names) {
+function lost(names, text = "") {
   const place = one("#lost");
   place.hidden = !names;
   place.replaceChildren();
   if (!names) return;
   const line = names.get("line");
-  place.append(line === null ? "There is no such view in this report." : `There is no line “${line}” in this run.`);
-  const near = line === null ? null : nearest(line, all(".view.line").map((view) => view.dataset.line));
+  place.append(text || (line === null ? "There is no such view in this report." : `There is no line “${line}” in this run.`));
+  const near = text || line === null ? null : nearest(line, all(".view.line").map((view) => view.dataset.line));
   if (near === null) return;
   const link = document.createElement("a");
   link.href = `#${new URLSearchParams({ v: "line", line: near })}`;

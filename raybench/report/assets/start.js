@@ -28,6 +28,8 @@ function finder(find) {
 function keys(event) {
   if (event.key === "Escape" && event.target.id === "find") event.target.blur();
   if (isTyping(event.target) || hasModifier(event)) return;
+  if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
+  if (shownView.dataset.view === "image" && viewer.press(event.key)) return event.preventDefault();
   if (event.key === "/" && one("#find")) one("#find").focus();
   else if (event.key === "Escape" && shownView.dataset.view !== "overview") go({ v: "overview" });
   else return;
@@ -37,10 +39,11 @@ function keys(event) {
 document.documentElement.classList.add("scripted");
 theme();
 all("table.sortable").forEach(sortable);
-all(".stack").forEach(underlay);
-all(".pictures").forEach((pictures) => slider(one("input[type=range]", pictures.closest(".card"))));
+all("[data-heat]").forEach(fader);
 if (one("#lines")) filtersOf.overview = lineFilter(one("#lines .controls"));
 if (one("[data-view=queue]")) filtersOf.queue = queueFilter(one("[data-view=queue]"));
+const viewer = one("[data-view=image]") && imageView(one("[data-view=image]"));
+if (viewer) filtersOf.image = viewer.open;
 if (one("#find")) finder(one("#find"));
 one(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // its fragment is not the address of a view
