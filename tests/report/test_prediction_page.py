@@ -69,8 +69,8 @@ def test_table_sheet_and_summary_say_the_same(plan: Plan, prediction: Prediction
     assert limit.typical is not None
     assert table["image_id"].is_monotonic_increasing
     assert (table["is_anomalous"] == (table["score"] > limit.value)).all()
-    distance = (table["score"] - limit.typical) / (limit.value - limit.typical)
-    above = np.log2(np.maximum(distance, 1.0)).clip(upper=MAX_EXCESS)
+    distance = (table["score"].to_numpy() - limit.typical) / (limit.value - limit.typical)
+    above = np.log2(np.maximum(distance, 1.0)).clip(max=MAX_EXCESS)
     np.testing.assert_allclose(table["excess"], np.where(distance > 1, above, distance - 1), atol=1e-12)
     assert table["odd_size"].tolist() == [True, *[False] * 9]
     assert (summary.images, summary.odd_sizes, summary.not_scored) == (10, 1, 3)
