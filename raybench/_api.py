@@ -286,7 +286,7 @@ def pack(
         source: The folder: a path, s3:// or any fsspec URI.
         to: The store: a path or s3://bucket/prefix.
         name: The line's name. None: the last part of the folder's.
-        layout: mvtec, folder, csv, images; auto looks for itself.
+        layout: One of those that docs/data-layouts.md lists; auto looks for itself.
         progress: Whether to show a bar.
 
     Raises:
@@ -327,7 +327,7 @@ def run(
         models: With a folder: the models to compare. None: all of raybench's.
         store: With a folder: where to keep line and run; a path or s3://bucket/prefix.
         name: With a folder: the run's name. None: the line's.
-        layout: With a folder: mvtec, folder, csv, images; auto looks for itself.
+        layout: With a folder: one of those that docs/data-layouts.md lists; auto looks for itself.
         address: Ray cluster, as in `ray.init`. None: the connection that stands, RAY_ADDRESS, or this machine.
         progress: Whether to show bars, and units that failed.
         **settings: With a folder: other keys of an experiment, e.g. preset="cpu" or false_alarm_budget=0.01.

@@ -16,7 +16,9 @@ def pack(
     source: Annotated[str, typer.Argument(help="Image folder: local, s3://, or any fsspec URI.")],
     line: Annotated[str, typer.Option("--line", help="Name of the product line.")],
     to: Annotated[str, typer.Option("--to", help="The store: s3://bucket/prefix, file:///folder or a path.")],
-    layout: Annotated[str, typer.Option(help="mvtec, folder, csv; auto looks for itself.")] = "auto",
+    layout: Annotated[
+        str, typer.Option(help="mvtec, folder, csv, kolektor, kolektor2, visa, real-iad; auto looks for itself.")
+    ] = "auto",
 ) -> None:
     """Pack a folder of images into Parquet shards."""
     target = open_store(to)

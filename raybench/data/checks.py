@@ -128,6 +128,12 @@ def fit_mask(data: bytes, image: ImageFacts) -> FittedMask:
     )
 
 
+def mask_marks(data: bytes) -> bool:
+    """Return whether a mask file marks a pixel. Raises RejectedImage: mask_unreadable or mask_picture."""
+    size, _ = _mask_header(data)
+    return bool(decode_mask_file(data, *size).mask.any())
+
+
 def large_mask(share: float) -> str:
     """Describe a mask that covers more than LARGE_MASK of its image."""
     if share == 1:

@@ -97,7 +97,7 @@ def pack(
     if not LINE_NAME.fullmatch(line):
         raise LineError(f"{line!r} is not a line name: letters, digits, `.`, `_` and `-`, at most 100")
     options = options or PackOptions()
-    listing = layouts.list_images(source, options.layout)
+    listing = layouts.list_images(source, options.layout, line)
     packing = _Packing(source, lines, line, options, listing, progress)
     shards = packing.write()
     if not shards:
