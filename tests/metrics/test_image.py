@@ -88,6 +88,17 @@ def test_the_intervals_cover_the_truth(ok: int, ng: int, gap: float) -> None:
     assert (hits / 150 >= 0.90).all()
 
 
+def test_one_ng_image_says_nothing_of_another() -> None:
+    """Resamples vary the OK images alone. The interval of AP from their spread held the truth in half of the cases."""
+    ids = [f"{at:02}" for at in range(41)]
+    found = image_quality(ImageScores.of(ids, ["ok"] * 40 + ["ng"], [*map(float, range(40)), 35.5]), NO_THRESHOLD)
+    for number in (found.image_ap, found.image_f1_max):
+        assert (number.low, number.high) == (0.0, 1.0)
+    assert found.image_auroc.value == pytest.approx(0.9)
+    assert found.image_auroc.low is not None
+    assert found.image_auroc.low < 0.5
+
+
 def test_the_interval_of_ap_covers_the_truth_with_outliers_among_ok_images() -> None:
     rng, repeats, hits = np.random.default_rng(0), 150, 0
 
