@@ -5,7 +5,7 @@ The board has the report's numbers, one row per model; the table of one line fit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -90,14 +90,26 @@ def console_board(board: Board, lines: Sequence[str] = ()) -> RenderableType:
 def _verdicts(board: Board) -> list[Text]:
     over_all = _verdict(board.over_all) if board.over_all else []
     if len(board.lines) <= FEW_LINES:
-        return [*(text for verdict in board.verdicts for text in _verdict(verdict)), *over_all]
+        noted: dict[str, list[str]] = {}
+        for verdict in board.verdicts:
+            for note in verdict.notes:
+                noted.setdefault(note, []).append(verdict.line)
+        shared = {note: lines for note, lines in noted.items() if len(lines) > 1}
+        rows = [text for verdict in board.verdicts for text in _verdict(verdict, shared)]
+        return [
+            *rows,
+            *(Text(f"{', '.join(lines)}: {note}", style="yellow") for note, lines in shared.items()),
+            *over_all,
+        ]
     summaries = worst_first(board)
     worst = [Text(board.verdict_on(summary.line).sentence) for summary in summaries[:WORST_TOLD]]
     return [*over_all, Text(f"{poor_lines(summaries)} The worst {len(worst)} of {len(summaries)}:"), *worst]
 
 
-def _verdict(verdict: Verdict) -> list[Text]:
-    return [Text(verdict.sentence, style="bold"), *(Text(note, style="yellow") for note in verdict.notes)]
+def _verdict(verdict: Verdict, told: Container[str] = ()) -> list[Text]:
+    """The sentence and the notes that are not among those `told` elsewhere."""
+    notes = [Text(note, style="yellow") for note in verdict.notes if note not in told]
+    return [Text(verdict.sentence, style="bold"), *notes]
 
 
 def _annotation(queues: Sequence[QueueEvaluation]) -> list[Text]:

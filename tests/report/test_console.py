@@ -60,6 +60,15 @@ def test_the_end_has_a_row_per_line(board_of: BoardOf) -> None:
     assert {rows.partition(":")[0] for rows in ended(board)[:2]} == {"bottle", HOSTILE}
 
 
+def test_what_is_noted_of_several_lines_is_said_once(board_of: BoardOf) -> None:
+    board = board_of({"bottle": {"good": 3.0}, "cap": {"good": 2.0}})
+    first, second = (
+        replace(verdict, notes=("It is dark.", note)) for verdict, note in zip(board.verdicts, "AB", strict=True)
+    )
+    told = ended(replace(board, verdicts=(first, second)))
+    assert told[:5] == [first.sentence, "A", second.sentence, "B", "bottle, cap: It is dark."]
+
+
 def test_the_end_of_many_lines_has_the_worst(many: Board) -> None:
     board = replace(many, payoffs=tuple(queue(line, 1, 1) for line in many.lines))
     over_all, poor, *worst, annotate, done = ended(board)
