@@ -180,6 +180,21 @@ def test_a_line_of_several_sizes_says_what_to_do(done: Plan, tmp_path: Path) -> 
         export(several, "strip", "patchcore", tmp_path, tmp_path, (200, 400))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "needs a run and --line, or --check FILE"),
+        (["night.yaml"], "needs a run and --line, or --check FILE"),
+        (["night.yaml", "--check", "strip.onnx"], "give no run and no --line"),
+        (["night.yaml", "--line", "strip", "--size", "200"], "--size 200: write HEIGHTxWIDTH"),
+    ],
+)
+def test_commands_that_lack_something(arguments: list[str], told: str) -> None:
+    error = CliRunner().invoke(app, ["export", *arguments]).exception
+    assert isinstance(error, InputError)
+    assert told in str(error)
+
+
 def line_of(folder: Path, *images: np.ndarray) -> Line:
     """A line of these OK images."""
     (folder / "images" / "ok").mkdir(parents=True)
