@@ -45,7 +45,8 @@ def export(
     from raybench.report.onnx_export import export as write
     from raybench.worker.context import node_cache
 
-    found = write(plan_of(name), line, model, folder, node_cache(), _size(size))
+    wanted = _size(size)
+    found = write(plan_of(name), line, model, folder, node_cache(), wanted)
     for file in found.files:
         out.print(str(file), soft_wrap=True, highlight=False)
     out.print(f"input: source pixels {found.shape} {found.dtype}", markup=False, highlight=False)
