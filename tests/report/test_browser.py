@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from raybench.analysis.board import Board
-from raybench.analysis.flags import Flag, ScoredImage
+from raybench.analysis.flags import Flag, Kind, ScoredImage
 from raybench.analysis.line_summary import worst_first
 from raybench.analysis.sentences import format_number
 from raybench.report.gallery import HeatMap, Picture
@@ -60,12 +60,13 @@ def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for at, image in enumerate(seen)
     ]  # fmt: skip
+    kinds: tuple[Kind, ...] = ("models disagree", "bad image", "bad image")
     flags = [
         Flag(
             HOSTILE, image.image_id, image.label, ("padim",), 2, 1.0, kind, HOSTILE, (kind,), signal="layout",
             signal_confidence=0.9, signal_evidence=HOSTILE,
         )
-        for kind, image in zip(("models disagree", "bad image", "bad image"), seen, strict=False)
+        for kind, image in zip(kinds, seen, strict=False)
     ]  # fmt: skip
     flags.append(replace(flags[1], line="line-1", signal=None))
     found = Section("line-1", True, 9, HOSTILE, (Finding("blur", 1, "11 %", HOSTILE),))
@@ -262,7 +263,8 @@ def colours(page: Page, model: str) -> npt.NDArray[np.int_]:
     assert shot is not None
     height, width = shot.shape[:2]
     spots = shot[[height // 6, height - height // 6]][:, [width // 6, width - width // 6]].astype(int)
-    return spots.max(axis=2) - spots.min(axis=2)
+    spread: npt.NDArray[np.int_] = spots.max(axis=2) - spots.min(axis=2)
+    return spread
 
 
 def test_every_model_shows_its_own_heat_map(page: Page) -> None:
