@@ -73,7 +73,8 @@ def made(line: int, model: int, images: int) -> tuple[UnitResult, ImageScores | 
 
 def pictures(seen: list[ScoredImage], lines: int) -> Iterator[Picture]:
     rng = np.random.default_rng(0)
-    image = (rng.normal(128, 30, (HEIGHT, WIDTH, 1)) + np.zeros(3)).clip(0, 255).astype(np.uint8)
+    noise = cv2.GaussianBlur(rng.normal(128, 120, (HEIGHT, WIDTH)), (0, 0), 3)  # as detailed as a photograph
+    image = np.repeat(noise[..., np.newaxis], 3, axis=2).clip(0, 255).astype(np.uint8)
     heat = np.zeros((60, 96), np.float32)
     heat[20:40, 30:50] = 3.0
     maps = tuple(HeatMap(model, heat_codes(heat, 0.0, 1.0), 127) for model in MODELS[: models_per_line(lines)])

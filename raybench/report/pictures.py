@@ -120,7 +120,7 @@ def _heat_maps(run: RunStore, unit: Unit, manifest: Manifest, ids: set[str]) -> 
     if trained is None or trained.heat_low is None or trained.heat_high is None:
         return {}
     low, high, limit = trained.heat_low, trained.heat_high, trained.pixel_threshold.value
-    code = None if limit is None else int(heat_codes(np.float32([limit]), low, high)[0])
+    code = None if limit is None else int(heat_codes(np.array([limit], np.float32), low, high)[0])
     found = {}
     for _, record, held in _shards(run, unit, manifest, ids):
         for scored in read_scores(run.get_blob(record.shard), only=held):

@@ -49,7 +49,8 @@ def test_a_span_holds_its_dot() -> None:
 
 def test_terms_of_the_utility_lie_on_both_sides_of_the_middle() -> None:
     first, second = terms({"image AUROC": 0.9, "time": -0.2, "size": 0.0}, {"image AUROC": 0.8})
-    assert (first.start, first.width) == (50, pytest.approx(25))
+    assert first.start == 50
+    assert first.width == pytest.approx(25)
     assert (second.name, second.start, second.width) == ("time", 0, 50)
 
 
