@@ -21,7 +21,7 @@ from raybench.analysis.flags import ScoredImage, build_flags, collect_scores, to
 from raybench.data.geometry import Input
 from raybench.metrics.image import ImageScores, Ranked
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
-from raybench.report.gallery import HeatMap, Picture, heat_codes
+from raybench.report.gallery import HeatMap, Picture, heat_codes, outline_path
 from raybench.report.html import render
 from raybench.report.pictures import models_per_line, pictures_per_line
 from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
@@ -78,7 +78,7 @@ def pictures(seen: list[ScoredImage], lines: int) -> Iterator[Picture]:
     heat = np.zeros((60, 96), np.float32)
     heat[20:40, 30:50] = 3.0
     maps = tuple(HeatMap(model, heat_codes(heat, 0.0, 1.0), 127) for model in MODELS[: models_per_line(lines)])
-    mask = cv2.resize(heat, (WIDTH, HEIGHT)) > 1
+    mask = outline_path(cv2.resize(heat, (WIDTH, HEIGHT)) > 1)
     for one in top_images(seen, pictures_per_line(lines)):
         yield Picture(one.line, one.image_id, one.label, one.excess, image, mask, maps)
 

@@ -52,9 +52,9 @@ class Picture:
     excess: Mapping[str, float]
     """By model, see `analysis.flags`."""
     image: Rgb
-    """(H, W, 3) uint8 RGB."""
-    mask: npt.NDArray[np.bool_] | None = None
-    """(H, W) bool. None without a mask."""
+    """(H, W, 3) uint8 RGB, made small."""
+    outline: str = ""
+    """Of its mask, see `outline_path`. Empty without a mask."""
     maps: tuple[HeatMap, ...] = ()
     """Of the models whose heat maps are shown, all of one size."""
     defect_type: str = ""
@@ -62,8 +62,8 @@ class Picture:
 
     @functools.cached_property
     def image_uri(self) -> str:
-        """The image, made small."""
-        return image_uri(self.image)
+        """The image."""
+        return _uri(self.image)
 
     @functools.cached_property
     def strip_uri(self) -> str:
@@ -72,11 +72,6 @@ class Picture:
             return ""
         edge = ((HEAT_EDGE, HEAT_EDGE), (0, 0))
         return _uri(np.vstack([np.pad(each.codes, edge, mode="edge") for each in self.maps]))
-
-    @functools.cached_property
-    def outline(self) -> str:
-        """The mask's outline as a path in a square of 1000 units; empty without a mask."""
-        return "" if self.mask is None else outline(self.mask)
 
 
 def heat_codes(heat: Heat, low: float, high: float) -> npt.NDArray[np.uint8]:
@@ -102,7 +97,7 @@ def small_size(height: int, width: int, longest: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def outline(mask: npt.NDArray[np.bool_]) -> str:
+def outline_path(mask: npt.NDArray[np.bool_]) -> str:
     """Return the outlines of a mask's largest regions as a path in a square of 1000 units.
 
     Args:
@@ -143,12 +138,12 @@ def overlay(image: Rgb, heat: Heat, low: float, high: float) -> Rgb:
 
 def image_uri(image: Rgb) -> str:
     """Return an image, made small."""
-    return _uri(_small(image))
+    return _uri(shrink(image))
 
 
 def overlay_uri(image: Rgb, heat: Heat, low: float, high: float) -> str:
     """Return a heat map over an image, made small. The arguments are those of `overlay`."""
-    small = _small(image)
+    small = shrink(image)
     resized = cv2.resize(heat, small.shape[1::-1], interpolation=cv2.INTER_AREA)
     return _uri(overlay(small, resized.astype(np.float32), low, high))
 
@@ -160,7 +155,8 @@ def colour_tables(stops: int = 17) -> Sequence[str]:
     return [" ".join(f"{value:.3f}" for value in colours[:, channel]) for channel in range(3)]
 
 
-def _small(image: Rgb) -> Rgb:
+def shrink(image: Rgb) -> Rgb:
+    """Return an image made so small that no side is longer than LONGEST_SIDE."""
     height, width = small_size(image.shape[0], image.shape[1], LONGEST_SIDE)
     if (height, width) == image.shape[:2]:
         return image

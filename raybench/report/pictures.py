@@ -16,7 +16,7 @@ from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import ImageRow, read_rows
 from raybench.metrics.image import ImageScores
-from raybench.report.gallery import HEAT_SIDE, HeatMap, Picture, heat_codes, small_size
+from raybench.report.gallery import HEAT_SIDE, HeatMap, Picture, heat_codes, outline_path, shrink, small_size
 from raybench.runs.records import ScoreRecord, TrainRecord
 from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import ScoreRow, read_scores
@@ -107,8 +107,8 @@ def _of_line(plan: Plan, run: RunStore, units: Sequence[Unit], wanted: Sequence[
             image_id=image.image_id,
             label=image.label,
             excess=image.excess,
-            image=decode_image(row.image, manifest.white_level, manifest.black_level),
-            mask=decode_mask(row.mask, row.height, row.width) if row.mask else None,
+            image=shrink(decode_image(row.image, manifest.white_level, manifest.black_level)),
+            outline=outline_path(decode_mask(row.mask, row.height, row.width)) if row.mask else "",
             maps=tuple(of_unit[image.image_id] for of_unit in maps),
             defect_type=row.defect_type,
         )

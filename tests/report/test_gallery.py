@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raybench.report.gallery import HEAT_EDGE, HeatMap, Picture, colour_tables, heat_codes, outline, small_size
+from raybench.report.gallery import (
+    HEAT_EDGE,
+    HeatMap,
+    Picture,
+    colour_tables,
+    heat_codes,
+    outline_path,
+    shrink,
+    small_size,
+)
 
 FINITE = st.floats(-1e6, 1e6, width=32)
 
@@ -33,9 +42,7 @@ def test_a_strip_holds_each_map_within_its_edges() -> None:
     codes = [np.full((20, 30), value, np.uint8) for value in (0, 100, 250)]
     codes[1][10:] = 200
     image = np.zeros((40, 60, 3), np.uint8)
-    picture = Picture(
-        "a", "b", "ng", {}, image, None, tuple(HeatMap(str(at), each, 1) for at, each in enumerate(codes))
-    )
+    picture = Picture("a", "b", "ng", {}, image, "", tuple(HeatMap(str(at), each, 1) for at, each in enumerate(codes)))
     data = base64.b64decode(picture.strip_uri.removeprefix("data:image/webp;base64,"))
     strip = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     pitch = 20 + 2 * HEAT_EDGE
@@ -47,8 +54,9 @@ def test_a_strip_holds_each_map_within_its_edges() -> None:
 
 
 def test_a_picture_without_heat_maps_or_mask() -> None:
-    picture = Picture("a", "b", "ok", {}, np.zeros((4, 4000, 3), np.uint8))
+    picture = Picture("a", "b", "ok", {}, shrink(np.zeros((4, 4000, 3), np.uint8)))
     assert (picture.strip_uri, picture.outline) == ("", "")
+    assert picture.image.shape == (1, 320, 3)
     assert picture.image_uri.startswith("data:image/webp;base64,")
 
 
@@ -56,12 +64,12 @@ def test_an_outline_surrounds_the_mask() -> None:
     mask = np.zeros((1000, 2000), bool)
     mask[250:500, 500:1000] = True
     mask[900, 1900] = True  # a pixel must not vanish when the mask is made small
-    places = np.array(re.findall(r"(\d+) (\d+)", outline(mask)), int)
+    places = np.array(re.findall(r"(\d+) (\d+)", outline_path(mask)), int)
     large, small = places[:-1], places[-1]
     assert np.allclose(large.min(axis=0), [250, 250], atol=8)
     assert np.allclose(large.max(axis=0), [500, 500], atol=8)
     assert np.allclose(small, [950, 900], atol=8)
-    assert outline(np.zeros((4, 4), bool)) == ""
+    assert outline_path(np.zeros((4, 4), bool)) == ""
 
 
 def test_no_side_vanishes() -> None:

@@ -20,7 +20,7 @@ from raybench.analysis.verdict import DecisionSettings
 from raybench.config.experiment import Costs
 from raybench.report.column import headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
-from raybench.report.gallery import HeatMap, Picture, heat_codes, overlay
+from raybench.report.gallery import HeatMap, Picture, heat_codes, outline_path, overlay
 from raybench.report.html import SCRIPTS, part, render
 from raybench.report.tables import board_csv, board_md, flags_parquet
 from raybench.runs.records import Failure, UnitResult
@@ -44,7 +44,7 @@ def picture() -> Picture:
     heat[20:30, 20:30] = 5
     image = np.full((60, 90, 3), 128, np.uint8)
     maps = (HeatMap("padim", heat_codes(heat, 0.0, 1.0), 127),)
-    return Picture(EVIL, f"{EVIL}.png", "ng", {"padim": 2.0}, image, np.eye(60, 90) > 0, maps)
+    return Picture(EVIL, f"{EVIL}.png", "ng", {"padim": 2.0}, image, outline_path(np.eye(60, 90) > 0), maps)
 
 
 def test_json_round_trip_without_nan(board: Board) -> None:

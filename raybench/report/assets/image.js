@@ -80,7 +80,7 @@ function imageView(view) {
       const button = make("button");
       button.type = "button";
       button.title = picture.id;
-      button.append(copy(picture), make("span", "", `${LABELS[picture.label]} ${picture.flagged}/${picture.of}`));
+      button.append(copy(picture), make("span", "", `${picture.label === "unknown" ? "?" : LABELS[picture.label]} ${picture.flagged}/${picture.of}`));
       button.addEventListener("click", () => { state.at = at; moved(); });
       return button;
     }));
