@@ -267,7 +267,7 @@ def calibration(repeats: int) -> Iterator[str]:
             row = f"{says[chosen].mean():.2f} | {is_right[chosen].mean():.2f} | {chosen.sum()}"
             yield f"| {low:.0%} to {low + 0.1:.0%} | {row} |"
     yield ""
-    yield "| world | sure | right | regret said | regret | more than that of the highest AUROC |"
+    yield "| world | sure | right | regret said | regret | more than of the highest AUROC |"
     yield "|---|---|---|---|---|---|"
     yield from rows
 
