@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -69,11 +69,7 @@ def over_all(evidence: Sequence[Evidence], lines_of_run: int | None = None) -> V
                 model: _estimate([value for value, _ in values], [draws for _, draws in values])
                 for model, values in aurocs.items()
             },
-            notes=tuple(
-                f"{model} failed or is not admissible on {_few(lost)}; there it counts as one that tells nothing."
-                for model, lost in missing.items()
-                if lost
-            ),
+            notes=_missing_notes(missing),
         )
     )
     return replace(verdict, conclusions=dict(verdict.conclusions) | dict.fromkeys(sorted(rest), NOT_RUN))
@@ -91,6 +87,19 @@ def _shuffled(line: Evidence, number: int) -> Evidence:
 
 def _takes_part(line: Evidence, model: str) -> bool:
     return model in line.utilities and model not in line.excluded
+
+
+def _missing_notes(missing: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Say what models that are missing on some lines count there; models that miss the same lines have one note."""
+    models_of: dict[tuple[str, ...], list[str]] = {}
+    for model, lines in missing.items():
+        models_of.setdefault(tuple(lines), []).append(model)
+    return tuple(
+        f"{', '.join(models)} failed or {'is' if len(models) == 1 else 'are'} not admissible on {_few(lines)}; there "
+        f"{'it counts' if len(models) == 1 else 'each counts'} as one that tells nothing."
+        for lines, models in models_of.items()
+        if lines
+    )
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

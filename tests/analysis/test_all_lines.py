@@ -66,6 +66,16 @@ def test_failing_on_hard_lines_does_not_pay() -> None:
     )
 
 
+def test_models_that_miss_the_same_lines_have_one_note() -> None:
+    whole = {"whole": 2.0, "brittle": 2.0, "weak": 2.0, "rare": 2.0}
+    failed = whole | {"brittle": None, "weak": None}
+    lines = [line("a", whole), line("b", failed, 1), line("c", failed | {"rare": None}, 2)]
+    assert decided(*lines).notes == (
+        "brittle, weak failed or are not admissible on b, c; there each counts as one that tells nothing.",
+        "rare failed or is not admissible on c; there it counts as one that tells nothing.",
+    )
+
+
 def test_a_model_that_is_not_admissible_on_a_line_pays_there() -> None:
     """85 % false alarms on one of two lines is not the best over all, whatever its AUROC."""
     lines = [line(name, {"alarming": 3.0, "steady": 2.4}, at) for at, name in enumerate("ab")]
