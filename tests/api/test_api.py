@@ -173,7 +173,7 @@ def test_again_nothing_is_packed_and_no_cluster_is_started(
 ) -> None:
     monkeypatch.setattr("raybench.scheduler.cluster.connected", lambda *_: pytest.fail("connected"))
     monkeypatch.setattr("raybench.data.source.pack", lambda *_: pytest.fail("packed again"))
-    again = rb.run("photos/bottle", models=MODELS, preset="cpu", progress=False)
+    again = rb.run("photos/bottle", models=MODELS, preset="cpu", annotation={"signals": 0}, progress=False)
     assert again.uri == run.uri
     assert capsys.readouterr() == ("", "")
     by_experiment = rb.run(run.experiment)
