@@ -213,6 +213,7 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     store = open_experiment_store(experiment)
     problems: list[str] = []
     weights_store = open_weights_store(experiment)
+    experiment = _with_choices_of_store(experiment, weights_store)
     specs = _specs(experiment, weights_store, problems)
     try:
         stores = find_lines(_line_patterns(experiment, store), problems)
@@ -270,13 +271,47 @@ def open_weights_store(experiment: Experiment) -> Store | None:
     return open_store(uri, **experiment.storage.model_dump()) if uri else None
 
 
+def _with_choices_of_store(experiment: Experiment, weights_store: Store | None) -> Experiment:
+    """Write the settings that depend on the weights store into the models' configs.
+
+    The plan's experiment, which is kept with the run, then says what was trained, whatever the store holds later.
+    """
+    try:
+        in_store = weights.stored(weights_store) if weights_store else {}
+    except ModelError:  # told with the models that need weights
+        in_store = {}
+
+    def filled(models: Sequence[ModelChoice]) -> tuple[ModelChoice, ...]:
+        return tuple(
+            model.model_copy(update={"config": {**chosen, **model.config}})
+            if (chosen := registry.chosen_by_store(model.name, in_store))
+            else model
+            for model in models
+        )
+
+    labels = {model.shown for model in experiment.models}
+    overrides = {
+        pattern: override.model_copy(
+            update={
+                "models": tuple(model if model.shown in labels else filled([model])[0] for model in override.models)
+            }
+        )
+        if "models" in override.model_fields_set
+        else override
+        for pattern, override in experiment.overrides.items()
+    }
+    models = filled(experiment.models)
+    if (models, overrides) == (experiment.models, experiment.overrides):
+        return experiment
+    return experiment.model_copy(update={"models": models, "overrides": overrides})
+
+
 def _specs(experiment: Experiment, weights_store: Store | None, problems: list[str]) -> dict[str, ModelSpec]:
     """By label."""
     specs = {}
-    in_store = weights.stored(weights_store) if weights_store else {}
     for choice in experiment.all_models:
         try:
-            spec = registry.resolve(choice.name, choice.config, experiment.preset, in_store)
+            spec = registry.resolve(choice.name, choice.config, experiment.preset)
             specs[choice.shown] = replace(spec, weights=weights.resolve(spec.weights, weights_store))
         except ExperimentError as error:
             problems.extend(f"models: {choice.shown}: {text}" for text in error.problems)

@@ -37,14 +37,13 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(MODELS))
 
 
-def resolve(name: str, config: Mapping[str, Any], preset: str = "paper", in_store: Container[str] = ()) -> ModelSpec:
+def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> ModelSpec:
     """Return the spec of a model with `config` over the defaults of a preset.
 
     Args:
         name: One of `names`, `anomalib:Class`, `package.module:Class`, or an entry point `raybench.detectors`.
         config: Settings of the experiment file.
         preset: One of `settings.PRESETS`.
-        in_store: Names of the weights that the weights store holds.
 
     Raises:
         UnknownName: There is no such model.
@@ -54,8 +53,7 @@ def resolve(name: str, config: Mapping[str, Any], preset: str = "paper", in_stor
     if _is_plugin(name):
         return plugins.spec(name, config)
     model = _find(name)
-    defaults = dict(model.settings.CPU) if preset == "cpu" else {}
-    defaults |= {key: asset for key, asset in model.settings.FROM_STORE.items() if asset in in_store}
+    defaults = model.settings.CPU if preset == "cpu" else {}
     try:
         checked = model.settings.model_validate({**defaults, **config})
     except ValidationError as error:
@@ -70,6 +68,22 @@ def resolve(name: str, config: Mapping[str, Any], preset: str = "paper", in_stor
         stride=chosen.get("stride", model.stride),
         min_side=chosen.get("min_side", model.min_side),
     )
+
+
+def chosen_by_store(name: str, in_store: Container[str]) -> dict[str, Any]:
+    """Return the settings of a model whose defaults depend on the weights store, by key.
+
+    Args:
+        name: As in `resolve`; a name that does not exist has none.
+        in_store: Names of the weights that the weights store holds.
+    """
+    if name not in MODELS:
+        return {}
+    settings = MODELS[name].settings
+    return {
+        key: asset if asset in in_store else settings.model_fields[key].default
+        for key, asset in settings.FROM_STORE.items()
+    }
 
 
 @dataclass(frozen=True)

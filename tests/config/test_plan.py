@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Ove
 from raybench.config.plan import experiment_of, make_plan, plan_of
 from raybench.data.manifest import Manifest
 from raybench.data.pack import pack
+from raybench.detectors import weights
+from raybench.detectors.weights.catalog import ASSETS
 from raybench.errors import BucketMissing, ExperimentError, StoreDenied, StoreUnreachable
 from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
@@ -140,6 +143,31 @@ def test_weights_that_no_store_holds(experiment: Experiment, tmp_path: Path) -> 
 
 
 PutLine = Callable[[Store, str], Manifest]
+
+
+def test_what_the_weights_store_decides_is_written_into_the_plan(
+    plant: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are added later change no run that is under way, and files that are not there any more are missed."""
+    plain = ModelChoice(name="efficient_ad")
+    plant = plant.model_copy(
+        update={"models": (plain, ModelChoice(name="padim")), "overrides": {"*": Override(models=(plain,))}}
+    )
+    before = make_plan(plant)
+    assert before.experiment.models[0].config == {"teacher": "efficientnet-lite0", "not_ok": "line"}
+    assert before.experiment.overrides["*"].models == (plain,)  # a label of the experiment
+    monkeypatch.setitem(ASSETS, "pdn-official", replace(ASSETS["pdn-official"], sha256=""))
+    store = open_store(str(tmp_path / "weights"))
+    store.create()
+    weights.add(store, "pdn-official", b"teacher")
+    with_store = {"weights": str(tmp_path / "weights")}
+    again = make_plan(before.experiment.model_copy(update=with_store))
+    assert [unit.unit_id for unit in again.units] == [unit.unit_id for unit in before.units]
+    new = make_plan(plant.model_copy(update=with_store))
+    assert new.experiment.models[0].config == {"teacher": "pdn-official", "not_ok": "line"}
+    assert {unit.config["teacher"] for unit in new.units} == {"pdn-official"}
+    with pytest.raises(ExperimentError, match="pdn-official"):
+        make_plan(new.experiment.model_copy(update={"weights": None}))
 
 
 def test_a_plan_as_a_table(plant: Experiment) -> None:

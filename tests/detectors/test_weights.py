@@ -155,10 +155,11 @@ def test_efficient_ad_takes_what_the_store_has_of_the_paper(shelf: Store, tmp_pa
     here = [weights.add(shelf, "pdn-official", buffer.getvalue()), weights.add(shelf, "imagenette", pictures(tmp_path))]
     config = {"autoencoder_steps": 1, "steps": 1}
     assert set(registry.resolve("efficient_ad", config, "cpu").weights) == {LITE0}
-    assert set(registry.resolve("efficient_ad", {"teacher": LITE0}, "cpu", weights.stored(shelf)).weights) == {
-        LITE0, "imagenette"
-    }  # fmt: skip
-    spec = registry.resolve("efficient_ad", config, "cpu", weights.stored(shelf))
+    assert registry.chosen_by_store("efficient_ad", {}) == {"teacher": LITE0, "not_ok": "line"}
+    assert registry.chosen_by_store("padim", weights.stored(shelf)) == {}
+    spec = registry.resolve(
+        "efficient_ad", config | registry.chosen_by_store("efficient_ad", weights.stored(shelf)), "cpu"
+    )
     assert set(spec.weights) == {"pdn-official", "imagenette"}
     found = weights.fetch({file.name: file.sha256 for file in here}, shelf, tmp_path)
     context = replace(CONTEXT, weights=found)
