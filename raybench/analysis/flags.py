@@ -55,7 +55,7 @@ class ScoredImage:
     image_id: str
     label: str
     excess: Mapping[str, float]
-    """Excess over the threshold by model, in the model's own unit."""
+    """Excess over the threshold by model."""
     best: tuple[str, ...] = ()
     """Models that vote; empty if all do."""
 

@@ -44,8 +44,20 @@ class Scorer:
 
     provider: str
     """What computes, as `CPUExecutionProvider`."""
-    score: Callable[[npt.NDArray[Any]], Outputs]
-    """Scores one image (H, W, C) of the type and size that the file takes."""
+    shape: tuple[int, ...]
+    """(1, H, W, C), which the file takes."""
+    dtype: np.dtype[Any]
+    """Type of the pixels that the file takes."""
+    run: Callable[[npt.NDArray[Any]], dict[str, npt.NDArray[Any]]]
+    """Maps an image (1, H, W, C) to the outputs by name."""
+
+    def score(self, image: npt.NDArray[Any]) -> Outputs:
+        """Score one image (H, W, C). Raises InputError for another size or type than the file takes."""
+        if (image.shape, image.dtype) != (self.shape[1:], self.dtype):
+            raise InputError(
+                f"the file takes images of {self.shape[1:]} {self.dtype}, not of {image.shape} {image.dtype}"
+            )
+        return Outputs.of(self.run(np.ascontiguousarray(image[np.newaxis])))
 
 
 def onnx_scorer(path: Path, provider: str = "CPUExecutionProvider") -> Scorer:
@@ -65,10 +77,12 @@ def onnx_scorer(path: Path, provider: str = "CPUExecutionProvider") -> Scorer:
         raise InputError(f"onnxruntime cannot load {path}: {error}") from error
     if session.get_providers()[0] != provider:  # onnxruntime takes the CPU for a GPU that fails
         raise InputError(f"onnxruntime cannot use its {provider} here")
-    names = [output.name for output in session.get_outputs()]
+    names, (given,) = [output.name for output in session.get_outputs()], session.get_inputs()
     return Scorer(
         provider,
-        lambda image: Outputs.of(dict(zip(names, session.run(None, {INPUT: image[np.newaxis]}), strict=True))),
+        tuple(given.shape),
+        np.dtype(given.type.removeprefix("tensor(").removesuffix(")")),
+        lambda image: dict(zip(names, session.run(None, {INPUT: image}), strict=True)),
     )
 
 
@@ -94,10 +108,13 @@ def openvino_scorer(path: Path) -> Scorer:
         compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     except RuntimeError as error:
         raise InputError(f"OpenVINO cannot load {path}: {error}") from error
-    names = [output.any_name for output in compiled.outputs]
+    names, given = [output.any_name for output in compiled.outputs], compiled.input(0)
     return Scorer(
         "OpenVINO CPU",
-        lambda image: Outputs.of(dict(zip(names, compiled(image[np.newaxis]).values(), strict=True))),
+        tuple(given.shape),
+        np.dtype(given.element_type.to_dtype()),
+        # An array of another type would be cast without a word; a tensor is not.
+        lambda image: dict(zip(names, compiled(openvino.Tensor(image)).values(), strict=True)),
     )
 
 

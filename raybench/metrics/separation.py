@@ -81,18 +81,19 @@ def ranking_interval(value: float, resampled: Floats, n: int) -> tuple[float, fl
     """Return the 95 % interval of another metric of a ranking, from the spread of its log-odds.
 
     Percentiles of average precision and of the highest F1, which are biased upwards, lie too high (Boyd, Eng and Page
-    2013, *Area Under the Precision-Recall Curve*). Resamples do not vary a single group, so nothing is known of its
-    spread; nor from resamples of a perfect ranking, whose interval is that of n hits among n.
+    2013, *Area Under the Precision-Recall Curve*). Resamples of n groups have (n - 1) / n of the variance. Those of
+    a single group, or of scores that are all equal, tell nothing; nor do those of a perfect ranking, whose interval is
+    that of n hits among n.
 
     Args:
         value: Metric on all images.
         resampled: (B,) metric of each resample.
         n: Number of groups of the smaller class.
     """
-    if n == 1:
+    if n == 1 or resampled.std() < _ROUNDING < value < 1 - _ROUNDING:
         return 0.0, 1.0
     odds = special.logit(np.clip([value, *resampled], _LEAST_ODDS, 1 - _LEAST_ODDS))
-    low, high = special.expit(odds[0] + _ENDS * odds[1:].std())
+    low, high = special.expit(odds[0] + _ENDS * odds[1:].std() * np.sqrt(n / (n - 1)))
     if value > 1 - _ROUNDING:
         low = min(low, ((1 - LEVEL) / 2) ** (1 / n))
     return min(float(low), value), max(float(high), value)

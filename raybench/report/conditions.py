@@ -124,8 +124,8 @@ def _undertrained(rows: Sequence[BoardRow]) -> list[str]:
             before = short.get(row.model, row.steps)
             short[row.model] = min(before, row.steps, key=lambda steps: steps.done)
     return [
-        f"undertrained: {model} took {steps.done:,} of the {steps.enough:,} steps after which its quality hardly "
-        "rises; its results are those of a model that has not learnt what it can"
+        f"undertrained: {model} took {steps.done:,} of the {steps.enough:,} steps that it should have; its results are "
+        "those of a model that has not learnt what it can"
         for model, steps in sorted(short.items())
     ]
 

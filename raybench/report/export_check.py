@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from raybench.data.decode import Pixels
 from raybench.detectors.onnx_file import Outputs, Scorer, onnx_scorer, openvino_scorer
-from raybench.errors import InputError
+from raybench.errors import InputError, IntegrityError
 from raybench.metrics import npz
 
 TOLERANCE = 1e-3
 """Largest relative difference of scores; of a heat map, relative to its highest value."""
+_PER_UNIT = 0.1  # weight of a difference in units of the distance from a typical OK image to the threshold
 _KIND, _VERSION = "images of an exported file", 1
 _MAP_SIDE = 64
 _TIMED = 5  # times that each image is scored
@@ -36,15 +37,19 @@ class CheckImages:
     step: int
     threshold: float
     """NaN without a threshold."""
+    unit: float
+    """Distance of the threshold from the score of a typical OK image. Infinity if it is not known."""
 
     @classmethod
-    def of(cls, images: Sequence[Pixels], expected: Sequence[Outputs], threshold: float | None) -> CheckImages:
+    def of(
+        cls, images: Sequence[Pixels], expected: Sequence[Outputs], threshold: float | None, unit: float
+    ) -> CheckImages:
         """Collect images (H, W, C) and the results of the evaluated detector."""
         step = max(1, max(images[0].shape[:2]) // _MAP_SIDE)
         none = np.zeros((0, 0), np.float32)
         maps = [none if each.heatmap is None else each.heatmap[::step, ::step] for each in expected]
         scores = np.array([each.score for each in expected])
-        return cls(np.stack(images), scores, np.stack(maps), step, np.nan if threshold is None else threshold)
+        return cls(np.stack(images), scores, np.stack(maps), step, np.nan if threshold is None else threshold, unit)
 
     @staticmethod
     def path_of(file: Path) -> Path:
@@ -69,7 +74,14 @@ class CheckImages:
         if not path.is_file():
             raise InputError(f"{path} does not exist; copy it here with the exported file")
         arrays: dict[str, Any] = npz.from_bytes(_KIND, _VERSION, path.read_bytes())
-        return cls(**arrays | {name: arrays[name].item() for name in ("step", "threshold")})
+        try:
+            found = cls(**arrays | {name: arrays[name].item() for name in ("step", "threshold", "unit")})
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{path} does not hold what it should: {error!r}") from error
+        count = len(found.scores)
+        if not count or found.step < 1 or {len(found.images), len(found.heatmaps)} != {count}:
+            raise IntegrityError(f"{path} does not hold what it should: images, scores and heat maps do not agree")
+        return found
 
 
 @dataclass(frozen=True)
@@ -115,16 +127,21 @@ def check_export(file: str | Path, provider: str = "CPUExecutionProvider") -> Ex
         found = scorer.score(image)
         part = None if found.heatmap is None else found.heatmap[:: stored.step, :: stored.step]
         expected = Outputs(score, heatmap if heatmap.size else None, None)
-        gaps.append(largest_difference(Outputs(found.score, part, None), expected))
+        gaps.append(largest_difference(Outputs(found.score, part, None), expected, stored.unit))
         is_clear = abs(score - stored.threshold) > TOLERANCE * abs(score)  # False without a threshold
         decisions += is_clear and found.is_anomalous != (score > stored.threshold)
     times = _milliseconds(scorer, stored.images)
     return ExportCheck(file, scorer.provider, len(gaps), float(np.max(gaps)), decisions, times)
 
 
-def largest_difference(found: Outputs, expected: Outputs) -> float:
-    """Return the largest relative difference of score and heat map. NaN or infinity where `found` is not finite."""
-    gaps = [abs(found.score - expected.score) / _above_zero(abs(expected.score))]
+def largest_difference(found: Outputs, expected: Outputs, unit: float = np.inf) -> float:
+    """Return the largest relative difference of score and heat map. NaN or infinity where `found` is not finite.
+
+    Scores may all lie close to the threshold, relative to their size. So a tenth of their difference in units of
+    `unit`, the distance of the threshold from a typical OK image, counts as well.
+    """
+    gap = abs(found.score - expected.score)
+    gaps = [gap / _above_zero(abs(expected.score)), _PER_UNIT * gap / unit]
     if (found.heatmap is None) != (expected.heatmap is None):
         return float("inf")
     if found.heatmap is not None and expected.heatmap is not None:

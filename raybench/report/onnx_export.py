@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from raybench.detectors.onnx_file import Outputs, Scorer
 from raybench.detectors.onnx_graph import Source, write_onnx
 from raybench.detectors.protocol import Detector
 from raybench.errors import InputError, ModelError
+from raybench.metrics.numbers import Threshold
 from raybench.report.export_check import TOLERANCE, CheckImages, largest_difference
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
@@ -82,27 +84,40 @@ def export(
     site = WorkerContext(run, plan.lines_of(line), cache_dir, "cpu", 1)
     detector = cached_detector(unit, trained, site)
     source = _source(unit, packed.manifest, images[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    onnx = folder / f"{line}-{unit.model}.onnx"
-    try:
-        write_onnx(detector, source, threshold.value, onnx)
-    except ModelError as error:
-        raise ModelError(f"{unit}: {error}") from error
-    files, scorers = _runtimes(onnx)
     expected = [_evaluate(detector, unit, packed.manifest, image, threshold.value) for image in images]
-    pairs = list(zip(images, expected, strict=True))
-    gaps = [largest_difference(scorer.score(image), outputs) for scorer in scorers for image, outputs in pairs]
-    difference = float(np.max(gaps))
-    if not difference <= TOLERANCE:
-        raise ModelError(f"{unit}: the exported file scores otherwise, by {difference:.2g} of its value")
-    some = slice(None, None, -(-len(images) // STORED_IMAGES))
-    check = CheckImages.of(images[some], expected[some], threshold.value).save(onnx)
-    about = onnx.with_suffix(".json")
-    checked = {"images": len(images), "largest_relative_difference": difference}
-    described = _about(unit, packed.manifest, trained, source) | {"checked": checked}
-    about.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    files += [check, about]
+    name = f"{line}-{unit.model}" + (f"-{size[0]}x{size[1]}" if size else "")
+    unit_of_score = _unit_of_score(threshold)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:  # files that fail the check are not left behind
+        onnx = Path(temporary) / f"{name}.onnx"
+        try:
+            write_onnx(detector, source, threshold.value, onnx)
+        except ModelError as error:
+            raise ModelError(f"{unit}: {error}") from error
+        files, scorers = _runtimes(onnx)
+        found = [
+            (scorer.score(image), outputs)
+            for scorer in scorers
+            for image, outputs in zip(images, expected, strict=True)
+        ]
+        difference = float(np.max([largest_difference(*pair, unit_of_score) for pair in found]))
+        if not difference <= TOLERANCE:
+            raise ModelError(f"{unit}: the exported file scores otherwise, by {difference:.2g} of its value")
+        some = slice(None, None, -(-len(images) // STORED_IMAGES))
+        check = CheckImages.of(images[some], expected[some], threshold.value, unit_of_score).save(onnx)
+        about = onnx.with_suffix(".json")
+        checked = {"images": len(images), "largest_relative_difference": difference}
+        described = _about(unit, packed.manifest, trained, source) | {"checked": checked}
+        about.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        files = [file.replace(folder / file.name) for file in (*files, check, about)]
     return Exported(line, unit.model, tuple(files), difference, len(images), source.shape, source.dtype)
+
+
+def _unit_of_score(threshold: Threshold) -> float:
+    """Return the distance of the threshold from the score of a typical OK image. Infinity if there is none."""
+    if threshold.value is None or threshold.typical is None or threshold.value <= threshold.typical:
+        return float("inf")
+    return threshold.value - threshold.typical
 
 
 def _runtimes(onnx: Path) -> tuple[list[Path], list[Scorer]]:

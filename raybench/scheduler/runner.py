@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.analysis.board import Board
@@ -180,7 +181,11 @@ class _Dispatch:
         reference = self.aggregator.report.remote(self.run, self.plan, created)
         while not ray.wait([reference], timeout=WAIT_S)[0]:
             self._raise_if(stop)
-        board: Board = ray.get(reference)
+        try:
+            board: Board = ray.get(reference)
+        except RayActorError:
+            _start_aggregator.cache_clear()  # the next run of this driver must not get the one that is lost
+            raise
         return board
 
     def _append_to_ledger(self) -> Any:

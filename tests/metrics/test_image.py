@@ -88,6 +88,13 @@ def test_the_intervals_cover_the_truth(ok: int, ng: int, gap: float) -> None:
     assert (hits / 150 >= 0.90).all()
 
 
+def test_scores_that_are_all_equal_say_nothing() -> None:
+    ids = [f"{at:02}" for at in range(30)]
+    found = image_quality(ImageScores.of(ids, ["ok"] * 20 + ["ng"] * 10, [1.0] * 30), NO_THRESHOLD)
+    assert found.image_ap.value == pytest.approx(1 / 3)
+    assert (found.image_ap.low, found.image_ap.high) == (0.0, 1.0)
+
+
 def test_one_ng_image_says_nothing_of_another() -> None:
     """Resamples vary the OK images alone. The interval of AP from their spread held the truth in half of the cases."""
     ids = [f"{at:02}" for at in range(41)]

@@ -88,7 +88,7 @@ def test_undertrained_models_are_told_with_the_fewest_steps_of_each(board_of: Bo
     }
     texts = changed(board, lambda at, row: replace(row, steps=steps[row.line, row.model]))
     (told,) = [text for text in texts if "undertrained" in text]
-    assert told.startswith("undertrained: m took 40 of the 2,000 steps after which its quality hardly rises; ")
+    assert told.startswith("undertrained: m took 40 of the 2,000 steps that it should have; ")
 
 
 def test_training_that_a_budget_cut_short_is_told(board_of: BoardOf) -> None:

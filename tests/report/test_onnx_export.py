@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from raybench.config.experiment import ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.line import Line
 from raybench.data.pack import pack
+from raybench.detectors.onnx_file import Outputs, Scorer, onnx_scorer, openvino_scorer
 from raybench.errors import InputError, IntegrityError, ModelError, UnknownName
 from raybench.metrics.image import ImageScores
-from raybench.report.export_check import CheckImages, check_export
+from raybench.report.export_check import CheckImages, check_export, largest_difference
 from raybench.report.onnx_export import Exported, export, sample_images
 from raybench.report.publish import publish_again
 from raybench.runs.records import QualityRecord, TrainRecord
@@ -158,6 +160,43 @@ def test_a_file_that_scores_otherwise_fails_the_check(copied: Path) -> None:
     assert told.exit_code == 1
     assert "images are decided otherwise" in told.stdout
     assert "does not score as the detector did" in told.stdout
+
+
+@pytest.mark.parametrize("load", [onnx_scorer, openvino_scorer])
+def test_an_image_of_another_type_or_size_is_refused(copied: Path, load: Callable[[Path], Scorer]) -> None:
+    """OpenVINO's binding would cast the pixels without a word, and the score would be another."""
+    scorer = load(copied if load is onnx_scorer else copied.with_suffix(".xml"))
+    image = CheckImages.load(copied).images[0]
+    assert np.isfinite(scorer.score(image).score)
+    for other in ((image // 16).astype(np.uint8), image / np.float32(65535), image[1:], np.repeat(image, 3, 2)):
+        with pytest.raises(InputError, match=r"the file takes images of \(200, 320, 1\) uint16, not of"):
+            scorer.score(other)
+
+
+def test_check_images_that_do_not_fit_each_other(copied: Path) -> None:
+    stored = CheckImages.load(copied)
+    for change in ({"images": stored.images[:0]}, {"step": 0}, {"scores": stored.scores[:1]}):
+        replace(stored, **change).save(copied)  # type: ignore[arg-type]
+        with pytest.raises(IntegrityError, match="does not hold what it should"):
+            check_export(copied)
+    replace(stored, images=stored.images[:, 1:]).save(copied)
+    with pytest.raises(InputError, match="the file takes images of"):
+        check_export(copied)
+
+
+def test_a_file_that_scores_otherwise_is_not_left_behind(
+    done: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raybench.report.onnx_export.largest_difference", lambda *pair: 0.01)
+    with pytest.raises(ModelError, match=r"scores otherwise, by 0\.01"):
+        export(done, "strip", "patchcore", tmp_path / "out", tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_differences_count_by_the_distance_to_the_threshold_too() -> None:
+    one, other = Outputs(100.0, None, None), Outputs(100.05, None, None)
+    assert largest_difference(other, one) == pytest.approx(0.0005)
+    assert largest_difference(other, one, unit=1.0) == pytest.approx(0.005)
 
 
 def test_a_check_without_its_images(copied: Path) -> None:

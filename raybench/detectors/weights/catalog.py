@@ -86,7 +86,7 @@ ASSETS: Mapping[str, Asset] = {
             "imagenette",
             "imagenette2.tgz",
             "ten ImageNet classes, EfficientAD's images that are not OK",
-            "Apache-2.0",
+            "for research only, as ImageNet",
             "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
             "anomalib.models.image.efficient_ad.lightning_model:IMAGENETTE_DOWNLOAD_INFO.url",
         ),
