@@ -176,7 +176,7 @@ def test_an_image_of_another_type_or_size_is_refused(copied: Path, load: Callabl
 def test_check_images_that_do_not_fit_each_other(copied: Path) -> None:
     stored = CheckImages.load(copied)
     for change in ({"images": stored.images[:0]}, {"step": 0}, {"scores": stored.scores[:1]}):
-        replace(stored, **change).save(copied)  # type: ignore[arg-type]
+        replace(stored, **change).save(copied)
         with pytest.raises(IntegrityError, match="does not hold what it should"):
             check_export(copied)
     replace(stored, images=stored.images[:, 1:]).save(copied)
