@@ -246,6 +246,14 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, separator: str, encod
     assert (found.rejects, found.findings) == ((), ())
 
 
+def test_a_header_that_no_csv_reader_takes_is_an_input_error(tmp_path: Path) -> None:
+    tree(tmp_path, "ok/1.png")
+    for header in ("path," + "x" * 200_000, "path,split\rok/1.png,train"):
+        (tmp_path / "t.csv").write_text(header, newline="")
+        with pytest.raises(LineError, match=r"t\.csv row"):
+            look(tmp_path)
+
+
 def test_a_table_that_is_not_used_is_told(tmp_path: Path) -> None:
     tree(tmp_path, "ok/1.png", "list.xlsx", "ok/notes.csv", "readme.txt")
     (tmp_path / "list.csv").write_text("file;set\nok/1.png;train\n")

@@ -157,6 +157,49 @@ def test_real_iad(tmp_path: Path) -> None:
         look(tmp_path, "usb")
 
 
+def test_hostile_entries_of_real_iad_are_rejected_by_number(tmp_path: Path) -> None:
+    good = {"image_path": OK, "mask_path": None, "anomaly_class": "OK"}
+    wrong: list[object] = [{"image_path": None}, {"image_path": 7}, {"image_path": ""}, {"anomaly_class": None}]
+    wrong += [{"anomaly_class": ""}, {"mask_path": 7}]
+    bad = [good | cells if isinstance(cells, dict) else cells for cells in wrong] + [None, "x", [], {}]
+    meta = {"normal_class": "OK", "prefix": "usb/"}
+    name, image = "realiad_jsons/usb.json", f"usb/{OK}"
+    tree(tmp_path, {image: b"x", name: json.dumps({"meta": meta, "train": [good, *bad], "test": []}).encode()})
+    found = look(tmp_path, "usb")
+    assert [item.image_id for item in found.items] == [image]
+    assert sorted(rejects(found)) == sorted((f"{name} train {number}", "bad_row") for number in range(1, 11))
+    lists = {"train": [], "test": []}
+    for hostile in (
+        b"[" * 200_000,
+        b"null",
+        json.dumps({"meta": meta, "train": "x", "test": []}).encode(),
+        json.dumps({"meta": meta | {"prefix": 7}, **lists}).encode(),
+        json.dumps({"meta": meta | {"normal_class": None}, **lists}).encode(),
+    ):
+        with pytest.raises(LineError, match=r"usb\.json is no listing of Real-IAD"):
+            look(tree(tmp_path, {name: hostile}), "usb")
+
+
+def test_the_listing_of_real_iad_that_is_not_a_copy_is_used(tmp_path: Path) -> None:
+    folders = ("realiad_jsons", "realiad_jsons/old", "realiad_jsons_sv", "realiad_jsons_fuiad")
+    files = {f"{folder}/usb.json": listing(("train", OK, None)) for folder in folders}
+    found = look(tree(tmp_path, files | {f"usb/{OK}": b"x"}), "usb")
+    assert len(found.items) == 1
+    assert rejects(found) == [(f"{folder}/usb.json", "table_unused") for folder in sorted(folders[1:])]
+
+
+def test_short_rows_and_missing_columns_of_visa(tmp_path: Path) -> None:
+    image = "candle/Data/Images/Normal/1.JPG"
+    table = f"object,split,label,image,mask\ncandle\ncandle,train,normal\ncandle,train,normal,{image}\n"
+    found = look(tree(tmp_path, {image: b"x", "split_csv/1cls.csv": table.encode()}), "candle")
+    assert [item.image_id for item in found.items] == [image]
+    assert rejects(found) == [(f"split_csv/1cls.csv row {number}", "path_outside") for number in (2, 3)]
+    for cut_off in (f"split,label,image\ntrain,normal,{image}\n", "object,split,label,image\n", "object\ncandle\n"):
+        tree(tmp_path, {"split_csv/1cls.csv": cut_off.encode()})
+        with pytest.raises(LineError, match="with rows of `object` and `image`"):
+            look(tmp_path, "candle")
+
+
 def test_a_packed_line_has_its_labels_from_the_masks(tmp_path: Path) -> None:
     image = encode_mask(np.eye(6, 8, dtype=np.bool_))
     files = {f"kos0{item}/Part0.png": image for item in (1, 2)}

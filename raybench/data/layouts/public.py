@@ -113,11 +113,13 @@ def _label(tree: SourceTree, mask: str) -> Label | RejectedImage:
 def read_visa(tree: SourceTree) -> Iterator[Entry]:
     """Read the object of VisA that has the line's name, split as in the paper's one-class table."""
     rows = read_table(tree.store, VISA_TABLE, "image") if VISA_TABLE in tree.sizes else None
-    if rows is None:
-        raise LineError(f"{tree.store.uri()}: the layout visa needs {VISA_TABLE} with a column `image`")
+    if rows is None or not any("object" in row for _, row in rows):
+        raise LineError(f"{tree.store.uri()}: the layout visa needs {VISA_TABLE} with rows of `object` and `image`")
     objects = sorted({row.get("object", "") for _, row in rows})
     _check_line(tree, objects, VISA_TABLE)
-    chosen = [(where, dict(row) | {"path": row["image"]}) for where, row in rows if row.get("object") == tree.line]
+    chosen = [
+        (where, dict(row) | {"path": row.get("image", "")}) for where, row in rows if row.get("object") == tree.line
+    ]
     yield from _listed(tree, chosen, VISA_TABLE, f"{tree.line}/")
 
 
@@ -126,12 +128,40 @@ def read_real_iad(tree: SourceTree) -> Iterator[Entry]:
     listings = {key: found for key in sorted(tree.sizes) if (found := _REAL_IAD.fullmatch(key))}
     _check_line(tree, sorted({found["line"] for found in listings.values()}), "realiad_jsons")
     mine = [key for key, found in listings.items() if found["line"] == tree.line]
-    chosen = min(mine, key=lambda key: (len(key.split("/")[-2]), key))  # realiad_jsons before realiad_jsons_sv
+    # realiad_jsons before realiad_jsons_sv, and a copy in a folder below it last
+    chosen = min(mine, key=lambda key: (len(listings[key]["variant"]), key.count("/"), key))
     for key in mine:
         if key != chosen:
             yield Reject(key, "table_unused", f"{chosen} lists {tree.line} as well, and one of them can be used")
     listing = _RealIadListing.read(tree, chosen)
+    yield from listing.rejects
     yield from _listed(tree, listing.rows, chosen, listing.folder)
+
+
+@dataclass(frozen=True)
+class _RealIadEntry:
+    """One image in a JSON file of Real-IAD."""
+
+    where: str
+    """Where it stands, for messages."""
+    split: str
+    image: str
+    """Path below the listing's prefix, like that of the mask."""
+    mask: str
+    """Empty without a mask."""
+    kind: str
+    """Its type of defect, or the listing's `normal_class`."""
+
+    @classmethod
+    def read(cls, where: str, split: str, entry: object) -> _RealIadEntry | Reject:
+        """Read an entry. One that cannot be read is rejected, not its whole file."""
+        cells = entry if isinstance(entry, dict) else {}
+        image, kind, mask = (cells.get(name) for name in ("image_path", "anomaly_class", "mask_path"))
+        if not (isinstance(image, str) and image and isinstance(kind, str) and kind):
+            return Reject(where, "bad_row", f"{where}: image_path and anomaly_class must be text, and not empty")
+        if not (mask is None or isinstance(mask, str)):
+            return Reject(where, "bad_row", f"{where}: mask_path must be text, or null where there is no mask")
+        return cls(where, split, image, mask or "", kind)
 
 
 @dataclass(frozen=True)
@@ -140,43 +170,49 @@ class _RealIadListing:
 
     rows: list[Row]
     """Its images, as rows of the layout `csv`."""
+    rejects: list[Reject]
+    """Its entries that cannot be read."""
     folder: str
-    """Prefix of their keys."""
+    """Prefix of the keys of its images."""
 
     @classmethod
     def read(cls, tree: SourceTree, key: str) -> _RealIadListing:
         """Read a listing. Raises LineError if it is another kind of JSON, or if its images are in several folders."""
         try:
             content = json.loads(tree.store.get(key))
-            prefix, normal = content["meta"]["prefix"], content["meta"]["normal_class"]
-            entries = [
-                (f"{key} {split} {number}", split, entry["image_path"], entry["mask_path"], entry["anomaly_class"])
-                for split in ("train", "test")
-                for number, entry in enumerate(content[split])
-            ]
-        except (ValueError, KeyError, TypeError) as error:
+            texts = [content["meta"]["prefix"], content["meta"]["normal_class"]]
+            lists = {split: content[split] for split in ("train", "test")}
+            if not (
+                all(isinstance(text, str) for text in texts) and all(isinstance(of, list) for of in lists.values())
+            ):
+                raise TypeError("one of these is neither text nor a list")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             wanted = "meta with prefix and normal_class, and lists train and test"
             raise LineError(
                 f"{tree.store.uri(key)} is no listing of Real-IAD, which has {wanted}: {error!r}"
             ) from error
-        folder = _folder_of(tree, prefix, [path for _, _, path, _, _ in entries])
-        return cls(
-            [
-                (
-                    where,
-                    {
-                        "path": f"{folder}{path}",
-                        "split": split,
-                        "label": "ok" if kind == normal else "ng",
-                        "mask": f"{folder}{mask}" if mask else "",
-                        "defect_type": "" if kind == normal else kind,
-                        "group": path.rpartition("/")[0],
-                    },
-                )
-                for where, split, path, mask, kind in entries
-            ],
-            folder,
-        )
+        (prefix, normal), entries, rejects = texts, list[_RealIadEntry](), list[Reject]()
+        for split, listed in lists.items():
+            for number, cells in enumerate(listed):
+                entry = _RealIadEntry.read(f"{key} {split} {number}", split, cells)
+                if isinstance(entry, Reject):
+                    rejects.append(entry)
+                else:
+                    entries.append(entry)
+        folder = _folder_of(tree, prefix, [entry.image for entry in entries])
+        return cls([_row(entry, folder, normal) for entry in entries], rejects, folder)
+
+
+def _row(entry: _RealIadEntry, folder: str, normal: str) -> Row:
+    cells = {
+        "path": f"{folder}{entry.image}",
+        "split": entry.split,
+        "label": "ok" if entry.kind == normal else "ng",
+        "mask": f"{folder}{entry.mask}" if entry.mask else "",
+        "defect_type": "" if entry.kind == normal else entry.kind,
+        "group": entry.image.rpartition("/")[0],
+    }
+    return entry.where, cells
 
 
 def _folder_of(tree: SourceTree, prefix: str, paths: Iterable[str]) -> str:

@@ -134,7 +134,7 @@ def read_table(store: Store, key: str, column: str) -> list[Row] | None:
     """
     text, uri = _text(store.get(key), store.uri(key)), store.uri(key)
     header_row = text.partition("\n")[0]
-    separators = [one for one in _SEPARATORS if column in _header(next(csv.reader([header_row], delimiter=one), []))]
+    separators = [one for one in _SEPARATORS if column in _header(header_row.replace('"', "").split(one))]
     reader = csv.reader(io.StringIO(text), strict=True, delimiter=separators[0] if separators else ",")
     try:
         rows = [([cell.strip() for cell in row], reader.line_num) for row in reader]
