@@ -65,6 +65,22 @@ def test_kolektor(tmp_path: Path) -> None:
     assert "2 items are for training, and 2 from here on for testing" in said.detail
 
 
+def test_masks_of_kolektor_that_fit_no_single_image_or_are_gone_are_listed(tmp_path: Path) -> None:
+    files = {"kos01/Part0.jpg": b"x", "kos01/Part0_label.bmp": CLEAN, "kos01/PART0_LABEL.BMP": MARKED}
+    files |= {"kos02/Part0.jpg": b"x", "kos02/PART0.PNG": b"x", "kos02/Part0_label.bmp": CLEAN}
+    tree(tmp_path, files)
+    (tmp_path / "kos03").mkdir()
+    (tmp_path / "kos03/Part0_label.bmp").symlink_to("nowhere")
+    (tmp_path / "kos03/Part0.jpg").write_bytes(b"x")
+    found = look(tmp_path)
+    assert found.items == ()
+    assert rejects(found) == [
+        *((key, "mask_ambiguous" if "label" in key.lower() else "bad_label") for key in sorted(files)),
+        ("kos03/Part0.jpg", "bad_label"),
+        ("kos03/Part0_label.bmp", "mask_missing"),
+    ]
+
+
 def test_kolektor_2(tmp_path: Path) -> None:
     files = {f"{split}/{number}.png": b"x" for split in ("train", "test") for number in (10000, 10001)}
     files |= {key.replace(".png", "_GT.png"): CLEAN for key in files}
@@ -205,6 +221,14 @@ def test_a_packed_line_has_its_labels_from_the_masks(tmp_path: Path) -> None:
     files = {f"kos0{item}/Part0.png": image for item in (1, 2)}
     files |= {"kos01/Part0_label.bmp": CLEAN, "kos02/Part0_label.bmp": MARKED}
     lines = open_store(str(tmp_path / "lines"))
+    for item, marked in ((1, False), (2, True)):
+        of_another_size = encode_mask(np.full((5, 8), marked, np.bool_))
+        files |= {f"kos0{item}/Part1.png": image, f"kos0{item}/Part1_label.bmp": of_another_size}
     manifest = pack(open_store(str(tree(tmp_path / "kolektor", files))), lines, "kolektor")
     assert (manifest.layout, dict(manifest.counts)) == ("kolektor", {"train/ok": 1, "test/ng": 1})
-    assert manifest.rejects == ()
+    assert [(reject.path, reject.reason) for reject in manifest.rejects] == [
+        ("kos01/Part1.png", "bad_label"),
+        ("kos01/Part1_label.bmp", "mask_size"),
+        ("kos02/Part1.png", "bad_label"),
+        ("kos02/Part1_label.bmp", "mask_size"),
+    ]

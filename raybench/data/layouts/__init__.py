@@ -23,11 +23,12 @@ from typing import TypeVar
 
 from raybench.data.layouts import folders, public, tables
 from raybench.data.layouts.listing import SUFFIXES, Entry, FolderListing, SourceImage, SourceTree, is_image
+from raybench.data.layouts.public import without_label
 from raybench.data.manifest import PackFinding, Reject
 from raybench.errors import LineError, UnknownName
 from raybench.store import Store
 
-__all__ = ["AUTO", "IMAGES", "SUFFIXES", "FolderListing", "SourceImage", "list_images"]
+__all__ = ["AUTO", "IMAGES", "SUFFIXES", "FolderListing", "SourceImage", "list_images", "without_label"]
 
 AUTO, IMAGES = "auto", "images"
 _READERS: Mapping[str, Callable[[SourceTree], Iterator[Entry]]] = {

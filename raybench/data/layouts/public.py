@@ -12,7 +12,8 @@ from raybench.data.checks import mask_marks
 from raybench.data.layouts.listing import Entry, SourceImage, SourceTree, is_image, reject_other_file, stem
 from raybench.data.layouts.tables import Row, read_rows, read_table
 from raybench.data.manifest import Label, PackFinding, Reject, Split
-from raybench.errors import LineError, RejectedImage
+from raybench.data.mask_files import assign_masks
+from raybench.errors import LineError, ObjectMissing, RejectedImage
 
 VISA_TABLE = "split_csv/1cls.csv"
 _KOLEKTOR = re.compile(r"(?P<item>kos\d+)/[^/]+_label\.bmp", re.IGNORECASE)
@@ -72,35 +73,44 @@ def _by_masks(
         place: Returns split and group of an image; None if it lies elsewhere.
         expected: The folders of the layout, for messages.
     """
-    masks = {_base(key): key for key in tree.sizes if pattern.fullmatch(key)}
-    images = [key for key in tree.sizes if is_image(key) and not pattern.fullmatch(key)]
+    masks = {key: (_base(key),) for key in tree.sizes if pattern.fullmatch(key)}
+    images = sorted(key for key in tree.sizes if is_image(key) and key not in masks)
+    places = {key: placed for key in images if (placed := place(key)) is not None}
+    assigned = assign_masks({key: stem(key) for key in places}, masks)
     with ThreadPoolExecutor(_READERS) as pool:
-        labels = dict(zip(masks, pool.map(lambda key: _label(tree, key), masks.values()), strict=True))
-    for key in sorted(tree.sizes.keys() - set(images) - set(masks.values())):
+        found = pool.map(lambda keys: _label(tree, keys[0]), assigned.keys.values())
+        labels = dict(zip(assigned.keys, found, strict=True))
+    yield from assigned.rejects
+    for key in sorted(tree.sizes.keys() - set(images) - masks.keys()):
         yield from reject_other_file(key, in_image_folder=place(key) is not None)
-    for key in sorted(images):
-        placed, mask = place(key), masks.pop(stem(key).casefold(), None)
-        if placed is None:
+    for key in images:
+        if key not in places:
             yield Reject(key, "not_in_layout", f"an image outside {expected}")
-        elif mask is None:
-            yield Reject(key, "bad_label", "has no mask beside it, which would say whether it is OK or NG")
-        elif isinstance(label := labels[stem(key).casefold()], RejectedImage):
+            continue
+        if key not in labels:
+            yield Reject(key, "bad_label", "has no mask of its own beside it, which would say whether it is OK or NG")
+            continue
+        (split, group), (mask,), label = places[key], assigned.keys[key], labels[key]
+        if isinstance(label, RejectedImage):
             yield Reject(
                 mask, label.reason, f"{label.detail}; {key} is left out, as nothing else says whether it is OK"
             )
-            yield Reject(key, "bad_label", f"its mask {mask} cannot be used, which would say whether it is OK or NG")
-        elif label == "ng" and placed[0] == "train":
+            yield without_label(key, mask)
+        elif label == "ng" and split == "train":
             yield Reject(key, "ng_in_train", "its mask marks a defect, and detectors train on OK images only")
             yield Reject(mask, "mask_unused", f"{key} is not packed")
         else:
-            yield SourceImage(key, placed[0], label, "", tree.sizes[key], placed[1], (mask,))
-    for mask in sorted(masks.values()):
-        yield Reject(mask, "mask_unused", "no image has a name that this mask fits")
+            yield SourceImage(key, split, label, "", tree.sizes[key], group, (mask,), is_labelled_by_mask=True)
+
+
+def without_label(image_id: str, mask: str) -> Reject:
+    """Reject an image whose label its mask would say, because the mask cannot be used."""
+    return Reject(image_id, "bad_label", f"its mask {mask} cannot be used, which would say whether it is OK or NG")
 
 
 def _base(mask: str) -> str:
     """Return the path without suffix of the image that a mask `…_label.bmp` or `…_GT.png` lies beside."""
-    return stem(mask).rpartition("_")[0].casefold()
+    return stem(mask).rpartition("_")[0]
 
 
 def _label(tree: SourceTree, mask: str) -> Label | RejectedImage:
@@ -108,6 +118,8 @@ def _label(tree: SourceTree, mask: str) -> Label | RejectedImage:
         return "ng" if mask_marks(tree.store.get(mask)) else "ok"
     except RejectedImage as error:
         return error
+    except ObjectMissing:
+        return RejectedImage("mask_missing", "was listed and has disappeared, or is a link to nowhere")
 
 
 def read_visa(tree: SourceTree) -> Iterator[Entry]:
