@@ -204,6 +204,18 @@ def test_what_is_not_an_image_or_not_in_the_layout(tmp_path: Path) -> None:
     assert len(found.items) == 1
 
 
+@pytest.mark.parametrize(
+    ("good", "layout"), [("train/good/1.png", "mvtec"), ("ok/1.png", "folder"), ("data/images/normal/1.png", "folder")]
+)
+def test_strays_of_public_data_sets_decide_no_layout(tmp_path: Path, good: str, layout: str) -> None:
+    strays = ("test/odd_gt.png", "train/odd_GT.png", "a/realiad_jsons_backup/x.json", "kos01/a_label.bmp")
+    found = look(tree(tmp_path, good, *strays, "split_csv/1cls.csv"))
+    assert (found.layout, [item.image_id for item in found.items]) == (layout, [good])
+    assert {(one.path, one.reason) for one in found.rejects} == {
+        (key, "not_in_layout") for key in strays if not key.endswith("json")
+    }
+
+
 def test_no_layout_fits(tmp_path: Path) -> None:
     tree(tmp_path, "images/1.png")
     with pytest.raises(LineError, match="found images"):
