@@ -110,6 +110,27 @@ def test_bad_rows_are_rejected_by_number_and_the_rest_is_kept(tmp_path: Path, ro
     assert [(reject.reason, "row 3" in reject.detail) for reject in found.rejects] == [(reason, True)]
 
 
+@pytest.mark.parametrize(("one", "other"), [("test,ng", "test,ok"), ("train,ok", "test,ok"), ("train,ng", "train,ok")])
+def test_an_image_whose_rows_contradict_each_other_is_left_out(tmp_path: Path, one: str, other: str) -> None:
+    """Neither row can be trusted, and a wrong label is worse than an image less."""
+    tree(tmp_path, "1.png", "2.png")
+    for first, second in ((one, other), (other, one)):
+        rows = f"1.png,{first},\n2.png,train,good,\n./1.png,{second},\n2.png,train,ok,part 7\n"
+        (tmp_path / "t.csv").write_text(f"path,split,label,group\n{rows}")
+        found = look(tmp_path)
+        assert [item.image_id for item in found.items] == ["2.png"]
+        assert [(reject.path, reject.reason) for reject in found.rejects] == [
+            ("1.png", "bad_label"),
+            ("2.png", "duplicate_id"),
+        ]
+        said = [f"t.csv row {row} says {text.replace(',', '/')}" for row, text in ((2, first), (4, second))]
+        assert found.rejects[0].detail.startswith(" and ".join(said) + "; the image is left out")
+        assert (
+            found.rejects[1].detail
+            == "t.csv row 5: this path is in t.csv row 3 too with another group, and t.csv row 3 counts"
+        )
+
+
 def test_an_image_stays_when_its_mask_is_outside_or_missing(tmp_path: Path) -> None:
     tree(tmp_path, "1.png", "2.png")
     (tmp_path / "t.csv").write_text("path,split,label,mask\n1.png,test,ng,../m.png\n2.png,test,ng,none.png\n")

@@ -184,7 +184,7 @@ def test_hostile_entries_of_real_iad_are_rejected_by_number(tmp_path: Path) -> N
     found = look(tmp_path, "usb")
     assert [item.image_id for item in found.items] == [image]
     assert sorted(rejects(found)) == sorted((f"{name} train {number}", "bad_row") for number in range(1, 11))
-    lists = {"train": [], "test": []}
+    lists: dict[str, list[object]] = {"train": [], "test": []}
     for hostile in (
         b"[" * 200_000,
         b"null",
@@ -202,6 +202,15 @@ def test_the_listing_of_real_iad_that_is_not_a_copy_is_used(tmp_path: Path) -> N
     found = look(tree(tmp_path, files | {f"usb/{OK}": b"x"}), "usb")
     assert len(found.items) == 1
     assert rejects(found) == [(f"{folder}/usb.json", "table_unused") for folder in sorted(folders[1:])]
+
+
+def test_a_row_of_visa_takes_no_files_of_another_object(tmp_path: Path) -> None:
+    ours, theirs, mask = "candle/0.JPG", "capsules/0.JPG", "capsules/0.png"
+    table = f"object,split,label,image,mask\ncandle,test,anomaly,{ours},{mask}\ncandle,train,normal,{theirs},\n"
+    files = dict.fromkeys((ours, theirs, mask), b"x") | {"split_csv/1cls.csv": table.encode()}
+    found = look(tree(tmp_path, files), "candle")
+    assert [(item.image_id, item.mask_keys) for item in found.items] == [(ours, ())]
+    assert rejects(found) == [(theirs, "path_outside"), (mask, "mask_outside")]
 
 
 def test_short_rows_and_missing_columns_of_visa(tmp_path: Path) -> None:

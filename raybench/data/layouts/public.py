@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -248,10 +248,10 @@ def _check_line(tree: SourceTree, objects: list[str], name: str) -> None:
         )
 
 
-def _listed(tree: SourceTree, rows: Iterable[Row], name: str, folder: str) -> Iterator[Entry]:
+def _listed(tree: SourceTree, rows: Sequence[Row], name: str, folder: str) -> Iterator[Entry]:
     """Read the rows of a listing, and reject what lies in the line's folder and is in none of them."""
     told: set[str] = set()
-    for entry in read_rows(rows, tree.sizes, told):
+    for entry in read_rows(rows, tree.sizes, told, folder):
         if isinstance(entry, Reject):
             told.add(entry.path)
         yield entry
