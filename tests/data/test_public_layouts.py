@@ -68,16 +68,19 @@ def test_kolektor(tmp_path: Path) -> None:
 def test_masks_of_kolektor_that_fit_no_single_image_or_are_gone_are_listed(tmp_path: Path) -> None:
     files = {"kos01/Part0.jpg": b"x", "kos01/Part0_label.bmp": CLEAN, "kos01/PART0_LABEL.BMP": MARKED}
     files |= {"kos02/Part0.jpg": b"x", "kos02/PART0.PNG": b"x", "kos02/Part0_label.bmp": CLEAN}
+    files |= {"kos03/Part1_label.jpg": b"x", "kos03/Part2_mask_label.bmp": CLEAN, "kos03/Part2.jpg": b"x"}
     tree(tmp_path, files)
-    (tmp_path / "kos03").mkdir()
     (tmp_path / "kos03/Part0_label.bmp").symlink_to("nowhere")
     (tmp_path / "kos03/Part0.jpg").write_bytes(b"x")
     found = look(tmp_path)
     assert found.items == ()
     assert rejects(found) == [
-        *((key, "mask_ambiguous" if "label" in key.lower() else "bad_label") for key in sorted(files)),
+        *((key, "mask_ambiguous" if "label" in key.lower() else "bad_label") for key in sorted(files)[:6]),
         ("kos03/Part0.jpg", "bad_label"),
         ("kos03/Part0_label.bmp", "mask_missing"),
+        ("kos03/Part1_label.jpg", "bad_label"),
+        ("kos03/Part2.jpg", "bad_label"),
+        ("kos03/Part2_mask_label.bmp", "mask_unused"),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from raybench.data.checks import mask_marks
 from raybench.data.layouts.listing import Entry, SourceImage, SourceTree, is_image, reject_other_file, stem
 from raybench.data.layouts.tables import Row, read_rows, read_table
 from raybench.data.manifest import Label, PackFinding, Reject, Split
-from raybench.data.mask_files import assign_masks
 from raybench.errors import LineError, ObjectMissing, RejectedImage
 
 VISA_TABLE = "split_csv/1cls.csv"
@@ -73,15 +73,14 @@ def _by_masks(
         place: Returns split and group of an image; None if it lies elsewhere.
         expected: The folders of the layout, for messages.
     """
-    masks = {key: (_base(key),) for key in tree.sizes if pattern.fullmatch(key)}
+    masks = {key for key in tree.sizes if pattern.fullmatch(key)}
     images = sorted(key for key in tree.sizes if is_image(key) and key not in masks)
     places = {key: placed for key in images if (placed := place(key)) is not None}
-    assigned = assign_masks({key: stem(key) for key in places}, masks)
+    assigned, rejects = _beside(places, masks)
+    yield from rejects
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda keys: _label(tree, keys[0]), assigned.keys.values())
-        labels = dict(zip(assigned.keys, found, strict=True))
-    yield from assigned.rejects
-    for key in sorted(tree.sizes.keys() - set(images) - masks.keys()):
+        labels = dict(zip(assigned, pool.map(lambda mask: _label(tree, mask), assigned.values()), strict=True))
+    for key in sorted(tree.sizes.keys() - set(images) - masks):
         yield from reject_other_file(key, in_image_folder=place(key) is not None)
     for key in images:
         if key not in places:
@@ -90,7 +89,7 @@ def _by_masks(
         if key not in labels:
             yield Reject(key, "bad_label", "has no mask of its own beside it, which would say whether it is OK or NG")
             continue
-        (split, group), (mask,), label = places[key], assigned.keys[key], labels[key]
+        (split, group), mask, label = places[key], assigned[key], labels[key]
         if isinstance(label, RejectedImage):
             yield Reject(
                 mask, label.reason, f"{label.detail}; {key} is left out, as nothing else says whether it is OK"
@@ -108,9 +107,27 @@ def without_label(image_id: str, mask: str) -> Reject:
     return Reject(image_id, "bad_label", f"its mask {mask} cannot be used, which would say whether it is OK or NG")
 
 
-def _base(mask: str) -> str:
-    """Return the path without suffix of the image that a mask `…_label.bmp` or `…_GT.png` lies beside."""
-    return stem(mask).rpartition("_")[0]
+def _beside(images: Iterable[str], masks: Iterable[str]) -> tuple[dict[str, str], list[Reject]]:
+    """Return the mask `…_label.bmp` or `…_GT.png` of each image, and the masks that fit none, or share one.
+
+    Unlike `assign_masks`, no other way to name a mask counts: the mask decides the label.
+    """
+    images_at, masks_at = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for key in sorted(images):
+        images_at[stem(key).casefold()].append(key)
+    for key in sorted(masks):
+        masks_at[stem(key).rpartition("_")[0].casefold()].append(key)
+    assigned, rejects = dict[str, str](), list[Reject]()
+    for place, keys in masks_at.items():
+        fitting = images_at.get(place, [])
+        if len(fitting) == len(keys) == 1:
+            assigned[fitting[0]] = keys[0]
+        elif fitting:
+            detail = f"{' and '.join(keys)} beside {' and '.join(fitting)}; keep one image and one mask of this name"
+            rejects += [Reject(key, "mask_ambiguous", detail) for key in keys]
+        else:
+            rejects += [Reject(key, "mask_unused", "no image has a name that this mask fits") for key in keys]
+    return assigned, rejects
 
 
 def _label(tree: SourceTree, mask: str) -> Label | RejectedImage:
