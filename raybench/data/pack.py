@@ -265,20 +265,22 @@ class _Packing:
             while window:
                 loaded = window.popleft().result()
                 window.extend(pool.submit(self._load, item) for item in itertools.islice(items, 1))
-                if isinstance(loaded, Reject):
-                    self.rejects.append(loaded)
+                if isinstance(loaded, list):
+                    self.rejects += loaded
                 else:
                     self._note(loaded)
                     yield loaded.row
 
-    def _load(self, item: SourceImage) -> _Loaded | Reject:
+    def _load(self, item: SourceImage) -> _Loaded | list[Reject]:
         try:
             image = self._get(item.image_id)
             facts = check_image(image)
             self._check_depth(facts)
         except RejectedImage as error:
-            return Reject(item.image_id, error.reason, error.detail)
+            return [Reject(item.image_id, error.reason, error.detail)]
         mask, rejects = self._load_mask(item, facts)
+        if item.is_labelled_by_mask and mask is None:
+            return [*rejects, layouts.without_label(item.image_id, item.mask_keys[0])]
         row = ImageRow(
             image_id=item.image_id,
             image=image,

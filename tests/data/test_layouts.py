@@ -110,6 +110,27 @@ def test_bad_rows_are_rejected_by_number_and_the_rest_is_kept(tmp_path: Path, ro
     assert [(reject.reason, "row 3" in reject.detail) for reject in found.rejects] == [(reason, True)]
 
 
+@pytest.mark.parametrize(("one", "other"), [("test,ng", "test,ok"), ("train,ok", "test,ok"), ("train,ng", "train,ok")])
+def test_an_image_whose_rows_contradict_each_other_is_left_out(tmp_path: Path, one: str, other: str) -> None:
+    """Neither row can be trusted, and a wrong label is worse than an image less."""
+    tree(tmp_path, "1.png", "2.png")
+    for first, second in ((one, other), (other, one)):
+        rows = f"1.png,{first},\n2.png,train,good,\n./1.png,{second},\n2.png,train,ok,part 7\n"
+        (tmp_path / "t.csv").write_text(f"path,split,label,group\n{rows}")
+        found = look(tmp_path)
+        assert [item.image_id for item in found.items] == ["2.png"]
+        assert [(reject.path, reject.reason) for reject in found.rejects] == [
+            ("1.png", "bad_label"),
+            ("2.png", "duplicate_id"),
+        ]
+        said = [f"t.csv row {row} says {text.replace(',', '/')}" for row, text in ((2, first), (4, second))]
+        assert found.rejects[0].detail.startswith(" and ".join(said) + "; the image is left out")
+        assert (
+            found.rejects[1].detail
+            == "t.csv row 5: this path is in t.csv row 3 too with another group, and t.csv row 3 counts"
+        )
+
+
 def test_an_image_stays_when_its_mask_is_outside_or_missing(tmp_path: Path) -> None:
     tree(tmp_path, "1.png", "2.png")
     (tmp_path / "t.csv").write_text("path,split,label,mask\n1.png,test,ng,../m.png\n2.png,test,ng,none.png\n")
@@ -204,6 +225,18 @@ def test_what_is_not_an_image_or_not_in_the_layout(tmp_path: Path) -> None:
     assert len(found.items) == 1
 
 
+@pytest.mark.parametrize(
+    ("good", "layout"), [("train/good/1.png", "mvtec"), ("ok/1.png", "folder"), ("data/images/normal/1.png", "folder")]
+)
+def test_strays_of_public_data_sets_decide_no_layout(tmp_path: Path, good: str, layout: str) -> None:
+    strays = ("test/odd_gt.png", "train/odd_GT.png", "a/realiad_jsons_backup/x.json", "kos01/a_label.bmp")
+    found = look(tree(tmp_path, good, *strays, "split_csv/1cls.csv"))
+    assert (found.layout, [item.image_id for item in found.items]) == (layout, [good])
+    assert {(one.path, one.reason) for one in found.rejects} == {
+        (key, "not_in_layout") for key in strays if not key.endswith("json")
+    }
+
+
 def test_no_layout_fits(tmp_path: Path) -> None:
     tree(tmp_path, "images/1.png")
     with pytest.raises(LineError, match="found images"):
@@ -244,6 +277,14 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, separator: str, encod
     assert found.layout == "csv"
     assert [(item.image_id, item.split) for item in found.items] == [("ok/2.png", "test"), ("ok/grün.png", "train")]
     assert (found.rejects, found.findings) == ((), ())
+
+
+def test_a_header_that_no_csv_reader_takes_is_an_input_error(tmp_path: Path) -> None:
+    tree(tmp_path, "ok/1.png")
+    for header in ("path," + "x" * 200_000, "path,split\rok/1.png,train"):
+        (tmp_path / "t.csv").write_text(header, newline="")
+        with pytest.raises(LineError, match=r"t\.csv row"):
+            look(tmp_path)
 
 
 def test_a_table_that_is_not_used_is_told(tmp_path: Path) -> None:

@@ -65,6 +65,25 @@ def test_kolektor(tmp_path: Path) -> None:
     assert "2 items are for training, and 2 from here on for testing" in said.detail
 
 
+def test_masks_of_kolektor_that_fit_no_single_image_or_are_gone_are_listed(tmp_path: Path) -> None:
+    files = {"kos01/Part0.jpg": b"x", "kos01/Part0_label.bmp": CLEAN, "kos01/PART0_LABEL.BMP": MARKED}
+    files |= {"kos02/Part0.jpg": b"x", "kos02/PART0.PNG": b"x", "kos02/Part0_label.bmp": CLEAN}
+    files |= {"kos03/Part1_label.jpg": b"x", "kos03/Part2_mask_label.bmp": CLEAN, "kos03/Part2.jpg": b"x"}
+    tree(tmp_path, files)
+    (tmp_path / "kos03/Part0_label.bmp").symlink_to("nowhere")
+    (tmp_path / "kos03/Part0.jpg").write_bytes(b"x")
+    found = look(tmp_path)
+    assert found.items == ()
+    assert rejects(found) == [
+        *((key, "mask_ambiguous" if "label" in key.lower() else "bad_label") for key in sorted(files)[:6]),
+        ("kos03/Part0.jpg", "bad_label"),
+        ("kos03/Part0_label.bmp", "mask_missing"),
+        ("kos03/Part1_label.jpg", "bad_label"),
+        ("kos03/Part2.jpg", "bad_label"),
+        ("kos03/Part2_mask_label.bmp", "mask_unused"),
+    ]
+
+
 def test_kolektor_2(tmp_path: Path) -> None:
     files = {f"{split}/{number}.png": b"x" for split in ("train", "test") for number in (10000, 10001)}
     files |= {key.replace(".png", "_GT.png"): CLEAN for key in files}
@@ -157,11 +176,71 @@ def test_real_iad(tmp_path: Path) -> None:
         look(tmp_path, "usb")
 
 
+def test_hostile_entries_of_real_iad_are_rejected_by_number(tmp_path: Path) -> None:
+    good = {"image_path": OK, "mask_path": None, "anomaly_class": "OK"}
+    wrong: list[object] = [{"image_path": None}, {"image_path": 7}, {"image_path": ""}, {"anomaly_class": None}]
+    wrong += [{"anomaly_class": ""}, {"mask_path": 7}]
+    bad = [good | cells if isinstance(cells, dict) else cells for cells in wrong] + [None, "x", [], {}]
+    meta = {"normal_class": "OK", "prefix": "usb/"}
+    name, image = "realiad_jsons/usb.json", f"usb/{OK}"
+    tree(tmp_path, {image: b"x", name: json.dumps({"meta": meta, "train": [good, *bad], "test": []}).encode()})
+    found = look(tmp_path, "usb")
+    assert [item.image_id for item in found.items] == [image]
+    assert sorted(rejects(found)) == sorted((f"{name} train {number}", "bad_row") for number in range(1, 11))
+    lists: dict[str, list[object]] = {"train": [], "test": []}
+    for hostile in (
+        b"[" * 200_000,
+        b"null",
+        json.dumps({"meta": meta, "train": "x", "test": []}).encode(),
+        json.dumps({"meta": meta | {"prefix": 7}, **lists}).encode(),
+        json.dumps({"meta": meta | {"normal_class": None}, **lists}).encode(),
+    ):
+        with pytest.raises(LineError, match=r"usb\.json is no listing of Real-IAD"):
+            look(tree(tmp_path, {name: hostile}), "usb")
+
+
+def test_the_listing_of_real_iad_that_is_not_a_copy_is_used(tmp_path: Path) -> None:
+    folders = ("realiad_jsons", "realiad_jsons/old", "realiad_jsons_sv", "realiad_jsons_fuiad")
+    files = {f"{folder}/usb.json": listing(("train", OK, None)) for folder in folders}
+    found = look(tree(tmp_path, files | {f"usb/{OK}": b"x"}), "usb")
+    assert len(found.items) == 1
+    assert rejects(found) == [(f"{folder}/usb.json", "table_unused") for folder in sorted(folders[1:])]
+
+
+def test_a_row_of_visa_takes_no_files_of_another_object(tmp_path: Path) -> None:
+    ours, theirs, mask = "candle/0.JPG", "capsules/0.JPG", "capsules/0.png"
+    table = f"object,split,label,image,mask\ncandle,test,anomaly,{ours},{mask}\ncandle,train,normal,{theirs},\n"
+    files = dict.fromkeys((ours, theirs, mask), b"x") | {"split_csv/1cls.csv": table.encode()}
+    found = look(tree(tmp_path, files), "candle")
+    assert [(item.image_id, item.mask_keys) for item in found.items] == [(ours, ())]
+    assert rejects(found) == [(theirs, "path_outside"), (mask, "mask_outside")]
+
+
+def test_short_rows_and_missing_columns_of_visa(tmp_path: Path) -> None:
+    image = "candle/Data/Images/Normal/1.JPG"
+    table = f"object,split,label,image,mask\ncandle\ncandle,train,normal\ncandle,train,normal,{image}\n"
+    found = look(tree(tmp_path, {image: b"x", "split_csv/1cls.csv": table.encode()}), "candle")
+    assert [item.image_id for item in found.items] == [image]
+    assert rejects(found) == [(f"split_csv/1cls.csv row {number}", "path_outside") for number in (2, 3)]
+    for cut_off in (f"split,label,image\ntrain,normal,{image}\n", "object,split,label,image\n", "object\ncandle\n"):
+        tree(tmp_path, {"split_csv/1cls.csv": cut_off.encode()})
+        with pytest.raises(LineError, match="with rows of `object` and `image`"):
+            look(tmp_path, "candle")
+
+
 def test_a_packed_line_has_its_labels_from_the_masks(tmp_path: Path) -> None:
     image = encode_mask(np.eye(6, 8, dtype=np.bool_))
     files = {f"kos0{item}/Part0.png": image for item in (1, 2)}
     files |= {"kos01/Part0_label.bmp": CLEAN, "kos02/Part0_label.bmp": MARKED}
     lines = open_store(str(tmp_path / "lines"))
+    for item, marked in ((1, False), (2, True)):
+        of_another_size = encode_mask(np.full((5, 8), marked, np.bool_))
+        files |= {f"kos0{item}/Part1.png": image, f"kos0{item}/Part1_label.bmp": of_another_size}
     manifest = pack(open_store(str(tree(tmp_path / "kolektor", files))), lines, "kolektor")
     assert (manifest.layout, dict(manifest.counts)) == ("kolektor", {"train/ok": 1, "test/ng": 1})
-    assert manifest.rejects == ()
+    assert [(reject.path, reject.reason) for reject in manifest.rejects] == [
+        ("kos01/Part1.png", "bad_label"),
+        ("kos01/Part1_label.bmp", "mask_size"),
+        ("kos02/Part1.png", "bad_label"),
+        ("kos02/Part1_label.bmp", "mask_size"),
+    ]

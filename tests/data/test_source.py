@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raybench.data.manifest import manifest_key
-from raybench.data.source import pack_from, pack_if_changed, read_source
+from raybench.data.source import PACKING_VERSION, pack_from, pack_if_changed, read_source
 from raybench.errors import LineError
 from raybench.store import Store, open_store
 
@@ -48,7 +48,7 @@ def test_another_layout_is_packed_again(images: Path, lines: Store) -> None:
 def test_a_line_that_an_earlier_version_packed_is_packed_again(images: Path, lines: Store) -> None:
     pack_from(open_store(str(images)), lines, "strip", "auto")
     before, record = packed_at(lines), lines.get("strip/source.json")
-    lines.put("strip/source.json", record.replace(b',\n "packing": 3', b""))
+    lines.put("strip/source.json", record.replace(f',\n "packing": {PACKING_VERSION}'.encode(), b""))
     assert lines.get("strip/source.json") != record
     pack_if_changed(open_store(str(images)), lines, "strip", "auto")
     assert packed_at(lines) != before

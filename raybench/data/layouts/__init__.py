@@ -23,11 +23,12 @@ from typing import TypeVar
 
 from raybench.data.layouts import folders, public, tables
 from raybench.data.layouts.listing import SUFFIXES, Entry, FolderListing, SourceImage, SourceTree, is_image
+from raybench.data.layouts.public import without_label
 from raybench.data.manifest import PackFinding, Reject
 from raybench.errors import LineError, UnknownName
 from raybench.store import Store
 
-__all__ = ["AUTO", "IMAGES", "SUFFIXES", "FolderListing", "SourceImage", "list_images"]
+__all__ = ["AUTO", "IMAGES", "SUFFIXES", "FolderListing", "SourceImage", "list_images", "without_label"]
 
 AUTO, IMAGES = "auto", "images"
 _READERS: Mapping[str, Callable[[SourceTree], Iterator[Entry]]] = {
@@ -101,7 +102,8 @@ def _escape(name: str) -> str:
 def _detect(tree: SourceTree) -> str:
     if tables.tables_of(tree):
         return "csv"
-    if layout := public.detect(tree.sizes) or folders.detect(tree.sizes):
+    # train/good and ok are in no public data set; a stray mask or listing beside them decides nothing.
+    if layout := folders.detect(tree.sizes) or public.detect(tree.sizes):
         return layout
     tops = {PurePosixPath(key).parts[0] for key in tree.sizes}
     found = ", ".join(sorted(tops)[:10]) or "nothing"

@@ -66,7 +66,7 @@ def read_mvtec(tree: SourceTree) -> Iterator[Entry]:
                 return _Placed(SourceImage(key, "train", "ok", "", size), (stem(key),))
             case "test" | "test_public", good if good in _GOOD:
                 return _Placed(SourceImage(key, "test", "ok", "", size), (stem(key),))
-            case "test" | "test_public", _:
+            case "test" | "test_public", _ if "/" in rest:
                 return _Placed(SourceImage(key, "test", "ng", kind, size), (stem(key),))
             case "test_private" | "test_private_mixed", _:
                 return _Placed(SourceImage(key, "unlabelled", "unknown", "", size), (stem(key),))

@@ -44,6 +44,8 @@ class SourceImage:
     """The part, panel or lot that it shows. Empty if it belongs to no group."""
     mask_keys: tuple[str, ...] = ()
     """Keys of its mask in the source: none without a mask, several if the mask is their union."""
+    is_labelled_by_mask: bool = False
+    """Whether nothing but its mask says whether it is OK, so that it cannot be packed without."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import codecs
 import contextlib
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -51,26 +52,32 @@ def read_csv(tree: SourceTree) -> Iterator[Entry]:
         yield PackFinding(name, "images in no row", detail)
 
 
-def read_rows(rows: Iterable[Row], sizes: Mapping[str, int], named: set[str]) -> Iterator[Entry]:
+def read_rows(rows: Sequence[Row], sizes: Mapping[str, int], named: set[str], folder: str = "") -> Iterator[Entry]:
     """Read the rows of a table.
 
     Args:
         rows: The rows.
         sizes: Bytes of each file of the folder.
         named: Receives the images and masks that are packed.
+        folder: Prefix of the keys of all images and masks that the rows may name, such as `candle/`.
     """
-    seen, masked = set[str](), dict[str, str]()
+    seen, masked = dict[str, Row](), dict[str, str]()
+    contradictions = _contradictions(rows, folder)
+    for image_id, detail in contradictions.items():
+        yield Reject(image_id, "bad_label", detail)
     for where, row in rows:
         try:
-            item = _item(row, sizes, where)
+            item = _item(row, sizes, where, folder, contradictions)
+            if item is None:
+                continue
             if item.image_id in seen:
-                raise RejectedImage("duplicate_id", f"{where}: this path is in an earlier row too")
+                raise RejectedImage("duplicate_id", _duplicate(where, row, *seen[item.image_id]))
         except RejectedImage as error:
             yield Reject(row.get("path") or where, error.reason, error.detail)
         else:
-            seen.add(item.image_id)
+            seen[item.image_id] = where, row
             try:
-                mask = _mask(row, sizes, where)
+                mask = _mask(row, sizes, where, folder)
             except RejectedImage as error:
                 yield Reject(row["mask"], error.reason, f"{error.detail}; the image is packed without it")
                 mask = ()
@@ -81,31 +88,64 @@ def read_rows(rows: Iterable[Row], sizes: Mapping[str, int], named: set[str]) ->
             yield replace(item, mask_keys=mask)
 
 
-def _item(row: Mapping[str, str], sizes: Mapping[str, int], where: str) -> SourceImage:
+def _contradictions(rows: Iterable[Row], folder: str) -> dict[str, str]:
+    """Return the images whose rows differ in split or label, each with a sentence that names the rows.
+
+    Nobody can say which row is right. Rows that cannot be read say nothing.
+    """
+    said = defaultdict[str, dict[tuple[Split, Label], str]](dict)
+    for where, row in rows:
+        with contextlib.suppress(RejectedImage):
+            key, split, label = _claim(row, where, folder)
+            said[key].setdefault((split, label), where)
+    return {
+        key: " and ".join(f"{where} says {split}/{label}" for (split, label), where in claims.items())
+        + "; the image is left out until one of them is corrected"
+        for key, claims in said.items()
+        if len(claims) > 1
+    }
+
+
+def _duplicate(where: str, row: Mapping[str, str], first: str, first_row: Mapping[str, str]) -> str:
+    """Describe a row whose image is in an earlier row of the same split and label."""
+    others = [name for name in ("defect_type", "group", "mask") if row.get(name, "") != first_row.get(name, "")]
+    differs = f" with another {' and '.join(others)}, and {first} counts" if others else ""
+    return f"{where}: this path is in {first} too{differs}"
+
+
+def _claim(row: Mapping[str, str], where: str, folder: str) -> tuple[str, Split, Label]:
+    """Return what a row says: the key, split and label of an image."""
     if row.get(EXTRA):
         raise RejectedImage("bad_row", f"{where}: {row[EXTRA]!r} is beyond the last column; is a comma unquoted?")
-    key = _inside(row.get("path", ""), where)
+    key = _inside(row.get("path", ""), where, folder)
     split, label = row.get("split", "").lower(), row.get("label", "").lower()
     if split not in _SPLITS:
         raise RejectedImage("bad_split", f"{where}: split is {split!r}; known: {', '.join(sorted(_SPLITS))}")
-    unlabelled = _SPLITS[split] == "unlabelled"
-    if label not in _LABELS and not unlabelled:
+    if _SPLITS[split] == "unlabelled":
+        return key, "unlabelled", "unknown"
+    if label not in _LABELS:
         raise RejectedImage("bad_label", f"{where}: label is {label!r}; known: {', '.join(sorted(_LABELS))}")
-    image_label: Label = "unknown" if unlabelled else _LABELS[label]
-    if split == "train" and image_label == "ng":
+    return key, _SPLITS[split], _LABELS[label]
+
+
+def _item(
+    row: Mapping[str, str], sizes: Mapping[str, int], where: str, folder: str, contradictions: Mapping[str, str]
+) -> SourceImage | None:
+    key, split, label = _claim(row, where, folder)
+    if key in contradictions:
+        return None
+    if split == "train" and label == "ng":
         raise RejectedImage("ng_in_train", f"{where}: detectors train on OK images only; put it into test")
     if key not in sizes:
         raise RejectedImage("missing_file", f"{where}: there is no file {key}")
-    return SourceImage(
-        key, _SPLITS[split], image_label, row.get("defect_type", ""), sizes[key], group=row.get("group", "")
-    )
+    return SourceImage(key, split, label, row.get("defect_type", ""), sizes[key], group=row.get("group", ""))
 
 
-def _mask(row: Mapping[str, str], sizes: Mapping[str, int], where: str) -> tuple[str, ...]:
+def _mask(row: Mapping[str, str], sizes: Mapping[str, int], where: str, folder: str) -> tuple[str, ...]:
     if not row.get("mask"):
         return ()
     try:
-        mask = _inside(row["mask"], where)
+        mask = _inside(row["mask"], where, folder)
     except RejectedImage as error:
         raise RejectedImage("mask_outside", error.detail) from error
     if mask not in sizes:
@@ -113,11 +153,14 @@ def _mask(row: Mapping[str, str], sizes: Mapping[str, int], where: str) -> tuple
     return (mask,)
 
 
-def _inside(path: str, where: str) -> str:
+def _inside(path: str, where: str, folder: str) -> str:
     parts = PurePosixPath(path.replace("\\", "/")).parts
     if not parts or parts[0] == "/" or ".." in parts or ":" in parts[0]:
         raise RejectedImage("path_outside", f"{where}: {path!r} is not a path below the folder of the table")
-    return "/".join(parts)
+    key = "/".join(parts)
+    if not key.startswith(folder):
+        raise RejectedImage("path_outside", f"{where}: {path!r} is not a path below {folder}")
+    return key
 
 
 def tables_of(tree: SourceTree) -> dict[str, list[Row]]:
@@ -134,7 +177,7 @@ def read_table(store: Store, key: str, column: str) -> list[Row] | None:
     """
     text, uri = _text(store.get(key), store.uri(key)), store.uri(key)
     header_row = text.partition("\n")[0]
-    separators = [one for one in _SEPARATORS if column in _header(next(csv.reader([header_row], delimiter=one), []))]
+    separators = [one for one in _SEPARATORS if column in _header(header_row.replace('"', "").split(one))]
     reader = csv.reader(io.StringIO(text), strict=True, delimiter=separators[0] if separators else ",")
     try:
         rows = [([cell.strip() for cell in row], reader.line_num) for row in reader]
