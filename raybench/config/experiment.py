@@ -27,6 +27,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from raybench.config.unit import Protocol
 from raybench.config.yaml_rows import MAX_DEPTH, duplicates, row_of, text_of, yaml_faults
@@ -37,8 +38,22 @@ from raybench.store.digest import digest
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
+def _not_a_truth_value(value: Any) -> Any:
+    """Refuse what pydantic takes as 0 or 1 where a number is wanted."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("truth_value", "must be a number")
+    return value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        is_number = any(kind in (int, float) for kind in (wanted, *get_args(wanted)))
+        return _not_a_truth_value(value) if is_number else value
 
 
 class Storage(_Section):
@@ -71,8 +86,9 @@ class ModelChoice(_Section):
 
     name: str
     """A built-in model, `anomalib:Class`, or your own class as `package.module:Class`."""
-    label: str = ""
-    """Name on the board. Empty for the model's name. Required if a model is listed more than once."""
+    label: str = Field(default="", pattern=f"^$|{NAME}")
+    """Name on the board, and in the names of files. Empty for the model's name. Required if a model is listed more than
+    once."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the model; the others keep the defaults of the preset."""
     input: InputChoice | None = None
@@ -144,10 +160,11 @@ Lines = Annotated[tuple[Annotated[str, AfterValidator(_line_entry)], ...], Field
 Models = Annotated[
     tuple[ModelChoice, ...], Field(min_length=1), BeforeValidator(_long_form), AfterValidator(_labels_differ)
 ]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(_once)]
+Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_not_a_truth_value)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_once)]
 FalseAlarmBudget = Annotated[float, Field(gt=0.0, lt=0.5)]
 HeldOut = Annotated[float, Field(gt=0.0, le=0.5)]
-TrainBudget = Annotated[float, Field(gt=0.0)] | None
+TrainBudget = Annotated[float | None, Field(gt=0.0)]
 
 
 class Override(_Section):
@@ -171,6 +188,10 @@ class Override(_Section):
     @model_serializer(mode="wrap")
     def _given(self, write: Callable[[Override], dict[str, Any]]) -> dict[str, Any]:
         return {key: value for key, value in write(self).items() if key in self.model_fields_set}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the keys that are given, as JSON: null for one whose value is the default of its section."""
+        return dict.fromkeys(self.model_fields_set) | self.model_dump(mode="json", exclude_defaults=True)
 
 
 class Resources(_Section):
@@ -381,15 +402,18 @@ class Experiment(_Section):
         """Identity of everything that can change a number.
 
         `resources`, `storage`, `weights` and `annotation.signals` cannot: a unit knows its weights by their sha256.
+        Keys with their defaults are no part of it, so that it stays the same when a version adds a key.
         """
-        fields = self.model_dump(mode="json", exclude={"resources", "storage", "weights", "overrides", "inspect"})
-        del fields["annotation"]["signals"]
-        if not self.inspect:  # runs from before this key existed have digests without it
-            fields["inspect"] = False
+        neutral = {
+            "resources": Resources(),
+            "storage": Storage(),
+            "weights": "",
+            "annotation": self.annotation.model_copy(update={"signals": Annotation().signals}),
+            "overrides": {},
+        }
+        fields = self.model_copy(update=neutral).model_dump(mode="json", exclude_defaults=True)
         if self.overrides:  # as a list, because their order counts
-            fields["overrides"] = [
-                [pattern, override.model_dump(mode="json")] for pattern, override in self.overrides.items()
-            ]
+            fields["overrides"] = [[pattern, override.identity()] for pattern, override in self.overrides.items()]
         return digest(fields)
 
     def to_yaml(self) -> str:
@@ -505,9 +529,11 @@ def _sentence(fault: Any, tree: yaml.Node | None) -> str:
     written = text_of(tree, fault["loc"])
     match fault["type"]:
         case "extra_forbidden":
-            text = f"unknown key; {did_you_mean(str(fault['loc'][-1]), _section(fault['loc'][:-1]).model_fields)}"
+            text = f"unknown key; {did_you_mean(str(fault['loc'][-1]), _keys(_section(fault['loc'][:-1])))}"
         case "missing":
             text = f"is missing: {_description(fault['loc'])}"
+        case "truth_value":
+            text = _not_a_number(fault["input"], written)
         case "value_error":
             text = fault["msg"].removeprefix("Value error, ")
         case "string_type" if not isinstance(fault["input"], list | tuple | dict):
@@ -557,9 +583,17 @@ def _not_text(value: Any, written: str | None) -> str:
     return f"`{written}` is read as {read}; as text it is in quotes: {json.dumps(written, ensure_ascii=False)}"
 
 
+def _not_a_number(value: bool, written: str | None) -> str:
+    if written is None:  # made in Python
+        return f"must be a number, and is {value}"
+    return f"must be a number, and `{written}` is read as a truth value, {value}; write it in digits"
+
+
 def _not_a_list(value: Any, written: str | None) -> str:
     if isinstance(value, dict):
         return "must be a list, and is a mapping; write `- ` before each of its members"
+    if value is None or value == "":
+        return "must be a list, and is empty"
     shown = repr(value) if written is None else written
     return f"must be a list, and is {shown}; a list of one is [{shown}]"
 
@@ -581,6 +615,11 @@ def _description(loc: tuple[Any, ...]) -> str:
     """Return what the key at `loc` is, as its docstring says."""
     text = _section(loc[:-1]).model_fields[loc[-1]].description or ""
     return text.partition(". ")[0].replace("\n", " ").rstrip(".")
+
+
+def _keys(section: type[BaseModel]) -> list[str]:
+    """Return the keys of a section as a file has them."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _section(loc: tuple[Any, ...]) -> type[BaseModel]:
