@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -87,8 +87,7 @@ class ModelChoice(_Section):
     name: str
     """A built-in model, `anomalib:Class`, or your own class as `package.module:Class`."""
     label: str = Field(default="", pattern=f"^$|{NAME}")
-    """Name on the board, and in the names of files. Empty for the model's name. Required if a model is listed more than
-    once."""
+    """Name on the board and in file names. Empty for the model's name. Required if a model is listed more than once."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the model; the others keep the defaults of the preset."""
     input: InputChoice | None = None
@@ -450,8 +449,10 @@ class Draft:
     problems: tuple[str, ...] = ()
     """All faults of keys, each with its row. Empty if nothing is left out."""
     left_out: frozenset[str] = frozenset()
-    """Keys that are left out whole. Of `lines` and `models`, only the members with faults are left out, if others
-    remain."""
+    """Keys that are left out whole. Of `lines`, `models` and `overrides`, only what has faults is left out, if
+    something remains."""
+    whole_overrides: frozenset[str] = frozenset()
+    """Overrides of which nothing is left out, by pattern. Empty if a line that they may be about is left out."""
 
 
 def parse_experiment(text: str, where: str = "experiment") -> Experiment:
@@ -471,29 +472,71 @@ def parse_draft(text: str, where: str = "experiment") -> Draft:
     Raises ExperimentError if it is no mapping in YAML.
     """
     data, tree = _load(text, where)
-    try:
-        return Draft(Experiment.model_validate(data, context=(where, tree)))
-    except ExperimentError as error:
-        if not isinstance(error.__cause__, ValidationError):
-            raise
-        kept = _without_faults(data, [fault["loc"] for fault in error.__cause__.errors()])
-        left_out = frozenset({*data, *_STAND_INS} - set(kept))
+    kept, stand_ins, problems = data, dict[str, Any](), dict[str, None]()
+    for _ in range(_MAX_PASSES):  # some faults, such as a label that is given twice, show only without the others
         try:
-            return Draft(Experiment.model_validate({**_STAND_INS, **kept}), error.problems, left_out)
-        except ExperimentError:  # what is left depends on what is left out
-            raise error from None
+            experiment = Experiment.model_validate({**stand_ins, **kept}, context=(where, tree))
+        except ExperimentError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            problems |= dict.fromkeys(error.problems)
+            kept = _without_faults(kept, [fault["loc"] for fault in error.__cause__.errors()], "experiment")
+            if "overrides" in kept:
+                kept["overrides"] = _without_labels(kept["overrides"], _lost(data, kept, "models"))
+            stand_ins = dict(_STAND_INS)
+        else:
+            left_out = frozenset({*data, *stand_ins} - set(kept))
+            overrides = {} if _lost(data, kept, "lines") else kept.get("overrides", {})
+            whole = frozenset(key for key, override in overrides.items() if override == data["overrides"][key])
+            return Draft(experiment, tuple(problems), left_out, whole)
+    raise ExperimentError(where, tuple(problems))
 
 
-def _without_faults(data: Mapping[Any, Any], locs: Sequence[tuple[Any, ...]]) -> dict[Any, Any]:
-    """Leave out members of `lines` and `models` with faults, and all other keys with faults whole."""
-    faulty = {loc[0] for loc in locs}
-    kept = {key: value for key, value in data.items() if key not in faulty}
-    for key in {"lines", "models"} & faulty & set(data):
-        kept.pop("overrides", None)  # they may be about what is left out
-        positions = {loc[1] for loc in locs if loc[0] == key and len(loc) > 1}
-        members = data[key] if isinstance(data[key], list) and positions else []
-        if rest := [member for position, member in enumerate(members) if position not in positions]:
+def _without_faults(value: Any, locs: Sequence[tuple[Any, ...]], kind: str) -> Any:
+    """Leave out what has faults: members of `lines` and `models`, keys of overrides, and other keys whole."""
+    if kind in ("lines", "models") and isinstance(value, list):
+        return _without_members(value, {loc[0] for loc in locs if loc})
+    if kind not in ("experiment", "overrides", "override") or not isinstance(value, dict) or () in locs:
+        return None
+    kept = {}
+    for key, part in value.items():
+        faults = [loc[1:] for loc in locs if str(loc[0]) == str(key)]
+        rest = _without_faults(part, faults, "override" if kind == "overrides" else key) if faults else part
+        if rest or not faults:
             kept[key] = rest
+    return kept if kept != value or kind == "experiment" else None
+
+
+def _without_members(members: list[Any], positions: Set[int]) -> list[Any]:
+    """Leave out the members at these positions, or if there are none, all but the first of each name."""
+    if positions:
+        return [member for position, member in enumerate(members) if position not in positions]
+    first = {_name_of(member): member for member in reversed(members)}
+    return list(first.values())[::-1] if len(first) < len(members) else []
+
+
+def _name_of(member: Any) -> str:
+    """Return a line's name, or a model's name on the board."""
+    return str(member.get("label") or member.get("name") if isinstance(member, dict) else member)
+
+
+def _lost(data: Mapping[Any, Any], kept: Mapping[Any, Any], key: str) -> list[Any]:
+    """List the members that are left out, and in place of which no other of the same name is kept."""
+    known = {_name_of(member) for member in kept.get(key, ())}
+    members = data.get(key)
+    return [member for member in members if _name_of(member) not in known] if isinstance(members, list) else [members]
+
+
+def _without_labels(overrides: Mapping[Any, Any], lost: Sequence[Any]) -> dict[Any, Any]:
+    """Leave out the models of overrides that may be labels of models that are lost."""
+    texts = [str(text) for model in lost for text in (model.values() if isinstance(model, dict) else [model])]
+    kept = {}
+    for pattern, override in overrides.items():
+        kept[pattern] = override
+        if isinstance(override, dict) and isinstance(models := override.get("models"), list):
+            rest = [model for model in models if _name_of(model) not in texts]
+            others = {key: value for key, value in override.items() if key != "models"}
+            kept[pattern] = others | ({"models": rest} if rest else {})
     return kept
 
 
@@ -598,6 +641,7 @@ def _not_a_list(value: Any, written: str | None) -> str:
     return f"must be a list, and is {shown}; a list of one is [{shown}]"
 
 
+_MAX_PASSES = 9
 _STAND_INS: Mapping[str, Any] = {"name": "experiment", "store": ".", "lines": ["*"], "models": ["padim"]}
 _YAML_KINDS = {bool: "truth value", int: "number", float: "number", date: "date"}
 _LIMITS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}

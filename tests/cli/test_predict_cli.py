@@ -174,7 +174,7 @@ def test_report_and_run_print_the_reports_own_board(
         shown = capsys.readouterr()
         assert shown.out == (tmp_path / "night" / "report" / "board.json").read_text()
         assert str(tmp_path / "night" / "report" / "index.html") in shown.err
-        assert [row["model"] for row in json.loads(shown.out)["rows"]] == ["two-words", "fake"]
+        assert [row["model"] for row in json.loads(shown.out)["rows"]] == ["fake", "two-words"]
 
 
 def test_a_run_ends_with_what_to_do(

@@ -126,8 +126,38 @@ def test_what_can_be_read_of_an_experiment_with_faults() -> None:
     assert draft.left_out == {"seed", "resources"}
     assert draft.experiment == parse_experiment(GOOD)
     draft = parse_draft("lines: [7]\nmodels: [padim]\noverrides: {a: {models: [large]}}\n")
-    assert draft.left_out == {"name", "store", "lines", "overrides"}
-    assert draft.experiment.models == (ModelChoice(name="padim"),)
+    assert draft.left_out == {"name", "store", "lines"}
+    assert draft.whole_overrides == set()  # the line that is left out may be a
+    assert [model.shown for model in draft.experiment.all_models] == ["padim", "large"]
+
+
+@pytest.mark.parametrize(
+    ("models", "overrides", "kept", "whole"),
+    [
+        ("[padim, padim, dfm]", "{a: {models: [padim]}}", ["padim", "dfm"], {"a"}),
+        ("[padim, padim, 7]", "{a: {seeds: [1, 1]}, b: {seeds: [2]}}", ["padim"], {"b"}),
+        (
+            "[padim, {name: dfm, lable: x}]",
+            "{a: {models: [x, dfm, cflow]}, b: {models: [x]}}",
+            ["padim", "cflow"],
+            set(),
+        ),
+        ("[padim, padim]", "{a: {seed: 1, models: [dfm, 7]}, 7: {seeds: [1]}}", ["padim", "dfm"], set()),
+        ("[padim, padim]", "{a: {~: 1}, b: 3, true: {1: 2}}", ["padim"], set()),
+        ("padim", "{a: {models: [x]}, b: {models: []}, c: {held_out: 0.1}}", ["padim", "x"], {"a", "c"}),
+        ("[padim, padim]", "{a: {models: [{name: dfm, label: padim}]}, b: {}}", ["padim"], set()),
+        ("[{label: x}, {name: dfm}]", "[]", ["dfm"], set()),
+    ],
+)
+def test_one_fault_hides_no_other(models: str, overrides: str, kept: list[str], whole: set[str]) -> None:
+    draft = parse_draft(f"name: x\nstore: y\nlines: [a, a, b]\nmodels: {models}\noverrides: {overrides}\n~: 1\n")
+    assert [model.shown for model in draft.experiment.all_models] == kept
+    assert draft.experiment.lines == ("a", "b")
+    assert draft.whole_overrides == whole
+    said = "\n".join(draft.problems)
+    assert "row 3: lines: a is duplicated" in said
+    assert ("padim is duplicated" in said) is (models.count("padim") == 2)
+    assert len(set(draft.problems)) == len(draft.problems)
 
 
 def test_what_python_gives_instead_of_text_or_a_list_is_said() -> None:
@@ -344,8 +374,8 @@ def test_a_key_that_a_version_adds_does_not_change_the_digest() -> None:
     now, later = Experiment.model_validate(fields), Later.model_validate(fields)
     assert later.digest == now.digest
     assert "watts" in later.to_yaml()
-    for given in ({"shift": 2}, {"plants": {"tiles": 4}}, {"limits": {"mb": 7, "watts": 3}}):
-        assert Later.model_validate(fields | given).digest != now.digest
+    for more in ({"shift": 2}, {"plants": {"tiles": 4}}, {"limits": {"mb": 7, "watts": 3}}):
+        assert Later.model_validate(fields | more).digest != now.digest
 
 
 def test_every_value_that_is_not_the_default_changes_the_digest() -> None:
