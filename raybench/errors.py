@@ -153,6 +153,8 @@ class BadScores(ModelError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a clause that names the closest known name, or all known names (at most SHOWN_NAMES) if none is close."""
     names = sorted(known)
+    if not names:
+        return "there are none"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"

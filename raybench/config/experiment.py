@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -27,6 +27,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from raybench.config.unit import Protocol
 from raybench.config.yaml_rows import MAX_DEPTH, duplicates, row_of, text_of, yaml_faults
@@ -37,8 +38,22 @@ from raybench.store.digest import digest
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
+def _not_a_truth_value(value: Any) -> Any:
+    """Refuse what pydantic takes as 0 or 1 where a number is wanted."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("truth_value", "must be a number")
+    return value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        is_number = any(kind in (int, float) for kind in (wanted, *get_args(wanted)))
+        return _not_a_truth_value(value) if is_number else value
 
 
 class Storage(_Section):
@@ -71,8 +86,8 @@ class ModelChoice(_Section):
 
     name: str
     """A built-in model, `anomalib:Class`, or your own class as `package.module:Class`."""
-    label: str = ""
-    """Name on the board. Empty for the model's name. Required if a model is listed more than once."""
+    label: str = Field(default="", pattern=f"^$|{NAME}")
+    """Name on the board and in file names. Empty for the model's name. Required if a model is listed more than once."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Settings of the model; the others keep the defaults of the preset."""
     input: InputChoice | None = None
@@ -144,10 +159,11 @@ Lines = Annotated[tuple[Annotated[str, AfterValidator(_line_entry)], ...], Field
 Models = Annotated[
     tuple[ModelChoice, ...], Field(min_length=1), BeforeValidator(_long_form), AfterValidator(_labels_differ)
 ]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1), AfterValidator(_once)]
+Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_not_a_truth_value)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_once)]
 FalseAlarmBudget = Annotated[float, Field(gt=0.0, lt=0.5)]
 HeldOut = Annotated[float, Field(gt=0.0, le=0.5)]
-TrainBudget = Annotated[float, Field(gt=0.0)] | None
+TrainBudget = Annotated[float | None, Field(gt=0.0)]
 
 
 class Override(_Section):
@@ -171,6 +187,10 @@ class Override(_Section):
     @model_serializer(mode="wrap")
     def _given(self, write: Callable[[Override], dict[str, Any]]) -> dict[str, Any]:
         return {key: value for key, value in write(self).items() if key in self.model_fields_set}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the keys that are given, as JSON: null for one whose value is the default of its section."""
+        return dict.fromkeys(self.model_fields_set) | self.model_dump(mode="json", exclude_defaults=True)
 
 
 class Resources(_Section):
@@ -381,15 +401,18 @@ class Experiment(_Section):
         """Identity of everything that can change a number.
 
         `resources`, `storage`, `weights` and `annotation.signals` cannot: a unit knows its weights by their sha256.
+        Keys with their defaults are no part of it, so that it stays the same when a version adds a key.
         """
-        fields = self.model_dump(mode="json", exclude={"resources", "storage", "weights", "overrides", "inspect"})
-        del fields["annotation"]["signals"]
-        if not self.inspect:  # runs from before this key existed have digests without it
-            fields["inspect"] = False
+        neutral = {
+            "resources": Resources(),
+            "storage": Storage(),
+            "weights": "",
+            "annotation": self.annotation.model_copy(update={"signals": Annotation().signals}),
+            "overrides": {},
+        }
+        fields = self.model_copy(update=neutral).model_dump(mode="json", exclude_defaults=True)
         if self.overrides:  # as a list, because their order counts
-            fields["overrides"] = [
-                [pattern, override.model_dump(mode="json")] for pattern, override in self.overrides.items()
-            ]
+            fields["overrides"] = [[pattern, override.identity()] for pattern, override in self.overrides.items()]
         return digest(fields)
 
     def to_yaml(self) -> str:
@@ -426,8 +449,10 @@ class Draft:
     problems: tuple[str, ...] = ()
     """All faults of keys, each with its row. Empty if nothing is left out."""
     left_out: frozenset[str] = frozenset()
-    """Keys that are left out whole. Of `lines` and `models`, only the members with faults are left out, if others
-    remain."""
+    """Keys that are left out whole. Of `lines`, `models` and `overrides`, only what has faults is left out, if
+    something remains."""
+    whole_overrides: frozenset[str] = frozenset()
+    """Overrides of which nothing is left out, by pattern. Empty if a line that they may be about is left out."""
 
 
 def parse_experiment(text: str, where: str = "experiment") -> Experiment:
@@ -447,29 +472,71 @@ def parse_draft(text: str, where: str = "experiment") -> Draft:
     Raises ExperimentError if it is no mapping in YAML.
     """
     data, tree = _load(text, where)
-    try:
-        return Draft(Experiment.model_validate(data, context=(where, tree)))
-    except ExperimentError as error:
-        if not isinstance(error.__cause__, ValidationError):
-            raise
-        kept = _without_faults(data, [fault["loc"] for fault in error.__cause__.errors()])
-        left_out = frozenset({*data, *_STAND_INS} - set(kept))
+    kept, stand_ins, problems = data, dict[str, Any](), dict[str, None]()
+    for _ in range(_MAX_PASSES):  # some faults, such as a label that is given twice, show only without the others
         try:
-            return Draft(Experiment.model_validate({**_STAND_INS, **kept}), error.problems, left_out)
-        except ExperimentError:  # what is left depends on what is left out
-            raise error from None
+            experiment = Experiment.model_validate({**stand_ins, **kept}, context=(where, tree))
+        except ExperimentError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            problems |= dict.fromkeys(error.problems)
+            kept = _without_faults(kept, [fault["loc"] for fault in error.__cause__.errors()], "experiment")
+            if "overrides" in kept:
+                kept["overrides"] = _without_labels(kept["overrides"], _lost(data, kept, "models"))
+            stand_ins = dict(_STAND_INS)
+        else:
+            left_out = frozenset({*data, *stand_ins} - set(kept))
+            overrides = {} if _lost(data, kept, "lines") else kept.get("overrides", {})
+            whole = frozenset(key for key, override in overrides.items() if override == data["overrides"][key])
+            return Draft(experiment, tuple(problems), left_out, whole)
+    raise ExperimentError(where, tuple(problems))
 
 
-def _without_faults(data: Mapping[Any, Any], locs: Sequence[tuple[Any, ...]]) -> dict[Any, Any]:
-    """Leave out members of `lines` and `models` with faults, and all other keys with faults whole."""
-    faulty = {loc[0] for loc in locs}
-    kept = {key: value for key, value in data.items() if key not in faulty}
-    for key in {"lines", "models"} & faulty & set(data):
-        kept.pop("overrides", None)  # they may be about what is left out
-        positions = {loc[1] for loc in locs if loc[0] == key and len(loc) > 1}
-        members = data[key] if isinstance(data[key], list) and positions else []
-        if rest := [member for position, member in enumerate(members) if position not in positions]:
+def _without_faults(value: Any, locs: Sequence[tuple[Any, ...]], kind: str) -> Any:
+    """Leave out what has faults: members of `lines` and `models`, keys of overrides, and other keys whole."""
+    if kind in ("lines", "models") and isinstance(value, list):
+        return _without_members(value, {loc[0] for loc in locs if loc})
+    if kind not in ("experiment", "overrides", "override") or not isinstance(value, dict) or () in locs:
+        return None
+    kept = {}
+    for key, part in value.items():
+        faults = [loc[1:] for loc in locs if str(loc[0]) == str(key)]
+        rest = _without_faults(part, faults, "override" if kind == "overrides" else key) if faults else part
+        if rest or not faults:
             kept[key] = rest
+    return kept if kept != value or kind == "experiment" else None
+
+
+def _without_members(members: list[Any], positions: Set[int]) -> list[Any]:
+    """Leave out the members at these positions, or if there are none, all but the first of each name."""
+    if positions:
+        return [member for position, member in enumerate(members) if position not in positions]
+    first = {_name_of(member): member for member in reversed(members)}
+    return list(first.values())[::-1] if len(first) < len(members) else []
+
+
+def _name_of(member: Any) -> str:
+    """Return a line's name, or a model's name on the board."""
+    return str(member.get("label") or member.get("name") if isinstance(member, dict) else member)
+
+
+def _lost(data: Mapping[Any, Any], kept: Mapping[Any, Any], key: str) -> list[Any]:
+    """List the members that are left out, and in place of which no other of the same name is kept."""
+    known = {_name_of(member) for member in kept.get(key, ())}
+    members = data.get(key)
+    return [member for member in members if _name_of(member) not in known] if isinstance(members, list) else [members]
+
+
+def _without_labels(overrides: Mapping[Any, Any], lost: Sequence[Any]) -> dict[Any, Any]:
+    """Leave out the models of overrides that may be labels of models that are lost."""
+    texts = [str(text) for model in lost for text in (model.values() if isinstance(model, dict) else [model])]
+    kept = {}
+    for pattern, override in overrides.items():
+        kept[pattern] = override
+        if isinstance(override, dict) and isinstance(models := override.get("models"), list):
+            rest = [model for model in models if _name_of(model) not in texts]
+            others = {key: value for key, value in override.items() if key != "models"}
+            kept[pattern] = others | ({"models": rest} if rest else {})
     return kept
 
 
@@ -505,9 +572,11 @@ def _sentence(fault: Any, tree: yaml.Node | None) -> str:
     written = text_of(tree, fault["loc"])
     match fault["type"]:
         case "extra_forbidden":
-            text = f"unknown key; {did_you_mean(str(fault['loc'][-1]), _section(fault['loc'][:-1]).model_fields)}"
+            text = f"unknown key; {did_you_mean(str(fault['loc'][-1]), _keys(_section(fault['loc'][:-1])))}"
         case "missing":
             text = f"is missing: {_description(fault['loc'])}"
+        case "truth_value":
+            text = _not_a_number(fault["input"], written)
         case "value_error":
             text = fault["msg"].removeprefix("Value error, ")
         case "string_type" if not isinstance(fault["input"], list | tuple | dict):
@@ -557,13 +626,22 @@ def _not_text(value: Any, written: str | None) -> str:
     return f"`{written}` is read as {read}; as text it is in quotes: {json.dumps(written, ensure_ascii=False)}"
 
 
+def _not_a_number(value: bool, written: str | None) -> str:
+    if written is None:  # made in Python
+        return f"must be a number, and is {value}"
+    return f"must be a number, and `{written}` is read as a truth value, {value}; write it in digits"
+
+
 def _not_a_list(value: Any, written: str | None) -> str:
     if isinstance(value, dict):
         return "must be a list, and is a mapping; write `- ` before each of its members"
+    if value is None or value == "":
+        return "must be a list, and is empty"
     shown = repr(value) if written is None else written
     return f"must be a list, and is {shown}; a list of one is [{shown}]"
 
 
+_MAX_PASSES = 9
 _STAND_INS: Mapping[str, Any] = {"name": "experiment", "store": ".", "lines": ["*"], "models": ["padim"]}
 _YAML_KINDS = {bool: "truth value", int: "number", float: "number", date: "date"}
 _LIMITS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
@@ -581,6 +659,11 @@ def _description(loc: tuple[Any, ...]) -> str:
     """Return what the key at `loc` is, as its docstring says."""
     text = _section(loc[:-1]).model_fields[loc[-1]].description or ""
     return text.partition(". ")[0].replace("\n", " ").rstrip(".")
+
+
+def _keys(section: type[BaseModel]) -> list[str]:
+    """Return the keys of a section as a file has them."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _section(loc: tuple[Any, ...]) -> type[BaseModel]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,11 +189,14 @@ def _faults_of_the_rest(draft: Draft) -> list[str]:
     problems: list[str] = []
     experiment, left_out = draft.experiment, draft.left_out
     try:
-        if not left_out & {"models", "preset", "weights", "storage"}:
+        if "models" not in left_out and left_out & {"preset", "weights", "storage"}:
+            problems += _unknown_models(experiment)
+        elif "models" not in left_out:
             _specs(experiment, open_weights_store(experiment), problems)
         if not left_out & {"lines", "store", "storage"}:
             found = find_lines(_line_patterns(experiment, open_experiment_store(experiment)), problems)
             _manifests(found, problems)
+            problems += _idle_overrides(experiment, list(found), draft.whole_overrides)
     except (InputError, StoreError) as error:
         problems.append(str(error))
     return problems
@@ -222,7 +225,7 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
         if not problems:
             raise
         raise ExperimentError(where, [*problems, str(error)]) from error
-    problems += _idle_overrides(experiment, list(manifests))
+    problems += _idle_overrides(experiment, list(manifests), experiment.overrides)
     if problems:
         raise ExperimentError(where, problems)
     by_line = {line: experiment.on(line) for line in manifests}
@@ -320,6 +323,17 @@ def _specs(experiment: Experiment, weights_store: Store | None, problems: list[s
     return specs
 
 
+def _unknown_models(experiment: Experiment) -> Iterator[str]:
+    """Describe models that do not exist, whatever their settings, the preset and the weights."""
+    for choice in experiment.all_models:
+        try:
+            registry.resolve(choice.name, {})
+        except ExperimentError:
+            continue  # it exists, and has settings that must be given
+        except (InputError, ModelError) as error:
+            yield f"models: {choice.shown}: {error}"
+
+
 def _line_patterns(experiment: Experiment, store: Store) -> Iterator[tuple[Store, str]]:
     """Yield for each entry of `lines` the store of lines and the pattern over its names."""
     for entry in experiment.lines:
@@ -338,10 +352,10 @@ def _manifests(stores: Mapping[str, Store], problems: list[str]) -> dict[str, Ma
     return manifests
 
 
-def _idle_overrides(experiment: Experiment, lines: Sequence[str]) -> Iterator[str]:
-    """Describe overrides that change nothing."""
+def _idle_overrides(experiment: Experiment, lines: Sequence[str], patterns: Container[str]) -> Iterator[str]:
+    """Describe the overrides with these patterns that change nothing."""
     effective = {pattern for line in lines for pattern in experiment.overridden(line).values()}
-    for pattern in experiment.overrides:
+    for pattern in filter(patterns.__contains__, experiment.overrides):
         if not fnmatch.filter(lines, pattern):
             yield f"overrides: {pattern!r} fits no line of the experiment; {did_you_mean(pattern, lines)}"
         elif pattern not in effective:

@@ -67,7 +67,7 @@ def _not_packed(lines: Store, pattern: str, paths: Sequence[str]) -> str:
     elif deeper:
         return f"{problem}; there are lines further down: {lines.uri(f'{deeper[0]}/{pattern}')}"
     store, _, last = lines.uri().rpartition("/")
-    if last != "lines":
+    if last != "lines" or any(letter in pattern for letter in "*?["):  # a pattern names no line to pack
         return problem
     return f"{problem}; pack it with: raybench pack FOLDER --line {pattern} --to {store}"
 

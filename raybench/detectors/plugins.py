@@ -39,7 +39,7 @@ def spec(name: str, config: Mapping[str, Any]) -> ModelSpec:
         config: Settings for its constructor, as JSON types.
 
     Raises:
-        InputError: There is no such module.
+        InputError: There is no such module, or it is not valid Python.
         UnknownName: The module has no such class.
     """
     source, node = _find_class(name)
@@ -111,10 +111,22 @@ def _find_class(name: str) -> tuple[_Source, ast.ClassDef]:
     """Find a class without importing it. Raises InputError or UnknownName if there is none."""
     module, _, class_name = registered().get(name, name).partition(":")
     source = _find_source(module)
-    classes = {node.name: node for node in ast.parse(source.file.read_bytes()).body if isinstance(node, ast.ClassDef)}
+    classes = {node.name: node for node in _parse(source.file).body if isinstance(node, ast.ClassDef)}
     if class_name not in classes:
         raise UnknownName(f"class in {source.file.name}", class_name, classes)
     return source, classes[class_name]
+
+
+def _parse(file: Path) -> ast.Module:
+    """Parse a module. Raises InputError with its line if it is not valid Python."""
+    data = file.read_bytes()
+    if b"\0" in data:  # Python names no line, and has another exception for it before 3.12
+        raise InputError(f"{file}:{data[: data.index(0)].count(10) + 1} is not valid Python: it has a null byte")
+    try:
+        return ast.parse(data, str(file))
+    except SyntaxError as error:
+        place = f"{file}:{error.lineno}" if error.lineno else str(file)
+        raise InputError(f"{place} is not valid Python: {error.msg}") from error
 
 
 def _find_source(module: str) -> _Source:

@@ -28,7 +28,7 @@ EXPERIMENT = """
 name: night
 store: {store}
 lines: [strip]
-models: [fake, {{name: fake, label: ../two words, config: {{grid: 4}}}}]
+models: [fake, {{name: fake, label: two-words, config: {{grid: 4}}}}]
 false_alarm_budget: 0.2
 squashed_twins: false
 input: {{pixels: 4096}}
@@ -105,9 +105,9 @@ def test_a_model_by_its_label_and_a_name(
     experiment: Path, strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ("predict", experiment, strips / "test", "--line", "strip", "--out", tmp_path / "out", "--json")
-    assert call(monkeypatch, *command, "--name", "mine", "--model", "../two words") == 0
+    assert call(monkeypatch, *command, "--name", "mine", "--model", "two-words") == 0
     summary = told(capsys)
-    assert (summary["model"], summary["prediction"]) == ("../two words", "mine")
+    assert (summary["model"], summary["prediction"]) == ("two-words", "mine")
     [page] = tmp_path.rglob("index.html")
     assert page.parent == tmp_path / "out" / "night" / "predictions" / "mine" / "two-words"
     assert call(monkeypatch, *command, "--name", "mine", "--model", "fake") == 0
@@ -174,7 +174,7 @@ def test_report_and_run_print_the_reports_own_board(
         shown = capsys.readouterr()
         assert shown.out == (tmp_path / "night" / "report" / "board.json").read_text()
         assert str(tmp_path / "night" / "report" / "index.html") in shown.err
-        assert [row["model"] for row in json.loads(shown.out)["rows"]] == ["../two words", "fake"]
+        assert [row["model"] for row in json.loads(shown.out)["rows"]] == ["fake", "two-words"]
 
 
 def test_a_run_ends_with_what_to_do(

@@ -3,12 +3,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field, ValidationError
 
+from raybench.config import experiment as module
 from raybench.config.experiment import (
     Experiment,
     InputChoice,
+    Limits,
     ModelChoice,
     parse_draft,
     parse_experiment,
@@ -75,6 +79,15 @@ def test_the_annotation_budget() -> None:
         ("lines: [[a]]", "lines.0: must be text, and is a list"),
         ("lines: bottle", "lines: must be a list, and is bottle; a list of one is [bottle]"),
         ("lines: [a]\nseeds: 3", "seeds: must be a list, and is 3; a list of one is [3]"),
+        ("lines:", "lines: must be a list, and is empty"),
+        (
+            "lines: [a]\nlimits: {mb: yes}",
+            "limits.mb: must be a number, and `yes` is read as a truth value, True; write it in digits",
+        ),
+        (
+            "lines: [a]\nseeds: [0, off]",
+            "seeds.1: must be a number, and `off` is read as a truth value, False; write it in digits",
+        ),
         ("lines: {a: b}", "lines: must be a list, and is a mapping; write `- ` before each of its members"),
         ("lines: [a]\noverrides: {a: {seeds: 3}}", "overrides.a.seeds: must be a list, and is 3; a list of one is [3]"),
     ],
@@ -99,6 +112,7 @@ def test_what_yaml_reads_otherwise_is_said_with_how_to_write_it(text: str, said:
         ("preset: gpu", "preset: must be 'paper' or 'cpu', and is gpu"),
         ("resources: 3", "resources: must be a mapping, `key: value` for each of its keys, and is 3"),
         ("overrides: [a]", "overrides: must be a mapping, `key: value` for each of its keys, and is a list"),
+        ("threshold: {source: held_out}", "threshold.source: unknown key; known: from"),
         ("resources: {retries: 101}", "resources.retries: must be at most 100, and is 101"),
     ],
 )
@@ -112,8 +126,38 @@ def test_what_can_be_read_of_an_experiment_with_faults() -> None:
     assert draft.left_out == {"seed", "resources"}
     assert draft.experiment == parse_experiment(GOOD)
     draft = parse_draft("lines: [7]\nmodels: [padim]\noverrides: {a: {models: [large]}}\n")
-    assert draft.left_out == {"name", "store", "lines", "overrides"}
-    assert draft.experiment.models == (ModelChoice(name="padim"),)
+    assert draft.left_out == {"name", "store", "lines"}
+    assert draft.whole_overrides == set()  # the line that is left out may be a
+    assert [model.shown for model in draft.experiment.all_models] == ["padim", "large"]
+
+
+@pytest.mark.parametrize(
+    ("models", "overrides", "kept", "whole"),
+    [
+        ("[padim, padim, dfm]", "{a: {models: [padim]}}", ["padim", "dfm"], {"a"}),
+        ("[padim, padim, 7]", "{a: {seeds: [1, 1]}, b: {seeds: [2]}}", ["padim"], {"b"}),
+        (
+            "[padim, {name: dfm, lable: x}]",
+            "{a: {models: [x, dfm, cflow]}, b: {models: [x]}}",
+            ["padim", "cflow"],
+            set(),
+        ),
+        ("[padim, padim]", "{a: {seed: 1, models: [dfm, 7]}, 7: {seeds: [1]}}", ["padim", "dfm"], set()),
+        ("[padim, padim]", "{a: {~: 1}, b: 3, true: {1: 2}}", ["padim"], set()),
+        ("padim", "{a: {models: [x]}, b: {models: []}, c: {held_out: 0.1}}", ["padim", "x"], {"a", "c"}),
+        ("[padim, padim]", "{a: {models: [{name: dfm, label: padim}]}, b: {}}", ["padim"], set()),
+        ("[{label: x}, {name: dfm}]", "[]", ["dfm"], set()),
+    ],
+)
+def test_one_fault_hides_no_other(models: str, overrides: str, kept: list[str], whole: set[str]) -> None:
+    draft = parse_draft(f"name: x\nstore: y\nlines: [a, a, b]\nmodels: {models}\noverrides: {overrides}\n~: 1\n")
+    assert [model.shown for model in draft.experiment.all_models] == kept
+    assert draft.experiment.lines == ("a", "b")
+    assert draft.whole_overrides == whole
+    said = "\n".join(draft.problems)
+    assert "row 3: lines: a is duplicated" in said
+    assert ("padim is duplicated" in said) is (models.count("padim") == 2)
+    assert len(set(draft.problems)) == len(draft.problems)
 
 
 def test_what_python_gives_instead_of_text_or_a_list_is_said() -> None:
@@ -123,6 +167,27 @@ def test_what_python_gives_instead_of_text_or_a_list_is_said() -> None:
         "lines.0: must be text, and is 7",
         "seeds: must be a list, and is 3; a list of one is [3]",
     )
+
+
+def test_a_truth_value_is_no_number_in_any_section() -> None:
+    schema = Experiment.model_json_schema()
+    found = []
+    for section in (Experiment, *(getattr(module, name) for name in schema["$defs"])):
+        for key, about in section.model_json_schema()["properties"].items():
+            kinds = {about.get("type"), *(one.get("type") for one in about.get("anyOf", ()))}
+            if kinds & {"integer", "number"}:
+                found.append(f"{section.__name__}.{key}")
+                with pytest.raises((ValidationError, ExperimentError), match=rf"{key}\b(?s:.*)must be a number"):
+                    section.model_validate({key: True})
+    assert {"Limits.mb", "Override.train_budget_s", "Costs.ms", "VerdictSettings.margin"} < set(found)
+    assert len(found) > 25
+
+
+@pytest.mark.parametrize("label", ["a/b", "../two words", "-a", "a:b"])
+def test_a_label_can_be_part_of_a_file_s_name(label: str) -> None:
+    [found] = problems(GOOD.replace("label: patchcore-1pct", f"label: '{label}'"))
+    assert found.startswith("row 7: models.1.label: must begin with a letter or digit and have up to 100 letters")
+    assert found.endswith(f", and is {label}")
 
 
 def test_missing_keys() -> None:
@@ -288,7 +353,47 @@ def test_the_digest_of_an_experiment_without_overrides_is_what_it_was() -> None:
         train_budget_s=60.0,
         input=InputChoice(pixels=64 * 64),
     )
-    assert found.digest == "c3ff49c38877c3d4bd3d166a59408b6b316ccf88eba71c7ac3e74ebfd9f3454b"
+    assert found.digest == "ffdc40b71ff6336b18f91034064027c78680f9084af3c2429fd9aef3f4328ea4"
+
+
+class LaterLimits(Limits):
+    watts: float | None = None
+    """A key of a later version."""
+
+
+class Later(Experiment):
+    limits: LaterLimits = Field(default_factory=LaterLimits)
+    plants: InputChoice = Field(default_factory=InputChoice)
+    """A section of a later version."""
+    shift: int = 1
+    """A key of a later version."""
+
+
+def test_a_key_that_a_version_adds_does_not_change_the_digest() -> None:
+    fields = yaml.safe_load(GOOD + OVERRIDES + "limits: {mb: 7}\n")
+    now, later = Experiment.model_validate(fields), Later.model_validate(fields)
+    assert later.digest == now.digest
+    assert "watts" in later.to_yaml()
+    for more in ({"shift": 2}, {"plants": {"tiles": 4}}, {"limits": {"mb": 7, "watts": 3}}):
+        assert Later.model_validate(fields | more).digest != now.digest
+
+
+def test_every_value_that_is_not_the_default_changes_the_digest() -> None:
+    texts = [
+        "", "seeds: [1]", "seeds: [0, 1]", "false_alarm_budget: 0.1", "held_out: 0.1", "train_budget_s: 1",
+        "squashed_twins: false", "inspect: false", "preset: cpu", "verdict: {ms: 0}", "verdict: {mb: 0}",
+        "threshold: {from: test_ok}", "costs: {missed_defect: 2, false_alarm: 1, defect_rate: 0.1}",
+        "costs: {missed_defect: 2, false_alarm: 1, defect_rate: 0.1, ms: 1}", "limits: {mb: 1}", "limits: {p95_ms: 1}",
+        "limits: {licence: permissive}", "annotation: {budget: 1}", "input: {fit: tile}", "input: {pixels: 1024}",
+        "overrides: {a: {}}", "overrides: {a: {seeds: [0]}}", "overrides: {a: {seeds: [1]}}",
+        "overrides: {a: {train_budget_s: null}}", "overrides: {a: {train_budget_s: 1}}", "overrides: {a: {input: {}}}",
+        "overrides: {a: {input: {tiles: 4}}}", "overrides: {a: {models: [dfm]}}",
+        "overrides: {a: {models: [{name: dfm, input: {}}]}}",
+    ]  # fmt: skip
+    assert len({parse_experiment(f"{GOOD}{text}\n").digest for text in texts}) == len(texts)
+    plain = parse_experiment(GOOD).digest
+    for text in ("seeds: [0]", "limits: {mb: null}", "verdict: {margin: 2e-2}", "input: {}", "inspect: true"):
+        assert parse_experiment(f"{GOOD}{text}\n").digest == plain
 
 
 def test_an_experiment_from_its_file(tmp_path: Path) -> None:

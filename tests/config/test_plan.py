@@ -87,6 +87,21 @@ def test_faults_of_keys_models_and_lines_are_in_one_message(packed: Store, tmp_p
     path.write_text(good + "storage: {regoin: x}\nweights: [a]\n")  # what depends on these two is not looked at
     with pytest.raises(ExperimentError, match="2 problems"):
         plan_of(str(path))
+    faults = "preset: gpu\noverrides: {strip: {models: [bogus]}, strp: {seeds: [1]}, other: {seeds: [x]}}\n"
+    path.write_text(good.replace("[padim]", "[padim, padim, padin]") + faults)
+    with pytest.raises(ExperimentError) as caught:
+        plan_of(str(path))
+    said = [
+        "row 4: models: padim is duplicated",
+        "row 5: preset: must be 'paper' or 'cpu'",
+        "row 6: overrides.other.seeds.0: must be a whole number",
+        "models: padin: unknown model 'padin'; did you mean 'padim'?",
+        "models: bogus: unknown model 'bogus'",
+        "overrides: 'strp' fits no line of the experiment; did you mean 'strip'?",
+    ]
+    for start in said:
+        assert [problem for problem in caught.value.problems if problem.startswith(start)], start
+    assert len(caught.value.problems) == len(said)
 
 
 def test_stores_that_cannot_be_used(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,13 +55,14 @@ def test_one_name_in_two_stores_is_a_fault_that_names_both(near: Store, far: Sto
 def test_what_fits_nothing(near: Store, far: Store, tmp_path: Path) -> None:
     problems: list[str] = []
     above = open_store(str(tmp_path))
-    find_lines([(near, "botle"), (far, "pcb-33"), (above, "pcb-*"), (far.sub("none"), "x")], problems)
+    find_lines([(near, "botle"), (far, "pcb-33"), (above, "pcb-*"), (far.sub("none"), "x"), (near, "zz*")], problems)
     assert problems == [
         f"lines: 'botle' is not packed in {near.uri()}; did you mean 'bottle'?; pack it with: raybench pack FOLDER "
         f"--line botle --to {near.uri().removesuffix('/lines')}",
         f"lines: 'pcb-33' is not packed in {far.uri()}; did you mean 'pcb-3'?",
         f"lines: 'pcb-*' is not packed in {above.uri()}; there are lines further down: {far.uri()}/pcb-*",
         f"lines: 'x' is not packed in {far.uri()}/none",
+        f"lines: 'zz*' is not packed in {near.uri()}; known: bottle, pcb-1, pcb-2",
     ]
 
 

@@ -305,6 +305,21 @@ def test_modules_and_classes_that_do_not_exist(module: Path) -> None:
         registry.resolve("my_detectors:Brightes", {})
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (b"a = 1\nclass Brightest:\n", r"my_detectors\.py:2 is not valid Python: expected an indented block"),
+        (b"a = 1\nb = '\0'\n", r"my_detectors\.py:2 is not valid Python: it has a null byte"),
+        (b"a = '\xff'\n", r"my_detectors\.py.* is not valid Python: .*utf-8"),
+        (b"", r"unknown class in my_detectors\.py 'Brightest'; there are none$"),
+    ],
+)
+def test_a_module_that_is_not_valid_is_one_message(module: Path, code: bytes, said: str) -> None:
+    module.write_bytes(code)
+    with pytest.raises(InputError, match=said):
+        registry.resolve("my_detectors:Brightest", {})
+
+
 def test_an_entry_point(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raybench.detectors.plugins.registered", lambda: {"brightest": "my_detectors:Brightest"})
     spec = registry.resolve("brightest", {})
