@@ -86,7 +86,7 @@ def stuck(steps: int, count: int) -> tuple[Trained, list[int], nn.Conv2d]:
 def test_training_that_learns_nothing_ends() -> None:
     done, stepped, _ = stuck(steps=1000, count=64)
     assert (len(done.losses), done.stopped) == ((1 + PATIENCE) * LEAST_STEPS, "held-back loss no longer fell")
-    assert done.details()["train_steps"] == {"done": len(done.losses), "planned": 1000, "budget_s": None}
+    assert done.details()["train_steps"] == {"done": len(done.losses), "planned": 1000, "budget_s": None, "enough": 0}
     assert done.held_back == 64 // 16
     assert len(set(stepped)) == 64 - done.held_back
     assert done.details()["held_back_losses"] == [1.0] * (1 + PATIENCE)
@@ -113,8 +113,8 @@ def test_a_time_budget_that_ends_training_is_told(monkeypatch: pytest.MonkeyPatc
         done = train_loop(layer, torch.optim.SGD(layer.parameters(), lr=0.1), loss, Noise(), CHOSEN, context)
         return done.details()["train_steps"]  # type: ignore[no-any-return]
 
-    assert steps(5.0) == {"done": 6, "planned": 12, "budget_s": 5.0}
-    assert steps(60.0) == steps(None) == {"done": 12, "planned": 12, "budget_s": None}
+    assert steps(5.0) == {"done": 6, "planned": 12, "budget_s": 5.0, "enough": 0}
+    assert steps(60.0) == steps(None) == {"done": 12, "planned": 12, "budget_s": None, "enough": 0}
 
 
 class Enough(Exception):
