@@ -193,7 +193,7 @@ def page_model(
         lines=lines,
         poor=poor_lines(summaries),
         segments=segments(board),
-        tasks=tasks(board, flags, sections),
+        tasks=tasks(board, flags, [each.flag for line in lines for each in line.flags], sections),
         table=overall_table(board),
         overall=tuple(tuple(cells(OVERALL_COLUMNS, board, row)) for row in board.overall),
         conditions=tuple(conditions(board)),

@@ -243,6 +243,9 @@ def test_what_needs_a_person_leads_there(page: Page) -> None:
     assert items.count() == 2
     page.reload()
     assert items.count() == 2
+    view(page, "v=queue&kind=near+threshold")  # as in the link to flags that are not in the page
+    assert page.locator("[data-count]").inner_text() == "nothing fits"
+    page.go_back()
     page.go_back()
     page.locator(".segments .poor").click()
     settle(page)
