@@ -62,6 +62,8 @@ class PagePicture:
     """In the order of `PageLine.models`."""
     flagged: int
     """Number of models above whose threshold it lies."""
+    voting: str
+    """How many of the voting models these are, in words. Empty if all models vote."""
     signal: str
     """Type of the anomaly; empty if unknown."""
 
@@ -233,7 +235,7 @@ def _page_line(
         defect_kinds=tuple(kinds.items()),
         models=tuple(models),
         drawn=next((picture.maps for picture in pictures if picture.maps), ()),
-        groups=_groups(summary.named, seen, _page_pictures(pictures, flags, models, verdict.run or "")),
+        groups=_groups(summary.named, seen, _page_pictures(pictures, flags, seen, models, verdict.run or "")),
         flags=_page_flags(board, flags[:most], pictures),
         flag_count=len(flags),
         section=sections.get(summary.line),
@@ -301,8 +303,13 @@ def _cells(board: Board, row: BoardRow) -> tuple[Cell, ...]:
 
 
 def _page_pictures(
-    pictures: Sequence[Picture], flags: Sequence[Flag], models: Sequence[str], named: str
+    pictures: Sequence[Picture],
+    flags: Sequence[Flag],
+    seen: Sequence[ScoredImage],
+    models: Sequence[str],
+    named: str,
 ) -> list[PagePicture]:
+    voters = seen[0] if seen else None  # they are the same for all images of a line
     signals = {flag.image_id: flag.signal for flag in flags if flag.signal}
     return [
         PagePicture(
@@ -311,10 +318,17 @@ def _page_pictures(
             mistake=mistake(each.label, each.excess.get(named)),
             excess=tuple(each.excess.get(model) for model in models),
             flagged=sum(excess > 0 for excess in each.excess.values()),
+            voting=_voting(replace(voters, excess=each.excess)) if voters else "",
             signal=signals.get(each.image_id, ""),
         )
         for place, each in enumerate(pictures)
     ]
+
+
+def _voting(image: ScoredImage) -> str:
+    """Say how many of the voting models flag an image, which the queue goes by. Empty if all models vote."""
+    flagged, of = len(image.flagged_by), len(image.counted)
+    return f"{flagged or 'none'} of the {of} that vote" if of < len(image.excess) else ""
 
 
 def _groups(

@@ -54,11 +54,12 @@ function imageView(view) {
     const found = line && (names.get("id") === null ? line.pictures[0] : line.pictures.find((each) => each.id === names.get("id")));
     if (!found) {
       lost(names, line ? `There is no picture of “${names.get("id")}” in this report.` : "");
-      if (!state.line) openLine(line ?? lines[0], lines[0].pictures[0], "");
+      const shown = line ?? lines[0];
+      if (!state.line) openLine(shown, shown.pictures[0], "");
       return;
     }
     state.solo = line.models.includes(names.get("solo")) ? names.get("solo") : "";
-    openLine(line, found, names.get("sort") in ORDERS ? names.get("sort") : "");
+    openLine(line, found, Object.hasOwn(ORDERS, names.get("sort")) ? names.get("sort") : "");
   }
 
   function openLine(line, picture, sort) {
@@ -151,6 +152,7 @@ function imageView(view) {
   function votes(picture) {
     const box = make("div", "tile votes");
     box.append(make("strong", "", `${picture.flagged} of ${picture.of}`), make("span", "", "models flag this image"));
+    if (picture.voting) box.append(make("span", "", `${picture.voting} in the queue`));
     if (picture.mistake) box.append(make("span", "note", `${picture.mistake} of ${state.line.models[0]}`));
     if (picture.defect) box.append(make("span", "", `defect type: ${picture.defect}`));
     if (picture.signal) box.append(make("span", "", `looks like: ${picture.signal}`));
@@ -186,7 +188,7 @@ function imageView(view) {
       circle.hidden = excess === null;
       circle.style.left = `${excessPlace(excess ?? 0)}%`;
     }
-    say(`image ${state.at + 1} of ${state.order.length}, ${LABELS[label]}, ${picture.flagged} of ${picture.of} flag it`);
+    say(`image ${state.at + 1} of ${state.order.length}, ${LABELS[label]}, ${picture.flagged} of ${picture.of} flag it${picture.voting ? `, ${picture.voting}` : ""}`);
   }
 
   // As many columns as fit, but no more than fill the rows evenly. Tall images are narrow, wide ones are broad.
