@@ -70,8 +70,10 @@ def _reason(evidence: Evidence, best: str, other: str) -> str:
 
 
 def format_probability(value: float) -> str:
-    """Format a probability as a whole percentage, never as 0 % or 100 %."""
-    return f"{min(max(round(100 * value), 1), 99)} %"
+    """Format a probability as a whole percentage, never as 0 % or 100 %: `<1 %`, `>99 %`."""
+    if value < 0.01:
+        return "<1 %"
+    return ">99 %" if value > 0.99 else f"{value:.0%}".replace("%", " %")
 
 
 def format_number(number: Estimate) -> str:

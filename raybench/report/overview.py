@@ -18,6 +18,7 @@ from raybench.report.models_table import NO_GRADE, STYLES
 from raybench.report.route import fragment
 
 NO_VERDICT = "no verdict"
+LONGEST_SHORT_NAME = 4
 STATES = {
     BEST: ("decided", "the named model is best: the images settle it"),
     NOT_TOLD_APART: ("open", "more images would be needed to tell the best models apart"),
@@ -140,6 +141,17 @@ def _cell(line: str, verdict: Verdict, model: str, row: BoardRow | None) -> Matr
     elif model in verdict.conclusions:
         words += f" ({verdict.conclusions[model]})"
     return MatrixCell(model, text, STYLES.get(grade, NO_GRADE), f"{where}: {words}", model == verdict.run)
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Return the shortest beginning that no other model has, or the model's number where that is too long."""
+    short = {}
+    for at, model in enumerate(models):
+        others = [other for other in models if other != model]
+        beginnings = (model[:length] for length in range(2, LONGEST_SHORT_NAME + 1))
+        unique = (each for each in beginnings if not any(other.startswith(each) for other in others))
+        short[model] = next(unique, f"{at + 1}")
+    return short
 
 
 def _short(value: float) -> str:

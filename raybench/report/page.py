@@ -15,6 +15,7 @@ from raybench.analysis.sentences import format_number
 from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Costs
 from raybench.metrics.numbers import Estimate
+from raybench.metrics.threshold import MAX_EXCESS
 from raybench.report.charts import Curve, OperatingPoint, Strip, operating_point, recall_curves, strips
 from raybench.report.column import cells, shown
 from raybench.report.columns import FLAG_COLUMNS, LINE_COLUMNS, OVERALL_COLUMNS
@@ -23,7 +24,7 @@ from raybench.report.gallery import HeatMap, Picture
 from raybench.report.inspection import Section
 from raybench.report.marks import Term, terms
 from raybench.report.models_table import STYLES, ModelsTable, line_table, overall_table
-from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, tasks
+from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, short_names, tasks
 from raybench.report.pictures import mistake
 
 FLAGS_SHOWN, FLAGS_OF_ALL_LINES = 50, 1000
@@ -108,6 +109,8 @@ class PageLine:
     curves: tuple[Curve, ...]
     point: OperatingPoint | None
     """Of the named model."""
+    chart_note: str
+    """What the charts leave out, in sentences. Empty if they are exact."""
     payoff: str
     """What the line's queue is worth, in a sentence. Empty without scores."""
     rows: tuple[PageRow, ...]
@@ -171,6 +174,11 @@ class PageModel:
         return sum(len(row.failures) for row in self.board.rows)
 
     @property
+    def short_names(self) -> Mapping[str, str]:
+        """Short names of the models, for cells without room for a header."""
+        return short_names([row.model for row in self.board.overall])
+
+    @property
     def has_pictures(self) -> bool:
         return any(line.groups for line in self.lines)
 
@@ -230,6 +238,7 @@ def _page_line(
         strips=strips(seen, models),
         curves=recall_curves(seen, models),
         point=operating_point(summary.named),
+        chart_note=_chart_note(rows, seen),
         payoff=payoff.sentence.removeprefix(f"{summary.line}: ") if payoff else "",
         rows=tuple(_page_row(board, row, tuple(kinds)) for row in rows),
         defect_kinds=tuple(kinds.items()),
@@ -255,6 +264,19 @@ def _facts(rows: Sequence[BoardRow]) -> str:
     if size:
         parts.append(f"{size.source_width:,}×{size.source_height:,} px")
     return " · ".join(parts)
+
+
+def _chart_note(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
+    seeds = max((len(row.seeds) for row in rows), default=0)
+    parts = []
+    if seeds > 1:
+        parts.append(
+            f"Strips, curves, pictures and the queue are of the first seed; recall, false alarms and the circle are "
+            f"means of up to {seeds} seeds, so the circle need not lie on its curve."
+        )
+    if any(excess >= MAX_EXCESS for image in seen if image.label == "ok" for excess in image.excess.values()):
+        parts.append(f"An excess of {MAX_EXCESS:g} and more counts as one value in the curves.")
+    return " ".join(parts)
 
 
 def _consequence(named: BoardRow | None, costs: Costs | None) -> str:

@@ -22,6 +22,11 @@ function excessPlace(excess) {
   return 100 * Math.min(Math.max((here - low) / (high - low), 0), 1);
 }
 
+function excessWords(excess) {
+  if (excess > 0) return `▲ ${excess >= 10 ? "≥ +10" : excess < 0.005 ? "<0.01" : `+${excess.toFixed(2)}`}`;
+  return excess <= -10 ? "≤ −10" : excess > -0.005 ? "0.00" : `−${(-excess).toFixed(2)}`;
+}
+
 function picturesOf(line) {
   const pictures = all("[data-picture]", line).map((figure) => {
     const excess = figure.dataset.excess.split(" ").map((text) => (text === "" ? null : Number(text)));
@@ -131,12 +136,12 @@ function imageView(view) {
   function tile(picture, model, at) {
     const excess = picture.excess[at];
     const isFlagged = excess !== null && excess > 0;
-    const words = excess === null ? "no score" : `${isFlagged ? "▲ +" : "−"}${Math.abs(excess).toFixed(2)}`;
+    const words = excess === null ? "no score" : excessWords(excess);
     const button = make("button", `tile ${isFlagged ? "flagged" : ""} ${model === state.solo ? "large" : ""}`);
     button.type = "button";
     button.dataset.model = model;
     button.title = model;
-    button.setAttribute("aria-label", `${model}, ${excess === null ? "no score" : `excess ${excess.toFixed(2)}, ${isFlagged ? "flagged" : "not flagged"}`}`);
+    button.setAttribute("aria-label", `${model}, ${excess === null ? "no score" : `excess ${words}, ${isFlagged ? "flagged" : "not flagged"}`}`);
     button.setAttribute("aria-pressed", String(model === state.solo));
     const caption = make("span", "caption");
     caption.append(make("kbd", "", at < 10 ? String((at + 1) % 10) : "·"), make("b", "", model), make("span", "excess", words));
