@@ -350,7 +350,11 @@ def _page_pictures(
 def _voting(image: ScoredImage) -> str:
     """Say how many of the voting models flag an image, which the queue goes by. Empty if all models vote."""
     flagged, of = len(image.flagged_by), len(image.counted)
-    return f"{flagged or 'none'} of the {of} that vote" if of < len(image.excess) else ""
+    if of == len(image.excess):
+        return ""
+    if of == 1:
+        return "the one that votes included" if flagged else "not the one that votes"
+    return f"{flagged or 'none'} of the {of} that vote"
 
 
 def _groups(

@@ -157,7 +157,7 @@ function imageView(view) {
   function votes(picture) {
     const box = make("div", "tile votes");
     box.append(make("strong", "", `${picture.flagged} of ${picture.of}`), make("span", "", "models flag this image"));
-    if (picture.voting) box.append(make("span", "", `${picture.voting} in the queue`));
+    if (picture.voting) box.append(make("span", "", `${picture.voting} (the queue goes by these)`));
     if (picture.mistake) box.append(make("span", "note", `${picture.mistake} of ${state.line.models[0]}`));
     if (picture.defect) box.append(make("span", "", `defect type: ${picture.defect}`));
     if (picture.signal) box.append(make("span", "", `looks like: ${picture.signal}`));
