@@ -190,7 +190,8 @@ def test_a_flag_is_found_by_each_of_its_reasons(board: Board) -> None:
     both = replace(FLAGS[0], kinds=("models disagree", "bad image"))
     text = render(board, [both], [picture()], SEEN)
     assert text.count('data-kind="models disagree\nbad image"') == 1
-    assert text.count("bad image</option>") == text.count("models disagree</option>") == 1
+    for kind in ("bad image", "models disagree"):
+        assert text.count(f'<option value="{kind}">') == 1
 
 
 def test_a_flag_says_what_it_looks_like(board: Board) -> None:
