@@ -26,14 +26,13 @@ def sentence(evidence: Evidence, verdict: Verdict) -> str:
     run = verdict.run or ""
     grade, loss, sure = verdict.grades[run], verdict.loss or 0.0, verdict.sure or 0.0
     settings = evidence.settings
+    unit = f"of {settings.unit}" if settings.costs else settings.unit
     number = evidence.numbers[run]
     lucky = verdict.expected.value is not None and (number.value or 0.0) - verdict.expected.value >= LUCK
     on_new = f", {verdict.expected.value:.3f} expected on new images" if lucky else ""
     parts = [f"{evidence.name}: run {run} (image AUROC {format_number(number)}{on_new})."]
     if len(verdict.standings) > 1:
-        parts.append(
-            f"{format_probability(sure)} sure that no other model is better; expected loss {loss:.3f} {settings.unit}."
-        )
+        parts.append(f"{format_probability(sure)} sure that no other model is better; expected loss {loss:.3f} {unit}.")
     parts.append(_why(evidence, verdict))
     if grade == NOT_GOOD_ENOUGH:
         parts.append(f"No model is good enough (image AUROC {settings.verdict.good_enough:g}).")
@@ -71,8 +70,10 @@ def _reason(evidence: Evidence, best: str, other: str) -> str:
 
 
 def format_probability(value: float) -> str:
-    """Format a probability as a whole percentage, never as 0 % or 100 %."""
-    return f"{min(max(round(100 * value), 1), 99)} %"
+    """Format a probability as a whole percentage, never as 0 % or 100 %: `<1 %`, `>99 %`."""
+    if value < 0.01:
+        return "<1 %"
+    return ">99 %" if value > 0.99 else f"{value:.0%}".replace("%", " %")
 
 
 def format_number(number: Estimate) -> str:

@@ -33,7 +33,7 @@ class DecisionSettings:
     @property
     def unit(self) -> str:
         """Unit of utility, in words."""
-        return "of the cost of missing every defect" if self.costs else "image AUROC"
+        return "the cost of missing every defect" if self.costs else "image AUROC"
 
 
 @dataclass(frozen=True)

@@ -145,11 +145,12 @@ def _steps(ok: Floats, ng: Floats) -> tuple[str, float]:
 
 def _apart(ends: Sequence[float]) -> list[float]:
     """Return where names stand so that they do not overlap. ends: ascending."""
+    apart = min(LABELS_APART, 100 / max(len(ends), 1))
     labels: list[float] = []
     for end in ends:
-        labels.append(max(end, labels[-1] + LABELS_APART) if labels else end)
+        labels.append(max(end, labels[-1] + apart) if labels else end)
     for at in reversed(range(len(labels))):
-        most = 100.0 if at == len(labels) - 1 else labels[at + 1] - LABELS_APART
+        most = 100.0 if at == len(labels) - 1 else labels[at + 1] - apart
         labels[at] = min(labels[at], most)
     return [round(label, 1) for label in labels]
 

@@ -19,7 +19,8 @@ LONGEST_SIDE = 320
 HEAT_SIDE = 96
 HEAT_EDGE = 2
 """Rows above and below each heat map of a strip that repeat its edge, so that smoothing mixes no two maps."""
-_QUALITY = 75
+_QUALITY, _LOSSLESS = 75, 101
+_STEP = 4  # of heat codes in strips
 _COLOURS = cv2.COLORMAP_INFERNO  # perceptually even, and readable with every kind of colour vision
 _STRONGEST = 0.75
 _NO_SPAN = 1e-30  # if all OK images have the same heat, everything hotter is bright
@@ -67,11 +68,11 @@ class Picture:
 
     @functools.cached_property
     def strip_uri(self) -> str:
-        """The heat maps below each other; empty without any."""
+        """The heat maps below each other; empty without any. Lossless, as codes are compared with thresholds."""
         if not self.maps:
             return ""
         edge = ((HEAT_EDGE, HEAT_EDGE), (0, 0))
-        return _uri(np.vstack([np.pad(each.codes, edge, mode="edge") for each in self.maps]))
+        return _uri(np.vstack([np.pad(_coarse(each), edge, mode="edge") for each in self.maps]), _LOSSLESS)
 
 
 def heat_codes(heat: Heat, low: float, high: float) -> npt.NDArray[np.uint8]:
@@ -163,7 +164,14 @@ def shrink(image: Rgb) -> Rgb:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def _uri(image: npt.NDArray[np.uint8]) -> str:
+def _coarse(heat: HeatMap) -> npt.NDArray[np.uint8]:
+    """Return codes in steps, so that lossless pictures stay small. No code crosses the limit."""
+    start = ((heat.limit or 0) + 1) % _STEP
+    steps = (heat.codes.astype(np.int64) - start) // _STEP * _STEP + start
+    return np.maximum(steps, 0).astype(np.uint8)
+
+
+def _uri(image: npt.NDArray[np.uint8], quality: int = _QUALITY) -> str:
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
+    _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()

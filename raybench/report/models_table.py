@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -97,7 +98,6 @@ class ModelsTable:
     rows: tuple[ModelRow, ...]
 
 
-BEHIND = Axis(-0.1, 0.3, (0, 0.3))
 FORMS = {"mean rank": ".1f", "image AUROC": ".3f", "ms/image": ",.3g", "MB": ",.3g"}
 
 
@@ -163,7 +163,7 @@ def _table(
         numbers: Numbers of each model, in the order of `columns`.
         qualities: Image AUROC of each model, for the mark of models that no other beats in quality and a cost.
     """
-    behind = replace(BEHIND, reference=board.context.decision.verdict.margin)
+    behind = _behind_axis(board, verdict)
     places = ranks(len(verdict.standings) if verdict else 0)
     beaten = {
         name: efficient([_value(row[list(columns).index(name)]) for row in numbers], qualities)
@@ -197,6 +197,18 @@ def _table(
         places=places,
         rows=tuple(replace(row, dots=tuple(row.dots[at] for at in known)) for row in rows),
     )
+
+
+def _behind_axis(board: Board, verdict: Verdict | None) -> Axis:
+    """Return the scale of differences in utility: fixed for image AUROC, as wide as the differences for costs."""
+    decision, most = board.context.decision, 0.3
+    if decision.costs:
+        behind = [standing.behind for standing in verdict.standings.values()] if verdict else []
+        ends = [abs(end) for each in behind for end in (each.low, each.value, each.high) if end]
+        reach = max([decision.verdict.margin, *ends])
+        step = 10.0 ** math.floor(math.log10(reach or 1.0))
+        most = math.ceil(reach / step) * step
+    return Axis(-most / 3, most, (0, most), reference=decision.verdict.margin)
 
 
 def _standing(verdict: Verdict, model: str, behind: Axis, places: Axis) -> StandingMarks:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raybench.analysis.board import Board
-from raybench.analysis.flags import Flag
+from raybench.analysis.flags import Flag, Kind
 from raybench.analysis.line_summary import LineSummary
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import format_number, format_probability
@@ -18,6 +18,7 @@ from raybench.report.models_table import NO_GRADE, STYLES
 from raybench.report.route import fragment
 
 NO_VERDICT = "no verdict"
+LONGEST_SHORT_NAME = 4
 STATES = {
     BEST: ("decided", "the named model is best: the images settle it"),
     NOT_TOLD_APART: ("open", "more images would be needed to tell the best models apart"),
@@ -142,15 +143,37 @@ def _cell(line: str, verdict: Verdict, model: str, row: BoardRow | None) -> Matr
     return MatrixCell(model, text, STYLES.get(grade, NO_GRADE), f"{where}: {words}", model == verdict.run)
 
 
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Return the shortest beginning that no other model has, or the model's number where that is too long."""
+    short = {}
+    for at, model in enumerate(models):
+        others = [other for other in models if other != model]
+        beginnings = (model[:length] for length in range(2, LONGEST_SHORT_NAME + 1))
+        unique = (each for each in beginnings if not any(other.startswith(each) for other in others))
+        short[model] = next(unique, f"{at + 1}")
+    return short
+
+
 def _short(value: float) -> str:
     """`.97`; `1.0` only for 0.995 and above."""
     return f"{value:.2f}"[1:] if value < 0.995 else "1.0"
 
 
-def tasks(board: Board, flags: Sequence[Flag], sections: Mapping[str, Section]) -> tuple[Task, ...]:
-    """Return what needs a person, without what is done."""
+def tasks(
+    board: Board, flags: Sequence[Flag], shown: Sequence[Flag], sections: Mapping[str, Section]
+) -> tuple[Task, ...]:
+    """Return what needs a person, without what is done.
+
+    Args:
+        board: The comparison.
+        flags: All flags.
+        shown: Those of them that are in the page.
+        sections: Data quality by line.
+    """
     states = Counter(state_of(verdict) for verdict in board.verdicts)
-    kinds = Counter(kind for flag in flags for kind in flag.kinds or (flag.kind,))
+    kinds, kinds_shown = (
+        Counter(kind for flag in each for kind in flag.kinds or (flag.kind,)) for each in (flags, shown)
+    )
     failed = sum(len(row.failures) for row in board.rows)
     drifted = sum(bool(section.drifts) for section in sections.values())
     rejected = sum(len(section.rejects) for section in sections.values())
@@ -159,24 +182,26 @@ def tasks(board: Board, flags: Sequence[Flag], sections: Mapping[str, Section]) 
     def lines(state: str) -> str:
         return fragment("overview", state=state)
 
-    def queue(kind: str) -> str:
-        return fragment("queue", kind=kind)
+    def queue(kind: Kind, text: str) -> Task:
+        few = kinds_shown[kind] < kinds[kind]
+        part = f" ({kinds_shown[kind]:,} of {kinds[kind]:,} are in this page)" if few else ""
+        return Task(kinds[kind], text + part, fragment("queue", kind=kind))
 
     found = (
         Task(states[NOT_GOOD_ENOUGH], "line(s) on which no model is good enough", lines(NOT_GOOD_ENOUGH)),
         Task(states[NO_VERDICT], "line(s) without a verdict", lines(NO_VERDICT)),
         Task(
             len(missing),
-            f"open line(s) that about {sum(missing):,} more NG images would settle",
-            lines(NOT_TOLD_APART),
+            f"line(s) whose runner-up about {sum(missing):,} more NG images would tell apart",
+            fragment("overview", more="yes"),
         ),
         Task(drifted, "line(s) whose images have changed since training", fragment("conditions")),
-        Task(kinds["check label"], "label(s) that the models contradict", queue("check label")),
-        Task(kinds["suspicious training image"], "suspicious training image(s)", queue("suspicious training image")),
-        Task(kinds["likely defect"], "unlabelled image(s) with a likely defect", queue("likely defect")),
-        Task(kinds["models disagree"], "image(s) on which the models disagree", queue("models disagree")),
-        Task(kinds["near threshold"], "image(s) near the threshold", queue("near threshold")),
-        Task(kinds["bad image"], "bad picture(s)", queue("bad image")),
+        queue("check label", "label(s) that the models contradict"),
+        queue("suspicious training image", "suspicious training image(s)"),
+        queue("likely defect", "unlabelled image(s) with a likely defect"),
+        queue("models disagree", "image(s) on which the models disagree"),
+        queue("near threshold", "image(s) near the threshold"),
+        queue("bad image", "bad picture(s)"),
         Task(failed, "unit(s) that failed", fragment("conditions")),
         Task(rejected, "file(s) that were not packed", fragment("conditions")),
         Task(board.context.pending, "unit(s) still to be done", fragment("conditions")),

@@ -15,6 +15,7 @@ from raybench.analysis.sentences import format_number
 from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Costs
 from raybench.metrics.numbers import Estimate
+from raybench.metrics.threshold import MAX_EXCESS
 from raybench.report.charts import Curve, OperatingPoint, Strip, operating_point, recall_curves, strips
 from raybench.report.column import cells, shown
 from raybench.report.columns import FLAG_COLUMNS, LINE_COLUMNS, OVERALL_COLUMNS
@@ -23,7 +24,7 @@ from raybench.report.gallery import HeatMap, Picture
 from raybench.report.inspection import Section
 from raybench.report.marks import Term, terms
 from raybench.report.models_table import STYLES, ModelsTable, line_table, overall_table
-from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, tasks
+from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, short_names, tasks
 from raybench.report.pictures import mistake
 
 FLAGS_SHOWN, FLAGS_OF_ALL_LINES = 50, 1000
@@ -62,6 +63,8 @@ class PagePicture:
     """In the order of `PageLine.models`."""
     flagged: int
     """Number of models above whose threshold it lies."""
+    voting: str
+    """How many of the voting models these are, in words. Empty if all models vote."""
     signal: str
     """Type of the anomaly; empty if unknown."""
 
@@ -106,6 +109,8 @@ class PageLine:
     curves: tuple[Curve, ...]
     point: OperatingPoint | None
     """Of the named model."""
+    chart_note: str
+    """What the charts leave out, in sentences. Empty if they are exact."""
     payoff: str
     """What the line's queue is worth, in a sentence. Empty without scores."""
     rows: tuple[PageRow, ...]
@@ -169,6 +174,11 @@ class PageModel:
         return sum(len(row.failures) for row in self.board.rows)
 
     @property
+    def short_names(self) -> Mapping[str, str]:
+        """Short names of the models, for cells without room for a header."""
+        return short_names([row.model for row in self.board.overall])
+
+    @property
     def has_pictures(self) -> bool:
         return any(line.groups for line in self.lines)
 
@@ -193,7 +203,7 @@ def page_model(
         lines=lines,
         poor=poor_lines(summaries),
         segments=segments(board),
-        tasks=tasks(board, flags, sections),
+        tasks=tasks(board, flags, [each.flag for line in lines for each in line.flags], sections),
         table=overall_table(board),
         overall=tuple(tuple(cells(OVERALL_COLUMNS, board, row)) for row in board.overall),
         conditions=tuple(conditions(board)),
@@ -228,12 +238,13 @@ def _page_line(
         strips=strips(seen, models),
         curves=recall_curves(seen, models),
         point=operating_point(summary.named),
+        chart_note=_chart_note(rows, seen),
         payoff=payoff.sentence.removeprefix(f"{summary.line}: ") if payoff else "",
         rows=tuple(_page_row(board, row, tuple(kinds)) for row in rows),
         defect_kinds=tuple(kinds.items()),
         models=tuple(models),
         drawn=next((picture.maps for picture in pictures if picture.maps), ()),
-        groups=_groups(summary.named, seen, _page_pictures(pictures, flags, models, verdict.run or "")),
+        groups=_groups(summary.named, seen, _page_pictures(pictures, flags, seen, models, verdict.run or "")),
         flags=_page_flags(board, flags[:most], pictures),
         flag_count=len(flags),
         section=sections.get(summary.line),
@@ -253,6 +264,19 @@ def _facts(rows: Sequence[BoardRow]) -> str:
     if size:
         parts.append(f"{size.source_width:,}×{size.source_height:,} px")
     return " · ".join(parts)
+
+
+def _chart_note(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
+    seeds = max((len(row.seeds) for row in rows), default=0)
+    parts = []
+    if seeds > 1:
+        parts.append(
+            f"Strips, curves, pictures and the queue are of the first seed; recall, false alarms and the circle are "
+            f"means of up to {seeds} seeds, so the circle need not lie on its curve."
+        )
+    if any(excess >= MAX_EXCESS for image in seen if image.label == "ok" for excess in image.excess.values()):
+        parts.append(f"An excess of {MAX_EXCESS:g} and more counts as one value in the curves.")
+    return " ".join(parts)
 
 
 def _consequence(named: BoardRow | None, costs: Costs | None) -> str:
@@ -301,8 +325,13 @@ def _cells(board: Board, row: BoardRow) -> tuple[Cell, ...]:
 
 
 def _page_pictures(
-    pictures: Sequence[Picture], flags: Sequence[Flag], models: Sequence[str], named: str
+    pictures: Sequence[Picture],
+    flags: Sequence[Flag],
+    seen: Sequence[ScoredImage],
+    models: Sequence[str],
+    named: str,
 ) -> list[PagePicture]:
+    voters = seen[0] if seen else None  # they are the same for all images of a line
     signals = {flag.image_id: flag.signal for flag in flags if flag.signal}
     return [
         PagePicture(
@@ -311,10 +340,21 @@ def _page_pictures(
             mistake=mistake(each.label, each.excess.get(named)),
             excess=tuple(each.excess.get(model) for model in models),
             flagged=sum(excess > 0 for excess in each.excess.values()),
+            voting=_voting(replace(voters, excess=each.excess)) if voters else "",
             signal=signals.get(each.image_id, ""),
         )
         for place, each in enumerate(pictures)
     ]
+
+
+def _voting(image: ScoredImage) -> str:
+    """Say how many of the voting models flag an image, which the queue goes by. Empty if all models vote."""
+    flagged, of = len(image.flagged_by), len(image.counted)
+    if of == len(image.excess):
+        return ""
+    if of == 1:
+        return "the one that votes included" if flagged else "not the one that votes"
+    return f"{flagged or 'none'} of the {of} that vote"
 
 
 def _groups(

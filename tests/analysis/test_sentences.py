@@ -75,7 +75,8 @@ def test_the_text_of_a_verdict_has_its_notes_and_every_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "1 %"), (0.004, "1 %"), (0.5, "50 %"), (0.874, "87 %"), (0.9999, "99 %"), (1.0, "99 %")]
+    ("value", "text"),
+    [(0.0, "<1 %"), (0.004, "<1 %"), (0.01, "1 %"), (0.874, "87 %"), (0.99, "99 %"), (0.9999, ">99 %"), (1.0, ">99 %")],
 )
 def test_no_probability_is_0_or_100_percent(value: float, text: str) -> None:
     assert format_probability(value) == text

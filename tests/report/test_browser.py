@@ -60,6 +60,7 @@ def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for at, image in enumerate(seen)
     ]  # fmt: skip
+    pictures.append(Picture("line-1", HOSTILE, "ok", {}, np.zeros((60, 90, 3), np.uint8)))
     kinds: tuple[Kind, ...] = ("models disagree", "bad image", "bad image")
     flags = [
         Flag(
@@ -188,12 +189,18 @@ def test_every_view_opens_by_its_address(browser: Browser, report: Path) -> None
         ("line-2", "poor"),  # as in an older report
         ("v=conditions", "Conditions"),
         ("v=image", "<img src=x"),
+        ("v=image&sort=__proto__", "<img src=x"),
         (f"v=queue&{urlencode({'kind': 'bad image'})}", "Look at these next"),
     ):
         page.goto("about:blank")
         page.goto(f"{report.as_uri()}#{address}")
         assert heading(page).startswith(title)
         assert page.locator("#lost").is_hidden()
+    page.goto("about:blank")
+    page.goto(f"{report.as_uri()}#{fragment('image', line=HOSTILE, id='nowhere')}")
+    assert page.locator("#lost").inner_text() == "There is no picture of “nowhere” in this report."
+    assert page.locator("[data-part=line]").input_value() == HOSTILE
+    assert heading(page).startswith("<img src=x")
     page.close()
 
 
@@ -228,6 +235,11 @@ def test_lines_are_found(page: Page) -> None:
     assert "run=padim" in page.url
     page.locator("#find").fill("nowhere")
     assert page.locator("#count").inner_text() == "no line fits"
+    page.locator("#find").fill("line-3")
+    page.locator("#find").press("Escape")
+    settle(page)
+    assert rows.count() > 0
+    assert "v=line" not in page.url
     page.locator("#find").fill("line-4")
     page.locator("#find").press("Enter")
     assert heading(page) == "line-4"
@@ -243,6 +255,9 @@ def test_what_needs_a_person_leads_there(page: Page) -> None:
     assert items.count() == 2
     page.reload()
     assert items.count() == 2
+    view(page, "v=queue&kind=near+threshold")  # as in the link to flags that are not in the page
+    assert page.locator("[data-count]").inner_text() == "nothing fits"
+    page.go_back()
     page.go_back()
     page.locator(".segments .poor").click()
     settle(page)
@@ -309,7 +324,7 @@ def test_the_keys_of_the_images(page: Page) -> None:
 
 def test_pictures_lead_to_all_their_heat_maps(page: Page) -> None:
     view(page, fragment("line", line=HOSTILE))
-    titles = page.locator(".gallery h2").all_inner_texts()
+    titles = page.locator("section:visible .gallery h2").all_inner_texts()
     assert [title.partition("  ")[0].rpartition(":")[2] for title in titles[:-1]] == [" 2", " 1"]
     figure = page.locator("section:visible [data-picture]").last
     name = figure.get_attribute("data-id")
@@ -329,7 +344,7 @@ def test_without_scripts_and_in_print_all_is_there(browser: Browser, report: Pat
         assert shown.locator(".view").filter(visible=True).count() == 10
         assert shown.locator(".view.line h1").filter(visible=True).count() == 7
         assert shown.locator(".controls").filter(visible=True).count() == 0
-    assert plain.locator("section.line img").count() == 6
+    assert plain.locator("section.line img").count() == 7
     plain.locator(".matrix a", has_text="line-4").click()
     assert (
         plain.locator(f"[id='{fragment('line', line='line-4')}']").evaluate("view => view.getBoundingClientRect().top")
@@ -354,6 +369,12 @@ def test_every_text_can_be_read(page: Page, scheme: str) -> None:
     page.locator("#theme").click()
     if page.evaluate("document.documentElement.dataset.theme") != scheme:
         page.locator("#theme").click()
-    for address in ("v=overview", fragment("line", line=HOSTILE), "v=image", "v=queue", "v=conditions"):
+    for address in (
+        "v=overview",
+        fragment("line", line=HOSTILE),
+        fragment("image", line=HOSTILE),
+        "v=queue",
+        "v=conditions",
+    ):
         view(page, address)
         assert page.evaluate(contrasts) == []

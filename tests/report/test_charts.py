@@ -52,3 +52,7 @@ def test_names_of_curves_do_not_overlap() -> None:
     labels = [curve.label for curve in found]
     assert all(after - before >= LABELS_APART - 0.11 for before, after in itertools.pairwise(labels))
     assert max(labels) <= 100
+    many = [curve.label for curve in recall_curves(SEEN, ["x"] * 40)]
+    assert min(many) >= 0
+    assert max(many) <= 100
+    assert min(after - before for before, after in itertools.pairwise(many)) > 2.3

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import io
 import json
 import re
@@ -189,7 +190,8 @@ def test_a_flag_is_found_by_each_of_its_reasons(board: Board) -> None:
     both = replace(FLAGS[0], kinds=("models disagree", "bad image"))
     text = render(board, [both], [picture()], SEEN)
     assert text.count('data-kind="models disagree\nbad image"') == 1
-    assert text.count("<option>bad image</option>") == text.count("<option>models disagree</option>") == 1
+    for kind in ("bad image", "models disagree"):
+        assert text.count(f'<option value="{kind}">') == 1
 
 
 def test_a_flag_says_what_it_looks_like(board: Board) -> None:
@@ -197,7 +199,7 @@ def test_a_flag_says_what_it_looks_like(board: Board) -> None:
     text = render(board, [told], [picture()], SEEN)
     assert ">layout (0.88): shifted by &lt;b&gt;40 px&lt;/b&gt;</td>" in text
     assert text.count('data-signal="layout"') == 1
-    assert text.count("<option>layout</option>") == 1
+    assert text.count('<option value="layout">layout</option>') == 1
     assert 'data-filter="signal"' not in render(board, FLAGS, [picture()], SEEN)
 
 
@@ -205,7 +207,7 @@ def test_the_page_says_what_the_board_says(board: Board, many: Board) -> None:
     verdict, text = many.verdict_on("line-24"), render(many, [], [])
     section = text[text.index('data-line="line-24" data-title') :]
     assert len(verdict.standings) > 1
-    assert f"<b>{format_probability(verdict.sure or 0.0)}</b><span>sure that no other" in section
+    assert f"<b>{html.escape(format_probability(verdict.sure or 0.0))}</b><span>sure that no other" in section
     assert f"<b>{verdict.loss:.3f}</b><span>expected loss" in section
     row = board.rows_of(EVIL)[0]
     assert row.quality

@@ -45,10 +45,10 @@ function queueFilter(view) {
   };
 }
 
-// Select a value, or all where it is not among the options.
+// Select a value. One that nothing in the page has becomes an option too, so that nothing is shown rather than all.
 function choose(select, value) {
+  if (![...select.options].some((option) => option.value === value)) select.add(new Option(`${value} (none in this page)`, value));
   select.value = value;
-  if (select.selectedIndex < 0) select.value = "";
 }
 
 // A slider fades the heat maps of a gallery.

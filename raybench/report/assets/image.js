@@ -22,6 +22,11 @@ function excessPlace(excess) {
   return 100 * Math.min(Math.max((here - low) / (high - low), 0), 1);
 }
 
+function excessWords(excess) {
+  if (excess > 0) return `▲ ${excess >= 10 ? "≥ +10" : excess < 0.005 ? "<0.01" : `+${excess.toFixed(2)}`}`;
+  return excess <= -10 ? "≤ −10" : excess > -0.005 ? "0.00" : `−${(-excess).toFixed(2)}`;
+}
+
 function picturesOf(line) {
   const pictures = all("[data-picture]", line).map((figure) => {
     const excess = figure.dataset.excess.split(" ").map((text) => (text === "" ? null : Number(text)));
@@ -54,11 +59,12 @@ function imageView(view) {
     const found = line && (names.get("id") === null ? line.pictures[0] : line.pictures.find((each) => each.id === names.get("id")));
     if (!found) {
       lost(names, line ? `There is no picture of “${names.get("id")}” in this report.` : "");
-      if (!state.line) openLine(line ?? lines[0], lines[0].pictures[0], "");
+      const shown = line ?? lines[0];
+      if (!state.line) openLine(shown, shown.pictures[0], "");
       return;
     }
     state.solo = line.models.includes(names.get("solo")) ? names.get("solo") : "";
-    openLine(line, found, names.get("sort") in ORDERS ? names.get("sort") : "");
+    openLine(line, found, Object.hasOwn(ORDERS, names.get("sort")) ? names.get("sort") : "");
   }
 
   function openLine(line, picture, sort) {
@@ -130,12 +136,12 @@ function imageView(view) {
   function tile(picture, model, at) {
     const excess = picture.excess[at];
     const isFlagged = excess !== null && excess > 0;
-    const words = excess === null ? "no score" : `${isFlagged ? "▲ +" : "−"}${Math.abs(excess).toFixed(2)}`;
+    const words = excess === null ? "no score" : excessWords(excess);
     const button = make("button", `tile ${isFlagged ? "flagged" : ""} ${model === state.solo ? "large" : ""}`);
     button.type = "button";
     button.dataset.model = model;
     button.title = model;
-    button.setAttribute("aria-label", `${model}, ${excess === null ? "no score" : `excess ${excess.toFixed(2)}, ${isFlagged ? "flagged" : "not flagged"}`}`);
+    button.setAttribute("aria-label", `${model}, ${excess === null ? "no score" : `excess ${words}, ${isFlagged ? "flagged" : "not flagged"}`}`);
     button.setAttribute("aria-pressed", String(model === state.solo));
     const caption = make("span", "caption");
     caption.append(make("kbd", "", at < 10 ? String((at + 1) % 10) : "·"), make("b", "", model), make("span", "excess", words));
@@ -151,6 +157,7 @@ function imageView(view) {
   function votes(picture) {
     const box = make("div", "tile votes");
     box.append(make("strong", "", `${picture.flagged} of ${picture.of}`), make("span", "", "models flag this image"));
+    if (picture.voting) box.append(make("span", "", `${picture.voting} (the queue goes by these)`));
     if (picture.mistake) box.append(make("span", "note", `${picture.mistake} of ${state.line.models[0]}`));
     if (picture.defect) box.append(make("span", "", `defect type: ${picture.defect}`));
     if (picture.signal) box.append(make("span", "", `looks like: ${picture.signal}`));
@@ -186,7 +193,7 @@ function imageView(view) {
       circle.hidden = excess === null;
       circle.style.left = `${excessPlace(excess ?? 0)}%`;
     }
-    say(`image ${state.at + 1} of ${state.order.length}, ${LABELS[label]}, ${picture.flagged} of ${picture.of} flag it`);
+    say(`image ${state.at + 1} of ${state.order.length}, ${LABELS[label]}, ${picture.flagged} of ${picture.of} flag it${picture.voting ? `, ${picture.voting}` : ""}`);
   }
 
   // As many columns as fit, but no more than fill the rows evenly. Tall images are narrow, wide ones are broad.

@@ -21,7 +21,12 @@ function finder(find) {
     find.dispatchEvent(new Event("input"));
     go({ v: "line", line });
   };
-  find.addEventListener("keydown", (event) => { if (event.key === "Enter") open(); });
+  find.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") open();
+    if (event.key !== "Escape") return;
+    find.value = ""; // or the change that follows would open a line
+    find.dispatchEvent(new Event("input"));
+  });
   find.addEventListener("change", () => { if (lines.includes(find.value)) open(); });
 }
 
