@@ -36,7 +36,8 @@ LEAST_IOU = 0.95
 def check(found: Sequence[Mask], wanted: Sequence[Mask]) -> None:
     for one, other in zip(found, wanted, strict=True):
         assert one.shape == other.shape
-        assert iou(one, other) >= LEAST_IOU
+        # A corner that rounding puts on the edge of a pixel may fall on either side of it.
+        assert iou(one, other) >= LEAST_IOU or np.count_nonzero(one != other) == 1
 
 
 def by_coco(path: Path) -> list[Mask]:
