@@ -284,21 +284,19 @@ def _with_choices_of_store(experiment: Experiment, weights_store: Store | None) 
     except ModelError:  # told with the models that need weights
         in_store = {}
 
-    def filled(models: Sequence[ModelChoice]) -> tuple[ModelChoice, ...]:
+    labels = {model.shown for model in experiment.models}
+
+    def filled(models: Sequence[ModelChoice], labels: Container[str] = ()) -> tuple[ModelChoice, ...]:
+        """Fill the configs of all models but bare names in `labels`, which stand for models of the experiment."""
         return tuple(
-            model.model_copy(update={"config": {**chosen, **model.config}})
-            if (chosen := registry.chosen_by_store(model.name, in_store))
-            else model
+            model
+            if model == ModelChoice(name=model.name) and model.name in labels
+            else model.model_copy(update={"config": {**registry.chosen_by_store(model.name, in_store), **model.config}})
             for model in models
         )
 
-    labels = {model.shown for model in experiment.models}
     overrides = {
-        pattern: override.model_copy(
-            update={
-                "models": tuple(model if model.shown in labels else filled([model])[0] for model in override.models)
-            }
-        )
+        pattern: override.model_copy(update={"models": filled(override.models, labels)})
         if "models" in override.model_fields_set
         else override
         for pattern, override in experiment.overrides.items()

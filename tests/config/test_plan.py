@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Override, Storage
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Override, Storage, parse_experiment
 from raybench.config.plan import experiment_of, make_plan, plan_of
 from raybench.data.manifest import Manifest
 from raybench.data.pack import pack
@@ -183,6 +183,14 @@ def test_what_the_weights_store_decides_is_written_into_the_plan(
     assert {unit.config["teacher"] for unit in new.units} == {"pdn-official"}
     with pytest.raises(ExperimentError, match="pdn-official"):
         make_plan(new.experiment.model_copy(update={"weights": None}))
+
+
+def test_the_experiment_of_a_plan_can_be_read_again(plant: Experiment) -> None:
+    """An override that repeats a model in full is filled as the model is: they are still one model."""
+    model = ModelChoice(name="efficient_ad", config={"remembered": 8})
+    overrides = {"*": Override(models=(model, ModelChoice(name="padim")))}
+    plan = make_plan(plant.model_copy(update={"models": (model, ModelChoice(name="padim")), "overrides": overrides}))
+    assert parse_experiment(plan.experiment.to_yaml()) == plan.experiment
 
 
 def test_a_plan_as_a_table(plant: Experiment) -> None:
