@@ -40,6 +40,7 @@ from raybench.errors import BadScores, ModelError
 
 PREFIX = "anomalib:"
 _STRIDES = (4, 8, 16)
+_KINDS = ("vit", "dino", "small", "base", "large", "giant")
 _SWITCHES = {"post_processor": False, "evaluator": False, "visualizer": False}
 
 
@@ -57,7 +58,7 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
         super().restore(folder)
 
     def build(self) -> nn.Module:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        with neutral_folder() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model_class = getattr(image_models, self.name)
             offline = self._offline_arguments(model_class, Path(folder))
@@ -195,6 +196,28 @@ class _Batches:
             count, _, height, width = batch.shape
             labels, masks = torch.zeros(count, dtype=torch.bool), torch.zeros(count, height, width, dtype=torch.bool)
             yield ImageBatch(image=batch, gt_label=labels, gt_mask=masks)
+
+
+def neutral_folder() -> tempfile.TemporaryDirectory[str]:
+    """Create a temporary folder whose path names no kind of network.
+
+    anomalib's models look for such words in a backbone's name, and the name of a local backbone is its path: at
+    `/tmp/tmpr75vitmy/tf_efficientnet_lite0` they expect a vision transformer.
+
+    Raises:
+        ModelError: The folder of all temporary files has such a word in its own path.
+    """
+    parent = tempfile.gettempdir()
+    if found := [word for word in _KINDS if word in parent.lower()]:
+        raise ModelError(
+            f"anomalib would take the {found[0]!r} in {parent}, the folder of temporary files, for a kind of network; "
+            "set TMPDIR to another folder"
+        )
+    while True:
+        folder = tempfile.TemporaryDirectory()
+        if not any(word in folder.name.lower() for word in _KINDS):
+            return folder
+        folder.cleanup()
 
 
 def as_timm_folder(folder: Path, name: str, context: FitContext | None) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import make_plan
 from raybench.data.manifest import Manifest
 from raybench.detectors import registry
+from raybench.detectors.anomalib_adapter import neutral_folder
 from raybench.detectors.array_state import load_attributes, save_attributes
 from raybench.detectors.protocol import Scored
 from raybench.detectors.registry import InputSize
@@ -342,6 +345,21 @@ def test_anomalibs_other_models_by_name(tmp_path: Path) -> None:
     assert detector.card().provenance == "imagenet"
     with pytest.raises(UnknownName, match="did you mean 'anomalib:Dinomaly'"):
         registry.resolve("anomalib:Dinomali", {})
+
+
+def test_a_backbone_of_anomalib_lies_in_a_folder_that_names_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused = uuid.uuid4().hex
+    names = iter([f"{unused}vit", unused])
+    monkeypatch.setattr("tempfile._get_candidate_names", lambda: names)
+    with neutral_folder() as folder:
+        assert folder.endswith(unused)
+        assert not Path(tempfile.gettempdir(), f"tmp{unused}vit").exists()
+    (tmp_path / "Evita").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "Evita"))
+    with pytest.raises(ModelError, match=r"'vit' in .*set TMPDIR"):
+        neutral_folder()
 
 
 def test_a_state_that_is_not_saved_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
