@@ -113,7 +113,7 @@ def _done(store: Store, lines: Sequence[str], held_out: float, work: Path) -> Do
         for shard in manifest.scored_shards:
             score(unit, manifest, shard, context)
         merge(unit, manifest, run, Partials())
-        run.commit(unit.unit_id, "measure", MeasureRecord(unit.unit_id, _NO_TIME, ModelSize(1.0, 1)))
+        run.commit(unit.detector_id, "measure", MeasureRecord(unit.detector_id, _NO_TIME, ModelSize(1.0, 1)))
         result = finalize(unit, manifest, run)
         results.append(result)
         scores[unit.unit_id] = _scores(run, result)
@@ -186,7 +186,7 @@ def _print_soiled(done: Done) -> None:
     _print_row("", ["soiled", "found", "clean", "found"])
     for line, queue in zip(done.seen, (done.desk().queue(seen) for seen in done.seen.values()), strict=True):
         unit = next(unit for unit in done.plan.units if unit.line == line)
-        trained = done.run.read(unit.unit_id, "train", TrainRecord)
+        trained = done.run.read(unit.detector_id, "train", TrainRecord)
         assert trained is not None
         assert trained.held_out is not None
         held_back = ImageScores.from_bytes(done.run.get_blob(trained.held_out)).image_ids.tolist()

@@ -95,7 +95,7 @@ class Run:
     def status(self) -> pd.DataFrame:
         """Return how far each unit is: waiting, trained, failed or done."""
         ledger = Ledger.read(self._store)
-        units = unit_statuses(self.plan, ledger.commits([unit.unit_id for unit in self.plan.units]))
+        units = unit_statuses(self.plan, ledger.commits(self.plan.units))
         columns = ("line", "model", "seed", "state", "scored_shards", "shards", "unit_id")
         frame = pd.DataFrame([vars(unit) for unit in units], columns=list(columns))
         return frame.set_index(["line", "model", "seed"])
@@ -149,7 +149,7 @@ class Run:
             InputError: The model is not trained, or makes no heat maps.
         """
         unit = select_unit(self.plan, line, model)
-        manifest, trained = self.plan.manifests[line], self._store.read(unit.unit_id, "train", TrainRecord)
+        manifest, trained = self.plan.manifests[line], self._store.read(unit.detector_id, "train", TrainRecord)
         if trained is None:
             raise InputError(f"{unit} is not trained yet; run the experiment first")
         found = next(scored_images(self.plan, self._store, unit, manifest, {image_id}), None)
@@ -161,7 +161,7 @@ class Run:
         return Heatmap(
             line=line,
             image_id=image_id,
-            label=scored.label,
+            label=row.label,
             model=unit.model,
             score=scored.score,
             is_anomalous=scored.is_anomalous,

@@ -2,7 +2,9 @@
 
 RaybenchError
 ├── InputError              the user can fix it: one clear message, exit code 2, no traceback
-│   ├── ExperimentError     faults of an experiment file, all listed at once
+│   ├── InputFaults         all faults of something at once
+│   │   ├── ExperimentError of an experiment file
+│   │   └── LabelError      of labels that come back to a line
 │   ├── LineError           a product line cannot be read, or has no OK images to train on
 │   ├── RejectedImage       an image is not packed; carries the reason written to the manifest
 │   └── UnknownName         a model, layout or key does not exist; names the closest one that does
@@ -51,8 +53,8 @@ class InputError(RaybenchError):
     """The user's input cannot be used. The message names the remedy."""
 
 
-class ExperimentError(InputError):
-    """An experiment cannot run. `where` names it, and `problems` lists all faults, one sentence each."""
+class InputFaults(InputError):
+    """Something cannot be used. `where` names it, and `problems` lists all faults, one sentence each."""
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         self.where = where
@@ -60,8 +62,16 @@ class ExperimentError(InputError):
         count = f"{len(self.problems)} problem" + ("s" if len(self.problems) != 1 else "")
         super().__init__(f"{where}: {count}\n" + "\n".join(f"  - {text}" for text in self.problems))
 
-    def __reduce__(self) -> tuple[type[ExperimentError], tuple[str, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type[InputFaults], tuple[str, tuple[str, ...]]]:
         return type(self), (self.where, self.problems)
+
+
+class ExperimentError(InputFaults):
+    """An experiment cannot run."""
+
+
+class LabelError(InputFaults):
+    """Labels cannot be those of a line. Nothing is changed."""
 
 
 class LineError(InputError):

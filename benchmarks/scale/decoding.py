@@ -91,11 +91,11 @@ def _judge_batches(maps: npt.NDArray[np.float32], images: npt.NDArray[np.uint8],
     for start in range(0, len(maps), BATCH):
         batch = maps[start : start + BATCH]
         sizes = [(mask.height, mask.width)] * len(batch)
-        for chosen, full in heatmaps.at_source(batch, range(len(batch)), sizes, fit, "cpu"):
+        for chosen, full in heatmaps.at_source(heatmaps.as_stored(batch), range(len(batch)), sizes, fit, "cpu"):
             counts.add([str(start + row) for row in chosen], full, [mask] * len(chosen))
     for at, heatmap in enumerate(maps):
         describe(heatmap, images[at], TYPICAL)
-        rows.append(ScoreRow(str(at), "line", "model", "unit", "ng", 1.0, True, heatmap, mask.height, mask.width))
+        rows.append(ScoreRow(str(at), "line", "model", "detector", 1.0, True, heatmap, mask.height, mask.width))
     for at, heat in enumerate(counts.finish()[1]):
         HeatmapContrast.of(str(at), "ng", heat, mask)
         Regions.of(str(at), "spot", heat.region_peaks, mask)

@@ -46,7 +46,7 @@ def _units(count: int) -> list[Unit]:
     """As a plan holds them, their identity computed."""
     size = Input("native", 256, 256, 256, 256)
     units = [
-        Unit(f"line-{at % LINES}", "digest", f"model-{at // LINES % MODELS}", "fake", {}, {}, size, at)
+        Unit(f"line-{at % LINES}", "digest", "training", f"model-{at // LINES % MODELS}", "fake", {}, {}, size, at)
         for at in range(count)
     ]
     for unit in units:

@@ -123,7 +123,7 @@ def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | UnitResult | None:
     result = run.read(unit.unit_id, "result", UnitResult)
     merged = run.read(unit.unit_id, "quality", QualityRecord) if result else None
     if result and merged:
-        trained = run.read(unit.unit_id, "train", TrainRecord)
+        trained = run.read(unit.detector_id, "train", TrainRecord)
         held_out = ImageScores.from_bytes(run.get_blob(trained.held_out)) if trained and trained.held_out else None
         return FinishedUnit(unit, result, ImageScores.from_bytes(run.get_blob(merged.images)), held_out)
     failure = run.read(unit.unit_id, "failure", Failure)

@@ -82,7 +82,7 @@ class QueueBuilder:
 
     def _held_out(self, line: str) -> Iterator[tuple[str, ImageScores]]:
         for unit in self._voting_units(line):
-            trained = self.run.read(unit.unit_id, "train", TrainRecord)
+            trained = self.run.read(unit.detector_id, "train", TrainRecord)
             if trained and trained.held_out:
                 yield unit.model, ImageScores.from_bytes(self.run.get_blob(trained.held_out))
 

@@ -18,7 +18,7 @@ def status(name: RunName, as_json: Json = False) -> None:
     """Show which units are done, under way, failed and waiting."""
     plan = plan_of(name)
     ledger = Ledger.read(RunStore.of(plan))
-    units = unit_statuses(plan, ledger.commits([unit.unit_id for unit in plan.units]))
+    units = unit_statuses(plan, ledger.commits(plan.units))
     done = sum(unit.state == "done" for unit in units)
     if as_json:
         print_json({"run": plan.experiment.name, "done": done, "units": list(map(asdict, units))})

@@ -365,6 +365,7 @@ def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec:
     return Unit(
         line=manifest.line,
         line_digest=manifest.digest,
+        training_digest=manifest.training_digest,
         model=choice.shown,
         detector=spec.name,
         config=config,

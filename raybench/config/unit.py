@@ -1,7 +1,8 @@
-"""A unit of work, line × model × seed, and its identity, which makes resuming safe.
+"""A unit of work, line × model × seed, and its identities, which make resuming safe.
 
-Two units with the same `unit_id` give the same numbers. Everything that could change a number is hashed; retries, batch
-size and number of workers are not.
+Two units with the same `unit_id` give the same numbers, and two with the same `detector_id` the same trained detector:
+new test images and corrected labels make another unit of the same detector, which is not trained again. Everything that
+could change a number is hashed; retries, batch size and number of workers are not.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from raybench.data.geometry import Input
 from raybench.store.digest import digest
 
-ID_VERSION = 6
+ID_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Unit:
     """Name of the line."""
     line_digest: str
     """Digest of the line's images and labels, from its manifest."""
+    training_digest: str
+    """Digest of the line's OK training images alone, from its manifest."""
     model: str
     """Label on the board."""
     detector: str
@@ -55,9 +58,17 @@ class Unit:
     @functools.cached_property
     def unit_id(self) -> str:
         """The first 20 hex digits of the SHA-256 of everything that can change a number."""
+        return digest(self._identity("training_digest"))[:20]
+
+    @functools.cached_property
+    def detector_id(self) -> str:
+        """The first 20 hex digits of the SHA-256 of everything that the trained detector depends on."""
+        return digest(self._identity("line_digest"))[:20]
+
+    def _identity(self, without: str) -> dict[str, Any]:
         identity = asdict(self) | {"id_version": ID_VERSION}
-        identity.pop("model")
-        return digest(identity)[:20]
+        del identity["model"], identity[without]
+        return identity
 
     def __str__(self) -> str:
         return f"{self.line} × {self.model} × seed {self.seed}"

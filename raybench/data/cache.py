@@ -32,17 +32,16 @@ from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.store import Store
 
-CACHE_VERSION = 3  # since version 2, images are oriented as EXIF says; since version 3, the index has groups
+CACHE_VERSION = 4  # since version 3, the index has groups; since version 4, it has no labels, which may change
 LIMIT_MB = 8192
 _IN_USE_S = 600.0  # files opened this recently are not evicted
 
 
 @dataclass(frozen=True)
 class Index:
-    """IDs, labels, sizes and groups of a shard's images, in the order of the shard."""
+    """IDs, sizes and groups of a shard's images, in the order of the shard."""
 
     image_ids: tuple[str, ...]
-    labels: tuple[str, ...]
     heights: tuple[int, ...]
     """Of the source images, in pixels."""
     widths: tuple[int, ...]
@@ -187,7 +186,7 @@ def _fetch(store: Store | None, name: str, file: BinaryIO) -> Index | None:
 
 
 def _index(record: Mapping[str, Any]) -> Index:
-    return Index(*(tuple(record[name]) for name in ("image_ids", "labels", "heights", "widths", "groups")))
+    return Index(*(tuple(record[name]) for name in ("image_ids", "heights", "widths", "groups")))
 
 
 @dataclass(frozen=True)
@@ -218,8 +217,8 @@ def _decode(lines: Store, manifest: Manifest, job: _DecodeJob, file: BinaryIO) -
     rows = []
     for row, image in _resize(read_rows(lines, job.shard), manifest, job):
         file.write(image.data)
-        rows.append((row.image_id, row.label, row.height, row.width, row.group_or_id))
-    return Index(*zip(*rows, strict=True)) if rows else Index((), (), (), (), ())
+        rows.append((row.image_id, row.height, row.width, row.group_or_id))
+    return Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
 
 
 def _resize(

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,6 +21,20 @@ SCHEMA_VERSION = 3
 
 Split = Literal["train", "test", "unlabelled"]
 Label = Literal["ok", "ng", "unknown"]
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """A table of labels and masks that replace those in a shard; see `labels`."""
+
+    key: str
+    """Relative to the store of lines: `<line>/labels/<shard>-<sha256>.parquet`."""
+    rows: int
+    """Number of images whose label or mask it replaces."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hex digest of the whole object."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,16 @@ class ShardInfo:
     """Bytes of the Parquet footer, which ends the file, with its length and magic."""
     footer_sha256: str
     """Hex digest of the footer. Parquet has no checksum for it."""
+    images: str = ""
+    """Digest of the ids and image files alone, in order, so without labels and masks. Empty in lines of an older
+    raybench."""
+    labels: LabelTable | None = None
+    """Labels that came back after packing. None if the shard's own labels hold."""
+
+    @property
+    def pixels(self) -> str:
+        """Identity of the shard's images, whatever their labels."""
+        return self.images or self.sha256
 
 
 @dataclass(frozen=True)
@@ -67,10 +91,24 @@ class PackFinding:
 
 
 @dataclass(frozen=True)
+class Change:
+    """Something that was done to a line."""
+
+    at: str
+    """Time as ISO 8601, UTC."""
+    by: str
+    """User who did it."""
+    what: str
+    """In words, as `3 labels from decisions.csv`."""
+    before: str
+    """The line's digest until then."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One packed line: its images by split and label, their sizes, its shards and the files that were rejected.
 
-    Heights and widths are in pixels and cover the images of all splits.
+    Heights and widths are in pixels; least and most are over the images of all splits.
     """
 
     line: str
@@ -83,9 +121,9 @@ class Manifest:
     masks: int
     """Number of images with a mask."""
     median_height: int
-    """Low median: the height of an actual image."""
+    """Low median of the training images, or of all where there are none: the height of an actual image."""
     median_width: int
-    """Low median: the width of an actual image."""
+    """Low median like `median_height`."""
     min_height: int
     min_width: int
     max_height: int
@@ -103,15 +141,24 @@ class Manifest:
     black_level: int = 0
     """Pixel value of 16-bit images that means black. Above 0 only if the training images lie in a narrow band far from
     0, as those of thermal cameras; white and black are then a width of the band above and below it."""
+    changes: tuple[Change, ...] = ()
+    """What has been done to the line since it was packed, the oldest first."""
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of all fields that can change a result, so not of `layout`, `rejects` and `findings`."""
         identity = asdict(self)
-        del identity["layout"], identity["rejects"], identity["findings"]
+        del identity["layout"], identity["rejects"], identity["findings"], identity["changes"]
         if not self.black_level:  # lines from before this field existed have digests without it
             del identity["black_level"]
+        identity["shards"] = [_identity(shard) for shard in self.shards]
         return digest(identity)
+
+    @functools.cached_property
+    def training_digest(self) -> str:
+        """SHA-256 (hex) of all that training depends on: the training shards with their labels, and the levels."""
+        shards = [_identity(shard) for shard in self.shards_of("train")]
+        return digest([self.line, shards, self.black_level, self.white_level])
 
     def shards_of(self, split: Split) -> tuple[ShardInfo, ...]:
         return tuple(shard for shard in self.shards if shard.split == split)
@@ -126,6 +173,10 @@ class Manifest:
         """Number of test and unlabelled images."""
         return sum(shard.rows for shard in self.scored_shards)
 
+    def judged(self, label: Label) -> int:
+        """Number of test and unlabelled images of a label."""
+        return sum(count for name, count in self.counts.items() if name in (f"test/{label}", f"unlabelled/{label}"))
+
     @property
     def masks_rejected(self) -> int:
         """Number of mask files that are used for no image."""
@@ -138,6 +189,15 @@ class Manifest:
 
 
 _ADAPTER = TypeAdapter(Manifest)
+
+
+def _identity(shard: ShardInfo) -> dict[str, Any]:
+    """Return what identifies a shard and its labels. Its `images` follow from its bytes."""
+    identity = asdict(shard)
+    del identity["images"]
+    if shard.labels is None:
+        del identity["labels"]
+    return identity
 
 
 def manifest_key(line: str) -> str:
@@ -178,9 +238,13 @@ def _faults(manifest: Manifest, line: str) -> list[str]:
         counts[name.partition("/")[0]] += count
     sides = (manifest.min_height, manifest.min_width)
     shard_key = re.compile(rf"{re.escape(line)}/[a-z]+-\d+\.parquet")
+    label_key = re.compile(rf"{re.escape(line)}/labels/[a-z]+-\d+-[0-9a-f]+\.parquet")
     checks = {
         f"it is of the line {manifest.line!r}": manifest.line == line,
         "a shard lies outside the line": all(map(shard_key.fullmatch, keys)),
+        "a table of labels lies outside the line": all(
+            label_key.fullmatch(shard.labels.key) for shard in shards if shard.labels
+        ),
         "a shard is listed twice": len(set(keys)) == len(keys),
         "a shard's sizes are impossible": all(
             0 < shard.footer_size < shard.size and shard.rows > 0 for shard in shards
@@ -192,5 +256,10 @@ def _faults(manifest: Manifest, line: str) -> list[str]:
     return [fault for fault, passed in checks.items() if not passed]
 
 
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return a manifest as JSON, UTF-8 with a trailing newline."""
+    return _ADAPTER.dump_json(manifest, indent=1) + b"\n"
+
+
 def write_manifest(lines: Store, manifest: Manifest) -> None:
-    lines.put(manifest_key(manifest.line), _ADAPTER.dump_json(manifest, indent=1) + b"\n")
+    lines.put(manifest_key(manifest.line), encode_manifest(manifest))

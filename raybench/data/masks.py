@@ -26,7 +26,7 @@ from raybench.errors import RejectedImage
 from raybench.metrics.masks import Mask
 from raybench.store import Store
 
-_VERSION = 1
+_VERSION = 2
 _LABELLED = ("ok", "ng")
 
 
@@ -55,12 +55,17 @@ class ShardAnnotations:
     """The annotations of a shard's images, in the order of the shard."""
 
     rows: tuple[Mapping[str, Any], ...]
-    """Of each image, the fields of `Annotation` and the numbers of its indices in the file."""
+    """Of each image, the fields of `Annotation`, its group or else its id, its size and the numbers of its indices in
+    the file."""
     path: Path
     """File of the indices."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def size(self, position: int) -> tuple[int, int]:
+        """Return (height, width) of an image in pixels."""
+        return self.rows[position]["height"], self.rows[position]["width"]
 
     def __getitem__(self, position: int) -> Annotation:
         row = self.rows[position]
@@ -84,7 +89,8 @@ def open_annotations(lines: Store, shard: ShardInfo, cache_dir: Path) -> ShardAn
         IntegrityError: The shard is damaged.
         RejectedImage: A mask cannot be decoded.
     """
-    name = hashlib.sha256(json.dumps(["masks", _VERSION, shard.sha256]).encode()).hexdigest()[:32]
+    identity = ["masks", _VERSION, shard.sha256, shard.labels.sha256 if shard.labels else ""]
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     indices, index = cache_dir / f"{name}.i32", cache_dir / f"{name}.json"
     if not (indices.exists() and index.exists()):
         write_cached((indices, index), lambda file: _prepare(lines, shard, file))
@@ -107,6 +113,7 @@ def _prepare(lines: Store, shard: ShardInfo, file: BinaryIO) -> list[dict[str, A
                 "label": row.label,
                 "defect_type": row.defect_type,
                 "has_mask": row.mask is not None,
+                "group": row.group_or_id,
                 "known": mask is not None,
                 "height": row.height,
                 "width": row.width,

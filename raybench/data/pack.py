@@ -191,8 +191,8 @@ class _Packing:
     rejects: list[Reject] = field(default_factory=list)
     findings: list[PackFinding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    heights: list[int] = field(default_factory=list)
-    widths: list[int] = field(default_factory=list)
+    sizes: list[tuple[str, int, int]] = field(default_factory=list)
+    """Split, height and width of each image."""
     masks: int = 0
     bands: list[tuple[str, str, tuple[int, int]]] = field(default_factory=list)
     """ID, split and `ImageFacts.band` of each 16-bit image."""
@@ -216,6 +216,8 @@ class _Packing:
 
     def manifest(self, shards: list[ShardInfo]) -> Manifest:
         black, white = self.options.levels or self._levels()
+        heights, widths = [height for _, height, _ in self.sizes], [width for *_, width in self.sizes]
+        typical = [size for size in self.sizes if size[0] == "train"] or self.sizes
         clipped = [
             PackFinding(
                 image_id,
@@ -232,12 +234,12 @@ class _Packing:
             layout=self.listing.layout,
             counts=dict(sorted(self.counts.items())),
             masks=self.masks,
-            median_height=statistics.median_low(self.heights),
-            median_width=statistics.median_low(self.widths),
-            min_height=min(self.heights),
-            min_width=min(self.widths),
-            max_height=max(self.heights),
-            max_width=max(self.widths),
+            median_height=statistics.median_low(height for _, height, _ in typical),
+            median_width=statistics.median_low(width for _, _, width in typical),
+            min_height=min(heights),
+            min_width=min(widths),
+            max_height=max(heights),
+            max_width=max(widths),
             white_level=white,
             black_level=black,
             shards=tuple(shards),
@@ -336,8 +338,7 @@ class _Packing:
         self.findings += loaded.findings
         self.counts[f"{row.split}/{row.label}"] += 1
         self.masks += row.mask is not None
-        self.heights.append(row.height)
-        self.widths.append(row.width)
+        self.sizes.append((row.split, row.height, row.width))
         if row.group:
             self.groups[row.group].setdefault(row.split, []).append(row.image_id)
         if facts.band is not None:
@@ -351,7 +352,7 @@ class _Packing:
             shard.append(row)
             size += row.size
             bytes_done += row.size
-            self.progress(Progress(len(self.heights), len(self.listing.items), bytes_done, len(self.rejects)))
+            self.progress(Progress(len(self.sizes), len(self.listing.items), bytes_done, len(self.rejects)))
             if size >= self.options.shard_mb * 1_000_000 or len(shard) >= self.options.shard_rows:
                 yield shard
                 shard, size = [], 0
@@ -362,4 +363,4 @@ class _Packing:
         data = write_shard(rows, self.options.row_group_mb)
         key = f"{self.line}/{split}-{number:05}.parquet"
         self.lines.put(key, data)
-        return describe(key, split, len(rows), data)
+        return describe(key, split, rows, data)

@@ -10,15 +10,17 @@ import hashlib
 import io
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raybench.data.corrections import Correction, read_corrections
 from raybench.data.manifest import Label, ShardInfo, Split
 from raybench.errors import IntegrityError
 from raybench.store import Store
+from raybench.store.digest import digest
 
 ROW_GROUP_MB = 16
 _TAIL = 8  # bytes at the end of a Parquet file: footer length and magic
@@ -94,24 +96,27 @@ def write_shard(rows: Sequence[ImageRow], row_group_mb: int = ROW_GROUP_MB) -> b
     return sink.getvalue().to_pybytes()
 
 
-def describe(key: str, split: str, rows: int, data: bytes) -> ShardInfo:
+def describe(key: str, split: str, rows: Sequence[ImageRow], data: bytes) -> ShardInfo:
     """Build the manifest's entry of a shard that `write_shard` encoded.
 
     Args:
         key: Key of the shard in the store of lines.
         split: Split of its images.
-        rows: Number of its images.
+        rows: Its images.
         data: Its bytes.
     """
     footer = data[-(int.from_bytes(data[-_TAIL:-4], "little") + _TAIL) :]
     sha256, footer_sha256 = (hashlib.sha256(part).hexdigest() for part in (data, footer))
-    return ShardInfo(key, split, rows, len(data), sha256, len(footer), footer_sha256)
+    images = digest([[row.image_id, row.sha256] for row in rows])
+    return ShardInfo(key, split, len(rows), len(data), sha256, len(footer), footer_sha256, images)
 
 
 def read_rows(
     lines: Store, shard: ShardInfo, *, images: bool = True, only: Collection[str] | None = None
 ) -> Iterator[ImageRow]:
-    """Yield the rows of a shard in order. One row group is in memory while the next is fetched.
+    """Yield the rows of a shard in order, with the labels and masks that have come back since it was packed.
+
+    One row group is in memory while the next is fetched.
 
     Args:
         lines: The store of lines.
@@ -124,6 +129,7 @@ def read_rows(
         StoreError: The store cannot be read.
     """
     columns = [name for name in SCHEMA.names if images or name != "image"]
+    corrections = read_corrections(lines, shard)
     file = _RangedFile(lines, shard)
     count = 0
     with ThreadPoolExecutor(1) as pool:
@@ -137,7 +143,7 @@ def read_rows(
                 for record in table.to_pylist() if table else ():
                     count += 1
                     if only is None or record["image_id"] in only:
-                        yield _row(record)
+                        yield _row(record, corrections.get(record["image_id"]))
         except (pa.ArrowException, OSError, KeyError, TypeError) as error:
             raise IntegrityError(f"{lines.uri(shard.key)} is damaged: {error}") from error
     if count != shard.rows:
@@ -248,12 +254,21 @@ def _table(rows: Sequence[ImageRow]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _row(record: dict[str, Any]) -> ImageRow:
+def _row(record: dict[str, Any], correction: Correction | None) -> ImageRow:
     image, mask = record.pop("image", None), record.pop("mask")
-    return ImageRow(
+    row = ImageRow(
         image=image["bytes"] if image else b"",
         image_path=image["path"] if image else "",
         mask=mask["bytes"] if mask else None,
         mask_path=mask["path"] if mask else None,
         **record,
+    )
+    if correction is None:
+        return row
+    return replace(
+        row,
+        label=correction.label,
+        defect_type=correction.defect_type,
+        mask=correction.mask,
+        mask_path=correction.source if correction.mask is not None else None,
     )

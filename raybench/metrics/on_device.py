@@ -45,6 +45,15 @@ def _stretched(maps: Tensor, dim: int, size: int) -> Tensor:
     return torch.lerp(maps.index_select(dim, at), maps.index_select(dim, following), weight)
 
 
+def rounded(maps: Tensor, levels: int) -> Tensor:
+    """Round each map (B, h, w) to so many steps above its minimum, as `runs.scores.quantise` does."""
+    flat = maps.flatten(1).double()
+    lo, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    scale = ((high - lo) / levels).float().double()
+    steps = torch.where(scale > 0, (flat - lo) / scale, 0.0).round().clamp(0, levels)
+    return (lo + scale * steps).float().reshape(maps.shape)
+
+
 def on(maps: Tensor | npt.NDArray[np.float32], device: str) -> Tensor:
     """Return heat maps as a tensor on the device, where they may be already."""
     return (torch.from_numpy(maps) if isinstance(maps, np.ndarray) else maps).to(device)

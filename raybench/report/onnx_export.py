@@ -74,7 +74,7 @@ def export(
     """
     run = RunStore.of(plan)
     unit = select_unit(plan, line, model)
-    trained = run.read(unit.unit_id, "train", TrainRecord)
+    trained = run.read(unit.detector_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
     threshold = read_threshold(run, unit.unit_id, trained, plan.experiment.threshold.source)

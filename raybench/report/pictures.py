@@ -116,7 +116,7 @@ def _of_line(plan: Plan, run: RunStore, units: Sequence[Unit], wanted: Sequence[
 
 def _heat_maps(run: RunStore, unit: Unit, manifest: Manifest, ids: set[str]) -> Mapping[str, HeatMap]:
     """The heat maps of a unit by image; none if it makes none or nothing is known of OK images."""
-    trained = run.read(unit.unit_id, "train", TrainRecord)
+    trained = run.read(unit.detector_id, "train", TrainRecord)
     if trained is None or trained.heat_low is None or trained.heat_high is None:
         return {}
     low, high, limit = trained.heat_low, trained.heat_high, trained.pixel_threshold.value

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from raybench.config.unit import Unit
 from raybench.errors import ObjectMissing
 from raybench.runs.records import QualityRecord, UnitResult
 from raybench.runs.run import RunStore
@@ -55,17 +56,25 @@ class Ledger:
         except (zipfile.BadZipFile, zlib.error, EOFError):
             return None
 
-    def commits(self, unit_ids: Sequence[str]) -> dict[str, set[str]]:
-        """Return the names of each unit's commits and failure record; only `result` for a finished unit."""
+    def commits(self, units: Sequence[Unit]) -> dict[str, set[str]]:
+        """Return by unit_id the names of each unit's commits and failure record, and of its detector's commits.
+
+        Of a finished unit it is only `result`. A unit without any is left out.
+        """
         done = self.done
-        commits = {unit_id: {"result"} for unit_id in unit_ids if unit_id in done}
-        rest = [unit_id for unit_id in unit_ids if unit_id not in done]
+        commits = {unit.unit_id: {"result"} for unit in units if unit.unit_id in done}
+        rest = [unit for unit in units if unit.unit_id not in done]
+        listed: dict[str, set[str]] = {}
         if len(rest) > FEW_UNITS:
             listed = self.run.commits()
-            return commits | {unit_id: listed[unit_id] for unit_id in rest if unit_id in listed}
-        with ThreadPoolExecutor(READERS) as pool:
-            for names in pool.map(self.run.commits, rest):
-                commits |= names
+        else:
+            ids = {owner for unit in rest for owner in (unit.unit_id, unit.detector_id)}
+            with ThreadPoolExecutor(READERS) as pool:
+                for found in pool.map(self.run.commits, ids):
+                    listed |= found
+        for unit in rest:
+            if names := listed.get(unit.unit_id, set()) | listed.get(unit.detector_id, set()):
+                commits[unit.unit_id] = names
         return commits
 
     def merge(self) -> None:

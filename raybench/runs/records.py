@@ -96,7 +96,8 @@ class Blob:
 class TrainRecord:
     """A trained detector."""
 
-    unit_id: str
+    detector_id: str
+    """Identity of the detector, `Unit.detector_id`."""
     model: Mapping[str, Blob]
     """Files of the saved detector by name."""
     threshold: Threshold
@@ -134,8 +135,24 @@ class TrainRecord:
 
 
 @dataclass(frozen=True)
+class ScoredShard:
+    """The scores and heat maps of a shard, whatever its labels."""
+
+    detector_id: str
+    """Identity of the detector that scored it."""
+    rows: int
+    """Number of scored images."""
+    scores: Blob
+    """The scores shard."""
+    traits: Blob
+    """Image descriptors, see `metrics.descriptors`."""
+    spent: ResourceUsage
+    """Resources used for scoring."""
+
+
+@dataclass(frozen=True)
 class ScoreRecord:
-    """One scored shard."""
+    """One scored shard, judged by its labels and masks."""
 
     unit_id: str
     image_shard: str
@@ -164,7 +181,7 @@ class ScoreRecord:
 class MeasureRecord:
     """Speed and size of a trained detector."""
 
-    unit_id: str
+    detector_id: str
     speed: Speed
     size: ModelSize
     spent: ResourceUsage | None = None
@@ -192,6 +209,7 @@ class UnitResult:
     """The result of a unit. A failed unit has `failure` and no metrics."""
 
     unit_id: str
+    """Identity of the unit."""
     line: str
     model: str
     seed: int
@@ -215,3 +233,5 @@ class UnitResult:
     """Resources used for `train`, `score` and `measure`, by the tasks that committed."""
     steps: TrainSteps | None = None
     """Optimiser steps of training. None for a model without an optimiser, and in runs of an older raybench."""
+    detector_id: str = ""
+    """Identity of the detector that scored the images. Empty for a failed unit."""

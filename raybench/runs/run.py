@@ -1,11 +1,12 @@
 """A run in the store: the layout of its objects, and how commits are made.
 
 runs/<name>/experiment.yaml                     the latest experiment, beside experiment-<digest>.yaml of each
-runs/<name>/units/<unit_id>/<blob>-<sha256>     content-addressed bytes: model files, score shards, sketches
-runs/<name>/units/<unit_id>/train.json          ┐ commits: written last, put-if-absent, naming their blobs
-runs/<name>/units/<unit_id>/score-<shard>.json  │ with size and SHA-256. A blob without a commit does not exist.
+runs/<name>/units/<id>/<blob>-<sha256>          content-addressed bytes: model files, score shards, sketches
+runs/<name>/units/<detector_id>/train.json      ┐ commits: written last, put-if-absent, naming their blobs
+runs/<name>/units/<detector_id>/measure.json    │ with size and SHA-256. A blob without a commit does not exist.
+runs/<name>/units/<detector_id>/scored-<images>.json  scores and heat maps of a shard, whatever its labels
+runs/<name>/units/<unit_id>/score-<shard>.json  │ the shard judged by its labels and masks
 runs/<name>/units/<unit_id>/quality.json        │ all shards merged
-runs/<name>/units/<unit_id>/measure.json        │
 runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
 runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
 runs/<name>/ledger/                             copies of finished units' commits in few objects, see `ledger`
@@ -29,6 +30,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.config.plan import Plan
+from raybench.data.manifest import ShardInfo
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.runs.records import Blob, Failure
 from raybench.store import Store
@@ -41,6 +43,11 @@ R = TypeVar("R")
 def score_name(image_shard: str) -> str:
     """Return the name of a scored shard's commit: `score-test-00000` for `<line>/test-00000.parquet`."""
     return f"score-{PurePosixPath(image_shard).stem}"
+
+
+def scored_name(shard: ShardInfo) -> str:
+    """Return the name of the commit of a shard's scores and heat maps, below the detector's ID."""
+    return f"scored-{shard.pixels[:16]}"
 
 
 def versions() -> dict[str, str]:

@@ -28,8 +28,7 @@ SCHEMA = pa.schema(
         ("image_id", pa.string()),
         ("line", pa.string()),
         ("model", pa.string()),
-        ("unit_id", pa.string()),
-        ("label", pa.string()),
+        ("detector_id", pa.string()),
         ("score", pa.float64()),
         ("is_anomalous", pa.bool_()),
         ("heatmap", pa.list_(pa.uint16())),
@@ -68,8 +67,8 @@ class ScoreRow:
     image_id: str
     line: str
     model: str
-    unit_id: str
-    label: str
+    detector_id: str
+    """Identity of the detector, `Unit.detector_id`. Labels are not here: they may change after scoring."""
     score: float
     """Raw score."""
     is_anomalous: bool | None
@@ -127,7 +126,7 @@ def write_scores(rows: Iterable[ScoreRow], *, fit: str) -> bytes:
         sink,
         SCHEMA,
         compression="zstd",
-        use_dictionary=["line", "model", "unit_id", "label", "fit"],  # type: ignore[arg-type]
+        use_dictionary=["line", "model", "detector_id", "fit"],  # type: ignore[arg-type]
         column_encoding={_HEATMAP: "DELTA_BINARY_PACKED"},
         write_page_checksum=True,
     ) as writer:
@@ -196,6 +195,11 @@ def quantise(heatmap: npt.NDArray[np.float32]) -> tuple[np.float32, np.float32, 
     return lo, scale, np.clip(levels, 0, LEVELS).astype(np.uint16)
 
 
+def restore(lo: np.float32, scale: np.float32, levels: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """Return the heat map of some levels, see `quantise`."""
+    return (lo + np.float64(scale) * levels).astype(np.float32)
+
+
 def _records(table: pa.Table) -> list[dict[str, Any]]:
     """Convert rows to records with heat maps as arrays: lists of Python numbers would take fifty times the memory."""
     lists = table["heatmap"].combine_chunks()
@@ -213,5 +217,5 @@ def _row(record: dict[str, Any]) -> ScoreRow:
     del record["fit"]
     heatmap = None
     if levels is not None:
-        heatmap = (lo + np.float64(scale) * levels).astype(np.float32).reshape(height, width)
+        heatmap = restore(lo, scale, levels).reshape(height, width)
     return ScoreRow(heatmap=heatmap, **record)

@@ -17,7 +17,16 @@ from raybench.data.catalog import packed_lines
 from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
-from raybench.runs.records import Blob, Failure, MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
+from raybench.runs.records import (
+    Blob,
+    Failure,
+    MeasureRecord,
+    QualityRecord,
+    ScoredShard,
+    ScoreRecord,
+    TrainRecord,
+    UnitResult,
+)
 from raybench.runs.run import PREDICTIONS, RunStore
 from raybench.store import Store, open_store
 
@@ -30,7 +39,9 @@ _KINDS: Mapping[str, type[Any]] = {
     "result": UnitResult,
     "failure": Failure,
 }
-_NEEDED = ("train", "quality", "measure")  # commits that a result is based on
+_SCORES = ("scores", "shard")  # fields of the commits of a shard that name its scores
+_SHARD_KINDS: Mapping[str, type[Any]] = {"scored-": ScoredShard, "score-": ScoreRecord}
+_NEEDED = ("train", "measure")  # commits of its detector that a result is based on
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,9 @@ def _check_line(lines: Store, line: str, report: Verified) -> None:
     for shard in manifest.shards:
         blob = Blob(shard.key, shard.size, shard.sha256)
         problems = _blob_problems(lines, blob, sizes)
+        if labels := shard.labels:
+            table = Blob(labels.key, labels.size, labels.sha256)
+            report.add("labels", labels.size, lines.uri(labels.key), _blob_problems(lines, table, sizes))
         if shard.key in sizes:
             problems += _row_problems(lines, shard)
         report.add("shard", shard.size, lines.uri(shard.key), problems)
@@ -177,14 +191,17 @@ def _check_units(run: RunStore, sizes: Mapping[str, int], report: Verified) -> N
         unit_id, _, name = key.removeprefix(prefix).partition("/")
         if name.endswith(".json") and "/" not in name:
             units.setdefault(unit_id, set()).add(name.removesuffix(".json"))
+    checked: set[str] = set()
     with ThreadPoolExecutor(READERS) as pool:
         for unit_id, names in units.items():
             records = _records(run, unit_id, names, sizes, report)
-            blobs = [(kind, blob) for record in records.values() for kind, blob in _blobs(record)]
+            named = (blob for record in records.values() for blob in _blobs(record))
+            blobs = [(kind, blob) for kind, blob in named if blob.key not in checked]
+            checked |= {blob.key for _, blob in blobs}
             checks = pool.map(lambda blob: _blob_problems(run.store, blob, sizes), [blob for _, blob in blobs])
             for (kind, blob), problems in zip(blobs, checks, strict=True):
                 report.add(kind, blob.size, run.store.uri(blob.key), problems)
-            for problem in _unit_problems(records, names):
+            for problem in _unit_problems(records, units):
                 report.problems.append(Problem(run.store.uri(f"{prefix}{unit_id}"), problem))
 
 
@@ -194,7 +211,7 @@ def _records(
     """Read a unit's commits by name, and report those that cannot be read."""
     records = {}
     for name in sorted(names):
-        kind = ScoreRecord if name.startswith("score-") else _KINDS.get(name)
+        kind = next((kind for start, kind in _SHARD_KINDS.items() if name.startswith(start)), _KINDS.get(name))
         key = run.key(unit_id, f"{name}.json")
         problems = [] if kind else ["is not a commit that this raybench knows"]
         try:
@@ -210,7 +227,7 @@ def _blobs(record: Any) -> Iterator[tuple[str, Blob]]:
     for record_field in fields(record):
         value = getattr(record, record_field.name)
         if isinstance(value, Blob):
-            yield ("scores shard" if record_field.name == "shard" else "partial metrics"), value
+            yield ("scores shard" if record_field.name in _SCORES else "partial metrics"), value
         elif isinstance(value, Mapping):
             yield from (("model file", blob) for blob in value.values() if isinstance(blob, Blob))
 
@@ -227,11 +244,19 @@ def _blob_problems(store: Store, blob: Blob, sizes: Mapping[str, int]) -> list[s
     return [] if sha256.hexdigest() == blob.sha256 else ["its bytes are not those that were written"]
 
 
-def _unit_problems(records: Mapping[str, Any], names: set[str]) -> list[str]:
-    """Check that a finished unit has the commits its result is based on, and that every image was scored once."""
-    if "result" not in names:
+def _unit_problems(records: Mapping[str, Any], units: Mapping[str, set[str]]) -> list[str]:
+    """Check that a finished unit has the commits its result is based on, and that every image was scored once.
+
+    Args:
+        records: The unit's commits by name.
+        units: Names of all commits of the run, by unit and detector.
+    """
+    result = records.get("result")
+    if not isinstance(result, UnitResult):
         return []
-    problems = [f"its result is committed, {name} is not" for name in _NEEDED if name not in names]
+    names = units.get(result.detector_id, set())
+    problems = [f"its result is committed, {name} of its detector is not" for name in _NEEDED if name not in names]
+    problems += ["its result is committed, quality is not"] * ("quality" not in records)
     quality = records.get("quality")
     scores = [record for record in records.values() if isinstance(record, ScoreRecord)]
     rows = sum(record.rows for record in scores)

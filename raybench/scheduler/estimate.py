@@ -12,7 +12,7 @@ from raybench.data.manifest import Manifest
 from raybench.runs.cost_model import CostEstimate, CostModel, Forecast
 from raybench.runs.costs import Costs, read_costs
 from raybench.runs.ledger import Ledger
-from raybench.runs.run import RunStore
+from raybench.runs.run import RunStore, scored_name
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Capacity, Cluster, Node
 from raybench.scheduler.gpu_share import GpuShares
@@ -62,14 +62,17 @@ def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares)
     images = {line: manifest.scored_images for line, manifest in schedule.manifests.items()}
 
     def request_of(job: Job) -> ResourceRequest:
-        """Scoring takes its time shard by shard, in proportion to their images."""
+        """Scoring takes its time shard by shard, in proportion to their images. What is only judged takes none."""
         seconds = schedule.costs[job.unit.unit_id].seconds.get(job.phase, 0.0)
+        names = schedule.commits.get(job.unit.unit_id, ())
         if job.phase == "aggregate":
             return ResourceRequest(0.0, 0)
         if job.phase == "measure":
+            seconds *= "measure" not in names
             return ResourceRequest(seconds, capacity.most_cpus, 1.0 if capacity.gpus else 0.0)
         if job.phase == "score":
-            seconds *= job.images / images[job.unit.line]
+            unscored = sum(shard.rows for shard in job.shards if scored_name(shard) not in names)
+            seconds *= unscored / images[job.unit.line]
         return ResourceRequest(seconds, capacity.cpus, shares.of(job.unit, job.phase) if capacity.gpus else 0.0)
 
     backlog = Backlog(schedule.units, schedule.manifests, schedule.commits)
@@ -83,7 +86,7 @@ def estimate_plan(plan: Plan, nodes: Sequence[Node]) -> Forecast:
     """
     resources, run = plan.experiment.resources, RunStore.of(plan)
     cluster, ledger = Cluster(resources, lambda: nodes), Ledger.read(run)
-    commits = ledger.commits([unit.unit_id for unit in plan.units])
+    commits = ledger.commits(plan.units)
     costs = read_costs(run, ledger, plan.units)
     shares = GpuShares(cluster.fixed_share, resources.gpu_memory_mb, costs)
     return estimate_schedule(plan_schedule(plan, commits, costs, cluster.capacity), cluster.capacity, shares)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from raybench.data.geometry import InputFit, box_of, to_source
 from raybench.metrics.heat import HeatCounts, HostCounts
+from raybench.runs.scores import LEVELS, quantise, restore
 
 Sizes = Sequence[tuple[int, int]]
 
@@ -27,6 +28,19 @@ def counts_on(device: str, typical: float, threads: int) -> HeatCounts:
     from raybench.metrics.on_device import DeviceCounts  # a CPU task may not need torch, which takes seconds to import
 
     return DeviceCounts(typical)
+
+
+def as_stored(maps: Any) -> Any:
+    """Return heat maps as they are read back from a scores shard, rounded to its levels.
+
+    Args:
+        maps: (B, h, w) float32: a NumPy array, or a tensor on a device.
+    """
+    if isinstance(maps, np.ndarray):
+        return np.stack([restore(*quantise(heatmap)) for heatmap in maps])
+    from raybench.metrics import on_device
+
+    return on_device.rounded(maps, LEVELS)
 
 
 def at_source(

@@ -73,11 +73,11 @@ def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> 
         return done
     for shard in manifest.scored_shards:
         if shard.key not in partials.shards:
-            partials.add(run, _committed(run, unit, score_name(shard.key), ScoreRecord))
+            partials.add(run, _committed(run, unit.unit_id, score_name(shard.key), ScoreRecord))
     expected = manifest.scored_images
     if partials.rows != expected or len(partials.images.image_ids) != expected:
         raise IntegrityError(f"{unit}: {partials.rows} images scored, {expected} in the line's manifest")
-    trained = _committed(run, unit, "train", TrainRecord)
+    trained = _committed(run, unit.detector_id, "train", TrainRecord)
     images = run.put_blob(unit.unit_id, "images", partials.images.to_bytes())
     regions = region_recall(partials.regions, trained.pixel_threshold)
     record = QualityRecord(
@@ -94,16 +94,17 @@ def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> 
 
 def finalize(unit: Unit, manifest: Manifest, run: RunStore) -> UnitResult:
     """Commit the unit's result, which marks the unit as done. Raises IntegrityError when a phase is not committed."""
-    trained = _committed(run, unit, "train", TrainRecord)
-    merged = _committed(run, unit, "quality", QualityRecord)
-    measured = _committed(run, unit, "measure", MeasureRecord)
+    trained = _committed(run, unit.detector_id, "train", TrainRecord)
+    merged = _committed(run, unit.unit_id, "quality", QualityRecord)
+    measured = _committed(run, unit.detector_id, "measure", MeasureRecord)
     return run.commit(unit.unit_id, "result", _result(unit, manifest, trained, merged, measured))
 
 
-def _committed(run: RunStore, unit: Unit, name: str, kind: type[R]) -> R:
-    record = run.read(unit.unit_id, name, kind)
+def _committed(run: RunStore, owner: str, name: str, kind: type[R]) -> R:
+    """Read a commit of a unit or a detector."""
+    record = run.read(owner, name, kind)
     if record is None:
-        raise IntegrityError(f"{unit}: {name} is not committed")
+        raise IntegrityError(f"{run.store.uri(run.key(owner, name))} is not committed")
     return record
 
 
@@ -121,8 +122,8 @@ def _result(
     counts = Counts(
         train_ok=trained.train_ok,
         held_out_ok=trained.held_out_ok,
-        test_ok=manifest.counts.get("test/ok", 0),
-        test_ng=manifest.counts.get("test/ng", 0),
+        test_ok=manifest.judged("ok"),
+        test_ng=manifest.judged("ng"),
         masks=merged.masks,
     )
     spent: dict[Phase, ResourceUsage | None] = {
@@ -149,4 +150,5 @@ def _result(
         not_exportable=trained.not_exportable,
         spent={phase: usage for phase, usage in spent.items() if usage},
         steps=trained.steps,
+        detector_id=unit.detector_id,
     )

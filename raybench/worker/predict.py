@@ -2,7 +2,7 @@
 
 runs/<run>/predictions/<name>/images/<line>/    the images, packed like a line, all of them unlabelled
 runs/<run>/predictions/<name>/source.json       the source that they were packed from; written last
-runs/<run>/predictions/<name>/units/<unit_id>/  a copy of the detector's commit, and the scores, as in a run
+runs/<run>/predictions/<name>/units/<id>/       a copy of the detector's commit, and the scores, as in a run
 runs/<run>/predictions/<name>/tables/<unit_id>/ tables for people; see `report.predictions`
 
 A prediction has a unit_id of its own: it hashes the images in addition to everything that the detector depends on. The
@@ -113,7 +113,7 @@ def prepare(
     """
     if not re.fullmatch(NAME, name):
         raise InputError(f"{name!r} is not a prediction's name: letters, digits, `.`, `_` and `-`, at most 100")
-    trained = run.read(unit.unit_id, "train", TrainRecord)
+    trained = run.read(unit.detector_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
     prediction = run.prediction(name)
@@ -122,11 +122,11 @@ def prepare(
     manifest = _packed(prediction, images, origin, source, progress)
     threshold = read_threshold(run, unit.unit_id, trained, threshold_from)
     merged = run.read(unit.unit_id, "quality", QualityRecord)
-    identity = [unit.line_digest, manifest.digest]
+    unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
     if threshold_from == TEST_OK:
-        identity.append(repr(threshold.value))
-    unit = replace(unit, line_digest=digest(identity))
-    trained = prediction.commit(unit.unit_id, "train", replace(trained, unit_id=unit.unit_id, threshold=threshold))
+        unit = replace(unit, training_digest=digest([unit.training_digest, repr(threshold.value)]))
+    copy = replace(trained, detector_id=unit.detector_id, threshold=threshold)
+    trained = prediction.commit(unit.detector_id, "train", copy)
     tested = merged.quality.false_alarm_rate if merged and threshold_from != TEST_OK else None
     return Prediction(name, origin, prediction, images, manifest, unit, trained, threshold_from, tested)
 

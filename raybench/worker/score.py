@@ -1,23 +1,35 @@
-"""Score shards with one trained detector: write scores, heat maps and partial metrics to the store."""
+"""Score shards with one trained detector, and judge the scores by labels and masks.
+
+Scores and heat maps depend on the detector and the images alone, and are committed under the detector's ID. A shard
+that is scored already is only judged again when its labels or masks have changed: from its stored heat maps, without a
+detector. New scores are judged as they will be stored, so both ways give the same numbers.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from raybench.config.unit import Unit
+from raybench.data.cache import CachedShard
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.masks import Annotation, open_annotations
+from raybench.detectors.protocol import Detector
 from raybench.errors import IntegrityError
 from raybench.metrics.descriptors import Descriptors, describe
 from raybench.metrics.heatmap_contrast import HeatmapContrast
 from raybench.metrics.image import ImageScores
 from raybench.metrics.regions import Regions
-from raybench.runs.records import Blob, ResourceUsage, ScoreRecord, TrainRecord
-from raybench.runs.run import score_name
-from raybench.runs.scores import ScoreRow, write_scores
+from raybench.runs.records import Blob, ResourceUsage, ScoredShard, ScoreRecord, TrainRecord
+from raybench.runs.run import score_name, scored_name
+from raybench.runs.scores import ScoreRow, iter_scores, write_scores
 from raybench.worker import heatmaps
 from raybench.worker.batches import ScoredBatch, ahead, score_all
 from raybench.worker.context import WorkerContext, cached_detector, fit_of
@@ -34,49 +46,53 @@ def score(unit: Unit, manifest: Manifest, shard: ShardInfo, context: WorkerConte
 def score_shards(
     unit: Unit, manifest: Manifest, shards: Sequence[ShardInfo], context: WorkerContext
 ) -> list[ScoreRecord]:
-    """Score every image of some shards and commit a record for each; return the records, some of an earlier commit.
+    """Score and judge every image of some shards and commit a record for each; return the records.
 
-    On a GPU the stages overlap: it scores and judges images while those before are written, packed and put.
+    What is committed already is not done again. On a GPU the stages overlap: it scores and judges images while those
+    before are written, packed and put.
 
     Raises IntegrityError when the unit is not trained.
     """
-    done = {shard.key: context.run.read(unit.unit_id, score_name(shard.key), ScoreRecord) for shard in shards}
-    missing = [shard for shard in shards if not done[shard.key]]
+    records = {shard.key: context.run.read(unit.unit_id, score_name(shard.key), ScoreRecord) for shard in shards}
+    missing = [shard for shard in shards if not records[shard.key]]
     meter = UsageMeter(context)
-    trained = context.run.read(unit.unit_id, "train", TrainRecord)
+    trained = context.run.read(unit.detector_id, "train", TrainRecord)
     if missing and trained is None:
         raise IntegrityError(f"{unit}: scored before it was trained")
+    unscored = []
+    for shard in missing:
+        if stored := context.run.read(unit.detector_id, scored_name(shard), ScoredShard):
+            judging = _ShardJudging(unit, manifest, shard, trained, context)  # type: ignore[arg-type]
+            records[shard.key] = judging.judge_stored(stored)
+        else:
+            unscored.append(shard)
 
-    def judged() -> Iterator[tuple[_ShardScoring, ScoredBatch]]:
-        for shard in missing:
-            scoring = _ShardScoring(unit, manifest, shard, trained, context)  # type: ignore[arg-type]
-            yield from ((scoring, batch) for batch in scoring.judged())
+    def judged() -> Iterator[tuple[_ShardJudging, ScoredBatch]]:
+        for shard in unscored:
+            judging = _ShardJudging(unit, manifest, shard, trained, context)  # type: ignore[arg-type]
+            yield from ((judging, batch) for batch in judging.judged())
 
     overlapping = ahead if context.counting_device != "cpu" else iter
-    described = ((scoring, scoring.rows(batch)) for scoring, batch in overlapping(judged()))
+    described = ((judging, judging.rows(batch)) for judging, batch in overlapping(judged()))
     with ThreadPoolExecutor(1) as committing:
         waiting = []
-        for scoring, batches in itertools.groupby(overlapping(described), key=lambda pair: pair[0]):
+        for judging, batches in itertools.groupby(overlapping(described), key=lambda pair: pair[0]):
             rows = itertools.chain.from_iterable(rows for _, rows in batches)
             scores = write_scores(rows, fit=unit.input.mode)
-            spent = meter.read(len(scoring.scores), scoring.detector)
-            waiting.append(committing.submit(scoring.commit, scores, spent))
-        records = {record.image_shard: record for record in (future.result() for future in waiting)}
-    return [record for shard in shards if (record := done[shard.key] or records.get(shard.key))]
+            spent = meter.read(len(judging.scores), judging.detector)
+            waiting.append(committing.submit(judging.commit_scored, scores, spent))
+        records |= {record.image_shard: record for record in (future.result() for future in waiting)}
+    return [record for record in records.values() if record]
 
 
-class _ShardScoring:
-    """Scores one shard in a single pass and adds up the partial metrics; holds a few batches of heat maps at a time."""
+class _ShardJudging:
+    """Judges one shard in a single pass and adds up the partial metrics; holds a few batches of heat maps at a time."""
 
     def __init__(
         self, unit: Unit, manifest: Manifest, shard: ShardInfo, trained: TrainRecord, context: WorkerContext
     ) -> None:
-        self.unit, self.shard, self.trained, self.context = unit, shard, trained, context
-        self.detector = cached_detector(unit, trained, context)
-        self.images = context.cached_shard(unit, manifest, shard)
+        self.unit, self.manifest, self.shard, self.trained, self.context = unit, manifest, shard, trained, context
         self.annotations = open_annotations(context.lines, shard, context.cache_dir)
-        if [row["image_id"] for row in self.annotations.rows] != list(self.images.image_ids):
-            raise IntegrityError(f"{shard.key}: the decode cache is not of this shard")
         self.has_masks, self.device = manifest.masks > 0, context.counting_device
         self.counts = heatmaps.counts_on(self.device, self.typical, context.threads)
         self.labelled: list[Annotation] = []
@@ -89,29 +105,62 @@ class _ShardScoring:
         """Heat of a typical OK image."""
         return self.trained.heat_low or 0.0
 
+    @functools.cached_property
+    def detector(self) -> Detector:
+        """The trained detector."""
+        return cached_detector(self.unit, self.trained, self.context)
+
+    @functools.cached_property
+    def images(self) -> CachedShard:
+        """The images at the network's size."""
+        return self.context.cached_shard(self.unit, self.manifest, self.shard)
+
     def judged(self) -> Iterator[ScoredBatch]:
         """Score all images in order, and add each batch to the metrics of heat maps."""
-        return map(self._judge, score_all(self.detector, self.images, self.context.batch, self.device))
+        self._check_order(self.images.image_ids, "the decode cache is")
+        for batch in score_all(self.detector, self.images, self.context.batch, self.device):
+            self._judge(batch.positions, batch.heatmaps)
+            yield batch
 
-    def _judge(self, batch: ScoredBatch) -> ScoredBatch:
-        """Add a batch to the metrics of heat maps, at the resolution of the source images.
+    def judge_stored(self, stored: ScoredShard) -> ScoreRecord:
+        """Judge the scores and heat maps that are stored, and commit the record."""
+        run, start, image_ids = self.context.run, 0, list[str]()
+        rows = iter_scores(run.get_blob(stored.scores))
+        while chunk := list(itertools.islice(rows, self.context.batch)):
+            maps = [row.heatmap for row in chunk if row.heatmap is not None]
+            self._judge(range(start, start + len(chunk)), np.stack(maps) if maps else None)
+            self.scores += [row.score for row in chunk]
+            image_ids += [row.image_id for row in chunk]
+            start += len(chunk)
+        self._check_order(image_ids, "the stored scores are")
+        types = {row["image_id"]: row["defect_type"] for row in self.annotations.rows}
+        described = Descriptors.from_bytes(run.get_blob(stored.traits))
+        names = [types[image_id] for image_id in described.image_ids.tolist()]
+        traits = replace(described, defect_types=np.array(names, np.str_)).to_bytes()
+        return self._commit(stored, run.put_blob(self.unit.unit_id, f"partial/{self._stem}-traits", traits))
+
+    def _check_order(self, image_ids: Sequence[str], what: str) -> None:
+        if [row["image_id"] for row in self.annotations.rows] != list(image_ids):
+            raise IntegrityError(f"{self.shard.key}: {what} not of this shard")
+
+    def _judge(self, positions: range, maps: Any) -> None:
+        """Add heat maps to the metrics, as they are stored and at the resolution of the source images.
 
         Pixel and region metrics use images whose every pixel is known to be OK or NG, contrast all labelled images.
         """
-        if batch.heatmaps is None:
-            return batch
-        annotations = [self.annotations[position] for position in batch.positions]
+        if maps is None:
+            return
+        annotations = [self.annotations[position] for position in positions]
         labelled = [row for row, annotation in enumerate(annotations) if annotation.label in JUDGED]
-        index = self.images.index
-        sizes = [(index.heights[batch.positions[row]], index.widths[batch.positions[row]]) for row in labelled]
-        for rows, maps in heatmaps.at_source(batch.heatmaps, labelled, sizes, fit_of(self.unit), self.device):
+        sizes = [self.annotations.size(positions[row]) for row in labelled]
+        stored = heatmaps.as_stored(maps)
+        for rows, at_source in heatmaps.at_source(stored, labelled, sizes, fit_of(self.unit), self.device):
             some = [annotations[row] for row in rows]
             self.counts.add(
-                [each.image_id for each in some], maps, [each.mask if self.has_masks else None for each in some]
+                [each.image_id for each in some], at_source, [each.mask if self.has_masks else None for each in some]
             )
             self.labelled += [each.without_pixels() for each in some]
         self.masks += sum(annotations[row].has_mask for row in labelled if self.has_masks)
-        return batch
 
     def rows(self, batch: ScoredBatch) -> list[ScoreRow]:
         """Return the rows of a batch that `judged` has yielded, and describe its images."""
@@ -129,8 +178,7 @@ class _ShardScoring:
                 image_id=image_ids[row],
                 line=self.unit.line,
                 model=self.unit.model,
-                unit_id=self.unit.unit_id,
-                label=index.labels[position],
+                detector_id=self.unit.detector_id,
                 score=scores[row],
                 is_anomalous=None if limit is None else scores[row] > limit,
                 heatmap=None if maps is None else maps[row],
@@ -140,37 +188,52 @@ class _ShardScoring:
             for row, position in enumerate(batch.positions)
         ]
 
-    def commit(self, scores: bytes, spent: ResourceUsage) -> ScoreRecord:
-        """Put the scores shard and the partial metrics, once all rows have been yielded, and commit the record."""
-        data = {"scores": scores, **self._partials()}
-        unit_id, stem = self.unit.unit_id, Path(self.shard.key).stem
+    @property
+    def _stem(self) -> str:
+        return Path(self.shard.key).stem
+
+    def commit_scored(self, scores: bytes, spent: ResourceUsage) -> ScoreRecord:
+        """Commit the scores of the shard, once all rows have been yielded, and what they are judged to be."""
+        run, detector_id = self.context.run, self.unit.detector_id
+        traits = Descriptors.empty().merge(*self._descriptors).to_bytes()
+        put = functools.partial(run.put_blob, detector_id)
+        with ThreadPoolExecutor(2) as pool:  # a store answers after milliseconds, whatever the size
+            scored = pool.submit(put, f"scores/{self._stem}", scores)
+            described = pool.submit(put, f"traits/{self._stem}", traits)
+        record = ScoredShard(detector_id, len(self.scores), scored.result(), described.result(), spent)
+        stored = run.commit(detector_id, scored_name(self.shard), record)
+        return self._commit(stored, stored.traits)
+
+    def _commit(self, stored: ScoredShard, traits: Blob) -> ScoreRecord:
+        """Put the partial metrics and commit the record."""
+        run, unit_id, partials = self.context.run, self.unit.unit_id, self._partials()
 
         def put(name: str) -> Blob:
-            path = f"scores/{stem}" if name == "scores" else f"partial/{stem}-{name}"
-            return self.context.run.put_blob(unit_id, path, data[name])
+            return run.put_blob(unit_id, f"partial/{self._stem}-{name}", partials[name])
 
-        with ThreadPoolExecutor(len(data)) as pool:  # a store answers after milliseconds, whatever the size
-            blobs = dict(zip(data, pool.map(put, data), strict=True))
+        with ThreadPoolExecutor(len(partials)) as pool:
+            blobs = dict(zip(partials, pool.map(put, partials), strict=True))
         record = ScoreRecord(
             unit_id=unit_id,
             image_shard=self.shard.key,
             rows=len(self.scores),
             masks=self.masks,
-            shard=blobs["scores"],
+            shard=stored.scores,
             images=blobs["images"],
             pixels=blobs["pixels"],
             regions=blobs["regions"],
             glow=blobs["glow"],
-            traits=blobs["traits"],
-            spent=spent,
+            traits=traits,
+            spent=stored.spent,
         )
-        return self.context.run.commit(unit_id, score_name(self.shard.key), record)
+        return run.commit(unit_id, score_name(self.shard.key), record)
 
     def _partials(self) -> Mapping[str, bytes]:
         """Return the partial metrics of the shard by name, serialised."""
         pixels, heats = self.counts.finish()
-        index = self.images.index
-        images = ImageScores.of(index.image_ids, index.labels, self.scores, index.groups)
+        columns = ([row[name] for row in self.annotations.rows] for name in ("image_id", "label", "group"))
+        image_ids, labels, groups = columns
+        images = ImageScores.of(image_ids, labels, self.scores, groups)
         regions, contrasts = [], []
         for heat, annotation in zip(heats, self.labelled, strict=True):
             contrasts.append(HeatmapContrast.of(annotation.image_id, annotation.label, heat, annotation.mask))
@@ -183,5 +246,4 @@ class _ShardScoring:
             "pixels": pixels.to_bytes(),
             "regions": Regions.empty().merge(*regions).to_bytes(),
             "glow": HeatmapContrast.empty().merge(*contrasts).to_bytes(),
-            "traits": Descriptors.empty().merge(*self._descriptors).to_bytes(),
         }

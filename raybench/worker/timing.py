@@ -52,10 +52,10 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
 
     Raises IntegrityError when the unit is not trained.
     """
-    if done := context.run.read(unit.unit_id, "measure", MeasureRecord):
+    if done := context.run.read(unit.detector_id, "measure", MeasureRecord):
         return done
     meter = UsageMeter(context)
-    trained = context.run.read(unit.unit_id, "train", TrainRecord)
+    trained = context.run.read(unit.detector_id, "train", TrainRecord)
     if trained is None:
         raise IntegrityError(f"{unit}: measured before it was trained")
     shard = (*manifest.scored_shards, *manifest.shards)[0]
@@ -76,12 +76,12 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
         _use_threads(context.threads)
     disk_mb = sum(blob.size for blob in trained.model.values()) / 1e6
     record = MeasureRecord(
-        unit_id=unit.unit_id,
+        detector_id=unit.detector_id,
         speed=speed,
         size=ModelSize(disk_mb, trained.parameters, trained.memory_bank),
         spent=meter.read(len(encoded), detector),
     )
-    return context.run.commit(unit.unit_id, "measure", record)
+    return context.run.commit(unit.detector_id, "measure", record)
 
 
 def _options(context: WorkerContext) -> TimingOptions:

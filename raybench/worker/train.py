@@ -9,7 +9,7 @@ import math
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from raybench.config.unit import Protocol, Unit
 from raybench.data.cache import CachedShard, ImageSubset
+from raybench.data.corrections import read_corrections
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
 from raybench.detectors import registry
@@ -34,12 +35,18 @@ Floats = npt.NDArray[np.float64]
 
 
 def train(unit: Unit, manifest: Manifest, context: WorkerContext) -> TrainRecord:
-    """Fit the unit's detector and commit the record; return a record that is committed already."""
-    if done := context.run.read(unit.unit_id, "train", TrainRecord):
+    """Fit the unit's detector and commit the record; return a record that is committed already.
+
+    Training images that were labelled NG or unknown after packing are left out.
+    """
+    if done := context.run.read(unit.detector_id, "train", TrainRecord):
         return done
     meter = UsageMeter(context)
-    shards = [context.cached_shard(unit, manifest, shard) for shard in manifest.shards_of("train")]
-    kept, held_out = split_train(shards, unit.protocol)
+    packed = manifest.shards_of("train")
+    shards = [context.cached_shard(unit, manifest, shard) for shard in packed]
+    corrections = [each for shard in packed for each in read_corrections(context.lines, shard).values()]
+    left_out = frozenset(each.image_id for each in corrections if each.label != "ok")
+    kept, held_out = split_train(shards, unit.protocol, left_out)
     fit_context = context.fit_context(unit)
     spec = registry.resolve(unit.detector, unit.config)
     detector = registry.create(spec, size_of(unit), fit_context)
@@ -50,10 +57,10 @@ def train(unit: Unit, manifest: Manifest, context: WorkerContext) -> TrainRecord
     card = detector.card()
     budget, groups = unit.protocol.false_alarm_budget, held_out.groups
     return context.run.commit(
-        unit.unit_id,
+        unit.detector_id,
         "train",
         TrainRecord(
-            unit_id=unit.unit_id,
+            detector_id=unit.detector_id,
             model=_save(detector, unit, context),
             threshold=conformal_threshold(scores, budget, groups),
             pixel_threshold=conformal_threshold(peaks, budget, groups),
@@ -84,10 +91,12 @@ def _not_exportable(card: Card, unit: Unit) -> str:
 
 def _put_scores(images: ImageSubset, scores: Floats, unit: Unit, context: WorkerContext) -> Blob:
     image_scores = ImageScores.of(images.image_ids, ["ok"] * len(images), scores.tolist(), images.groups)
-    return context.run.put_blob(unit.unit_id, "held-out", image_scores.to_bytes())
+    return context.run.put_blob(unit.detector_id, "held-out", image_scores.to_bytes())
 
 
-def split_train(shards: Sequence[CachedShard], protocol: Protocol) -> tuple[ImageSubset, ImageSubset]:
+def split_train(
+    shards: Sequence[CachedShard], protocol: Protocol, left_out: Collection[str] = ()
+) -> tuple[ImageSubset, ImageSubset]:
     """Split OK images into those to train on and those held back for the thresholds.
 
     Whole groups are held back; an image without a group is a group of its own. The split depends on the hash of the
@@ -99,15 +108,17 @@ def split_train(shards: Sequence[CachedShard], protocol: Protocol) -> tuple[Imag
     Args:
         shards: All training shards of the line.
         protocol: Share to hold back and false-alarm budget.
+        left_out: IDs of images of these shards that are in neither part.
 
     Returns:
         Images to train on, and images held back.
     """
     places = defaultdict[str, list[tuple[int, int]]](list)
     for index, shard in enumerate(shards):
-        for row, group in enumerate(shard.groups):
-            places[group].append((index, row))
-    half = sum(map(len, shards)) // 2
+        for row, (image_id, group) in enumerate(zip(shard.image_ids, shard.groups, strict=True)):
+            if image_id not in left_out:
+                places[group].append((index, row))
+    half = sum(map(len, places.values())) // 2
     needed = math.ceil(1 / protocol.false_alarm_budget) - 1
     count = min(max(round(protocol.held_out * len(places)), needed), len(places) // 2)
     small = (group for group in sorted(places, key=_hash) if len(places[group]) <= half)
@@ -153,4 +164,4 @@ def _save(detector: Detector, unit: Unit, context: WorkerContext) -> dict[str, B
 
 
 def _put(run: RunStore, unit: Unit, path: Path) -> Blob:
-    return run.put_blob(unit.unit_id, f"model/{path.name}", path.read_bytes())
+    return run.put_blob(unit.detector_id, f"model/{path.name}", path.read_bytes())

@@ -76,7 +76,7 @@ def published(plan: Plan) -> tuple[pd.DataFrame, QueueEvaluation, RunStore]:
 @few_samples()
 def test_the_queue_of_a_run(done: Plan) -> None:
     flags, payoff, run = published(done)
-    trained = run.read(done.units[0].unit_id, "train", TrainRecord)
+    trained = run.read(done.units[0].detector_id, "train", TrainRecord)
     assert trained is not None
     assert trained.held_out is not None
     held_back = ImageScores.from_bytes(run.get_blob(trained.held_out))

@@ -35,7 +35,7 @@ ONLY_IN = {
     "urllib3": {"store"},
     "botocore": {"store"},
     "fsspec": {"store"},
-    "pyarrow.parquet": {"data/shards", "runs/scores"},
+    "pyarrow.parquet": {"data/corrections", "data/shards", "runs/scores"},
     "cleanvision": {"data"},
     "typer": {"cli"},
 }

@@ -10,7 +10,7 @@ from raybench.config.unit import Protocol, Unit
 from raybench.data.geometry import Input
 from raybench.store.digest import digest
 
-UNIT = Unit("line", "d1", "label", "padim", {"a": 1}, {"w": "s"}, Input("native", 32, 64, 100, 200), 0)
+UNIT = Unit("line", "d1", "t1", "label", "padim", {"a": 1}, {"w": "s"}, Input("native", 32, 64, 100, 200), 0)
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,20 @@ def test_what_changes_a_number_changes_the_identity(change: dict[str, object]) -
     assert replace(UNIT, **change).unit_id != UNIT.unit_id  # type: ignore[arg-type]
 
 
+def test_new_test_images_and_labels_make_another_unit_of_the_same_detector() -> None:
+    other = replace(UNIT, line_digest="d2")
+    assert other.unit_id != UNIT.unit_id
+    assert other.detector_id == UNIT.detector_id
+    assert replace(UNIT, training_digest="t2").detector_id != UNIT.detector_id
+
+
 def test_the_label_on_the_board_does_not() -> None:
     assert replace(UNIT, model="other label").unit_id == UNIT.unit_id
 
 
 def test_identity_is_stable() -> None:
     """A change here orphans every finished unit of every user: raise ID_VERSION and say so."""
-    assert UNIT.unit_id == "40270a75ba56238d4582"
+    assert UNIT.unit_id == "0c04c0c94243117bcf12"
 
 
 json_values = st.recursive(

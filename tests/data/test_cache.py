@@ -47,7 +47,6 @@ def test_rows_are_the_shards_images_at_the_networks_size(manifest: Manifest, lin
     fitted = open_cached(lines, manifest, shard, FIT, cache)
     rows = list(read_rows(lines, shard))
     assert fitted.image_ids == tuple(row.image_id for row in rows)
-    assert fitted.index.labels == tuple(row.label for row in rows)
     assert fitted.index.heights == (200,) * 8
     assert fitted.groups == fitted.image_ids  # of a folder, whose images belong to no group
     images = fitted.batch(range(8))

@@ -272,7 +272,7 @@ def test_masks_that_cannot_be_right(packed_once: Store, tmp_path: Path) -> None:
         ]
         data = write_shard(rows)
         lines.put(shard.key, data)
-        shards.append(describe(shard.key, shard.split, len(rows), data))
+        shards.append(describe(shard.key, shard.split, rows, data))
     found = inspect(lines, replace(manifest, shards=tuple(shards)))
     masked = {(issue.kind, issue.image_id) for issue in found.issues if "mask" in issue.kind}
     assert {("mask on an OK image", "test/good/000.png"), ("large mask", "test/scratch/000.png")} <= masked

@@ -143,7 +143,7 @@ heat = hnp.arrays(
 
 
 def score_row(heatmap: npt.NDArray[np.float32] | None, image_id: str = "a") -> ScoreRow:
-    return ScoreRow(image_id, "l", "m", "u", "ng", 1.25, True, heatmap, 100, 200)
+    return ScoreRow(image_id, "l", "m", "d", 1.25, True, heatmap, 100, 200)
 
 
 @given(heat)
@@ -160,7 +160,7 @@ def test_heat_maps_come_back_within_half_a_step(heatmap: npt.NDArray[np.float32]
 
 
 def test_scores_without_heat_map_or_threshold() -> None:
-    row = ScoreRow("a", "l", "m", "u", "unknown", -1e300, None, None, 1, 2)
+    row = ScoreRow("a", "l", "m", "d", -1e300, None, None, 1, 2)
     assert read_scores(write_scores([row], fit="squash")) == [row]
     assert read_scores(write_scores([], fit="squash")) == []
 

@@ -20,7 +20,7 @@ from raybench.runs.scores import read_scores
 
 from .make import CREATED, ID_VERSION, STORED, plan_of
 
-UNIT_IDS = {"padim": "54c2c9a3575fc7c38e1f", "dfm": "5958253a7a56cecec992"}
+UNIT_IDS = {"padim": "14f7ceb17462b86e1b1c", "dfm": "7e7cbadd4fc9718179b7"}
 LINE_DIGEST = "457f568a5d0c520dc052f9ff8e1ed4422dd37394bc3627820d25520f9b81ea6f"
 
 
@@ -44,8 +44,12 @@ def test_nothing_is_left_to_do(plan: Plan) -> None:
 def test_every_record_is_read(plan: Plan) -> None:
     run = RunStore(plan.store, "golden")
     for unit in plan.units:
-        for name, kind in (("train", TrainRecord), ("quality", QualityRecord), ("measure", MeasureRecord)):
-            assert run.read(unit.unit_id, name, kind) is not None
+        for owner, name, kind in (
+            (unit.detector_id, "train", TrainRecord),
+            (unit.unit_id, "quality", QualityRecord),
+            (unit.detector_id, "measure", MeasureRecord),
+        ):
+            assert run.read(owner, name, kind) is not None
         assert run.read(unit.unit_id, "result", UnitResult) is not None
         for shard in plan.manifests["strip"].scored_shards:
             record = run.read(unit.unit_id, score_name(shard.key), ScoreRecord)

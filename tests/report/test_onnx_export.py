@@ -96,7 +96,7 @@ def test_the_example_of_the_docs_scores_files_as_the_run_did(done: Plan, exporte
     assert len(example.splitlines()) <= 20
     assert "raybench" not in example
     run, unit = RunStore.of(done), select_unit(done, "strip", "patchcore")
-    trained, merged = run.read(unit.unit_id, "train", TrainRecord), run.read(unit.unit_id, "quality", QualityRecord)
+    trained, merged = run.read(unit.detector_id, "train", TrainRecord), run.read(unit.unit_id, "quality", QualityRecord)
     assert trained is not None
     assert merged is not None
     scored = ImageScores.from_bytes(run.get_blob(merged.images))

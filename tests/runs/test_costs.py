@@ -21,7 +21,9 @@ PIXELS = 64 * 64
 
 
 def unit(detector: str = "padim", seed: int = 0, side: int = 64, **config: object) -> Unit:
-    return Unit("a", "digest", detector, detector, config, {}, Input("native", side, side, side, side), seed)
+    return Unit(
+        "a", "digest", "training", detector, detector, config, {}, Input("native", side, side, side, side), seed
+    )
 
 
 def manifest(train: int, test: int) -> Manifest:

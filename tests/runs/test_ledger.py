@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raybench.config.unit import Unit
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall
 from raybench.runs.ledger import FEW_PAGES, Ledger, append_to_ledger
-from raybench.runs.records import Failure, QualityRecord, UnitResult
+from raybench.runs.records import Failure, MeasureRecord, ModelSize, QualityRecord, UnitResult
 from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
+from tests.support.backlog import unit
+from tests.support.decisions import SPEED
 
 NOTHING = Estimate(None, reason="not measured")
 QUALITY = Quality(**dict.fromkeys(Quality.__dataclass_fields__, NOTHING))
@@ -28,6 +31,14 @@ def finish(run: RunStore, unit_id: str) -> None:
     images = run.put_blob(unit_id, "images", scores.to_bytes())
     run.commit(unit_id, "quality", QualityRecord(unit_id, QUALITY, RegionRecall(NOTHING, {}, {}), images, 2, 0))
     run.commit(unit_id, "result", UnitResult(unit_id, "line", "fake", 0))
+
+
+def units(*names: str) -> list[Unit]:
+    """Return units that have these ids."""
+    made = [unit("line", seed) for seed in range(len(names))]
+    for one, name in zip(made, names, strict=True):
+        vars(one)["unit_id"] = name
+    return made
 
 
 def without_units(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +66,7 @@ def test_finished_units_are_known_without_touching_them(run: RunStore, monkeypat
     without_units(run, monkeypatch)
     ledger = Ledger.read(run)
     assert ledger.done == set(names)
-    assert ledger.commits(names) == {name: {"result"} for name in names}
+    assert ledger.commits(units(*names)) == {name: {"result"} for name in names}
     remembering = RunStore(run.store, run.name, ledger)
     merged = remembering.read("u3", "quality", QualityRecord)
     assert merged is not None
@@ -70,7 +81,7 @@ def test_a_stale_ledger_is_made_good_from_the_store(run: RunStore) -> None:
     run.record_failure("u3", Failure("train", "ValueError", "no", "Traceback", 1))
     ledger = Ledger.read(run)
     assert ledger.done == {"u1"}
-    found = ledger.commits(["u1", "u2", "u3", "u4"])
+    found = ledger.commits(units("u1", "u2", "u3", "u4"))
     assert found == {"u1": {"result"}, "u2": {"quality", "result"}, "u3": {"failure"}}
 
 
@@ -78,14 +89,23 @@ def test_many_unknown_units_are_listed_at_once(run: RunStore, monkeypatch: pytes
     monkeypatch.setattr("raybench.runs.ledger.FEW_UNITS", 2)
     for name in ("u1", "u2", "u3"):
         finish(run, name)
-    found = Ledger.read(run).commits(["u1", "u2", "u3", "u4"])
+    found = Ledger.read(run).commits(units("u1", "u2", "u3", "u4"))
     assert found == {name: {"quality", "result"} for name in ("u1", "u2", "u3")}
 
 
 def test_without_a_ledger_everything_is_looked_up(run: RunStore) -> None:
     finish(run, "u1")
     assert Ledger.read(run).done == set()
-    assert Ledger.read(run).commits(["u1"]) == {"u1": {"quality", "result"}}
+    assert Ledger.read(run).commits(units("u1")) == {"u1": {"quality", "result"}}
+
+
+def test_a_unit_has_the_commits_of_its_detector(run: RunStore) -> None:
+    [one] = units("u1")
+    record = MeasureRecord(one.detector_id, speed=SPEED, size=ModelSize(1.0, 1))
+    run.commit(one.detector_id, "measure", record)
+    assert Ledger.read(run).commits([one]) == {"u1": {"measure"}}
+    run.record_failure("u1", Failure("score", "ValueError", "no", "Traceback", 1))
+    assert Ledger.read(run).commits([one]) == {"u1": {"measure", "failure"}}
 
 
 def test_units_that_are_not_finished_are_not_entered(run: RunStore) -> None:

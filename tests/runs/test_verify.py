@@ -55,7 +55,7 @@ def test_what_is_whole_has_no_problems(done: Store) -> None:
         size for key, size in sizes.items() if key.startswith("runs/night/units/")
     )
     assert {kind: tally.objects for kind, tally in run.tallies.items()}.items() >= {
-        "commit": 7,
+        "commit": 10,
         "scores shard": 3,
         "partial metrics": 17,
     }.items()
@@ -104,7 +104,7 @@ def test_every_problem_is_listed(done: Store) -> None:
 def test_a_result_without_its_parts(done: Store) -> None:
     done.delete(key_of(done, "train.json"))
     said = [problem.what for problem in verify_run(RunStore(done, "night")).problems]
-    assert said == ["its result is committed, train is not"]
+    assert said == ["its result is committed, train of its detector is not"]
 
 
 def test_a_damaged_manifest_is_a_problem_of_the_line(done: Store) -> None:

@@ -31,7 +31,7 @@ def manifest(line: str, shards: int) -> Manifest:
 
 
 def unit(line: str, seed: int) -> Unit:
-    return Unit(line, "digest", "fake", "fake", {}, {}, Input("native", 64, 64, 64, 64), seed)
+    return Unit(line, "digest", f"training of {line}", "fake", "fake", {}, {}, Input("native", 64, 64, 64, 64), seed)
 
 
 def drain(backlog: Backlog, window: int, shuffle: random.Random, failing: set[tuple[str, str]]) -> list[Job]:

@@ -13,4 +13,4 @@ def stored(lines: Store, rows: Sequence[ImageRow], row_group_mb: int = 16) -> Sh
     """Write the rows as a shard of line `l`."""
     data = write_shard(rows, row_group_mb)
     lines.put("l/test-00000.parquet", data)
-    return describe("l/test-00000.parquet", "test", len(rows), data)
+    return describe("l/test-00000.parquet", "test", rows, data)

@@ -473,7 +473,7 @@ def a_line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Manifest]:
 
 
 SCORES = write_scores(
-    [ScoreRow(f"{n}", "l", "m", "u", "ng", 0.5, True, np.full((4, 6), n, np.float32), 8, 12) for n in range(20)],
+    [ScoreRow(f"{n}", "l", "m", "d", 0.5, True, np.full((4, 6), n, np.float32), 8, 12) for n in range(20)],
     fit="native",
 )
 

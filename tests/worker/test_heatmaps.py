@@ -105,7 +105,7 @@ def test_a_unit_is_trained_and_scored_alike_on_host_and_device(
     assert levels(again) == pytest.approx(levels(trained), rel=1e-4)
 
     scored = RunStore(plan.store, "scored with the host's levels")
-    scored.commit(unit.unit_id, "train", trained)
+    scored.commit(unit.detector_id, "train", trained)
     device = replace(device, run=scored)
     on_device, on_host = PixelSketch.empty(), PixelSketch.empty()
     for shard in manifest.scored_shards:

@@ -19,14 +19,19 @@ from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.config.unit import Protocol
 from raybench.data.cache import CachedShard, Index
+from raybench.data.corrections import Correction
+from raybench.data.decode import encode_mask
+from raybench.data.labels import correct_labels
+from raybench.data.manifest import Change, Label
 from raybench.data.pack import PackOptions, pack
+from raybench.data.shards import ImageRow, read_rows
 from raybench.detectors import registry
 from raybench.detectors.protocol import Card, Detector, TrainSteps
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
 from raybench.runs.records import QualityRecord, ScoreRecord, UnitResult
-from raybench.runs.run import RunStore
+from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import read_scores
 from raybench.store import Store, open_store
 from raybench.worker import context as context_module
@@ -108,7 +113,7 @@ def test_scores_shards_say_what_was_seen(plan: Plan, context: WorkerContext) -> 
         assert row.heatmap is not None
         assert row.heatmap.shape == (unit.input.height, unit.input.width)
         assert row.is_anomalous == (row.score > (trained.threshold.value or 0.0))
-        assert (row.line, row.model, row.unit_id) == ("strip", "fake", unit.unit_id)
+        assert (row.line, row.model, row.detector_id) == ("strip", "fake", unit.detector_id)
     assert pq.read_schema(io.BytesIO(data)).names[:3] == ["image_id", "line", "model"]
     images = ImageScores.from_bytes(context.run.get_blob(record.images))
     assert images.scores.tolist() == [row.score for row in sorted(rows, key=lambda row: row.image_id)]
@@ -176,7 +181,7 @@ def shards_of(groups: Sequence[str], rows: int = 7) -> list[CachedShard]:
     shards = []
     for start in range(0, len(images), rows):
         ids, names = zip(*images[start : start + rows], strict=True)
-        shards.append(CachedShard(Index(ids, (), (), (), names), Path(), 1, 1))
+        shards.append(CachedShard(Index(ids, (), (), names), Path(), 1, 1))
     return shards
 
 
@@ -302,7 +307,7 @@ def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips:
     context = WorkerContext(RunStore(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
     for model in ("fake", "padim"):
         one, other = (train(unit, plan.manifests[unit.line], context) for unit in plan.units if unit.model == model)
-        assert one.unit_id != other.unit_id
+        assert one.detector_id != other.detector_id
         assert (one.threshold, one.pixel_threshold) == (other.threshold, other.pixel_threshold)
         digests = [{name: blob.sha256 for name, blob in record.model.items()} for record in (one, other)]
         assert digests[0] == digests[1]
@@ -318,3 +323,50 @@ def test_a_worker_that_changes_its_gpu_keeps_nothing_on_the_other(monkeypatch: p
     assert (len(context_module._loaded), given_back) == (1, [])
     context_module.use_gpu(3)
     assert (len(context_module._loaded), given_back) == (0, ["cuda"])
+
+
+def test_a_corrected_label_is_judged_again_from_the_stored_heat_maps(
+    plan: Plan, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle is a run of its own that trains and scores the corrected line from the start."""
+
+    def correction_of(row: ImageRow, label: Label, defect_type: str = "", mask: bytes | None = None) -> Correction:
+        return Correction(row.image_id, row.sha256, label, defect_type, mask, "a person", "2026-11-27", "labels.csv")
+
+    unit, manifest = plan.units[0], plan.manifests["strip"]
+    train(unit, manifest, context)
+    before = [score(unit, manifest, shard, context) for shard in manifest.scored_shards]
+    found = {row.image_id: row for shard in manifest.scored_shards for row in read_rows(context.lines, shard)}
+    ok, ng = (next(row for row in found.values() if row.label == label) for label in ("ok", "ng"))
+    mask = encode_mask(np.pad(np.ones((20, 30), np.bool_), ((5, ok.height - 25), (5, ok.width - 35))))
+    corrected = correct_labels(
+        context.lines,
+        manifest,
+        [correction_of(ok, label="ng", defect_type="scratch", mask=mask), correction_of(ng, label="ok")],
+        Change("2026-11-27T00:00:00+00:00", "a person", "2 labels", manifest.digest),
+    )
+    assert corrected.counts == manifest.counts
+    anew = make_plan(plan.experiment)
+    again = anew.units[0]
+    assert (again.detector_id, again.unit_id != unit.unit_id) == (unit.detector_id, True)
+    with monkeypatch.context() as patch:
+        for name in ("create", "load"):
+            patch.setattr(f"raybench.detectors.registry.{name}", lambda *_: pytest.fail("a detector is not needed"))
+        patch.setattr("raybench.worker.context._loaded", OrderedDict())
+        train(again, corrected, context)
+        judged = [score(again, corrected, shard, context) for shard in corrected.scored_shards]
+        quality = merge(again, corrected, context.run, Partials())
+    assert [record.shard for record in judged] == [record.shard for record in before]
+    fresh = replace(context, run=RunStore(plan.store, "another"))
+    train(again, corrected, fresh)
+    for shard in corrected.scored_shards:
+        score(again, corrected, shard, fresh)
+    expected = merge(again, corrected, fresh.run, Partials())
+    assert quality.quality == expected.quality
+    assert quality.regions == expected.regions
+    assert quality.masks == expected.masks == 6
+    for old in judged:
+        new = fresh.run.read(again.unit_id, score_name(old.image_shard), ScoreRecord)
+        assert new is not None
+        for part in ("images", "pixels", "regions", "glow", "traits"):
+            assert getattr(old, part).sha256 == getattr(new, part).sha256, part

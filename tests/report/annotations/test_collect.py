@@ -98,7 +98,7 @@ def result_of(unit: Unit) -> UnitResult:
 
 def scored(unit: Unit, image_id: str, at: int) -> ScoreRow:
     found = heat(unit.input.height, unit.input.width, at)
-    return ScoreRow(image_id, "strip", unit.model, unit.unit_id, "ng", 1.0, True, found, HEIGHT, WIDTH)
+    return ScoreRow(image_id, "strip", unit.model, unit.detector_id, 1.0, True, found, HEIGHT, WIDTH)
 
 
 def leave_flags(run: RunStore, lines: list[str], ids: list[str]) -> None:

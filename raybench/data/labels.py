@@ -1,0 +1,171 @@
+"""Correct labels and masks of a packed line: tables beside its shards, a new manifest, and a history of the old ones.
+
+Images are never written again, and no label is lost: `<line>/history/<number>-<digest>.json` is the manifest before
+each change, and names the tables of labels that held until then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from raybench.data.corrections import Correction, put_corrections, read_corrections
+from raybench.data.decode import decode_mask
+from raybench.data.manifest import Change, Manifest, ShardInfo, encode_manifest, read_manifest, write_manifest
+from raybench.data.shards import ImageRow, read_rows
+from raybench.errors import LabelError, RejectedImage
+from raybench.store import Store
+
+
+@dataclass(frozen=True)
+class LabelChange:
+    """The label and mask of an image before and after a correction."""
+
+    row: ImageRow
+    """The image as it is now, without its pixels."""
+    correction: Correction
+    """The label and mask that it gets."""
+
+    @property
+    def relabels(self) -> bool:
+        """Whether the label changes."""
+        return self.row.label != self.correction.label
+
+    @property
+    def is_change(self) -> bool:
+        """Whether anything but who said it changes."""
+        old, new = self.row, self.correction
+        if self.relabels or old.defect_type != new.defect_type:
+            return True
+        return not _same_mask(old, old.mask, new.mask)
+
+
+def changes_of(lines: Store, manifest: Manifest, corrections: Iterable[Correction]) -> list[LabelChange]:
+    """Compare corrections with a line; return those that change something, in the order of the line.
+
+    Raises:
+        LabelError: Some corrections cannot be right: an image is not in the line or was another file, a mask does not
+            fit, or contradicts its label. The message names them all.
+        StoreError: The store fails.
+    """
+    wanted, problems = _by_id(corrections)
+    changes = []
+    for shard in manifest.shards:
+        for row in read_rows(lines, shard, images=False, only=wanted):
+            correction = wanted.pop(row.image_id)
+            if fault := _fault(row, correction):
+                problems.append(fault)
+            elif (change := LabelChange(row, correction)).is_change:
+                changes.append(change)
+    problems += [f"{image_id}: no such image in the line" for image_id in wanted]
+    if problems:
+        raise LabelError(manifest.line, problems)
+    return changes
+
+
+def correct_labels(lines: Store, manifest: Manifest, corrections: Iterable[Correction], change: Change) -> Manifest:
+    """Give images of a line other labels and masks.
+
+    Args:
+        lines: The store of lines.
+        manifest: Manifest of the line.
+        corrections: The labels. Those that change nothing are left out.
+        change: The entry in the manifest's `changes`.
+
+    Returns:
+        The new manifest, which is written; the old one if nothing changes.
+
+    Raises:
+        LabelError: Some corrections cannot be right, see `changes_of`, or the line was changed at the same time.
+        StoreError: The store fails.
+    """
+    changes = changes_of(lines, manifest, corrections)
+    if not changes:
+        return manifest
+    _keep(lines, manifest)
+    corrected = replace(with_corrections(lines, manifest, changes), changes=(*manifest.changes, change))
+    write_manifest(lines, corrected)
+    return corrected
+
+
+def with_corrections(lines: Store, manifest: Manifest, changes: Sequence[LabelChange]) -> Manifest:
+    """Write the tables of labels of some changes, and return a manifest that names them, which is not written."""
+    of_split: defaultdict[str, dict[str, Correction]] = defaultdict(dict)
+    counts, masks = Counter(manifest.counts), manifest.masks
+    for each in changes:
+        row, correction = each.row, each.correction
+        of_split[row.split][row.image_id] = correction
+        counts[f"{row.split}/{row.label}"] -= 1
+        counts[f"{row.split}/{correction.label}"] += 1
+        masks += (correction.mask is not None) - (row.mask is not None)
+    shards = [_with_table(lines, shard, of_split[shard.split]) for shard in manifest.shards]
+    counted = {name: count for name, count in sorted(counts.items()) if count}
+    return replace(manifest, shards=tuple(shards), counts=counted, masks=masks)
+
+
+def kept_corrections(lines: Store, old: Manifest, new: Manifest) -> list[LabelChange]:
+    """Return the corrections of a line that hold after it is packed again: those of images that are the same files."""
+    before = {
+        (each.image_id, each.sha256): each for shard in old.shards for each in read_corrections(lines, shard).values()
+    }
+    ids = {image_id for image_id, _ in before}
+    found = (row for shard in new.shards for row in read_rows(lines, shard, images=False, only=ids) if ids)
+    changes = (LabelChange(row, before[key]) for row in found if (key := (row.image_id, row.sha256)) in before)
+    return [change for change in changes if change.is_change]
+
+
+def _by_id(corrections: Iterable[Correction]) -> tuple[dict[str, Correction], list[str]]:
+    by_id: dict[str, Correction] = {}
+    problems = []
+    for each in corrections:
+        if each.image_id in by_id:
+            problems.append(f"{each.image_id}: labelled twice")
+        by_id[each.image_id] = each
+    return by_id, problems
+
+
+def _fault(row: ImageRow, correction: Correction) -> str:
+    """Describe why a correction cannot be right; empty if it can."""
+    name, label = row.image_id, correction.label
+    if correction.sha256 and correction.sha256 != row.sha256:
+        return f"{name}: the labelled image is another file than the packed one"
+    if correction.mask is None:
+        return ""
+    try:
+        marked = int(decode_mask(correction.mask, row.height, row.width).sum())
+    except RejectedImage as error:
+        return f"{name}: its mask {error.detail}"
+    if label == "ng" and not marked:
+        return f"{name}: labelled NG, and its mask marks nothing; leave the mask out if the defect is not outlined"
+    if label != "ng" and marked:
+        return f"{name}: labelled {label.upper()}, and its mask marks {marked} pixels"
+    return ""
+
+
+def _same_mask(row: ImageRow, old: bytes | None, new: bytes | None) -> bool:
+    if old is None or new is None:
+        return old is new
+    return old == new or np.array_equal(
+        decode_mask(old, row.height, row.width), decode_mask(new, row.height, row.width)
+    )
+
+
+def _with_table(lines: Store, shard: ShardInfo, new: Mapping[str, Correction]) -> ShardInfo:
+    """Write the shard's table with new corrections; those of images that it does not hold are left out."""
+    held = {row.image_id for row in read_rows(lines, shard, images=False, only=new)} if new else set()
+    if not held:
+        return shard
+    table = {**read_corrections(lines, shard), **{image_id: new[image_id] for image_id in held}}
+    return replace(shard, labels=put_corrections(lines, shard, list(table.values())))
+
+
+def _keep(lines: Store, manifest: Manifest) -> None:
+    """Write the manifest to the line's history. Raises LabelError when another program changes the line now."""
+    key = f"{manifest.line}/history/{len(manifest.changes):05}-{manifest.digest[:12]}.json"
+    if not lines.put_if_absent(key, encode_manifest(manifest)) and (
+        read_manifest(lines, manifest.line).digest != manifest.digest
+    ):
+        raise LabelError(manifest.line, ["the line was changed at the same time; give the same command again"])
