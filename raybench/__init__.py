@@ -21,7 +21,7 @@ from raybench import errors
 from raybench.errors import RaybenchError
 
 if TYPE_CHECKING:
-    from raybench._api import Run, open_run, pack, plan, run
+    from raybench._api import Run, import_labels, open_run, pack, plan, run
     from raybench.config.experiment import Experiment, ModelChoice
     from raybench.config.plan import Plan
     from raybench.data.line import Line
@@ -47,6 +47,7 @@ __all__ = [
     "__version__",
     "check_export",
     "errors",
+    "import_labels",
     "open_run",
     "pack",
     "plan",
@@ -54,7 +55,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Run", "open_run", "pack", "plan", "run"), "raybench._api"),
+    **dict.fromkeys(("Run", "import_labels", "open_run", "pack", "plan", "run"), "raybench._api"),
     **dict.fromkeys(("Experiment", "ModelChoice"), "raybench.config.experiment"),
     "Heatmap": "raybench.report.notebook",
     "check_export": "raybench.report.export_check",

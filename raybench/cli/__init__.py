@@ -16,6 +16,7 @@ from raybench.cli import (
     demo,
     export,
     inspect,
+    labels,
     models,
     pack,
     predict,
@@ -48,6 +49,7 @@ app.command()(status.status)
 app.command()(report.report)
 app.command()(predict.predict)
 app.command()(annotate.annotate)
+app.add_typer(labels.app, name="labels")
 app.command()(export.export)
 app.command()(verify.verify)
 app.command()(store.store)

@@ -19,10 +19,11 @@ def pack(
     layout: Annotated[
         str, typer.Option(help="mvtec, folder, csv, kolektor, kolektor2, visa, real-iad; auto looks for itself.")
     ] = "auto",
+    add: Annotated[bool, typer.Option("--add", help="Append the images that the packed line lacks.")] = False,
 ) -> None:
     """Pack a folder of images into Parquet shards."""
     target = open_store(to)
-    manifest = pack_line(open_store(source), target, line, layout)
+    manifest = pack_line(open_store(source), target, line, layout, add)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(manifest.counts.items()))
     size_mb = sum(shard.size for shard in manifest.shards) / 1e6
     out.print(f"{line}: {counts}; {len(manifest.shards)} shards, {size_mb:.1f} MB", highlight=False)
@@ -30,6 +31,6 @@ def pack(
     print_packed(manifest)
 
 
-def pack_line(source: Store, target: Store, line: str, layout: str) -> Manifest:
+def pack_line(source: Store, target: Store, line: str, layout: str, add: bool = False) -> Manifest:
     """Pack a line, with a progress bar."""
-    return pack_with_progress(source, target.sub("lines"), line, layout, err)
+    return pack_with_progress(source, target.sub("lines"), line, layout, err, add)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from raybench.data.manifest import Manifest
-from raybench.data.pack import EIGHT_BITS
+from raybench.data.packing import EIGHT_BITS
 
 SHOWN_REJECTS = 20
 LOG_COLUMNS = 160

@@ -85,7 +85,7 @@ def correct_labels(lines: Store, manifest: Manifest, corrections: Iterable[Corre
     changes = changes_of(lines, manifest, corrections)
     if not changes:
         return manifest
-    _keep(lines, manifest)
+    keep_in_history(lines, manifest)
     corrected = replace(with_corrections(lines, manifest, changes), changes=(*manifest.changes, change))
     write_manifest(lines, corrected)
     return corrected
@@ -106,15 +106,18 @@ def with_corrections(lines: Store, manifest: Manifest, changes: Sequence[LabelCh
     return replace(manifest, shards=tuple(shards), counts=counted, masks=masks)
 
 
-def kept_corrections(lines: Store, old: Manifest, new: Manifest) -> list[LabelChange]:
-    """Return the corrections of a line that hold after it is packed again: those of images that are the same files."""
-    before = {
-        (each.image_id, each.sha256): each for shard in old.shards for each in read_corrections(lines, shard).values()
-    }
-    ids = {image_id for image_id, _ in before}
-    found = (row for shard in new.shards for row in read_rows(lines, shard, images=False, only=ids) if ids)
-    changes = (LabelChange(row, before[key]) for row in found if (key := (row.image_id, row.sha256)) in before)
-    return [change for change in changes if change.is_change]
+def kept_corrections(lines: Store, old: Manifest, new: Manifest) -> tuple[list[LabelChange], list[Correction]]:
+    """Return the corrections of a line that hold after it is packed again, and those that are lost.
+
+    They hold for images that are the same files. Corrections that the new packing agrees with are in neither list.
+    """
+    lost = {each.image_id: each for shard in old.shards for each in read_corrections(lines, shard).values()}
+    if not lost:
+        return [], []
+    rows = [row for shard in new.shards for row in read_rows(lines, shard, images=False, only=lost)]
+    same = [row for row in rows if row.sha256 == lost[row.image_id].sha256]
+    changes = [LabelChange(row, lost.pop(row.image_id)) for row in same]
+    return [change for change in changes if change.is_change], list(lost.values())
 
 
 def _by_id(corrections: Iterable[Correction]) -> tuple[dict[str, Correction], list[str]]:
@@ -130,7 +133,7 @@ def _by_id(corrections: Iterable[Correction]) -> tuple[dict[str, Correction], li
 def _fault(row: ImageRow, correction: Correction) -> str:
     """Describe why a correction cannot be right; empty if it can."""
     name, label = row.image_id, correction.label
-    if correction.sha256 and correction.sha256 != row.sha256:
+    if correction.sha256 != row.sha256:
         return f"{name}: the labelled image is another file than the packed one"
     if correction.mask is None:
         return ""
@@ -162,7 +165,7 @@ def _with_table(lines: Store, shard: ShardInfo, new: Mapping[str, Correction]) -
     return replace(shard, labels=put_corrections(lines, shard, list(table.values())))
 
 
-def _keep(lines: Store, manifest: Manifest) -> None:
+def keep_in_history(lines: Store, manifest: Manifest) -> None:
     """Write the manifest to the line's history. Raises LabelError when another program changes the line now."""
     key = f"{manifest.line}/history/{len(manifest.changes):05}-{manifest.digest[:12]}.json"
     if not lines.put_if_absent(key, encode_manifest(manifest)) and (

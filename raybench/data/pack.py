@@ -1,74 +1,33 @@
-"""Pack an image folder into Parquet shards, as a stream: memory depends on the size of a shard, not of the line."""
+"""Pack an image folder into Parquet shards, and append images to a packed line."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import os
+import getpass
 import re
-import statistics
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from raybench.data import layouts
-from raybench.data.checks import LARGE_MASK, FittedMask, ImageFacts, check_image, fit_mask, large_mask
-from raybench.data.decode import encode_mask
-from raybench.data.layouts import FolderListing, SourceImage
+from raybench.data.labels import keep_in_history, kept_corrections, with_corrections
 from raybench.data.manifest import (
-    SCHEMA_VERSION,
+    Change,
     Manifest,
     PackFinding,
     Reject,
-    ShardInfo,
     manifest_key,
+    read_manifest,
     write_manifest,
 )
-from raybench.data.shards import ROW_GROUP_MB, ImageRow, describe, write_shard
-from raybench.errors import LineError, ObjectMissing, RejectedImage
+from raybench.data.packing import Packing, PackOptions, Progress
+from raybench.data.shards import read_rows
+from raybench.errors import IntegrityError, LineError
 from raybench.store import Store
 
-REMOTE_READERS = 16
-EIGHT_BITS = 255
-NARROW = 8  # a band of 16-bit values is narrow if it takes less than an eighth of the range up to white
-FAINT_SHARE = 0.5  # of the mask's pixels
+__all__ = ["LINE_NAME", "PackOptions", "Progress", "add", "pack"]
+
 LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-@dataclass(frozen=True)
-class PackOptions:
-    """How to pack a folder."""
-
-    layout: str = layouts.AUTO
-    """Name of a layout; see `layouts`. `auto` detects it."""
-    shard_mb: int = 64
-    """A shard is closed once its images and masks reach this size in MB, or `shard_rows` images."""
-    shard_rows: int = 1024
-    row_group_mb: int = ROW_GROUP_MB
-    """Most MB of images and masks in a row group, the unit in which shards are read."""
-    readers: int | None = None
-    """Threads that read and check images. None chooses cores + 1 for a local folder, where checks limit the speed, and
-    `REMOTE_READERS` otherwise."""
-    levels: tuple[int, int] | None = None
-    """Black and white level of the line that the images are compared with. None derives them from the images; see
-    `Manifest`."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far packing has come."""
-
-    done: int
-    """Images packed."""
-    total: int
-    """Images that the layout lists, rejected ones included."""
-    bytes_done: int
-    """Bytes of the packed images and masks."""
-    rejected: int
-    """Files rejected."""
 
 
 def pack(
@@ -98,18 +57,94 @@ def pack(
         raise LineError(f"{line!r} is not a line name: letters, digits, `.`, `_` and `-`, at most 100")
     options = options or PackOptions()
     listing = layouts.list_images(source, options.layout, line)
-    packing = _Packing(source, lines, line, options, listing, progress)
-    shards = packing.write()
+    packing = Packing(source, lines, line, options, listing, progress)
+    shards = packing.write({})
     if not shards:
         raise LineError(f"{source.uri()}: no image could be packed as {line!r}{_reject_counts(packing.rejects)}")
-    manifest = packing.manifest(shards)
+    manifest = _with_labels(lines, packing.manifest(shards))
     write_manifest(lines, manifest)
     _drop_old_shards(lines, manifest)
     return manifest
 
 
-def _readers(source: Store) -> int:
-    return (os.cpu_count() or 1) + 1 if source.uri().startswith("file://") else REMOTE_READERS
+def add(
+    source: Store,
+    lines: Store,
+    line: str,
+    options: PackOptions | None = None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Manifest:
+    """Append the images of `source` that a packed line does not hold yet, in shards of their own.
+
+    What the line holds stays as it is, so that nothing is scored twice: its shards, its levels and the size that its
+    networks see. An image of the folder that differs from the packed one, or is labelled otherwise, is told.
+
+    Args:
+        source: The image folder.
+        lines: The store of lines.
+        line: Name of the packed line.
+        options: How to pack. None takes the defaults.
+        progress: Called after each packed image.
+
+    Returns:
+        The new manifest; the old one if there is no new image.
+
+    Raises:
+        LineError: The line is not packed, or no layout fits.
+        LabelError: The line was changed at the same time.
+    """
+    before = read_manifest(lines, line)
+    options = replace(options or PackOptions(), levels=(before.black_level, before.white_level))
+    listing = layouts.list_images(source, options.layout, line)
+    packing = Packing(source, lines, line, options, listing, progress)
+    held = {row.image_id: row for shard in before.shards for row in read_rows(lines, shard, images=False)}
+    packing.listing = replace(listing, items=tuple(item for item in listing.items if item.image_id not in held))
+    for item in listing.items:
+        if row := held.get(item.image_id):
+            packing.compare(item, row)
+    for row in held.values():
+        packing.note_group(row)
+    shards = packing.write(Counter(shard.split for shard in before.shards))
+    if not shards:
+        return before
+    new = packing.manifest(shards)
+    what = f"{sum(new.counts.values())} images added from {source.uri()}"
+    change = Change(datetime.now(UTC).isoformat(timespec="seconds"), getpass.getuser(), what, before.digest)
+    keep_in_history(lines, before)
+    manifest = replace(
+        before,
+        counts=dict(sorted((Counter(before.counts) + Counter(new.counts)).items())),
+        masks=before.masks + new.masks,
+        min_height=min(before.min_height, new.min_height),
+        min_width=min(before.min_width, new.min_width),
+        max_height=max(before.max_height, new.max_height),
+        max_width=max(before.max_width, new.max_width),
+        shards=tuple(sorted([*before.shards, *shards], key=lambda shard: shard.key)),
+        rejects=tuple(sorted({*before.rejects, *new.rejects}, key=lambda reject: reject.path)),
+        findings=tuple(sorted({*before.findings, *new.findings}, key=lambda finding: finding.path)),
+        changes=(*before.changes, change),
+    )
+    write_manifest(lines, manifest)
+    return manifest
+
+
+def _with_labels(lines: Store, manifest: Manifest) -> Manifest:
+    """Take over the labels that have come back to the line since it was packed before, and say which cannot hold."""
+    try:
+        before = read_manifest(lines, manifest.line)
+    except (LineError, IntegrityError):  # not packed yet, or by another version
+        return manifest
+    changes, lost = kept_corrections(lines, before, manifest)
+    findings = [
+        PackFinding(each.image_id, "label dropped", f"{each.by} labelled it {each.label} on {each.at}, and it is gone")
+        for each in lost
+    ]
+    again = with_corrections(lines, manifest, changes)
+    return replace(
+        again,
+        changes=before.changes,
+        findings=tuple(sorted([*manifest.findings, *findings], key=lambda finding: finding.path)),
+    )
 
 
 def _reject_counts(rejects: Iterable[Reject]) -> str:
@@ -119,248 +154,7 @@ def _reject_counts(rejects: Iterable[Reject]) -> str:
 
 def _drop_old_shards(lines: Store, manifest: Manifest) -> None:
     current = {manifest_key(manifest.line), *(shard.key for shard in manifest.shards)}
+    current |= {shard.labels.key for shard in manifest.shards if shard.labels}
     for item in list(lines.list(f"{manifest.line}/")):
         if item.key not in current:
             lines.delete(item.key)
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """An image that was read and checked."""
-
-    row: ImageRow
-    facts: ImageFacts
-    rejects: tuple[Reject, ...]
-    """Its mask files, if they cannot be used."""
-    findings: tuple[PackFinding, ...]
-
-
-def _mask_reason(reason: str) -> str:
-    return reason if reason.startswith("mask_") else f"mask_{reason}"
-
-
-def _union(masks: Sequence[FittedMask]) -> FittedMask:
-    mask = np.logical_or.reduce([part.mask for part in masks])
-    return FittedMask(encode_mask(mask), mask, sum(part.faint for part in masks))
-
-
-def _folder_of(keys: Sequence[str]) -> str:
-    return keys[0].rpartition("/")[0]
-
-
-def _contradiction(item: SourceImage, mask: FittedMask) -> tuple[str, str] | None:
-    """Return a reason and a sentence if label and mask cannot both be right. The label counts then."""
-    pixels = int(mask.mask.sum())
-    if item.label == "ok" and pixels:
-        detail = f"marks {pixels} pixels as defective, and {item.image_id} is labelled OK; correct one of them"
-        return "mask_on_ok", detail
-    if item.label == "ng" and not pixels:
-        return "mask_empty", f"marks nothing, and {item.image_id} is labelled NG; its defect is taken as not outlined"
-    return None
-
-
-def _mask_findings(item: SourceImage, mask: FittedMask) -> Iterator[PackFinding]:
-    share = float(mask.mask.mean())
-    if share > LARGE_MASK:
-        yield PackFinding(item.image_id, "large mask", large_mask(share))
-    if mask.faint > FAINT_SHARE * mask.mask.sum():
-        detail = f"{mask.faint} pixels of its mask are above 0 but at most half of its highest value; taken as good"
-        yield PackFinding(item.image_id, "faint mask", detail)
-
-
-def _leak(group: str, splits: Mapping[str, Sequence[str]]) -> PackFinding:
-    """Describe a group with images in train and test: a detector is tested on a part that it has seen."""
-    train, test = splits["train"], splits["test"]
-    detail = (
-        f"the group {group} has {len(train)} images in train and {len(test)} in test, such as {train[0]}; "
-        "put the whole group into one split"
-    )
-    return PackFinding(test[0], "group in train and test", detail)
-
-
-@dataclass
-class _Packing:
-    """One line while it is packed, with the statistics of the images so far."""
-
-    source: Store
-    lines: Store
-    line: str
-    options: PackOptions
-    listing: FolderListing
-    progress: Callable[[Progress], None]
-    rejects: list[Reject] = field(default_factory=list)
-    findings: list[PackFinding] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    sizes: list[tuple[str, int, int]] = field(default_factory=list)
-    """Split, height and width of each image."""
-    masks: int = 0
-    bands: list[tuple[str, str, tuple[int, int]]] = field(default_factory=list)
-    """ID, split and `ImageFacts.band` of each 16-bit image."""
-    groups: defaultdict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(dict))
-    """IDs of the images of each group, by split."""
-
-    def write(self) -> list[ShardInfo]:
-        """Write all shards. One is uploaded while the next is read."""
-        self.rejects, self.findings = list(self.listing.rejects), list(self.listing.findings)
-        shards: list[ShardInfo] = []
-        with ThreadPoolExecutor(1) as uploader:
-            upload: Future[ShardInfo] | None = None
-            for split, items in itertools.groupby(self.listing.items, key=lambda item: item.split):
-                for number, rows in enumerate(self._chunks(self._rows(items))):
-                    if upload:
-                        shards.append(upload.result())
-                    upload = uploader.submit(self._put, split, number, rows)
-            if upload:
-                shards.append(upload.result())
-        return shards
-
-    def manifest(self, shards: list[ShardInfo]) -> Manifest:
-        black, white = self.options.levels or self._levels()
-        heights, widths = [height for _, height, _ in self.sizes], [width for *_, width in self.sizes]
-        typical = [size for size in self.sizes if size[0] == "train"] or self.sizes
-        clipped = [
-            PackFinding(
-                image_id,
-                "clipped",
-                f"its values go from {low} to {high}; black is {black} and white {white}, by the training images",
-            )
-            for image_id, _, (low, high) in self.bands
-            if low < black or high > white
-        ]
-        leaks = (_leak(group, splits) for group, splits in self.groups.items() if {"train", "test"} <= splits.keys())
-        return Manifest(
-            line=self.line,
-            schema_version=SCHEMA_VERSION,
-            layout=self.listing.layout,
-            counts=dict(sorted(self.counts.items())),
-            masks=self.masks,
-            median_height=statistics.median_low(height for _, height, _ in typical),
-            median_width=statistics.median_low(width for _, _, width in typical),
-            min_height=min(heights),
-            min_width=min(widths),
-            max_height=max(heights),
-            max_width=max(widths),
-            white_level=white,
-            black_level=black,
-            shards=tuple(shards),
-            rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
-            findings=tuple(sorted([*self.findings, *clipped, *leaks], key=lambda finding: finding.path)),
-        )
-
-    def _levels(self) -> tuple[int, int]:
-        """Return black and white of the training images: test images must not decide how those look."""
-        bands = [band for _, split, band in self.bands if split == "train"] or [band for *_, band in self.bands]
-        low, high = min((low for low, _ in bands), default=0), max((high for _, high in bands), default=0)
-        white, width = int(2 ** max(8, high.bit_length()) - 1), high - low
-        if not 0 < NARROW * width < white:
-            return 0, white
-        margin = max(width, EIGHT_BITS - width)
-        black = max(0, low - margin)
-        return black, min(2**16 - 1, max(high + margin, black + EIGHT_BITS))
-
-    def _rows(self, items: Iterable[SourceImage]) -> Iterator[ImageRow]:
-        """Yield the usable images in order, read and checked by several threads."""
-        items = iter(items)
-        readers = self.options.readers or _readers(self.source)
-        with ThreadPoolExecutor(readers) as pool:
-            window = deque(pool.submit(self._load, item) for item in itertools.islice(items, 2 * readers))
-            while window:
-                loaded = window.popleft().result()
-                window.extend(pool.submit(self._load, item) for item in itertools.islice(items, 1))
-                if isinstance(loaded, list):
-                    self.rejects += loaded
-                else:
-                    self._note(loaded)
-                    yield loaded.row
-
-    def _load(self, item: SourceImage) -> _Loaded | list[Reject]:
-        try:
-            image = self._get(item.image_id)
-            facts = check_image(image)
-            self._check_depth(facts)
-        except RejectedImage as error:
-            return [Reject(item.image_id, error.reason, error.detail)]
-        mask, rejects = self._load_mask(item, facts)
-        if item.is_labelled_by_mask and mask is None:
-            return [*rejects, layouts.without_label(item.image_id, item.mask_keys[0])]
-        row = ImageRow(
-            image_id=item.image_id,
-            image=image,
-            image_path=item.image_id,
-            mask=mask.data if mask else None,
-            mask_path=(item.mask_keys[0] if len(item.mask_keys) == 1 else _folder_of(item.mask_keys)) if mask else None,
-            line=self.line,
-            split=item.split,
-            label=item.label,
-            defect_type=item.defect_type,
-            group=item.group,
-            height=facts.height,
-            width=facts.width,
-            sha256=hashlib.sha256(image).hexdigest(),
-        )
-        return _Loaded(row, facts, tuple(rejects), tuple(_mask_findings(item, mask)) if mask else ())
-
-    def _load_mask(self, item: SourceImage, facts: ImageFacts) -> tuple[FittedMask | None, list[Reject]]:
-        """Return the mask of an image, and the files that cannot be used. One bad part makes the whole mask unknown."""
-        masks, rejects = [], []
-        for key in item.mask_keys:
-            try:
-                masks.append(fit_mask(self._get(key), facts))
-            except RejectedImage as error:
-                rejects.append(Reject(key, _mask_reason(error.reason), f"{error.detail} ({item.image_id} has no mask)"))
-        if rejects:
-            refused = {reject.path for reject in rejects}
-            detail = f"another part of the mask of {item.image_id} cannot be used"
-            return None, rejects + [
-                Reject(key, "mask_incomplete", detail) for key in item.mask_keys if key not in refused
-            ]
-        if not masks:
-            return None, []
-        mask = masks[0] if len(masks) == 1 else _union(masks)
-        if reason := _contradiction(item, mask):
-            return None, [Reject(key, *reason) for key in item.mask_keys]
-        return mask, []
-
-    def _check_depth(self, facts: ImageFacts) -> None:
-        """Reject deeper images for an 8-bit line, where they would be all white."""
-        if self.options.levels == (0, EIGHT_BITS) and (facts.highest or 0) > EIGHT_BITS:
-            raise RejectedImage("too_deep", f"its values reach {facts.highest}; the line's images have 8 bits")
-
-    def _get(self, key: str) -> bytes:
-        try:
-            return self.source.get(key)
-        except ObjectMissing as error:
-            raise RejectedImage("missing_file", f"{key} was listed and has disappeared") from error
-
-    def _note(self, loaded: _Loaded) -> None:
-        row, facts = loaded.row, loaded.facts
-        self.rejects += loaded.rejects
-        self.findings += loaded.findings
-        self.counts[f"{row.split}/{row.label}"] += 1
-        self.masks += row.mask is not None
-        self.sizes.append((row.split, row.height, row.width))
-        if row.group:
-            self.groups[row.group].setdefault(row.split, []).append(row.image_id)
-        if facts.band is not None:
-            self.bands.append((row.image_id, row.split, facts.band))
-
-    def _chunks(self, rows: Iterator[ImageRow]) -> Iterator[list[ImageRow]]:
-        """Group rows into shards."""
-        shard: list[ImageRow] = []
-        size = bytes_done = 0
-        for row in rows:
-            shard.append(row)
-            size += row.size
-            bytes_done += row.size
-            self.progress(Progress(len(self.sizes), len(self.listing.items), bytes_done, len(self.rejects)))
-            if size >= self.options.shard_mb * 1_000_000 or len(shard) >= self.options.shard_rows:
-                yield shard
-                shard, size = [], 0
-        if shard:
-            yield shard
-
-    def _put(self, split: str, number: int, rows: list[ImageRow]) -> ShardInfo:
-        data = write_shard(rows, self.options.row_group_mb)
-        key = f"{self.line}/{split}-{number:05}.parquet"
-        self.lines.put(key, data)
-        return describe(key, split, rows, data)

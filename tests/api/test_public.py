@@ -11,7 +11,9 @@ import raybench
 
 SIGNATURES = {
     "pack": "(source: 'str | Path', *, to: 'str | Path' = 'raybench-store', name: 'str | None' = None, "
-    "layout: 'str' = 'auto', progress: 'bool' = True) -> 'Line'",
+    "layout: 'str' = 'auto', add: 'bool' = False, progress: 'bool' = True) -> 'Line'",
+    "import_labels": "(line: 'Line | str', file: 'str | Path', *, empty: \"Literal['leave', 'ok']\" = 'leave', "
+    "by: 'str' = '', rehearse: 'bool' = False) -> 'LabelImport'",
     "plan": "(experiment: 'Experiment | str | Path') -> 'Plan'",
     "run": "(experiment: 'Experiment | str | Path', *, "
     "models: 'Sequence[str | Mapping[str, Any] | ModelChoice] | None' = None, "
@@ -59,6 +61,7 @@ def test_public_names() -> None:
         "__version__",
         "check_export",
         "errors",
+        "import_labels",
         "open_run",
         "pack",
         "plan",

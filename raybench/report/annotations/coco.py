@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from raybench.errors import InputError
 from raybench.report.annotations.item import CATEGORY, AnnotatedImage
+from raybench.report.annotations.labelled import Draw, LabelledImage, LabelledRegion, Mask, field, from_runs, polygon
 from raybench.report.annotations.polygons import Region, edges
 from raybench.report.annotations.streams import Add, json_array, run_lengths
 
@@ -84,3 +86,59 @@ def _run_lengths(item: AnnotatedImage, region: Region) -> dict[str, Any]:
     elif after:
         counts.append(after)
     return {"size": [whole_height, whole_width], "counts": counts}
+
+
+def read_coco(file: Path) -> Iterator[LabelledImage]:
+    """Yield the images of a COCO file with their regions; of one that raybench wrote, by their IDs.
+
+    Raises:
+        InputError: It is not a COCO file.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON: {error}") from error
+    names = {field(each, "id", int, "categories"): str(each.get("name", "")) for each in content.get("categories", [])}
+    regions: dict[Any, list[LabelledRegion]] = {}
+    for number, each in enumerate(field(content, "annotations", list, str(file))):
+        where = f"{file}: annotation {each.get('id', number)}"
+        category = names.get(field(each, "category_id", int, where), "")
+        region = LabelledRegion.of(category, _drawing(each.get("segmentation"), where))
+        regions.setdefault(field(each, "image_id", int, where), []).append(region)
+    for each in field(content, "images", list, str(file)):
+        name = each.get("source_id") or field(each, "file_name", str, f"{file}: images")
+        yield LabelledImage(str(name), tuple(regions.get(each.get("id"), ())))
+
+
+def _drawing(segmentation: Any, where: str) -> Draw | None:
+    if isinstance(segmentation, dict):
+        size, counts = field(segmentation, "size", list, where), segmentation.get("counts")
+
+        def runs(height: int, width: int) -> Mask:
+            if size != [height, width]:
+                raise InputError(f"{where} is on {size[1:]} × {size[:1]} pixels, the image has {width} × {height}")
+            lengths = _decompressed(counts) if isinstance(counts, str) else field(segmentation, "counts", list, where)
+            return from_runs(lengths, width, height).T
+
+        return runs
+    drawn = [polygon(np.reshape(ring, (-1, 2)).tolist()) for ring in segmentation or ()]
+    return (lambda height, width: np.logical_or.reduce([draw(height, width) for draw in drawn])) if drawn else None
+
+
+def _decompressed(text: str) -> list[int]:
+    """Return the run lengths in COCO's compressed form, see `rleFrString` in pycocotools' maskApi.c.
+
+    A length is the difference to the one before the last, in groups of five bits, the lowest first.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text.encode():
+        group = character - 48
+        value |= (group & 0x1F) << shift
+        shift += 5
+        if not group & 0x20:
+            if group & 0x10:
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ from raybench.report.annotations.item import AnnotatedImage
 from raybench.report.annotations.label_studio import label_studio
 from raybench.report.annotations.streams import Add
 from raybench.report.annotations.yolo import yolo
+
+WRITTEN = "written.sha256"
 
 
 @contextmanager
@@ -93,8 +96,18 @@ def write(
                 regions += len(item.regions)
                 for add in writers:
                     add(item)
+        _note_digests(target)
         target.rename(folder)
     return Written(folder, count, outlined, regions)
+
+
+def _note_digests(folder: Path) -> None:
+    """Write `written.sha256`, by which files that nobody has worked on are known when labels come back."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "images")
+    rows = (
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n" for path in files
+    )
+    (folder / WRITTEN).write_text("".join(rows), encoding="utf-8")
 
 
 @contextmanager

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
+import yaml
 
+from raybench.errors import InputError
 from raybench.report.annotations.item import CATEGORY, AnnotatedImage
+from raybench.report.annotations.labelled import Draw, LabelledImage, LabelledRegion, Mask
 from raybench.report.annotations.polygons import Region, keyhole, pixels
 from raybench.report.annotations.streams import Add
 
@@ -40,3 +44,37 @@ def _polygon(item: AnnotatedImage, region: Region) -> str:
     size = np.array([item.picture.width, item.picture.height])
     shares = (pixels(keyhole(region.rings)) + _INTO_PIXEL) / size
     return " ".join(f"{share:.7f}" for share in shares.ravel().tolist())
+
+
+def read_yolo(folder: Path) -> Iterator[LabelledImage]:
+    """Yield the images of a folder with `data.yaml` and `labels/*.txt`, with their regions. A box has no pixels.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    try:
+        names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"]
+        categories = dict(enumerate(names)) if isinstance(names, list) else {int(key): names[key] for key in names}
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise InputError(f"{folder / 'data.yaml'} does not name the categories of YOLO labels: {error}") from error
+    for file in sorted(folder.glob("labels/**/*.txt")):
+        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            regions = [LabelledRegion.of(str(categories[int(first)]), _drawing(rest)) for first, *rest in lines]
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{file} is not a YOLO label file: {error}") from error
+        yield LabelledImage(file.stem, tuple(regions), file=file)
+
+
+def _drawing(numbers: list[str]) -> Draw | None:
+    shares = np.array(list(map(float, numbers))).reshape(-1, 2)
+    if len(shares) < 3:  # a box: centre and size
+        return None
+
+    def draw(height: int, width: int) -> Mask:
+        corners = np.clip(np.floor(shares * (width, height)), 0, (width - 1, height - 1)).astype(np.int32)
+        canvas = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(canvas, [corners], 1)
+        return canvas.astype(np.bool_)
+
+    return draw

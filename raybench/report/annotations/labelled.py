@@ -1,0 +1,101 @@
+"""What people said of images, as annotation tools write it, before it is matched with a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raybench.data.manifest import Label
+from raybench.errors import InputError
+from raybench.report.annotations.item import CATEGORY
+
+Mask = npt.NDArray[np.bool_]
+Draw = Callable[[int, int], Mask]
+"""Draws a region on an image of a height and a width, in pixels. Raises InputError when it does not fit."""
+
+
+@dataclass(frozen=True)
+class LabelledRegion:
+    """A region that a person outlined."""
+
+    kind: str
+    """Its category in the tool, the type of the defect. Empty for raybench's own `anomaly`."""
+    draw: Draw | None
+    """Draws its pixels. None for a box or a point, which says where the defect is and not which pixels it has."""
+
+    @classmethod
+    def of(cls, category: str, draw: Draw | None) -> LabelledRegion:
+        """Make a region of a tool's category."""
+        return cls("" if category == CATEGORY else category, draw)
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image with what a person said of it."""
+
+    name: str
+    """Its ID in the line, or the name that its file had in the tool."""
+    regions: tuple[LabelledRegion, ...] = ()
+    """What the person outlined."""
+    label: Label | None = None
+    """What the person said of the whole image; None if only regions speak."""
+    defect_type: str = ""
+    """Type of the defect that the person named for the whole image."""
+    sha256: str = ""
+    """Hex digest of the image file that the person saw. Empty if the tool does not keep it."""
+    by: str = ""
+    """Who said it. Empty if the tool does not keep it."""
+    at: str = ""
+    """When, as ISO 8601. Empty if the tool does not keep it."""
+    file: Path | None = None
+    """The file that is about this image alone, if there is one."""
+
+
+def polygon(points: Sequence[Sequence[float]]) -> Draw:
+    """Return a polygon, given by x and y along the edges of pixels, from 0 to the image's width and height."""
+    outline = np.asarray(points, np.float64).reshape(-1, 2)
+    return lambda height, width: inside(outline, height, width)
+
+
+def inside(outline: npt.NDArray[np.float64], height: int, width: int) -> Mask:
+    """Return the pixels whose centre lies inside a polygon, by the even-odd rule.
+
+    Args:
+        outline: (n, 2) x and y in pixels, closed: the last point is joined to the first.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+    """
+    if not np.isfinite(outline).all():
+        raise InputError("an outline has coordinates that are no numbers")
+    turns = np.zeros((height, width + 1), np.int64)
+    for (x, y), (to_x, to_y) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+        low, high = (int(np.clip(np.ceil(side - 0.5), 0, height)) for side in sorted((y, to_y)))
+        rows = np.arange(low, high)
+        crossings = x + (rows + 0.5 - y) * (to_x - x) / ((to_y - y) or 1.0)
+        np.add.at(turns, (rows, np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.int64)), 1)
+    return (turns.cumsum(axis=1)[:, :width] % 2).astype(np.bool_)
+
+
+def from_runs(counts: Sequence[int], height: int, width: int) -> Mask:
+    """Return (height, width) bool of run lengths, False and True in turn, row by row.
+
+    Raises:
+        InputError: Their sum is not the number of pixels.
+    """
+    lengths = np.asarray(counts, np.int64)
+    if (lengths < 0).any() or int(lengths.sum()) != height * width:
+        raise InputError(f"run lengths of {int(lengths.sum())} pixels do not fit {width} × {height}")
+    return (np.arange(len(lengths)) % 2).astype(np.bool_).repeat(lengths).reshape(height, width)
+
+
+def field(record: Any, name: str, kind: type[Any], where: str) -> Any:
+    """Return a field of a JSON object. Raises InputError, which names `where`, when it is absent or of another type."""
+    value = record.get(name) if isinstance(record, dict) else None
+    if not isinstance(value, kind):
+        raise InputError(f"{where}: {name!r} is not there, or not of the kind that the format asks for")
+    return value

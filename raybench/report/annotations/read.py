@@ -1,0 +1,267 @@
+"""Read labels back: recognise what a tool wrote, match its images with a line, and make corrections of it."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import hashlib
+import io
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from raybench.data.corrections import Correction
+from raybench.data.decode import decode_mask, encode_mask
+from raybench.data.labels import LabelChange, changes_of, correct_labels
+from raybench.data.line import Line
+from raybench.data.manifest import Change, Label
+from raybench.data.shards import ImageRow, read_rows
+from raybench.errors import InputError, LabelError, RejectedImage
+from raybench.report.annotations import cvat, label_studio
+from raybench.report.annotations.coco import read_coco
+from raybench.report.annotations.item import safe_stem
+from raybench.report.annotations.labelled import LabelledImage, LabelledRegion, Mask
+from raybench.report.annotations.write import WRITTEN
+from raybench.report.annotations.yolo import read_yolo
+
+Empty = Literal["leave", "ok"]
+_DECISIONS: Mapping[str, Label | None] = {
+    "ok": "ok",
+    "ng": "ng",
+    "unknown": "unknown",
+    "bad picture": "unknown",
+    "unsure": None,
+    "": None,
+}
+_RANK = len("000001-")  # of the names in raybench's export
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class LabelImport:
+    """Labels that came back to a line."""
+
+    line: Line
+    """The line, with the new labels unless it was a rehearsal."""
+    changes: tuple[LabelChange, ...]
+    """What changes, in the order of the line."""
+    unchanged: int
+    """Number of labelled images that were labelled so before."""
+    left: int
+    """Number of images of which the file says nothing: not annotated, unsure, without a region, or as exported."""
+
+    @property
+    def steps(self) -> Counter[str]:
+        """Numbers of changes by what they do, as `ok → ng` or `mask`."""
+        return Counter(_step(change) for change in self.changes)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the line's detectors must be trained again, because labels of training images change."""
+        return any(change.row.split == "train" for change in self.changes)
+
+
+def import_labels(
+    line: Line, source: Path, *, empty: Empty = "leave", by: str = "", rehearse: bool = False
+) -> LabelImport:
+    """Give images of a line the labels and masks that people gave them in an annotation tool.
+
+    Args:
+        line: The line.
+        source: A file of COCO, CVAT, Label Studio, or a CSV file of decisions; or a folder of YOLO labels or PNG masks.
+        empty: What an image without region and label is: "leave" leaves it as it is, "ok" labels it OK.
+        by: Who labelled the images. Empty takes the tool's word, then the user who imports.
+        rehearse: Only say what would change.
+
+    Raises:
+        InputError: The file cannot be read.
+        LabelError: Some labels cannot be those of the line; all are named, and nothing is changed.
+        StoreError: The store fails.
+    """
+    untouched = _untouched(source)
+    if source in untouched:
+        raise InputError(f"{source} is as raybench wrote it: nobody has worked on it yet")
+    labelled = list(read_labels(source))
+    said = [each for each in labelled if each.file not in untouched and (each.regions or each.label or empty == "ok")]
+    rows = _matched(line, said, source)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    problems: list[str] = []
+    corrections: list[Correction] = []
+    for each in said:
+        about = by or each.by or getpass.getuser(), each.at or now, source.name
+        try:
+            found = _correction(each, rows[each.name], empty, about)
+        except (InputError, RejectedImage) as error:
+            problems.append(f"{each.name}: {error}")
+        else:
+            corrections += [found] if found else []
+    if problems:
+        raise LabelError(str(source), problems)
+    changes = changes_of(line.store, line.manifest, corrections)
+    manifest = line.manifest
+    if changes and not rehearse:
+        what = f"{len(changes)} labels from {source.name}"
+        change = Change(now, by or getpass.getuser(), what, manifest.digest)
+        manifest = correct_labels(line.store, manifest, corrections, change)
+    unchanged, left = len(corrections) - len(changes), len(labelled) - len(corrections)
+    return LabelImport(Line(line.store, manifest, line.writable), tuple(changes), unchanged, left)
+
+
+def read_labels(source: Path) -> Iterator[LabelledImage]:
+    """Yield the images of a file or folder that an annotation tool wrote, with what people said of them.
+
+    Raises:
+        InputError: Its format is none of those that raybench reads.
+    """
+    if source.is_dir():
+        if (source / "data.yaml").is_file():
+            return read_yolo(source)
+        return _read_masks(source / "masks" if (source / "masks").is_dir() else source)
+    if not source.is_file():
+        raise InputError(f"{source} is neither a file nor a folder")
+    readers: Mapping[str, Callable[[Path], Iterator[LabelledImage]]] = {
+        ".csv": _read_decisions,
+        ".xml": cvat.read_cvat,
+        ".json": _read_json,
+    }
+    if source.suffix.lower() not in readers:
+        raise InputError(
+            f"{source}: labels are read from COCO's and Label Studio's .json, CVAT's .xml, a .csv with the columns "
+            "image_id and decision, and folders of YOLO labels or PNG masks"
+        )
+    return readers[source.suffix.lower()](source)
+
+
+def _untouched(source: Path) -> set[Path]:
+    """Return the files of raybench's own export that nobody has changed since: what they say, a model said."""
+    folder = next((folder for folder in (source, source.parent) if (folder / WRITTEN).is_file()), None)
+    if folder is None:
+        return set()
+    rows = (line.partition("  ") for line in (folder / WRITTEN).read_text(encoding="utf-8").splitlines())
+    paths = {folder / name: sha256 for sha256, _, name in rows}
+    return {
+        path
+        for path, sha256 in paths.items()
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    }
+
+
+def _read_json(file: Path) -> Iterator[LabelledImage]:
+    start = file.read_bytes()[:100].lstrip()
+    return label_studio.read_label_studio(file) if start.startswith(b"[") else read_coco(file)
+
+
+def _read_decisions(file: Path) -> Iterator[LabelledImage]:
+    """Yield the rows of a table with the columns image_id and decision; others are optional."""
+    rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig")))
+    if missing := [name for name in ("image_id", "decision") if name not in (rows.fieldnames or ())]:
+        raise InputError(f"{file} has no column {' and '.join(missing)}; the report's queue saves such a file")
+    for number, row in enumerate(rows, start=2):
+        decision = (row["decision"] or "").strip().lower()
+        if decision not in _DECISIONS:
+            raise InputError(f"{file}, row {number}: {decision!r} is no decision; write ok, ng, unsure or bad picture")
+        yield LabelledImage(
+            name=row["image_id"],
+            label=_DECISIONS[decision],
+            defect_type=row.get("defect_type") or "",
+            sha256=row.get("sha256") or "",
+            by=row.get("decided_by") or "",
+            at=row.get("decided_at") or "",
+        )
+
+
+def _read_masks(folder: Path) -> Iterator[LabelledImage]:
+    """Yield the masks of a folder, each named as its image."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    if not files:
+        raise InputError(f"{folder} has neither PNG masks nor a data.yaml of YOLO labels")
+    for file in files:
+        data = file.read_bytes()
+
+        def draw(height: int, width: int, data: bytes = data) -> Mask:
+            return decode_mask(data, height, width)
+
+        yield LabelledImage(file.relative_to(folder).as_posix(), (LabelledRegion("", draw),), file=file)
+
+
+def _matched(line: Line, labelled: Sequence[LabelledImage], source: Path) -> dict[str, ImageRow]:
+    """Return the row of each image by the name that the tool uses: its ID, its file in the export, or its own file.
+
+    Raises:
+        LabelError: Names fit no image of the line, or several.
+    """
+
+    def rows(only: Collection[str] | None) -> Iterator[ImageRow]:
+        for shard in line.manifest.shards:
+            yield from read_rows(line.store, shard, images=False, only=only)
+
+    by_key: defaultdict[str, set[str]] = defaultdict(set)
+    for row in rows(None):
+        for key in (row.image_id, safe_stem(0, row.image_id)[_RANK:], *_keys(row.image_id)[1:]):
+            by_key[key].add(row.image_id)
+    found: dict[str, str] = {}
+    problems = []
+    for name in sorted({each.name for each in labelled}):
+        ids = next((by_key[key] for key in _keys(name) if key in by_key), set())
+        if len(ids) == 1:
+            found[name] = next(iter(ids))
+        elif ids:
+            problems.append(f"{name}: may be any of {', '.join(sorted(ids)[:3])}; name images by their IDs")
+        else:
+            problems.append(f"{name}: no such image in the line")
+    if problems:
+        raise LabelError(f"{source}, as labels of the line {line.name}", problems)
+    by_id = {row.image_id: row for row in rows(set(found.values()))}
+    return {name: by_id[image_id] for name, image_id in found.items()}
+
+
+def _keys(name: str) -> list[str]:
+    """Return what finds an image, the surest first: its ID, its stem in raybench's export, the ends of its path."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    parts = [*path.parts[:-1], path.stem if path.suffix.lower() in _SUFFIXES else path.name]
+    exported = [parts[-1][_RANK:]] if re.match(r"\d{6}-", parts[-1]) else []
+    return [name, *exported, *("/".join(parts[start:]) for start in range(len(parts)))]
+
+
+def _correction(said: LabelledImage, row: ImageRow, empty: Empty, about: tuple[str, str, str]) -> Correction | None:
+    """Return what the image is to be: by its label, else NG with a region that marks something.
+
+    Args:
+        said: What a person said of the image.
+        row: The image as it is.
+        empty: What an image is of which nothing is said, see `import_labels`; None is returned where it is left.
+        about: Who said it, when, and in which file.
+    """
+    if said.sha256 and said.sha256 != row.sha256:
+        raise InputError("the labelled image is another file than the packed one")
+    drawn = [region.draw(row.height, row.width) if region.draw else None for region in said.regions]
+    marked = [region for region, mask in zip(said.regions, drawn, strict=True) if mask is None or mask.any()]
+    if not (said.label or marked) and empty == "leave":
+        return None
+    label: Label = said.label or ("ng" if marked else "ok")
+    if label != "ng":
+        if marked and said.label == "ok":
+            raise InputError("labelled OK, and a region is outlined on it; correct one of them")
+        return Correction(row.image_id, row.sha256, label, "", None, *about)
+    mask = row.mask if not said.regions else None
+    if drawn and all(each is not None for each in drawn):
+        union: Mask = np.logical_or.reduce([each for each in drawn if each is not None])
+        mask = encode_mask(union) if union.any() else None
+    kinds = Counter(region.kind for region in marked if region.kind)
+    kind = said.defect_type or (kinds.most_common(1)[0][0] if kinds else row.defect_type)
+    return Correction(row.image_id, row.sha256, "ng", kind, mask, *about)
+
+
+def _step(change: LabelChange) -> str:
+    names = {"ok": "OK", "ng": "NG", "unknown": "not labelled"}
+    if change.relabels:
+        return f"{names[change.row.label]} → {names[change.correction.label]}"
+    if (change.row.mask is None) != (change.correction.mask is None):
+        return "mask added" if change.correction.mask is not None else "mask removed"
+    return "mask changed" if change.row.mask != change.correction.mask else "defect type"
