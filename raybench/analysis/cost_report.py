@@ -100,13 +100,18 @@ def _format_comparison(forecast: Forecast) -> str:
 
 
 def format_estimate(forecast: Forecast, price_per_hour: float | None) -> list[str]:
-    """Return the units still to be done, their estimated time and cost, and the assumptions behind the estimate."""
+    """Return what is still to be done, its estimated time and cost, and the assumptions behind the estimate."""
     damaged = [f"{key} is damaged and was left out; only estimates use it: delete it" for key in forecast.damaged]
     where = f"{forecast.slots} tasks at once on {forecast.nodes} nodes ({forecast.device})"
     if not forecast.units:
         return ["nothing is left to do"]
+    steps = [
+        f"{forecast.trains} units are trained, {forecast.scores} images scored over all units, and "
+        f"{forecast.judges} units only judged anew"
+    ]
     if forecast.predicted is None:
         return [
+            *steps,
             f"{forecast.units} units to do; no prediction: no unit that ran on this kind of device ({forecast.device}) "
             "is recorded in this store",
             *damaged,
@@ -114,7 +119,7 @@ def format_estimate(forecast: Forecast, price_per_hour: float | None) -> list[st
     hours = _hours(forecast.predicted)
     money = hours.money(price_per_hour)
     priced = f", money {money:.2f}" if money is not None else ""
-    texts = [f"{forecast.units} units to do, {where}: about {_format_work(forecast.predicted)}{priced}"]
+    texts = [*steps, f"{forecast.units} units to do, {where}: about {_format_work(forecast.predicted)}{priced}"]
     assumed = [(forecast.bases[level], why) for level, why in _ASSUMED.items() if forecast.bases.get(level)]
     known = forecast.bases.get("recorded", 0)
     texts.append(f"{known} of them estimated from recorded units like them; starting workers is not included")

@@ -175,6 +175,12 @@ class Forecast:
     """Number of units done in that time."""
     damaged: tuple[str, ...] = ()
     """Keys of recorded costs that could not be read."""
+    trains: int = 0
+    """Number of units whose detector is to be trained."""
+    scores: int = 0
+    """Number of images that detectors are to score, summed over units."""
+    judges: int = 0
+    """Number of units whose images are all scored, and only to be judged by new labels, merged or timed."""
 
 
 def write_forecast(run: RunStore, forecast: Forecast) -> None:

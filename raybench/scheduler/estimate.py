@@ -56,7 +56,18 @@ def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares)
     todo = [unit for unit in schedule.units if "result" not in schedule.commits.get(unit.unit_id, ())]
     bases = Counter[str](schedule.costs[unit.unit_id].basis for unit in todo)
     nodes = len(capacity.nodes)
-    forecast = Forecast(len(todo), capacity.device, capacity.count, nodes, dict(bases), damaged=schedule.damaged)
+    unscored = [_unscored(schedule, unit) for unit in todo]
+    forecast = Forecast(
+        units=len(todo),
+        device=capacity.device,
+        slots=capacity.count,
+        nodes=nodes,
+        bases=dict(bases),
+        damaged=schedule.damaged,
+        trains=sum("train" not in schedule.commits.get(unit.unit_id, ()) for unit in todo),
+        scores=sum(unscored),
+        judges=unscored.count(0),
+    )
     if not todo or bases["nothing"]:
         return forecast
     images = {line: manifest.scored_images for line, manifest in schedule.manifests.items()}
@@ -77,6 +88,13 @@ def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares)
 
     backlog = Backlog(schedule.units, schedule.manifests, schedule.commits)
     return replace(forecast, predicted=simulate(backlog, FreeCapacity.of(capacity), request_of))
+
+
+def _unscored(schedule: Schedule, unit: Unit) -> int:
+    """Return the number of images that the unit's detector has not scored."""
+    names = schedule.commits.get(unit.unit_id, ())
+    shards = schedule.manifests[unit.line].scored_shards
+    return sum(shard.rows for shard in shards if scored_name(shard) not in names)
 
 
 def estimate_plan(plan: Plan, nodes: Sequence[Node]) -> Forecast:

@@ -77,7 +77,11 @@ def test_a_prediction_that_is_missing_or_a_run_that_was_cut_off(forecast: Foreca
 
 def test_check_says_what_it_assumed() -> None:
     bases: dict[str, int] = {"recorded": 7, "same model": 2, "average": 1}
-    texts = format_estimate(Forecast(10, "cuda", 8, 2, bases, Work(7200, 9e5, 1e5), damaged=("costs/x.json",)), 3.0)
+    forecast = Forecast(
+        10, "cuda", 8, 2, bases, Work(7200, 9e5, 1e5), damaged=("costs/x.json",), trains=2, scores=40, judges=7
+    )
+    steps, *texts = format_estimate(forecast, 3.0)
+    assert steps == "2 units are trained, 40 images scored over all units, and 7 units only judged anew"
     assert texts[0] == (
         "10 units to do, 8 tasks at once on 2 nodes (cuda): about 2.0 h (27.8 GPU-hours, 250 CPU-hours), money 83.33"
     )
@@ -85,7 +89,7 @@ def test_check_says_what_it_assumed() -> None:
     assert texts[2] == "assumed: 2 units from other input sizes or settings of the same model, by their pixels"
     assert texts[3].startswith("assumed: 1 units of a model without any record")
     assert texts[4].startswith("costs/x.json is damaged")
-    (nothing,) = format_estimate(Forecast(10, "cuda", 8, 2, {"nothing": 10}), None)
+    _, nothing = format_estimate(Forecast(10, "cuda", 8, 2, {"nothing": 10}), None)
     assert "no prediction" in nothing
     assert format_estimate(Forecast(0, "cpu", 2, 1), None) == ["nothing is left to do"]
 

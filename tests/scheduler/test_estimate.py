@@ -10,6 +10,7 @@ from raybench.analysis.cost_report import format_estimate
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
+from raybench.report.annotations.read import import_labels
 from raybench.report.publish import publish_again
 from raybench.runs.cost_model import CostEstimate, Work
 from raybench.runs.ledger import append_to_ledger
@@ -74,6 +75,14 @@ def test_a_run_s_own_units_predict_the_rest_and_its_report_predicts_for_others(s
     assert half.predicted is not None
     assert 0 < half.predicted.wall_s < 600
     assert any("1 units to do, 2 tasks at once" in text for text in format_estimate(half, 36.0))
+
+    file = tmp_path / "decisions.csv"
+    file.write_text("image_id,decision\ntest/good/000.png,ng\n")
+    import_labels(plan.line("strip"), file)
+    again = estimate_plan(night(tmp_path), BOX)
+    assert (again.units, again.trains, again.scores, again.judges) == (2, 1, 12, 1)
+    file.write_text("image_id,decision\ntest/good/000.png,ok\n")
+    import_labels(night(tmp_path).line("strip"), file)
 
     other = night(tmp_path, name="other", seeds=(5, 6, 7))
     assert estimate_plan(other, BOX).predicted is None

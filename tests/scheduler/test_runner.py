@@ -18,6 +18,7 @@ from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError, RunStopped
 from raybench.report import cache
+from raybench.report.annotations.read import import_labels
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import RunStore, score_name
@@ -148,6 +149,26 @@ def test_scored_shards_are_merged_by_the_next_run(finished: FinishedRun) -> None
     packed.put(record.pixels.key, whole)
     summary = run(experiment)
     assert (summary.failed, summary.board.rows) == ({}, reference.rows)
+
+
+def test_labels_that_come_back_are_judged_and_nothing_is_trained_or_scored(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    experiment, packed = finished.experiment, finished.store
+    before = make_plan(experiment)
+    of_detector = f"runs/night/units/{before.units[0].detector_id}/"
+    keys = {item.key for item in packed.list(of_detector)}
+    file = tmp_path / "decisions.csv"
+    file.write_text("image_id,decision\ntest/good/000.png,ng\ntest/scratch/000.png,ok\n")
+    assert len(import_labels(before.line("strip"), file).changes) == 2
+    summary = run(experiment)
+    assert summary.failed == {}
+    assert {item.key for item in packed.list(of_detector)} == keys
+    old, new = finished.summary.board.rows[0], summary.board.rows[0]
+    assert old.quality is not None
+    assert new.quality is not None
+    assert new.quality.image_auroc.value != old.quality.image_auroc.value
+    assert (new.threshold, new.train_s) == (old.threshold, old.train_s)
 
 
 def test_sigterm_stops_a_run_and_the_next_one_does_the_rest(experiment: Experiment, packed: Store) -> None:
