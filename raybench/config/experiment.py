@@ -1,4 +1,4 @@
-"""The experiment file: read YAML into a frozen object and report all faults at once, with rows and remedies.
+"""The experiment: a frozen object with the keys of its file.
 
 The docstrings of the sections and of their fields are the descriptions in `Experiment.model_json_schema()`.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -29,9 +27,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from raybench.config.draft import parse_draft, read_text
+from raybench.config.faults import experiment_error
 from raybench.config.unit import Protocol
-from raybench.config.yaml_rows import MAX_DEPTH, duplicates, row_of, text_of, yaml_faults
-from raybench.errors import ExperimentError, InputError, did_you_mean
+from raybench.config.yaml_rows import duplicates
+from raybench.errors import ExperimentError, InputError
 from raybench.store import open_store
 from raybench.store.digest import digest
 
@@ -355,7 +355,7 @@ class Experiment(_Section):
         try:
             return validate(data)
         except ValidationError as error:
-            raise _experiment_error(error, where, tree) from error
+            raise experiment_error(error, where, tree, cls) from error
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Experiment:
@@ -430,258 +430,12 @@ def read_experiment(path: Path) -> Experiment:
     return parse_experiment(read_text(path), str(path))
 
 
-def read_text(path: Path) -> str:
-    """Read the text of an experiment file. Raises ExperimentError if that cannot be done."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ExperimentError(str(path), ["there is no such file"]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExperimentError(str(path), [f"cannot be read as UTF-8 text: {error}"]) from error
-
-
-@dataclass(frozen=True)
-class Draft:
-    """An experiment as far as it can be read."""
-
-    experiment: Experiment
-    """The experiment without what has faults. Required keys that are left out have stand-ins."""
-    problems: tuple[str, ...] = ()
-    """All faults of keys, each with its row. Empty if nothing is left out."""
-    left_out: frozenset[str] = frozenset()
-    """Keys that are left out whole. Of `lines`, `models` and `overrides`, only what has faults is left out, if
-    something remains."""
-    whole_overrides: frozenset[str] = frozenset()
-    """Overrides of which nothing is left out, by pattern. Empty if a line that they may be about is left out."""
-
-
 def parse_experiment(text: str, where: str = "experiment") -> Experiment:
     """Parse the YAML `text` of an experiment; `where` names it in messages.
 
     Raises ExperimentError, which names every fault and its row.
     """
-    draft = parse_draft(text, where)
+    draft = parse_draft(Experiment, text, where)
     if draft.problems:
         raise ExperimentError(where, draft.problems)
     return draft.experiment
-
-
-def parse_draft(text: str, where: str = "experiment") -> Draft:
-    """Parse what can be read of the YAML `text` of an experiment; `where` names it in messages.
-
-    Raises ExperimentError if it is no mapping in YAML.
-    """
-    data, tree = _load(text, where)
-    kept, stand_ins, problems = data, dict[str, Any](), dict[str, None]()
-    for _ in range(_MAX_PASSES):  # some faults, such as a label that is given twice, show only without the others
-        try:
-            experiment = Experiment.model_validate({**stand_ins, **kept}, context=(where, tree))
-        except ExperimentError as error:
-            if not isinstance(error.__cause__, ValidationError):
-                raise
-            problems |= dict.fromkeys(error.problems)
-            kept = _without_faults(kept, [fault["loc"] for fault in error.__cause__.errors()], "experiment")
-            if "overrides" in kept:
-                kept["overrides"] = _without_labels(kept["overrides"], _lost(data, kept, "models"))
-            stand_ins = dict(_STAND_INS)
-        else:
-            left_out = frozenset({*data, *stand_ins} - set(kept))
-            overrides = {} if _lost(data, kept, "lines") else kept.get("overrides", {})
-            whole = frozenset(key for key, override in overrides.items() if override == data["overrides"][key])
-            return Draft(experiment, tuple(problems), left_out, whole)
-    raise ExperimentError(where, tuple(problems))
-
-
-def _without_faults(value: Any, locs: Sequence[tuple[Any, ...]], kind: str) -> Any:
-    """Leave out what has faults: members of `lines` and `models`, keys of overrides, and other keys whole."""
-    if kind in ("lines", "models") and isinstance(value, list):
-        return _without_members(value, {loc[0] for loc in locs if loc})
-    if kind not in ("experiment", "overrides", "override") or not isinstance(value, dict) or () in locs:
-        return None
-    kept = {}
-    for key, part in value.items():
-        faults = [loc[1:] for loc in locs if str(loc[0]) == str(key)]
-        rest = _without_faults(part, faults, "override" if kind == "overrides" else key) if faults else part
-        if rest or not faults:
-            kept[key] = rest
-    return kept if kept != value or kind == "experiment" else None
-
-
-def _without_members(members: list[Any], positions: Set[int]) -> list[Any]:
-    """Leave out the members at these positions, or if there are none, all but the first of each name."""
-    if positions:
-        return [member for position, member in enumerate(members) if position not in positions]
-    first = {_name_of(member): member for member in reversed(members)}
-    return list(first.values())[::-1] if len(first) < len(members) else []
-
-
-def _name_of(member: Any) -> str:
-    """Return a line's name, or a model's name on the board."""
-    return str(member.get("label") or member.get("name") if isinstance(member, dict) else member)
-
-
-def _lost(data: Mapping[Any, Any], kept: Mapping[Any, Any], key: str) -> list[Any]:
-    """List the members that are left out, and in place of which no other of the same name is kept."""
-    known = {_name_of(member) for member in kept.get(key, ())}
-    members = data.get(key)
-    return [member for member in members if _name_of(member) not in known] if isinstance(members, list) else [members]
-
-
-def _without_labels(overrides: Mapping[Any, Any], lost: Sequence[Any]) -> dict[Any, Any]:
-    """Leave out the models of overrides that may be labels of models that are lost."""
-    texts = [str(text) for model in lost for text in (model.values() if isinstance(model, dict) else [model])]
-    kept = {}
-    for pattern, override in overrides.items():
-        kept[pattern] = override
-        if isinstance(override, dict) and isinstance(models := override.get("models"), list):
-            rest = [model for model in models if _name_of(model) not in texts]
-            others = {key: value for key, value in override.items() if key != "models"}
-            kept[pattern] = others | ({"models": rest} if rest else {})
-    return kept
-
-
-def _load(text: str, where: str) -> tuple[dict[Any, Any], yaml.Node | None]:
-    try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        problems = yaml_faults(tree)
-        data = None if problems else yaml.safe_load(text)
-    except RecursionError as error:
-        raise ExperimentError(where, [f"is nested more than {MAX_DEPTH} levels deep"]) from error
-    except Exception as error:  # PyYAML raises many types of errors for a scalar that does not fit its tag
-        raise ExperimentError(where, [f"is not valid YAML: {type(error).__name__}: {error}"]) from error
-    if problems:
-        raise ExperimentError(where, problems)
-    if not isinstance(data, dict):
-        raise ExperimentError(where, ["must be a YAML mapping; `raybench models` and the README show an example"])
-    return data, tree
-
-
-def _experiment_error(error: ValidationError, where: str, tree: yaml.Node | None) -> ExperimentError:
-    """List all faults that pydantic found, each with its row."""
-    faults = error.errors()
-    parents = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-    # pydantic also reports a list whose members are all invalid as empty
-    faults = [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in parents]
-    return ExperimentError(where, [_sentence(fault, tree) for fault in faults])
-
-
-def _sentence(fault: Any, tree: yaml.Node | None) -> str:
-    """Describe one of pydantic's errors, with its row and, for an unknown key, the closest key."""
-    place = ".".join(str(part) for part in fault["loc"])
-    row = row_of(tree, fault["loc"])
-    written = text_of(tree, fault["loc"])
-    match fault["type"]:
-        case "extra_forbidden":
-            text = f"unknown key; {did_you_mean(str(fault['loc'][-1]), _keys(_section(fault['loc'][:-1])))}"
-        case "missing":
-            text = f"is missing: {_description(fault['loc'])}"
-        case "truth_value":
-            text = _not_a_number(fault["input"], written)
-        case "value_error":
-            text = fault["msg"].removeprefix("Value error, ")
-        case "string_type" if not isinstance(fault["input"], list | tuple | dict):
-            text = _not_text(fault["input"], written)
-        case "tuple_type":
-            text = _not_a_list(fault["input"], written)
-        case _:
-            text = f"must {_wanted(fault)}, and is {_shown(fault['input'], written)}"
-    return f"{f'row {row}: ' if row else ''}{place}: {text}"
-
-
-def _wanted(fault: Any) -> str:
-    """Say what one of pydantic's errors asks for, after "must"."""
-    limits = fault.get("ctx", {})
-    match fault["type"]:
-        case "literal_error":
-            return f"be {limits['expected']}"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            ((limit, value),) = limits.items()
-            return f"be {_LIMITS[limit]} {value}"
-        case "too_short":
-            return "have a member at least"
-        case "string_too_short":
-            return "not be empty"
-        case "string_pattern_mismatch":
-            return "begin with a letter or digit and have up to 100 letters, digits, and `.`, `_` or `-`"
-    return f"be {_KINDS_WANTED[fault['type']]}" if fault["type"] in _KINDS_WANTED else f"be otherwise ({fault['msg']})"
-
-
-def _shown(value: Any, written: str | None) -> str:
-    """Show what was read in place of what is wanted."""
-    if isinstance(value, dict):
-        return "a mapping" if value else "an empty mapping"
-    if isinstance(value, list | tuple):
-        return "a list" if value else "empty"
-    if value is None or value == "":
-        return "empty"
-    return repr(value) if written is None else written
-
-
-def _not_text(value: Any, written: str | None) -> str:
-    """Say what YAML reads where text is wanted, and how to write it."""
-    if written is None:  # made in Python
-        return f"must be text, and is {value!r}"
-    kind = "nothing" if value is None else f"a {_YAML_KINDS.get(type(value), type(value).__name__)}"
-    read = kind if value is None or written == str(value) else f"{kind}, {value}"
-    return f"`{written}` is read as {read}; as text it is in quotes: {json.dumps(written, ensure_ascii=False)}"
-
-
-def _not_a_number(value: bool, written: str | None) -> str:
-    if written is None:  # made in Python
-        return f"must be a number, and is {value}"
-    return f"must be a number, and `{written}` is read as a truth value, {value}; write it in digits"
-
-
-def _not_a_list(value: Any, written: str | None) -> str:
-    if isinstance(value, dict):
-        return "must be a list, and is a mapping; write `- ` before each of its members"
-    if value is None or value == "":
-        return "must be a list, and is empty"
-    shown = repr(value) if written is None else written
-    return f"must be a list, and is {shown}; a list of one is [{shown}]"
-
-
-_MAX_PASSES = 9
-_STAND_INS: Mapping[str, Any] = {"name": "experiment", "store": ".", "lines": ["*"], "models": ["padim"]}
-_YAML_KINDS = {bool: "truth value", int: "number", float: "number", date: "date"}
-_LIMITS = {"gt": "greater than", "ge": "at least", "lt": "less than", "le": "at most"}
-_KINDS_WANTED = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
-    "finite_number": "a finite number",
-    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
-    "string_type": "text",
-    **dict.fromkeys(("model_type", "dict_type", "mapping_type"), "a mapping, `key: value` for each of its keys"),
-}
-
-
-def _description(loc: tuple[Any, ...]) -> str:
-    """Return what the key at `loc` is, as its docstring says."""
-    text = _section(loc[:-1]).model_fields[loc[-1]].description or ""
-    return text.partition(". ")[0].replace("\n", " ").rstrip(".")
-
-
-def _keys(section: type[BaseModel]) -> list[str]:
-    """Return the keys of a section as a file has them."""
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def _section(loc: tuple[Any, ...]) -> type[BaseModel]:
-    """Return the section at `loc`."""
-    section: type[BaseModel] = Experiment
-    parts = iter(loc)
-    for part in parts:
-        if isinstance(part, int):  # a position in a list of sections
-            continue
-        annotation = section.model_fields[part].annotation
-        section = next(_sections_in(annotation))
-        if get_origin(annotation) is Mapping:
-            next(parts, None)  # skip the key of the mapping: a pattern over lines
-    return section
-
-
-def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _sections_in(argument)

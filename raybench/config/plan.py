@@ -9,16 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raybench.config.experiment import (
-    Draft,
-    Experiment,
-    InputChoice,
-    ModelChoice,
-    parse_draft,
-    parse_experiment,
-    read_text,
-    split_line,
-)
+from raybench.config.draft import Draft, parse_draft, read_text
+from raybench.config.experiment import Experiment, InputChoice, ModelChoice, parse_experiment, split_line
 from raybench.config.unit import Unit
 from raybench.data.catalog import find_lines
 from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
@@ -166,7 +158,7 @@ def plan_of(name: str) -> Plan:
         ExperimentError: Names every fault of keys, models and lines.
         InputError: Nothing is stored there. The store's own errors are raised as well.
     """
-    draft = parse_draft(*_text_of(name))
+    draft = parse_draft(Experiment, *_text_of(name))
     if draft.problems:
         raise ExperimentError(name, [*draft.problems, *_faults_of_the_rest(draft)])
     return make_plan(draft.experiment, name)
@@ -184,7 +176,7 @@ def _text_of(name: str) -> tuple[str, str]:
         raise ExperimentError(where, [f"cannot be read as UTF-8 text: {error}"]) from error
 
 
-def _faults_of_the_rest(draft: Draft) -> list[str]:
+def _faults_of_the_rest(draft: Draft[Experiment]) -> list[str]:
     """Check the models and lines of a draft, so far as they do not depend on what is left out."""
     problems: list[str] = []
     experiment, left_out = draft.experiment, draft.left_out

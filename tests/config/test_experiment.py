@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from raybench.config import experiment as module
+from raybench.config.draft import parse_draft
 from raybench.config.experiment import (
     Experiment,
     InputChoice,
     Limits,
     ModelChoice,
-    parse_draft,
     parse_experiment,
     read_experiment,
     split_line,
@@ -121,11 +121,11 @@ def test_a_value_of_another_kind_is_said_with_what_is_wanted(text: str, said: st
 
 
 def test_what_can_be_read_of_an_experiment_with_faults() -> None:
-    draft = parse_draft(GOOD.replace("  - padim", "  - 7\n  - padim") + "seed: [1]\nresources: {cpus: 0}\n")
+    draft = parse_draft(Experiment, GOOD.replace("  - padim", "  - 7\n  - padim") + "seed: [1]\nresources: {cpus: 0}\n")
     assert [problem.partition(": ")[0] for problem in draft.problems] == ["row 6", "row 10", "row 9"]
     assert draft.left_out == {"seed", "resources"}
     assert draft.experiment == parse_experiment(GOOD)
-    draft = parse_draft("lines: [7]\nmodels: [padim]\noverrides: {a: {models: [large]}}\n")
+    draft = parse_draft(Experiment, "lines: [7]\nmodels: [padim]\noverrides: {a: {models: [large]}}\n")
     assert draft.left_out == {"name", "store", "lines"}
     assert draft.whole_overrides == set()  # the line that is left out may be a
     assert [model.shown for model in draft.experiment.all_models] == ["padim", "large"]
@@ -150,7 +150,7 @@ def test_what_can_be_read_of_an_experiment_with_faults() -> None:
     ],
 )
 def test_one_fault_hides_no_other(models: str, overrides: str, kept: list[str], whole: set[str]) -> None:
-    draft = parse_draft(f"name: x\nstore: y\nlines: [a, a, b]\nmodels: {models}\noverrides: {overrides}\n~: 1\n")
+    draft = parse_draft(Experiment, f"name: x\nstore: y\nlines: [a, a, b]\nmodels: {models}\noverrides: {overrides}\n~: 1\n")
     assert [model.shown for model in draft.experiment.all_models] == kept
     assert draft.experiment.lines == ("a", "b")
     assert draft.whole_overrides == whole
