@@ -18,6 +18,7 @@ from raybench.analysis.board import Board, board_from_json
 from raybench.analysis.flags import collect_scores, voting_models
 from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.select import select_unit
+from raybench.analysis.slices import slice_frame, slices_of
 from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import Plan, check_models, make_plan, open_experiment_store, plan_of
@@ -114,6 +115,29 @@ class Run:
         names = {f"signal{part}": f"anomaly_type{part}" for part in ("", "_confidence", "_evidence")}
         frame = pd.read_parquet(io.BytesIO(data)).rename(columns=names)
         return frame if line is None else frame[frame["line"] == self._known(line)].reset_index(drop=True)
+
+    def slices(self, line: str, model: str | None = None) -> pd.DataFrame:
+        """Return how a model does on the images of each camera, lot or light, as the packed table names them.
+
+        Args:
+            line: The product line.
+            model: Label of the model. None: the one that the verdict names.
+
+        Returns:
+            Index: attribute, value. Columns: ok, ng (numbers of images), recall and false_alarm_rate, each with its
+            interval in `_low` and `_high`, and p: whether the slice's false alarms differ from all others', see
+            `analysis.slices`.
+
+        Raises:
+            UnknownName: There is no such line or model.
+            InputError: The model is not finished on the line.
+        """
+        unit = select_unit(self.plan, line, model)
+        found = self._scores(line).get(unit.model)
+        if found is None or found[0].threshold is None:
+            raise InputError(f"{unit} is not finished yet; run the experiment first")
+        attributes = self.plan.line(line).attributes()
+        return slice_frame(slices_of(line, unit.model, found[1], found[0].threshold, attributes))
 
     def images(self, line: str) -> pd.DataFrame:
         """Return every test and unlabelled image of `line` as all models see it, the most anomalous first.

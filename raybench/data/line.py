@@ -77,6 +77,16 @@ class Line:
         """Files that were not packed, masks included, each with its reason."""
         return self.manifest.rejects
 
+    def attributes(self) -> dict[str, dict[str, str]]:
+        """Return by image ID the further columns that the packed table has: `camera`, `light`. No image is read.
+
+        Raises:
+            IntegrityError: A shard is damaged.
+            StoreError: The store cannot be read.
+        """
+        shards = (read_rows(self.store, shard, images=False, masks=False) for shard in self.manifest.shards)
+        return {row.image_id: dict(row.attributes) for rows in shards for row in rows}
+
     def __str__(self) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
         return f"{self.name}: {counts}" + (f"; {len(self.rejects)} files rejected" if self.rejects else "")

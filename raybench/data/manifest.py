@@ -16,8 +16,8 @@ from raybench.store import Store
 from raybench.store.digest import digest
 
 # Version 1 ignored EXIF orientation. Since version 2, images, sizes and masks are oriented as EXIF says.
-# Since version 3, shards have a column `group`.
-SCHEMA_VERSION = 3
+# Since version 3, shards have a column `group`. Since version 4, they have a column `attributes`.
+SCHEMA_VERSION = 4
 
 Split = Literal["train", "test", "unlabelled"]
 Label = Literal["ok", "ng", "unknown"]

@@ -254,6 +254,7 @@ class Packing:
             label=item.label,
             defect_type=item.defect_type,
             group=item.group,
+            attributes=item.attributes,
             height=facts.height,
             width=facts.width,
             sha256=hashlib.sha256(image).hexdigest(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ from raybench.store.digest import digest
 ROW_GROUP_MB = 16
 _TAIL = 8  # bytes at the end of a Parquet file: footer length and magic
 _FILE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-SCHEMA = pa.schema(
+_ATTRIBUTES = pa.list_(pa.struct([("name", pa.string()), ("value", pa.string())]))
+_FIELDS = pa.schema(
     [
         ("image_id", pa.string()),
         ("image", _FILE),
@@ -35,11 +37,25 @@ SCHEMA = pa.schema(
         ("label", pa.string()),
         ("defect_type", pa.string()),
         ("group", pa.string()),
+        ("attributes", _ATTRIBUTES),
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("sha256", pa.string()),
     ]
 )
+
+
+def _feature(kind: pa.DataType) -> Any:
+    """Return a type as Hugging Face `datasets` describes it in a file's metadata."""
+    if kind == _FILE:
+        return {"_type": "Image"}
+    if kind == _ATTRIBUTES:
+        return [{name: _feature(pa.string()) for name in ("name", "value")}]
+    return {"_type": "Value", "dtype": str(kind)}
+
+
+_FEATURES = {field.name: _feature(field.type) for field in _FIELDS}
+SCHEMA = _FIELDS.with_metadata({"huggingface": json.dumps({"info": {"features": _FEATURES}})})
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,8 @@ class ImageRow:
     """Pixels, oriented as EXIF says."""
     sha256: str
     """Hex digest of `image`."""
+    attributes: tuple[tuple[str, str], ...] = ()
+    """Names and values of the table's further columns: `camera`, `light`. Sorted by name."""
 
     @property
     def group_or_id(self) -> str:
@@ -112,7 +130,7 @@ def describe(key: str, split: str, rows: Sequence[ImageRow], data: bytes) -> Sha
 
 
 def read_rows(
-    lines: Store, shard: ShardInfo, *, images: bool = True, only: Collection[str] | None = None
+    lines: Store, shard: ShardInfo, *, images: bool = True, masks: bool = True, only: Collection[str] | None = None
 ) -> Iterator[ImageRow]:
     """Yield the rows of a shard in order, with the labels and masks that have come back since it was packed.
 
@@ -121,14 +139,16 @@ def read_rows(
     Args:
         lines: The store of lines.
         shard: The shard's entry in the manifest.
-        images: False does not fetch images, and leaves `image` and `image_path` empty. Masks are fetched anyway.
+        images: False does not fetch images, and leaves `image` and `image_path` empty.
+        masks: False does not fetch masks, and leaves `mask` and `mask_path` None.
         only: Image IDs to yield. None yields all.
 
     Raises:
         IntegrityError: The shard is damaged.
         StoreError: The store cannot be read.
     """
-    columns = [name for name in SCHEMA.names if images or name != "image"]
+    wanted = {"image": images, "mask": masks}
+    columns = [name for name in SCHEMA.names if wanted.get(name, True)]
     corrections = read_corrections(lines, shard)
     file = _RangedFile(lines, shard)
     count = 0
@@ -249,18 +269,23 @@ def _table(rows: Sequence[ImageRow]) -> pa.Table:
             parts = [pa.array(values, part.type) for values, part in zip(zip(*files, strict=True), _FILE, strict=True)]
             missing = pa.array([data is None for data, _ in files])
             columns.append(pa.StructArray.from_arrays(parts, fields=list(_FILE), mask=missing))
+        elif field.type == _ATTRIBUTES:
+            named = [[{"name": name, "value": value} for name, value in row.attributes] for row in rows]
+            columns.append(pa.array(named, _ATTRIBUTES))
         else:
             columns.append(pa.array([getattr(row, field.name) for row in rows], field.type))
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def _row(record: dict[str, Any], correction: Correction | None) -> ImageRow:
-    image, mask = record.pop("image", None), record.pop("mask")
+    image, mask = record.pop("image", None), record.pop("mask", None)
+    attributes = tuple((each["name"], each["value"]) for each in record.pop("attributes"))
     row = ImageRow(
         image=image["bytes"] if image else b"",
         image_path=image["path"] if image else "",
         mask=mask["bytes"] if mask else None,
         mask_path=mask["path"] if mask else None,
+        attributes=attributes,
         **record,
     )
     if correction is None:

@@ -25,7 +25,8 @@ NAME_CHARS = 100
 # Version 1 laid masks on images of the same name whatever their label, and read every value above 0 as defective.
 # Version 2 ignored the column `group` of a table.
 # Version 3 took the first of rows that contradict each other, and images in `test` itself for NG ones.
-PACKING_VERSION = 4
+# Version 4 ignored the further columns of a table.
+PACKING_VERSION = 5
 
 
 @dataclass(frozen=True)

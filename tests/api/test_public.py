@@ -25,6 +25,7 @@ SIGNATURES = {
     "Run.images": "(self, line: 'str') -> 'pd.DataFrame'",
     "Run.heatmap": "(self, line: 'str', image_id: 'str', model: 'str | None' = None) -> 'Heatmap'",
     "Run.status": "(self) -> 'pd.DataFrame'",
+    "Run.slices": "(self, line: 'str', model: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.flags": "(self, line: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.predict": "(self, images: 'str | Path', *, line: 'str', model: 'str | None' = None, "
     "name: 'str | None' = None, folder: 'str | Path' = 'out', address: 'str | None' = None, "

@@ -150,7 +150,9 @@ def test_what_can_be_read_of_an_experiment_with_faults() -> None:
     ],
 )
 def test_one_fault_hides_no_other(models: str, overrides: str, kept: list[str], whole: set[str]) -> None:
-    draft = parse_draft(Experiment, f"name: x\nstore: y\nlines: [a, a, b]\nmodels: {models}\noverrides: {overrides}\n~: 1\n")
+    draft = parse_draft(
+        Experiment, f"name: x\nstore: y\nlines: [a, a, b]\nmodels: {models}\noverrides: {overrides}\n~: 1\n"
+    )
     assert [model.shown for model in draft.experiment.all_models] == kept
     assert draft.experiment.lines == ("a", "b")
     assert draft.whole_overrides == whole

@@ -227,9 +227,9 @@ def test_unit_ids_without_overrides_are_what_they_were(plant: Experiment, tmp_pa
     small = InputChoice(pixels=64 * 64)
     found = ids(plant.model_copy(update={"lines": ("strip",), "seeds": (0, 1), "input": small}))
     assert {place: unit_id for place, unit_id in found.items() if "large" in place[1]} == {
-        ("strip", "large", 0): "bf7749e42ebba748f599",
-        ("strip", "large", 1): "95050fcb0270c6c6075a",
-        ("strip", "large (squashed)", 0): "a68f5378108e281d917b",
+        ("strip", "large", 0): "82b70353424c7fe06cc8",
+        ("strip", "large", 1): "d0272840b2c3cda32f3a",
+        ("strip", "large (squashed)", 0): "9ca9420980b3a1818b4f",
     }
 
 

@@ -78,6 +78,13 @@ def test_csv(tmp_path: Path) -> None:
     ]
 
 
+def test_further_columns_of_a_table_are_attributes(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "t.csv").write_text("path,split,label,Camera,light\na.png,test,ok, top ,\n")
+    [item] = list_images(open_store(str(tmp_path))).items
+    assert item.attributes == (("camera", "top"),)
+
+
 def test_a_table_may_name_groups(tmp_path: Path) -> None:
     tree(tmp_path, "a/1.png", "a/2.png", "a/3.png")
     (tmp_path / "table.csv").write_text(

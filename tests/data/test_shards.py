@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from raybench.data.shards import ImageRow, read_rows, write_shard
+from raybench.data.shards import SCHEMA, ImageRow, read_rows, write_shard
 from raybench.errors import IntegrityError
 from raybench.runs import scores
 from raybench.runs.scores import LEVELS, Predicted, ScoreRow, quantise, read_scores, write_predictions, write_scores
@@ -38,6 +39,7 @@ rows_of_any_kind = st.lists(
         height=st.integers(1, 2**31 - 1),
         width=st.integers(1, 2**31 - 1),
         sha256=texts,
+        attributes=st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
     ),
     max_size=12,
 )
@@ -188,3 +190,13 @@ def test_what_is_not_a_scores_shard_is_refused() -> None:
     for data in (b"", b"not Parquet", write_shard(some_rows(2))):
         with pytest.raises(IntegrityError, match="scores shard"):
             read_scores(data)
+
+
+def test_hugging_face_finds_pictures_and_attributes() -> None:
+    """`datasets` reads the features of a Parquet file from its metadata; an Image is shown without a cast."""
+    features = json.loads(SCHEMA.metadata[b"huggingface"])["info"]["features"]
+    assert list(features) == SCHEMA.names
+    assert features["image"] == features["mask"] == {"_type": "Image"}
+    assert features["height"] == {"_type": "Value", "dtype": "int32"}
+    text = {"_type": "Value", "dtype": "string"}
+    assert features["attributes"] == [{"name": text, "value": text}]

@@ -20,8 +20,8 @@ from raybench.runs.scores import read_scores
 
 from .make import CREATED, ID_VERSION, STORED, plan_of
 
-UNIT_IDS = {"padim": "14f7ceb17462b86e1b1c", "dfm": "7e7cbadd4fc9718179b7"}
-LINE_DIGEST = "457f568a5d0c520dc052f9ff8e1ed4422dd37394bc3627820d25520f9b81ea6f"
+UNIT_IDS = {"padim": "d92aa46199a7d9e989d1", "dfm": "36af3995e159cfebac8d"}
+LINE_DIGEST = "dcc467d8aaeb00e2cecdd274cdc7d1351975b258a9f8762301cd2f3ef65abcd8"
 
 
 @pytest.fixture(scope="module")

@@ -284,7 +284,7 @@ MANIFESTS: dict[str, Callable[[bytes], bytes]] = {
     "copied from another line": lambda data: data.replace(b'"line": "line"', b'"line": "other"'),
     "a white level of 0": lambda data: data.replace(b'"white_level": 255', b'"white_level": 0'),
     "a count that is not the shards'": lambda data: data.replace(b'"train/ok": 3', b'"train/ok": 4'),
-    "of another schema version": lambda data: data.replace(b'"schema_version": 3', b'"schema_version": 2'),
+    "of another schema version": lambda data: data.replace(b'"schema_version": 4', b'"schema_version": 3'),
 }
 
 

@@ -42,6 +42,8 @@ class SourceImage:
     """Bytes of the image file."""
     group: str = ""
     """The part, panel or lot that it shows. Empty if it belongs to no group."""
+    attributes: tuple[tuple[str, str], ...] = ()
+    """Further columns of its row in a table, by name: `camera`, `light`. Empty cells are left out."""
     mask_keys: tuple[str, ...] = ()
     """Keys of its mask in the source: none without a mask, several if the mask is their union."""
     is_labelled_by_mask: bool = False

@@ -99,7 +99,9 @@ def _by_masks(
             yield Reject(key, "ng_in_train", "its mask marks a defect, and detectors train on OK images only")
             yield Reject(mask, "mask_unused", f"{key} is not packed")
         else:
-            yield SourceImage(key, split, label, "", tree.sizes[key], group, (mask,), is_labelled_by_mask=True)
+            yield SourceImage(
+                key, split, label, "", tree.sizes[key], group, mask_keys=(mask,), is_labelled_by_mask=True
+            )
 
 
 def without_label(image_id: str, mask: str) -> Reject:

@@ -18,6 +18,7 @@ from raybench.store import Store
 
 _SEPARATORS = ",;\t"
 EXTRA = ""  # key of the cells beyond the last column of a row
+_COLUMNS = {"path", "split", "label", "mask", "defect_type", "group", EXTRA}
 _LABELS: Mapping[str, Label] = {
     "ok": "ok",
     "good": "ok",
@@ -138,7 +139,10 @@ def _item(
         raise RejectedImage("ng_in_train", f"{where}: detectors train on OK images only; put it into test")
     if key not in sizes:
         raise RejectedImage("missing_file", f"{where}: there is no file {key}")
-    return SourceImage(key, split, label, row.get("defect_type", ""), sizes[key], group=row.get("group", ""))
+    others = sorted((name, cell) for name, cell in row.items() if name not in _COLUMNS and cell)
+    return SourceImage(
+        key, split, label, row.get("defect_type", ""), sizes[key], row.get("group", ""), attributes=tuple(others)
+    )
 
 
 def _mask(row: Mapping[str, str], sizes: Mapping[str, int], where: str, folder: str) -> tuple[str, ...]:
