@@ -16,6 +16,7 @@ from rich.console import Console
 
 from raybench.analysis.board import Board, board_from_json
 from raybench.analysis.flags import collect_scores, voting_models
+from raybench.analysis.learning_curve import SIZES, CurvePoint, conclude, curve_frame, curve_points
 from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.select import select_unit
 from raybench.analysis.slices import slice_frame, slices_of
@@ -138,6 +139,69 @@ class Run:
             raise InputError(f"{unit} is not finished yet; run the experiment first")
         attributes = self.plan.line(line).attributes()
         return slice_frame(slices_of(line, unit.model, found[1], found[0].threshold, attributes))
+
+    def learning_curve(
+        self,
+        line: str,
+        sizes: Sequence[int] = SIZES,
+        *,
+        models: Sequence[str] = (),
+        address: str | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Train the line's models on fewer of its OK images, and return how image AUROC grows with their number.
+
+        Each number is a run of its own, `<run>.<line>-<number>-images`, in the same store; the same call resumes.
+
+        Args:
+            line: The product line.
+            sizes: Numbers of OK images, those that are held back included; larger ones contain smaller ones. Those
+                from the line's own number on are left out.
+            models: Labels of the models. Empty: all of the line's.
+            address: Ray cluster, as in `run`.
+            progress: Whether to show bars.
+
+        Returns:
+            Index: model, images. Columns: image_auroc, more (image AUROC with all images minus this, on the same test
+            images), each with its interval in `_low` and `_high`, and has_threshold. `attrs["conclusions"]` says from
+            which number of images on more of them surely do not help.
+
+        Raises:
+            UnknownName: There is no such line or model.
+            InputError: The run is not finished on the line, or a size is below 4.
+        """
+        points = self._curve(self._known(line), sizes, models, address, _console(progress))
+        frame = curve_frame(points)
+        frame.attrs["conclusions"] = conclude(points, self.experiment.verdict.margin)
+        return frame
+
+    def _curve(
+        self, line: str, sizes: Sequence[int], models: Sequence[str], address: str | None, console: Console | None
+    ) -> list[CurvePoint]:
+        own = self.experiment.on(line)
+        choices = {choice.shown: choice for choice in own.models}
+        for model in models:
+            if model not in choices:
+                raise UnknownName("model", model, choices)
+        finished, total = self._scores(line), self.plan.manifests[line].train_ok
+        chosen = {model: found for model, found in finished.items() if model in (models or choices)}
+        if not chosen:
+            raise InputError(f"no model is finished on {line}; run the experiment first")
+        found = {total: chosen}
+        for size in sorted({size for size in sizes if size < total}):
+            smaller = {
+                "name": f"{self.name}.{line}-{size}-images",
+                "lines": (self.plan.entry_of(line),),
+                "models": tuple(choices[model] for model in chosen),
+                "train_images": size,
+                "inspect": False,
+                "squashed_twins": False,
+                "annotation": own.annotation.model_copy(update={"signals": 0}),
+            }
+            plan = make_plan(Experiment.model_validate(own.model_dump() | smaller))
+            execute(plan, address, console)
+            found[size] = Run(plan)._scores(line)
+        return curve_points(found)
 
     def images(self, line: str) -> pd.DataFrame:
         """Return every test and unlabelled image of `line` as all models see it, the most anomalous first.

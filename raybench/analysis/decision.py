@@ -142,16 +142,18 @@ def decide(evidence: Evidence) -> Verdict:
             terms=terms,
             notes=evidence.notes,
         )
-    good = {
-        model: found for model, found in admissible.items() if evidence.aurocs[model] >= settings.verdict.good_enough
-    }
-    standings = compare(good or admissible, settings.verdict.margin, settings.prior_sd)
-    grades = {model: _grade(standing) if good else NOT_GOOD_ENOUGH for model, standing in standings.items()}
+    limit = settings.verdict.good_enough
+    good = {model for model in admissible if evidence.aurocs[model] >= limit}
+    # A model that few images put below the limit may be the best: it is not named, and counts in how sure that is.
+    maybe = {model for model in admissible if (evidence.numbers[model].high or 0.0) >= limit} if good else admissible
+    compared = {model: found for model, found in admissible.items() if model in good or model in maybe}
+    standings = compare(compared, settings.verdict.margin, settings.prior_sd)
+    grades = {model: _grade(standing) if model in good else NOT_GOOD_ENOUGH for model, standing in standings.items()}
     highest = min(GRADES.index(grade) for grade in grades.values())
     run = next(model for model, grade in grades.items() if GRADES.index(grade) == highest)
-    others = tuple(model for model, standing in standings.items() if good and model != run and not standing.is_worse)
+    others = tuple(model for model, standing in standings.items() if model in good - {run} and not standing.is_worse)
     weak = dict.fromkeys((model for model in admissible if model not in standings), NOT_GOOD_ENOUGH)
-    expected = _expected(evidence, standings, run)
+    expected = _expected(evidence, {model: standings[model] for model in good or standings}, run)
     more_ng = _images_to_settle(evidence, standings, run, others)
     found = Verdict(
         line=evidence.name,

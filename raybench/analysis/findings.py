@@ -11,10 +11,11 @@ from raybench.analysis.cost_report import CostReport, hours_of
 from raybench.analysis.flags import Flag, ScoredImage, collect_scores, voting_models
 from raybench.analysis.queue_builder import QueueBuilder
 from raybench.analysis.squash_baseline import SquashBaseline
-from raybench.analysis.verdict import DecisionSettings
+from raybench.analysis.verdict import DecisionSettings, Verdict
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.inspection.inspection import Inspection, bad_images
+from raybench.data.manifest import Manifest
 from raybench.detectors import registry
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.runs.cost_model import read_forecast
@@ -105,6 +106,8 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         for line, of_line in held_out.items()
     }
     board = build_board(results, scores, context, list(_squash_baselines(plan, finished)), lines)
+    verdicts = tuple(_with_note(verdict, plan.manifests[verdict.line]) for verdict in board.verdicts)
+    board = replace(board, verdicts=verdicts)
     images = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})
     bad = {line: bad_images(found) for line, found in inspections.items() if isinstance(found, Inspection)}
     judged = [unit.unit for unit_id, unit in finished.items() if unit_id in compared]
@@ -116,6 +119,20 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         inspections=inspections,
         finished=tuple(finished.values()),
     )
+
+
+def _with_note(verdict: Verdict, manifest: Manifest) -> Verdict:
+    """Say how many labels came back after packing: images that the queue chose are no random sample."""
+    returned = sum(shard.labels.rows for shard in manifest.scored_shards if shard.labels)
+    if not returned:
+        return verdict
+    note = (
+        f"{returned} labels came back after the line was packed, among {manifest.judged('ok')} OK and "
+        f"{manifest.judged('ng')} NG images. Images that the queue chose are those that models find suspicious: with "
+        "them the image AUROC is lower, and false alarms are more, than on images taken at random. Label some of those "
+        "too."
+    )
+    return replace(verdict, notes=(*verdict.notes, note))
 
 
 def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | UnitResult | None:

@@ -17,6 +17,7 @@ from raybench.cli import (
     export,
     inspect,
     labels,
+    learning_curve,
     models,
     pack,
     predict,
@@ -48,6 +49,7 @@ app.command()(run.run)
 app.command()(status.status)
 app.command()(report.report)
 app.command()(predict.predict)
+app.command("learning-curve")(learning_curve.learning_curve)
 app.command()(annotate.annotate)
 app.add_typer(labels.app, name="labels")
 app.command()(export.export)

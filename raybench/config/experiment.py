@@ -303,6 +303,9 @@ class Experiment(_Section):
     """False-alarm rate on OK images that the threshold may cause."""
     held_out: HeldOut = 0.2
     """Share of the OK training images to hold back for the threshold."""
+    train_images: int | None = Field(default=None, ge=4)
+    """Number of OK images to train on and to hold back, in whole groups, the same ones for every model and seed. A
+    larger number adds to them. If unset, all of the line's."""
     train_budget_s: TrainBudget = None
     """Time limit of the optimiser steps of one training, in seconds. If unset, the model's own number of steps
     applies."""
@@ -394,7 +397,7 @@ class Experiment(_Section):
     @property
     def protocol(self) -> Protocol:
         """How units are trained and judged."""
-        return Protocol(self.held_out, self.false_alarm_budget, self.train_budget_s)
+        return Protocol(self.held_out, self.false_alarm_budget, self.train_budget_s, self.train_images)
 
     @property
     def digest(self) -> str:

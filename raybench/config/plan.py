@@ -53,6 +53,10 @@ class Plan:
         """Return the store of lines that holds `line`."""
         return self.elsewhere.get(line) or self.store.sub("lines")
 
+    def entry_of(self, line: str) -> str:
+        """Return the entry of `lines` in an experiment that names one line alone."""
+        return self.elsewhere[line].uri(line) if line in self.elsewhere else line
+
     def line(self, name: str) -> Line:
         """Return a line of the plan. It is writable if it is packed in the store of the run."""
         return Line(self.lines_of(name), self.manifests[name], writable=name not in self.elsewhere)
@@ -131,7 +135,7 @@ def planned_units(plan: Plan) -> list[PlannedUnit]:
             detector=unit.detector,
             seed=unit.seed,
             input=unit.input,
-            train_ok=plan.manifests[unit.line].train_ok,
+            train_ok=unit.protocol.of_train(plan.manifests[unit.line].train_ok),
             scored=plan.manifests[unit.line].scored_images,
         )
         for unit in plan.units

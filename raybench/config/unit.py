@@ -28,6 +28,12 @@ class Protocol:
     """False-alarm rate on OK images that the threshold may cause."""
     train_budget_s: float | None = None
     """Time limit of the optimiser steps in seconds. If None, each model's own number of steps applies."""
+    train_images: int | None = None
+    """OK images to train on and to hold back, about. If None, all of the line's."""
+
+    def of_train(self, images: int) -> int:
+        """Return how many of a line's OK training images are used, about."""
+        return images if self.train_images is None else min(images, self.train_images)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Unit:
     def _identity(self, without: str) -> dict[str, Any]:
         identity = asdict(self) | {"id_version": ID_VERSION}
         del identity["model"], identity[without]
+        if self.protocol.train_images is None:  # units from before this field existed have identities without it
+            del identity["protocol"]["train_images"]
         return identity
 
     def __str__(self) -> str:

@@ -62,7 +62,7 @@ class CostModel:
 
     def estimate(self, unit: Unit, manifest: Manifest) -> CostEstimate:
         """Estimate the cost of a unit; an empty estimate if no unit of any model was recorded on the device."""
-        train, score = manifest.train_ok, manifest.scored_images
+        train, score = unit.protocol.of_train(manifest.train_ok), manifest.scored_images
         groups = _groups(unit.detector, settings_of(unit), unit.input.height, unit.input.width)
         key = (*groups[0], train, score)
         if key not in self._estimates:

@@ -9,7 +9,7 @@ import math
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,8 @@ def split_train(
     group's name (of the image id, without a group), so it is the same for every model, seed and order of shards. As
     many groups are held back as the protocol asks for, but at least as many as the false-alarm budget needs for a
     finite threshold, and at most half of all groups and of all images. A group of more than half of the images is
-    trained on.
+    trained on. Where the protocol wants few images, they are whole groups too, and those of a larger number are added
+    to them.
 
     Args:
         shards: All training shards of the line.
@@ -113,11 +114,13 @@ def split_train(
     Returns:
         Images to train on, and images held back.
     """
-    places = defaultdict[str, list[tuple[int, int]]](list)
+    places: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, shard in enumerate(shards):
         for row, (image_id, group) in enumerate(zip(shard.image_ids, shard.groups, strict=True)):
             if image_id not in left_out:
                 places[group].append((index, row))
+    if protocol.train_images is not None:
+        places = _some(places, protocol.train_images)
     half = sum(map(len, places.values())) // 2
     needed = math.ceil(1 / protocol.false_alarm_budget) - 1
     count = min(max(round(protocol.held_out * len(places)), needed), len(places) // 2)
@@ -127,6 +130,15 @@ def split_train(
     held_out = sorted(place for group in chosen[: bisect.bisect(images, half)] for place in places[group])
     kept = sorted(set(itertools.chain.from_iterable(places.values())) - set(held_out))
     return ImageSubset(shards, kept), ImageSubset(shards, held_out)
+
+
+def _some(places: Mapping[str, list[tuple[int, int]]], images: int) -> dict[str, list[tuple[int, int]]]:
+    """Return whole groups of at least so many images, in an order that has nothing to do with which are held back."""
+    chosen: dict[str, list[tuple[int, int]]] = {}
+    for group in sorted(places, key=lambda name: _hash(f"train_images {name}")):
+        if sum(map(len, chosen.values())) < images:
+            chosen[group] = places[group]
+    return chosen
 
 
 def _hash(group: str) -> bytes:

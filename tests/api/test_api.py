@@ -130,6 +130,19 @@ def test_every_image_with_what_models_say(run: rb.Run) -> None:
 
 
 @pytest.mark.cluster
+def test_how_many_images_a_line_needs(run: rb.Run) -> None:
+    frame = run.learning_curve("bottle", [8, 999], models=["fake"], progress=False)
+    assert list(frame.index) == [("fake", 8), ("fake", 24)]
+    assert frame["image_auroc"].between(0, 1).all()
+    assert frame["more"].iloc[-1] == 0
+    assert frame.attrs["conclusions"][0].startswith("fake: ")
+    smaller = rb.open_run(f"{run.experiment.store}/runs/{run.name}.bottle-8-images")
+    assert smaller.experiment.train_images == 8
+    with pytest.raises(rb.errors.UnknownName, match="did you mean 'fake'"):
+        run.learning_curve("bottle", models=["fak"])
+
+
+@pytest.mark.cluster
 def test_a_heat_map(run: rb.Run) -> None:
     found = run.heatmap("bottle", BENT, model="padim")
     assert found.image.shape == (200, 320, 3)

@@ -26,6 +26,8 @@ SIGNATURES = {
     "Run.heatmap": "(self, line: 'str', image_id: 'str', model: 'str | None' = None) -> 'Heatmap'",
     "Run.status": "(self) -> 'pd.DataFrame'",
     "Run.slices": "(self, line: 'str', model: 'str | None' = None) -> 'pd.DataFrame'",
+    "Run.learning_curve": "(self, line: 'str', sizes: 'Sequence[int]' = (10, 25, 50, 100), *, "
+    "models: 'Sequence[str]' = (), address: 'str | None' = None, progress: 'bool' = True) -> 'pd.DataFrame'",
     "Run.flags": "(self, line: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.predict": "(self, images: 'str | Path', *, line: 'str', model: 'str | None' = None, "
     "name: 'str | None' = None, folder: 'str | Path' = 'out', address: 'str | None' = None, "

@@ -23,6 +23,7 @@ UNIT = Unit("line", "d1", "t1", "label", "padim", {"a": 1}, {"w": "s"}, Input("n
         {"input": Input("squash", 32, 64, 100, 200)},
         {"seed": 1},
         {"protocol": Protocol(train_budget_s=1.0)},
+        {"protocol": Protocol(train_images=10)},
     ],
 )
 def test_what_changes_a_number_changes_the_identity(change: dict[str, object]) -> None:

@@ -169,6 +169,7 @@ def test_labels_that_come_back_are_judged_and_nothing_is_trained_or_scored(
     assert new.quality is not None
     assert new.quality.image_auroc.value != old.quality.image_auroc.value
     assert (new.threshold, new.train_s) == (old.threshold, old.train_s)
+    assert "2 labels came back" in summary.board.verdicts[0].notes[-1]
 
 
 def test_sigterm_stops_a_run_and_the_next_one_does_the_rest(experiment: Experiment, packed: Store) -> None:

@@ -325,6 +325,21 @@ def test_a_worker_that_changes_its_gpu_keeps_nothing_on_the_other(monkeypatch: p
     assert (len(context_module._loaded), given_back) == (0, ["cuda"])
 
 
+def test_few_training_images_are_whole_groups_and_among_those_of_a_larger_number() -> None:
+    groups = [f"part {at // 3}" for at in range(60)]
+    shards = shards_of(groups)
+    sizes = {}
+    for wanted in (10, 25, 60):
+        kept, held = split_train(shards, Protocol(0.2, 0.2, train_images=wanted))
+        ids = {*kept.image_ids, *held.image_ids}
+        assert wanted <= len(ids) < wanted + 3
+        assert not set(kept.groups) & set(held.groups)
+        sizes[wanted] = ids
+    assert sizes[10] < sizes[25] < sizes[60]
+    whole = split_train(shards, Protocol(0.2, 0.2))
+    assert sizes[60] == {*whole[0].image_ids, *whole[1].image_ids}
+
+
 def test_a_corrected_label_is_judged_again_from_the_stored_heat_maps(
     plan: Plan, context: WorkerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

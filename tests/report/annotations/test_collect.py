@@ -167,6 +167,7 @@ def test_the_command(plan: Plan, tmp_path: Path) -> None:
         "cvat.xml",
         "images",
         "images.jsonl",
+        "written.sha256",
     ]
 
 

@@ -1,0 +1,106 @@
+"""Learning curves: how a model's image AUROC on a line grows with the number of OK images to train on.
+
+All points are measured on the same test images, so the difference to the model that is trained on all images has a
+paired interval (resampled groups, see `metrics.ranking`). It is that of two trained detectors: seeds do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from raybench.metrics.image import ImageScores
+from raybench.metrics.numbers import Estimate
+from raybench.metrics.ranking import paired_difference
+from raybench.runs.records import UnitResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIZES = (10, 25, 50, 100)
+"""Numbers of images of a curve whose sizes nobody chose; those from the line's own number on are left out."""
+Finished = Mapping[str, tuple[UnitResult, ImageScores]]
+"""By model: the result of the first finished seed, and its image scores."""
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A model that was trained on some OK images of a line."""
+
+    model: str
+    """Label on the board."""
+    images: int
+    """Number of OK images, those that are held back for the threshold included."""
+    image_auroc: Estimate
+    """On the test images."""
+    more: Estimate
+    """Image AUROC of the model with all images minus this one, on the same test images."""
+    has_threshold: bool
+    """Whether so many images are enough for a threshold that keeps to the false-alarm budget."""
+
+
+def curve_points(sizes: Mapping[int, Finished]) -> list[CurvePoint]:
+    """Return the points of a line's learning curves, by model and number of images.
+
+    Args:
+        sizes: Finished models by their number of images; the largest number are all images of the line.
+    """
+    whole = sizes[max(sizes)]
+    points = []
+    for model in whole:
+        for images in sorted(sizes):
+            if model in sizes[images]:
+                result, scores = sizes[images][model]
+                points.append(
+                    CurvePoint(
+                        model=model,
+                        images=images,
+                        image_auroc=result.quality.image_auroc if result.quality else Estimate(None),
+                        more=paired_difference(whole[model][1], scores),
+                        has_threshold=bool(result.threshold and result.threshold.value is not None),
+                    )
+                )
+    return points
+
+
+def conclude(points: Sequence[CurvePoint], margin: float) -> list[str]:
+    """Say of each model from which number of images on more of them surely do not help.
+
+    Args:
+        points: The points of a line, as `curve_points` returns them.
+        margin: Difference of image AUROC that does not count, `verdict.margin` of the experiment.
+    """
+    texts = []
+    for model in dict.fromkeys(point.model for point in points):
+        own = [point for point in points if point.model == model]
+        total = own[-1].images
+        enough = None
+        for point in reversed(own[:-1]):
+            if point.more.high is None or point.more.high > margin:
+                break
+            enough = point
+        if enough is None:
+            texts.append(f"{model}: it is open whether fewer than all {total} OK images are enough")
+        else:
+            limit = "" if enough.has_threshold else ", but too few for a threshold within the false-alarm budget"
+            texts.append(
+                f"{model}: {enough.images} OK images are enough: with all {total} the image AUROC is at most "
+                f"{margin:g} higher (95 %){limit}"
+            )
+    return texts
+
+
+def curve_frame(points: Sequence[CurvePoint]) -> pd.DataFrame:
+    """Return points as a table with the index model, images; an interval's ends are in `<name>_low` and `_high`."""
+    import pandas as pd  # takes half a second, and only notebooks need it
+
+    rows = []
+    for point in points:
+        row: dict[str, object] = {"model": point.model, "images": point.images}
+        for name, found in (("image_auroc", point.image_auroc), ("more", point.more)):
+            row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        rows.append(row | {"has_threshold": point.has_threshold})
+    numbers = [f"{name}{end}" for name in ("image_auroc", "more") for end in ("", "_low", "_high")]
+    columns = ["model", "images", *numbers, "has_threshold"]
+    return pd.DataFrame(rows, columns=columns).set_index(["model", "images"])
