@@ -23,7 +23,7 @@ def print_packed(manifest: Manifest, console: Console = out) -> None:
     """Print what was used and what was not, kind by kind."""
     if manifest.masks or manifest.masks_rejected:
         used = f"{manifest.masks} used, {manifest.masks_rejected} files not used"
-        console.print(f"masks: {used}; {manifest.counts.get('test/ng', 0)} NG images", highlight=False)
+        console.print(f"masks: {used}; {manifest.judged('ng')} NG images", highlight=False)
     if manifest.white_level > EIGHT_BITS:
         levels = f"black is {manifest.black_level}, white {manifest.white_level}"
         console.print(f"16 bit: {levels}, by the training images", highlight=False)

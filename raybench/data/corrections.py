@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from raybench.data.manifest import Label, LabelTable, ShardInfo
 from raybench.errors import IntegrityError
 from raybench.store import Store
+from raybench.store.digest import digest
 
 SCHEMA = pa.schema(
     [  # type: ignore[arg-type]
@@ -61,7 +62,8 @@ def put_corrections(lines: Store, shard: ShardInfo, corrections: Sequence[Correc
     path = PurePosixPath(shard.key)
     key = f"{path.parent}/labels/{path.stem}-{sha256[:16]}.parquet"
     lines.put(key, data)
-    return LabelTable(key, len(rows), len(data), sha256)
+    left_out = [row["image_id"] for row in rows if row["label"] != "ok"]
+    return LabelTable(key, len(rows), len(data), sha256, digest(left_out) if left_out else "")
 
 
 def read_corrections(lines: Store, shard: ShardInfo) -> Mapping[str, Correction]:

@@ -1,7 +1,8 @@
 """Correct labels and masks of a packed line: tables beside its shards, a new manifest, and a history of the old ones.
 
 Images are never written again, and no label is lost: `<line>/history/<number>-<digest>.json` is the manifest before
-each change, and names the tables of labels that held until then.
+each change, and names the tables of labels that held until then. Beside it, `…-next.json` is the manifest after the
+change. It is put-if-absent, so that of two programs that change a line at once, one is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from raybench.data.manifest import Change, Manifest, ShardInfo, encode_manifest,
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import LabelError, RejectedImage
 from raybench.store import Store
+
+_NEXT = "-next.json"
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,8 @@ def correct_labels(lines: Store, manifest: Manifest, corrections: Iterable[Corre
     changes = changes_of(lines, manifest, corrections)
     if not changes:
         return manifest
-    keep_in_history(lines, manifest)
     corrected = replace(with_corrections(lines, manifest, changes), changes=(*manifest.changes, change))
-    write_manifest(lines, corrected)
+    commit(lines, manifest, corrected)
     return corrected
 
 
@@ -165,10 +167,39 @@ def _with_table(lines: Store, shard: ShardInfo, new: Mapping[str, Correction]) -
     return replace(shard, labels=put_corrections(lines, shard, list(table.values())))
 
 
-def keep_in_history(lines: Store, manifest: Manifest) -> None:
-    """Write the manifest to the line's history. Raises LabelError when another program changes the line now."""
-    key = f"{manifest.line}/history/{len(manifest.changes):05}-{manifest.digest[:12]}.json"
-    if not lines.put_if_absent(key, encode_manifest(manifest)) and (
-        read_manifest(lines, manifest.line).digest != manifest.digest
-    ):
-        raise LabelError(manifest.line, ["the line was changed at the same time; give the same command again"])
+def commit(lines: Store, before: Manifest, after: Manifest) -> None:
+    """Make `after`, which has one change more, the manifest of a line, and keep `before` in its history.
+
+    Raises:
+        LabelError: Another program has changed the line since `before` was read.
+        StoreError: The store fails.
+    """
+    key, data = _history_key(before), encode_manifest(after)
+    mine = False
+    if read_manifest(lines, before.line) == before:
+        lines.put_if_absent(f"{key}.json", encode_manifest(before))
+        # The store may have lost its answer to a first attempt, so the bytes decide.
+        mine = lines.put_if_absent(f"{key}{_NEXT}", data) or lines.get(f"{key}{_NEXT}") == data
+        _publish(lines, before)
+    if not mine:
+        raise LabelError(before.line, ["the line was changed at the same time; give the same command again"])
+
+
+def _publish(lines: Store, manifest: Manifest) -> None:
+    """Write the newest manifest that follows this one, also if the program that committed it has stopped before.
+
+    Whoever writes a manifest looks for a newer one afterwards, so that the newest is written last.
+    """
+    while following := _next(lines, manifest):
+        while following:
+            manifest, following = following, _next(lines, following)
+        write_manifest(lines, manifest)
+
+
+def _next(lines: Store, manifest: Manifest) -> Manifest | None:
+    key = f"{_history_key(manifest)}{_NEXT}"
+    return read_manifest(lines, manifest.line, key) if lines.exists(key) else None
+
+
+def _history_key(manifest: Manifest) -> str:
+    return f"{manifest.line}/history/{len(manifest.changes):05}-{manifest.digest[:12]}"

@@ -6,7 +6,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -35,6 +35,8 @@ class LabelTable:
     """Bytes."""
     sha256: str
     """Hex digest of the whole object."""
+    left_out: str = ""
+    """Digest of the IDs of its images that are not OK, which no detector is trained on. Empty if there are none."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,12 @@ class Manifest:
 
     @functools.cached_property
     def training_digest(self) -> str:
-        """SHA-256 (hex) of all that training depends on: the training shards with their labels, and the levels."""
-        shards = [_identity(shard) for shard in self.shards_of("train")]
-        return digest([self.line, shards, self.black_level, self.white_level])
+        """SHA-256 (hex) of all that training depends on: the training shards, which of their images are not OK any
+        more, and the levels. Masks and types of defects are not among it.
+        """
+        shards = [_identity(replace(shard, labels=None)) for shard in self.shards_of("train")]
+        left_out = [shard.labels.left_out for shard in self.shards_of("train") if shard.labels]
+        return digest([self.line, shards, self.black_level, self.white_level, *filter(None, left_out)])
 
     def shards_of(self, split: Split) -> tuple[ShardInfo, ...]:
         return tuple(shard for shard in self.shards if shard.split == split)
@@ -192,11 +197,13 @@ _ADAPTER = TypeAdapter(Manifest)
 
 
 def _identity(shard: ShardInfo) -> dict[str, Any]:
-    """Return what identifies a shard and its labels. Its `images` follow from its bytes."""
+    """Return what identifies a shard and its labels. Its `images` and `left_out` follow from the bytes."""
     identity = asdict(shard)
     del identity["images"]
     if shard.labels is None:
         del identity["labels"]
+    else:
+        del identity["labels"]["left_out"]
     return identity
 
 
@@ -204,14 +211,14 @@ def manifest_key(line: str) -> str:
     return f"{line}/manifest.json"
 
 
-def read_manifest(lines: Store, line: str) -> Manifest:
-    """Read the manifest of `line` in the store of lines.
+def read_manifest(lines: Store, line: str, key: str = "") -> Manifest:
+    """Read the manifest of `line` in the store of lines, or one of its history that `key` names.
 
     Raises:
         LineError: The line is not packed there, or was packed with another schema version.
         IntegrityError: The manifest is damaged or contradicts itself.
     """
-    key = manifest_key(line)
+    key = key or manifest_key(line)
     try:
         manifest = _ADAPTER.validate_json(lines.get(key))
     except ObjectMissing as error:

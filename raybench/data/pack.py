@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from raybench.data import layouts
-from raybench.data.labels import keep_in_history, kept_corrections, with_corrections
+from raybench.data.labels import commit, kept_corrections, with_corrections
 from raybench.data.manifest import (
     Change,
     Manifest,
@@ -26,6 +27,8 @@ from raybench.errors import IntegrityError, LineError
 from raybench.store import Store
 
 __all__ = ["LINE_NAME", "PackOptions", "Progress", "add", "pack"]
+
+Entry = TypeVar("Entry", Reject, PackFinding)
 
 LINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -50,18 +53,23 @@ def pack(
         progress: Called after each packed image.
 
     Raises:
-        LineError: The name is not allowed, no layout fits or no image can be used.
+        LineError: The name is not allowed, no layout fits or no image can be used, or labels have come back to the line
+            and its manifest cannot be read.
         UnknownName: There is no layout of the name in `options`.
     """
     if not LINE_NAME.fullmatch(line):
         raise LineError(f"{line!r} is not a line name: letters, digits, `.`, `_` and `-`, at most 100")
+    _packed_before(lines, line)  # raises before anything is overwritten
     options = options or PackOptions()
     listing = layouts.list_images(source, options.layout, line)
     packing = Packing(source, lines, line, options, listing, progress)
     shards = packing.write({})
     if not shards:
         raise LineError(f"{source.uri()}: no image could be packed as {line!r}{_reject_counts(packing.rejects)}")
-    manifest = _with_labels(lines, packing.manifest(shards))
+    packed, before = packing.manifest(shards), _packed_before(lines, line)
+    manifest = _with_labels(lines, packed, before)
+    while before != (before := _packed_before(lines, line)):  # labels came back meanwhile
+        manifest = _with_labels(lines, packed, before)
     write_manifest(lines, manifest)
     _drop_old_shards(lines, manifest)
     return manifest
@@ -87,7 +95,7 @@ def add(
         progress: Called after each packed image.
 
     Returns:
-        The new manifest; the old one if there is no new image.
+        The new manifest; without a new image the old one, with what was found, and it is not written.
 
     Raises:
         LineError: The line is not packed, or no layout fits.
@@ -98,21 +106,27 @@ def add(
     listing = layouts.list_images(source, options.layout, line)
     packing = Packing(source, lines, line, options, listing, progress)
     held = {row.image_id: row for shard in before.shards for row in read_rows(lines, shard, images=False)}
-    packing.listing = replace(listing, items=tuple(item for item in listing.items if item.image_id not in held))
+    new_items = tuple(item for item in listing.items if item.image_id not in held)
+    packing.listing = replace(listing, items=new_items)
     for item in listing.items:
         if row := held.get(item.image_id):
             packing.compare(item, row)
     for row in held.values():
         packing.note_group(row)
     shards = packing.write(Counter(shard.split for shard in before.shards))
+    tried = {key for item in new_items for key in (item.image_id, *item.mask_keys)}
+    told = replace(
+        before,
+        rejects=_sorted({each for each in before.rejects if each.path not in tried} | set(packing.rejects)),
+        findings=_sorted({*before.findings, *packing.findings}),
+    )
     if not shards:
-        return before
+        return told
     new = packing.manifest(shards)
     what = f"{sum(new.counts.values())} images added from {source.uri()}"
     change = Change(datetime.now(UTC).isoformat(timespec="seconds"), getpass.getuser(), what, before.digest)
-    keep_in_history(lines, before)
     manifest = replace(
-        before,
+        told,
         counts=dict(sorted((Counter(before.counts) + Counter(new.counts)).items())),
         masks=before.masks + new.masks,
         min_height=min(before.min_height, new.min_height),
@@ -120,19 +134,32 @@ def add(
         max_height=max(before.max_height, new.max_height),
         max_width=max(before.max_width, new.max_width),
         shards=tuple(sorted([*before.shards, *shards], key=lambda shard: shard.key)),
-        rejects=tuple(sorted({*before.rejects, *new.rejects}, key=lambda reject: reject.path)),
-        findings=tuple(sorted({*before.findings, *new.findings}, key=lambda finding: finding.path)),
+        findings=_sorted({*before.findings, *new.findings}),
         changes=(*before.changes, change),
     )
-    write_manifest(lines, manifest)
+    commit(lines, before, manifest)
     return manifest
 
 
-def _with_labels(lines: Store, manifest: Manifest) -> Manifest:
-    """Take over the labels that have come back to the line since it was packed before, and say which cannot hold."""
+def _packed_before(lines: Store, line: str) -> Manifest | None:
+    """Return the manifest of a line; None if it is not packed yet, or by another version.
+
+    Raises LineError for a line that labels have come back to, as they would be lost.
+    """
     try:
-        before = read_manifest(lines, manifest.line)
-    except (LineError, IntegrityError):  # not packed yet, or by another version
+        return read_manifest(lines, line)
+    except (LineError, IntegrityError) as error:
+        if next(iter(lines.list(f"{line}/labels/")), None):
+            raise LineError(
+                f"labels have come back to this line, and they would be lost: {error}; put the last manifest of "
+                f"{lines.uri(f'{line}/history')} in its place, or delete {lines.uri(f'{line}/labels')}"
+            ) from error
+        return None
+
+
+def _with_labels(lines: Store, manifest: Manifest, before: Manifest | None) -> Manifest:
+    """Take over the labels that have come back to the line since it was packed before, and say which cannot hold."""
+    if before is None:
         return manifest
     changes, lost = kept_corrections(lines, before, manifest)
     findings = [
@@ -143,8 +170,12 @@ def _with_labels(lines: Store, manifest: Manifest) -> Manifest:
     return replace(
         again,
         changes=before.changes,
-        findings=tuple(sorted([*manifest.findings, *findings], key=lambda finding: finding.path)),
+        findings=_sorted([*manifest.findings, *findings]),
     )
+
+
+def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda entry: (entry.path, entry.detail)))
 
 
 def _reject_counts(rejects: Iterable[Reject]) -> str:
@@ -153,8 +184,9 @@ def _reject_counts(rejects: Iterable[Reject]) -> str:
 
 
 def _drop_old_shards(lines: Store, manifest: Manifest) -> None:
+    """Remove what rests on an earlier packing, but for labels that people gave and the history that names them."""
     current = {manifest_key(manifest.line), *(shard.key for shard in manifest.shards)}
-    current |= {shard.labels.key for shard in manifest.shards if shard.labels}
+    kept = (f"{manifest.line}/labels/", f"{manifest.line}/history/")
     for item in list(lines.list(f"{manifest.line}/")):
-        if item.key not in current:
+        if item.key not in current and not item.key.startswith(kept):
             lines.delete(item.key)

@@ -137,7 +137,11 @@ class Packing:
     """IDs of the images of each group, by split."""
 
     def write(self, first: Mapping[str, int]) -> list[ShardInfo]:
-        """Write all shards, the first of each split under its number. One is uploaded while the next is read."""
+        """Write all shards. One is uploaded while the next is read.
+
+        Args:
+            first: Numbers to begin with by split. Shards that are stored are then kept, and empty replaces them.
+        """
         self.rejects += self.listing.rejects
         self.findings += self.listing.findings
         shards: list[ShardInfo] = []
@@ -147,7 +151,7 @@ class Packing:
                 for number, rows in enumerate(self._chunks(self._rows(items)), first.get(split, 0)):
                     if upload:
                         shards.append(upload.result())
-                    upload = uploader.submit(self._put, split, number, rows)
+                    upload = uploader.submit(self._put, split, number, rows, bool(first))
             if upload:
                 shards.append(upload.result())
         return shards
@@ -162,6 +166,9 @@ class Packing:
         if not same:
             detail = "the line holds another image of this name; give the new one another name, or pack the line again"
             self.rejects.append(Reject(item.image_id, "other_image", detail))
+        elif item.mask_keys and item.label == row.label == "ng" and row.mask is None:
+            detail = "the folder has a mask of it, the line has none; `raybench labels import` takes masks over"
+            self.findings.append(PackFinding(item.image_id, "other mask", detail))
         elif (item.label, item.split) != (row.label, row.split):
             detail = (
                 f"the folder says {item.split}/{item.label}, the line {row.split}/{row.label}, which stays; "
@@ -319,10 +326,13 @@ class Packing:
         if shard:
             yield shard
 
-    def _put(self, split: str, number: int, rows: list[ImageRow]) -> ShardInfo:
+    def _put(self, split: str, number: int, rows: list[ImageRow], keep: bool) -> ShardInfo:
+        """Write a shard; `keep`: under the first number from `number` that is free."""
         data = write_shard(rows, self.options.row_group_mb)
-        key = f"{self.line}/{split}-{number:05}.parquet"
-        self.lines.put(key, data)
+        keys = (f"{self.line}/{split}-{free:05}.parquet" for free in itertools.count(number))
+        key = next(key for key in keys if not keep or self.lines.put_if_absent(key, data))
+        if not keep:
+            self.lines.put(key, data)
         return describe(key, split, rows, data)
 
 

@@ -252,7 +252,7 @@ def _unit_problems(records: Mapping[str, Any], units: Mapping[str, set[str]]) ->
         units: Names of all commits of the run, by unit and detector.
     """
     result = records.get("result")
-    if not isinstance(result, UnitResult):
+    if not isinstance(result, UnitResult) or not result.detector_id:  # of an older raybench
         return []
     names = units.get(result.detector_id, set())
     problems = [f"its result is committed, {name} of its detector is not" for name in _NEEDED if name not in names]

@@ -202,6 +202,8 @@ class _ShardJudging:
             described = pool.submit(put, f"traits/{self._stem}", traits)
         record = ScoredShard(detector_id, len(self.scores), scored.result(), described.result(), spent)
         stored = run.commit(detector_id, scored_name(self.shard), record)
+        if stored != record:  # another driver was first, perhaps by other labels or with other rounding
+            return _ShardJudging(self.unit, self.manifest, self.shard, self.trained, self.context).judge_stored(stored)
         return self._commit(stored, stored.traits)
 
     def _commit(self, stored: ScoredShard, traits: Blob) -> ScoreRecord:

@@ -15,7 +15,17 @@ import numpy as np
 
 from raybench.errors import InputError
 from raybench.report.annotations.item import CATEGORY, AnnotatedImage
-from raybench.report.annotations.labelled import Draw, LabelledImage, LabelledRegion, Mask, field, from_runs, polygon
+from raybench.report.annotations.labelled import (
+    Draw,
+    LabelledImage,
+    LabelledRegion,
+    Mask,
+    field,
+    from_runs,
+    optional,
+    points_of,
+    polygon,
+)
 from raybench.report.annotations.polygons import Region, edges
 from raybench.report.annotations.streams import Add, json_array, run_lengths
 
@@ -88,40 +98,60 @@ def _run_lengths(item: AnnotatedImage, region: Region) -> dict[str, Any]:
     return {"size": [whole_height, whole_width], "counts": counts}
 
 
-def read_coco(file: Path) -> Iterator[LabelledImage]:
+def read_coco(file: Path, content: Any) -> Iterator[LabelledImage]:
     """Yield the images of a COCO file with their regions; of one that raybench wrote, by their IDs.
+
+    Args:
+        file: The file, for messages.
+        content: Its JSON.
 
     Raises:
         InputError: It is not a COCO file.
     """
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}") from error
-    names = {field(each, "id", int, "categories"): str(each.get("name", "")) for each in content.get("categories", [])}
-    regions: dict[Any, list[LabelledRegion]] = {}
+    names = _unique(optional(content, "categories", list, str(file)) or [], f"{file}: categories")
+    images = _unique(field(content, "images", list, str(file)), f"{file}: images")
+    regions: dict[int, list[LabelledRegion]] = {number: [] for number in images}
     for number, each in enumerate(field(content, "annotations", list, str(file))):
-        where = f"{file}: annotation {each.get('id', number)}"
-        category = names.get(field(each, "category_id", int, where), "")
-        region = LabelledRegion.of(category, _drawing(each.get("segmentation"), where))
-        regions.setdefault(field(each, "image_id", int, where), []).append(region)
-    for each in field(content, "images", list, str(file)):
-        name = each.get("source_id") or field(each, "file_name", str, f"{file}: images")
-        yield LabelledImage(str(name), tuple(regions.get(each.get("id"), ())))
+        where = f"{file}: annotation {number}"
+        image, kind = field(each, "image_id", int, where), field(each, "category_id", int, where)
+        if image not in images or kind not in names:
+            raise InputError(f"{where} is of the image {image} and the category {kind}, and one of them is not there")
+        category = optional(names[kind], "name", str, where) or ""
+        regions[image].append(LabelledRegion.of(category, _drawing(each.get("segmentation"), where)))
+    for number, each in images.items():
+        where = f"{file}: image {number}"
+        name = optional(each, "source_id", str, where) or field(each, "file_name", str, where)
+        sides = optional(each, "height", int, where), optional(each, "width", int, where)
+        size = None if None in sides else sides
+        yield LabelledImage(name, tuple(regions[number]), size=size)
+
+
+def _unique(records: list[Any], where: str) -> dict[int, Any]:
+    """Return records by their ID. Raises InputError when two have the same."""
+    by_id = {field(each, "id", int, where): each for each in records}
+    if len(by_id) < len(records):
+        raise InputError(f"{where}: two have the same 'id'")
+    return by_id
 
 
 def _drawing(segmentation: Any, where: str) -> Draw | None:
     if isinstance(segmentation, dict):
         size, counts = field(segmentation, "size", list, where), segmentation.get("counts")
+        lengths = _decompressed(counts) if isinstance(counts, str) else field(segmentation, "counts", list, where)
 
         def runs(height: int, width: int) -> Mask:
             if size != [height, width]:
                 raise InputError(f"{where} is on {size[1:]} × {size[:1]} pixels, the image has {width} × {height}")
-            lengths = _decompressed(counts) if isinstance(counts, str) else field(segmentation, "counts", list, where)
             return from_runs(lengths, width, height).T
 
         return runs
-    drawn = [polygon(np.reshape(ring, (-1, 2)).tolist()) for ring in segmentation or ()]
+    if segmentation is not None and not isinstance(segmentation, list):
+        raise InputError(f"{where}: 'segmentation' is neither a list nor run lengths")
+    drawn = []
+    for ring in segmentation or ():
+        if not isinstance(ring, list) or len(ring) % 2:
+            raise InputError(f"{where}: an outline is not a list of x and y in turn")
+        drawn.append(polygon(points_of(list(zip(ring[::2], ring[1::2], strict=True)), where)))
     return (lambda height, width: np.logical_or.reduce([draw(height, width) for draw in drawn])) if drawn else None
 
 
@@ -132,7 +162,7 @@ def _decompressed(text: str) -> list[int]:
     """
     counts: list[int] = []
     value = shift = 0
-    for character in text.encode():
+    for character in text.encode(errors="replace"):
         group = character - 48
         value |= (group & 0x1F) << shift
         shift += 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, tostring
@@ -11,7 +11,16 @@ import numpy as np
 
 from raybench.errors import InputError
 from raybench.report.annotations.item import CATEGORY, AnnotatedImage
-from raybench.report.annotations.labelled import Draw, LabelledImage, LabelledRegion, Mask, from_runs, polygon
+from raybench.report.annotations.labelled import (
+    Draw,
+    LabelledImage,
+    LabelledRegion,
+    Mask,
+    from_runs,
+    one_label,
+    points_of,
+    polygon,
+)
 from raybench.report.annotations.polygons import Region, edges
 from raybench.report.annotations.streams import Add, run_lengths
 
@@ -80,39 +89,57 @@ def read_cvat(file: Path) -> Iterator[LabelledImage]:
     Raises:
         InputError: It is not such a file.
     """
-    data = file.read_bytes()
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+    try:
+        text = file.read_bytes().decode("utf-8-sig")  # not as its declaration says, which could hide the next check
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text, as CVAT writes it: {error}") from error
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise InputError(f"{file} declares entities, which CVAT does not: it is not read")
     try:
-        root = fromstring(data)  # noqa: S314 (without declarations there is nothing to expand or to fetch)
-    except ParseError as error:
+        root = fromstring(text)  # noqa: S314 (without declarations there is nothing to expand or to fetch)
+    except (ParseError, ValueError) as error:
         raise InputError(f"{file} is not XML: {error}") from error
-    if root.tag != "annotations":
-        raise InputError(f"{file} is not in CVAT's format for images 1.1: its root is <{root.tag}>")
+    if root.tag != "annotations" or root.find("track") is not None:
+        raise InputError(f"{file} is not in CVAT's format for images 1.1; export the task in this format")
     for image in root.iter("image"):
         name = image.get("name", "")
-        regions = (LabelledRegion.of(each.get("label", ""), _drawing(each, f"{file}: {name}")) for each in image)
-        tags = [each.get("label", "").lower() for each in image if each.tag == "tag"]
-        label = next((label for label in ("ok", "ng") if label in tags), None)
-        outlined = tuple(region for region, each in zip(regions, image, strict=True) if each.tag != "tag")
-        yield LabelledImage(name, outlined, label)
+        where = f"{file}: {name}"
+        regions = [
+            LabelledRegion.of(each.get("label", ""), _drawing(each, where)) for each in image if each.tag != "tag"
+        ]
+        tags = [each.get("label", "") for each in image if each.tag == "tag"]
+        yield LabelledImage(name, tuple(regions), one_label(tags, where), size=_size(image, where))
+
+
+def _size(image: Element, where: str) -> tuple[int, int] | None:
+    """Return the (height, width) of an image in pixels; None if the file does not say it."""
+    if image.get("height") is None or image.get("width") is None:
+        return None
+    height, width = _whole_numbers(image, ("height", "width"), where)
+    return height, width
+
+
+def _whole_numbers(element: Element, names: Sequence[str], where: str) -> list[int]:
+    try:
+        return [int(element.get(name, "")) for name in names]
+    except ValueError as error:
+        raise InputError(f"{where}: {' and '.join(names)} of <{element.tag}> are no whole numbers") from error
 
 
 def _drawing(shape: Element, where: str) -> Draw | None:
+    if shape.tag == "polygon":
+        return polygon(points_of([point.split(",") for point in shape.get("points", "").split(";")], where))
+    if shape.tag != "mask":
+        return None
+    left, top, width, height = _whole_numbers(shape, ("left", "top", "width", "height"), where)
     try:
-        if shape.tag == "polygon":
-            return polygon([[float(side) for side in point.split(",")] for point in shape.get("points", "").split(";")])
-        if shape.tag == "mask":
-            left, top, width, height = (int(shape.get(side, "")) for side in ("left", "top", "width", "height"))
-            counts = [int(count) for count in shape.get("rle", "").split(",")]
-        else:
-            return None
+        counts = [int(count) for count in shape.get("rle", "").split(",")]
     except ValueError as error:
-        raise InputError(f"{where}: a <{shape.tag}> has a coordinate that is no number") from error
+        raise InputError(f"{where}: a <mask> has a run length that is no number") from error
 
     def draw(whole_height: int, whole_width: int) -> Mask:
         mask = np.zeros((whole_height, whole_width), np.bool_)
-        if min(left, top) < 0 or top + height > whole_height or left + width > whole_width:
+        if min(left, top, width, height) < 0 or top + height > whole_height or left + width > whole_width:
             raise InputError(f"{where}: a mask reaches beyond {whole_width} × {whole_height} pixels")
         mask[top : top + height, left : left + width] = from_runs(counts, height, width)
         return mask

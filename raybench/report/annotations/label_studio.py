@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -13,7 +14,17 @@ import numpy as np
 
 from raybench.errors import InputError
 from raybench.report.annotations.item import CATEGORY, AnnotatedImage
-from raybench.report.annotations.labelled import LabelledImage, LabelledRegion, Mask, field, inside
+from raybench.report.annotations.labelled import (
+    Draw,
+    LabelledImage,
+    LabelledRegion,
+    Mask,
+    field,
+    inside,
+    one_label,
+    optional,
+    points_of,
+)
 from raybench.report.annotations.polygons import Region, edges, keyhole
 from raybench.report.annotations.streams import Add, json_array
 
@@ -86,32 +97,49 @@ def _result(item: AnnotatedImage, region: Region, number: int) -> dict[str, Any]
     }
 
 
-def read_label_studio(file: Path) -> Iterator[LabelledImage]:
+def read_label_studio(file: Path, tasks: list[Any]) -> Iterator[LabelledImage]:
     """Yield the tasks that a person has annotated, of Label Studio's export as JSON; predictions are not labels.
 
     Of several annotations of a task, the one that was changed last counts.
 
+    Args:
+        file: The file, for messages.
+        tasks: Its JSON.
+
     Raises:
-        InputError: It is not such a file, or has masks of the brush: export those as PNG.
+        InputError: It is not such a file, or has masks of the brush, or regions on an image that was turned.
     """
-    try:
-        tasks = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}") from error
-    for number, task in enumerate(tasks if isinstance(tasks, list) else [tasks]):
-        where = f"{file}: task {task.get('id', number)}"
-        done = [each for each in task.get("annotations") or () if not each.get("was_cancelled")]
+    for number, task in enumerate(tasks):
+        where = f"{file}: task {number}"
+        data = field(task, "data", dict, where)
+        if "annotations" not in task and "predictions" not in task and "completions" in task:
+            raise InputError(f"{where} is of a Label Studio before 1.0; export it with a newer one")
+        annotations = optional(task, "annotations", list, where) or []
+        done = [each for each in annotations if not optional(each, "was_cancelled", bool, where)]
         if not done:
             continue
-        last = max(done, key=lambda each: str(each.get("updated_at") or each.get("created_at") or ""))
-        data = field(task, "data", dict, where)
-        name = data.get("image_id") or unquote(field(data, "image", str, where))
-        results = field(last, "result", list, where)
-        choices = [choice for each in results for choice in each.get("value", {}).get("choices", ())]
-        label = next((label for label in ("ok", "ng") if label in map(str.lower, choices)), None)
-        regions = tuple(region for each in results for region in _regions(each, where))
-        at = str(last.get("updated_at") or last.get("created_at") or "")
-        yield LabelledImage(name, regions, label, by=_who(last.get("completed_by")), at=at)  # type: ignore[arg-type]
+        last = max(done, key=lambda each: _changed_at(each, where))
+        results = [_Result.of(each, where) for each in field(last, "result", list, where)]
+        choices = [choice for each in results for choice in each.choices]
+        yield LabelledImage(
+            name=optional(data, "image_id", str, where) or _file_of(field(data, "image", str, where)),
+            regions=tuple(_regions(results, where)),
+            label=one_label(choices, where),
+            by=_who(last.get("completed_by")),
+            at=_changed_at(last, where),
+        )
+
+
+def _changed_at(annotation: Any, where: str) -> str:
+    found = optional(annotation, "updated_at", str, where) or optional(annotation, "created_at", str, where)
+    return found or ""
+
+
+def _file_of(address: str) -> str:
+    """Return the file of an image's address; of an uploaded one, the name that it had before."""
+    path = unquote(address).rpartition("/data/local-files/?d=")[2]
+    uploaded = re.fullmatch(r"/data/upload/\d+/[0-9a-f]{8}-([^/]+)", path)
+    return uploaded[1] if uploaded else path
 
 
 def _who(person: Any) -> str:
@@ -121,21 +149,68 @@ def _who(person: Any) -> str:
     return "" if person is None else str(person)
 
 
-def _regions(result: Any, where: str) -> Iterator[LabelledRegion]:
-    kind, value = str(result.get("type", "")), result.get("value", {})
-    if kind.startswith("brush"):
-        raise InputError(
-            f"{where} has a mask of the brush; export from Label Studio as PNG masks and import the folder"
-        )
-    if not kind.endswith("labels"):
-        return
-    category = str(next(iter(value.get(kind, ())), ""))
-    if kind != "polygonlabels":
-        yield LabelledRegion.of(category, None)
-        return
-    shares = np.asarray(field(value, "points", list, where), np.float64) / 100
+@dataclass(frozen=True)
+class _Result:
+    """An entry of an annotation. A region has several where its shape and its labels are drawn with two tools."""
+
+    number: str
+    """Which region it belongs to."""
+    kind: str
+    """As `polygonlabels`, `choices`, or `rectangle` for a shape without label."""
+    value: Mapping[str, Any]
+    """What was drawn or chosen."""
+    size: tuple[int, int] | None
+    """(height, width) of the image in pixels."""
+
+    @classmethod
+    def of(cls, record: Any, where: str) -> _Result:
+        kind, value = field(record, "type", str, where), optional(record, "value", dict, where) or {}
+        if optional(record, "image_rotation", int, where):
+            raise InputError(f"{where}: the image was turned in Label Studio; turn it back and export again")
+        if kind.startswith(("brush", "bitmask")):
+            raise InputError(
+                f"{where} has a mask of the brush; export from Label Studio as `Brush labels to COCO`, or outline it"
+            )
+        sides = optional(record, "original_height", int, where), optional(record, "original_width", int, where)
+        number = optional(record, "id", str, where) or ""
+        return cls(number, kind, value, None if None in sides else sides)
+
+    @property
+    def is_shape(self) -> bool:
+        """Whether it is a region, or belongs to one."""
+        return bool(self.value.keys() & {"points", "x", "vertices"})
+
+    @property
+    def choices(self) -> list[str]:
+        """What was chosen for the whole image."""
+        found = self.value.get("choices")
+        return [str(choice) for choice in found] if isinstance(found, list) and not self.is_shape else []
+
+    def category(self) -> str:
+        """Return the label of the region, empty if there is none."""
+        found = self.value.get(self.kind) if self.kind.endswith("labels") else None
+        return str(found[0]) if isinstance(found, list) and found else ""
+
+
+def _regions(results: Sequence[_Result], where: str) -> Iterator[LabelledRegion]:
+    parts: dict[str, list[_Result]] = {}
+    for index, each in enumerate(results):
+        if each.is_shape:
+            parts.setdefault(each.number or str(index), []).append(each)
+    for region in parts.values():
+        category = next(filter(None, (each.category() for each in region)), "")
+        outline = next((each for each in region if each.kind in ("polygon", "polygonlabels")), None)
+        yield LabelledRegion.of(category, _drawing(outline, where) if outline else None)
+
+
+def _drawing(result: _Result, where: str) -> Draw:
+    shares = points_of(field(result.value, "points", list, where), where) / 100
 
     def draw(height: int, width: int) -> Mask:
+        if result.size and abs(result.size[0] * width - result.size[1] * height) > height + width:
+            raise InputError(
+                f"outlined on {result.size[1]} × {result.size[0]} pixels, the packed image has {width} × {height}"
+            )
         return inside(shares * (width, height), height, width)
 
-    yield LabelledRegion.of(category, draw)
+    return draw

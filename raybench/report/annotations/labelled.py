@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from raybench.errors import InputError
 from raybench.report.annotations.item import CATEGORY
 
 Mask = npt.NDArray[np.bool_]
+_FARTHEST = 1e6  # pixels; beyond, a coordinate is a mistake
+
 Draw = Callable[[int, int], Mask]
 """Draws a region on an image of a height and a width, in pixels. Raises InputError when it does not fit."""
 
@@ -54,11 +57,37 @@ class LabelledImage:
     """When, as ISO 8601. Empty if the tool does not keep it."""
     file: Path | None = None
     """The file that is about this image alone, if there is one."""
+    size: tuple[int, int] | None = None
+    """(height, width) in pixels of the picture that regions are outlined on, if they hold only for this size."""
+    is_unsure: bool = False
+    """Whether the person could not decide. The image is then left as it is."""
 
 
-def polygon(points: Sequence[Sequence[float]]) -> Draw:
-    """Return a polygon, given by x and y along the edges of pixels, from 0 to the image's width and height."""
-    outline = np.asarray(points, np.float64).reshape(-1, 2)
+def one_label(names: Sequence[str], where: str) -> Label | None:
+    """Return the label among names that a tool lets people choose. Raises InputError when they say both OK and NG."""
+    found = {name.lower() for name in names} & {"ok", "ng"}
+    if len(found) > 1:
+        raise InputError(f"{where} is labelled both OK and NG")
+    return found.pop() if found else None  # type: ignore[return-value]
+
+
+def points_of(values: Sequence[Any], where: str) -> npt.NDArray[np.float64]:
+    """Return (n, 2) x and y of pairs of numbers.
+
+    Raises:
+        InputError: They are no pairs of finite numbers.
+    """
+    try:
+        points = np.array(values, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{where}: an outline has a coordinate that is no number") from error
+    if points.ndim != 2 or points.shape[1] != 2 or not (np.abs(points) < _FARTHEST).all():
+        raise InputError(f"{where}: an outline is not made of pairs of numbers below {_FARTHEST:g}")
+    return points
+
+
+def polygon(outline: npt.NDArray[np.float64]) -> Draw:
+    """Return a polygon, given by (n, 2) x and y along the edges of pixels, from 0 to the image's width and height."""
     return lambda height, width: inside(outline, height, width)
 
 
@@ -70,8 +99,6 @@ def inside(outline: npt.NDArray[np.float64], height: int, width: int) -> Mask:
         height: Of the image, in pixels.
         width: Of the image, in pixels.
     """
-    if not np.isfinite(outline).all():
-        raise InputError("an outline has coordinates that are no numbers")
     turns = np.zeros((height, width + 1), np.int64)
     for (x, y), (to_x, to_y) in zip(outline, np.roll(outline, -1, axis=0), strict=True):
         low, high = (int(np.clip(np.ceil(side - 0.5), 0, height)) for side in sorted((y, to_y)))
@@ -87,15 +114,29 @@ def from_runs(counts: Sequence[int], height: int, width: int) -> Mask:
     Raises:
         InputError: Their sum is not the number of pixels.
     """
-    lengths = np.asarray(counts, np.int64)
-    if (lengths < 0).any() or int(lengths.sum()) != height * width:
-        raise InputError(f"run lengths of {int(lengths.sum())} pixels do not fit {width} × {height}")
-    return (np.arange(len(lengths)) % 2).astype(np.bool_).repeat(lengths).reshape(height, width)
+    if not all(isinstance(count, int) and count >= 0 for count in counts) or sum(counts) != height * width:
+        raise InputError(f"its run lengths are not those of {width} × {height} pixels")
+    return (np.arange(len(counts)) % 2).astype(np.bool_).repeat(np.array(counts, np.int64)).reshape(height, width)
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file. Raises InputError when it is none."""
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not JSON: {error}") from error
 
 
 def field(record: Any, name: str, kind: type[Any], where: str) -> Any:
     """Return a field of a JSON object. Raises InputError, which names `where`, when it is absent or of another type."""
     value = record.get(name) if isinstance(record, dict) else None
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise InputError(f"{where}: {name!r} is not there, or not of the kind that the format asks for")
     return value
+
+
+def optional(record: Any, name: str, kind: type[Any], where: str) -> Any:
+    """Return a field of a JSON object, or None if it is absent or null. Raises InputError as `field` does."""
+    if isinstance(record, dict) and record.get(name) is None:
+        return None
+    return field(record, name, kind, where)

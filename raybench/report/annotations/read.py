@@ -7,26 +7,28 @@ import getpass
 import hashlib
 import io
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from raybench.data.checks import mask_marks
 from raybench.data.corrections import Correction
-from raybench.data.decode import decode_mask, encode_mask
+from raybench.data.decode import decode_mask, decode_mask_file, encode_mask
 from raybench.data.labels import LabelChange, changes_of, correct_labels
 from raybench.data.line import Line
-from raybench.data.manifest import Change, Label
+from raybench.data.manifest import Change, Label, read_manifest
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import InputError, LabelError, RejectedImage
 from raybench.report.annotations import cvat, label_studio
 from raybench.report.annotations.coco import read_coco
 from raybench.report.annotations.item import safe_stem
-from raybench.report.annotations.labelled import LabelledImage, LabelledRegion, Mask
+from raybench.report.annotations.labelled import LabelledImage, LabelledRegion, Mask, read_json
 from raybench.report.annotations.write import WRITTEN
 from raybench.report.annotations.yolo import read_yolo
 
@@ -63,8 +65,11 @@ class LabelImport:
 
     @property
     def trains(self) -> bool:
-        """Whether the line's detectors must be trained again, because labels of training images change."""
-        return any(change.row.split == "train" for change in self.changes)
+        """Whether the line's detectors must be trained again, because other training images are OK."""
+        return any(
+            change.row.split == "train" and (change.row.label == "ok") != (change.correction.label == "ok")
+            for change in self.changes
+        )
 
 
 def import_labels(
@@ -84,11 +89,12 @@ def import_labels(
         LabelError: Some labels cannot be those of the line; all are named, and nothing is changed.
         StoreError: The store fails.
     """
+    line = replace(line, manifest=read_manifest(line.store, line.name))
     untouched = _untouched(source)
     if source in untouched:
         raise InputError(f"{source} is as raybench wrote it: nobody has worked on it yet")
     labelled = list(read_labels(source))
-    said = [each for each in labelled if each.file not in untouched and (each.regions or each.label or empty == "ok")]
+    said = [each for each in labelled if each.file not in untouched and _says_something(each, empty)]
     rows = _matched(line, said, source)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     problems: list[str] = []
@@ -143,7 +149,9 @@ def _untouched(source: Path) -> set[Path]:
     folder = next((folder for folder in (source, source.parent) if (folder / WRITTEN).is_file()), None)
     if folder is None:
         return set()
-    rows = (line.partition("  ") for line in (folder / WRITTEN).read_text(encoding="utf-8").splitlines())
+    rows = (
+        line.partition("  ") for line in (folder / WRITTEN).read_text(encoding="utf-8", errors="replace").splitlines()
+    )
     paths = {folder / name: sha256 for sha256, _, name in rows}
     return {
         path
@@ -152,32 +160,48 @@ def _untouched(source: Path) -> set[Path]:
     }
 
 
+def _says_something(image: LabelledImage, empty: Empty) -> bool:
+    return bool(image.regions or image.label or (empty == "ok" and not image.is_unsure))
+
+
 def _read_json(file: Path) -> Iterator[LabelledImage]:
-    start = file.read_bytes()[:100].lstrip()
-    return label_studio.read_label_studio(file) if start.startswith(b"[") else read_coco(file)
+    content = read_json(file)
+    if isinstance(content, list):
+        return label_studio.read_label_studio(file, content)
+    return read_coco(file, content)
 
 
 def _read_decisions(file: Path) -> Iterator[LabelledImage]:
     """Yield the rows of a table with the columns image_id and decision; others are optional."""
-    rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig")))
-    if missing := [name for name in ("image_id", "decision") if name not in (rows.fieldnames or ())]:
-        raise InputError(f"{file} has no column {' and '.join(missing)}; the report's queue saves such a file")
-    for number, row in enumerate(rows, start=2):
-        decision = (row["decision"] or "").strip().lower()
-        if decision not in _DECISIONS:
-            raise InputError(f"{file}, row {number}: {decision!r} is no decision; write ok, ng, unsure or bad picture")
-        yield LabelledImage(
-            name=row["image_id"],
-            label=_DECISIONS[decision],
-            defect_type=row.get("defect_type") or "",
-            sha256=row.get("sha256") or "",
-            by=row.get("decided_by") or "",
-            at=row.get("decided_at") or "",
-        )
+    try:
+        rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
+        if missing := [name for name in ("image_id", "decision") if name not in (rows.fieldnames or ())]:
+            raise InputError(f"{file} has no column {' and '.join(missing)}; the report's queue saves such a file")
+        for row in rows:
+            yield _decision(row, f"{file}, row {rows.line_num}")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} is not a CSV file in UTF-8: {error}") from error
+
+
+def _decision(row: Mapping[str, Any], where: str) -> LabelledImage:
+    if None in (row["image_id"], row["decision"]):
+        raise InputError(f"{where}: the row ends before its image_id and decision")
+    decision = row["decision"].strip().lower()
+    if decision not in _DECISIONS:
+        raise InputError(f"{where}: {decision!r} is no decision; write ok, ng, unsure or bad picture")
+    return LabelledImage(
+        name=row["image_id"],
+        label=_DECISIONS[decision],
+        defect_type=row.get("defect_type") or "",
+        sha256=(row.get("sha256") or "").lower(),
+        by=row.get("decided_by") or "",
+        at=row.get("decided_at") or "",
+        is_unsure=_DECISIONS[decision] is None,
+    )
 
 
 def _read_masks(folder: Path) -> Iterator[LabelledImage]:
-    """Yield the masks of a folder, each named as its image."""
+    """Yield the masks of a folder, each named as its image; one that marks nothing is no region."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png")
     if not files:
         raise InputError(f"{folder} has neither PNG masks nor a data.yaml of YOLO labels")
@@ -185,9 +209,13 @@ def _read_masks(folder: Path) -> Iterator[LabelledImage]:
         data = file.read_bytes()
 
         def draw(height: int, width: int, data: bytes = data) -> Mask:
-            return decode_mask(data, height, width)
+            return decode_mask_file(data, height, width).mask
 
-        yield LabelledImage(file.relative_to(folder).as_posix(), (LabelledRegion("", draw),), file=file)
+        try:
+            regions = (LabelledRegion("", draw),) if mask_marks(data) else ()
+        except RejectedImage as error:
+            raise InputError(f"{file} is no mask: {error.detail}") from error
+        yield LabelledImage(file.relative_to(folder).as_posix(), regions, file=file)
 
 
 def _matched(line: Line, labelled: Sequence[LabelledImage], source: Path) -> dict[str, ImageRow]:
@@ -201,32 +229,61 @@ def _matched(line: Line, labelled: Sequence[LabelledImage], source: Path) -> dic
         for shard in line.manifest.shards:
             yield from read_rows(line.store, shard, images=False, only=only)
 
-    by_key: defaultdict[str, set[str]] = defaultdict(set)
-    for row in rows(None):
-        for key in (row.image_id, safe_stem(0, row.image_id)[_RANK:], *_keys(row.image_id)[1:]):
-            by_key[key].add(row.image_id)
+    names = _Names(row.image_id for row in rows(None))
     found: dict[str, str] = {}
     problems = []
     for name in sorted({each.name for each in labelled}):
-        ids = next((by_key[key] for key in _keys(name) if key in by_key), set())
+        ids = names.find(name)
         if len(ids) == 1:
             found[name] = next(iter(ids))
         elif ids:
             problems.append(f"{name}: may be any of {', '.join(sorted(ids)[:3])}; name images by their IDs")
         else:
-            problems.append(f"{name}: no such image in the line")
+            problems.append(f"{name or 'an image without a name'}: no such image in the line")
     if problems:
         raise LabelError(f"{source}, as labels of the line {line.name}", problems)
     by_id = {row.image_id: row for row in rows(set(found.values()))}
     return {name: by_id[image_id] for name, image_id in found.items()}
 
 
-def _keys(name: str) -> list[str]:
-    """Return what finds an image, the surest first: its ID, its stem in raybench's export, the ends of its path."""
-    path = PurePosixPath(name.replace("\\", "/"))
+class _Names:
+    """What the images of a line may be called in a tool."""
+
+    def __init__(self, image_ids: Iterable[str]) -> None:
+        self._ids: set[str] = set()
+        self._of_stem: defaultdict[str, set[str]] = defaultdict(set)
+        """By their names in raybench's export, without the rank."""
+        self._of_path: defaultdict[str, set[str]] = defaultdict(set)
+        """By their whole paths."""
+        self._of_end: defaultdict[str, set[str]] = defaultdict(set)
+        """By the last parts of their paths."""
+        for image_id in image_ids:
+            self._ids.add(image_id)
+            self._of_stem[safe_stem(0, image_id)[_RANK:]].add(image_id)
+            ends = _ends(image_id)
+            self._of_path[ends[0]].add(image_id)
+            for end in ends:
+                self._of_end[end].add(image_id)
+
+    def find(self, name: str) -> set[str]:
+        """Return the images that a name may mean, by the surest way that finds any.
+
+        A path means an image if one ends with the other: `/home/mia/strip/test/ok/1.png`, or `1.png`, is the image
+        `test/ok/1.png`, and `other/1.png` is not.
+        """
+        if name in self._ids:
+            return {name}
+        ends = _ends(name)
+        if re.match(r"\d{6}-", ends[-1]) and (exported := self._of_stem.get(ends[-1][_RANK:])):
+            return exported
+        return self._of_end.get(ends[0]) or next((self._of_path[end] for end in ends if end in self._of_path), set())
+
+
+def _ends(name: str) -> list[str]:
+    """Return a path without suffix, then without its first part, and so on to the stem of its file."""
+    path = PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/"))
     parts = [*path.parts[:-1], path.stem if path.suffix.lower() in _SUFFIXES else path.name]
-    exported = [parts[-1][_RANK:]] if re.match(r"\d{6}-", parts[-1]) else []
-    return [name, *exported, *("/".join(parts[start:]) for start in range(len(parts)))]
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _correction(said: LabelledImage, row: ImageRow, empty: Empty, about: tuple[str, str, str]) -> Correction | None:
@@ -240,22 +297,36 @@ def _correction(said: LabelledImage, row: ImageRow, empty: Empty, about: tuple[s
     """
     if said.sha256 and said.sha256 != row.sha256:
         raise InputError("the labelled image is another file than the packed one")
-    drawn = [region.draw(row.height, row.width) if region.draw else None for region in said.regions]
-    marked = [region for region, mask in zip(said.regions, drawn, strict=True) if mask is None or mask.any()]
-    if not (said.label or marked) and empty == "leave":
+    drawn = [_drawn(region, said, row) if region.draw else None for region in said.regions]
+    if not (said.label or drawn) and (empty == "leave" or said.is_unsure):
         return None
-    label: Label = said.label or ("ng" if marked else "ok")
+    label: Label = said.label or ("ng" if drawn else "ok")
+    if drawn and label == "ok":
+        raise InputError("labelled OK, and a region is outlined on it; correct one of them")
+    mask = None if drawn or row.mask is None or _marks(row) != (label == "ng") else row.mask
     if label != "ng":
-        if marked and said.label == "ok":
-            raise InputError("labelled OK, and a region is outlined on it; correct one of them")
-        return Correction(row.image_id, row.sha256, label, "", None, *about)
-    mask = row.mask if not said.regions else None
+        return Correction(row.image_id, row.sha256, label, "", mask, *about)
     if drawn and all(each is not None for each in drawn):
         union: Mask = np.logical_or.reduce([each for each in drawn if each is not None])
-        mask = encode_mask(union) if union.any() else None
-    kinds = Counter(region.kind for region in marked if region.kind)
+        mask = encode_mask(union)
+    kinds = Counter(region.kind for region in said.regions if region.kind)
     kind = said.defect_type or (kinds.most_common(1)[0][0] if kinds else row.defect_type)
     return Correction(row.image_id, row.sha256, "ng", kind, mask, *about)
+
+
+def _drawn(region: LabelledRegion, said: LabelledImage, row: ImageRow) -> Mask:
+    """Draw a region on an image. Raises InputError when it was outlined on another size, or marks nothing."""
+    if said.size and said.size != (row.height, row.width):
+        height, width = said.size
+        raise InputError(f"outlined on {width} × {height} pixels, the packed image has {row.width} × {row.height}")
+    mask = region.draw(row.height, row.width) if region.draw else np.zeros((0, 0), np.bool_)
+    if not mask.any():
+        raise InputError("an outline holds the centre of no pixel; draw it larger, or delete it")
+    return mask
+
+
+def _marks(row: ImageRow) -> bool:
+    return row.mask is not None and bool(decode_mask(row.mask, row.height, row.width).any())
 
 
 def _step(change: LabelChange) -> str:

@@ -12,12 +12,13 @@ import yaml
 
 from raybench.errors import InputError
 from raybench.report.annotations.item import CATEGORY, AnnotatedImage
-from raybench.report.annotations.labelled import Draw, LabelledImage, LabelledRegion, Mask
+from raybench.report.annotations.labelled import Draw, LabelledImage, LabelledRegion, Mask, points_of
 from raybench.report.annotations.polygons import Region, keyhole, pixels
 from raybench.report.annotations.streams import Add
 
 # Readers cut off or round a coordinate to a pixel, then draw the outline's own pixels: this lands in the same for both.
 _INTO_PIXEL = 0.25
+_BEYOND = 0.05  # tools let outlines leave the image by a little
 _DATA = f"""train: images
 val: images
 names:
@@ -53,21 +54,28 @@ def read_yolo(folder: Path) -> Iterator[LabelledImage]:
         InputError: A file cannot be read.
     """
     try:
-        names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"]
+        names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8-sig"))["names"]
         categories = dict(enumerate(names)) if isinstance(names, list) else {int(key): names[key] for key in names}
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{folder / 'data.yaml'} does not name the categories of YOLO labels: {error}") from error
-    for file in sorted(folder.glob("labels/**/*.txt")):
-        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    files = sorted(file for file in folder.rglob("*.txt") if "labels" in file.relative_to(folder).parts[:-1])
+    if not files:
+        raise InputError(f"{folder} has a data.yaml and no label files in a folder `labels`")
+    for file in files:
         try:
-            regions = [LabelledRegion.of(str(categories[int(first)]), _drawing(rest)) for first, *rest in lines]
+            lines = [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            regions = [
+                LabelledRegion.of(str(categories[int(first)]), _drawing(rest, str(file))) for first, *rest in lines
+            ]
         except (ValueError, KeyError) as error:
             raise InputError(f"{file} is not a YOLO label file: {error}") from error
         yield LabelledImage(file.stem, tuple(regions), file=file)
 
 
-def _drawing(numbers: list[str]) -> Draw | None:
-    shares = np.array(list(map(float, numbers))).reshape(-1, 2)
+def _drawing(numbers: list[str], where: str) -> Draw | None:
+    shares = points_of(list(zip(numbers[::2], numbers[1::2], strict=True)), where)
+    if (np.abs(shares - 0.5) > 0.5 + _BEYOND).any():
+        raise InputError(f"{where}: coordinates are not shares of the image's sides, from 0 to 1")
     if len(shares) < 3:  # a box: centre and size
         return None
 

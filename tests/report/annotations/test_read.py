@@ -202,7 +202,7 @@ def test_an_empty_mask_is_ok_only_if_one_says_so(line: Line, tmp_path: Path) -> 
     folder.mkdir()
     cv2.imwrite(str(folder / "000.png"), np.zeros((200, 320), np.uint8))
     with pytest.raises(LabelError, match=r"may be any of test/good/000.png, test/scratch/000.png"):
-        import_labels(line, folder)
+        import_labels(line, folder, empty="ok")
     (folder / "scratch").mkdir()
     (folder / "000.png").rename(folder / "scratch" / "000.png")
     assert import_labels(line, folder).left == 1
@@ -243,6 +243,7 @@ def test_new_images_are_added_in_shards_of_their_own(line: Line, strips: Path, t
     assert manifest.counts["test/ok"] == labelled.counts["test/ok"] + 1
     assert [(reject.path, reject.reason) for reject in manifest.rejects] == [(NG, "other_image")]
     assert [(finding.path, finding.kind) for finding in manifest.findings] == [(OK, "other label")]
+    assert add(open_store(str(folder)), line.store, "strip") == manifest
     assert manifest.changes[-1].what.startswith("1 images added from")
     assert manifest.training_digest == line.manifest.training_digest
     assert add(open_store(str(strips)), line.store, "strip") == manifest

@@ -1,0 +1,121 @@
+"""A line whose labels change: its identities, its history, and two programs at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from raybench.data.corrections import Correction
+from raybench.data.labels import correct_labels
+from raybench.data.manifest import Change, Label, Manifest, read_manifest, write_manifest
+from raybench.data.pack import PackOptions, add, pack
+from raybench.data.shards import read_rows
+from raybench.errors import LabelError, LineError
+from raybench.store import Store, open_store
+
+TRAINED, TESTED = "train/good/1.png", "test/good/1.png"
+
+
+def put_image(folder: Path, name: str, value: int) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((8, 9), value, np.uint8))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for value, name in enumerate((TRAINED, "train/good/2.png", TESTED, "test/bent/1.png")):
+        put_image(tmp_path / "images", name, value)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def lines(images: Path, tmp_path: Path) -> Store:
+    lines = open_store(str(tmp_path / "store")).sub("lines")
+    pack(open_store(str(images)), lines, "strip")
+    return lines
+
+
+def correction(lines: Store, manifest: Manifest, image_id: str, label: Label) -> Correction:
+    rows = [row for shard in manifest.shards for row in read_rows(lines, shard, only={image_id})]
+    return Correction(image_id, rows[0].sha256, label, "", None, "mia", "", "a.csv")
+
+
+def labelled(lines: Store, manifest: Manifest, image_id: str, label: Label) -> Manifest:
+    change = Change("2026-11-27", "mia", f"{image_id} is {label}", manifest.digest)
+    return correct_labels(lines, manifest, [correction(lines, manifest, image_id, label)], change)
+
+
+def labels(lines: Store) -> dict[str, str]:
+    shards = read_manifest(lines, "strip").shards
+    return {row.image_id: row.label for shard in shards for row in read_rows(lines, shard)}
+
+
+def test_a_detector_depends_on_which_training_images_are_ok_and_on_no_other_label(lines: Store) -> None:
+    packed = read_manifest(lines, "strip")
+    ng = labelled(lines, packed, TRAINED, "ng")
+    unknown = labelled(lines, ng, TRAINED, "unknown")
+    ok = labelled(lines, unknown, TRAINED, "ok")
+    tested = labelled(lines, ok, TESTED, "ng")
+    assert packed.training_digest != ng.training_digest == unknown.training_digest
+    assert packed.training_digest == ok.training_digest == tested.training_digest
+    assert len({each.digest for each in (packed, ng, unknown, ok, tested)}) == 5
+
+
+def test_of_two_programs_that_label_at_once_one_is_refused(lines: Store) -> None:
+    packed = read_manifest(lines, "strip")
+    first = labelled(lines, packed, TESTED, "ng")
+    with pytest.raises(LabelError, match="at the same time"):
+        labelled(lines, packed, TRAINED, "ng")
+    write_manifest(lines, packed)  # as if the first had been stopped before it wrote the manifest
+    with pytest.raises(LabelError, match="at the same time"):
+        labelled(lines, packed, TRAINED, "ng")
+    assert read_manifest(lines, "strip") == first
+    labelled(lines, first, TRAINED, "ng")
+    assert labels(lines)[TESTED] == labels(lines)[TRAINED] == "ng"
+
+
+def test_two_programs_that_add_at_once_write_two_shards(lines: Store, tmp_path: Path) -> None:
+    packed = read_manifest(lines, "strip")
+    options = PackOptions(layout="mvtec")
+    sources = [tmp_path / "third", tmp_path / "fourth"]
+    for number, folder in enumerate(sources, start=3):
+        put_image(folder, f"test/good/{number}.png", number)
+    add(open_store(str(sources[0])), lines, "strip", options)
+    write_manifest(lines, packed)  # the second has read the line before the first was done
+    with pytest.raises(LabelError, match="at the same time"):
+        add(open_store(str(sources[1])), lines, "strip", options)
+    assert labels(lines).keys() == {TRAINED, "train/good/2.png", TESTED, "test/bent/1.png", "test/good/3.png"}
+    add(open_store(str(sources[1])), lines, "strip", options)
+    assert {"test/good/3.png", "test/good/4.png"} <= labels(lines).keys()
+
+
+def test_packing_again_keeps_labels_history_and_says_no_when_they_would_be_lost(lines: Store, images: Path) -> None:
+    source = open_store(str(images))
+    first = labelled(lines, read_manifest(lines, "strip"), TESTED, "ng")
+    kept = {item.key for item in lines.list("strip/") if "/labels/" in item.key or "/history/" in item.key}
+    assert len(kept) == 3
+    assert pack(source, lines, "strip") == first
+    assert kept <= {item.key for item in lines.list("strip/")}
+    lines.put("strip/manifest.json", b"{}")
+    with pytest.raises(LineError, match="they would be lost"):
+        pack(source, lines, "strip")
+
+
+def test_what_adding_finds_is_told_without_a_new_image_and_forgotten_when_it_is_mended(
+    lines: Store, images: Path
+) -> None:
+    source, packed = open_store(str(images)), read_manifest(lines, "strip")
+    put_image(images, "ground_truth/bent/1_mask.png", 255)
+    (images / "test/good/3.png").write_bytes(b"cut off")
+    told = add(source, lines, "strip")
+    assert [finding.kind for finding in told.findings] == ["other mask"]
+    assert [reject.path for reject in told.rejects] == ["test/good/3.png"]
+    assert read_manifest(lines, "strip") == packed
+    put_image(images, "test/good/2.png", 7)
+    assert [reject.path for reject in add(source, lines, "strip").rejects] == ["test/good/3.png"]
+    put_image(images, "test/good/3.png", 8)
+    assert add(source, lines, "strip").rejects == ()
