@@ -12,6 +12,7 @@ RaybenchError
 │   ├── BucketMissing       the bucket does not exist
 │   ├── ObjectMissing       the key does not exist
 │   └── UnsafeStore         the store ignores conditional PUT, so commits could be lost
+├── ClusterUnreachable      no Ray cluster answers at the address, or it cannot be joined from here
 ├── RunStopped              a signal ended the run early; nothing is lost, and the same command resumes it
 ├── TimeLimit               a unit took longer than the experiment allows
 ├── GpuUnusable             a GPU of the cluster fails before anything is asked of it; names node, driver and remedy
@@ -116,6 +117,10 @@ class ObjectMissing(StoreError):
 
 class UnsafeStore(StoreError):
     """The store ignores `If-None-Match`, so two writers could both believe that they committed."""
+
+
+class ClusterUnreachable(RaybenchError):
+    """No Ray cluster answers, or it cannot be joined from here. The message names the address and the remedy."""
 
 
 class RunStopped(RaybenchError):

@@ -15,7 +15,7 @@ DAMAGED = 1
 DIFFERS = 1
 """The command is done, and an exported file does not score as the detector did."""
 BAD_INPUT = 2
-"""The input or the store cannot be used."""
+"""The input, the store or the cluster cannot be used."""
 STOPPED = 3
 """Stopped cleanly by SIGTERM (`ray job stop`) or SIGINT (Ctrl-C): the same command does the rest."""
 
