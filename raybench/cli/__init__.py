@@ -14,6 +14,7 @@ from raybench.cli import (
     annotate,
     check,
     demo,
+    doctor,
     export,
     inspect,
     models,
@@ -52,6 +53,7 @@ app.command()(export.export)
 app.command()(verify.verify)
 app.command()(store.store)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.add_typer(weights.app, name="weights")
 
 

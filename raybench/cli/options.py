@@ -12,6 +12,8 @@ UNITS_FAILED = 1
 """The command is done, but some units failed."""
 DAMAGED = 1
 """The command is done, and something that it has read is damaged."""
+FAULTS = 1
+"""The command is done, and something that it has looked at does not work."""
 DIFFERS = 1
 """The command is done, and an exported file does not score as the detector did."""
 BAD_INPUT = 2

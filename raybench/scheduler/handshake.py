@@ -48,7 +48,7 @@ def check_answers(address: str) -> None:
     code, details = _ask(target)
     if code in _ANSWERED:
         return
-    shown = f"{address if address.startswith(CLIENT) else target}{_source(address)}"
+    shown = _shown(address, target)
     if code is grpc.StatusCode.UNAUTHENTICATED:
         if address == "auto":  # then Ray looks for a token by itself
             return
@@ -71,7 +71,7 @@ def _target(address: str) -> str:
         )
     if address.startswith(CLIENT):
         return address.removeprefix(CLIENT).rstrip("/")
-    services.find_gcs_addresses.cache_clear()
+    services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]
     try:
         return services.canonicalize_bootstrap_address(address) or address
     except ConnectionError as error:
@@ -82,20 +82,26 @@ def _target(address: str) -> str:
         raise InputError(f"{address!r} is no address of a Ray cluster ({error}); give {_FORMS}") from error
 
 
-def _source(address: str) -> str:
-    """Say where an address comes from that the user did not type."""
-    named = os.environ.get("RAY_ADDRESS")
+def _shown(address: str, target: str) -> str:
+    """Describe an address: where it comes from, if the user did not type it, and what Ray makes of it."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    given = named or target if address == "auto" else address
+    notes = []
     if named and address in {named, "auto"}:
-        return " (from RAY_ADDRESS)"
-    return " (the latest `ray start` of this machine; `ray stop` forgets it)" if address == "auto" else ""
+        notes.append("from RAY_ADDRESS")
+    elif address == "auto":
+        notes.append("the latest `ray start` of this machine; `ray stop` forgets it")
+    if target != given.removeprefix(CLIENT).rstrip("/"):  # it takes loopback for this machine's address
+        notes.append(f"for Ray {target}")
+    return f"{given} ({'; '.join(notes)})" if notes else given
 
 
 def _ask(target: str) -> tuple[grpc.StatusCode, str]:
     """Call the cluster, and return the status with gRPC's words."""
     channel = init_grpc_channel(target, options=[("grpc.enable_http_proxy", 0)])  # as Ray itself connects
-    stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+    stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
     try:
-        stub.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=ANSWER_S)
+        stub.GetClusterId(gcs_service_pb2.GetClusterIdRequest(), timeout=ANSWER_S)  # type: ignore[attr-defined]
     except grpc.RpcError as error:
         return error.code(), error.details() or ""
     except AuthenticationError as error:  # there is no token to send

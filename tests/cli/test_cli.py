@@ -142,7 +142,7 @@ def test_an_unreachable_cluster_is_one_message_within_seconds(
     assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=store.uri()))) == options.BAD_INPUT
     assert time.monotonic() - started < 10
     shown = capsys.readouterr()
-    assert shown.err.startswith(f"error: no Ray cluster answers at {os.environ['RAY_ADDRESS']} (from RAY_ADDRESS): ")
+    assert shown.err.startswith(f"error: no Ray cluster answers at {os.environ['RAY_ADDRESS']} (from RAY_ADDRESS")
     assert shown.err.count("\n") == 1
     assert not list(store.list("runs/"))
 
@@ -249,7 +249,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     out = capsys.readouterr().out
     for name in (
         "pack", "inspect", "check", "models", "run", "status", "report", "predict", "annotate", "export", "verify",
-        "store", "demo", "weights",
+        "store", "demo", "doctor", "weights",
     ):  # fmt: skip
         assert name in out
 

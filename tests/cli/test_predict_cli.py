@@ -81,10 +81,10 @@ def test_an_unreachable_cluster_is_said_before_anything_is_packed(
     address = f"{HOST}:{free_ports(1)[0]}"
     command = ("predict", experiment, strips, "--line", "strip", "--name", "unreachable", "--out", tmp_path)
     assert call(monkeypatch, *command, "--address", address) == options.BAD_INPUT
-    assert f"error: no Ray cluster answers at {address}: nothing listens there" in capsys.readouterr().err
+    assert f"error: no Ray cluster answers at {address}" in capsys.readouterr().err
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert call(monkeypatch, *command) == options.BAD_INPUT
-    assert f"at {address} (from RAY_ADDRESS)" in capsys.readouterr().err
+    assert f"at {address} (from RAY_ADDRESS" in capsys.readouterr().err
     store = make_plan(experiment_of(str(experiment))).store
     assert not list(store.list("runs/night/predictions/unreachable/"))
 

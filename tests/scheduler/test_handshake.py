@@ -21,6 +21,7 @@ from raybench.store.server import HOST, free_ports
 @pytest.fixture(autouse=True)
 def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(services, "resolve_ip_for_localhost", lambda host: host)
 
 
 @pytest.fixture
@@ -71,6 +72,13 @@ def test_where_an_address_comes_from_is_said(closed: str, monkeypatch: pytest.Mo
     for address in (closed, "auto"):  # Ray prefers the variable to a cluster that it finds
         with pytest.raises(ClusterUnreachable, match=rf"at {closed} \(from RAY_ADDRESS\): nothing listens"):
             handshake.check_answers(address)
+
+
+def test_what_ray_makes_of_an_address_is_said(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "resolve_ip_for_localhost", lambda host: "127.0.0.9")
+    port = closed.partition(":")[2]
+    with pytest.raises(ClusterUnreachable, match=rf"at {closed} \(for Ray 127\.0\.0\.9:{port}\): nothing listens"):
+        handshake.check_answers(closed)
 
 
 def test_auto_finds_a_head_that_has_died_or_none(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:

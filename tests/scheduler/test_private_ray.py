@@ -13,7 +13,7 @@ from ray._private import ray_constants, services
 from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.worker import global_worker
-from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest  # type: ignore[attr-defined]
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 from raybench.scheduler.gpus import GPU, IDLE
@@ -66,7 +66,8 @@ def test_the_title_of_a_process_tells_that_it_is_idle() -> None:
 def test_a_cluster_tells_its_id_over_grpc() -> None:
     """`handshake.check_answers` asks for it, to know within seconds whether a cluster is there."""
     channel = init_grpc_channel(ray.get_runtime_context().gcs_address)
-    answer = NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=10)
+    stub = NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+    answer = stub.GetClusterId(GetClusterIdRequest(), timeout=10)
     channel.close()
     assert answer.cluster_id
 

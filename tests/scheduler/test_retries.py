@@ -81,6 +81,7 @@ def test_whose_fault_it_is() -> None:
     assert retry_reason(ray.exceptions.OutOfMemoryError("x")) == "oom"  # type: ignore[no-untyped-call]
     assert retry_reason(StoreUnreachable("x")) == "infrastructure"
     assert retry_reason(OSError(errno.ENOSPC, "full")) == "infrastructure"
+    error: Exception
     for error in (StoreDenied("x"), ObjectMissing("x"), InputError("x"), WeightsMissing("x"), ModuleNotFoundError("x")):
         assert retry_reason(error) == "node"
     for error in (ModelError("x"), IntegrityError("x"), MemoryError(), OSError(errno.ENOENT, "x")):
