@@ -473,6 +473,7 @@ def run(
     Raises:
         InputError: The experiment, the images or the store cannot be used as they are.
         StoreError: Object storage failed.
+        ClusterUnreachable: No Ray cluster answers at the address.
         RunStopped: A signal ended the run; the same call does the rest.
     """
     console = _console(progress)
@@ -483,6 +484,10 @@ def run(
             raise InputError(f"{', '.join(extra)}: only with a folder of images; set it in the experiment")
         planned = plan(experiment)
     else:
+        if address:  # before images are packed for minutes
+            from raybench.scheduler.handshake import check_answers
+
+            check_answers(address)
         planned = make_plan(_packed_experiment(str(experiment), models, str(store), name, layout, settings, console))
     summary = execute(planned, address, console)
     if console:

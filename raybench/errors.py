@@ -14,6 +14,8 @@ RaybenchError
 │   ├── BucketMissing       the bucket does not exist
 │   ├── ObjectMissing       the key does not exist
 │   └── UnsafeStore         the store ignores conditional PUT, so commits could be lost
+├── ClusterUnreachable      no Ray cluster answers at the address, or it cannot be joined from here
+├── SystematicFailure       everything fails in the same way, so the run stops; nothing is lost
 ├── RunStopped              a signal ended the run early; nothing is lost, and the same command resumes it
 ├── TimeLimit               a unit took longer than the experiment allows
 ├── GpuUnusable             a GPU of the cluster fails before anything is asked of it; names node, driver and remedy
@@ -126,6 +128,14 @@ class ObjectMissing(StoreError):
 
 class UnsafeStore(StoreError):
     """The store ignores `If-None-Match`, so two writers could both believe that they committed."""
+
+
+class ClusterUnreachable(RaybenchError):
+    """No Ray cluster answers, or it cannot be joined from here. The message names the address and the remedy."""
+
+
+class SystematicFailure(RaybenchError):
+    """Task after task failed in the same way, so the run stopped. Commits are kept. The message names the failure."""
 
 
 class RunStopped(RaybenchError):

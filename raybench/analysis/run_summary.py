@@ -23,7 +23,7 @@ class RunSummary:
     uninspected: Mapping[str, Failure] = field(default_factory=dict)
     """Lines whose data inspection failed."""
     unusable: Sequence[str] = ()
-    """Why nodes were left out: their GPUs do not compute."""
+    """Why nodes were left out: their GPUs do not compute, or they fail what other nodes do."""
 
     @property
     def text(self) -> str:

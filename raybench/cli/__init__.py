@@ -14,6 +14,7 @@ from raybench.cli import (
     annotate,
     check,
     demo,
+    doctor,
     export,
     inspect,
     labels,
@@ -56,6 +57,7 @@ app.command()(export.export)
 app.command()(verify.verify)
 app.command()(store.store)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.add_typer(weights.app, name="weights")
 
 

@@ -12,10 +12,12 @@ UNITS_FAILED = 1
 """The command is done, but some units failed."""
 DAMAGED = 1
 """The command is done, and something that it has read is damaged."""
+FAULTS = 1
+"""The command is done, and something that it has looked at does not work."""
 DIFFERS = 1
 """The command is done, and an exported file does not score as the detector did."""
 BAD_INPUT = 2
-"""The input or the store cannot be used."""
+"""The input, the store or the cluster cannot be used."""
 STOPPED = 3
 """Stopped cleanly by SIGTERM (`ray job stop`) or SIGINT (Ctrl-C): the same command does the rest."""
 

@@ -25,10 +25,14 @@ def run(
     out_folder: OutFolder = Path("out"),
     address: Annotated[str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, else this machine.")] = None,
     as_json: Json = False,
+    allow_failed_units: Annotated[
+        bool, typer.Option(help="Exit with 0 although units failed: for schedulers that take each failure for a fault.")
+    ] = False,
 ) -> None:
     """Train, score and measure every unit that is not done yet, then compare. Run it again to resume."""
     plan = plan_of(str(experiment))
-    sys.exit(run_experiment(plan, str(experiment), out_folder, address, as_json))
+    code = run_experiment(plan, str(experiment), out_folder, address, as_json)
+    sys.exit(OK if code == UNITS_FAILED and allow_failed_units else code)
 
 
 def run_experiment(plan: Plan, name: str, out_folder: Path, address: str | None, as_json: bool) -> int:

@@ -29,6 +29,11 @@ def available(gpus: float | None = None) -> str:
     return "cuda" if gpus != 0 and torch.cuda.is_available() else "cpu"
 
 
+def count() -> int:
+    """Return how many GPUs this process sees."""
+    return torch.cuda.device_count()
+
+
 def use_gpu(number: int) -> None:
     """Make this GPU, counted among the visible ones, the current one: "cuda" means the current GPU."""
     if torch.cuda.is_available():

@@ -28,11 +28,16 @@ class Aggregator:
         append_to_ledger(run, unit_ids)
 
     def report(self, run: RunStore, plan: Plan, created: str) -> Board:
-        """Build the comparison of everything committed and write the report into the store."""
-        ledger = Ledger.read(run)
-        read = RunStore(plan.store, run.name, ledger)
-        board = publish(plan, read, created)
-        cache.save(plan, read, board)
-        ledger.merge()
-        clear(read)
-        return board
+        """See `build_report`."""
+        return build_report(run, plan, created)
+
+
+def build_report(run: RunStore, plan: Plan, created: str) -> Board:
+    """Build the comparison of everything committed and write the report into the store."""
+    ledger = Ledger.read(run)
+    read = RunStore(plan.store, run.name, ledger)
+    board = publish(plan, read, created)
+    cache.save(plan, read, board)
+    ledger.merge()
+    clear(read)
+    return board

@@ -118,7 +118,7 @@ class Cluster:
         self.fixed_share = None if by_memory else self._capacity.gpus
         """Share of a GPU that each task has; None where it depends on the memory that similar tasks used."""
         self.left_out: dict[str, str] = {}
-        """Nodes that get no tasks on a GPU, by ID, and why."""
+        """Nodes that get no more tasks, by ID, and why."""
 
     @property
     def capacity(self) -> Capacity:
@@ -138,7 +138,7 @@ class Cluster:
             self._capacity = Capacity(0, before.cpus, before.gpus, before.device, ())
 
     def leave_out(self, node_id: str, why: str) -> None:
-        """Give a node no tasks on a GPU any more."""
+        """Give a node no tasks any more."""
         self.left_out[node_id] = why
         self.look_again()
 

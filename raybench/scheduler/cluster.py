@@ -12,8 +12,9 @@ import ray
 from ray._private import ray_constants
 
 from raybench.config.experiment import Resources
-from raybench.errors import RaybenchError
+from raybench.errors import ClusterUnreachable, InputError
 from raybench.scheduler.capacity import Capacity, Node, capacity_of
+from raybench.scheduler.handshake import check_answers
 
 LOCAL_OBJECT_STORE_MB = 256  # images and scores travel through the store and the decode cache, not through Ray
 
@@ -28,11 +29,12 @@ def connected(address: str | None = None) -> Iterator[None]:
             notebook may, is used and left open.
 
     Raises:
-        RaybenchError: no cluster answers, or an address is given although the process has a connection.
+        ClusterUnreachable: no cluster answers within seconds, or it cannot be joined from this machine.
+        InputError: no cluster can have such an address, or one is given although the process has a connection.
     """
     if ray.is_initialized():
         if address:
-            raise RaybenchError(
+            raise InputError(
                 f"this process has a Ray connection already, so {address!r} is not joined; call ray.shutdown() first, "
                 "or give no address to use the connection that stands"
             )
@@ -40,6 +42,7 @@ def connected(address: str | None = None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    check_answers(address)
     settings: dict[str, Any] = {}
     clusters_enabled = ray_constants.ENABLE_RAY_CLUSTER
     if address == "local":
@@ -65,10 +68,13 @@ def connected(address: str | None = None) -> Iterator[None]:
 
 
 def _join(address: str, settings: dict[str, Any]) -> None:
+    """Join the cluster at `address`, or start one of this machine alone. Raises ClusterUnreachable."""
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
-    except ConnectionError as error:
-        raise RaybenchError(f"no Ray cluster answers at {address!r}: {error}") from error
+    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        # Another version of Ray or Python, no token, no node of the cluster on this machine, no memory left for one.
+        what = "start Ray on this machine" if address == "local" else f"join the Ray cluster at {address}"
+        raise ClusterUnreachable(f"cannot {what}: {error}") from error
 
 
 def alive() -> tuple[Node, ...]:

@@ -29,6 +29,7 @@ from raybench.scheduler.tasks import (
     LineContext,
     Outcome,
     failure_of,
+    only_off,
     retry_reason,
     unpack_args,
 )
@@ -100,7 +101,13 @@ class Inspector:
         while self._waiting and len(self.running) < max(self._cluster.capacity.cpu_slots // 2, 1):
             line = self._waiting.popleft()
             threads = self._cluster.capacity.cpus
-            task = inspect_task.options(num_cpus=threads, max_retries=0, name="inspect", scheduling_strategy="SPREAD")
+            task = inspect_task.options(
+                num_cpus=threads,
+                max_retries=0,
+                name="inspect",
+                scheduling_strategy="SPREAD",
+                label_selector=only_off(self._cluster.left_out),
+            )
             arguments = (self._contexts[line], threads, self._attempt(line), self._limit_s, self._signals)
             self.running.submit(line, task.remote(*arguments))
 

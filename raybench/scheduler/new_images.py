@@ -65,10 +65,15 @@ def predict_images(
     Raises:
         UnknownName: The run has no such line or model.
         InputError: The images, the name or the run cannot be used.
+        ClusterUnreachable: No cluster answers at the address; nothing is packed then.
         StoreError: The store fails.
         RunStopped: A signal ended the scoring on a cluster; the same call does the rest.
     """
     unit = select_unit(plan, new.line, new.model)
+    if address := address or os.environ.get("RAY_ADDRESS"):
+        from raybench.scheduler.handshake import check_answers  # Ray is not imported to score in this process
+
+        check_answers(address)
     images = open_store(new.source, **plan.experiment.storage.model_dump())
     plan.store.check()
     store, name = RunStore.of(plan), new.name or name_of(new.source)
@@ -77,7 +82,7 @@ def predict_images(
         prediction = prepare(
             store, unit, plan.manifests[new.line], images, name, show, plan.experiment.threshold.source
         )
-    failed = _score(prediction, plan.experiment.resources, address or os.environ.get("RAY_ADDRESS"), console)
+    failed = _score(prediction, plan.experiment.resources, address, console)
     classify = make_classifier(plan, store, new.line)
     summary = publish(prediction, plan.manifests[new.line], failed, out, classify)
     return ScoredImages(prediction, summary, failed, out)
@@ -88,7 +93,7 @@ def _score(
 ) -> dict[str, Failure]:
     with score_bar(prediction, console) as done:
         if address:
-            from raybench.scheduler.predict import score_on_cluster  # Ray is not imported to score in this process
+            from raybench.scheduler.predict import score_on_cluster
 
             return score_on_cluster(prediction, resources, address, done)
         from raybench.detectors import device

@@ -19,9 +19,10 @@ GPU_PAUSE_S = IDLE_S + 5.0
 MAX_HALVINGS = 5  # from the largest batch, 32 images on a GPU, down to one
 
 RetryReason = Literal[
-    "worker_died", "oom", "shared_oom", "gpu_oom", "infrastructure", "gpu_lost", "gpu_unusable", "not_begun"
+    "worker_died", "oom", "shared_oom", "gpu_oom", "infrastructure", "node", "gpu_lost", "gpu_unusable", "not_begun"
 ]
-"""Why to try a task again. "oom" is of the host, "gpu_oom" of a whole GPU. "gpu_lost": the process cannot use its GPU
+"""Why to try a task again. "oom" is of the host, "gpu_oom" of a whole GPU. "node": perhaps it would not fail on another
+node, see `health`. "gpu_lost": the process cannot use its GPU
 any more; "gpu_unusable": it never could, and the task did not begin. "not_begun": the process had to end first."""
 Key = tuple[str, str, str]
 
@@ -45,7 +46,7 @@ class Retries:
 
         Halving the batch after "oom" does not count against the limit, nor does a task that has not begun.
         """
-        key = _key(job)
+        key = key_of(job)
         if reason == "worker_died" and self._ending:
             self._ending -= 1
             return 0.0
@@ -63,12 +64,13 @@ class Retries:
 
     def again(self, job: Job) -> bool:
         """Return whether `job` has been tried before."""
-        return bool(self._tries[_key(job)] or self._halvings[_key(job)])
+        return bool(self._tries[key_of(job)] or self._halvings[key_of(job)])
 
     def halvings(self, job: Job) -> int:
         """Return how often the batch of `job` has been halved."""
-        return self._halvings[_key(job)]
+        return self._halvings[key_of(job)]
 
 
-def _key(job: Job) -> Key:
+def key_of(job: Job) -> Key:
+    """Return what tells a task from all others of a run."""
     return job.unit.unit_id, job.phase, job.shards[0].key if job.shards else ""

@@ -13,38 +13,38 @@ from datetime import UTC, datetime
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.analysis.board import Board
 from raybench.analysis.run_summary import RunSummary
 from raybench.config.plan import Plan
 from raybench.detectors import registry
-from raybench.errors import RunStopped
+from raybench.errors import RunStopped, SystematicFailure
 from raybench.runs.cost_model import Work, write_forecast
 from raybench.runs.costs import read_costs
 from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
 from raybench.scheduler import gpus
-from raybench.scheduler.aggregator import Aggregator
+from raybench.scheduler.aggregator import Aggregator, build_report
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.cluster import alive
 from raybench.scheduler.estimate import estimate_schedule, plan_schedule
 from raybench.scheduler.gpu_share import GpuShares
+from raybench.scheduler.health import ALIKE, Breaker, NodeHealth
 from raybench.scheduler.inspector import Inspector
 from raybench.scheduler.prefetch import Prefetcher, wanted
 from raybench.scheduler.preflight import leave_out_unusable
 from raybench.scheduler.prometheus import watched
-from raybench.scheduler.retries import Retries
+from raybench.scheduler.retries import Retries, RetryReason
 from raybench.scheduler.stop import Stop, stoppable
-from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, pack_args
+from raybench.scheduler.tasks import Attempt, LineContext, Outcome, execute, only_off, pack_args, retry_reason
 from raybench.scheduler.window import WAIT_S, Window, outcome_of, wait
 
 PAGE_UNITS = 256  # in a page of the ledger
 PAGE_S = 30.0  # between pages that are not full
-NODE_ID = "ray.io/node-id"  # Ray's label of each node
 PATIENCE_S = 120.0  # for which calls retry a failing store, once it has answered
 IMAGES_PER_GPU_JOB = 512  # so that a GPU goes on while a shard is written
 MAX_FAULTS = 2  # of the GPUs of a node, found by different processes, before it gets no more tasks
@@ -62,6 +62,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         StoreError: the store cannot be used.
         InputError: not even one task fits the cluster.
         GpuUnusable: no node has a GPU that works. Committed work is kept.
+        SystematicFailure: task after task fails in the same way. Committed work is kept.
         RunStopped: on SIGTERM or SIGINT. Committed work is kept.
     """
     with stoppable() as stop:
@@ -104,6 +105,8 @@ class _Flight:
     """The resources that it has."""
     node: Node | None
     """The node that it has to itself, if any."""
+    avoided: frozenset[str]
+    """Nodes on which it must not run while another one is alive."""
 
 
 class _Dispatch:
@@ -120,7 +123,7 @@ class _Dispatch:
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
         self.cluster, self.shares = cluster, shares
-        self.aggregator = _aggregator(self.cluster.capacity.cpu_node(0))
+        self.aggregator = _aggregator(self.cluster.capacity.cpu_node(0) or self.cluster.capacity.nodes[-1])
         self.finished: list[str] = []
         """IDs of finished units that are not in the ledger."""
         self._appended_at = time.monotonic()
@@ -139,6 +142,8 @@ class _Dispatch:
         self._gpus = 0.0
         self._retries = Retries(plan.experiment.resources.retries)
         self._faults: Counter[str] = Counter()
+        self._health = NodeHealth()
+        self._breaker = Breaker(len({unit.model for unit in plan.units}))
         self._spent_s: defaultdict[str, float] = defaultdict(float)
 
     def drain(self, watch: Watcher, stop: Stop) -> None:
@@ -167,6 +172,7 @@ class _Dispatch:
             self.prefetcher.receive(ended)
             for flight, reference in self._running.take(ended):
                 self._receive(flight, reference)
+            self._recall_stranded()
             if len(self.finished) >= PAGE_UNITS or (self.finished and time.monotonic() - self._appended_at > PAGE_S):
                 self._append_to_ledger()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
@@ -186,6 +192,10 @@ class _Dispatch:
         except RayActorError:
             _start_aggregator.cache_clear()  # the next run of this driver must not get the one that is lost
             raise
+        except RayTaskError as error:
+            if retry_reason(error.cause) != "node":
+                raise
+            return build_report(self.run, self.plan, created)  # the actor's node may lack what this one has
         return board
 
     def _append_to_ledger(self) -> Any:
@@ -212,7 +222,10 @@ class _Dispatch:
         job = self.backlog.take(busy=not free)
         if job is None:
             return None
-        return job, free[-1] if job.phase == "measure" else None
+        if job.phase != "measure":
+            return job, None
+        avoided = self._health.avoided(job, self._nodes_for(job))
+        return job, ([node for node in free if node.node_id not in avoided] or free)[-1]
 
     def _free_nodes(self) -> list[Node]:
         """Living nodes on which nothing is measured; none while the cluster has lost all that fit."""
@@ -223,17 +236,39 @@ class _Dispatch:
         """node: that the task has to itself."""
         merging = job.phase == "aggregate"
         place = self.cluster.capacity.cpu_node(next(self._merges)) if merging else node
+        avoided = frozenset(self._health.avoided(job, self._nodes_for(job)))
+        if merging and place and place.node_id in avoided:
+            place = None
         attempt = self._attempt(job, place)
         name, node_id = f"{job.phase} {job.unit.model}", place.node_id if place else None
-        task = _task(name, attempt.threads, attempt.gpus, node_id, merging, tuple(self.cluster.left_out))
+        excluded = avoided | frozenset(self.cluster.left_out)
+        task = _task(name, attempt.threads, attempt.gpus, node_id, merging, excluded)
         reference = task.remote(pack_args((job, attempt)), self._contexts[job.unit.line])
-        self._running.submit(_Flight(job, attempt, node), reference)
+        self._running.submit(_Flight(job, attempt, node, frozenset() if node_id else avoided), reference)
         self._gpus += attempt.gpus
+
+    def _nodes_for(self, job: Job) -> set[str]:
+        """IDs of the living nodes that can run `job`."""
+        capacity = self.cluster.capacity
+        helpers = [node for node in capacity.cpu_nodes if job.phase == "aggregate" and node.cpus >= capacity.cpus]
+        return {node.node_id for node in (*capacity.nodes, *helpers)}
+
+    def _recall_stranded(self) -> None:
+        """Queue tasks again that wait for nodes which are gone: a node that has failed them is better than none."""
+
+        def is_stranded(flight: _Flight) -> bool:
+            return bool(flight.avoided) and flight.avoided >= self._nodes_for(flight.job)
+
+        for flight, reference in self._running.take_if(is_stranded):
+            ray.cancel(reference, force=True)
+            self._gpus -= flight.attempt.gpus
+            if self.backlog.is_open(flight.job.unit.unit_id):
+                self.backlog.put_back(flight.job, 0.0)
 
     def _attempt(self, job: Job, node: Node | None) -> Attempt:
         """node: of timing, which has it and a GPU, where there are any, to itself; of merging, which prefers it."""
         number, capacity = self._number(job), self.cluster.capacity
-        again = number > 1 or self._retries.again(job)
+        again = number > 1 or self._retries.again(job) or bool(self._health.failed_on(job))
         if job.phase == "aggregate":  # fits a slot, so that no more workers run than slots; nothing limits its time
             return Attempt(number, min(capacity.cpus, node.cpus) if node else capacity.cpus, again=again)
         return Attempt(
@@ -257,12 +292,29 @@ class _Dispatch:
         self._count(flight, outcome)
         if outcome.failure is None:
             self.backlog.finish(job)
+            self._breaker.succeeded()
+            for node_id, message in self._health.finished(job, outcome.node_id).items():
+                self.cluster.leave_out(node_id, f"node {node_id} fails what others do: {message}")
             if job.phase == "measure":
                 del self._spent_s[unit_id]
                 self.finished.append(unit_id)
-        elif not self._put_back(job, outcome) and self.backlog.fail(job):
-            self.failed[unit_id] = replace(outcome.failure, traceback="")
-            self.run.record_failure(unit_id, outcome.failure)
+            return
+        put_back, reason = self._put_back(job, outcome), self._reason(outcome)
+        if not put_back or reason == "node":
+            self._breaker.failed(job.unit.model, outcome.node_id, outcome.failure)
+        if not put_back:
+            self._health.failed_by_itself(job, outcome.node_id)
+            if self.backlog.fail(job):
+                self.failed[unit_id] = replace(outcome.failure, traceback="")
+                self.run.record_failure(unit_id, outcome.failure)
+        self._raise_if_all_fails(outcome.failure)
+
+    def _raise_if_all_fails(self, failure: Failure) -> None:
+        if self._breaker.is_open(len(self.cluster.capacity.nodes)):
+            raise SystematicFailure(
+                f"the last {ALIKE} tasks failed in the same way, so the run stopped. What is committed is kept; the "
+                f"same command does the rest once this is fixed: {failure.error_type}: {failure.message}"
+            )
 
     def _context(self, line: str) -> LineContext:
         plan, capacity = self.plan, self.cluster.capacity
@@ -289,7 +341,7 @@ class _Dispatch:
 
     def _put_back(self, job: Job, outcome: Outcome) -> bool:
         """Queue a failed job again, unless it or its unit has failed for good."""
-        reason = outcome.retry_reason
+        reason = self._reason(outcome)
         if reason in gpus.ENDING:
             self._retries.expect_end()
         if reason == "gpu_unusable" and outcome.failure:
@@ -301,11 +353,22 @@ class _Dispatch:
             self.shares.out_of_memory_when_shared(job.unit, job.phase)
         if reason is None or not self.backlog.is_open(job.unit.unit_id):
             return False
-        pause_s = self._retries.pause_s(job, reason)
+        if reason in {"node", "infrastructure"} and outcome.failure:
+            self._health.failed(job, outcome.node_id, outcome.failure.message)
+        if reason == "node":
+            pause_s = 0.0 if self._health.may_try_elsewhere(job, self._nodes_for(job)) else None
+        else:
+            pause_s = self._retries.pause_s(job, reason)
         if pause_s is None:
             return False
         self.backlog.put_back(job, pause_s)
         return True
+
+    def _reason(self, outcome: Outcome) -> RetryReason | None:
+        """Why to try again. Where a node fails one model after the other, that is not the models' fault."""
+        if outcome.retry_reason is None and self._health.is_suspicious(outcome.node_id):
+            return "node"
+        return outcome.retry_reason
 
     def _note_fault(self, node_id: str, fault: str) -> None:
         """Leave out a node whose GPUs fail again and again. Raises GpuUnusable when no other is there."""
@@ -330,7 +393,7 @@ class _Dispatch:
 
 
 @functools.lru_cache(maxsize=1024)
-def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool, left_out: tuple[str, ...]) -> Any:
+def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool, excluded: frozenset[str]) -> Any:
     """Return `execute` with its options, cached because making it takes the driver a third of a millisecond.
 
     Ray retries nothing; `Retries` decides. Ray keeps metrics of every name for good, so the unit's ID is not part of
@@ -343,10 +406,10 @@ def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool,
         gpus: share of a GPU.
         node_id: the node to run on; None: any.
         soft: whether another node will do once that one is lost.
-        left_out: nodes that must not run it on a GPU.
+        excluded: nodes that must not run it; `node_id` comes before.
     """
     return execute.options(
-        label_selector={NODE_ID: f"!in({','.join(left_out)})"} if gpus and left_out and not node_id else None,
+        label_selector=None if node_id else only_off(excluded),
         num_cpus=threads,
         num_gpus=gpus,
         max_retries=0,
@@ -355,14 +418,17 @@ def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool,
     )
 
 
-def _aggregator(node: Node | None) -> Any:
-    """Return the driver's aggregation actor on `node`; elsewhere once that is lost."""
+def _aggregator(node: Node) -> Any:
+    """Return the driver's aggregation actor on `node`; elsewhere once that is lost.
+
+    It asks for no CPU, so that Ray left to itself would start it on a head that has none to spare.
+    """
     driver = ray.get_runtime_context()
-    return _start_aggregator(driver.get_node_id(), driver.get_job_id(), node.node_id if node else None)
+    return _start_aggregator(driver.get_node_id(), driver.get_job_id(), node.node_id)
 
 
 @functools.lru_cache(maxsize=1)
-def _start_aggregator(raylet: str, job: str, node_id: str | None) -> Any:
+def _start_aggregator(raylet: str, job: str, node_id: str) -> Any:
     """Start the actor. raylet, job: of the driver, so that another connection to Ray gets another actor."""
-    strategy = NodeAffinitySchedulingStrategy(node_id, soft=True) if node_id else "DEFAULT"
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=True)
     return Aggregator.options(scheduling_strategy=strategy).remote()  # type: ignore[attr-defined]

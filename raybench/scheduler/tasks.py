@@ -7,6 +7,7 @@ import functools
 import pickle
 import time
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,17 @@ import ray
 
 from raybench.data.manifest import Manifest
 from raybench.detectors import registry
-from raybench.errors import GpuUnusable, StoreUnreachable, TimeLimit, is_gpu_lost, is_out_of_memory
+from raybench.errors import (
+    GpuUnusable,
+    InputError,
+    StoreError,
+    StoreUnreachable,
+    TimeLimit,
+    WeightsCorrupt,
+    WeightsMissing,
+    is_gpu_lost,
+    is_out_of_memory,
+)
 from raybench.runs.records import Failure, Phase, ResourceUsage
 from raybench.runs.run import RunStore
 from raybench.scheduler import gpus
@@ -28,9 +39,12 @@ from raybench.worker import memory
 # A CPU worker is always used again; GPU tasks would by default get a fresh process each, and pay the import again.
 # The default guards against memory that stays allocated, a changed GPU and a lost one: see `gpus`.
 REUSE_WORKER = 0
+NODE_ID = "ray.io/node-id"  # Ray's label of each node
 TRACEBACK_CHARS = 8000
 INLINE_BYTES = 50_000  # Ray itself carries 100,000 with a task
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+# The driver has checked the store, the experiment and its models: a node may lack credentials, a file or a package.
+_MAY_BE_THE_NODES = (StoreError, InputError, WeightsMissing, WeightsCorrupt, ImportError)
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Outcome:
     usage: ResourceUsage | None = None
     """Time, CPU, GPU and memory used by the job that committed, now or earlier."""
     node_id: str = ""
-    """Ray's ID of the node whose GPU failed; empty when none did."""
+    """Ray's ID of the node that ran it; empty when its worker was lost."""
 
 
 @dataclass(frozen=True)
@@ -133,16 +147,15 @@ def execute(job_args: bytes, context_args: bytes) -> Outcome:
         gpus.end_soon()
     else:
         _free_memory(job, context)
-    return outcome
+    return replace(outcome, node_id=ray.get_runtime_context().get_node_id())
 
 
 def _failed(error: Exception, job: Job, attempt: Attempt, seconds: float) -> Outcome:
-    """Say why a task failed; a failure of a GPU names it and its node."""
+    """Say why a task failed; a failure that may be a GPU's or a node's names it."""
     failure, reason = failure_of(job.phase, error, attempt.number), retry_reason(error, attempt.gpus)
-    if reason == "gpu_lost":
+    if reason in {"gpu_lost", "node"}:
         failure = replace(failure, message=f"{failure.message} [{gpus.where()}]")
-    node_id = ray.get_runtime_context().get_node_id() if reason == "gpu_unusable" else ""
-    return Outcome(seconds, failure, reason, node_id=node_id)
+    return Outcome(seconds, failure, reason)
 
 
 def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | None:
@@ -235,4 +248,9 @@ def retry_reason(error: BaseException, share: float = 0.0) -> RetryReason | None
         return "gpu_lost"
     if share and is_out_of_memory(error):
         return "shared_oom" if share < 1 else "gpu_oom"
-    return None
+    return "node" if isinstance(error, _MAY_BE_THE_NODES) else None
+
+
+def only_off(node_ids: Collection[str]) -> dict[str, str] | None:
+    """Return Ray's label selector of all nodes but these."""
+    return {NODE_ID: f"!in({','.join(sorted(node_ids))})"} if node_ids else None

@@ -44,6 +44,10 @@ class Window(Generic[Key]):
             if reference in self._keys:
                 yield self._keys.pop(reference), reference
 
+    def take_if(self, wanted: Callable[[Key], bool]) -> list[tuple[Key, Any]]:
+        """Remove the tasks with a wanted key; return them with their references."""
+        return list(self.take([reference for reference, key in self._keys.items() if wanted(key)]))
+
 
 def wait(*windows: Window[Any]) -> list[Any]:
     """Wait up to WAIT_S for the first task to end; return the references of all that have ended ROUND_S later.

@@ -102,6 +102,11 @@ class Folder:
         with _store_errors(self.root / key):
             (self.root / key).unlink(missing_ok=True)
 
+    def clock(self) -> float:
+        """Return the time that a new file gets; on a shared folder it is the server's."""
+        with self._temporary(".clock", b"") as temporary:
+            return temporary.stat().st_mtime
+
     def create(self) -> None:
         with _store_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,9 @@ class ReadOnly:
     def create(self) -> None:
         self.put("", b"")
 
+    def clock(self) -> float:
+        raise StoreError(f"{self.uri}: this kind of store does not tell the time")
+
 
 def _stamp(info: dict[str, Any]) -> str:
     return next((str(info[name]) for name in _STAMPS if info.get(name)), "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import urlparse
@@ -182,6 +183,11 @@ class S3:
 
     def delete(self, key: str) -> None:
         self._call(lambda: self.client.delete_object(Bucket=self.bucket, Key=self._key(key)), key)
+
+    def clock(self) -> float:
+        request = {"Bucket": self.bucket, "Prefix": self._key(""), "MaxKeys": 1}
+        answer = self._call(lambda: self.client.list_objects_v2(**request))
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
 
     def create(self) -> None:
         try:

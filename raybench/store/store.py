@@ -96,6 +96,10 @@ class Store:
         root = self.config.uri.rstrip("/")
         return f"{root}/{key.strip('/')}" if key.strip("/") else root
 
+    def clock(self) -> float:
+        """Return the server's clock, in seconds since 1970 and to the second."""
+        return self._backend.clock()
+
     def create(self) -> None:
         """Create the bucket or the folder if it is not there."""
         self._backend.create()

@@ -22,6 +22,7 @@ from raybench.report.publish import publish_again
 from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
 from raybench.store import open_store
+from raybench.store.server import HOST, free_ports
 from tests.support.made_run import finish, site_of
 
 EXPERIMENT = """
@@ -72,6 +73,20 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def told(capsys: pytest.CaptureFixture[str]) -> Any:
     """The one JSON document on stdout."""
     return json.loads(capsys.readouterr().out)
+
+
+def test_an_unreachable_cluster_is_said_before_anything_is_packed(
+    experiment: Path, strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = f"{HOST}:{free_ports(1)[0]}"
+    command = ("predict", experiment, strips, "--line", "strip", "--name", "unreachable", "--out", tmp_path)
+    assert call(monkeypatch, *command, "--address", address) == options.BAD_INPUT
+    assert f"error: no Ray cluster answers at {address}" in capsys.readouterr().err
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert call(monkeypatch, *command) == options.BAD_INPUT
+    assert f"at {address} (from RAY_ADDRESS" in capsys.readouterr().err
+    store = make_plan(experiment_of(str(experiment))).store
+    assert not list(store.list("runs/night/predictions/unreachable/"))
 
 
 def stored_board(plan: Plan) -> Board:

@@ -7,6 +7,7 @@ it runs after that is run here too, on what is installed.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.commands import ROOT
 
@@ -109,6 +111,23 @@ def test_another_python_is_named(bundle: Path, tmp_path: Path) -> None:
     done = install(bundle, tmp_path / "venv")
     assert done.returncode == 2
     assert f"the wheels are for Python 3.99 and {sys.executable} is {PYTHON}" in done.stderr
+
+
+def test_the_launcher_installs_a_bundle_once_beside_the_last_one(archive: Path, tmp_path: Path) -> None:
+    """The setup commands of on_prem.yaml, as `ray up` runs them on each machine, twice."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(archive, home / "raybench-bundle.tar")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    setup = yaml.safe_load((ROOT / "cluster" / "launcher" / "on_prem.yaml").read_text())["setup_commands"]
+    for command in (*setup, *setup):
+        done = run("bash", "-e", "-c", command, HOME=str(home), PATH=path)
+        assert done.returncode == 0, done.stderr
+    assert len(list(home.glob("raybench-*/bin"))) == 1
+    assert (home / "raybench").readlink().parent == home
+    assert (home / ".profile").read_text() == ". ~/.raybench-env\n"
+    said = run("bash", "-c", ". ~/.profile; raybench; ls $RAYBENCH_WEIGHTS", HOME=str(home)).stdout
+    assert said.split("\n") == ["it runs", "resnet18", ""]
 
 
 @pytest.mark.cluster

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 from tests.support.commands import ROOT
 
@@ -49,10 +50,21 @@ def test_what_it_copies_is_there_and_reaches_the_builder() -> None:
 def test_stages_user_and_pins() -> None:
     found = instructions()
     stages = [value for name, value in found if name == "FROM"]
-    assert [stage.rpartition(" AS ")[2] for stage in stages] == ["build", "base", "with-weights", "runtime"]
-    assert {value for name, value in found if name == "USER"} == {"1000"}
+    assert [stage.rpartition(" AS ")[2] for stage in stages] == ["build", "base", "with-weights", "launcher", "runtime"]
+    assert [value for name, value in found if name == "USER"] == ["1000", "0", "1000"]
     installs = [value for name, value in found if name == "RUN" and "uv pip install" in value]
     assert all("--constraint requirements.lock" in value or "--no-deps" in value for value in installs)
+
+
+def test_the_target_of_the_launcher_has_what_ray_calls_in_the_container() -> None:
+    """Ray copies files into a container by rsync, and the autoscaler in the head's container starts workers by ssh."""
+    runner = (Path(ray.__file__).parent / "autoscaler/_private/command_runner.py").read_text()
+    assert '"rsync"' in runner
+    assert '"ssh"' in runner
+    start = instructions().index(("FROM", "base AS launcher"))
+    (install,) = [value for name, value in instructions()[start:] if name == "RUN"]
+    assert {"openssh-client", "rsync"} <= set(install.split())
+    assert instructions()[start + 3] == ("USER", "1000")
 
 
 def test_the_image_does_not_say_which_gpus_a_container_sees() -> None:
@@ -63,4 +75,5 @@ def test_the_manifests_use_the_version_of_the_package() -> None:
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
     assert version
     for path in (ROOT / "cluster").rglob("*.yaml"):
-        assert set(re.findall(r"image: *raybench:(\S+)", path.read_text())) <= {version[1]}
+        images = re.findall(r"image: *(\S+)", path.read_text())
+        assert {image.removesuffix("-launcher") for image in images} <= {f"REGISTRY/raybench:{version[1]}"}

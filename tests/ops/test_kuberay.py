@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from ray.autoscaler._private.kuberay.autoscaling_config import _get_custom_resources
 
 from tests.support.commands import ROOT, faults
 
@@ -65,6 +66,8 @@ def test_only_the_gpu_group_offers_gpus() -> None:
     groups = {group["groupName"]: group["rayStartParams"] for group in spec["workerGroupSpecs"]}
     assert spec["headGroupSpec"]["rayStartParams"]["num-gpus"] == groups["cpu"]["num-gpus"] == "0"
     assert "num-gpus" not in groups["gpu"]
+    hidden = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
+    assert [hidden in pod["containers"][0]["env"] for pod in pods("raycluster")] == [True, False, True]
 
 
 def test_every_pod_is_bounded_probed_and_not_root() -> None:
@@ -89,13 +92,70 @@ def test_secrets_come_by_reference(name: str) -> None:
             assert not [each for each in plain if any(word in each for word in ("AWS", "TOKEN", "SECRET", "PASSWORD"))]
     spec = manifest(name)["spec"]
     cluster = spec.get("rayClusterSpec", spec)
-    assert set(cluster["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]) == {"secretKeyRef"}
     assert cluster["authOptions"] == {"mode": "token"}
 
 
-def test_the_job_names_what_the_image_holds() -> None:
+def test_without_a_token_nothing_starts() -> None:
+    """An operator older than 1.5.1 knows no authOptions, and one that forgets unknown keys would start an open API."""
+    for pod in pods("raycluster"):
+        assert {"name": "RAY_AUTH_MODE", "value": "token"} in pod["containers"][0]["env"]
+    assert "KubeRay 1.5.1 or newer" in (KUBERAY / "raycluster.yaml").read_text()
+
+
+def test_redis_is_a_choice() -> None:
+    found, patch = manifest("raycluster"), yaml.safe_load((KUBERAY / "redis.yaml").read_text())
+    assert "gcsFaultToleranceOptions" not in found["spec"]
+    assert set(patch["spec"]["gcsFaultToleranceOptions"]["redisPassword"]["valueFrom"]) == {"secretKeyRef"}
+    found["spec"] |= patch["spec"]
+    assert list(schema("raycluster").iter_errors(found)) == []
+
+
+def test_a_typo_boots_one_cluster() -> None:
+    """KubeRay boots a new one for each failed job, whatever its exit code; resuming costs nothing but a new RayJob."""
+    spec = manifest("rayjob")["spec"]
+    assert spec["backoffLimit"] == 0
+    assert "activeDeadlineSeconds" not in spec
+    assert "--allow-failed-units" in spec["entrypoint"]
+
+
+def test_the_submitter_passes_where_pods_are_restricted() -> None:
+    pod = manifest("rayjob")["spec"]["submitterPodTemplate"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["restartPolicy"] == "Never"
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert container["resources"]["limits"] == container["resources"]["requests"]
+    first = next(pods("rayjob"))
+    assert container["image"] == first["containers"][0]["image"]
+    assert pod["imagePullSecrets"] == first["imagePullSecrets"]
+
+
+def test_the_driver_is_on_a_helper_that_is_really_there() -> None:
+    groups = {group["groupName"]: group for group in manifest("raycluster")["spec"]["workerGroupSpecs"]}
+    assert groups["cpu"]["minReplicas"] >= 1
+    offered = _get_custom_resources({}, groups["cpu"]["rayStartParams"], "cpu")
+    (asked,) = json.loads(manifest("rayjob")["spec"]["entrypointResources"])
+    assert asked in offered
+    assert "resources" not in groups["gpu"]["rayStartParams"]
+
+
+def test_disk_is_asked_for() -> None:
+    for pod in pods("raycluster"):
+        limits = [int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) for volume in on_disk(pod)]
+        asked = pod["containers"][0]["resources"]["requests"]["ephemeral-storage"]
+        assert int(asked.removesuffix("Gi")) > sum(limits)
+
+
+def on_disk(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [each for each in pod["volumes"] if "emptyDir" in each and each["emptyDir"].get("medium") != "Memory"]
+
+
+def test_the_job_names_what_its_pods_hold() -> None:
     spec = manifest("rayjob")["spec"]
     assert faults(spec["entrypoint"]) == []
+    mounted = {mount["mountPath"] for pod in pods("rayjob") for mount in pod["containers"][0]["volumeMounts"]}
+    assert "/experiments" in mounted
     env = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["env_vars"]
     assert yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"] == env
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -38,6 +39,25 @@ def test_its_commands_exist_and_ask_for_a_token(path: Any) -> None:
 
 def test_one_for_machines_of_ones_own_and_one_for_a_cloud() -> None:
     assert {read(path)["provider"]["type"] for path in FILES} == {"local", "aws"}
+
+
+def test_the_cloud_takes_an_image_with_ssh_and_rsync_and_workers_may_start_no_machines() -> None:
+    config = read(ROOT / "cluster" / "launcher" / "aws.yaml")
+    assert config["docker"]["image"].endswith("-launcher")
+    assert config["docker"]["image"].startswith("REGISTRY/")  # upper case, which Docker refuses
+    profiles = {
+        name: kind["node_config"]["IamInstanceProfile"]["Name"] for name, kind in config["available_node_types"].items()
+    }
+    assert profiles == {"head": "raybench-head", "gpu": "raybench-worker"}
+
+
+def test_both_kinds_of_machines_keep_to_the_ports_that_the_file_names() -> None:
+    text = (ROOT / "cluster" / "launcher" / "on_prem.yaml").read_text()
+    config = yaml.safe_load(text)
+    starts = [config[f"{kind}_start_ray_commands"][1] for kind in ("head", "worker")]
+    for option, port in re.findall(r"--([a-z-]+-port)=(\d+)", " ".join(starts)):
+        assert all(f"--{option}={port}" in start for start in starts)
+        assert re.search(rf"\b{port}\b", text.partition("cluster_name")[0])
 
 
 def test_a_wrong_command_is_found() -> None:

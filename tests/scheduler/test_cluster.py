@@ -14,10 +14,23 @@ import psutil
 import pytest
 import ray
 
-from raybench.errors import RaybenchError
+from raybench.errors import InputError
 from raybench.scheduler.cluster import connected
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
+
+JOIN = """
+import ray
+from raybench.errors import ClusterUnreachable
+from raybench.scheduler.handshake import check_answers
+
+try:
+    check_answers({address!r})
+except ClusterUnreachable as error:
+    print(error)
+ray.init(address={address!r}, log_to_driver=False)
+print("joined")
+"""
 
 
 def is_loopback(host: str) -> bool:
@@ -39,7 +52,7 @@ def test_all_of_it_listens_on_loopback_only() -> None:
 
 def test_nobody_joins_without_the_token(tmp_path: Path) -> None:
     address = ray.get_runtime_context().gcs_address
-    code = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('joined')"
+    code = JOIN.format(address=address)
 
     def join(environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -54,6 +67,7 @@ def test_nobody_joins_without_the_token(tmp_path: Path) -> None:
     assert "joined" in owner.stdout, owner.stderr
     for other in others:
         assert other.returncode != 0
+        assert other.stdout.count("~/.ray/auth_token") == 1
         assert "joined" not in other.stdout
 
 
@@ -63,7 +77,7 @@ def test_a_connection_that_stands_is_used_and_left_open() -> None:
         assert ray.get_runtime_context().gcs_address == address
     assert ray.is_initialized()
     with (
-        pytest.raises(RaybenchError, match=r"has a Ray connection already.*ray\.shutdown"),
+        pytest.raises(InputError, match=r"has a Ray connection already.*ray\.shutdown"),
         connected("ray://head:10001"),
     ):
         pytest.fail("joined")

@@ -1,4 +1,5 @@
-"""GPUs that fail: a process that has lost its GPU ends, and a node whose GPU does not compute is left out.
+"""Nodes that fail: a process that has lost its GPU ends, and a node whose GPU does not compute, or that has no
+credentials for the store, is left out.
 
 The GPUs are Ray's word for a number here, and a detector raises what torch would.
 """
@@ -13,6 +14,7 @@ import pytest
 
 from raybench.cli.demo import Sizes, write_strips
 from raybench.data.pack import PackOptions, pack
+from raybench.scheduler.health import PROVEN, SUSPICIOUS
 from raybench.store import Store, open_store
 from tests.support.apart import answer
 
@@ -26,14 +28,14 @@ from pathlib import Path
 import numpy as np
 import ray
 from raybench import Detector, Scored
-from raybench.errors import GpuUnusable
+from raybench.errors import GpuUnusable, StoreDenied
 
 LOST = "CUDA error: an illegal memory access was encountered"
 lost = []
 
 
 class Fragile(Detector):
-    """Loses its GPU for good: in the first process, in each, or on one of two nodes."""
+    """Loses its GPU for good: in the first process, in each, or on one of two nodes; or lacks credentials on one."""
 
     def fit(self, images, context):
         self.fail()
@@ -57,11 +59,21 @@ class Fragile(Detector):
 
     def fail_on_a_bad_node(self):
         node_id, folder = ray.get_runtime_context().get_node_id(), Path(self.config["folder"])
-        if self.config["how"] != "node":
+        how, is_bad = self.config["how"], node_id == (folder / "bad").read_text()
+        if how.startswith("denied") and is_bad:
+            raise StoreDenied("no credentials found")
+        while how.startswith("denied") and len(self.denied(folder)) < 2:  # the bad node gets the rest meanwhile
+            time.sleep(0.1)
+        if how != "node":
             return
-        if node_id == (folder / "bad").read_text():
+        if is_bad:
             raise GpuUnusable(f"node {node_id}, GPU 0: No CUDA GPUs are available")
         time.sleep(3)  # so that the good node leaves some work until another process of the bad one has started
+
+    def denied(self, folder):
+        rows = [row.split() for row in (folder / "calls").read_text().splitlines()]
+        bad = (folder / "bad").read_text()
+        return [how for how, node_id, _ in rows if how.startswith("denied") and node_id == bad]
 
     def first(self, folder):
         try:
@@ -81,7 +93,7 @@ from raybench.errors import RaybenchError
 from raybench.scheduler.runner import run_plan
 
 store, folder, seeds, runs = *sys.argv[1:3], int(sys.argv[3]), sys.argv[4:]
-own = {"once", "always", "node"}
+own = {"once", "always", "node", *(f"denied{number}" for number in range(3))}
 
 
 def outcome(models):
@@ -135,8 +147,8 @@ def store(folder: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def found(store: Store, folder: Path) -> dict[str, Any]:
-    """Two runs on one cluster of two nodes."""
-    return outcomes(store, folder, "padim", "once,always")
+    """Three runs on one cluster of two nodes."""
+    return outcomes(store, folder, "padim", "once,always", ",".join(f"denied{number}" for number in range(3)))
 
 
 def outcomes(store: Store, folder: Path, *runs: str, seeds: int = 1) -> dict[str, Any]:
@@ -163,6 +175,15 @@ def test_a_process_that_has_lost_its_gpu_ends_and_others_go_on(found: dict[str, 
     assert len(tries) == len(set(tries)) == 2
     first, *others = [process for how, _, process in found["calls"] if how == "once"]
     assert first not in {*others, *tries}
+
+
+def test_a_node_without_credentials_fails_no_unit_and_is_left_out(found: dict[str, Any]) -> None:
+    run = found["runs"][2]
+    assert (run["failures"], run["said"]) == ([], "")
+    (said,) = run["unusable"]
+    assert said.startswith(f"node {found['bad']} fails what others do: no credentials found [node ")
+    tries = [node for how, node, _ in found["calls"] if how.startswith("denied")]
+    assert PROVEN <= tries.count(found["bad"]) <= SUSPICIOUS + 1
 
 
 @pytest.mark.long  # how soon Ray starts the second process decides; half a minute on a quiet machine

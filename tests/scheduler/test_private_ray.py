@@ -11,7 +11,10 @@ import pytest
 import ray
 from ray._private import ray_constants, services
 from ray._private.accelerators import get_accelerator_manager_for_resource
+from ray._private.grpc_utils import init_grpc_channel
 from ray._private.worker import global_worker
+from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest  # type: ignore[attr-defined]
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 from raybench.scheduler.gpus import GPU, IDLE
 from raybench.scheduler.stop import JOB_STOP_WAIT_S
@@ -56,6 +59,17 @@ def test_the_title_of_a_process_tells_that_it_is_idle() -> None:
     until = time.monotonic() + 10
     while not (title := "".join(psutil.Process(process).cmdline())).startswith(IDLE):
         assert time.monotonic() < until, title
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_tells_its_id_over_grpc() -> None:
+    """`handshake.check_answers` asks for it, to know within seconds whether a cluster is there."""
+    channel = init_grpc_channel(ray.get_runtime_context().gcs_address)
+    stub = NodeInfoGcsServiceStub(channel)  # type: ignore[no-untyped-call]
+    answer = stub.GetClusterId(GetClusterIdRequest(), timeout=10)
+    channel.close()
+    assert answer.cluster_id
 
 
 @pytest.mark.parametrize("name", ["idle_worker_killing_time_threshold_ms", "worker_niceness"])

@@ -90,6 +90,19 @@ def test_the_dashboard_asks_for_what_is_exported_and_for_all_of_it() -> None:
         assert 'run=~"$run"' in query
 
 
+def test_the_alerts_ask_for_what_is_exported_and_the_monitor_scrapes_what_prometheus_yml_does() -> None:
+    monitor, rules = yaml.safe_load_all((DASHBOARDS.parent / "kuberay" / "monitoring.yaml").read_text())
+    alerts = rules["spec"]["groups"][0]["rules"]
+    asked = {name for alert in alerts for name in re.findall(r"ray_\w+", alert["expr"])}
+    assert {name for name in asked if "raybench" in name} <= EXPORTED
+    assert {name for name in asked if "raybench" not in name} == {"ray_node_mem_used", "ray_node_mem_total"}
+    assert {alert["labels"]["severity"] for alert in alerts} == {"warning", "critical"}
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    config = yaml.safe_load((DASHBOARDS / "prometheus.yml").read_text())
+    regex = config["scrape_configs"][0]["relabel_configs"][0]["regex"]
+    assert f"{endpoint['relabelings'][0]['regex']};{endpoint['port']}" == regex
+
+
 def test_prometheus_finds_the_port_of_the_manifests() -> None:
     config = yaml.safe_load((DASHBOARDS / "prometheus.yml").read_text())
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
@@ -97,7 +110,10 @@ def test_prometheus_finds_the_port_of_the_manifests() -> None:
     raycluster = (DASHBOARDS.parent / "kuberay" / "raycluster.yaml").read_text()
     assert raycluster.count("{containerPort: 8080, name: metrics}") == 2
     keep = jobs["raybench-kubernetes"]["relabel_configs"][0]
-    assert (keep["action"], keep["regex"]) == ("keep", "raybench;metrics")
+    assert keep["action"] == "keep"
+    of_a_job = "raybench-x7k2p-8wq9z"  # KubeRay's name for the cluster of a RayJob
+    found = [name for name in ("raybench", of_a_job, "raybenchmark") if re.fullmatch(keep["regex"], f"{name};metrics")]
+    assert found == ["raybench", of_a_job]
     targets = jobs["raybench-machines"]["static_configs"][0]["targets"]
     assert {target.rpartition(":")[2] for target in targets} == {"8080"}
     for path in (DASHBOARDS.parent / "launcher").glob("*.yaml"):

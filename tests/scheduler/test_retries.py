@@ -6,7 +6,16 @@ import time
 
 import ray
 
-from raybench.errors import GpuUnusable, ModelError, ObjectMissing, StoreDenied, StoreUnreachable
+from raybench.errors import (
+    GpuUnusable,
+    InputError,
+    IntegrityError,
+    ModelError,
+    ObjectMissing,
+    StoreDenied,
+    StoreUnreachable,
+    WeightsMissing,
+)
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.gpus import NotBegun
 from raybench.scheduler.retries import IDLE_S, LONGEST_PAUSE_S, MAX_HALVINGS, Retries
@@ -72,7 +81,10 @@ def test_whose_fault_it_is() -> None:
     assert retry_reason(ray.exceptions.OutOfMemoryError("x")) == "oom"  # type: ignore[no-untyped-call]
     assert retry_reason(StoreUnreachable("x")) == "infrastructure"
     assert retry_reason(OSError(errno.ENOSPC, "full")) == "infrastructure"
-    for error in (StoreDenied("x"), ObjectMissing("x"), ModelError("x"), MemoryError(), OSError(errno.ENOENT, "x")):
+    error: Exception
+    for error in (StoreDenied("x"), ObjectMissing("x"), InputError("x"), WeightsMissing("x"), ModuleNotFoundError("x")):
+        assert retry_reason(error) == "node"
+    for error in (ModelError("x"), IntegrityError("x"), MemoryError(), OSError(errno.ENOENT, "x")):
         assert retry_reason(error) is None
 
 
