@@ -230,8 +230,8 @@ def _label_reasons(image: ScoredImage) -> list[Reason]:
     hits, of = len(image.flagged_by), len(image.counted)
     if image.label == "ng" and not hits:
         words = f"none of {of} models flags it" if of > 1 else "the model does not flag it"
-        return [("check label", f"labelled ng, but {words}: check the label, or it is hard to see")]
+        return [("check label", f"labelled NG, but {words}: check the label, or it is hard to see")]
     if image.label == "ok" and hits == of and (of > 1 or image.score > CLEAR):
         words = f"all of {of} models flag it" if of > 1 else "it lies far above the threshold"
-        return [("check label", f"labelled ok, but {words}: check the label")]
+        return [("check label", f"labelled OK, but {words}: check the label")]
     return []

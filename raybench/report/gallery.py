@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 LONGEST_SIDE = 320
+THUMBNAIL_SIDE = 112
 HEAT_SIDE = 96
 HEAT_EDGE = 2
 """Rows above and below each heat map of a strip that repeat its edge, so that smoothing mixes no two maps."""
@@ -60,6 +61,10 @@ class Picture:
     """Of the models whose heat maps are shown, all of one size."""
     defect_type: str = ""
     """Empty if unknown."""
+    sha256: str = ""
+    """Hex digest of the image file. Empty if unknown."""
+    is_thumbnail: bool = False
+    """Whether it is only shown small, in the queue."""
 
     @functools.cached_property
     def image_uri(self) -> str:
@@ -156,9 +161,9 @@ def colour_tables(stops: int = 17) -> Sequence[str]:
     return [" ".join(f"{value:.3f}" for value in colours[:, channel]) for channel in range(3)]
 
 
-def shrink(image: Rgb) -> Rgb:
-    """Return an image made so small that no side is longer than LONGEST_SIDE."""
-    height, width = small_size(image.shape[0], image.shape[1], LONGEST_SIDE)
+def shrink(image: Rgb, longest: int = LONGEST_SIDE) -> Rgb:
+    """Return an image made so small that no side is longer than `longest`."""
+    height, width = small_size(image.shape[0], image.shape[1], longest)
     if (height, width) == image.shape[:2]:
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)

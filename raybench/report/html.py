@@ -21,7 +21,7 @@ from raybench.analysis.sentences import format_probability
 from raybench.analysis.verdict import Verdict
 from raybench.report.charts import excess_ticks, place_of_threshold
 from raybench.report.column import headers
-from raybench.report.columns import FLAG_COLUMNS, HELP, LINE_COLUMNS, OVERALL_COLUMNS
+from raybench.report.columns import HELP, LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import Picture, colour_tables
 from raybench.report.inspection import Section
 from raybench.report.models_table import STYLES
@@ -29,7 +29,7 @@ from raybench.report.overview import matrix_columns
 from raybench.report.page import page_model
 from raybench.report.route import fragment
 
-SCRIPTS = ("dom.js", "tables.js", "filters.js", "route.js", "image.js", "start.js")
+SCRIPTS = ("dom.js", "tables.js", "filters.js", "route.js", "image.js", "decisions.js", "queue.js", "start.js")
 """Joined into the page's script, in this order."""
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {source}; base-uri 'none'; "
@@ -58,7 +58,6 @@ def render(
         page=page_model(board, flags, pictures, seen, sections),
         overall_headers=headers(OVERALL_COLUMNS),
         line_headers=headers(LINE_COLUMNS),
-        flag_headers=headers(FLAG_COLUMNS),
         excess_ticks=excess_ticks(),
         threshold_at=place_of_threshold(),
         colours=colour_tables(),
@@ -82,10 +81,11 @@ def template(name: str) -> jinja2.Template:
         "explained": HELP,
         "probability": format_probability,
         "matrix_columns": matrix_columns,
-        "words_of_label": {"ng": "NG", "ok": "OK", "unknown": "unlabelled"},
+        "words_of_label": {"ng": "NG", "ok": "OK", "unknown": "not labelled"},
     }
     environment.filters |= {
         "fixed": lambda value: _rounded(value, ".3f"),
+        "excess": lambda value: format(value, "+.2f").replace("-", "−"),
         "signed": lambda value: _rounded(value, "+.3f").replace("-", "−"),
     }
     environment.tests["graded"] = _is_graded

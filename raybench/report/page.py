@@ -18,16 +18,15 @@ from raybench.metrics.numbers import Estimate
 from raybench.metrics.threshold import MAX_EXCESS
 from raybench.report.charts import Curve, OperatingPoint, Strip, operating_point, recall_curves, strips
 from raybench.report.column import cells, shown
-from raybench.report.columns import FLAG_COLUMNS, LINE_COLUMNS, OVERALL_COLUMNS
+from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.conditions import conditions
 from raybench.report.gallery import HeatMap, Picture
 from raybench.report.inspection import Section
 from raybench.report.marks import Term, terms
 from raybench.report.models_table import STYLES, ModelsTable, line_table, overall_table
 from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, short_names, tasks
-from raybench.report.pictures import mistake
+from raybench.report.pictures import mistake, queue_per_line
 
-FLAGS_SHOWN, FLAGS_OF_ALL_LINES = 50, 1000
 OfLine = TypeVar("OfLine", Flag, ScoredImage, Picture)
 
 
@@ -79,14 +78,23 @@ class PictureGroup:
 
 @dataclass(frozen=True)
 class PageFlag:
-    """A flagged image with the values that it is filtered by."""
+    """A flagged image: a card of the queue."""
 
     flag: Flag
     reasons: tuple[str, ...]
-    defect_type: str
-    """Of the picture on the page; empty without one."""
-    has_picture: bool
-    cells: tuple[str, ...]
+    """All kinds that apply."""
+    picture: Picture | None
+    """None if the page has none."""
+
+    @property
+    def defect_type(self) -> str:
+        """Empty if unknown."""
+        return self.picture.defect_type if self.picture else ""
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether the image has a place in the Images view."""
+        return self.picture is not None and not self.picture.is_thumbnail
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ def page_model(
     """Return everything that the page shows. The arguments are those of `html.render`."""
     flags_of, pictures_of, seen_of = _by_line(flags), _by_line(pictures), _by_line(seen)
     summaries = worst_first(board)
-    most = max(1, min(FLAGS_SHOWN, FLAGS_OF_ALL_LINES // max(1, len(summaries))))
+    most = queue_per_line(len(summaries))
     lines = tuple(
         _page_line(board, each, flags_of[each.line], most, pictures_of[each.line], seen_of[each.line], sections)
         for each in summaries
@@ -225,6 +233,7 @@ def _page_line(
     kinds = {kind: number.n for row in rows for kind, number in _defects_found(row).items()}
     runner_up = next((model for model in verdict.standings if model != verdict.run), "") if verdict.run else ""
     models = [row.model for row in rows]
+    gallery = [picture for picture in pictures if not picture.is_thumbnail]
     payoff = board.payoff_on(summary.line)
     return PageLine(
         summary=summary,
@@ -243,9 +252,9 @@ def _page_line(
         rows=tuple(_page_row(board, row, tuple(kinds)) for row in rows),
         defect_kinds=tuple(kinds.items()),
         models=tuple(models),
-        drawn=next((picture.maps for picture in pictures if picture.maps), ()),
-        groups=_groups(summary.named, seen, _page_pictures(pictures, flags, seen, models, verdict.run or "")),
-        flags=_page_flags(board, flags[:most], pictures),
+        drawn=next((picture.maps for picture in gallery if picture.maps), ()),
+        groups=_groups(summary.named, seen, _page_pictures(gallery, flags, seen, models, verdict.run or "")),
+        flags=_page_flags(flags[:most], pictures),
         flag_count=len(flags),
         section=sections.get(summary.line),
     )
@@ -366,7 +375,7 @@ def _groups(
     titles = {
         "missed": f"NG images that {model} misses",
         "false alarm": f"OK images that {model} flags",
-        "": "The most anomalous images",
+        "": "Others, the most anomalous first",
     }
     groups = []
     for kind, title in titles.items():
@@ -378,18 +387,9 @@ def _groups(
     return tuple(groups)
 
 
-def _page_flags(board: Board, flags: Sequence[Flag], pictures: Sequence[Picture]) -> tuple[PageFlag, ...]:
-    defects = {picture.image_id: picture.defect_type for picture in pictures}
-    return tuple(
-        PageFlag(
-            flag=flag,
-            reasons=_reasons(flag),
-            defect_type=defects.get(flag.image_id, ""),
-            has_picture=flag.image_id in defects,
-            cells=tuple(cells(FLAG_COLUMNS, board, flag)),
-        )
-        for flag in flags
-    )
+def _page_flags(flags: Sequence[Flag], pictures: Sequence[Picture]) -> tuple[PageFlag, ...]:
+    picture_of = {picture.image_id: picture for picture in pictures}
+    return tuple(PageFlag(flag, flag.kinds or (flag.kind,), picture_of.get(flag.image_id)) for flag in flags)
 
 
 def _filters(lines: Sequence[PageLine]) -> Mapping[str, Sequence[str]]:
@@ -404,10 +404,6 @@ def _filters(lines: Sequence[PageLine]) -> Mapping[str, Sequence[str]]:
         "defect": {flag.defect_type for flag in flags if flag.defect_type},
     }
     return {name: sorted(found) for name, found in values.items() if found}
-
-
-def _reasons(flag: Flag) -> tuple[str, ...]:
-    return flag.kinds or (flag.kind,)
 
 
 def _by_line(items: Sequence[OfLine]) -> Mapping[str, list[OfLine]]:

@@ -33,7 +33,7 @@ def write(plan: Plan, run: RunStore, findings: Findings) -> None:
     write_costs(run, ((unit.unit, unit.result) for unit in findings.finished))
     board = findings.board
     flags = with_anomaly_types(plan, run, findings.flags)
-    pictures = list(read_pictures(plan, run, board, findings.images))
+    pictures = list(read_pictures(plan, run, board, findings.images, flags))
     sections = {line: section(findings.inspections[line], manifest) for line, manifest in plan.manifests.items()}
     run.put_report("board.json", board_json(board))
     run.put_report("board.csv", board_csv(board))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
@@ -70,6 +72,7 @@ def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for kind, image in zip(kinds, seen, strict=False)
     ]  # fmt: skip
     flags.append(replace(flags[1], line="line-1", signal=None))
+    pictures.append(replace(pictures[-1], image_id=flags[-1].image_id, sha256="5" * 64, is_thumbnail=True))
     found = Section("line-1", True, 9, HOSTILE, (Finding("blur", 1, "11 %", HOSTILE),))
     path = tmp_path_factory.mktemp("report") / "index.html"
     path.write_text(render(board, flags, pictures, seen, {"line-1": found}), encoding="utf-8")
@@ -108,7 +111,8 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
     yield opened
     opened.close()
     assert said == []
-    assert {url.partition("#")[0] for url in asked if not url.startswith(("data:", "blob:"))} == {report.as_uri()}
+    addresses = {url.partition("#")[0].removesuffix("?again") for url in asked}
+    assert {url for url in addresses if not url.startswith(("data:", "blob:"))} == {report.as_uri()}
 
 
 def view(page: Page, address: str) -> str:
@@ -262,6 +266,51 @@ def test_what_needs_a_person_leads_there(page: Page) -> None:
     page.locator(".segments .poor").click()
     settle(page)
     assert page.locator(".matrix tbody tr:visible").count() == 1
+
+
+def saved(page: Page) -> list[dict[str, str]]:
+    """Save the decisions, and return the rows of the file."""
+    with page.expect_download() as download:
+        page.locator("[data-part=save]").click()
+    with Path(download.value.path()).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_decisions_are_kept_and_saved(page: Page) -> None:
+    view(page, "v=queue")
+    done = page.locator("[data-part=done]")
+    page.locator("[data-part=by]").fill("Lee")
+    page.locator("[data-part=by]").press("Enter")
+    for key in ("n", "b", "u", "z"):
+        page.keyboard.press(key)
+    assert done.inner_text() == "2 of 4 decided"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("d")
+    page.keyboard.type('bent, "twice"')
+    page.keyboard.press("Enter")
+    page.locator("select[data-filter=line]").select_option("line-1")
+    assert done.inner_text() == "1 of 1 decided"
+    view(page, "v=queue")
+    page.reload()
+    assert done.inner_text() == "2 of 4 decided"
+    page.locator("[data-item]").last.click()
+    page.locator("[data-decide=ok]").click()
+    rows = saved(page)
+    assert [(row["decision"], row["label"], row["line"], row["sha256"]) for row in rows] == [
+        ("ng", "ng", "line-1", "5" * 64), ("ng", "ok", HOSTILE, ""), ("ok", "ok", HOSTILE, ""),
+    ]  # fmt: skip
+    assert {row["decided_by"] for row in rows} == {"Lee"}
+    assert rows[1]["defect_type"] == 'bent, "twice"'
+    assert rows[1]["image_id"] == HOSTILE + "0"
+    assert all(datetime.fromisoformat(row["decided_at"]) <= datetime.now(UTC) for row in rows)
+
+
+def test_without_storage_decisions_last_as_long_as_the_page(page: Page, report: Path) -> None:
+    page.add_init_script("Object.defineProperty(window, 'localStorage', { get() { throw new Error('denied'); } })")
+    page.goto(f"{report.as_uri()}?again#v=queue")
+    page.keyboard.press("o")
+    assert page.locator("[data-part=unkept]").is_visible()
+    assert [row["decision"] for row in saved(page)] == ["ok"]
 
 
 def test_the_heat_map_fades(page: Page) -> None:

@@ -23,7 +23,7 @@ function lineFilter(controls) {
   };
 }
 
-function queueFilter(view) {
+function queueFilter(view, refresh) {
   const [selects, items] = [all("select[data-filter]", view), all("[data-item]", view)];
   const apply = () => {
     for (const item of items) {
@@ -34,6 +34,7 @@ function queueFilter(view) {
     for (const group of all("[data-group]", view)) group.hidden = !one("[data-item]:not([hidden])", group);
     const shown = items.filter((item) => !item.hidden).length;
     one("[data-count]", view).textContent = shown ? `${shown} of ${items.length} shown` : "nothing fits";
+    refresh();
   };
   selects.forEach((select) => select.addEventListener("change", () => {
     rewrite(Object.fromEntries(selects.map((each) => [each.dataset.filter, each.value])));

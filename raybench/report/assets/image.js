@@ -1,7 +1,7 @@
 // The Images view: one image as all models see it. Pictures are taken from the galleries of the lines, so that their
 // bytes are in the page once. An image is named in the address; arrows replace it there.
 
-const LABELS = { ng: "NG", ok: "OK", unknown: "unlabelled" };
+const LABELS = { ng: "NG", ok: "OK", unknown: "not labelled" };
 
 function make(tag, className = "", text = "") {
   const element = document.createElement(tag);

@@ -35,6 +35,7 @@ function keys(event) {
   if (isTyping(event.target) || hasModifier(event)) return;
   if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
   if (shownView.dataset.view === "image" && viewer.press(event.key)) return event.preventDefault();
+  if (shownView.dataset.view === "queue" && queue.press(event)) return event.preventDefault();
   if (event.key === "/" && one("#find")) one("#find").focus();
   else if (event.key === "Escape" && shownView.dataset.view !== "overview") go({ v: "overview" });
   else return;
@@ -46,7 +47,8 @@ theme();
 all("table.sortable").forEach(sortable);
 all("[data-heat]").forEach(fader);
 if (one("#lines")) filtersOf.overview = lineFilter(one("#lines .controls"));
-if (one("[data-view=queue]")) filtersOf.queue = queueFilter(one("[data-view=queue]"));
+const queue = one("[data-view=queue]") && queueView(one("[data-view=queue]"));
+if (queue) filtersOf.queue = queueFilter(one("[data-view=queue]"), queue.refresh);
 const viewer = one("[data-view=image]") && imageView(one("[data-view=image]"));
 if (viewer) filtersOf.image = viewer.open;
 if (one("#find")) finder(one("#find"));
