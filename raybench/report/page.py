@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage
+from raybench.analysis.held_out import HeldOut
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import format_number
@@ -26,6 +27,7 @@ from raybench.report.marks import Term, terms
 from raybench.report.models_table import STYLES, ModelsTable, line_table, overall_table
 from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, short_names, tasks
 from raybench.report.pictures import mistake, queue_per_line
+from raybench.report.scores import SCORES_IN_PAGE, PageScores, page_scores
 
 OfLine = TypeVar("OfLine", Flag, ScoredImage, Picture)
 
@@ -135,6 +137,12 @@ class PageLine:
     """Number of all flags."""
     section: Section | None
     """Quality of the line's data. None if nothing is known about it."""
+    seeds: int
+    """Largest number of seeds of a model."""
+    score_count: int
+    """Number of scores of the line's images."""
+    scores: PageScores | None = None
+    """What it takes to move the thresholds. None if that is unknown or too much for the page."""
 
     @property
     def name(self) -> str:
@@ -197,6 +205,7 @@ def page_model(
     pictures: Sequence[Picture],
     seen: Sequence[ScoredImage],
     sections: Mapping[str, Section],
+    held_out: Mapping[str, Mapping[str, HeldOut]],
 ) -> PageModel:
     """Return everything that the page shows. The arguments are those of `html.render`."""
     flags_of, pictures_of, seen_of = _by_line(flags), _by_line(pictures), _by_line(seen)
@@ -206,6 +215,7 @@ def page_model(
         _page_line(board, each, flags_of[each.line], most, pictures_of[each.line], seen_of[each.line], sections)
         for each in summaries
     )
+    lines = _with_scores(lines, seen_of, held_out)
     return PageModel(
         board=board,
         lines=lines,
@@ -218,6 +228,22 @@ def page_model(
         filters=_filters(lines),
         flag_count=len(flags),
     )
+
+
+def _with_scores(
+    lines: Sequence[PageLine],
+    seen_of: Mapping[str, Sequence[ScoredImage]],
+    held_out: Mapping[str, Mapping[str, HeldOut]],
+) -> tuple[PageLine, ...]:
+    """Give lines their scores, from the first one on, as long as the page has room for them."""
+    room, found = SCORES_IN_PAGE, []
+    for line in lines:
+        scores = None
+        if line.score_count <= room:
+            scores = page_scores(seen_of[line.name], held_out.get(line.name, {}), line.models)
+            room -= line.score_count
+        found.append(replace(line, scores=scores))
+    return tuple(found)
 
 
 def _page_line(
@@ -238,7 +264,7 @@ def _page_line(
     return PageLine(
         summary=summary,
         verdict=verdict,
-        facts=_facts(rows),
+        facts=_facts(rows, seen),
         consequence=_consequence(summary.named, board.context.decision.costs),
         matrix=matrix_row(board, summary),
         table=line_table(board, summary.line),
@@ -257,10 +283,12 @@ def _page_line(
         flags=_page_flags(flags[:most], pictures),
         flag_count=len(flags),
         section=sections.get(summary.line),
+        seeds=max((len(row.seeds) for row in rows), default=0),
+        score_count=sum(len(image.excess) for image in seen),
     )
 
 
-def _facts(rows: Sequence[BoardRow]) -> str:
+def _facts(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
     """`96 OK to train on, 24 held back · test: 16 OK, 16 NG, 12 masks · 300×300 px`."""
     counts = next((row.counts for row in rows if row.counts), None)
     size = next((row.input for row in rows if row.input), None)
@@ -270,9 +298,22 @@ def _facts(rows: Sequence[BoardRow]) -> str:
             f"{counts.train_ok:,} OK to train on, {counts.held_out_ok:,} held back",
             f"test: {counts.test_ok:,} OK, {counts.test_ng:,} NG, {counts.masks:,} masks",
         ]
+    if grouped := _grouped(rows, seen):
+        parts.append(grouped)
     if size:
         parts.append(f"{size.source_width:,}×{size.source_height:,} px")
     return " · ".join(parts)
+
+
+def _grouped(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
+    """`groups: 19 held back, 5 OK, 4 NG`. Empty if each image is a group of its own."""
+    thresholds = [row.threshold for row in rows if row.threshold and row.threshold.groups < row.threshold.n]
+    parts = [f"{thresholds[0].groups:,} held back"] if thresholds else []
+    for label, words in (("ok", "OK"), ("ng", "NG")):
+        groups = [image.group or image.image_id for image in seen if image.label == label]
+        if len(set(groups)) < len(groups):
+            parts.append(f"{len(set(groups)):,} {words}")
+    return f"groups: {', '.join(parts)}" if parts else ""
 
 
 def _chart_note(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:

@@ -39,7 +39,8 @@ def write(plan: Plan, run: RunStore, findings: Findings) -> None:
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
     run.put_report("flags.parquet", flags_parquet(flags))
-    run.put_report("index.html", render(board, flags, pictures, findings.images, sections).encode())
+    page = render(board, flags, pictures, findings.images, sections, findings.held_out)
+    run.put_report("index.html", page.encode())
 
 
 def publish_again(plan: Plan) -> Board:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -18,8 +19,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, Kind, ScoredImage
+from raybench.analysis.held_out import HeldOut
 from raybench.analysis.line_summary import worst_first
 from raybench.analysis.sentences import format_number
+from raybench.metrics.image import share_of
+from raybench.metrics.intervals import group_numbers
+from raybench.metrics.numbers import Estimate, Threshold
+from raybench.metrics.threshold import conformal_threshold, false_alarm_interval
 from raybench.report.gallery import HeatMap, Picture
 from raybench.report.html import render
 from raybench.report.inspection import Finding, Section
@@ -45,6 +51,23 @@ def board(board_of: BoardOf) -> Board:
     gaps["broken"] = {"padim": None, "dfm": None, HOSTILE: None}
     gaps[HOSTILE] = {"padim": 3.0, "dfm": 2.9, HOSTILE: 2.8}
     return board_of(gaps)
+
+
+def scored() -> tuple[list[ScoredImage], dict[str, HeldOut]]:
+    """80 images of line-2 in 30 groups, some scores equal, and what was held back: 40 images, of padim in 15 groups."""
+    rng = np.random.default_rng(5)
+    excess = {name: rng.normal(-0.4, 1, 80).round(2) for name in ("padim", HOSTILE)}
+    seen = [
+        ScoredImage("line-2", f"{at}.png", ("ok", "ng", "ok", "unknown")[at % 4],
+                    {name: float(values[at]) for name, values in excess.items()}, group=f"part {at % 30}")
+        for at in range(80)
+    ]  # fmt: skip
+    held = tuple(rng.normal(-1, 0.6, 40).round(2).tolist())
+    threshold = Threshold(2.0, 40, 0.05, 0.0625, 1.0)
+    return seen, {
+        "padim": HeldOut(0, threshold, held, tuple(at % 15 for at in range(40))),
+        HOSTILE: HeldOut(0, threshold, held[::-1], tuple(range(40))),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +98,9 @@ def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures.append(replace(pictures[-1], image_id=flags[-1].image_id, sha256="5" * 64, is_thumbnail=True))
     found = Section("line-1", True, 9, HOSTILE, (Finding("blur", 1, "11 %", HOSTILE),))
     path = tmp_path_factory.mktemp("report") / "index.html"
-    path.write_text(render(board, flags, pictures, seen, {"line-1": found}), encoding="utf-8")
+    more, held_out = scored()
+    page = render(board, flags, pictures, seen + more, {"line-1": found}, {"line-2": held_out})
+    path.write_text(page, encoding="utf-8")
     return path
 
 
@@ -311,6 +336,73 @@ def test_without_storage_decisions_last_as_long_as_the_page(page: Page, report: 
     page.keyboard.press("o")
     assert page.locator("[data-part=unkept]").is_visible()
     assert [row["decision"] for row in saved(page)] == ["ok"]
+
+
+def measured(excess: npt.NDArray[np.float64], limit: float, label: str) -> Estimate:
+    """The share of line-2's images with this label above a threshold, as the board has it."""
+    seen, _ = scored()
+    is_label = np.array([image.label == label for image in seen])
+    groups = group_numbers(np.array([image.group for image in seen])[is_label])
+    return share_of(excess[is_label] > limit, groups, label)
+
+
+def test_moved_thresholds_are_computed_as_the_board_is(page: Page) -> None:
+    seen, held_out = scored()
+    rules: list[dict[str, str | float | None]] = [{"by": None, "at": None}]
+    rules += [{"by": "promised", "at": at} for at in (0.005, 0.05, 0.1, 0.23, 0.5)]
+    rules += [{"by": "excess", "at": at} for at in (-0.995, -0.305, 0.715, 3.0)]
+    rules += [{"by": "recall", "at": at} for at in (0.01, 0.5, 0.9, 1.0)]
+    found = page.evaluate(
+        """rules => { const line = scoresOf(views.find((view) => view.dataset.line === "line-2"));
+        const costs = { ng: 20, missed: 50, alarm: 2 };
+        return rules.map((rule) => line.models.map((model) => operatingPoint(line, model, rule, costs))); }""",
+        rules,
+    )
+    for rule, points in zip(rules, found, strict=True):
+        assert {point["model"] for point in points} == {"padim", HOSTILE}
+        for point in points:
+            excess = np.array([image.excess[point["model"]] for image in seen])
+            ng = np.sort(excess[[image.label == "ng" for image in seen]])[::-1]
+            held, at = held_out[point["model"]], float(rule["at"] or 0.0)
+            set_anew = conformal_threshold(np.array(held.excess), at or 0.05, np.array(held.groups).astype(str))
+            limit = {
+                None: 0.0,
+                "promised": set_anew.value or 0.0,
+                "excess": at,
+                "recall": np.nextafter(ng[math.ceil(min(abs(at), 1.0) * len(ng)) - 1], -9),
+            }[rule["by"]]  # type: ignore[index]
+            recall, alarms = measured(excess, limit, "ng"), measured(excess, limit, "ok")
+            for number, name in ((recall, "recall"), (alarms, "alarms")):
+                ends = [point[name][end] for end in ("value", "low", "high", "n")]
+                assert ends == pytest.approx([number.value, number.low, number.high, number.n], abs=1e-6)
+            cost = 20 * 50 * (1 - (recall.value or 0.0)) + 980 * 2 * (alarms.value or 0.0)
+            assert point["cost"]["value"] == pytest.approx(cost, abs=1e-6)
+            if rule["by"] == "promised":
+                assert point["promised"]["value"] == pytest.approx(set_anew.promised, abs=1e-9)
+                if len(set(held.groups)) == 40:
+                    rank = min(math.ceil(41 * (1 - at) - 1e-9), 40)
+                    ends = [point["promised"][end] for end in ("low", "high")]
+                    assert ends == pytest.approx(false_alarm_interval(40, rank), abs=1e-6)
+
+
+def test_a_moved_threshold_is_marked_until_it_is_reset(page: Page) -> None:
+    view(page, fragment("line", line="line-2"))
+    rows = page.locator("[data-part=rows]:visible tr")
+    before = rows.all_inner_texts()
+    assert len(before) == 2
+    page.locator("input[value=promised]:visible").check()
+    page.locator("[data-part=slider]:visible").fill("0.5")
+    assert rows.all_inner_texts() != before
+    assert "by=promised&at=0.5" in page.url
+    assert page.locator(".small-picture.new:visible").count() > 0
+    view(page, "v=overview")
+    assert "promised false-alarm rate 50 %" in page.locator("#moved").inner_text()
+    mark = "head => getComputedStyle(head, '::after').content"
+    assert "◆" in page.locator(".matrix th.at-threshold").first.evaluate(mark)
+    page.locator("[data-part=reset]").click()
+    assert page.locator("#moved").is_hidden()
+    view(page, fragment("line", line="line-2"))
+    assert rows.all_inner_texts() == before
 
 
 def test_the_heat_map_fades(page: Page) -> None:

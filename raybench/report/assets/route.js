@@ -34,6 +34,8 @@ function show() {
   document.title = `${view.dataset.title} · ${one(".brand").textContent} · raybench`;
   if (found && filtersOf[view.dataset.view]) filtersOf[view.dataset.view](names);
   if (found) mark(view, names.get("model"));
+  if (names.get("by")) moveThresholds(names.get("by"), Number(names.get("at")));
+  if (found && view.dataset.view === "line") showPanel(view);
   if (shownView && shownView !== view) {
     window.scrollTo(0, 0);
     one("h1", view).focus({ preventScroll: true });

@@ -30,6 +30,14 @@ function finder(find) {
   find.addEventListener("change", () => { if (lines.includes(find.value)) open(); });
 }
 
+// The panel of the shown line follows the thresholds; it is made when its line is first shown.
+const panels = new Map();
+function showPanel(view) {
+  if (!panels.has(view)) panels.set(view, thresholdPanel(view));
+  panels.get(view)?.();
+  if (moved.by !== null) rewrite({ by: moved.by, at: String(moved.at) });
+}
+
 function keys(event) {
   if (event.key === "Escape" && event.target.id === "find") event.target.blur();
   if (isTyping(event.target) || hasModifier(event)) return;
@@ -55,6 +63,11 @@ if (one("#find")) finder(one("#find"));
 one(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // its fragment is not the address of a view
   one("h1", shownView).focus();
+});
+onMove.push(() => panels.get(shownView)?.());
+one("#moved [data-part=reset]").addEventListener("click", () => {
+  moveThresholds(null, null);
+  rewrite({ by: "", at: "" });
 });
 addEventListener("keydown", keys);
 addEventListener("hashchange", show);
