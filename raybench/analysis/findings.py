@@ -54,6 +54,8 @@ class Findings:
     """Held-back OK images by line and model."""
     finished: tuple[FinishedUnit, ...]
     """All finished units, those of the squash baseline included."""
+    asides: frozenset[str] = frozenset()
+    """unit_ids of the squash baseline."""
 
 
 def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
@@ -122,6 +124,7 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
             from_test=from_test,
         ),
         finished=tuple(finished.values()),
+        asides=plan.asides,
     )
 
 

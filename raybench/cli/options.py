@@ -14,6 +14,8 @@ DAMAGED = 1
 """The command is done, and something that it has read is damaged."""
 DIFFERS = 1
 """The command is done, and an exported file does not score as the detector did."""
+WORSE = 1
+"""The command is done, and a condition of `--fail-if` holds."""
 BAD_INPUT = 2
 """The input or the store cannot be used."""
 STOPPED = 3

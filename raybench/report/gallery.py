@@ -69,7 +69,7 @@ class Picture:
     @functools.cached_property
     def image_uri(self) -> str:
         """The image."""
-        return _uri(self.image)
+        return uri(self.image)
 
     @functools.cached_property
     def strip_uri(self) -> str:
@@ -77,7 +77,7 @@ class Picture:
         if not self.maps:
             return ""
         edge = ((HEAT_EDGE, HEAT_EDGE), (0, 0))
-        return _uri(np.vstack([np.pad(_coarse(each), edge, mode="edge") for each in self.maps]), _LOSSLESS)
+        return uri(np.vstack([np.pad(_coarse(each), edge, mode="edge") for each in self.maps]), _LOSSLESS)
 
 
 def heat_codes(heat: Heat, low: float, high: float) -> npt.NDArray[np.uint8]:
@@ -144,14 +144,14 @@ def overlay(image: Rgb, heat: Heat, low: float, high: float) -> Rgb:
 
 def image_uri(image: Rgb) -> str:
     """Return an image, made small."""
-    return _uri(shrink(image))
+    return uri(shrink(image))
 
 
 def overlay_uri(image: Rgb, heat: Heat, low: float, high: float) -> str:
     """Return a heat map over an image, made small. The arguments are those of `overlay`."""
     small = shrink(image)
     resized = cv2.resize(heat, small.shape[1::-1], interpolation=cv2.INTER_AREA)
-    return _uri(overlay(small, resized.astype(np.float32), low, high))
+    return uri(overlay(small, resized.astype(np.float32), low, high))
 
 
 def colour_tables(stops: int = 17) -> Sequence[str]:
@@ -176,7 +176,7 @@ def _coarse(heat: HeatMap) -> npt.NDArray[np.uint8]:
     return np.maximum(steps, 0).astype(np.uint8)
 
 
-def _uri(image: npt.NDArray[np.uint8], quality: int = _QUALITY) -> str:
+def uri(image: npt.NDArray[np.uint8], quality: int = _QUALITY) -> str:
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
