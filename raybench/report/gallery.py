@@ -43,6 +43,11 @@ class HeatMap:
     limit: int | None
     """Heat code of the model's pixel threshold. None without one."""
 
+    @property
+    def peak(self) -> int:
+        """Highest heat code."""
+        return int(self.codes.max())
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:

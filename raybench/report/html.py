@@ -91,6 +91,7 @@ def template(name: str) -> jinja2.Template:
     }
     environment.filters |= {
         "fixed": lambda value: _rounded(value, ".3f"),
+        "brief": lambda value: "" if value is None else f"{value:.6g}",
         "excess": lambda value: format(value, "+.2f").replace("-", "−"),
         "signed": lambda value: _rounded(value, "+.3f").replace("-", "−"),
     }

@@ -39,7 +39,7 @@ PICTURES, PICTURES_PER_LINE = 400, 20
 """At most, so that a browser can open the page."""
 UNITS = 120
 """Units whose heat maps are read, at most one of each line more: a unit's heat maps take megabytes in the store."""
-FLAGS, FLAGS_PER_LINE = 1000, 50
+FLAGS, FLAGS_PER_LINE = 600, 50
 """Flagged images in the page, at most: of all lines together, and of each line."""
 READERS = 4
 

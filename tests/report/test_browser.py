@@ -86,6 +86,7 @@ def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for at, image in enumerate(seen)
     ]  # fmt: skip
     pictures.append(Picture("line-1", HOSTILE, "ok", {}, np.zeros((60, 90, 3), np.uint8)))
+    pictures.append(Picture("line-1", "tall", "ok", {}, np.zeros((320, 8, 3), np.uint8)))
     kinds: tuple[Kind, ...] = ("models disagree", "bad image", "bad image")
     flags = [
         Flag(
@@ -196,18 +197,29 @@ def test_a_cell_leads_to_its_line_and_model(page: Page) -> None:
     assert page.title().startswith("line-3 · night")
 
 
-def test_no_view_scrolls_sideways(page: Page) -> None:
+OVERLAPS = """() => [...document.querySelectorAll("svg.axis")].flatMap((axis) => {
+  const head = axis.closest("thead");
+  if (head && getComputedStyle(head).position === "absolute") return []; // hidden: cells carry their names instead
+  const shown = [...axis.querySelectorAll("text")].filter((text) => text.getClientRects().length);
+  const boxes = shown.map((text) => text.getBoundingClientRect());
+  return boxes.slice(1).filter((box, at) => box.left < boxes[at].right + 1).map(() => axis.textContent);
+})"""
+
+
+def test_no_view_scrolls_sideways_and_no_labels_collide(page: Page) -> None:
     for address in (
         fragment("overview"),
         fragment("line", line=HOSTILE),
         "v=line&line=poor",
         "v=queue",
         "v=conditions",
+        "v=image",
     ):
         view(page, address)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (address[:20], width)
+            assert page.evaluate(OVERLAPS) == [], (address[:20], width)
 
 
 def test_every_view_opens_by_its_address(browser: Browser, report: Path) -> None:
@@ -231,6 +243,15 @@ def test_every_view_opens_by_its_address(browser: Browser, report: Path) -> None
     assert page.locator("[data-part=line]").input_value() == HOSTILE
     assert heading(page).startswith("<img src=x")
     page.close()
+
+
+def test_only_the_shown_view_is_in_the_document(page: Page) -> None:
+    for address in ("v=overview", fragment("line", line="line-3"), "v=queue", "line-2"):
+        view(page, address)
+        assert page.locator(".view").count() == 1
+    page.locator("#find").fill("line-1")
+    page.locator("#find").press("Enter")
+    assert heading(page) == "line-1"
 
 
 def test_an_unknown_line_is_said(page: Page) -> None:
@@ -454,6 +475,12 @@ def test_the_keys_of_the_images(page: Page) -> None:
     assert page.locator(".tiles > :visible").count() == 5
     page.keyboard.press("n")
     assert page.locator(".votes .note").is_visible()
+    page.keyboard.press("r")
+    assert page.locator("[data-part=own]").is_visible()
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#help").is_hidden()
     page.locator("#find").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.type("1m")
@@ -461,6 +488,14 @@ def test_the_keys_of_the_images(page: Page) -> None:
     page.locator("#find").evaluate("input => input.blur()")
     page.keyboard.press("Escape")
     assert heading(page).startswith("<img src=x")
+
+
+def test_a_very_tall_picture_fits_the_screen(page: Page) -> None:
+    view(page, fragment("line", line="line-1"))
+    box = page.locator("[data-id=tall] .frame").bounding_box()
+    assert box is not None
+    assert box["height"] <= 330
+    assert box["width"] == pytest.approx(box["height"] / 40, rel=0.1)
 
 
 def test_pictures_lead_to_all_their_heat_maps(page: Page) -> None:
@@ -481,11 +516,12 @@ def test_without_scripts_and_in_print_all_is_there(browser: Browser, report: Pat
     plain = context.new_page()
     plain.goto(report.as_uri())
     page.emulate_media(media="print")
+    settle(page)
     for shown in (plain, page):
         assert shown.locator(".view").filter(visible=True).count() == 10
         assert shown.locator(".view.line h1").filter(visible=True).count() == 7
         assert shown.locator(".controls").filter(visible=True).count() == 0
-    assert plain.locator("section.line img").count() == 7
+    assert plain.locator("section.line img").count() == 8
     plain.locator(".matrix a", has_text="line-4").click()
     assert (
         plain.locator(f"[id='{fragment('line', line='line-4')}']").evaluate("view => view.getBoundingClientRect().top")

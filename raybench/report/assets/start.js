@@ -38,13 +38,20 @@ function showPanel(view) {
   if (moved.by !== null) rewrite({ by: moved.by, at: String(moved.at) });
 }
 
+function help() {
+  const dialog = one("#help");
+  dialog.open ? dialog.close() : dialog.showModal();
+}
+
 function keys(event) {
+  if (one("#help").open && event.key !== "?") return; // Esc closes it
   if (event.key === "Escape" && event.target.id === "find") event.target.blur();
   if (isTyping(event.target) || hasModifier(event)) return;
   if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
   if (shownView.dataset.view === "image" && viewer.press(event.key)) return event.preventDefault();
   if (shownView.dataset.view === "queue" && queue.press(event)) return event.preventDefault();
   if (event.key === "/" && one("#find")) one("#find").focus();
+  else if (event.key === "?") help();
   else if (event.key === "Escape" && shownView.dataset.view !== "overview") go({ v: "overview" });
   else return;
   event.preventDefault();
@@ -69,6 +76,10 @@ one("#moved [data-part=reset]").addEventListener("click", () => {
   moveThresholds(null, null);
   rewrite({ by: "", at: "" });
 });
+one("#help button").addEventListener("click", help);
 addEventListener("keydown", keys);
 addEventListener("hashchange", show);
+matchMedia("print").addEventListener("change", (event) => attach(event.matches));
+addEventListener("beforeprint", () => attach(true));
+addEventListener("afterprint", () => attach(false));
 show();

@@ -32,6 +32,22 @@ const scoresOf = (() => {
   };
 })();
 
+// Draw the ticks of a line's strips, which are not in the page as the scores are. Once.
+function drawStrips(section) {
+  const line = section && scoresOf(section);
+  for (const lane of line ? all(".lane:not([data-drawn])", section) : []) {
+    lane.dataset.drawn = "";
+    const model = line.models.find((each) => each.model === lane.dataset.model);
+    for (const [label, name, top] of [["0", "ok", 520], ["1", "ng", 40], ["2", "unknown", 520]]) {
+      const places = new Set();
+      model?.excess.forEach((code, at) => {
+        if (line.labels[at] === label && code !== MISSING) places.add(Math.round(10 * excessPlace(excessOf(code))));
+      });
+      one(`path.${name}`, lane).setAttribute("d", [...places].map((place) => `M${place} ${top}v440`).join(""));
+    }
+  }
+}
+
 // Where the rule puts the threshold of a model: { limit, promised }. An image is flagged if its code is above the limit.
 function limitOf(line, model, { by, at }) {
   const experiment = { limit: 0, promised: { value: model.promised } };
@@ -109,6 +125,7 @@ const WRONG_SHOWN = 24;
 
 // The panel of one line.
 function thresholdPanel(section) {
+  drawStrips(section);
   const panel = one("[data-part=thresholds]", section);
   const line = panel && scoresOf(section);
   if (!line) return null;
