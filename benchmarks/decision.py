@@ -206,7 +206,7 @@ def _covered(world: World, rng: np.random.Generator) -> list[float]:
     precision = _true_precision(world, truth) if world.seeds == 1 and not world.rounding else None
     verdict = judge(line)
     named = decide(verdict) if isinstance(verdict, Evidence) else None
-    gap = paired_difference(line.scores["m0"][0], line.scores["m1"][0], 1000) if world.seeds == 1 else Estimate(None)
+    gap = paired_difference(line.scores["m0"][:1], line.scores["m1"][:1], 1000) if world.seeds == 1 else Estimate(None)
     truth = _true_ties(world, truth) if world.rounding else truth
     other = _true_ties(world, other) if world.rounding else other
     expected = named.expected if named and named.run and not world.rounding else Estimate(None)

@@ -6,10 +6,11 @@ python -m benchmarks.many_lines --lines 200 --images 60
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,13 +18,14 @@ import cv2
 import numpy as np
 
 from raybench.analysis.board import BoardContext, build_board
-from raybench.analysis.flags import ScoredImage, build_flags, collect_scores, top_images
+from raybench.analysis.flags import Flag, ScoredImage, build_flags, collect_scores, top_images
+from raybench.analysis.held_out import HeldOut
 from raybench.data.geometry import Input
 from raybench.metrics.image import ImageScores, Ranked
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
-from raybench.report.gallery import HeatMap, Picture, heat_codes, outline_path
+from raybench.report.gallery import THUMBNAIL_SIDE, HeatMap, Picture, heat_codes, outline_path, shrink
 from raybench.report.html import render
-from raybench.report.pictures import models_per_line, pictures_per_line
+from raybench.report.pictures import models_per_line, pictures_per_line, queue_per_line
 from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
 from raybench.runs.run import versions
 
@@ -83,6 +85,16 @@ def pictures(seen: list[ScoredImage], lines: int) -> Iterator[Picture]:
         yield Picture(one.line, one.image_id, one.label, one.excess, image, mask, maps)
 
 
+def thumbnails(flags: list[Flag], shown: list[Picture], lines: int) -> Iterator[Picture]:
+    """Pictures of the queue that are not in the galleries."""
+    known = {(picture.line, picture.image_id) for picture in shown}
+    for _, queue in itertools.groupby(flags, key=lambda flag: flag.line):
+        for flag in itertools.islice(queue, queue_per_line(lines)):
+            if (flag.line, flag.image_id) not in known:
+                image = shrink(shown[0].image, THUMBNAIL_SIDE)
+                yield Picture(flag.line, flag.image_id, flag.label, {}, image, sha256="0" * 64, is_thumbnail=True)
+
+
 def timed(what: str, step: Callable[[], T]) -> T:
     started, cpu = time.perf_counter(), time.process_time()
     found = step()
@@ -102,8 +114,15 @@ def main() -> None:
     context = BoardContext("many-lines", "2026-11-25T00:00:00+00:00", "0" * 64, versions(), 0.05)
     board = timed("board", lambda: build_board(results, scores, context))
     seen = timed("images", lambda: collect_scores(results, scores))
-    flags = timed("flags", lambda: build_flags(seen))
-    page = timed("page", lambda: render(board, flags, list(pictures(seen, asked.lines)), seen))
+    # As if nothing were labelled, so that the queue is as long as it may get.
+    flags = timed("flags", lambda: build_flags([replace(image, label="unknown") for image in seen]))
+    shown = list(pictures(seen, asked.lines))
+    shown += thumbnails(flags, shown, asked.lines)
+    limit, ok = Threshold(2.0, 40, 0.05, 0.05, 0.0), np.random.default_rng(1).normal(-1, 0.5, 40).tolist()
+    held_out = {
+        line: {model: HeldOut(0, limit, tuple(ok), tuple(range(40))) for model in MODELS} for line in board.lines
+    }
+    page = timed("page", lambda: render(board, flags, shown, seen, held_out=held_out))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(page, encoding="utf-8")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -189,7 +189,7 @@ def _bootstrap() -> None:
     limit = Threshold(2.0, 100, 0.05, 0.05, 0.0)
     for title, work in (
         ("intervals of image AUROC, AP and F1", lambda: image_quality(first, limit, draws=10_000)),
-        ("paired difference of two models", lambda: paired_difference(first, second, 10_000)),
+        ("paired difference of two models", lambda: paired_difference([first], [second], 10_000)),
     ):
         started = time.perf_counter()
         work()

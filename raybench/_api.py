@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +16,10 @@ import pandas as pd
 from rich.console import Console
 
 from raybench.analysis.board import Board, board_from_json
+from raybench.analysis.findings import analyze
 from raybench.analysis.flags import collect_scores, voting_models
 from raybench.analysis.learning_curve import SIZES, CurvePoint, conclude, curve_frame, curve_points
+from raybench.analysis.run_comparison import RunComparison, compare_runs
 from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.select import select_unit
 from raybench.analysis.slices import slice_frame, slices_of
@@ -26,7 +29,7 @@ from raybench.config.plan import Plan, check_models, make_plan, open_experiment_
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import to_source
-from raybench.data.line import Line
+from raybench.data.line import Line, rewritten_images
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions
 from raybench.data.pack import add as add_images
@@ -330,6 +333,18 @@ class Run:
         if cache.load(self.plan, self._store) is None:
             cache.save(self.plan, self._store, publish_again(self.plan))
         return copy_report(self.plan, Path(folder))
+
+    def compare(self, earlier: Run) -> RunComparison:
+        """Compare this run with an earlier one on the images that both judged, and say for each line if it got worse.
+
+        Returns:
+            `to_frame()` has a row per line, `check("recall drops")` what holds for sure.
+        """
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        found = [analyze(run.plan, run._store, created) for run in (earlier, self)]
+        shared = [line for line in earlier.lines if line in self.plan.manifests]
+        rewritten = {line: rewritten_images(earlier.plan.line(line), self.plan.line(line)) for line in shared}
+        return compare_runs(found[0], found[1], (earlier.experiment, self.experiment), rewritten)
 
     def _board(self) -> Board:
         return board_from_json(self._reported("board.json"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from raybench.analysis.board import Board, BoardContext, LineScores, build_board
 from raybench.analysis.cost_report import CostReport, hours_of
 from raybench.analysis.flags import Flag, ScoredImage, collect_scores, voting_models
+from raybench.analysis.held_out import HeldOut, collect_held_out
 from raybench.analysis.queue_builder import QueueBuilder
 from raybench.analysis.squash_baseline import SquashBaseline
 from raybench.analysis.verdict import DecisionSettings, Verdict
@@ -50,8 +51,12 @@ class Findings:
     """All scored images, grouped by line, the most anomalous first."""
     inspections: Mapping[str, Inspection | Failure | None]
     """By line: the inspection of its data, why it failed, or None if there was none."""
+    held_out: Mapping[str, Mapping[str, HeldOut]]
+    """Held-back OK images by line and model."""
     finished: tuple[FinishedUnit, ...]
     """All finished units, those of the squash baseline included."""
+    asides: frozenset[str] = frozenset()
+    """unit_ids of the squash baseline."""
 
 
 def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
@@ -117,7 +122,12 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         flags=tuple(flag for queue in queues for flag in queue.flags),
         images=tuple(images),
         inspections=inspections,
+        held_out=collect_held_out(
+            ((unit.result, unit.held_out) for unit_id, unit in finished.items() if unit_id in compared),
+            from_test=from_test,
+        ),
         finished=tuple(finished.values()),
+        asides=plan.asides,
     )
 
 

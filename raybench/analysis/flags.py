@@ -58,6 +58,8 @@ class ScoredImage:
     """Excess over the threshold by model."""
     best: tuple[str, ...] = ()
     """Models that vote; empty if all do."""
+    group: str = ""
+    """What belongs together, such as photographs of one part. Empty if the image is a group of its own."""
 
     @functools.cached_property
     def counted(self) -> Mapping[str, float]:
@@ -137,16 +139,19 @@ def collect_scores(
         The images by line, the most anomalous first.
     """
     excesses: dict[tuple[str, str, str], dict[str, float]] = {}
+    groups: dict[tuple[str, str], str] = {}
     for result in sorted(results, key=lambda result: result.seed):
         images = scores.get(result.unit_id)
         if images is None or result.threshold is None or result.threshold.value is None:
             continue
-        for image_id, label, raw in zip(images.image_ids.tolist(), images.labels.tolist(), images.scores, strict=True):
+        columns = (images.image_ids.tolist(), images.labels.tolist(), images.scores.tolist(), images.groups.tolist())
+        for image_id, label, raw, group in zip(*columns, strict=True):
+            groups[result.line, image_id] = group if group != image_id else ""
             by_model = excesses.setdefault((result.line, image_id, label), {})
-            by_model.setdefault(result.model, excess_of(float(raw), result.threshold))
+            by_model.setdefault(result.model, excess_of(raw, result.threshold))
     voters = best or {}
     scored = [
-        ScoredImage(line, image_id, label, excess, voters.get(line, ()))
+        ScoredImage(line, image_id, label, excess, voters.get(line, ()), groups[line, image_id])
         for (line, image_id, label), excess in excesses.items()
     ]
     return sorted(scored, key=lambda image: (image.line, -image.score, image.image_id))
@@ -230,8 +235,8 @@ def _label_reasons(image: ScoredImage) -> list[Reason]:
     hits, of = len(image.flagged_by), len(image.counted)
     if image.label == "ng" and not hits:
         words = f"none of {of} models flags it" if of > 1 else "the model does not flag it"
-        return [("check label", f"labelled ng, but {words}: check the label, or it is hard to see")]
+        return [("check label", f"labelled NG, but {words}: check the label, or it is hard to see")]
     if image.label == "ok" and hits == of and (of > 1 or image.score > CLEAR):
         words = f"all of {of} models flag it" if of > 1 else "it lies far above the threshold"
-        return [("check label", f"labelled ok, but {words}: check the label")]
+        return [("check label", f"labelled OK, but {words}: check the label")]
     return []

@@ -42,7 +42,7 @@ def non_square(size: Input | None, baseline: SquashBaseline | None) -> NonSquare
     fit = _format_fit(size)
     if baseline is None:
         return NonSquare(fit)
-    gain = paired_difference(baseline.chosen_images, baseline.squashed_images)
+    gain = paired_difference([baseline.chosen_images], [baseline.squashed_images])
     pro = _pro_gain(baseline)
     ratio = _time_ratio(baseline)
     parts = [f"{gain.value:+.3f} image AUROC ({gain.low:+.3f} to {gain.high:+.3f})"] if gain.value is not None else []

@@ -1,6 +1,7 @@
 """The command line: one file per command, each parses its arguments, calls the package and prints.
 
-Exit codes are in `options`: 0 done, 1 done with failed units or damage found, 2 unusable input, 3 stopped cleanly.
+Exit codes are in `options`: 0 done, 1 done with failed units, damage found or a run that got worse, 2 unusable
+input, 3 stopped cleanly.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import typer
 from raybench.cli import (
     annotate,
     check,
+    compare,
     demo,
     doctor,
     export,
@@ -49,6 +51,7 @@ app.command()(models.models)
 app.command()(run.run)
 app.command()(status.status)
 app.command()(report.report)
+app.command()(compare.compare)
 app.command()(predict.predict)
 app.command("learning-curve")(learning_curve.learning_curve)
 app.command()(annotate.annotate)

@@ -16,6 +16,8 @@ FAULTS = 1
 """The command is done, and something that it has looked at does not work."""
 DIFFERS = 1
 """The command is done, and an exported file does not score as the detector did."""
+WORSE = 1
+"""The command is done, and a condition of `--fail-if` holds."""
 BAD_INPUT = 2
 """The input, the store or the cluster cannot be used."""
 STOPPED = 3

@@ -140,6 +140,24 @@ class Line:
             )
 
 
+def rewritten_images(before: Line, now: Line) -> set[str]:
+    """Return the ids of test and unlabelled images that both lines have with different bytes. Reads no image."""
+    shards = [{shard.sha256 for shard in line.manifest.scored_shards} for line in (before, now)]
+    if shards[0] == shards[1]:
+        return set()
+    digests = [
+        {
+            row.image_id: row.sha256
+            for shard in line.manifest.scored_shards
+            for row in read_rows(line.store, shard, images=False)
+        }
+        for line in (before, now)
+    ]
+    return {
+        image_id for image_id in digests[0].keys() & digests[1].keys() if digests[0][image_id] != digests[1][image_id]
+    }
+
+
 def decode_row(row: ImageRow, manifest: Manifest) -> npt.NDArray[np.uint8]:
     """Decode the image of a shard's row.
 

@@ -205,25 +205,30 @@ def seed_error(values: Sequence[float]) -> tuple[float, int]:
     return math.sqrt((SEED_DEGREES * assumed + found) / degrees / count), degrees
 
 
-def paired_difference(first: ImageScores, second: ImageScores, draws: int = RESAMPLES) -> Estimate:
+def paired_difference(first: Sequence[ImageScores], second: Sequence[ImageScores], draws: int = RESAMPLES) -> Estimate:
     """Return the image AUROC of `first` minus that of `second` on their common images, resampled together.
 
-    The difference is that of these two trained detectors: seeds do not count.
+    The difference is that of these trained detectors: what another training would give does not count.
+
+    Args:
+        first: Scores of one seed, or of several, whose AUROCs are averaged.
+        second: Scores of one seed, or of several.
+        draws: Number of draws.
     """
-    ids = np.intersect1d(first.image_ids, second.image_ids)
-    one, other = first.only(ids), second.only(ids)
-    sizes = len(one.of_label("ok")), len(one.of_label("ng"))
+    ids = functools.reduce(np.intersect1d, (images.image_ids for images in (*first, *second)))
+    common = first[0].only(ids)
+    sizes = len(common.of_label("ok")), len(common.of_label("ng"))
     if undefined := missing(*sizes):
         return undefined
-    groups = one.groups_of("ok"), one.groups_of("ng")
+    groups = common.groups_of("ok"), common.groups_of("ng")
     counts = int(groups[0].max()) + 1, int(groups[1].max()) + 1
-    seeds = [_Seed(images, 0.5, None) for images in (one, other)]
-    drawn = _draw(seeds, groups, draws)
-    values = [float(seed.values[0]) for seed in seeds]
-    samples = [
-        confidence_draws(
-            value, drawn[seed][0], sizes, counts, np.random.default_rng(seed.noise_seed).standard_normal(draws)
-        )
-        for value, seed in zip(values, seeds, strict=True)
-    ]
+    models = [[_Seed(images.only(ids), 0.5, None) for images in each] for each in (first, second)]
+    drawn = _draw([seed for seeds in models for seed in seeds], groups, draws)
+    values, samples = [], []
+    for seeds in models:
+        values.append(float(np.mean([seed.values[0] for seed in seeds])))
+        noise_seeds = sorted(seed.noise_seed for seed in seeds)
+        noise = np.random.default_rng(noise_seeds if len(seeds) > 1 else noise_seeds[0]).standard_normal(draws)
+        resampled = np.mean([drawn[seed][0] for seed in seeds], axis=0)
+        samples.append(confidence_draws(values[-1], resampled, sizes, counts, noise))
     return Estimate(values[0] - values[1], *percentile_interval(samples[0] - samples[1]), sum(sizes))

@@ -87,7 +87,7 @@ def _strip(seen: Sequence[ScoredImage], model: str) -> Strip:
         label: [image.excess[model] for image in seen if image.label == label and model in image.excess]
         for label in ("ng", "ok", "unknown")
     }
-    names = {"ng": "NG", "ok": "OK", "unknown": "unlabelled"}
+    names = {"ng": "NG", "ok": "OK", "unknown": "not labelled"}
     counts = (
         f"{sum(value > 0 for value in values)} of {len(values)} {names[label]}"
         for label, values in by_label.items()

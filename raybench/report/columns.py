@@ -1,6 +1,6 @@
 """The columns of every table that shows a board: its CSV and data frame, the page, Markdown and the terminal.
 
-A new number is one new entry of `LINE_COLUMNS`, `OVERALL_COLUMNS`, `SUMMARY_COLUMNS` or `FLAG_COLUMNS`. The entry says
+A new number is one new entry of `LINE_COLUMNS`, `OVERALL_COLUMNS` or `SUMMARY_COLUMNS`. The entry says
 how the number is read from the board, how it is written, and in which outputs it appears.
 """
 
@@ -13,7 +13,6 @@ import pandas as pd
 
 from raybench.analysis.board import Board, Overall
 from raybench.analysis.cost_report import cost
-from raybench.analysis.flags import Flag
 from raybench.analysis.line_summary import LineSummary
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import format_number, format_probability
@@ -428,37 +427,9 @@ SUMMARY_COLUMNS: tuple[Column[LineSummary], ...] = (
 )
 """Of one line in short, from left to right."""
 
-FLAG_COLUMNS: tuple[Column[Flag], ...] = (
-    Column("image", lambda _, flag: flag.image_id, "image", output=Output.REPORT),
-    Column("label", lambda _, flag: flag.label, "label", output=Output.REPORT),
-    Column(
-        "models",
-        lambda _, flag: ", ".join(flag.models),
-        "flagged by",
-        output=Output.REPORT,
-        help="Models above whose threshold the image lies.",
-    ),
-    Column(
-        "score",
-        lambda _, flag: flag.score,
-        "excess",
-        _fixed(2),
-        Output.REPORT,
-        help="How far above the threshold: -1 is a typical OK image, 0 the threshold, 1 twice as far, 2 four times.",
-    ),
-    Column(
-        "signal",
-        lambda _, flag: flag.signal and f"{flag.signal} ({flag.signal_confidence:.2f}): {flag.signal_evidence}",
-        "looks like",
-        output=Output.REPORT,
-    ),
-    Column("reason", lambda _, flag: flag.reason, "why", output=Output.REPORT),
-)
-"""Of one flagged image, from left to right. `flags.parquet` holds the fields of `Flag` instead."""
-
 HELP = {
     column.header: column.help
-    for columns in (LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS, FLAG_COLUMNS)
+    for columns in (LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS)
     for column in columns
     if column.help
 }

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 LONGEST_SIDE = 320
+THUMBNAIL_SIDE = 112
 HEAT_SIDE = 96
 HEAT_EDGE = 2
 """Rows above and below each heat map of a strip that repeat its edge, so that smoothing mixes no two maps."""
@@ -42,6 +43,11 @@ class HeatMap:
     limit: int | None
     """Heat code of the model's pixel threshold. None without one."""
 
+    @property
+    def peak(self) -> int:
+        """Highest heat code."""
+        return int(self.codes.max())
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -60,11 +66,15 @@ class Picture:
     """Of the models whose heat maps are shown, all of one size."""
     defect_type: str = ""
     """Empty if unknown."""
+    sha256: str = ""
+    """Hex digest of the image file. Empty if unknown."""
+    is_thumbnail: bool = False
+    """Whether it is only shown small, in the queue."""
 
     @functools.cached_property
     def image_uri(self) -> str:
         """The image."""
-        return _uri(self.image)
+        return uri(self.image)
 
     @functools.cached_property
     def strip_uri(self) -> str:
@@ -72,7 +82,7 @@ class Picture:
         if not self.maps:
             return ""
         edge = ((HEAT_EDGE, HEAT_EDGE), (0, 0))
-        return _uri(np.vstack([np.pad(_coarse(each), edge, mode="edge") for each in self.maps]), _LOSSLESS)
+        return uri(np.vstack([np.pad(_coarse(each), edge, mode="edge") for each in self.maps]), _LOSSLESS)
 
 
 def heat_codes(heat: Heat, low: float, high: float) -> npt.NDArray[np.uint8]:
@@ -139,14 +149,14 @@ def overlay(image: Rgb, heat: Heat, low: float, high: float) -> Rgb:
 
 def image_uri(image: Rgb) -> str:
     """Return an image, made small."""
-    return _uri(shrink(image))
+    return uri(shrink(image))
 
 
 def overlay_uri(image: Rgb, heat: Heat, low: float, high: float) -> str:
     """Return a heat map over an image, made small. The arguments are those of `overlay`."""
     small = shrink(image)
     resized = cv2.resize(heat, small.shape[1::-1], interpolation=cv2.INTER_AREA)
-    return _uri(overlay(small, resized.astype(np.float32), low, high))
+    return uri(overlay(small, resized.astype(np.float32), low, high))
 
 
 def colour_tables(stops: int = 17) -> Sequence[str]:
@@ -156,9 +166,9 @@ def colour_tables(stops: int = 17) -> Sequence[str]:
     return [" ".join(f"{value:.3f}" for value in colours[:, channel]) for channel in range(3)]
 
 
-def shrink(image: Rgb) -> Rgb:
-    """Return an image made so small that no side is longer than LONGEST_SIDE."""
-    height, width = small_size(image.shape[0], image.shape[1], LONGEST_SIDE)
+def shrink(image: Rgb, longest: int = LONGEST_SIDE) -> Rgb:
+    """Return an image made so small that no side is longer than `longest`."""
+    height, width = small_size(image.shape[0], image.shape[1], longest)
     if (height, width) == image.shape[:2]:
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
@@ -171,7 +181,7 @@ def _coarse(heat: HeatMap) -> npt.NDArray[np.uint8]:
     return np.maximum(steps, 0).astype(np.uint8)
 
 
-def _uri(image: npt.NDArray[np.uint8], quality: int = _QUALITY) -> str:
+def uri(image: npt.NDArray[np.uint8], quality: int = _QUALITY) -> str:
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
     return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()

@@ -17,11 +17,12 @@ import jinja2
 
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage
+from raybench.analysis.held_out import HeldOut
 from raybench.analysis.sentences import format_probability
 from raybench.analysis.verdict import Verdict
 from raybench.report.charts import excess_ticks, place_of_threshold
 from raybench.report.column import headers
-from raybench.report.columns import FLAG_COLUMNS, HELP, LINE_COLUMNS, OVERALL_COLUMNS
+from raybench.report.columns import HELP, LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import Picture, colour_tables
 from raybench.report.inspection import Section
 from raybench.report.models_table import STYLES
@@ -29,7 +30,10 @@ from raybench.report.overview import matrix_columns
 from raybench.report.page import page_model
 from raybench.report.route import fragment
 
-SCRIPTS = ("dom.js", "tables.js", "filters.js", "route.js", "image.js", "start.js")
+SCRIPTS = (
+    "dom.js", "stats.js", "tables.js", "filters.js", "route.js", "image.js", "thresholds.js", "decisions.js",
+    "queue.js", "start.js",
+)  # fmt: skip
 """Joined into the page's script, in this order."""
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {source}; base-uri 'none'; "
@@ -43,6 +47,7 @@ def render(
     pictures: Sequence[Picture],
     seen: Sequence[ScoredImage] = (),
     sections: Mapping[str, Section] = MappingProxyType({}),
+    held_out: Mapping[str, Mapping[str, HeldOut]] = MappingProxyType({}),
 ) -> str:
     """Return the page as HTML.
 
@@ -52,13 +57,13 @@ def render(
         pictures: In the order they are shown, grouped by line.
         seen: All scored images, for the charts.
         sections: Quality of the data, by line.
+        held_out: Held-back OK images by line and model, so that thresholds can be moved.
     """
     script = "\n".join(part(name) for name in SCRIPTS)
     return template("page.html.j2").render(
-        page=page_model(board, flags, pictures, seen, sections),
+        page=page_model(board, flags, pictures, seen, sections, held_out),
         overall_headers=headers(OVERALL_COLUMNS),
         line_headers=headers(LINE_COLUMNS),
-        flag_headers=headers(FLAG_COLUMNS),
         excess_ticks=excess_ticks(),
         threshold_at=place_of_threshold(),
         colours=colour_tables(),
@@ -82,10 +87,12 @@ def template(name: str) -> jinja2.Template:
         "explained": HELP,
         "probability": format_probability,
         "matrix_columns": matrix_columns,
-        "words_of_label": {"ng": "NG", "ok": "OK", "unknown": "unlabelled"},
+        "words_of_label": {"ng": "NG", "ok": "OK", "unknown": "not labelled"},
     }
     environment.filters |= {
         "fixed": lambda value: _rounded(value, ".3f"),
+        "brief": lambda value: "" if value is None else f"{value:.6g}",
+        "excess": lambda value: format(value, "+.2f").replace("-", "−"),
         "signed": lambda value: _rounded(value, "+.3f").replace("-", "−"),
     }
     environment.tests["graded"] = _is_graded

@@ -37,7 +37,7 @@ class Axis:
     @property
     def labels(self) -> tuple[tuple[float, str], ...]:
         """Position and text of each tick."""
-        return tuple((self.at(tick), f"{tick:,g}") for tick in self.ticks)
+        return tuple((self.at(tick), f"{tick / 1000:g}k" if tick >= 1000 else f"{tick:g}") for tick in self.ticks)
 
     @property
     def dashed(self) -> float | None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage
+from raybench.analysis.held_out import HeldOut
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import format_number
@@ -18,16 +19,16 @@ from raybench.metrics.numbers import Estimate
 from raybench.metrics.threshold import MAX_EXCESS
 from raybench.report.charts import Curve, OperatingPoint, Strip, operating_point, recall_curves, strips
 from raybench.report.column import cells, shown
-from raybench.report.columns import FLAG_COLUMNS, LINE_COLUMNS, OVERALL_COLUMNS
+from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.conditions import conditions
 from raybench.report.gallery import HeatMap, Picture
 from raybench.report.inspection import Section
 from raybench.report.marks import Term, terms
 from raybench.report.models_table import STYLES, ModelsTable, line_table, overall_table
 from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, short_names, tasks
-from raybench.report.pictures import mistake
+from raybench.report.pictures import mistake, queue_per_line
+from raybench.report.scores import SCORES_IN_PAGE, PageScores, page_scores
 
-FLAGS_SHOWN, FLAGS_OF_ALL_LINES = 50, 1000
 OfLine = TypeVar("OfLine", Flag, ScoredImage, Picture)
 
 
@@ -79,14 +80,23 @@ class PictureGroup:
 
 @dataclass(frozen=True)
 class PageFlag:
-    """A flagged image with the values that it is filtered by."""
+    """A flagged image: a card of the queue."""
 
     flag: Flag
     reasons: tuple[str, ...]
-    defect_type: str
-    """Of the picture on the page; empty without one."""
-    has_picture: bool
-    cells: tuple[str, ...]
+    """All kinds that apply."""
+    picture: Picture | None
+    """None if the page has none."""
+
+    @property
+    def defect_type(self) -> str:
+        """Empty if unknown."""
+        return self.picture.defect_type if self.picture else ""
+
+    @property
+    def has_heat_maps(self) -> bool:
+        """Whether the image has a place in the Images view."""
+        return self.picture is not None and not self.picture.is_thumbnail
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,12 @@ class PageLine:
     """Number of all flags."""
     section: Section | None
     """Quality of the line's data. None if nothing is known about it."""
+    seeds: int
+    """Largest number of seeds of a model."""
+    score_count: int
+    """Number of scores of the line's images."""
+    scores: PageScores | None = None
+    """What it takes to move the thresholds. None if that is unknown or too much for the page."""
 
     @property
     def name(self) -> str:
@@ -189,15 +205,17 @@ def page_model(
     pictures: Sequence[Picture],
     seen: Sequence[ScoredImage],
     sections: Mapping[str, Section],
+    held_out: Mapping[str, Mapping[str, HeldOut]],
 ) -> PageModel:
     """Return everything that the page shows. The arguments are those of `html.render`."""
     flags_of, pictures_of, seen_of = _by_line(flags), _by_line(pictures), _by_line(seen)
     summaries = worst_first(board)
-    most = max(1, min(FLAGS_SHOWN, FLAGS_OF_ALL_LINES // max(1, len(summaries))))
+    most = queue_per_line(len(summaries))
     lines = tuple(
         _page_line(board, each, flags_of[each.line], most, pictures_of[each.line], seen_of[each.line], sections)
         for each in summaries
     )
+    lines = _with_scores(lines, seen_of, held_out)
     return PageModel(
         board=board,
         lines=lines,
@@ -210,6 +228,22 @@ def page_model(
         filters=_filters(lines),
         flag_count=len(flags),
     )
+
+
+def _with_scores(
+    lines: Sequence[PageLine],
+    seen_of: Mapping[str, Sequence[ScoredImage]],
+    held_out: Mapping[str, Mapping[str, HeldOut]],
+) -> tuple[PageLine, ...]:
+    """Give lines their scores, from the first one on, as long as the page has room for them."""
+    room, found = SCORES_IN_PAGE, []
+    for line in lines:
+        scores = None
+        if line.score_count <= room:
+            scores = page_scores(seen_of[line.name], held_out.get(line.name, {}), line.models)
+            room -= line.score_count
+        found.append(replace(line, scores=scores))
+    return tuple(found)
 
 
 def _page_line(
@@ -225,11 +259,12 @@ def _page_line(
     kinds = {kind: number.n for row in rows for kind, number in _defects_found(row).items()}
     runner_up = next((model for model in verdict.standings if model != verdict.run), "") if verdict.run else ""
     models = [row.model for row in rows]
+    gallery = [picture for picture in pictures if not picture.is_thumbnail]
     payoff = board.payoff_on(summary.line)
     return PageLine(
         summary=summary,
         verdict=verdict,
-        facts=_facts(rows),
+        facts=_facts(rows, seen),
         consequence=_consequence(summary.named, board.context.decision.costs),
         matrix=matrix_row(board, summary),
         table=line_table(board, summary.line),
@@ -243,15 +278,17 @@ def _page_line(
         rows=tuple(_page_row(board, row, tuple(kinds)) for row in rows),
         defect_kinds=tuple(kinds.items()),
         models=tuple(models),
-        drawn=next((picture.maps for picture in pictures if picture.maps), ()),
-        groups=_groups(summary.named, seen, _page_pictures(pictures, flags, seen, models, verdict.run or "")),
-        flags=_page_flags(board, flags[:most], pictures),
+        drawn=next((picture.maps for picture in gallery if picture.maps), ()),
+        groups=_groups(summary.named, seen, _page_pictures(gallery, flags, seen, models, verdict.run or "")),
+        flags=_page_flags(flags[:most], pictures),
         flag_count=len(flags),
         section=sections.get(summary.line),
+        seeds=max((len(row.seeds) for row in rows), default=0),
+        score_count=sum(len(image.excess) for image in seen),
     )
 
 
-def _facts(rows: Sequence[BoardRow]) -> str:
+def _facts(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
     """`96 OK to train on, 24 held back · test: 16 OK, 16 NG, 12 masks · 300×300 px`."""
     counts = next((row.counts for row in rows if row.counts), None)
     size = next((row.input for row in rows if row.input), None)
@@ -261,9 +298,22 @@ def _facts(rows: Sequence[BoardRow]) -> str:
             f"{counts.train_ok:,} OK to train on, {counts.held_out_ok:,} held back",
             f"test: {counts.test_ok:,} OK, {counts.test_ng:,} NG, {counts.masks:,} masks",
         ]
+    if grouped := _grouped(rows, seen):
+        parts.append(grouped)
     if size:
         parts.append(f"{size.source_width:,}×{size.source_height:,} px")
     return " · ".join(parts)
+
+
+def _grouped(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
+    """`groups: 19 held back, 5 OK, 4 NG`. Empty if each image is a group of its own."""
+    thresholds = [row.threshold for row in rows if row.threshold and row.threshold.groups < row.threshold.n]
+    parts = [f"{thresholds[0].groups:,} held back"] if thresholds else []
+    for label, words in (("ok", "OK"), ("ng", "NG")):
+        groups = [image.group or image.image_id for image in seen if image.label == label]
+        if len(set(groups)) < len(groups):
+            parts.append(f"{len(set(groups)):,} {words}")
+    return f"groups: {', '.join(parts)}" if parts else ""
 
 
 def _chart_note(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
@@ -366,7 +416,7 @@ def _groups(
     titles = {
         "missed": f"NG images that {model} misses",
         "false alarm": f"OK images that {model} flags",
-        "": "The most anomalous images",
+        "": "Others, the most anomalous first",
     }
     groups = []
     for kind, title in titles.items():
@@ -378,18 +428,9 @@ def _groups(
     return tuple(groups)
 
 
-def _page_flags(board: Board, flags: Sequence[Flag], pictures: Sequence[Picture]) -> tuple[PageFlag, ...]:
-    defects = {picture.image_id: picture.defect_type for picture in pictures}
-    return tuple(
-        PageFlag(
-            flag=flag,
-            reasons=_reasons(flag),
-            defect_type=defects.get(flag.image_id, ""),
-            has_picture=flag.image_id in defects,
-            cells=tuple(cells(FLAG_COLUMNS, board, flag)),
-        )
-        for flag in flags
-    )
+def _page_flags(flags: Sequence[Flag], pictures: Sequence[Picture]) -> tuple[PageFlag, ...]:
+    picture_of = {picture.image_id: picture for picture in pictures}
+    return tuple(PageFlag(flag, flag.kinds or (flag.kind,), picture_of.get(flag.image_id)) for flag in flags)
 
 
 def _filters(lines: Sequence[PageLine]) -> Mapping[str, Sequence[str]]:
@@ -404,10 +445,6 @@ def _filters(lines: Sequence[PageLine]) -> Mapping[str, Sequence[str]]:
         "defect": {flag.defect_type for flag in flags if flag.defect_type},
     }
     return {name: sorted(found) for name, found in values.items() if found}
-
-
-def _reasons(flag: Flag) -> tuple[str, ...]:
-    return flag.kinds or (flag.kind,)
 
 
 def _by_line(items: Sequence[OfLine]) -> Mapping[str, list[OfLine]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
+from raybench.analysis.anomaly_types.stored import TRAINING
 from raybench.analysis.board import Board
-from raybench.analysis.flags import ScoredImage
+from raybench.analysis.flags import Flag, ScoredImage
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
@@ -16,16 +18,29 @@ from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.shards import ImageRow, read_rows
 from raybench.metrics.image import ImageScores
-from raybench.report.gallery import HEAT_SIDE, HeatMap, Picture, heat_codes, outline_path, shrink, small_size
+from raybench.report.gallery import (
+    HEAT_SIDE,
+    LONGEST_SIDE,
+    THUMBNAIL_SIDE,
+    HeatMap,
+    Picture,
+    heat_codes,
+    outline_path,
+    shrink,
+    small_size,
+)
 from raybench.runs.records import ScoreRecord, TrainRecord
 from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import ScoreRow, read_scores
+from raybench.store import Store
 from raybench.worker.context import fit_of
 
 PICTURES, PICTURES_PER_LINE = 400, 20
 """At most, so that a browser can open the page."""
 UNITS = 120
 """Units whose heat maps are read, at most one of each line more: a unit's heat maps take megabytes in the store."""
+FLAGS, FLAGS_PER_LINE = 600, 50
+"""Flagged images in the page, at most: of all lines together, and of each line."""
 READERS = 4
 
 
@@ -39,23 +54,33 @@ def models_per_line(lines: int) -> int:
     return max(1, UNITS // max(1, lines))
 
 
-def chosen(images: Sequence[ScoredImage], named: str | None, count: int) -> list[ScoredImage]:
-    """Choose the images of a line to show: what the named model gets wrong, and the most anomalous ones.
+def queue_per_line(lines: int) -> int:
+    """Return how many flagged images of each line are in the page: fewer if there are many lines, but at least one."""
+    return max(1, min(FLAGS_PER_LINE, FLAGS // max(1, lines)))
+
+
+def chosen(
+    images: Sequence[ScoredImage], named: str | None, count: int, queue: Sequence[str] = ()
+) -> list[ScoredImage]:
+    """Choose the images of a line to show with their heat maps.
 
     Args:
         images: The line's images, the most anomalous first.
         named: The model that the verdict names.
         count: How many to choose.
+        queue: Ids of the flagged images, the most useful first.
 
     Returns:
         At most `count` of `images`, in their order. Up to half of them are mistakes of the named model, the largest
-        first.
+        first. A quarter is left to the most anomalous images, the rest to the queue.
     """
     wrong = [image for image in images if mistake(image.label, image.excess.get(named or ""))]
     wrong.sort(key=lambda image: -abs(image.excess[named or ""]))
-    first = {image.image_id for image in wrong[: count // 2]}
-    rest = [image.image_id for image in images if image.image_id not in first]
-    kept = first | set(rest[: count - len(first)])
+    wanted = [image.image_id for image in wrong[: count // 2]]
+    known = {image.image_id for image in images}
+    flagged = [image_id for image_id in queue if image_id in known and image_id not in wanted]
+    wanted += flagged[: count - count // 4 - len(wanted)]
+    kept = set(list(dict.fromkeys([*wanted, *(image.image_id for image in images)]))[:count])
     return [image for image in images if image.image_id in kept]
 
 
@@ -68,50 +93,83 @@ def mistake(label: str, excess: float | None) -> str:
     return "false alarm" if label == "ok" and excess > 0 else ""
 
 
-def read_pictures(plan: Plan, run: RunStore, board: Board, images: Sequence[ScoredImage]) -> Iterator[Picture]:
-    """Read images of each line with the heat maps of its best models.
+def read_pictures(
+    plan: Plan, run: RunStore, board: Board, images: Sequence[ScoredImage], flags: Sequence[Flag] = ()
+) -> Iterator[Picture]:
+    """Read images of each line with the heat maps of its best models, and the other images of the queue as thumbnails.
 
     Args:
         plan: Where the lines lie.
         run: Where the heat maps are read from.
         board: The comparison, which ranks the models.
         images: Scored images, grouped by line, the most anomalous first.
+        flags: The queue, by rank within its line.
     """
-    count, models = pictures_per_line(len(board.lines)), models_per_line(len(board.lines))
+    lines = len(board.lines)
+    count, models, queued = pictures_per_line(lines), models_per_line(lines), queue_per_line(lines)
     by_line: dict[str, list[ScoredImage]] = {}
     for image in images:
         by_line.setdefault(image.line, []).append(image)
+    queues: dict[str, list[Flag]] = {}
+    for flag in flags:
+        queues.setdefault(flag.line, []).append(flag)
     for line in board.lines:
-        wanted = chosen(by_line.get(line, []), board.verdict_on(line).run, count)
+        queue = queues.get(line, [])[:queued]
+        names = [flag.image_id for flag in queue]
+        wanted = chosen(by_line.get(line, []), board.verdict_on(line).run, count, names)
         scoring = {model for image in wanted for model in image.excess}
         ranked = [row.model for row in board.rows_of(line) if row.model in scoring][:models]
         units = [next(unit for unit in plan.units if (unit.line, unit.model) == (line, model)) for model in ranked]
         if units:
-            yield from _of_line(plan, run, units, wanted)
+            yield from _of_line(plan, run, units, wanted, queue)
 
 
-def _of_line(plan: Plan, run: RunStore, units: Sequence[Unit], wanted: Sequence[ScoredImage]) -> Iterator[Picture]:
+def _of_line(
+    plan: Plan, run: RunStore, units: Sequence[Unit], wanted: Sequence[ScoredImage], queue: Sequence[Flag]
+) -> Iterator[Picture]:
     """The pictures of one line. units: whose heat maps are shown, at least one."""
-    manifest = plan.manifests[units[0].line]
+    manifest, lines = plan.manifests[units[0].line], plan.lines_of(units[0].line)
     ids = {image.image_id for image in wanted}
+    small = [flag for flag in queue if flag.image_id not in ids]
+    scored = {flag.image_id for flag in small if TRAINING not in flag.kinds}
+    trained_on = {flag.image_id for flag in small} - scored
     with ThreadPoolExecutor(READERS) as pool:
         maps = list(pool.map(lambda unit: _heat_maps(run, unit, manifest, ids), units))
-    lines = plan.lines_of(units[0].line)
-    found = (read_rows(lines, shard, only=held) for shard, _, held in _shards(run, units[0], manifest, ids))
+    found = (read_rows(lines, shard, only=held) for shard, _, held in _shards(run, units[0], manifest, ids | scored))
     rows = {row.image_id: row for of_shard in found for row in of_shard}
-    maps = [of_unit for of_unit in maps if of_unit.keys() >= rows.keys()]  # all pictures show the same models
-    for image in (each for each in wanted if each.image_id in rows):
+    rows |= {row.image_id: row for row in _training_images(lines, manifest, trained_on)}
+    maps = [of_unit for of_unit in maps if of_unit.keys() >= ids & rows.keys()]  # all pictures show the same models
+
+    def picture(image: ScoredImage | Flag, **more: Any) -> Picture:
         row = rows[image.image_id]
-        yield Picture(
+        pixels = decode_image(row.image, manifest.white_level, manifest.black_level)
+        return Picture(
             line=image.line,
             image_id=image.image_id,
             label=image.label,
-            excess=image.excess,
-            image=shrink(decode_image(row.image, manifest.white_level, manifest.black_level)),
+            excess=image.excess if isinstance(image, ScoredImage) else {},
+            image=shrink(pixels, THUMBNAIL_SIDE if isinstance(image, Flag) else LONGEST_SIDE),
+            defect_type=row.defect_type,
+            sha256=row.sha256,
+            **more,
+        )
+
+    for image in (each for each in wanted if each.image_id in rows):
+        row = rows[image.image_id]
+        yield picture(
+            image,
             outline=outline_path(decode_mask(row.mask, row.height, row.width)) if row.mask else "",
             maps=tuple(of_unit[image.image_id] for of_unit in maps),
-            defect_type=row.defect_type,
         )
+    yield from (picture(flag, is_thumbnail=True) for flag in small if flag.image_id in rows)
+
+
+def _training_images(lines: Store, manifest: Manifest, ids: set[str]) -> Iterator[ImageRow]:
+    """The training images with these ids. Shards without any of them are read without their images."""
+    for shard in (each for each in manifest.shards if ids and each.split == "train"):
+        held = {row.image_id for row in read_rows(lines, shard, images=False, only=ids)}
+        if held:
+            yield from read_rows(lines, shard, only=held)
 
 
 def _heat_maps(run: RunStore, unit: Unit, manifest: Manifest, ids: set[str]) -> Mapping[str, HeatMap]:

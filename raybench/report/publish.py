@@ -33,13 +33,14 @@ def write(plan: Plan, run: RunStore, findings: Findings) -> None:
     write_costs(run, ((unit.unit, unit.result) for unit in findings.finished))
     board = findings.board
     flags = with_anomaly_types(plan, run, findings.flags)
-    pictures = list(read_pictures(plan, run, board, findings.images))
+    pictures = list(read_pictures(plan, run, board, findings.images, flags))
     sections = {line: section(findings.inspections[line], manifest) for line, manifest in plan.manifests.items()}
     run.put_report("board.json", board_json(board))
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
     run.put_report("flags.parquet", flags_parquet(flags))
-    run.put_report("index.html", render(board, flags, pictures, findings.images, sections).encode())
+    page = render(board, flags, pictures, findings.images, sections, findings.held_out)
+    run.put_report("index.html", page.encode())
 
 
 def publish_again(plan: Plan) -> Board:

@@ -46,9 +46,9 @@ def test_who_is_flagged_and_why() -> None:
     assert found == {
         "agreed": (("a", "b"), "likely a defect: all of 2 models agree"),
         "disputed": (("a",), "models disagree: 1 of 2 flag it"),
-        "missed": ((), "labelled ng, but none of 2 models flags it: check the label, or it is hard to see"),
+        "missed": ((), "labelled NG, but none of 2 models flags it: check the label, or it is hard to see"),
         "unsure": ((), "uncertain: below the threshold by an excess of 0.10"),
-        "wrong label": (("a", "b"), "labelled ok, but all of 2 models flag it: check the label"),
+        "wrong label": (("a", "b"), "labelled OK, but all of 2 models flag it: check the label"),
     }
 
 

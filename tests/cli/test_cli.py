@@ -220,6 +220,13 @@ def test_run_status_report_and_run_again(
     status = capsys.readouterr().out
     assert "1 of 2 units done" in status
     assert "failed; the same command tries it again" in status
+    checks = tmp_path / "checks.xml"
+    asked = ("--fail-if", "recall drops", "--junit", checks, "--out", tmp_path / "out")
+    assert call(monkeypatch, "compare", by_uri, path, *asked) == 0
+    assert f"page: {tmp_path}/out/night/compare/night.html" in capsys.readouterr().out
+    assert '<testcase classname="strip" name="recall drops" />' in checks.read_text()
+    assert call(monkeypatch, "compare", by_uri, path, "--fail-if", "recall falls") == options.BAD_INPUT
+    assert "known are 'recall drops'" in capsys.readouterr().err
     shutil.rmtree(report)
     assert call(monkeypatch, "report", by_uri, "--out", tmp_path / "out") == 0
     assert (report / "index.html").exists()
@@ -248,8 +255,8 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert call(monkeypatch, "--help") == 0
     out = capsys.readouterr().out
     for name in (
-        "pack", "inspect", "check", "models", "run", "status", "report", "predict", "annotate", "export", "verify",
-        "store", "demo", "doctor", "weights",
+        "pack", "inspect", "check", "models", "run", "status", "report", "compare", "predict", "annotate", "labels",
+        "export", "verify", "store", "demo", "doctor", "learning-curve", "weights",
     ):  # fmt: skip
         assert name in out
 

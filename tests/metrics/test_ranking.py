@@ -181,15 +181,15 @@ def test_more_seeds_narrow_the_draws() -> None:
 def test_paired_difference_sees_what_single_intervals_cannot() -> None:
     first = images(1.0)
     second = replace(first, scores=np.where(first.labels == "ng", first.scores - 0.35, first.scores))
-    gap = paired_difference(first, second)
+    gap = paired_difference([first], [second])
     assert gap.value is not None
     assert gap.low is not None
     assert gap.low > 0
     alone = sampled({"first": [first], "second": [second]}).models
     ends = [percentile_interval(alone[name].auroc_draws) for name in ("first", "second")]
     assert ends[1][1] > ends[0][0]
-    assert paired_difference(second, first).value == pytest.approx(-gap.value)
-    assert paired_difference(first, first) == Estimate(0.0, 0.0, 0.0, 120)
+    assert paired_difference([second], [first]).value == pytest.approx(-gap.value)
+    assert paired_difference([first], [first]) == Estimate(0.0, 0.0, 0.0, 120)
 
 
 def test_the_difference_of_equally_good_models_is_covered() -> None:
@@ -197,7 +197,7 @@ def test_the_difference_of_equally_good_models_is_covered() -> None:
     for _ in range(repeats):
         common = rng.normal(size=80) + np.repeat([0, 1], 40)
         first, second = (common + rng.normal(size=80) for _ in "ab")
-        gap = paired_difference(scored(first[:40], first[40:]), scored(second[:40], second[40:]), draws=300)
+        gap = paired_difference([scored(first[:40], first[40:])], [scored(second[:40], second[40:])], draws=300)
         assert gap.low is not None
         assert gap.high is not None
         hits += gap.low <= 0 <= gap.high

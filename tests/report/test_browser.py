@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode
 
@@ -16,8 +19,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, Kind, ScoredImage
+from raybench.analysis.held_out import HeldOut
 from raybench.analysis.line_summary import worst_first
 from raybench.analysis.sentences import format_number
+from raybench.metrics.image import share_of
+from raybench.metrics.intervals import group_numbers
+from raybench.metrics.numbers import Estimate, Threshold
+from raybench.metrics.threshold import conformal_threshold, false_alarm_interval
 from raybench.report.gallery import HeatMap, Picture
 from raybench.report.html import render
 from raybench.report.inspection import Finding, Section
@@ -45,6 +53,23 @@ def board(board_of: BoardOf) -> Board:
     return board_of(gaps)
 
 
+def scored() -> tuple[list[ScoredImage], dict[str, HeldOut]]:
+    """80 images of line-2 in 30 groups, some scores equal, and what was held back: 40 images, of padim in 15 groups."""
+    rng = np.random.default_rng(5)
+    excess = {name: rng.normal(-0.4, 1, 80).round(2) for name in ("padim", HOSTILE)}
+    seen = [
+        ScoredImage("line-2", f"{at}.png", ("ok", "ng", "ok", "unknown")[at % 4],
+                    {name: float(values[at]) for name, values in excess.items()}, group=f"part {at % 30}")
+        for at in range(80)
+    ]  # fmt: skip
+    held = tuple(rng.normal(-1, 0.6, 40).round(2).tolist())
+    threshold = Threshold(2.0, 40, 0.05, 0.0625, 1.0)
+    return seen, {
+        "padim": HeldOut(0, threshold, held, tuple(at % 15 for at in range(40))),
+        HOSTILE: HeldOut(0, threshold, held[::-1], tuple(range(40))),
+    }
+
+
 @pytest.fixture(scope="module")
 def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
     seen = [
@@ -61,6 +86,7 @@ def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for at, image in enumerate(seen)
     ]  # fmt: skip
     pictures.append(Picture("line-1", HOSTILE, "ok", {}, np.zeros((60, 90, 3), np.uint8)))
+    pictures.append(Picture("line-1", "tall", "ok", {}, np.zeros((320, 8, 3), np.uint8)))
     kinds: tuple[Kind, ...] = ("models disagree", "bad image", "bad image")
     flags = [
         Flag(
@@ -70,9 +96,12 @@ def report(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for kind, image in zip(kinds, seen, strict=False)
     ]  # fmt: skip
     flags.append(replace(flags[1], line="line-1", signal=None))
+    pictures.append(replace(pictures[-1], image_id=flags[-1].image_id, sha256="5" * 64, is_thumbnail=True))
     found = Section("line-1", True, 9, HOSTILE, (Finding("blur", 1, "11 %", HOSTILE),))
     path = tmp_path_factory.mktemp("report") / "index.html"
-    path.write_text(render(board, flags, pictures, seen, {"line-1": found}), encoding="utf-8")
+    more, held_out = scored()
+    page = render(board, flags, pictures, seen + more, {"line-1": found}, {"line-2": held_out})
+    path.write_text(page, encoding="utf-8")
     return path
 
 
@@ -108,7 +137,8 @@ def page(browser: Browser, report: Path) -> Iterator[Page]:
     yield opened
     opened.close()
     assert said == []
-    assert {url.partition("#")[0] for url in asked if not url.startswith(("data:", "blob:"))} == {report.as_uri()}
+    addresses = {url.partition("#")[0].removesuffix("?again") for url in asked}
+    assert {url for url in addresses if not url.startswith(("data:", "blob:"))} == {report.as_uri()}
 
 
 def view(page: Page, address: str) -> str:
@@ -167,18 +197,29 @@ def test_a_cell_leads_to_its_line_and_model(page: Page) -> None:
     assert page.title().startswith("line-3 · night")
 
 
-def test_no_view_scrolls_sideways(page: Page) -> None:
+OVERLAPS = """() => [...document.querySelectorAll("svg.axis")].flatMap((axis) => {
+  const head = axis.closest("thead");
+  if (head && getComputedStyle(head).position === "absolute") return []; // hidden: cells carry their names instead
+  const shown = [...axis.querySelectorAll("text")].filter((text) => text.getClientRects().length);
+  const boxes = shown.map((text) => text.getBoundingClientRect());
+  return boxes.slice(1).filter((box, at) => box.left < boxes[at].right + 1).map(() => axis.textContent);
+})"""
+
+
+def test_no_view_scrolls_sideways_and_no_labels_collide(page: Page) -> None:
     for address in (
         fragment("overview"),
         fragment("line", line=HOSTILE),
         "v=line&line=poor",
         "v=queue",
         "v=conditions",
+        "v=image",
     ):
         view(page, address)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (address[:20], width)
+            assert page.evaluate(OVERLAPS) == [], (address[:20], width)
 
 
 def test_every_view_opens_by_its_address(browser: Browser, report: Path) -> None:
@@ -202,6 +243,15 @@ def test_every_view_opens_by_its_address(browser: Browser, report: Path) -> None
     assert page.locator("[data-part=line]").input_value() == HOSTILE
     assert heading(page).startswith("<img src=x")
     page.close()
+
+
+def test_only_the_shown_view_is_in_the_document(page: Page) -> None:
+    for address in ("v=overview", fragment("line", line="line-3"), "v=queue", "line-2"):
+        view(page, address)
+        assert page.locator(".view").count() == 1
+    page.locator("#find").fill("line-1")
+    page.locator("#find").press("Enter")
+    assert heading(page) == "line-1"
 
 
 def test_an_unknown_line_is_said(page: Page) -> None:
@@ -264,6 +314,118 @@ def test_what_needs_a_person_leads_there(page: Page) -> None:
     assert page.locator(".matrix tbody tr:visible").count() == 1
 
 
+def saved(page: Page) -> list[dict[str, str]]:
+    """Save the decisions, and return the rows of the file."""
+    with page.expect_download() as download:
+        page.locator("[data-part=save]").click()
+    with Path(download.value.path()).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_decisions_are_kept_and_saved(page: Page) -> None:
+    view(page, "v=queue")
+    done = page.locator("[data-part=done]")
+    page.locator("[data-part=by]").fill("Lee")
+    page.locator("[data-part=by]").press("Enter")
+    for key in ("n", "b", "u", "z"):
+        page.keyboard.press(key)
+    assert done.inner_text() == "2 of 4 decided"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("d")
+    page.keyboard.type('bent, "twice"')
+    page.keyboard.press("Enter")
+    page.locator("select[data-filter=line]").select_option("line-1")
+    assert done.inner_text() == "1 of 1 decided"
+    view(page, "v=queue")
+    page.reload()
+    assert done.inner_text() == "2 of 4 decided"
+    page.locator("[data-item]").last.click()
+    page.locator("[data-decide=ok]").click()
+    rows = saved(page)
+    assert [(row["decision"], row["label"], row["line"], row["sha256"]) for row in rows] == [
+        ("ng", "ng", "line-1", "5" * 64), ("ng", "ok", HOSTILE, ""), ("ok", "ok", HOSTILE, ""),
+    ]  # fmt: skip
+    assert {row["decided_by"] for row in rows} == {"Lee"}
+    assert rows[1]["defect_type"] == 'bent, "twice"'
+    assert rows[1]["image_id"] == HOSTILE + "0"
+    assert all(datetime.fromisoformat(row["decided_at"]) <= datetime.now(UTC) for row in rows)
+
+
+def test_without_storage_decisions_last_as_long_as_the_page(page: Page, report: Path) -> None:
+    page.add_init_script("Object.defineProperty(window, 'localStorage', { get() { throw new Error('denied'); } })")
+    page.goto(f"{report.as_uri()}?again#v=queue")
+    page.keyboard.press("o")
+    assert page.locator("[data-part=unkept]").is_visible()
+    assert [row["decision"] for row in saved(page)] == ["ok"]
+
+
+def measured(excess: npt.NDArray[np.float64], limit: float, label: str) -> Estimate:
+    """The share of line-2's images with this label above a threshold, as the board has it."""
+    seen, _ = scored()
+    is_label = np.array([image.label == label for image in seen])
+    groups = group_numbers(np.array([image.group for image in seen])[is_label])
+    return share_of(excess[is_label] > limit, groups, label)
+
+
+def test_moved_thresholds_are_computed_as_the_board_is(page: Page) -> None:
+    seen, held_out = scored()
+    rules: list[dict[str, str | float | None]] = [{"by": None, "at": None}]
+    rules += [{"by": "promised", "at": at} for at in (0.005, 0.05, 0.1, 0.23, 0.5)]
+    rules += [{"by": "excess", "at": at} for at in (-0.995, -0.305, 0.715, 3.0)]
+    rules += [{"by": "recall", "at": at} for at in (0.01, 0.5, 0.9, 1.0)]
+    found = page.evaluate(
+        """rules => { const line = scoresOf(views.find((view) => view.dataset.line === "line-2"));
+        const costs = { ng: 20, missed: 50, alarm: 2 };
+        return rules.map((rule) => line.models.map((model) => operatingPoint(line, model, rule, costs))); }""",
+        rules,
+    )
+    for rule, points in zip(rules, found, strict=True):
+        assert {point["model"] for point in points} == {"padim", HOSTILE}
+        for point in points:
+            excess = np.array([image.excess[point["model"]] for image in seen])
+            ng = np.sort(excess[[image.label == "ng" for image in seen]])[::-1]
+            held, at = held_out[point["model"]], float(rule["at"] or 0.0)
+            set_anew = conformal_threshold(np.array(held.excess), at or 0.05, np.array(held.groups).astype(str))
+            limit = {
+                None: 0.0,
+                "promised": set_anew.value or 0.0,
+                "excess": at,
+                "recall": np.nextafter(ng[math.ceil(min(abs(at), 1.0) * len(ng)) - 1], -9),
+            }[rule["by"]]  # type: ignore[index]
+            recall, alarms = measured(excess, limit, "ng"), measured(excess, limit, "ok")
+            for number, name in ((recall, "recall"), (alarms, "alarms")):
+                ends = [point[name][end] for end in ("value", "low", "high", "n")]
+                assert ends == pytest.approx([number.value, number.low, number.high, number.n], abs=1e-6)
+            cost = 20 * 50 * (1 - (recall.value or 0.0)) + 980 * 2 * (alarms.value or 0.0)
+            assert point["cost"]["value"] == pytest.approx(cost, abs=1e-6)
+            if rule["by"] == "promised":
+                assert point["promised"]["value"] == pytest.approx(set_anew.promised, abs=1e-9)
+                if len(set(held.groups)) == 40:
+                    rank = min(math.ceil(41 * (1 - at) - 1e-9), 40)
+                    ends = [point["promised"][end] for end in ("low", "high")]
+                    assert ends == pytest.approx(false_alarm_interval(40, rank), abs=1e-6)
+
+
+def test_a_moved_threshold_is_marked_until_it_is_reset(page: Page) -> None:
+    view(page, fragment("line", line="line-2"))
+    rows = page.locator("[data-part=rows]:visible tr")
+    before = rows.all_inner_texts()
+    assert len(before) == 2
+    page.locator("input[value=promised]:visible").check()
+    page.locator("[data-part=slider]:visible").fill("0.5")
+    assert rows.all_inner_texts() != before
+    assert "by=promised&at=0.5" in page.url
+    assert page.locator(".small-picture.new:visible").count() > 0
+    view(page, "v=overview")
+    assert "promised false-alarm rate 50 %" in page.locator("#moved").inner_text()
+    mark = "head => getComputedStyle(head, '::after').content"
+    assert "◆" in page.locator(".matrix th.at-threshold").first.evaluate(mark)
+    page.locator("[data-part=reset]").click()
+    assert page.locator("#moved").is_hidden()
+    view(page, fragment("line", line="line-2"))
+    assert rows.all_inner_texts() == before
+
+
 def test_the_heat_map_fades(page: Page) -> None:
     view(page, fragment("line", line=HOSTILE))
     page.locator("[data-heat]:visible").fill("0.25")
@@ -313,6 +475,12 @@ def test_the_keys_of_the_images(page: Page) -> None:
     assert page.locator(".tiles > :visible").count() == 5
     page.keyboard.press("n")
     assert page.locator(".votes .note").is_visible()
+    page.keyboard.press("r")
+    assert page.locator("[data-part=own]").is_visible()
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#help").is_hidden()
     page.locator("#find").focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.type("1m")
@@ -320,6 +488,14 @@ def test_the_keys_of_the_images(page: Page) -> None:
     page.locator("#find").evaluate("input => input.blur()")
     page.keyboard.press("Escape")
     assert heading(page).startswith("<img src=x")
+
+
+def test_a_very_tall_picture_fits_the_screen(page: Page) -> None:
+    view(page, fragment("line", line="line-1"))
+    box = page.locator("[data-id=tall] .frame").bounding_box()
+    assert box is not None
+    assert box["height"] <= 330
+    assert box["width"] == pytest.approx(box["height"] / 40, rel=0.1)
 
 
 def test_pictures_lead_to_all_their_heat_maps(page: Page) -> None:
@@ -340,11 +516,12 @@ def test_without_scripts_and_in_print_all_is_there(browser: Browser, report: Pat
     plain = context.new_page()
     plain.goto(report.as_uri())
     page.emulate_media(media="print")
+    settle(page)
     for shown in (plain, page):
         assert shown.locator(".view").filter(visible=True).count() == 10
         assert shown.locator(".view.line h1").filter(visible=True).count() == 7
         assert shown.locator(".controls").filter(visible=True).count() == 0
-    assert plain.locator("section.line img").count() == 7
+    assert plain.locator("section.line img").count() == 8
     plain.locator(".matrix a", has_text="line-4").click()
     assert (
         plain.locator(f"[id='{fragment('line', line='line-4')}']").evaluate("view => view.getBoundingClientRect().top")

@@ -13,7 +13,6 @@ from raybench.metrics.numbers import Quality, Speed
 from raybench.report.column import Output, shown
 from raybench.report.columns import (
     ESTIMATE,
-    FLAG_COLUMNS,
     HELP,
     LINE_COLUMNS,
     OVERALL_COLUMNS,
@@ -27,7 +26,7 @@ from tests.support.made_board import made_board
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 STORED = Path(__file__).parent / "made_board"
-TABLES = [LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS, FLAG_COLUMNS]
+TABLES = [LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS]
 
 
 def markdown(board: Board) -> str:

@@ -28,6 +28,12 @@ def test_mistakes_are_shown_beside_the_most_anomalous_images() -> None:
     assert chosen(IMAGES, "named", 10) == IMAGES
 
 
+def test_the_queue_is_shown_before_the_most_anomalous_images() -> None:
+    found = chosen(IMAGES, "named", 4, ["quiet", "missed", "training"])
+    assert [each.image_id for each in found] == ["hit", "alarm", "quiet", "missed"]  # two mistakes, one of the queue
+    assert [each.image_id for each in chosen(IMAGES, None, 4, ["quiet", "near"])] == ["hit", "alarm", "near", "quiet"]
+
+
 def test_an_image_at_the_threshold_is_not_flagged() -> None:
     assert [mistake(each.label, each.excess["named"]) for each in IMAGES] == [
         "", "false alarm", "", "missed", "", "missed"

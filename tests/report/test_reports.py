@@ -197,7 +197,7 @@ def test_a_flag_is_found_by_each_of_its_reasons(board: Board) -> None:
 def test_a_flag_says_what_it_looks_like(board: Board) -> None:
     told = replace(FLAGS[0], signal="layout", signal_confidence=0.8765, signal_evidence="shifted by <b>40 px</b>")
     text = render(board, [told], [picture()], SEEN)
-    assert ">layout (0.88): shifted by &lt;b&gt;40 px&lt;/b&gt;</td>" in text
+    assert ">looks like layout (0.88): shifted by &lt;b&gt;40 px&lt;/b&gt;</p>" in text
     assert text.count('data-signal="layout"') == 1
     assert text.count('<option value="layout">layout</option>') == 1
     assert 'data-filter="signal"' not in render(board, FLAGS, [picture()], SEEN)

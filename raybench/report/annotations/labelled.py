@@ -45,6 +45,8 @@ class LabelledImage:
     """Its ID in the line, or the name that its file had in the tool."""
     regions: tuple[LabelledRegion, ...] = ()
     """What the person outlined."""
+    line: str = ""
+    """The line that it is of, where the file says so."""
     label: Label | None = None
     """What the person said of the whole image; None if only regions speak."""
     defect_type: str = ""

@@ -56,7 +56,8 @@ class LabelImport:
     unchanged: int
     """Number of labelled images that were labelled so before."""
     left: int
-    """Number of images of which the file says nothing: not annotated, unsure, without a region, or as exported."""
+    """Number of images of which the file says nothing (not annotated, unsure, without a region, or as exported), or
+    that are of other lines."""
 
     @property
     def steps(self) -> Counter[str]:
@@ -94,7 +95,14 @@ def import_labels(
     if source in untouched:
         raise InputError(f"{source} is as raybench wrote it: nobody has worked on it yet")
     labelled = list(read_labels(source))
-    said = [each for each in labelled if each.file not in untouched and _says_something(each, empty)]
+    if labelled and not any(each.line in ("", line.name) for each in labelled):
+        named = ", ".join(sorted({each.line for each in labelled})[:3])
+        raise InputError(f"{source} has labels of {named}, and none of {line.name}")
+    said = [
+        each
+        for each in labelled
+        if each.line in ("", line.name) and each.file not in untouched and _says_something(each, empty)
+    ]
     rows = _matched(line, said, source)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     problems: list[str] = []
@@ -191,6 +199,7 @@ def _decision(row: Mapping[str, Any], where: str) -> LabelledImage:
         raise InputError(f"{where}: {decision!r} is no decision; write ok, ng, unsure or bad picture")
     return LabelledImage(
         name=row["image_id"],
+        line=row.get("line") or "",
         label=_DECISIONS[decision],
         defect_type=row.get("defect_type") or "",
         sha256=(row.get("sha256") or "").lower(),

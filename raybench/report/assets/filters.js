@@ -1,7 +1,7 @@
 // Which lines the overview shows, and which images the queue shows.
 
 function lineFilter(controls) {
-  const [rows, find] = [all("#lines tbody tr"), one("#find")];
+  const [rows, find, count] = [all("#lines tbody tr"), one("#find"), one("#count")];
   const selects = all("select", controls);
   const apply = () => {
     const wanted = (find ? find.value : "").toLowerCase();
@@ -10,7 +10,7 @@ function lineFilter(controls) {
         || selects.some((select) => select.value && row.dataset[select.dataset.by] !== select.value);
     }
     const shown = rows.filter((row) => !row.hidden).length;
-    one("#count").textContent = shown === rows.length ? "" : shown ? `${shown} of ${rows.length} lines` : "no line fits";
+    count.textContent = shown === rows.length ? "" : shown ? `${shown} of ${rows.length} lines` : "no line fits";
   };
   selects.forEach((select) => select.addEventListener("change", () => {
     rewrite(Object.fromEntries(selects.map((each) => [each.dataset.by, each.value])));
@@ -23,7 +23,7 @@ function lineFilter(controls) {
   };
 }
 
-function queueFilter(view) {
+function queueFilter(view, refresh) {
   const [selects, items] = [all("select[data-filter]", view), all("[data-item]", view)];
   const apply = () => {
     for (const item of items) {
@@ -34,6 +34,7 @@ function queueFilter(view) {
     for (const group of all("[data-group]", view)) group.hidden = !one("[data-item]:not([hidden])", group);
     const shown = items.filter((item) => !item.hidden).length;
     one("[data-count]", view).textContent = shown ? `${shown} of ${items.length} shown` : "nothing fits";
+    refresh();
   };
   selects.forEach((select) => select.addEventListener("change", () => {
     rewrite(Object.fromEntries(selects.map((each) => [each.dataset.filter, each.value])));

@@ -1,7 +1,7 @@
 // The Images view: one image as all models see it. Pictures are taken from the galleries of the lines, so that their
 // bytes are in the page once. An image is named in the address; arrows replace it there.
 
-const LABELS = { ng: "NG", ok: "OK", unknown: "unlabelled" };
+const LABELS = { ng: "NG", ok: "OK", unknown: "not labelled" };
 
 function make(tag, className = "", text = "") {
   const element = document.createElement(tag);
@@ -100,6 +100,7 @@ function imageView(view) {
   }
 
   function strips() {
+    drawStrips(state.line.line);
     const found = one(".strips", state.line.line);
     part("strips").replaceChildren(found ? found.cloneNode(true) : "No scores are in the page.");
     for (const lane of all(".lane", part("strips"))) lane.append(make("i", "me"));
@@ -119,6 +120,20 @@ function imageView(view) {
     }));
   }
 
+  // Filters that stretch each heat map of an image to the whole scale.
+  function ownScales(picture) {
+    all("[id^=own-]", filters).forEach((each) => each.remove());
+    const peaks = (picture.peaks || "").split(" ").map(Number);
+    filters.append(...state.line.drawn.map((_, at) => {
+      const filter = one("#inferno").cloneNode(true);
+      filter.id = `own-${at}`;
+      const stretched = makeSvg("feComponentTransfer", {});
+      for (const channel of "RGB") stretched.append(makeSvg(`feFunc${channel}`, { type: "linear", slope: 255 / Math.max(peaks[at], 1) }));
+      filter.prepend(stretched);
+      return filter;
+    }));
+  }
+
   function frame(picture, drawn) {
     const element = make("div", drawn === null ? "frame" : "frame grey");
     element.append(copy(picture));
@@ -126,6 +141,7 @@ function imageView(view) {
       const heat = make("span", "heat");
       heat.style.setProperty("--k", drawn);
       heat.style.setProperty("--above", `url(#above-${drawn})`);
+      heat.style.setProperty("--own", `url(#own-${drawn})`);
       element.append(heat);
     } else if (drawn !== null) element.append(make("span", "missing", "heat map not in this page"));
     const mask = one(".mask", picture.figure);
@@ -177,6 +193,7 @@ function imageView(view) {
     const tiles = part("tiles");
     for (const name of ["--ratio", "--n", "--h", "--maps"]) tiles.style.setProperty(name, figure.style.getPropertyValue(name));
     columns();
+    ownScales(picture);
     const source = make("div", "tile source");
     const caption = make("span", "caption");
     caption.append(make("b", "", "source"));
@@ -228,6 +245,8 @@ function imageView(view) {
     m: () => view.classList.toggle("nomask"),
     h: () => view.classList.toggle("noheat"),
     t: () => view.classList.toggle("above"),
+    r: () => { part("own").hidden = !view.classList.toggle("own"); },
+    l: () => view.classList.toggle("zoom"),
     Escape: () => go({ v: "line", line: state.line.name }),
   };
 
@@ -241,6 +260,12 @@ function imageView(view) {
     return true;
   }
 
+  part("tiles").addEventListener("pointermove", (event) => {
+    const box = event.target.closest(".frame")?.getBoundingClientRect();
+    if (!box) return;
+    part("tiles").style.setProperty("--x", `${(100 * (event.clientX - box.left)) / box.width}%`);
+    part("tiles").style.setProperty("--y", `${(100 * (event.clientY - box.top)) / box.height}%`);
+  });
   addEventListener("resize", () => { if (state.line && !view.hidden) columns(); });
   part("before").addEventListener("click", () => step(-1));
   part("after").addEventListener("click", () => step(1));

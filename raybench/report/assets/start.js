@@ -30,12 +30,28 @@ function finder(find) {
   find.addEventListener("change", () => { if (lines.includes(find.value)) open(); });
 }
 
+// The panel of the shown line follows the thresholds; it is made when its line is first shown.
+const panels = new Map();
+function showPanel(view) {
+  if (!panels.has(view)) panels.set(view, thresholdPanel(view));
+  panels.get(view)?.();
+  if (moved.by !== null) rewrite({ by: moved.by, at: String(moved.at) });
+}
+
+function help() {
+  const dialog = one("#help");
+  dialog.open ? dialog.close() : dialog.showModal();
+}
+
 function keys(event) {
+  if (one("#help").open && event.key !== "?") return; // Esc closes it
   if (event.key === "Escape" && event.target.id === "find") event.target.blur();
   if (isTyping(event.target) || hasModifier(event)) return;
   if (event.target.type === "range" && event.key.startsWith("Arrow")) return;
   if (shownView.dataset.view === "image" && viewer.press(event.key)) return event.preventDefault();
+  if (shownView.dataset.view === "queue" && queue.press(event)) return event.preventDefault();
   if (event.key === "/" && one("#find")) one("#find").focus();
+  else if (event.key === "?") help();
   else if (event.key === "Escape" && shownView.dataset.view !== "overview") go({ v: "overview" });
   else return;
   event.preventDefault();
@@ -46,7 +62,8 @@ theme();
 all("table.sortable").forEach(sortable);
 all("[data-heat]").forEach(fader);
 if (one("#lines")) filtersOf.overview = lineFilter(one("#lines .controls"));
-if (one("[data-view=queue]")) filtersOf.queue = queueFilter(one("[data-view=queue]"));
+const queue = one("[data-view=queue]") && queueView(one("[data-view=queue]"));
+if (queue) filtersOf.queue = queueFilter(one("[data-view=queue]"), queue.refresh);
 const viewer = one("[data-view=image]") && imageView(one("[data-view=image]"));
 if (viewer) filtersOf.image = viewer.open;
 if (one("#find")) finder(one("#find"));
@@ -54,6 +71,15 @@ one(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // its fragment is not the address of a view
   one("h1", shownView).focus();
 });
+onMove.push(() => panels.get(shownView)?.());
+one("#moved [data-part=reset]").addEventListener("click", () => {
+  moveThresholds(null, null);
+  rewrite({ by: "", at: "" });
+});
+one("#help button").addEventListener("click", help);
 addEventListener("keydown", keys);
 addEventListener("hashchange", show);
+matchMedia("print").addEventListener("change", (event) => attach(event.matches));
+addEventListener("beforeprint", () => attach(true));
+addEventListener("afterprint", () => attach(false));
 show();

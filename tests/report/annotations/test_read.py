@@ -162,6 +162,24 @@ def test_decisions_change_labels_and_nothing_else(line: Line, tmp_path: Path) ->
     assert Line.open(line.store, "strip").manifest.changes == (change,)
 
 
+def test_the_report_s_decisions_are_of_several_lines(line: Line, tmp_path: Path) -> None:
+    row = rows(line)[OK]
+    file = tmp_path / "decisions-night.csv"
+    header = "line,image_id,sha256,label,decision,defect_type,note,decided_by,decided_at,run\r\n"
+    mine = f'strip,{OK},{row.sha256},ok,ng,dent,"a ""deep"" one",mia,2026-11-27T10:00:00Z,night\r\n'
+    other = "bottle,test/good/999.png,,ok,ng,,,mia,2026-11-27T10:00:00Z,night\r\n"
+    file.write_text(header + mine + other, newline="")
+    found = import_labels(line, file)
+    assert (found.steps, found.left) == ({"OK → NG": 1}, 1)
+    assert (found.changes[0].correction.by, found.changes[0].correction.at) == ("mia", "2026-11-27T10:00:00Z")
+    file.write_text(header + other, newline="")
+    with pytest.raises(InputError, match="has labels of bottle, and none of strip"):
+        import_labels(line, file)
+    file.write_text(header + mine.replace(row.sha256, "0" * 64), newline="")
+    with pytest.raises(LabelError, match="another file"):
+        import_labels(found.line, file)
+
+
 def test_a_training_image_that_is_ng_trains_again(line: Line, tmp_path: Path) -> None:
     found = import_labels(line, decisions(tmp_path, (TRAINED, "ng", "", "")))
     assert found.trains
