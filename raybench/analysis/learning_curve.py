@@ -57,7 +57,7 @@ def curve_points(sizes: Mapping[int, Finished]) -> list[CurvePoint]:
                         model=model,
                         images=images,
                         image_auroc=result.quality.image_auroc if result.quality else Estimate(None),
-                        more=paired_difference(whole[model][1], scores),
+                        more=paired_difference([whole[model][1]], [scores]),
                         has_threshold=bool(result.threshold and result.threshold.value is not None),
                     )
                 )

@@ -30,7 +30,7 @@ def test_a_curve_says_from_where_on_more_images_do_not_help() -> None:
     points = curve_points({images: {"padim": found} for images, found in sizes.items()})
     assert [point.images for point in points] == [10, 25, 120]
     assert [point.has_threshold for point in points] == [False, True, True]
-    assert points[0].more == paired_difference(sizes[120][1], sizes[10][1])
+    assert points[0].more == paired_difference([sizes[120][1]], [sizes[10][1]])
     assert points[0].more.value == pytest.approx(0.2, abs=0.08)
     assert conclude(points, 0.02) == [
         "padim: 25 OK images are enough: with all 120 the image AUROC is at most 0.02 higher (95 %)"

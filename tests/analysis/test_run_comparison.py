@@ -36,7 +36,7 @@ def found(name: str, by_line: Mapping[str, list[float]], labels: list[str] = LAB
         images = ImageScores.of([f"{at:02}" for at in range(len(values))], labels, values)
         none = dict.fromkeys([field.name for field in fields(Quality)], Estimate(None, reason="no masks"))
         quality = Quality(**none | vars(image_quality(images, THRESHold)))
-        unit = Unit(line, "0" * 8, model, model, {}, {}, Input("native", 64, 64, 64, 64), 0)
+        unit = Unit(line, "0" * 8, "1" * 8, model, model, {}, {}, Input("native", 64, 64, 64, 64), 0)
         result = UnitResult(unit.unit_id, line, model, 0, threshold=THRESHold, quality=quality, train_s=1.0)
         units.append(FinishedUnit(unit, result, images, None))
     context = BoardContext(name, "2026-01-01T00:00:00+00:00", "d" * 64, {"torch": name}, 0.05)

@@ -45,8 +45,6 @@ class LabelledImage:
     """Its ID in the line, or the name that its file had in the tool."""
     regions: tuple[LabelledRegion, ...] = ()
     """What the person outlined."""
-    line: str = ""
-    """The line that it is of, where the file says so."""
     label: Label | None = None
     """What the person said of the whole image; None if only regions speak."""
     defect_type: str = ""
@@ -57,6 +55,8 @@ class LabelledImage:
     """Who said it. Empty if the tool does not keep it."""
     at: str = ""
     """When, as ISO 8601. Empty if the tool does not keep it."""
+    line: str = ""
+    """The line that it is of, where the file says so."""
     file: Path | None = None
     """The file that is about this image alone, if there is one."""
     size: tuple[int, int] | None = None
