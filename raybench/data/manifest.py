@@ -165,6 +165,12 @@ class Manifest:
         left_out = [shard.labels.left_out for shard in self.shards_of("train") if shard.labels]
         return digest([self.line, shards, self.black_level, self.white_level, *filter(None, left_out)])
 
+    @functools.cached_property
+    def images_digest(self) -> str:
+        """SHA-256 (hex) of the image files of all splits, and of all that training depends on: labels of test images
+        are not among it."""
+        return digest([self.training_digest, [shard.pixels for shard in self.shards]])
+
     def shards_of(self, split: Split) -> tuple[ShardInfo, ...]:
         return tuple(shard for shard in self.shards if shard.split == split)
 

@@ -62,7 +62,7 @@ def inspect_in_run(run: RunStore, lines: Store, manifest: Manifest, own: bool, t
     """
     if isinstance(inspection_in(run, lines, manifest), Inspection):
         return
-    inspection = inspect(lines, manifest, threads)
+    inspection = inspect(lines, manifest, threads, kept=lines if own else run.lines)
     try:
         write_inspection(lines if own else run.lines, inspection)
     except StoreDenied:

@@ -177,7 +177,7 @@ def _fit_models(inputs: Floats, kinds: npt.NDArray[np.str_]) -> list[Classifier]
 
 def write_samples(lines: Store, manifest: Manifest, samples: TrainingSamples) -> None:
     """Store the samples of a line beside its data."""
-    arrays = {"line_digest": np.array(manifest.digest), "kinds": samples.kinds, "logs": samples.logs}
+    arrays = {"training_digest": np.array(manifest.training_digest), "kinds": samples.kinds, "logs": samples.logs}
     lines.put(_key(manifest.line), npz.to_bytes(_STORED_KIND, VERSION, arrays))
 
 
@@ -187,7 +187,7 @@ def read_samples(lines: Store, manifest: Manifest) -> TrainingSamples | None:
         arrays = npz.from_bytes(_STORED_KIND, VERSION, lines.get(_key(manifest.line)))
     except (ObjectMissing, IntegrityError):
         return None
-    same_line = str(arrays.pop("line_digest", "")) == manifest.digest
+    same_line = str(arrays.pop("training_digest", "")) == manifest.training_digest
     return TrainingSamples(**arrays) if same_line else None
 
 

@@ -37,8 +37,8 @@ class StoredTypes:
 
     version: int
     """Version of the rules that gave them."""
-    line_digest: str
-    """Digest of the line's manifest."""
+    images_digest: str
+    """Digest of the line's images, from its manifest."""
     signals: Mapping[str, AnomalyType]
     """Answer by image_id."""
 
@@ -150,7 +150,7 @@ def _classify_images(plan: Plan, line: str, run: RunStore, image_ids: Sequence[s
         image_id: replace(answer, confidence=round(answer.confidence, _DIGITS)) for image_id, answer in fresh.items()
     }
     types = dict(sorted({**known, **rounded}.items()))
-    run.store.put(key, encode(StoredTypes(VERSION, manifest.digest, types)))
+    run.store.put(key, encode(StoredTypes(VERSION, manifest.images_digest, types)))
     return types
 
 
@@ -160,4 +160,4 @@ def _read_types(store: Store, key: str, manifest: Manifest) -> Mapping[str, Anom
         stored = _ADAPTER.validate_json(store.get(key))
     except (ObjectMissing, ValidationError):
         return {}
-    return stored.signals if (stored.version, stored.line_digest) == (VERSION, manifest.digest) else {}
+    return stored.signals if (stored.version, stored.images_digest) == (VERSION, manifest.images_digest) else {}

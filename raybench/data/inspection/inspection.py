@@ -16,8 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from raybench.data.checks import LARGE_MASK, large_mask
 from raybench.data.inspection.drift import Drift, find_drifts
 from raybench.data.inspection.duplicates import Group, find_groups
+from raybench.data.inspection.measured import measured_shard
 from raybench.data.inspection.outliers import Issue, Trait, find_outliers
-from raybench.data.inspection.properties import Properties, join, measure_shard
+from raybench.data.inspection.properties import Properties, join
 from raybench.data.manifest import Manifest
 from raybench.errors import ObjectMissing
 from raybench.store import Store
@@ -52,15 +53,20 @@ class Inspection:
 
 
 def inspect(
-    lines: Store, manifest: Manifest, threads: int = 1, progress: Callable[[int], None] = lambda images: None
+    lines: Store,
+    manifest: Manifest,
+    threads: int = 1,
+    progress: Callable[[int], None] = lambda images: None,
+    kept: Store | None = None,
 ) -> Inspection:
-    """Inspect a line. Each image is decoded once.
+    """Inspect a line. Each image is decoded once, and never again while it is kept what was measured.
 
     Args:
         lines: The store of lines.
         manifest: Manifest of the line.
         threads: Number of threads that decode.
         progress: Called with the number of images of each shard, once it is measured.
+        kept: Store where measurements are kept, laid out like a store of lines. None: beside the line.
 
     Raises:
         IntegrityError: A shard is damaged.
@@ -68,7 +74,7 @@ def inspect(
     """
     parts = []
     for shard in manifest.shards:
-        parts.append(measure_shard(lines, manifest, shard, threads))
+        parts.append(measured_shard(lines, manifest, shard, kept or lines, threads))
         progress(shard.rows)
     return judge(manifest, parts)
 
@@ -78,7 +84,7 @@ def judge(manifest: Manifest, parts: Sequence[Properties]) -> Inspection:
 
     Args:
         manifest: Manifest of the line.
-        parts: Results of `measure_shard`, in the order of the manifest's shards.
+        parts: Results of `measured_shard`, in the order of the manifest's shards.
     """
     properties = join(parts)
     readable = len(properties.table) > 0
