@@ -331,6 +331,8 @@ def _marks(row: ImageRow) -> bool:
 
 def _step(change: LabelChange) -> str:
     names = {"ok": "OK", "ng": "NG", "unknown": "not labelled"}
+    if change.sets_aside and not change.relabels:
+        return "left out"
     if change.relabels:
         return f"{names[change.row.label]} → {names[change.correction.label]}"
     if (change.row.mask is None) != (change.correction.mask is None):
