@@ -15,6 +15,7 @@ from raybench.analysis.queue import rank_flags
 from raybench.analysis.queue_evaluation import QueueEvaluation, evaluate_queue
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
+from raybench.data.labels import set_aside
 from raybench.metrics.descriptors import Descriptors
 from raybench.metrics.image import ImageScores
 from raybench.runs.records import ScoreRecord, TrainRecord
@@ -54,10 +55,12 @@ class QueueBuilder:
     def queue(self, images: Sequence[ScoredImage]) -> Queue:
         """Build the queue of one line from its scored images."""
         line, budget = images[0].line, self.plan.experiment.annotation.budget
+        aside = set_aside(self.plan.lines_of(line), self.plan.manifests[line].scored_shards)
         bad = self.bad(line)
         false_alarm_budget = self.plan.experiment.on(line).false_alarm_budget
         held_out = HeldOutScores(line, dict(self._held_out(line)), false_alarm_budget)
-        flags = [*build_flags(images, bad), *suspected_label_noise(held_out, bad)]
+        asked = [image for image in images if image.image_id not in aside]
+        flags = [*build_flags(asked, bad), *suspected_label_noise(held_out, bad)]
         descriptors = self.descriptors(line)
         queue = rank_flags(flags, descriptors, budget)
         return Queue(tuple(queue), evaluate_queue(queue, images, descriptors, budget, held_out.count))

@@ -31,6 +31,9 @@ class LabelChange:
     """The image as it is now, without its pixels."""
     correction: Correction
     """The label and mask that it gets."""
+    sets_aside: bool = False
+    """Whether a person leaves the image out for the first time. One that nobody has labelled has no other label then,
+    and is not to be labelled any more."""
 
     @property
     def relabels(self) -> bool:
@@ -41,7 +44,7 @@ class LabelChange:
     def is_change(self) -> bool:
         """Whether anything but who said it changes."""
         old, new = self.row, self.correction
-        if self.relabels or old.defect_type != new.defect_type:
+        if self.sets_aside or self.relabels or old.defect_type != new.defect_type:
             return True
         return not _same_mask(old, old.mask, new.mask)
 
@@ -57,11 +60,13 @@ def changes_of(lines: Store, manifest: Manifest, corrections: Iterable[Correctio
     wanted, problems = _by_id(corrections)
     changes = []
     for shard in manifest.shards:
+        aside = set_aside(lines, [shard])
         for row in read_rows(lines, shard, images=False, only=wanted):
             correction = wanted.pop(row.image_id)
+            sets_aside = correction.label == "unknown" and row.image_id not in aside
             if fault := _fault(row, correction):
                 problems.append(fault)
-            elif (change := LabelChange(row, correction)).is_change:
+            elif (change := LabelChange(row, correction, sets_aside)).is_change:
                 changes.append(change)
     problems += [f"{image_id}: no such image in the line" for image_id in wanted]
     if problems:
@@ -118,8 +123,15 @@ def kept_corrections(lines: Store, old: Manifest, new: Manifest) -> tuple[list[L
         return [], []
     rows = [row for shard in new.shards for row in read_rows(lines, shard, images=False, only=lost)]
     same = [row for row in rows if row.sha256 == lost[row.image_id].sha256]
-    changes = [LabelChange(row, lost.pop(row.image_id)) for row in same]
+    found = [(row, lost.pop(row.image_id)) for row in same]
+    changes = [LabelChange(row, correction, correction.label == "unknown") for row, correction in found]
     return [change for change in changes if change.is_change], list(lost.values())
+
+
+def set_aside(lines: Store, shards: Iterable[ShardInfo]) -> set[str]:
+    """Return the IDs of images that a person has left out, such as bad pictures: nobody is to be asked again."""
+    corrections = (each for shard in shards for each in read_corrections(lines, shard).values())
+    return {each.image_id for each in corrections if each.label == "unknown"}
 
 
 def _by_id(corrections: Iterable[Correction]) -> tuple[dict[str, Correction], list[str]]:

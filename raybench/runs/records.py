@@ -96,8 +96,6 @@ class Blob:
 class TrainRecord:
     """A trained detector."""
 
-    detector_id: str
-    """Identity of the detector, `Unit.detector_id`."""
     model: Mapping[str, Blob]
     """Files of the saved detector by name."""
     threshold: Threshold
@@ -132,6 +130,8 @@ class TrainRecord:
     """Resources used for training."""
     steps: TrainSteps | None = None
     """Optimiser steps. None for a model without an optimiser, and in runs of an older raybench."""
+    detector_id: str = ""
+    """Identity of the detector, `Unit.detector_id`. Empty in runs of an older raybench."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +181,11 @@ class ScoreRecord:
 class MeasureRecord:
     """Speed and size of a trained detector."""
 
-    detector_id: str
     speed: Speed
     size: ModelSize
     spent: ResourceUsage | None = None
+    detector_id: str = ""
+    """Identity of the detector, `Unit.detector_id`. Empty in runs of an older raybench."""
 
 
 @dataclass(frozen=True)

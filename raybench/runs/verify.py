@@ -252,9 +252,9 @@ def _unit_problems(records: Mapping[str, Any], units: Mapping[str, set[str]]) ->
         units: Names of all commits of the run, by unit and detector.
     """
     result = records.get("result")
-    if not isinstance(result, UnitResult) or not result.detector_id:  # of an older raybench
+    if not isinstance(result, UnitResult):
         return []
-    names = units.get(result.detector_id, set())
+    names = units.get(result.detector_id or result.unit_id, set())  # an older raybench had one identity for both
     problems = [f"its result is committed, {name} of its detector is not" for name in _NEEDED if name not in names]
     problems += ["its result is committed, quality is not"] * ("quality" not in records)
     quality = records.get("quality")

@@ -13,11 +13,14 @@ import pandas as pd
 import pytest
 
 from raybench.analysis.flags import collect_scores
-from raybench.analysis.queue_builder import QueueBuilder
+from raybench.analysis.queue_builder import Queue, QueueBuilder
 from raybench.analysis.queue_evaluation import QueueEvaluation
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Override
 from raybench.config.plan import Plan, make_plan
+from raybench.data.corrections import Correction
+from raybench.data.labels import LabelChange, with_corrections
 from raybench.data.pack import PackOptions, pack
+from raybench.data.shards import read_rows
 from raybench.metrics.image import ImageScores
 from raybench.report.publish import publish
 from raybench.runs.records import QualityRecord, TrainRecord, UnitResult
@@ -99,15 +102,29 @@ def test_the_queue_of_a_run(done: Plan) -> None:
     assert "With labels hidden" in run.get_report("index.html").decode()
 
 
-def suspicious_scores(plan: Plan, units_of: Plan) -> list[float]:
-    """Scores of the suspicious training images, from the finished units of one plan and the experiment of another."""
+def queue_of(plan: Plan, units_of: Plan) -> Queue:
+    """The queue of the finished units of one plan by the experiment and the line of another."""
     run = RunStore(units_of.store, "night")
     results = [result for unit in units_of.units if (result := run.read(unit.unit_id, "result", UnitResult))]
     records = [(unit.unit_id, run.read(unit.unit_id, "quality", QualityRecord)) for unit in units_of.units]
     scores = {unit_id: ImageScores.from_bytes(run.get_blob(record.images)) for unit_id, record in records if record}
     builder = QueueBuilder(plan, run, publish(units_of, run, ""), units_of.units)
     (queue,) = builder.queues(collect_scores(results, scores))
-    return [flag.score for flag in queue.flags if "suspicious training image" in flag.kinds]
+    return queue
+
+
+def suspicious_scores(plan: Plan, units_of: Plan) -> list[float]:
+    """Scores of the suspicious training images."""
+    return [flag.score for flag in queue_of(plan, units_of).flags if "suspicious training image" in flag.kinds]
+
+
+def test_nobody_is_asked_again_about_a_bad_picture(done: Plan) -> None:
+    lines, manifest = done.lines_of("strip"), done.manifests["strip"]
+    scored = [row for shard in manifest.scored_shards for row in read_rows(lines, shard, images=False)]
+    bad = [Correction(row.image_id, row.sha256, "unknown", "", None, "mia", "", "a.csv") for row in scored]
+    changes = [LabelChange(*pair) for pair in zip(scored, bad, strict=True)]
+    aside = replace(done, manifests={"strip": with_corrections(lines, manifest, changes)})
+    assert {flag.kind for flag in queue_of(aside, done).flags} == {"suspicious training image"}
 
 
 def test_a_line_s_own_false_alarm_budget_sets_the_threshold_of_its_held_back_images(done: Plan) -> None:

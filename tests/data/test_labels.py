@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from raybench.data.corrections import Correction
-from raybench.data.labels import correct_labels
+from raybench.data.labels import correct_labels, set_aside
 from raybench.data.manifest import Change, Label, Manifest, read_manifest, write_manifest
 from raybench.data.pack import PackOptions, add, pack
 from raybench.data.shards import read_rows
@@ -119,3 +119,14 @@ def test_what_adding_finds_is_told_without_a_new_image_and_forgotten_when_it_is_
     assert [reject.path for reject in add(source, lines, "strip").rejects] == ["test/good/3.png"]
     put_image(images, "test/good/3.png", 8)
     assert add(source, lines, "strip").rejects == ()
+
+
+def test_a_bad_picture_that_nobody_had_labelled_is_set_aside_once(images: Path, lines: Store) -> None:
+    options = PackOptions(layout="images")
+    packed = pack(open_store(str(images)), lines, "loose", options)
+    left_out = labelled(lines, packed, TESTED, "unknown")
+    assert set_aside(lines, packed.shards) == set()
+    assert set_aside(lines, left_out.shards) == {TESTED}
+    assert left_out.counts == packed.counts
+    assert labelled(lines, left_out, TESTED, "unknown") is left_out
+    assert pack(open_store(str(images)), lines, "loose", options) == left_out

@@ -101,7 +101,7 @@ def test_without_a_ledger_everything_is_looked_up(run: RunStore) -> None:
 
 def test_a_unit_has_the_commits_of_its_detector(run: RunStore) -> None:
     [one] = units("u1")
-    record = MeasureRecord(one.detector_id, speed=SPEED, size=ModelSize(1.0, 1))
+    record = MeasureRecord(SPEED, ModelSize(1.0, 1), detector_id=one.detector_id)
     run.commit(one.detector_id, "measure", record)
     assert Ledger.read(run).commits([one]) == {"u1": {"measure"}}
     run.record_failure("u1", Failure("score", "ValueError", "no", "Traceback", 1))

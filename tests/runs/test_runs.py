@@ -19,7 +19,9 @@ def run(tmp_path: Path) -> RunStore:
 
 
 def measured(p50_ms: float) -> MeasureRecord:
-    return MeasureRecord("u1", Speed(p50_ms, 2.0, 1.0, 3.0, 4.0, 8, "cpu", "float32", 1), ModelSize(1.5, 10))
+    return MeasureRecord(
+        Speed(p50_ms, 2.0, 1.0, 3.0, 4.0, 8, "cpu", "float32", 1), ModelSize(1.5, 10), detector_id="u1"
+    )
 
 
 def test_the_first_commit_stands(run: RunStore) -> None:

@@ -30,7 +30,7 @@ from raybench.detectors.protocol import Card, Detector, TrainSteps
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
-from raybench.runs.records import QualityRecord, ScoreRecord, UnitResult
+from raybench.runs.records import QualityRecord, ScoredShard, ScoreRecord, UnitResult
 from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import read_scores
 from raybench.store import Store, open_store
@@ -385,3 +385,9 @@ def test_a_corrected_label_is_judged_again_from_the_stored_heat_maps(
         assert new is not None
         for part in ("images", "pixels", "regions", "glow", "traits"):
             assert getattr(old, part).sha256 == getattr(new, part).sha256, part
+    rival, read = replace(again, line_digest="of a second driver"), RunStore.read
+    with monkeypatch.context() as patch:  # the second driver began before the first had scored, by other labels
+        patch.setattr(RunStore, "read", lambda run, *of: None if of[-1] is ScoredShard else read(run, *of))
+        late = [score(rival, corrected, shard, context) for shard in corrected.scored_shards]
+    for old, new in zip(judged, late, strict=True):
+        assert (old.shard, old.traits.sha256) == (new.shard, new.traits.sha256)  # type: ignore[union-attr]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,10 +135,8 @@ def _changed_at(annotation: Any, where: str) -> str:
 
 
 def _file_of(address: str) -> str:
-    """Return the file of an image's address; of an uploaded one, the name that it had before."""
-    path = unquote(address).rpartition("/data/local-files/?d=")[2]
-    uploaded = re.fullmatch(r"/data/upload/\d+/[0-9a-f]{8}-([^/]+)", path)
-    return uploaded[1] if uploaded else path
+    """Return the path of an image from the address at which Label Studio serves it."""
+    return unquote(address).rpartition("/data/local-files/?d=")[2]
 
 
 def _who(person: Any) -> str:

@@ -42,6 +42,7 @@ _DECISIONS: Mapping[str, Label | None] = {
     "": None,
 }
 _RANK = len("000001-")  # of the names in raybench's export
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # Label Studio puts this before the names of uploaded files
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -86,10 +87,12 @@ def import_labels(
         rehearse: Only say what would change.
 
     Raises:
-        InputError: The file cannot be read.
+        InputError: The file cannot be read, or the line may not be written.
         LabelError: Some labels cannot be those of the line; all are named, and nothing is changed.
         StoreError: The store fails.
     """
+    if not line.writable and not rehearse:
+        raise InputError(f"{line.uri} is in another store than its run; open it by its own URI to label it")
     line = replace(line, manifest=read_manifest(line.store, line.name))
     untouched = _untouched(source)
     if source in untouched:
@@ -184,7 +187,7 @@ def _read_decisions(file: Path) -> Iterator[LabelledImage]:
     try:
         rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
         if missing := [name for name in ("image_id", "decision") if name not in (rows.fieldnames or ())]:
-            raise InputError(f"{file} has no column {' and '.join(missing)}; the report's queue saves such a file")
+            raise InputError(f"{file} has no column {' and '.join(missing)}; its cells are parted by commas")
         for row in rows:
             yield _decision(row, f"{file}, row {rows.line_num}")
     except (UnicodeDecodeError, csv.Error) as error:
@@ -285,7 +288,10 @@ class _Names:
         ends = _ends(name)
         if re.match(r"\d{6}-", ends[-1]) and (exported := self._of_stem.get(ends[-1][_RANK:])):
             return exported
-        return self._of_end.get(ends[0]) or next((self._of_path[end] for end in ends if end in self._of_path), set())
+        if found := self._of_end.get(ends[0]) or next(filter(None, map(self._of_path.get, ends)), set()):
+            return found
+        uploaded = _UPLOADED.fullmatch(ends[-1])
+        return self._of_end.get(uploaded[1], set()) if uploaded else set()
 
 
 def _ends(name: str) -> list[str]:
@@ -340,6 +346,8 @@ def _marks(row: ImageRow) -> bool:
 
 def _step(change: LabelChange) -> str:
     names = {"ok": "OK", "ng": "NG", "unknown": "not labelled"}
+    if change.sets_aside and not change.relabels:
+        return "left out"
     if change.relabels:
         return f"{names[change.row.label]} → {names[change.correction.label]}"
     if (change.row.mask is None) != (change.correction.mask is None):

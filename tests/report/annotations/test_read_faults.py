@@ -180,6 +180,7 @@ def test_unsure_is_never_ok_and_a_mask_that_fits_the_label_stays(line: Line, put
     [
         ("1.png", "test/good/1.png"),
         ("C:\\work\\strip\\test\\good\\1.png", "test/good/1.png"),
+        ("../media/upload/3/0a1b2c3d-1.png", "test/good/1.png"),
         ("other/1.png", ""),
         ("2.png", ""),
         ("bent/2.png", "test/bent/2.png"),
