@@ -139,10 +139,10 @@ class PageLine:
     """Quality of the line's data. None if nothing is known about it."""
     seeds: int
     """Largest number of seeds of a model."""
-    score_count: int
-    """Number of scores of the line's images."""
     scores: PageScores | None = None
     """What it takes to move the thresholds. None if that is unknown or too much for the page."""
+    unmoved: str = ""
+    """Why the thresholds cannot be moved. Empty if they can, and on a line without scores."""
 
     @property
     def name(self) -> str:
@@ -238,11 +238,12 @@ def _with_scores(
     """Give lines their scores, from the first one on, as long as the page has room for them."""
     room, found = SCORES_IN_PAGE, []
     for line in lines:
-        scores = None
-        if line.score_count <= room:
-            scores = page_scores(seen_of[line.name], held_out.get(line.name, {}), line.models)
-            room -= line.score_count
-        found.append(replace(line, scores=scores))
+        seen = seen_of[line.name]
+        count = sum(len(image.excess) for image in seen)
+        scores = page_scores(seen, held_out.get(line.name, {}), line.models) if count <= room else None
+        why = f"the page has no room for its {count:,} scores" if count > room else "its models have no thresholds"
+        room -= count if scores else 0
+        found.append(replace(line, scores=scores, unmoved="" if scores or not seen else why))
     return tuple(found)
 
 
@@ -284,7 +285,6 @@ def _page_line(
         flag_count=len(flags),
         section=sections.get(summary.line),
         seeds=max((len(row.seeds) for row in rows), default=0),
-        score_count=sum(len(image.excess) for image in seen),
     )
 
 

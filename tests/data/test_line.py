@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from raybench.data import line as line_module
 from raybench.data.decode import decode_image, decode_mask
-from raybench.data.line import Line, decode_row
+from raybench.data.line import Line, decode_row, rewritten_images
 from raybench.data.manifest import Label, Split
 from raybench.data.pack import PackOptions, pack
 from raybench.data.shards import ImageRow, read_rows
@@ -145,3 +145,17 @@ def test_an_image_that_cannot_be_decoded_is_named(line: Line, rows: list[ImageRo
         decode_row(broken, line.manifest)
     with pytest.raises(IntegrityError, match="pixels, its row says 9x320"):
         decode_row(ImageRow(**(vars(rows[0]) | {"height": 9})), line.manifest)
+
+
+def test_images_of_other_bytes_are_named(strips: Path, tmp_path: Path) -> None:
+    lines = []
+    for at, name in enumerate(("then", "now")):
+        images = Path(shutil.copytree(strips, tmp_path / name))
+        if at:
+            path = next(iter(sorted(images.glob("test/good/*.png"))))
+            path.write_bytes(path.read_bytes() + b"0")  # bytes after its end do not change a picture
+        store = open_store(str(tmp_path / f"packed-{name}"))
+        pack(open_store(str(images)), store, "strip", PackOptions(shard_rows=4))
+        lines.append(Line.open(store, "strip"))
+    assert rewritten_images(*lines) == {"test/good/000.png"}
+    assert rewritten_images(lines[0], lines[0]) == set()

@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 
+from raybench._api import Run
 from raybench.analysis.board import Board, board_from_json, board_json
+from raybench.analysis.findings import analyze
+from raybench.analysis.flags import Flag, Kind
 from raybench.config.plan import Plan
+from raybench.data.shards import read_rows
+from raybench.report.gallery import THUMBNAIL_SIDE
+from raybench.report.pictures import read_pictures
 from raybench.report.publish import publish
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import MeasureRecord, QualityRecord, ScoreRecord, TrainRecord, UnitResult
@@ -64,6 +70,26 @@ def test_the_board_is_built_as_it_was(plan: Plan) -> None:
     stored = replace(stored, rows=rows)
     built = publish(plan, RunStore(plan.store, "golden", Ledger.read(run)), CREATED)
     assert comparable(built) == comparable(stored)
+
+
+def test_its_queue_is_shown_training_images_included(plan: Plan) -> None:
+    run = RunStore(plan.store, "golden")
+    findings = analyze(plan, run, CREATED)
+    shards = (shard for shard in plan.manifests["strip"].shards if shard.split == "train")
+    trained = next(row for shard in shards for row in read_rows(plan.lines_of("strip"), shard))
+    kind: Kind = "suspicious training image"
+    flag = Flag("strip", trained.image_id, "ok", ("padim",), 1, 1.0, kind, "odd", (kind,))
+    pictures = {each.image_id: each for each in read_pictures(plan, run, findings.board, findings.images, [flag])}
+    small = pictures.pop(trained.image_id)
+    assert (small.is_thumbnail, small.sha256, max(small.image.shape[:2])) == (True, trained.sha256, THUMBNAIL_SIDE)
+    assert pictures.keys() == {image.image_id for image in findings.images}
+    assert all(each.maps and not each.is_thumbnail and len(each.sha256) == 64 for each in pictures.values())
+
+
+def test_it_is_unchanged_against_itself(plan: Plan) -> None:
+    comparison = Run(plan).compare(Run(plan))
+    assert [(line.line, line.word, line.notes) for line in comparison.lines] == [("strip", "unchanged", ())]
+    assert comparison.check("recall drops") == {"strip": ""}
 
 
 def comparable(board: Board) -> Any:
