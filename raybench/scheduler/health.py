@@ -87,14 +87,14 @@ class NodeHealth:
         failed_on = self.failed_on(job)
         suspicious = {node_id for node_id, streak in self._streaks.items() if streak.is_suspicious}
         for nodes in (failed_on | suspicious, failed_on):
-            if not nodes.issuperset(alive):
+            if not nodes >= set(alive):
                 return nodes
         return frozenset()
 
     def may_try_elsewhere(self, job: Job, alive: Collection[str]) -> bool:
         """Return whether a failed task should be done again on a node that has not failed it."""
         failed_on = self.failed_on(job)
-        return len(failed_on) < MAX_NODES and not failed_on.issuperset(alive)
+        return len(failed_on) < MAX_NODES and not failed_on >= set(alive)
 
 
 class Breaker:

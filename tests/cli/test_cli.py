@@ -249,7 +249,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     out = capsys.readouterr().out
     for name in (
         "pack", "inspect", "check", "models", "run", "status", "report", "predict", "annotate", "export", "verify",
-        "store", "demo", "doctor", "weights",
+        "store", "demo", "doctor", "runs", "rm", "gc", "weights",
     ):  # fmt: skip
         assert name in out
 
