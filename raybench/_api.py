@@ -47,6 +47,7 @@ from raybench.report.pictures import scored_images
 from raybench.report.predictions import PAGE, TABLE
 from raybench.report.progress import pack_bar
 from raybench.report.publish import download, publish_again
+from raybench.runs.at_work import working
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import QualityRecord, TrainRecord, UnitResult
 from raybench.runs.run import RunStore
@@ -540,7 +541,12 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
     from raybench.scheduler.progress import shown
     from raybench.scheduler.runner import run_plan
 
-    with connected(address), shown(console) if console else contextlib.nullcontext(lambda backlog: None) as watch:
+    watching = shown(console) if console else contextlib.nullcontext(lambda backlog: None)
+    with connected(address), working(RunStore.of(plan), "raybench run") as others, watching as watch:
+        if console:
+            for other in others:
+                text = f"another command works on this run: {other.text}. Both share the work, and some is done twice"
+                console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
         is_paper = plan.experiment.preset == "paper"
         if console and is_paper and cluster_capacity(plan.experiment.resources).device == "cpu":
             console.print("there is no GPU: the papers' settings may take hours per model; `preset: cpu` takes minutes")

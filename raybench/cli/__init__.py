@@ -26,6 +26,7 @@ from raybench.cli import (
     predict,
     report,
     run,
+    runs,
     status,
     store,
     verify,
@@ -61,6 +62,9 @@ app.command()(verify.verify)
 app.command()(store.store)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.command()(runs.runs)
+app.command()(runs.rm)
+app.command()(runs.gc)
 app.add_typer(weights.app, name="weights")
 
 

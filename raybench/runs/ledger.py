@@ -13,7 +13,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from raybench.config.unit import Unit
@@ -83,6 +83,16 @@ class Ledger:
             merged = _write(self.run, ((name, page.read(name)) for name, page in self._page_of.items()))
             for key in self.pages.keys() - {merged}:
                 self.run.store.delete(key)
+
+    def forget(self, unit_ids: Collection[str]) -> None:
+        """Write the pages anew without these units. No other driver may be at work on the run."""
+        start = len(self.run.key("", "")) - 1
+        kept = {name: page for name, page in self._page_of.items() if name[start:].partition("/")[0] not in unit_ids}
+        if len(kept) == len(self._page_of):
+            return
+        written = _write(self.run, ((name, page.read(name)) for name, page in kept.items())) if kept else ""
+        for key in self.pages.keys() - {written}:
+            self.run.store.delete(key)
 
 
 def append_to_ledger(run: RunStore, unit_ids: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ succeeds, the node is the cause.
 from __future__ import annotations
 
 import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 
@@ -24,6 +24,7 @@ PROVEN = 2  # tasks that a node has failed and another has finished
 ALIKE = 50  # tasks in a row that fail in the same way
 _PARTICULAR = re.compile(r"\S*[/\d]\S*")
 FEW_MODELS = 3  # that fail so at least, where there are as many
+_COMMON = {"StoreDenied", "BucketMissing", "UnsafeStore"}  # no model can be the cause
 
 
 @dataclass
@@ -87,14 +88,14 @@ class NodeHealth:
         failed_on = self.failed_on(job)
         suspicious = {node_id for node_id, streak in self._streaks.items() if streak.is_suspicious}
         for nodes in (failed_on | suspicious, failed_on):
-            if set(alive) - nodes:
+            if not nodes >= set(alive):
                 return nodes
         return frozenset()
 
     def may_try_elsewhere(self, job: Job, alive: Collection[str]) -> bool:
         """Return whether a failed task should be done again on a node that has not failed it."""
         failed_on = self.failed_on(job)
-        return len(failed_on) < MAX_NODES and bool(set(alive) - failed_on)
+        return len(failed_on) < MAX_NODES and not failed_on >= set(alive)
 
 
 class Breaker:
@@ -103,23 +104,32 @@ class Breaker:
     def __init__(self, models: int) -> None:
         """models: how many the run compares."""
         self._models = models
-        self._latest: deque[tuple[str, str, str]] = deque(maxlen=ALIKE)
+        self.succeeded()
 
     def succeeded(self) -> None:
         """Note a task that has ended well."""
-        self._latest.clear()
+        self._begin("")
 
     def failed(self, model: str, node_id: str, failure: Failure) -> None:
         """Note a task that has failed, whether or not it is tried again."""
-        self._latest.append((model, node_id, _kind(failure)))
+        kind = _kind(failure)
+        if kind != self._kind:
+            self._begin(kind)
+        self._count += 1
+        self._failed_models.add(model)
+        self._failed_nodes.add(node_id)
+        self._is_common = failure.error_type in _COMMON
 
     def is_open(self, alive: int) -> bool:
         """Return whether the run should stop: not for what one model, or one of several nodes, does."""
-        if len(self._latest) < ALIKE or len({kind for _, _, kind in self._latest}) > 1:
-            return False
-        models, nodes = ({entry[part] for entry in self._latest} for part in (0, 1))
+        few_models = len(self._failed_models) < min(FEW_MODELS, self._models) and not self._is_common
         # A lost worker does not tell where it was.
-        return len(models) >= min(FEW_MODELS, self._models) and ("" in nodes or len(nodes) >= min(2, alive))
+        few_nodes = len(self._failed_nodes) < min(2, alive) and "" not in self._failed_nodes
+        return self._count >= ALIKE and not few_models and not few_nodes
+
+    def _begin(self, kind: str) -> None:
+        self._kind, self._count, self._is_common = kind, 0, False
+        self._failed_models, self._failed_nodes = set[str](), set[str]()
 
 
 def _kind(failure: Failure) -> str:

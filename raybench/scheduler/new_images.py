@@ -17,6 +17,7 @@ from raybench.config.plan import Plan
 from raybench.data.source import name_of, plain_name
 from raybench.report.predictions import publish
 from raybench.report.progress import pack_bar, score_bar
+from raybench.runs.at_work import working
 from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
 from raybench.store import open_store
@@ -78,13 +79,14 @@ def predict_images(
     plan.store.check()
     store, name = RunStore.of(plan), new.name or name_of(new.source)
     out = folder / plan.experiment.name / "predictions" / name / plain_name(unit.model)
-    with pack_bar(new.line, console) as show:
-        prediction = prepare(
-            store, unit, plan.manifests[new.line], images, name, show, plan.experiment.threshold.source
-        )
-    failed = _score(prediction, plan.experiment.resources, address, console)
-    classify = make_classifier(plan, store, new.line)
-    summary = publish(prediction, plan.manifests[new.line], failed, out, classify)
+    with working(store, "raybench predict"):
+        with pack_bar(new.line, console) as show:
+            prediction = prepare(
+                store, unit, plan.manifests[new.line], images, name, show, plan.experiment.threshold.source
+            )
+        failed = _score(prediction, plan.experiment.resources, address, console)
+        classify = make_classifier(plan, store, new.line)
+        summary = publish(prediction, plan.manifests[new.line], failed, out, classify)
     return ScoredImages(prediction, summary, failed, out)
 
 

@@ -84,6 +84,11 @@ class Folder:
         for key, path in sorted(files):
             yield _info(key, path)
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        folder = self.root / prefix
+        with _store_errors(folder):
+            yield from sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()
+
     def _raise_unless_missing(self, error: OSError) -> None:
         """Raise for a folder that cannot be read, which must not look like an empty one."""
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -131,4 +136,4 @@ def _info(key: str, path: Path) -> ObjectInfo:
         status = path.stat()
     except OSError:
         return ObjectInfo(key, 0)
-    return ObjectInfo(key, status.st_size, str(status.st_mtime_ns))
+    return ObjectInfo(key, status.st_size, str(status.st_mtime_ns), status.st_mtime)

@@ -50,6 +50,10 @@ class ReadOnly:
             if key.startswith(prefix):
                 yield ObjectInfo(key, int(info["size"]), _stamp(info))
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        below = (item.key.removeprefix(prefix).partition("/") for item in self.list(prefix))
+        yield from sorted({name for name, separator, _ in below if separator})
+
     def delete(self, key: str) -> None:
         self.put(key, b"")
 

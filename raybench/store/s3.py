@@ -172,11 +172,21 @@ class S3:
         # boto3's paginator ends after an error that is retried, and its listing would look complete. So pages are
         # requested one by one.
         root_length = len(self.root) + 1 if self.root else 0
-        request = {"Bucket": self.bucket, "Prefix": self._key(prefix) if prefix or self.root else ""}
+        for page in self._pages(prefix):
+            for item in page.get("Contents", ()):
+                modified = item["LastModified"].timestamp()
+                yield ObjectInfo(item["Key"][root_length:], int(item["Size"]), item.get("ETag", ""), modified)
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        for page in self._pages(prefix, Delimiter="/"):
+            for item in page.get("CommonPrefixes", ()):
+                yield item["Prefix"].removeprefix(self._key(prefix)).strip("/")
+
+    def _pages(self, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
+        request = {"Bucket": self.bucket, "Prefix": self._key(prefix) if prefix or self.root else ""} | options
         while True:
             page = self._call(functools.partial(self.client.list_objects_v2, **request), prefix)
-            for item in page.get("Contents", ()):
-                yield ObjectInfo(item["Key"][root_length:], int(item["Size"]), item.get("ETag", ""))
+            yield page
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]

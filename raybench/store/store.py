@@ -80,6 +80,10 @@ class Store:
         """List the objects whose key starts with `prefix`, sorted by key."""
         return self._backend.list(prefix)
 
+    def folders(self, prefix: str = "") -> Iterator[str]:
+        """List the names of the folders right below `prefix`, which ends with "/", without listing what they hold."""
+        return self._backend.folders(prefix)
+
     def delete(self, key: str) -> None:
         """Remove an object. A missing one is no error."""
         self._backend.delete(_checked(key))

@@ -256,7 +256,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     out = capsys.readouterr().out
     for name in (
         "pack", "inspect", "check", "models", "run", "status", "report", "compare", "predict", "annotate", "labels",
-        "export", "verify", "store", "demo", "doctor", "learning-curve", "weights",
+        "export", "verify", "store", "demo", "doctor", "learning-curve", "runs", "rm", "gc", "weights",
     ):  # fmt: skip
         assert name in out
 

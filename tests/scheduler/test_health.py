@@ -6,9 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from raybench.config.experiment import Experiment, ModelChoice
+from raybench.config.plan import make_plan
+from raybench.errors import SystematicFailure
 from raybench.runs.records import Failure
+from raybench.scheduler import health
 from raybench.scheduler.backlog import Job
 from raybench.scheduler.health import ALIKE, MAX_NODES, PROVEN, SUSPICIOUS, Breaker, NodeHealth
+from raybench.scheduler.runner import run_plan
+from raybench.store import Store
 from tests.support.backlog import unit
 
 BOTH = {"good", "bad"}
@@ -87,7 +93,7 @@ def test_a_task_that_fails_on_several_nodes_fails() -> None:
     assert not health.may_try_elsewhere(job, nodes)
 
 
-def failure(message: str, error_type: str = "StoreDenied") -> Failure:
+def failure(message: str, error_type: str = "RuntimeError") -> Failure:
     return Failure("train", error_type, message, "", 1)
 
 
@@ -121,8 +127,39 @@ def test_it_stops_where_there_is_one_model_on_one_node() -> None:
     assert not breaker.is_open(alive=2)
 
 
+def test_a_store_that_refuses_is_no_model_s_fault() -> None:
+    breaker = Breaker(models=10)
+    for number in range(ALIKE):
+        breaker.failed("model", f"node {number % 2}", failure(DENIED, "StoreDenied"))
+    assert breaker.is_open(alive=2)
+
+
+def test_a_model_that_has_failed_before_counts() -> None:
+    """Units of one model come together, so that the last fifty failures may be those of one."""
+    breaker = Breaker(models=10)
+    for number in range(3 * ALIKE):
+        assert not breaker.is_open(alive=1)
+        breaker.failed(f"model {number // ALIKE}", "node", failure("broken"))
+        if number == 2 * ALIKE:
+            break
+    assert breaker.is_open(alive=1)
+
+
 def test_lost_workers_that_nobody_can_place_stop_it_too() -> None:
     breaker = Breaker(models=3)
     for number in range(ALIKE):
         breaker.failed(f"model {number % 3}", "", failure("the worker died", "WorkerCrashedError"))
     assert breaker.is_open(alive=9)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_a_run_of_broken_models_stops(experiment: Experiment, packed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ALIKE", 6)
+    config = {"fail_in": "fit"}
+    models = tuple(ModelChoice(name="fake", label=f"broken-{number}", config=config) for number in range(3))
+    chosen = experiment.model_copy(update={"models": models, "seeds": (0, 1, 2)})
+    with pytest.raises(SystematicFailure, match=r"same way.*ModelError: fake was told to fail in fit"):
+        run_plan(make_plan(chosen))
+    failed = [key for key in (item.key for item in packed.list("runs/night/units/")) if key.endswith("failure.json")]
+    assert len(failed) in {6, 7}  # by the seventh the third model has failed

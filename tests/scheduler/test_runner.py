@@ -6,22 +6,26 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import ray
 
+from raybench._api import execute
 from raybench.analysis.board import board_from_json
 from raybench.analysis.run_summary import RunSummary
 from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.errors import InputError, RunStopped
+from raybench.errors import InputError, RunStopped, StoreDenied
 from raybench.report import cache
 from raybench.report.annotations.read import import_labels
+from raybench.runs.at_work import working
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import ScoreRecord, UnitResult
 from raybench.runs.run import RunStore, score_name
+from raybench.scheduler import runner
 from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.cluster import cluster_capacity
@@ -90,6 +94,30 @@ def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment, packed: S
         assert "fake_detector.py" in rows["broken"].failures[0].traceback
         assert rows["nan"].failures[0].error_type == "BadScores"
         assert cache.load(make_plan(chosen), RunStore(packed, "night")) is None  # it is not taken for finished
+
+
+def test_a_run_waits_for_nobody_who_removes_its_objects(experiment: Experiment, packed: Store) -> None:
+    in_the_way = pytest.raises(InputError, match=r"runs/night is in use: raybench gc by")
+    with working(RunStore(packed, "night"), "raybench gc", alone=True), in_the_way:
+        execute(make_plan(experiment), None, None)
+    assert not list(packed.list("runs/night/units/"))
+
+
+def test_the_driver_builds_the_report_where_the_node_of_the_aggregator_cannot(
+    finished: FinishedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Denied:
+        """Stands for the actor's method on a node without credentials."""
+
+        def __getattr__(self, name: str) -> Any:
+            return deny.remote if name == "remote" else self
+
+    @ray.remote
+    def deny(*arguments: object) -> None:
+        raise StoreDenied("no credentials found")
+
+    monkeypatch.setattr(runner, "_aggregator", lambda node: Denied())
+    assert run(finished.experiment).board.rows == finished.summary.board.rows
 
 
 def test_a_killed_worker_is_replaced(experiment: Experiment, tmp_path: Path) -> None:
