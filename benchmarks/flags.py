@@ -113,7 +113,9 @@ def _done(store: Store, lines: Sequence[str], held_out: float, work: Path) -> Do
         for shard in manifest.scored_shards:
             score(unit, manifest, shard, context)
         merge(unit, manifest, run, Partials())
-        run.commit(unit.detector_id, "measure", MeasureRecord(unit.detector_id, _NO_TIME, ModelSize(1.0, 1)))
+        run.commit(
+            unit.detector_id, "measure", MeasureRecord(_NO_TIME, ModelSize(1.0, 1), detector_id=unit.detector_id)
+        )
         result = finalize(unit, manifest, run)
         results.append(result)
         scores[unit.unit_id] = _scores(run, result)

@@ -31,9 +31,7 @@ from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import to_source
 from raybench.data.line import Line, rewritten_images
 from raybench.data.manifest import Manifest
-from raybench.data.pack import PackOptions
-from raybench.data.pack import add as add_images
-from raybench.data.source import name_of, pack_from, pack_if_changed
+from raybench.data.source import add_from, name_of, pack_from, pack_if_changed
 from raybench.detectors import registry
 from raybench.errors import InputError, ModelError, ObjectMissing, RunStopped, UnknownName
 from raybench.metrics.image import ImageScores
@@ -526,7 +524,7 @@ def pack_line(
     """Pack a folder as `line` of the store of lines, or add its new images, with a bar on `console`."""
     with pack_bar(line, console) as show:
         if add:
-            return add_images(source, lines, line, PackOptions(layout=layout), show)
+            return add_from(source, lines, line, layout, show)
         return pack_from(source, lines, line, layout, show)
 
 

@@ -103,7 +103,12 @@ def add(
     """
     before = read_manifest(lines, line)
     options = replace(options or PackOptions(), levels=(before.black_level, before.white_level))
-    listing = layouts.list_images(source, options.layout, line)
+    try:
+        listing = layouts.list_images(source, options.layout, line)
+    except LineError:  # of test images alone, a folder does not show its layout
+        if options.layout != layouts.AUTO:
+            raise
+        listing = layouts.list_images(source, before.layout, line)
     packing = Packing(source, lines, line, options, listing, progress)
     held = {row.image_id: row for shard in before.shards for row in read_rows(lines, shard, images=False)}
     new_items = tuple(item for item in listing.items if item.image_id not in held)

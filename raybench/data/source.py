@@ -10,14 +10,14 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.data.manifest import Manifest, read_manifest
-from raybench.data.pack import PackOptions, Progress, pack
+from raybench.data.pack import PackOptions, Progress, add, pack
 from raybench.errors import LineError, ObjectMissing
 from raybench.store import Store
 
@@ -73,6 +73,26 @@ def pack_from(
     packed = LineSource(source.uri(), layout, listing_digest(source), PACKING_VERSION)
     manifest = pack(source, lines, line, PackOptions(layout=layout), progress)
     lines.put(source_key(line), _ADAPTER.dump_json(packed, indent=1) + b"\n")
+    return manifest
+
+
+def add_from(
+    source: Store,
+    lines: Store,
+    line: str,
+    layout: str,
+    progress: Callable[[Progress], None] = lambda now: None,
+) -> Manifest:
+    """Append the new images of `source` to `line`; where it was packed from there, record what has been read now.
+
+    Raises:
+        LineError: The line is not packed, or no layout fits.
+        LabelError: The line was changed at the same time.
+    """
+    before, listing = read_source(lines, line), listing_digest(source)
+    manifest = add(source, lines, line, PackOptions(layout=layout), progress)
+    if before and before.uri == source.uri():
+        lines.put(source_key(line), _ADAPTER.dump_json(replace(before, listing=listing), indent=1) + b"\n")
     return manifest
 
 

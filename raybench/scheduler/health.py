@@ -104,6 +104,7 @@ class Breaker:
     def __init__(self, models: int) -> None:
         """models: how many the run compares."""
         self._models = models
+        self._failed_models, self._failed_nodes = set[str](), set[str]()
         self.succeeded()
 
     def succeeded(self) -> None:

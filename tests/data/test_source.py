@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raybench.data.manifest import manifest_key
-from raybench.data.source import PACKING_VERSION, pack_from, pack_if_changed, read_source
+from raybench.data.source import PACKING_VERSION, add_from, pack_from, pack_if_changed, read_source
 from raybench.errors import LineError
 from raybench.store import Store, open_store
 
@@ -80,3 +80,20 @@ def test_a_damaged_record_counts_for_nothing(images: Path, lines: Store) -> None
     lines.put("strip/source.json", b"{")
     assert read_source(lines, "strip") is None
     assert pack_if_changed(open_store(str(images)), lines, "strip", "auto").counts["test/ok"] == 6
+
+
+def test_images_that_were_added_are_not_packed_again(tmp_path: Path, strips: Path) -> None:
+    lines, folder = open_store(str(tmp_path / "lines")), tmp_path / "strips"
+    shutil.copytree(strips, folder)
+    images = open_store(str(folder))
+    pack_from(images, lines, "strip", "auto")
+    (folder / "test" / "good" / "new.png").write_bytes((folder / "test" / "good" / "000.png").read_bytes() + b"\0")
+    added = add_from(images, lines, "strip", "auto")
+    assert added.counts["test/ok"] == 7
+    assert pack_if_changed(images, lines, "strip", "auto") == added
+    elsewhere = tmp_path / "today" / "test" / "good"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "today.png").write_bytes((folder / "test" / "good" / "001.png").read_bytes() + b"\0")
+    more = add_from(open_store(str(tmp_path / "today")), lines, "strip", "auto")
+    assert more.counts["test/ok"] == 8
+    assert pack_if_changed(images, lines, "strip", "auto") == more
