@@ -50,6 +50,11 @@ class NodeHealth:
         self._streaks: defaultdict[str, _Streak] = defaultdict(_Streak)
         self._failed_on: defaultdict[Key, set[str]] = defaultdict(set)
 
+    @property
+    def has_failures(self) -> bool:
+        """Whether any node has failed a task since it last finished one."""
+        return bool(self._failed_on or self._streaks)
+
     def failed_on(self, job: Job) -> Set[str]:
         """Return the nodes on which `job` failed for a reason that may be theirs."""
         return self._failed_on.get(key_of(job), frozenset())

@@ -224,7 +224,7 @@ class _Dispatch:
             return None
         if job.phase != "measure":
             return job, None
-        avoided = self._health.avoided(job, self._nodes_for(job))
+        avoided = self._avoided(job)
         return job, ([node for node in free if node.node_id not in avoided] or free)[-1]
 
     def _free_nodes(self) -> list[Node]:
@@ -236,7 +236,7 @@ class _Dispatch:
         """node: that the task has to itself."""
         merging = job.phase == "aggregate"
         place = self.cluster.capacity.cpu_node(next(self._merges)) if merging else node
-        avoided = frozenset(self._health.avoided(job, self._nodes_for(job)))
+        avoided = self._avoided(job)
         if merging and place and place.node_id in avoided:
             place = None
         attempt = self._attempt(job, place)
@@ -246,6 +246,12 @@ class _Dispatch:
         reference = task.remote(pack_args((job, attempt)), self._contexts[job.unit.line])
         self._running.submit(_Flight(job, attempt, node, frozenset() if node_id else avoided), reference)
         self._gpus += attempt.gpus
+
+    def _avoided(self, job: Job) -> frozenset[str]:
+        """IDs of the nodes on which not to try `job`."""
+        if not self._health.has_failures:
+            return frozenset()
+        return frozenset(self._health.avoided(job, self._nodes_for(job)))
 
     def _nodes_for(self, job: Job) -> set[str]:
         """IDs of the living nodes that can run `job`."""

@@ -156,8 +156,9 @@ def test_lost_workers_that_nobody_can_place_stop_it_too() -> None:
 @pytest.mark.usefixtures("cluster")
 def test_a_run_of_broken_models_stops(experiment: Experiment, packed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "ALIKE", 6)
-    config = {"fail_in": "fit"}
-    models = tuple(ModelChoice(name="fake", label=f"broken-{number}", config=config) for number in range(3))
+    models = tuple(
+        ModelChoice(name="fake", label=f"broken-{grid}", config={"fail_in": "fit", "grid": grid}) for grid in (4, 8, 16)
+    )
     chosen = experiment.model_copy(update={"models": models, "seeds": (0, 1, 2)})
     with pytest.raises(SystematicFailure, match=r"same way.*ModelError: fake was told to fail in fit"):
         run_plan(make_plan(chosen))
