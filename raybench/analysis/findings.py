@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from raybench.analysis.board import Board, BoardContext, LineScores, build_board
 from raybench.analysis.cost_report import CostReport, hours_of
 from raybench.analysis.flags import Flag, ScoredImage, collect_scores, voting_models
 from raybench.analysis.held_out import HeldOut, collect_held_out
 from raybench.analysis.queue_builder import QueueBuilder
+from raybench.analysis.slices import Slice, slices_of
 from raybench.analysis.squash_baseline import SquashBaseline
 from raybench.analysis.verdict import DecisionSettings, Verdict
 from raybench.config.plan import Plan
@@ -57,6 +58,8 @@ class Findings:
     """All finished units, those of the squash baseline included."""
     asides: frozenset[str] = frozenset()
     """unit_ids of the squash baseline."""
+    slices: Mapping[str, Sequence[Slice]] = field(default_factory=dict)
+    """By line whose table has further columns: how the named model does on each of their values."""
 
 
 def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
@@ -128,7 +131,20 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         ),
         finished=tuple(finished.values()),
         asides=plan.asides,
+        slices={
+            verdict.line: found for verdict in board.verdicts if (found := _slices(plan, verdict, finished.values()))
+        },
     )
+
+
+def _slices(plan: Plan, verdict: Verdict, finished: Iterable[FinishedUnit]) -> list[Slice]:
+    """Slice a line for the model that its verdict names, by the first seed; none for a line without further columns."""
+    place = verdict.line, verdict.run
+    unit = next((unit for unit in finished if (unit.unit.line, unit.unit.model) == place), None)
+    if unit is None or unit.result.threshold is None or not plan.manifests[verdict.line].attributes:
+        return []
+    attributes = plan.line(verdict.line).attributes()
+    return slices_of(verdict.line, unit.unit.model, unit.images, unit.result.threshold, attributes)
 
 
 def _with_note(verdict: Verdict, manifest: Manifest) -> Verdict:

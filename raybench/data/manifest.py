@@ -143,6 +143,8 @@ class Manifest:
     black_level: int = 0
     """Pixel value of 16-bit images that means black. Above 0 only if the training images lie in a narrow band far from
     0, as those of thermal cameras; white and black are then a width of the band above and below it."""
+    attributes: tuple[str, ...] = ()
+    """Names of the further columns of the table that the line was packed from, sorted."""
     changes: tuple[Change, ...] = ()
     """What has been done to the line since it was packed, the oldest first."""
 
@@ -151,6 +153,7 @@ class Manifest:
         """SHA-256 (hex) of all fields that can change a result, so not of `layout`, `rejects` and `findings`."""
         identity = asdict(self)
         del identity["layout"], identity["rejects"], identity["findings"], identity["changes"]
+        del identity["attributes"]  # they follow from the shards
         if not self.black_level:  # lines from before this field existed have digests without it
             del identity["black_level"]
         identity["shards"] = [_identity(shard) for shard in self.shards]

@@ -139,6 +139,7 @@ def add(
         max_height=max(before.max_height, new.max_height),
         max_width=max(before.max_width, new.max_width),
         shards=tuple(sorted([*before.shards, *shards], key=lambda shard: shard.key)),
+        attributes=tuple(sorted({*before.attributes, *new.attributes})),
         findings=_sorted({*before.findings, *new.findings}),
         changes=(*before.changes, change),
     )

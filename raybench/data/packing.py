@@ -133,6 +133,8 @@ class Packing:
     masks: int = 0
     bands: list[tuple[str, str, tuple[int, int]]] = field(default_factory=list)
     """ID, split and `ImageFacts.band` of each 16-bit image."""
+    attributes: set[str] = field(default_factory=set)
+    """Names of further columns of the table."""
     groups: defaultdict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(dict))
     """IDs of the images of each group, by split."""
 
@@ -210,6 +212,7 @@ class Packing:
             white_level=white,
             black_level=black,
             shards=tuple(shards),
+            attributes=tuple(sorted(self.attributes)),
             rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
             findings=tuple(sorted([*self.findings, *clipped, *leaks], key=lambda finding: finding.path)),
         )
@@ -308,6 +311,7 @@ class Packing:
         self.masks += row.mask is not None
         self.sizes.append((row.split, row.height, row.width))
         self.note_group(row)
+        self.attributes.update(name for name, _ in row.attributes)
         if facts.band is not None:
             self.bands.append((row.image_id, row.split, facts.band))
 

@@ -18,7 +18,8 @@ import jinja2
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.held_out import HeldOut
-from raybench.analysis.sentences import format_probability
+from raybench.analysis.sentences import format_number, format_probability
+from raybench.analysis.slices import Slice
 from raybench.analysis.verdict import Verdict
 from raybench.report.charts import excess_ticks, place_of_threshold
 from raybench.report.column import headers
@@ -48,6 +49,7 @@ def render(
     seen: Sequence[ScoredImage] = (),
     sections: Mapping[str, Section] = MappingProxyType({}),
     held_out: Mapping[str, Mapping[str, HeldOut]] = MappingProxyType({}),
+    slices: Mapping[str, Sequence[Slice]] = MappingProxyType({}),
 ) -> str:
     """Return the page as HTML.
 
@@ -58,10 +60,11 @@ def render(
         seen: All scored images, for the charts.
         sections: Quality of the data, by line.
         held_out: Held-back OK images by line and model, so that thresholds can be moved.
+        slices: Slices of each line whose table has further columns, for its named model.
     """
     script = "\n".join(part(name) for name in SCRIPTS)
     return template("page.html.j2").render(
-        page=page_model(board, flags, pictures, seen, sections, held_out),
+        page=page_model(board, flags, pictures, seen, sections, held_out, slices),
         overall_headers=headers(OVERALL_COLUMNS),
         line_headers=headers(LINE_COLUMNS),
         excess_ticks=excess_ticks(),
@@ -90,6 +93,7 @@ def template(name: str) -> jinja2.Template:
         "words_of_label": {"ng": "NG", "ok": "OK", "unknown": "not labelled"},
     }
     environment.filters |= {
+        "number": format_number,
         "fixed": lambda value: _rounded(value, ".3f"),
         "brief": lambda value: "" if value is None else f"{value:.6g}",
         "excess": lambda value: format(value, "+.2f").replace("-", "−"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from raybench.analysis.board import Board
@@ -13,6 +13,7 @@ from raybench.analysis.held_out import HeldOut
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import format_number
+from raybench.analysis.slices import Slice
 from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Costs
 from raybench.metrics.numbers import Estimate
@@ -121,6 +122,8 @@ class PageLine:
     """Of the named model."""
     chart_note: str
     """What the charts leave out, in sentences. Empty if they are exact."""
+    slices: tuple[Slice, ...] = field(default=(), kw_only=True)
+    """The named model on the images of each camera, lot or light."""
     payoff: str
     """What the line's queue is worth, in a sentence. Empty without scores."""
     rows: tuple[PageRow, ...]
@@ -206,6 +209,7 @@ def page_model(
     seen: Sequence[ScoredImage],
     sections: Mapping[str, Section],
     held_out: Mapping[str, Mapping[str, HeldOut]],
+    slices: Mapping[str, Sequence[Slice]],
 ) -> PageModel:
     """Return everything that the page shows. The arguments are those of `html.render`."""
     flags_of, pictures_of, seen_of = _by_line(flags), _by_line(pictures), _by_line(seen)
@@ -216,6 +220,7 @@ def page_model(
         for each in summaries
     )
     lines = _with_scores(lines, seen_of, held_out)
+    lines = tuple(replace(line, slices=tuple(slices.get(line.name, ()))) for line in lines)
     return PageModel(
         board=board,
         lines=lines,

@@ -39,7 +39,7 @@ def write(plan: Plan, run: RunStore, findings: Findings) -> None:
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
     run.put_report("flags.parquet", flags_parquet(flags))
-    page = render(board, flags, pictures, findings.images, sections, findings.held_out)
+    page = render(board, flags, pictures, findings.images, sections, findings.held_out, findings.slices)
     run.put_report("index.html", page.encode())
 
 

@@ -17,8 +17,10 @@ import pytest
 from raybench.analysis.board import Board, BoardContext, board_from_json, board_json, build_board
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.sentences import format_probability
+from raybench.analysis.slices import Slice
 from raybench.analysis.verdict import DecisionSettings
 from raybench.config.experiment import Costs
+from raybench.metrics.numbers import Estimate
 from raybench.report.column import headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import HeatMap, Picture, heat_codes, outline_path, overlay
@@ -239,3 +241,21 @@ def test_what_is_no_hotter_than_typical_stays_clear() -> None:
     assert (found[4, 4] == 100).all()
     assert (found[0, 0] != 100).any()
     assert (overlay(image, heat, 5.0, 5.0)[0, 0] != 100).any()
+
+
+def test_slices_are_shown_with_what_differs(board: Board) -> None:
+    share, few = Estimate(0.5, 0.2, 0.8, 10), Estimate(None, reason="no NG images in the test split")
+    slices = {
+        board.lines[0]: [
+            Slice(board.lines[0], "padim", "camera", EVIL, 10, 4, share, share, 0.01),
+            Slice(board.lines[0], "padim", "camera", "", 12, 0, few, share, 0.4),
+        ]
+    }
+    text = render(board, FLAGS, [picture()], SEEN, slices=slices)
+    rows = re.findall(r"<tr(?: class=\"(\w+)\")?><td>camera</td><td>(.*?)</td>", text)
+    assert rows == [
+        ("named", html.escape(EVIL, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")),
+        ("", "(empty)"),
+    ]
+    assert "0.500 (0.200–0.800)" in text
+    assert "By camera, lot or light" not in render(board, FLAGS, [picture()], SEEN)
