@@ -152,8 +152,9 @@ def _with_note(verdict: Verdict, manifest: Manifest) -> Verdict:
     returned = sum(shard.labels.rows for shard in manifest.scored_shards if shard.labels)
     if not returned:
         return verdict
+    labels = "label" if returned == 1 else "labels"
     note = (
-        f"{returned} {'label' if returned == 1 else 'labels'} came back after the line was packed, among {manifest.judged('ok')} OK and "
+        f"{returned} {labels} came back after the line was packed, among {manifest.judged('ok')} OK and "
         f"{manifest.judged('ng')} NG images. Images that the queue chose are those that models find suspicious: with "
         "them the image AUROC is lower, and false alarms are more, than on images taken at random. Label some of those "
         "too."
