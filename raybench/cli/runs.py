@@ -67,7 +67,7 @@ def gc(
     """Remove what no run needs: bytes without a commit, and on request units of the past. Says first what would go."""
     older_s = age_s(older)
     total = Waste()
-    for run in [_run_at(name)] if "/runs/" in name else runs_in(open_store(name)):
+    for run in runs_in(open_store(name)) or [_run_at(name)]:
         try:
             with working(run, "raybench gc", alone=True) if yes else contextlib.nullcontext():
                 waste = waste_of(run, plan_of(run.store.uri(run.root)) if keep_current else None, older_s)
