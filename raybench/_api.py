@@ -24,7 +24,7 @@ from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.select import select_unit
 from raybench.analysis.slices import slice_frame, slices_of
 from raybench.analysis.verdict import Verdict
-from raybench.config.experiment import Experiment, ModelChoice
+from raybench.config.experiment import LEAST_TRAIN_IMAGES, Experiment, ModelChoice
 from raybench.config.plan import Plan, check_models, make_plan, open_experiment_store, plan_of
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
@@ -97,8 +97,16 @@ class Run:
         return BoardFrame(board_frame(self._board()).set_index(["line", "model"]))
 
     def verdict(self, line: str) -> Verdict:
-        """Return which model `line` should run, how sure that is, and why."""
-        return self._board().verdict_on(self._known(line))
+        """Return which model `line` should run, how sure that is, and why, as the latest report says.
+
+        Raises:
+            UnknownName: There is no such line.
+            InputError: The report has no results on the line.
+        """
+        board = self._board()
+        if self._known(line) not in board.lines:
+            raise InputError(f"the report of {self.uri} has no results on {line}; run the experiment first")
+        return board.verdict_on(line)
 
     def status(self) -> pd.DataFrame:
         """Return how far each unit is: waiting, trained, failed or done."""
@@ -158,7 +166,7 @@ class Run:
         Args:
             line: The product line.
             sizes: Numbers of OK images, those that are held back included; larger ones contain smaller ones. Those
-                from the line's own number on are left out.
+                from the run's own number on are left out.
             models: Labels of the models. Empty: all of the line's.
             address: Ray cluster, as in `run`.
             progress: Whether to show bars.
@@ -185,7 +193,9 @@ class Run:
         for model in models:
             if model not in choices:
                 raise UnknownName("model", model, choices)
-        finished, total = self._scores(line), self.plan.manifests[line].train_ok
+        if few := [size for size in sizes if size < LEAST_TRAIN_IMAGES]:
+            raise InputError(f"{few[0]} OK images are too few to train on; the least is {LEAST_TRAIN_IMAGES}")
+        finished, total = self._scores(line), own.protocol.of_train(self.plan.manifests[line].train_ok)
         chosen = {model: found for model, found in finished.items() if model in (models or choices)}
         if not chosen:
             raise InputError(f"no model is finished on {line}; run the experiment first")

@@ -154,10 +154,10 @@ def _with_note(verdict: Verdict, manifest: Manifest) -> Verdict:
         return verdict
     labels = "label" if returned == 1 else "labels"
     note = (
-        f"{returned} {labels} came back after the line was packed, among {manifest.judged('ok')} OK and "
-        f"{manifest.judged('ng')} NG images. Images that the queue chose are those that models find suspicious: with "
-        "them the image AUROC is lower, and false alarms are more, than on images taken at random. Label some of those "
-        "too."
+        f"{returned} {labels} came back after the line was packed; {manifest.judged('ok')} OK and "
+        f"{manifest.judged('ng')} NG images are judged now. Images that the queue chose are those that models find "
+        "suspicious: with them the image AUROC is lower, and false alarms are more, than on images taken at random. "
+        "Label some of those too."
     )
     return replace(verdict, notes=(*verdict.notes, note))
 

@@ -198,8 +198,17 @@ def _line(
     then, later = (board.verdict_on(name) if name in board.lines else None for board in (old.board, new.board))
     for run, verdict, units in ((old.board.context.run, then, before), (new.board.context.run, later, now)):
         if verdict is None or not units:
-            missing = "has no such line" if verdict is None else "has no finished unit on this line as it is packed now"
-            return LineChange(name, "not comparable", then, later, None, (), None, (f"{run} {missing}",))
+            missing = "no results" if verdict is None else "no finished unit"
+            return LineChange(
+                name,
+                "not comparable",
+                then,
+                later,
+                None,
+                (),
+                None,
+                (f"{run} has {missing} on this line as it is packed now",),
+            )
     images, ids = _common(next(iter(before.values()))[0].images, next(iter(now.values()))[0].images, rewritten)
     notes = _image_notes(images)
     if of_threshold := _threshold_difference(name, experiments):

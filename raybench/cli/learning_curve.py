@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from raybench._api import open_run
 from raybench.analysis.learning_curve import SIZES
 from raybench.cli.options import RunName
 from raybench.cli.terminal import out
+from raybench.errors import InputError
 
 NUMBERS = ("image_auroc", "more")
 
@@ -23,7 +25,9 @@ def learning_curve(
     address: Annotated[str | None, typer.Option(help="Ray cluster; default: RAY_ADDRESS, or this machine.")] = None,
 ) -> None:
     """Train a line's models on fewer OK images, and say how many it needs. The run must be finished."""
-    numbers = [int(size) for size in sizes.split(",") if size.strip().isdigit()]
+    if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", sizes):
+        raise InputError(f"--sizes {sizes!r}: give numbers with commas between, as in 10,25,50")
+    numbers = [int(size) for size in sizes.split(",")]
     labels = [label.strip() for label in models.split(",") if label.strip()]
     frame = open_run(name).learning_curve(line, numbers, models=labels, address=address)
     headers = ("model", "OK images", "image AUROC", "higher with all by", "threshold")

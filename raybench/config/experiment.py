@@ -36,6 +36,8 @@ from raybench.store import open_store
 from raybench.store.digest import digest
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+LEAST_TRAIN_IMAGES = 4
+"""Lowest number of OK images that `train_images` may ask for."""
 
 
 def _not_a_truth_value(value: Any) -> Any:
@@ -303,7 +305,7 @@ class Experiment(_Section):
     """False-alarm rate on OK images that the threshold may cause."""
     held_out: HeldOut = 0.2
     """Share of the OK training images to hold back for the threshold."""
-    train_images: int | None = Field(default=None, ge=4)
+    train_images: int | None = Field(default=None, ge=LEAST_TRAIN_IMAGES)
     """Number of OK images to train on and to hold back, in whole groups, the same ones for every model and seed. A
     larger number adds to them. If unset, all of the line's."""
     train_budget_s: TrainBudget = None

@@ -152,7 +152,7 @@ def experiment_of(name: str) -> Experiment:
 
     Raises ExperimentError, InputError, or the store's own errors.
     """
-    return parse_experiment(*_text_of(name))
+    return _where_it_lies(name, parse_experiment(*_text_of(name)))
 
 
 def plan_of(name: str) -> Plan:
@@ -165,7 +165,7 @@ def plan_of(name: str) -> Plan:
     draft = parse_draft(Experiment, *_text_of(name))
     if draft.problems:
         raise ExperimentError(name, [*draft.problems, *_faults_of_the_rest(draft)])
-    return make_plan(draft.experiment, name)
+    return make_plan(_where_it_lies(name, draft.experiment), name)
 
 
 def _text_of(name: str) -> tuple[str, str]:
@@ -178,6 +178,15 @@ def _text_of(name: str) -> tuple[str, str]:
         return open_store(root).get(f"runs/{run}/experiment.yaml").decode(), where
     except UnicodeDecodeError as error:
         raise ExperimentError(where, [f"cannot be read as UTF-8 text: {error}"]) from error
+
+
+def _where_it_lies(name: str, experiment: Experiment) -> Experiment:
+    """Return the experiment of a stored run with the store that holds the run now; it may have been copied or moved."""
+    root, runs, _ = name.rstrip("/").rpartition("/runs/")
+    if Path(name).is_file() or not runs:
+        return experiment
+    store = open_store(root).uri()
+    return experiment if store == open_store(experiment.store).uri() else experiment.model_copy(update={"store": store})
 
 
 def _faults_of_the_rest(draft: Draft[Experiment]) -> list[str]:

@@ -143,7 +143,7 @@ def junit(comparison: RunComparison, results: Mapping[str, Mapping[str, str | No
 def verdict_words(verdict: Verdict | None) -> str:
     """Return the named model and its grade."""
     if verdict is None:
-        return "no line"
+        return "no results"
     return f"{verdict.run} ({verdict.grades.get(verdict.run, '')})" if verdict.run else "no verdict"
 
 

@@ -45,7 +45,7 @@ def conditions(board: Board) -> list[str]:
     texts += _weights(board)
     texts += sorted({f"{row.model} cannot be exported: {why}" for row in board.rows if (why := row.not_exportable)})
     if context.pending:
-        texts.append(f"{context.pending} units are still to be done; the same command goes on with them")
+        texts.append(f"{context.pending} units are still to be done; `raybench run` goes on with them")
     versions = ", ".join(f"{name} {version}" for name, version in context.versions.items())
     return [*texts, f"{context.created}, experiment {context.digest[:12]}, {versions}"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raybench.config.plan import Plan
+from raybench.runs.run import scored_name
 
 State = Literal["waiting", "trained", "failed", "done"]
 
@@ -28,6 +29,8 @@ class UnitStatus:
         if self.state == "failed":
             return "failed; the same command tries it again"
         if self.state == "trained":
+            if self.scored_shards == self.shards:
+                return "scored, to be judged"
             return f"trained, {self.scored_shards} of {self.shards} shards scored"
         return self.state
 
@@ -36,9 +39,10 @@ def unit_statuses(plan: Plan, commits: Mapping[str, set[str]]) -> list[UnitStatu
     """How far each unit of `plan` is. commits: unit_id → names of its commits and of its failure."""
     found = []
     for unit in plan.units:
-        names, shards = commits.get(unit.unit_id, set()), len(plan.manifests[unit.line].scored_shards)
+        names, manifest = commits.get(unit.unit_id, set()), plan.manifests[unit.line]
+        shards = len(manifest.scored_shards)
         state = _state(names)
-        scored = shards if state == "done" else sum(name.startswith("score-") for name in names)
+        scored = shards if state == "done" else sum(scored_name(shard) in names for shard in manifest.scored_shards)
         found.append(UnitStatus(unit.unit_id, unit.line, unit.model, unit.seed, state, scored, shards))
     return found
 

@@ -71,8 +71,9 @@ def _join(address: str, settings: dict[str, Any]) -> None:
     """Join the cluster at `address`, or start one of this machine alone. Raises ClusterUnreachable."""
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **settings)
-    except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-        # Another version of Ray or Python, no token, no node of the cluster on this machine, no memory left for one.
+    except Exception as error:
+        # Another version of Ray or Python, no token, no node of the cluster on this machine, no memory left for one;
+        # a bare Exception where the machine is so busy that its node does not start in time.
         what = "start Ray on this machine" if address == "local" else f"join the Ray cluster at {address}"
         raise ClusterUnreachable(f"cannot {what}: {error}") from error
 

@@ -140,6 +140,10 @@ def test_how_many_images_a_line_needs(run: rb.Run) -> None:
     assert smaller.experiment.train_images == 8
     with pytest.raises(rb.errors.UnknownName, match="did you mean 'fake'"):
         run.learning_curve("bottle", models=["fak"])
+    with pytest.raises(rb.errors.InputError, match="3 OK images are too few"):
+        run.learning_curve("bottle", [25, 3])
+    frame = smaller.learning_curve("bottle", [8, 24], progress=False)
+    assert list(frame.index) == [("fake", 8)]  # it was trained on 8 images, though its line has 24
 
 
 @pytest.mark.cluster

@@ -8,6 +8,7 @@ from raybench.cli.models import known_models
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan, planned_units
 from raybench.data.pack import PackOptions, pack
+from raybench.runs.run import scored_name
 from raybench.runs.status import unit_statuses
 from raybench.store import open_store
 
@@ -43,10 +44,11 @@ def test_what_is_planned(plan: Plan) -> None:
 
 def test_how_far_it_is(plan: Plan) -> None:
     done, trained, failed, waiting = plan.units
+    shards = [scored_name(shard) for shard in plan.manifests["strip"].scored_shards]
     commits = {
         done.unit_id: {"result"},  # as the ledger tells it
-        trained.unit_id: {"train", "score-test-00000"},
-        failed.unit_id: {"train", "score-test-00000", "failure"},
+        trained.unit_id: {"train", shards[0]},
+        failed.unit_id: {"train", shards[0], "failure"},
     }
     found = unit_statuses(plan, commits)
     assert [unit.unit_id for unit in found] == [one.unit_id for one in (done, trained, failed, waiting)]
@@ -62,6 +64,8 @@ def test_how_far_it_is(plan: Plan) -> None:
         "failed; the same command tries it again",
         "waiting",
     ]
+    relabelled = unit_statuses(plan, {done.unit_id: {"train", *shards}})[0]  # of the detector, not of the unit
+    assert relabelled.text == "scored, to be judged"
 
 
 def test_models_with_the_defaults_of_a_preset() -> None:

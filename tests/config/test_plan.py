@@ -125,6 +125,12 @@ def test_an_experiment_by_file_or_by_its_run(experiment: Experiment, packed: Sto
         experiment_of(str(tmp_path / "none.yaml"))
 
 
+def test_a_run_in_a_copied_store_is_that_of_the_copy(experiment: Experiment, tmp_path: Path) -> None:
+    copy = open_store(str(tmp_path / "copy"))
+    RunStore(copy, "night").freeze(experiment.to_yaml(), experiment.digest)
+    assert experiment_of(copy.uri("runs/night")) == experiment.model_copy(update={"store": copy.uri()})
+
+
 def test_a_line_that_is_not_square_gets_squashed_twins(experiment: Experiment) -> None:
     models = (ModelChoice(name="fake"), ModelChoice(name="fake", label="stretched", input=InputChoice(fit="squash")))
     plan = make_plan(experiment.model_copy(update={"models": models, "seeds": (0, 1), "squashed_twins": True}))

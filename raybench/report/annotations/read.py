@@ -62,7 +62,7 @@ class LabelImport:
 
     @property
     def steps(self) -> Counter[str]:
-        """Numbers of changes by what they do, as `ok → ng` or `mask`."""
+        """Numbers of changes by what they do, as `OK → NG` or `mask added`."""
         return Counter(_step(change) for change in self.changes)
 
     @property
@@ -123,8 +123,10 @@ def import_labels(
     changes = changes_of(line.store, line.manifest, corrections)
     manifest = line.manifest
     if changes and not rehearse:
-        what = f"{len(changes)} labels from {source.name}"
-        change = Change(now, by or getpass.getuser(), what, manifest.digest)
+        user = by or getpass.getuser()
+        people = ", ".join(sorted({each.correction.by for each in changes} - {user}))
+        what = f"{len(changes)} {'label' if len(changes) == 1 else 'labels'} from {source.name}"
+        change = Change(now, user, f"{what}, given by {people}" if people else what, manifest.digest)
         manifest = correct_labels(line.store, manifest, corrections, change)
     unchanged, left = len(corrections) - len(changes), len(labelled) - len(corrections)
     return LabelImport(Line(line.store, manifest, line.writable), tuple(changes), unchanged, left)
@@ -346,7 +348,7 @@ def _marks(row: ImageRow) -> bool:
 
 def _step(change: LabelChange) -> str:
     names = {"ok": "OK", "ng": "NG", "unknown": "not labelled"}
-    if change.sets_aside and not change.relabels:
+    if change.sets_aside:
         return "left out"
     if change.relabels:
         return f"{names[change.row.label]} → {names[change.correction.label]}"

@@ -141,7 +141,7 @@ def test_decisions_change_labels_and_nothing_else(line: Line, tmp_path: Path) ->
     assert rows(Line.open(line.store, "strip")) == before
     found = import_labels(line, file, by="tom")
     assert (found.steps, found.unchanged, found.left) == (rehearsed.steps, 1, 1)
-    assert found.steps == {"OK → NG": 1, "NG → OK": 1, "OK → not labelled": 1}
+    assert found.steps == {"OK → NG": 1, "NG → OK": 1, "left out": 1}
     assert not found.trains
     again = Line.open(line.store, "strip")
     after = rows(again)
@@ -283,4 +283,4 @@ def test_the_command(
     said = call("import", line.uri, str(file))
     assert "strip: changed 1 OK → NG" in said
     assert "trains nothing" in said
-    assert "1 labels from decisions.csv" in call("log", line.uri)
+    assert "1 label from decisions.csv, given by mia" in call("log", line.uri)
