@@ -9,6 +9,7 @@ from raybench.analysis.anomaly_types.stored import with_anomaly_types
 from raybench.analysis.board import Board, board_json
 from raybench.analysis.findings import Findings, analyze
 from raybench.config.plan import Plan
+from raybench.errors import InputError
 from raybench.report.html import render
 from raybench.report.inspection import section
 from raybench.report.pictures import read_pictures
@@ -44,10 +45,21 @@ def write(plan: Plan, run: RunStore, findings: Findings) -> None:
 
 
 def publish_again(plan: Plan) -> Board:
-    """Write the report of everything done so far, and return its board."""
+    """Write the report of everything done so far, and return its board.
+
+    Raises:
+        InputError: No unit of the plan has ended, as after labels came back; the report that is there stays.
+    """
     name = plan.experiment.name
     run = RunStore(plan.store, name, Ledger.read(RunStore(plan.store, name)))
-    return publish(plan, run, datetime.now(UTC).isoformat(timespec="seconds"))
+    findings = analyze(plan, run, datetime.now(UTC).isoformat(timespec="seconds"))
+    if not findings.board.rows:
+        raise InputError(
+            f"no unit of {name} has ended on its lines as they are packed now; `raybench run` goes on with them, and "
+            "trains nothing if only labels have changed"
+        )
+    write(plan, run, findings)
+    return findings.board
 
 
 def download(run: RunStore, folder: Path) -> Path:

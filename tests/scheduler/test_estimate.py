@@ -10,6 +10,7 @@ from raybench.analysis.cost_report import format_estimate
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import Plan, make_plan
 from raybench.data.pack import PackOptions, pack
+from raybench.errors import InputError
 from raybench.report.annotations.read import import_labels
 from raybench.report.publish import publish_again
 from raybench.runs.cost_model import CostEstimate, Work
@@ -81,6 +82,8 @@ def test_a_run_s_own_units_predict_the_rest_and_its_report_predicts_for_others(s
     import_labels(plan.line("strip"), file)
     again = estimate_plan(night(tmp_path), BOX)
     assert (again.units, again.trains, again.scores, again.judges) == (2, 1, 12, 1)
+    with pytest.raises(InputError, match="no unit of night has ended on its lines as they are packed now"):
+        publish_again(night(tmp_path))
     file.write_text("image_id,decision\ntest/good/000.png,ok\n")
     import_labels(night(tmp_path).line("strip"), file)
 
