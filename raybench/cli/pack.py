@@ -8,7 +8,7 @@ import typer
 
 from raybench._api import pack_line as pack_with_progress
 from raybench.cli.terminal import err, out, print_packed
-from raybench.data.manifest import Manifest
+from raybench.data.manifest import Manifest, read_manifest
 from raybench.store import Store, open_store
 
 
@@ -23,7 +23,11 @@ def pack(
 ) -> None:
     """Pack a folder of images into Parquet shards."""
     target = open_store(to)
+    before = read_manifest(target.sub("lines"), line).counts if add else {}
     manifest = pack_line(open_store(source), target, line, layout, add)
+    if add:
+        new = sum(manifest.counts.values()) - sum(before.values())
+        out.print(f"{new or 'no new'} image{'' if new == 1 else 's'} added", highlight=False)
     counts = ", ".join(f"{name} {count}" for name, count in sorted(manifest.counts.items()))
     size_mb = sum(shard.size for shard in manifest.shards) / 1e6
     out.print(f"{line}: {counts}; {len(manifest.shards)} shards, {size_mb:.1f} MB", highlight=False)

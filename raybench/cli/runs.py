@@ -37,7 +37,9 @@ def runs(store: StoreName, as_json: Json = False) -> None:
         numbers = (f"{info.units:,}", f"{info.objects:,}", _gb(info.size))
         table.add_row(info.name, info.owner or "–", _day(info.written), *numbers, at_work)
     out.print(table, markup=False, highlight=False)
-    out.print(f"{len(infos)} runs, {_gb(sum(info.size for info in infos))} GB", highlight=False)
+    out.print(
+        f"{len(infos)} run{'' if len(infos) == 1 else 's'}, {_gb(sum(info.size for info in infos))} GB", highlight=False
+    )
 
 
 def rm(
