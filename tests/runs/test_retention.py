@@ -162,7 +162,7 @@ def test_the_inventory(run: RunStore, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert call(monkeypatch, "runs", run.store.uri()) == 0
     out = capsys.readouterr().out
     assert "night  anna" in out
-    assert "1 runs, 0.0" in out
+    assert "1 run, 0.0" in out
     assert call(monkeypatch, "runs", run.store.uri(), "--json") == 0
     assert json.loads(capsys.readouterr().out)["runs"][0]["units"] == 2
 
