@@ -22,6 +22,7 @@ from raybench.metrics.heat import Heat, HostCounts
 from raybench.metrics.masks import Mask
 from raybench.metrics.on_device import DeviceCounts, middles_and_peaks, on, resized
 from raybench.metrics.pixel import PixelSketch
+from raybench.runs.scores import LEVELS, quantise, restore
 from tests.support.made_maps import assert_same_heat
 from tests.support.made_masks import masks
 
@@ -251,3 +252,11 @@ def test_maps_are_taken_from_where_they_lie() -> None:
     assert torch.equal(on(maps, "cpu"), torch.ones((1, 2, 3)))
     tensor = torch.ones((1, 2, 3))
     assert on(tensor, "cpu") is tensor
+
+
+@given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=6), elements=wide | few))
+def test_maps_are_rounded_as_a_scores_shard_stores_them(maps: Maps) -> None:
+    """Heat maps that are judged on a GPU are those that are judged again later, from the shard."""
+    rounded = on_device_module.rounded(torch.from_numpy(maps), LEVELS).numpy()
+    assert rounded.dtype == np.float32
+    np.testing.assert_array_equal(rounded, np.stack([restore(*quantise(heatmap)) for heatmap in maps]))

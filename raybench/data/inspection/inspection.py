@@ -59,7 +59,7 @@ def inspect(
     progress: Callable[[int], None] = lambda images: None,
     kept: Store | None = None,
 ) -> Inspection:
-    """Inspect a line. Each image is decoded once, and never again while it is kept what was measured.
+    """Inspect a line. Each image is decoded once: what is measured is kept.
 
     Args:
         lines: The store of lines.

@@ -24,7 +24,7 @@ from raybench.metrics import npz
 from raybench.store import Store
 from raybench.store.digest import digest
 
-VERSION = 1
+VERSION = 1  # of what `properties` measures: a change there without a higher one here finds old measurements
 _KIND, _COLUMN, _UNREADABLE = "measured", "column ", "unreadable "
 _LOST = tuple(each.name for each in fields(Unreadable))
 
@@ -45,12 +45,14 @@ def measured_shard(lines: Store, manifest: Manifest, shard: ShardInfo, kept: Sto
     """
     identity = digest([VERSION, shard.sha256, manifest.black_level, manifest.white_level])
     key = f"{manifest.line}/measured/{PurePosixPath(shard.key).stem}-{identity[:16]}.npz"
-    for store in (lines, kept):
-        with contextlib.suppress(ObjectMissing, IntegrityError):
-            return _corrected(_from_bytes(store.get(key)), lines, shard)
-    found = measure_shard(lines, manifest, replace(shard, labels=None), threads)
-    with contextlib.suppress(StoreDenied):
-        kept.put(key, _to_bytes(found))
+    found = None
+    for store in (lines,) if kept is lines else (lines, kept):
+        with contextlib.suppress(ObjectMissing, IntegrityError):  # what is damaged is measured anew
+            found = found or _from_bytes(store.get(key))
+    if found is None:
+        found = measure_shard(lines, manifest, replace(shard, labels=None), threads)
+        with contextlib.suppress(StoreDenied):
+            kept.put(key, _to_bytes(found))
     return _corrected(found, lines, shard)
 
 
@@ -81,6 +83,8 @@ def _array(column: pd.Series[Any]) -> npt.NDArray[Any]:
 
 def _from_bytes(data: bytes) -> Properties:
     arrays = npz.from_bytes(_KIND, VERSION, data)
-    table = pd.DataFrame({name.removeprefix(_COLUMN): array for name, array in arrays.items() if _COLUMN in name})
+    table = pd.DataFrame(
+        {name.removeprefix(_COLUMN): array for name, array in arrays.items() if name.startswith(_COLUMN)}
+    )
     lost = zip(*(arrays[f"{_UNREADABLE}{name}"].tolist() for name in _LOST), strict=True)
     return Properties(table, arrays["fingerprints"], tuple(Unreadable(*image) for image in lost))
