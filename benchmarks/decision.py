@@ -19,7 +19,7 @@ import argparse
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -310,10 +310,7 @@ def _refusals(line: Line) -> list[bool]:
 
 def _refused(line: Line, shift: float) -> int:
     moved = {
-        model: [
-            ImageScores(images.image_ids, images.labels, images.scores + shift * (images.labels == "ok"), images.groups)
-            for images in seeds
-        ]
+        model: [replace(images, scores=images.scores + shift * (images.labels == "ok")) for images in seeds]
         for model, seeds in line.scores.items()
     }
     return len(refused_thresholds({row.model: row for row in line.rows}, moved, line.held_out))

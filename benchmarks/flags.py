@@ -116,7 +116,7 @@ def _done(store: Store, lines: Sequence[str], held_out: float, work: Path) -> Do
         run.commit(
             unit.detector_id, "measure", MeasureRecord(_NO_TIME, ModelSize(1.0, 1), detector_id=unit.detector_id)
         )
-        result = finalize(unit, manifest, run)
+        result = finalize(unit, run)
         results.append(result)
         scores[unit.unit_id] = _scores(run, result)
     board = build_board(results, scores, BoardContext(run.name, "", "", {}, chosen.false_alarm_budget))

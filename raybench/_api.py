@@ -423,6 +423,7 @@ def import_labels(
     *,
     empty: Literal["leave", "ok"] = "leave",
     by: str = "",
+    representative: bool = False,
     rehearse: bool = False,
 ) -> LabelImport:
     """Give images of a line the labels and masks that people gave them in an annotation tool.
@@ -435,15 +436,16 @@ def import_labels(
         file: A file of COCO, CVAT or Label Studio, a CSV file of decisions, or a folder of YOLO labels or PNG masks.
         empty: What an image without region and label is: "leave" leaves it as it is, "ok" labels it OK.
         by: Who labelled the images. Empty takes the tool's word, then the user who imports.
+        representative: Whether the images were chosen without looking at them or at scores, such as every hundredth.
+            Unlabelled images that somebody chose for their looks do not count in image metrics.
         rehearse: Only say what would change.
 
     Raises:
         InputError: The file cannot be read, or the line lies in a store of another run.
         LabelError: Some labels cannot be those of the line; all are named, and nothing is changed.
     """
-    return read.import_labels(
-        line if isinstance(line, Line) else open_line(line), Path(file), empty=empty, by=by, rehearse=rehearse
-    )
+    opened = line if isinstance(line, Line) else open_line(line)
+    return read.import_labels(opened, Path(file), empty=empty, by=by, representative=representative, rehearse=rehearse)
 
 
 def open_line(uri: str) -> Line:

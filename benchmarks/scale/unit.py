@@ -107,7 +107,7 @@ def _steps(unit: PlannedUnit, manifest: Manifest, context: WorkerContext) -> tup
 
     def measure_and_conclude() -> None:
         timing.measure(unit, manifest, context)
-        merge.finalize(unit, manifest, context.run)
+        merge.finalize(unit, context.run)
 
     with Requests() as requests:
         _timed(requests, "train", steps, lambda: train(unit, manifest, context))

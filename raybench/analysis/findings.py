@@ -11,13 +11,13 @@ from raybench.analysis.cost_report import CostReport, hours_of
 from raybench.analysis.flags import Flag, ScoredImage, collect_scores, voting_models
 from raybench.analysis.held_out import HeldOut, collect_held_out
 from raybench.analysis.queue_builder import QueueBuilder
+from raybench.analysis.rows import BoardRow
 from raybench.analysis.slices import Slice, slices_of
 from raybench.analysis.squash_baseline import SquashBaseline
 from raybench.analysis.verdict import DecisionSettings, Verdict
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.inspection.inspection import Inspection, bad_images
-from raybench.data.manifest import Manifest
 from raybench.detectors import registry
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.runs.cost_model import read_forecast
@@ -114,7 +114,7 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         for line, of_line in held_out.items()
     }
     board = build_board(results, scores, context, list(_squash_baselines(plan, finished)), lines)
-    verdicts = tuple(_with_note(verdict, plan.manifests[verdict.line]) for verdict in board.verdicts)
+    verdicts = tuple(_with_note(verdict, board.rows_of(verdict.line)) for verdict in board.verdicts)
     board = replace(board, verdicts=verdicts)
     images = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})
     bad = {line: bad_images(found) for line, found in inspections.items() if isinstance(found, Inspection)}
@@ -147,17 +147,15 @@ def _slices(plan: Plan, verdict: Verdict, finished: Iterable[FinishedUnit]) -> l
     return slices_of(verdict.line, unit.unit.model, unit.images, unit.result.threshold, attributes)
 
 
-def _with_note(verdict: Verdict, manifest: Manifest) -> Verdict:
-    """Say how many labels came back after packing: images that the queue chose are no random sample."""
-    returned = sum(shard.labels.rows for shard in manifest.scored_shards if shard.labels)
-    if not returned:
+def _with_note(verdict: Verdict, rows: Iterable[BoardRow]) -> Verdict:
+    """Say how many labelled images do not count: those that were chosen for their looks or scores are no sample."""
+    chosen = max((row.counts.chosen for row in rows if row.counts), default=0)
+    if not chosen:
         return verdict
-    labels = "label" if returned == 1 else "labels"
+    images = "1 labelled image does" if chosen == 1 else f"{chosen} labelled images do"
     note = (
-        f"{returned} {labels} came back after the line was packed; {manifest.judged('ok')} OK and "
-        f"{manifest.judged('ng')} NG images are judged now. Images that the queue chose are those that models find "
-        "suspicious: with them the image AUROC is lower, and false alarms are more, than on images taken at random. "
-        "Label some of those too."
+        f"{images} not count in image metrics: somebody chose them among unlabelled ones, such as those that models "
+        "find suspicious. Label the queue's random checks for a surer verdict."
     )
     return replace(verdict, notes=(*verdict.notes, note))
 
@@ -181,7 +179,7 @@ def _judged(unit: FinishedUnit, inspection: Inspection | Failure | None, from_te
     images, held_out = unit.images, unit.held_out
     result = judge_by_test(unit.result, images) if from_test else unit.result
     if from_test:
-        held_out = images.only(images.image_ids[images.labels == "ok"])  # they set the threshold
+        held_out = images.only(images.image_ids[images.counted("ok")])  # they set the threshold
     if isinstance(inspection, Inspection):
         duplicates = [[copy.image_id for copy in group.copies] for group in inspection.groups]
         images = images.with_duplicates(duplicates)

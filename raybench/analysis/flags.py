@@ -16,6 +16,7 @@ suspicious training image
 likely defect      above the threshold of more than half of the models
 models disagree    above some thresholds and below others, with excesses more than NEAR apart
 near threshold     the models agree, and their median excess is at most NEAR from the threshold
+random check       picked at random, see `queue.random_checks`
 
 *Usefulness*, from 0 to 1, orders the queue. It is the mean of the models' soft votes, which are 0.5 at the threshold
 and 0.88 at an excess of 1. An NG label that no model confirms and a bad picture count less.
@@ -26,7 +27,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,9 +43,16 @@ SOFTNESS = 0.5
 BAD_WEIGHT, MISSED_WEIGHT = 0.25, 0.5
 
 Kind = Literal[
-    "bad image", "check label", "suspicious training image", "likely defect", "models disagree", "near threshold"
+    "bad image",
+    "check label",
+    "suspicious training image",
+    "likely defect",
+    "models disagree",
+    "near threshold",
+    "random check",
 ]
 Reason = tuple[Kind, str]
+_AT_RANDOM: Reason = "random check", "picked at random: such images say how often a model is wrong"
 
 
 @dataclass(frozen=True)
@@ -157,15 +165,19 @@ def collect_scores(
     return sorted(scored, key=lambda image: (image.line, -image.score, image.image_id))
 
 
-def build_flags(images: Sequence[ScoredImage], bad: Mapping[str, str] | None = None) -> list[Flag]:
+def build_flags(
+    images: Sequence[ScoredImage], bad: Mapping[str, str] | None = None, at_random: Collection[str] = ()
+) -> list[Flag]:
     """Flag the images that a person should look at; `queue.rank_flags` orders them.
 
     Args:
-        images: Scored images; with `bad`, of one line.
+        images: Scored images; with `bad` or `at_random`, of one line.
         bad: Description of the fault of each bad picture, by image_id.
+        at_random: image_ids of random checks.
     """
     faults = bad or {}
-    return [flag for image in images if (flag := _flag(image, faults.get(image.image_id, ""))) is not None]
+    flags = (_flag(image, faults.get(image.image_id, ""), image.image_id in at_random) for image in images)
+    return [flag for flag in flags if flag is not None]
 
 
 def top_images(images: Sequence[ScoredImage], count: int) -> Iterable[ScoredImage]:
@@ -187,9 +199,9 @@ def bad_image(words: str) -> Reason:
     return "bad image", f"a bad picture ({words}): what models say of it is worth little"
 
 
-def _flag(image: ScoredImage, fault: str) -> Flag | None:
+def _flag(image: ScoredImage, fault: str, at_random: bool) -> Flag | None:
     """Flag an image if there is a reason to."""
-    reasons = [*([bad_image(fault)] if fault else []), *_reasons(image)]
+    reasons = [*([bad_image(fault)] if fault else []), *_reasons(image), *([_AT_RANDOM] if at_random else [])]
     if not reasons:
         return None
     kinds = tuple(kind for kind, _ in reasons)

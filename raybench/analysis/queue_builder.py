@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage, build_flags, voting_models
 from raybench.analysis.label_noise import HeldOutScores, suspected_label_noise
-from raybench.analysis.queue import rank_flags
+from raybench.analysis.queue import random_checks, rank_flags
 from raybench.analysis.queue_evaluation import QueueEvaluation, evaluate_queue
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
@@ -60,9 +60,10 @@ class QueueBuilder:
         false_alarm_budget = self.plan.experiment.on(line).false_alarm_budget
         held_out = HeldOutScores(line, dict(self._held_out(line)), false_alarm_budget)
         asked = [image for image in images if image.image_id not in aside]
-        flags = [*build_flags(asked, bad), *suspected_label_noise(held_out, bad)]
+        at_random = random_checks(asked, budget, self.plan.experiment.annotation.random_share)
+        flags = [*build_flags(asked, bad, set(at_random)), *suspected_label_noise(held_out, bad)]
         descriptors = self.descriptors(line)
-        queue = rank_flags(flags, descriptors, budget)
+        queue = rank_flags(flags, descriptors, budget, at_random)
         return Queue(tuple(queue), evaluate_queue(queue, images, descriptors, budget, held_out.count))
 
     @functools.cached_property

@@ -1,9 +1,9 @@
 """Evaluate an annotation queue on labelled images: how many of the images within the budget are NG.
 
-The labels of the test images are hidden, and flags and queue are built from them as usual. The share of NG images
-within the budget is compared with the share among as many images with the highest mean excess, and among as many random
-images. The voting models were chosen by the verdict, which used these labels: on future images the shares may be
-slightly lower, for the queue and for the highest excess alike.
+The labels of the test images are hidden, and flags and queue are built from them as usual, but for random checks. The
+share of NG images within the rest of the budget is compared with the share among as many images with the highest mean
+excess, and among as many random images. The voting models were chosen by the verdict, which used these labels: on
+future images the shares may be slightly lower, for the queue and for the highest excess alike.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class QueueEvaluation:
     """Number of images in the queue."""
     picked: int
     """Number of images within the budget."""
+    random_checks: int
+    """Number of random checks among them."""
     checked: int
     """Number of held-back OK training images that were checked for label noise."""
     suspicious: int
@@ -69,7 +71,8 @@ class QueueEvaluation:
     def _queue(self) -> str:
         how = "" if self.diverse or not self.flagged else " by usefulness alone (heat maps have not been described)"
         images = "1 image" if self.flagged == 1 else f"{self.flagged} images"
-        return f"{images} flagged, {self.picked} picked{how} for a budget of {self.budget}."
+        chance = f", {self.random_checks} of them at random," if self.random_checks else ""
+        return f"{images} flagged, {self.picked} picked{chance}{how} for a budget of {self.budget}."
 
     def _precision(self) -> str:
         if self.precision.value is None:
@@ -103,10 +106,11 @@ def evaluate_queue(
         budget: Number of images to annotate.
         checked: Number of held-back images that were checked for label noise.
     """
+    at_random = sum("random check" in flag.kinds for flag in flags)
     labelled = [image for image in images if image.label in ("ok", "ng")]
     ng = {image.image_id for image in labelled if image.label == "ng"}
     hidden = build_flags([replace(image, label="unknown") for image in labelled])
-    queue = rank_flags(hidden, descriptors, budget)
+    queue = rank_flags(hidden, descriptors, budget - at_random)
     picked = [flag.image_id for flag in queue if flag.picked]
     by_score = sorted(labelled, key=lambda image: (-image.score, image.image_id))
     highest = [image.image_id for image in by_score[: len(picked)]]
@@ -116,6 +120,7 @@ def evaluate_queue(
         budget=budget,
         flagged=len(flags),
         picked=sum(flag.picked for flag in flags),
+        random_checks=at_random,
         checked=checked,
         suspicious=sum("suspicious training image" in flag.kinds for flag in flags),
         precision=_precision(picked, ng, len(labelled)),

@@ -234,7 +234,7 @@ def _units(findings: Findings, line: str) -> dict[str, list[FinishedUnit]]:
 
 
 def _common(old: ImageScores, new: ImageScores, rewritten: Set[str]) -> tuple[ImageChange, npt.NDArray[np.str_]]:
-    """Return how the labelled images differ, and the ids of those that can be paired."""
+    """Return how the counted images differ, and the ids of those that can be paired."""
     before, now = (_labels(images) for images in (old, new))
     both = sorted(before.keys() & now.keys())
     relabelled = {each for each in both if before[each] != now[each]}
@@ -252,8 +252,7 @@ def _common(old: ImageScores, new: ImageScores, rewritten: Set[str]) -> tuple[Im
 
 
 def _labels(images: ImageScores) -> dict[str, str]:
-    pairs = zip(images.image_ids.tolist(), images.labels.tolist(), strict=True)
-    return {image_id: label for image_id, label in pairs if label != "unknown"}
+    return {image_id: label for label in ("ok", "ng") for image_id in images.image_ids[images.counted(label)].tolist()}
 
 
 def _image_notes(images: ImageChange) -> list[str]:

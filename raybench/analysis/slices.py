@@ -107,7 +107,7 @@ def _slice(
 def _fisher(images: ImageScores, threshold: Threshold, inside: npt.NDArray[np.bool_]) -> float | None:
     if threshold.value is None or (images.groups != images.image_ids).any():
         return None
-    is_ok, alarm = images.labels == "ok", images.scores > threshold.value
+    is_ok, alarm = images.counted("ok"), images.scores > threshold.value
     table = [[int((is_ok & part & hit).sum()) for hit in (alarm, ~alarm)] for part in (inside, ~inside)]
     if not all(map(sum, table)):
         return None

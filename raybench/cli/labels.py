@@ -24,6 +24,10 @@ def import_(
         str, typer.Option(help="Images without region and label: leave them, or label them ok.")
     ] = "leave",
     by: Annotated[str, typer.Option(help="Who labelled them; default: the tool's word, else you.")] = "",
+    representative: Annotated[
+        bool,
+        typer.Option("--representative", help="Nobody chose the images for their looks or scores: they count."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
 ) -> None:
     """Give images the labels and masks that an annotation tool holds; no image is written again."""
@@ -32,7 +36,7 @@ def import_(
     if empty not in ("leave", "ok"):
         out.print("--empty is leave or ok", style="red")
         raise typer.Exit(BAD_INPUT)
-    found = import_labels(line, file, empty=empty, by=by, rehearse=dry_run)  # type: ignore[arg-type]
+    found = import_labels(line, file, empty=empty, by=by, representative=representative, rehearse=dry_run)  # type: ignore[arg-type]
     verb = "would change" if dry_run else "changed"
     steps = ", ".join(f"{count} {step}" for step, count in sorted(found.steps.items())) or "nothing"
     out.print(f"{found.line.name}: {verb} {steps}", markup=False, highlight=False, soft_wrap=True)

@@ -282,6 +282,9 @@ class Annotation(_Section):
 
     budget: int = Field(default=50, ge=1, le=1_000_000)
     """Images per line to select for annotation. The other flagged images follow them."""
+    random_share: float = Field(default=0.3, ge=0, le=1)
+    """Share of the budget that goes to unlabelled images picked at random. Only these, and images labelled from the
+    start, say how often a model is wrong; the others are picked because models find them suspicious."""
     signals: int = Field(default=50, ge=0, le=10_000)
     """Images per line, from the start of the queue, whose type of anomaly is predicted. 0 saves the seconds that this
     takes for each line."""

@@ -15,7 +15,7 @@ from typing import Any
 from raybench.data.geometry import Input
 from raybench.store.digest import digest
 
-ID_VERSION = 7
+ID_VERSION = 8
 
 
 @dataclass(frozen=True)

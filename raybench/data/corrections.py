@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("by", pa.string()),
         ("at", pa.string()),
         ("source", pa.string()),
+        ("representative", pa.bool_()),
     ]
 )
 
@@ -50,6 +51,8 @@ class Correction:
     """When, as ISO 8601. Empty if unknown."""
     source: str
     """Name of the file that the label came from."""
+    representative: bool = False
+    """Whether the image was chosen without looking at it or at scores, so that it counts in any case."""
 
 
 def put_corrections(lines: Store, shard: ShardInfo, corrections: Sequence[Correction]) -> LabelTable:

@@ -34,6 +34,8 @@ class LabelChange:
     sets_aside: bool = False
     """Whether a person leaves the image out for the first time. One that nobody has labelled has no other label then,
     and is not to be labelled any more."""
+    becomes_representative: bool = False
+    """Whether the image counts from now on because a person says that nobody chose it."""
 
     @property
     def relabels(self) -> bool:
@@ -44,7 +46,7 @@ class LabelChange:
     def is_change(self) -> bool:
         """Whether anything but who said it changes."""
         old, new = self.row, self.correction
-        if self.sets_aside or self.relabels or old.defect_type != new.defect_type:
+        if self.sets_aside or self.becomes_representative or self.relabels or old.defect_type != new.defect_type:
             return True
         return not _same_mask(old, old.mask, new.mask)
 
@@ -60,13 +62,12 @@ def changes_of(lines: Store, manifest: Manifest, corrections: Iterable[Correctio
     wanted, problems = _by_id(corrections)
     changes = []
     for shard in manifest.shards:
-        aside = set_aside(lines, [shard])
+        earlier = read_corrections(lines, shard)
         for row in read_rows(lines, shard, images=False, only=wanted):
-            correction = wanted.pop(row.image_id)
-            sets_aside = correction.label == "unknown" and row.image_id not in aside
-            if fault := _fault(row, correction):
+            change = _change(row, wanted.pop(row.image_id), earlier.get(row.image_id))
+            if fault := _fault(row, change.correction):
                 problems.append(fault)
-            elif (change := LabelChange(row, correction, sets_aside)).is_change:
+            elif change.is_change:
                 changes.append(change)
     problems += [f"{image_id}: no such image in the line" for image_id in wanted]
     if problems:
@@ -124,7 +125,7 @@ def kept_corrections(lines: Store, old: Manifest, new: Manifest) -> tuple[list[L
     rows = [row for shard in new.shards for row in read_rows(lines, shard, images=False, only=lost)]
     same = [row for row in rows if row.sha256 == lost[row.image_id].sha256]
     found = [(row, lost.pop(row.image_id)) for row in same]
-    changes = [LabelChange(row, correction, correction.label == "unknown") for row, correction in found]
+    changes = [_change(row, correction, None) for row, correction in found]
     return [change for change in changes if change.is_change], list(lost.values())
 
 
@@ -142,6 +143,14 @@ def _by_id(corrections: Iterable[Correction]) -> tuple[dict[str, Correction], li
             problems.append(f"{each.image_id}: labelled twice")
         by_id[each.image_id] = each
     return by_id, problems
+
+
+def _change(row: ImageRow, new: Correction, old: Correction | None) -> LabelChange:
+    """Compare a correction with an image and what it was corrected to before. What nobody chose stays so."""
+    if old and old.representative:
+        new = replace(new, representative=True)
+    sets_aside = new.label == "unknown" and not (old and old.label == "unknown")
+    return LabelChange(row, new, sets_aside, new.representative and not (old and old.representative))
 
 
 def _fault(row: ImageRow, correction: Correction) -> str:

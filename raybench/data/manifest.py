@@ -61,6 +61,9 @@ class ShardInfo:
     raybench."""
     labels: LabelTable | None = None
     """Labels that came back after packing. None if the shard's own labels hold."""
+    added: int = 0
+    """Number of the changes of the line before it was added, 0 for a shard of the first packing. Unlabelled images that
+    were added together are a pool, see `metrics.sampling`."""
 
     @property
     def pixels(self) -> str:
@@ -209,6 +212,8 @@ def _identity(shard: ShardInfo) -> dict[str, Any]:
     """Return what identifies a shard and its labels. Its `images` and `left_out` follow from the bytes."""
     identity = asdict(shard)
     del identity["images"]
+    if not shard.added:  # lines from before this field existed have digests without it
+        del identity["added"]
     if shard.labels is None:
         del identity["labels"]
     else:

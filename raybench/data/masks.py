@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from raybench.data.cache import write_cached
+from raybench.data.corrections import Correction, read_corrections
 from raybench.data.decode import decode_mask
 from raybench.data.manifest import Label, ShardInfo
 from raybench.data.shards import ImageRow, read_rows
@@ -26,7 +27,7 @@ from raybench.errors import RejectedImage
 from raybench.metrics.masks import Mask
 from raybench.store import Store
 
-_VERSION = 2
+_VERSION = 3
 _LABELLED = ("ok", "ng")
 
 
@@ -55,8 +56,8 @@ class ShardAnnotations:
     """The annotations of a shard's images, in the order of the shard."""
 
     rows: tuple[Mapping[str, Any], ...]
-    """Of each image, the fields of `Annotation`, its group or else its id, its size and the numbers of its indices in
-    the file."""
+    """Of each image, the fields of `Annotation`, its group or else its id, the pool that its label does not count for
+    by itself (see `ImageScores.pools`), its size and the numbers of its indices in the file."""
     path: Path
     """File of the indices."""
 
@@ -100,7 +101,7 @@ def open_annotations(lines: Store, shard: ShardInfo, cache_dir: Path) -> ShardAn
 
 
 def _prepare(lines: Store, shard: ShardInfo, file: BinaryIO) -> list[dict[str, Any]]:
-    rows, offset = [], 0
+    rows, offset, corrections = [], 0, read_corrections(lines, shard)
     for row in read_rows(lines, shard, images=False):
         mask = _mask(row)
         parts = (mask.pixels, mask.regions, mask.areas.astype(np.int32), mask.around) if mask else ()
@@ -114,6 +115,7 @@ def _prepare(lines: Store, shard: ShardInfo, file: BinaryIO) -> list[dict[str, A
                 "defect_type": row.defect_type,
                 "has_mask": row.mask is not None,
                 "group": row.group_or_id,
+                "pool": _pool(shard, corrections.get(row.image_id)),
                 "known": mask is not None,
                 "height": row.height,
                 "width": row.width,
@@ -123,6 +125,14 @@ def _prepare(lines: Store, shard: ShardInfo, file: BinaryIO) -> list[dict[str, A
         )
         offset += 4 * sum(counts)
     return rows
+
+
+def _pool(shard: ShardInfo, correction: Correction | None) -> str:
+    """Return the pool of unlabelled images that an image is in; empty for one that was labelled from the start, that
+    counts as if it were, or that a person has left out."""
+    if shard.split != "unlabelled" or (correction and (correction.representative or correction.label == "unknown")):
+        return ""
+    return str(shard.added)
 
 
 def _mask(row: ImageRow) -> Mask | None:

@@ -127,6 +127,7 @@ def add(
     )
     if not shards:
         return told
+    shards = [replace(shard, added=len(before.changes) + 1) for shard in shards]
     new = packing.manifest(shards)
     what = f"{sum(new.counts.values())} images added from {source.uri()}"
     change = Change(datetime.now(UTC).isoformat(timespec="seconds"), getpass.getuser(), what, before.digest)

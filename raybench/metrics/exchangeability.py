@@ -45,7 +45,7 @@ def assess_threshold(held_out: ImageScores, images: ImageScores, threshold: Thre
     Returns:
         The p-values, or None without held-back or test OK images.
     """
-    is_ok = images.labels == "ok"
+    is_ok = images.counted("ok")
     new, old = images.scores[is_ok], held_out.scores
     if threshold.value is None or not len(new) or not len(old):
         return None

@@ -18,10 +18,12 @@ from raybench.metrics.intervals import (
     share_interval,
 )
 from raybench.metrics.numbers import Estimate, Threshold
+from raybench.metrics.sampling import permanent_numbers, represents
 from raybench.metrics.separation import auroc_interval, ranking_interval
 
-_VERSION = 2  # since version 2, images have groups
+_VERSION = 3  # since version 2, images have groups; since version 3, pools
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,9 @@ class ImageScores:
     """(n,) float64, raw."""
     groups: npt.NDArray[np.str_]
     """(n,) str: the group of each image, its image id if it belongs to none."""
+    pools: npt.NDArray[np.str_]
+    """(n,) str: the pool of unlabelled images that an image was in. Empty for an image whose label counts in metrics:
+    it was labelled from the start, or represents its pool, see `metrics.sampling`."""
 
     @classmethod
     def empty(cls) -> ImageScores:
@@ -49,6 +54,7 @@ class ImageScores:
         labels: Sequence[str],
         scores: Sequence[float],
         groups: Sequence[str] | None = None,
+        pools: Sequence[str] | None = None,
     ) -> ImageScores:
         """Sort scores by image id. Raises IntegrityError when an id is duplicated.
 
@@ -57,6 +63,7 @@ class ImageScores:
             labels: Their labels.
             scores: Their raw scores.
             groups: Their groups, the image id of an image that belongs to none. None if no image belongs to a group.
+            pools: Their pools. None if no image was in one.
         """
         ids = np.array(image_ids, dtype=np.str_)
         order = np.argsort(ids, kind="stable")
@@ -65,31 +72,52 @@ class ImageScores:
             np.array(labels, np.str_)[order],
             np.array(scores, np.float64)[order],
             ids[order] if groups is None else np.array(groups, np.str_)[order],
+            np.full(len(ids), "") if pools is None else np.array(pools, np.str_)[order],
         )
         if (images.image_ids[1:] == images.image_ids[:-1]).any():
             raise IntegrityError("an image was scored twice")
         return images
 
     def merge(self, other: ImageScores) -> ImageScores:
-        """Return the images of both. Raises IntegrityError when an image has two scores, labels or groups."""
+        """Return the images of both. Raises IntegrityError when an image has two scores, labels, groups or pools."""
         ids = np.concatenate([self.image_ids, other.image_ids])
         kept, first = np.unique(ids, return_index=True)
-        labels = np.concatenate([self.labels, other.labels])
-        scores = np.concatenate([self.scores, other.scores])
-        groups = np.concatenate([self.groups, other.groups])
+        columns = [
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("labels", "scores", "groups", "pools")
+        ]
         index = np.searchsorted(kept, ids)
-        if any((values[first][index] != values).any() for values in (labels, scores, groups)):
-            raise IntegrityError("one image has two different scores, labels or groups")
-        return ImageScores(kept, labels[first], scores[first], groups[first])
+        if any((values[first][index] != values).any() for values in columns):
+            raise IntegrityError("one image has two different scores, labels, groups or pools")
+        return ImageScores(kept, *(values[first] for values in columns))
+
+    def counted(self, label: str) -> Bools:
+        """Mark the images with this label that count in metrics, (n,) bool."""
+        marks: Bools = (self.labels == label) & (self.pools == "")
+        return marks
 
     def of_label(self, label: str) -> Floats:
-        """Return the scores of images with this label, (m,) float64."""
-        scores: Floats = self.scores[self.labels == label]
+        """Return the scores of the counted images with this label, (m,) float64."""
+        scores: Floats = self.scores[self.counted(label)]
         return scores
 
     def groups_of(self, label: str) -> Indices:
-        """Number the groups of images with this label, (m,) int64 from 0."""
-        return group_numbers(self.groups[self.labels == label])
+        """Number the groups of the counted images with this label, (m,) int64 from 0."""
+        return group_numbers(self.groups[self.counted(label)])
+
+    @property
+    def chosen(self) -> int:
+        """Number of labelled images that do not count."""
+        return int(((self.labels != "unknown") & (self.pools != "")).sum())
+
+    def sampled(self) -> ImageScores:
+        """Return the scores of a whole line, in which images that represent their pool count in metrics."""
+        pools = self.pools.copy()
+        for pool in np.unique(pools[pools != ""]).tolist():
+            inside = np.flatnonzero(self.pools == pool)
+            numbers = permanent_numbers(self.image_ids[inside].tolist())
+            pools[inside[represents(numbers, self.labels[inside] != "unknown")]] = ""
+        return replace(self, pools=pools)
 
     def with_duplicates(self, duplicates: Iterable[Collection[str]]) -> ImageScores:
         """Return the scores with one group for all images of a set of duplicates, and for the groups that it links.
@@ -115,7 +143,7 @@ class ImageScores:
     def only(self, image_ids: npt.NDArray[np.str_]) -> ImageScores:
         """Select images by id; all of them must be present."""
         index = np.searchsorted(self.image_ids, image_ids)
-        return ImageScores(self.image_ids[index], self.labels[index], self.scores[index], self.groups[index])
+        return ImageScores(*(values[index] for values in vars(self).values()))
 
     def to_bytes(self) -> bytes:
         """Serialise for the store."""

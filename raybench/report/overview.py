@@ -202,6 +202,7 @@ def tasks(
         queue("models disagree", "image(s) on which the models disagree"),
         queue("near threshold", "image(s) near the threshold"),
         queue("bad image", "bad picture(s)"),
+        queue("random check", "image(s) to check at random"),
         Task(failed, "unit(s) that failed", fragment("conditions")),
         Task(rejected, "file(s) that were not packed", fragment("conditions")),
         Task(board.context.pending, "unit(s) still to be done", fragment("conditions")),

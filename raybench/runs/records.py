@@ -32,8 +32,12 @@ class Counts:
     train_ok: int
     held_out_ok: int
     test_ok: int
+    """Counted OK images of the test split."""
     test_ng: int
+    """Counted NG images of the test split."""
     masks: int
+    chosen: int = 0
+    """Labelled images that image metrics do not count, because somebody chose them; see `metrics.sampling`."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,8 @@ class QualityRecord:
     """Number of scored images."""
     masks: int
     """Number of scored images that have a mask."""
+    chosen: int = 0
+    """Number of labelled images that image metrics do not count; see `metrics.sampling`."""
     spent: ResourceUsage | None = None
     """Resources used for scoring all shards."""
 

@@ -26,7 +26,7 @@ def threshold_from_test(images: ImageScores, budget: float) -> Threshold:
         images: Scores of the test split.
         budget: The false-alarm rate asked for.
     """
-    is_ok = images.labels == "ok"
+    is_ok = images.counted("ok")
     threshold = conformal_threshold(images.scores[is_ok], budget, images.groups[is_ok])
     return replace(threshold, note=threshold.note.replace("held-back OK images", "OK test images"))
 

@@ -196,7 +196,7 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
         from raybench.worker import merge, timing
 
         measured = timing.measure(job.unit, context.manifest, worker_context)
-        merge.finalize(job.unit, context.manifest, context.run)
+        merge.finalize(job.unit, context.run)
         return measured.spent
     raise ValueError(f"no such task: {job.phase}")
 

@@ -78,26 +78,27 @@ def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> 
     if partials.rows != expected or len(partials.images.image_ids) != expected:
         raise IntegrityError(f"{unit}: {partials.rows} images scored, {expected} in the line's manifest")
     trained = _committed(run, unit.detector_id, "train", TrainRecord)
-    images = run.put_blob(unit.unit_id, "images", partials.images.to_bytes())
+    images = partials.images.sampled()
     regions = region_recall(partials.regions, trained.pixel_threshold)
     record = QualityRecord(
         unit_id=unit.unit_id,
-        quality=_quality(partials, trained.threshold),
+        quality=_quality(partials, images, trained.threshold),
         regions=regions,
-        images=images,
+        images=run.put_blob(unit.unit_id, "images", images.to_bytes()),
         scored=partials.rows,
         masks=partials.masks,
+        chosen=images.chosen,
         spent=partials.spent,
     )
     return run.commit(unit.unit_id, "quality", record)
 
 
-def finalize(unit: Unit, manifest: Manifest, run: RunStore) -> UnitResult:
+def finalize(unit: Unit, run: RunStore) -> UnitResult:
     """Commit the unit's result, which marks the unit as done. Raises IntegrityError when a phase is not committed."""
     trained = _committed(run, unit.detector_id, "train", TrainRecord)
     merged = _committed(run, unit.unit_id, "quality", QualityRecord)
     measured = _committed(run, unit.detector_id, "measure", MeasureRecord)
-    return run.commit(unit.unit_id, "result", _result(unit, manifest, trained, merged, measured))
+    return run.commit(unit.unit_id, "result", _result(unit, trained, merged, measured))
 
 
 def _committed(run: RunStore, owner: str, name: str, kind: type[R]) -> R:
@@ -108,23 +109,22 @@ def _committed(run: RunStore, owner: str, name: str, kind: type[R]) -> R:
     return record
 
 
-def _quality(partials: Partials, threshold: Threshold) -> Quality:
-    images = image_quality(partials.images, threshold)
-    groups = dict(zip(partials.images.image_ids.tolist(), partials.images.groups.tolist(), strict=True))
+def _quality(partials: Partials, scores: ImageScores, threshold: Threshold) -> Quality:
+    images = image_quality(scores, threshold)
+    groups = dict(zip(scores.image_ids.tolist(), scores.groups.tolist(), strict=True))
     pixels = partials.pixels.evaluate(groups)
     heatmaps = heatmap_quality(partials.contrast, groups)
     return Quality(**vars(images), **vars(pixels), **vars(heatmaps))
 
 
-def _result(
-    unit: Unit, manifest: Manifest, trained: TrainRecord, merged: QualityRecord, measured: MeasureRecord
-) -> UnitResult:
+def _result(unit: Unit, trained: TrainRecord, merged: QualityRecord, measured: MeasureRecord) -> UnitResult:
     counts = Counts(
         train_ok=trained.train_ok,
         held_out_ok=trained.held_out_ok,
-        test_ok=manifest.judged("ok"),
-        test_ng=manifest.judged("ng"),
+        test_ok=merged.quality.false_alarm_rate.n,
+        test_ng=merged.quality.recall.n,
         masks=merged.masks,
+        chosen=merged.chosen,
     )
     spent: dict[Phase, ResourceUsage | None] = {
         "train": trained.spent,

@@ -233,9 +233,9 @@ class _ShardJudging:
     def _partials(self) -> Mapping[str, bytes]:
         """Return the partial metrics of the shard by name, serialised."""
         pixels, heats = self.counts.finish()
-        columns = ([row[name] for row in self.annotations.rows] for name in ("image_id", "label", "group"))
-        image_ids, labels, groups = columns
-        images = ImageScores.of(image_ids, labels, self.scores, groups)
+        names = ("image_id", "label", "group", "pool")
+        image_ids, labels, groups, pools = ([row[name] for row in self.annotations.rows] for name in names)
+        images = ImageScores.of(image_ids, labels, self.scores, groups, pools)
         regions, contrasts = [], []
         for heat, annotation in zip(heats, self.labelled, strict=True):
             contrasts.append(HeatmapContrast.of(annotation.image_id, annotation.label, heat, annotation.mask))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raybench.analysis import queue
-from raybench.analysis.flags import Flag
-from raybench.analysis.queue import rank_flags, select_diverse
+from raybench.analysis.flags import Flag, ScoredImage, build_flags
+from raybench.analysis.queue import random_checks, rank_flags, select_diverse
 from raybench.metrics.descriptors import SIZE, Descriptors
 
 
@@ -68,6 +68,23 @@ def test_twenty_scratches_and_one_stain() -> None:
     known = {f"scratch{at:02}": scratch + rng.normal(0, 0.01, SIZE) for at in range(20)} | {"stain": stain}
     flags = [*(flag(f"scratch{at:02}", 0.99) for at in range(20)), flag("stain", 0.7)]
     assert [one.image_id for one in rank_flags(flags, traits(known), 2)][:2] == ["scratch00", "stain"]
+
+
+def test_random_checks_are_spread_among_the_others_and_asked_for_in_a_fixed_order() -> None:
+    images = [ScoredImage("bolt", f"{index:02}", "unknown" if index < 30 else "ok", {"a": -1.0}) for index in range(40)]
+    checks = random_checks(images, 10, 0.3)
+    assert len(checks) == 3
+    assert checks == random_checks(images[::-1], 10, 0.3) == random_checks(images, 20, 0.3)[:3]
+    left = [image for image in images if image.image_id != checks[0]]
+    assert random_checks(left, 10, 0.3)[:2] == checks[1:]
+    assert random_checks(images[30:], 10, 0.3) == []
+    flags = [*build_flags(images, at_random=checks), *(flag(f"useful{index}", 0.9 - index / 100) for index in range(9))]
+    found = rank_flags(flags, Descriptors.empty(), 10, checks)
+    names = [one.image_id for one in found]
+    assert [name for name in names[:10] if not name.startswith("useful")] == checks
+    assert [names.index(check) for check in checks] == [1, 5, 8]
+    assert [one.picked for one in found] == [True] * 10 + [False] * 2
+    assert found[1].kind == "random check"
 
 
 def test_without_traits_the_most_useful_come_first() -> None:

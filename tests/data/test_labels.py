@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import pytest
 from raybench.data.corrections import Correction
 from raybench.data.labels import correct_labels, set_aside
 from raybench.data.manifest import Change, Label, Manifest, read_manifest, write_manifest
+from raybench.data.masks import open_annotations
 from raybench.data.pack import PackOptions, add, pack
 from raybench.data.shards import read_rows
 from raybench.errors import LabelError, LineError
@@ -63,6 +65,26 @@ def test_a_detector_depends_on_which_training_images_are_ok_and_on_no_other_labe
     assert packed.training_digest != ng.training_digest == unknown.training_digest
     assert packed.training_digest == ok.training_digest == tested.training_digest
     assert len({each.digest for each in (packed, ng, unknown, ok, tested)}) == 5
+
+
+def test_which_labels_count_although_they_came_later(tmp_path: Path) -> None:
+    """Unlabelled images are a pool, those added later another; one left out, or that nobody chose, is in none."""
+    folder, lines = tmp_path / "images", open_store(str(tmp_path / "store")).sub("lines")
+    for name in ("ok/1", "ok/2", "ng/1", "unlabelled/a", "unlabelled/b", "unlabelled/c"):
+        put_image(folder, f"{name}.png", ord(name[-1]))
+    source = open_store(str(folder))
+    packed = pack(source, lines, "strip")
+    aside = labelled(lines, packed, "unlabelled/a.png", "unknown")
+    fair = replace(correction(lines, aside, "unlabelled/b.png", "ok"), representative=True)
+    counted = correct_labels(lines, aside, [fair], Change("2026-11-27", "mia", "b", aside.digest))
+    assert counted.digest != aside.digest
+    labelled(lines, counted, "unlabelled/b.png", "ng")  # and stays representative
+    put_image(folder, "unlabelled/d.png", 0)
+    added = add(source, lines, "strip")
+    opened = (open_annotations(lines, shard, tmp_path).rows for shard in added.scored_shards)
+    pools = {row["image_id"]: row["pool"] for rows in opened for row in rows}
+    names = [f"unlabelled/{name}.png" for name in "abcd"]
+    assert pools == {"ng/1.png": ""} | dict(zip(names, ["", "", "0", "4"], strict=True))
 
 
 def test_of_two_programs_that_label_at_once_one_is_refused(lines: Store) -> None:

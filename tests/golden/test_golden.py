@@ -26,7 +26,7 @@ from raybench.runs.scores import read_scores
 
 from .make import CREATED, ID_VERSION, STORED, plan_of
 
-UNIT_IDS = {"padim": "d92aa46199a7d9e989d1", "dfm": "36af3995e159cfebac8d"}
+UNIT_IDS = {"padim": "2204dbc55c7d499b32ce", "dfm": "f596820f609ef7cb792f"}
 LINE_DIGEST = "dcc467d8aaeb00e2cecdd274cdc7d1351975b258a9f8762301cd2f3ef65abcd8"
 
 

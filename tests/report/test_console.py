@@ -43,7 +43,7 @@ def ended(board: Board) -> list[str]:
 def queue(line: str, flagged: int, picked: int, suspicious: int = 0) -> QueueEvaluation:
     unknown, spread = Estimate(None), Spread(None, None)
     return QueueEvaluation(
-        line, 50, flagged, picked, 10, suspicious, unknown, unknown, unknown, spread, spread, 0, False
+        line, 50, flagged, picked, 0, 10, suspicious, unknown, unknown, unknown, spread, spread, 0, False
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ BUDGET = 0.05
 def test_a_changed_line_keeps_its_budget_again() -> None:
     """OK test images lie above the old threshold, NG images above them."""
     old = images(8.0)
-    shifted = ImageScores(old.image_ids, old.labels, old.scores + 4, old.groups)
+    shifted = replace(old, scores=old.scores + 4)
     before = result("m", shifted)
     after = judge_by_test(before, shifted)
     assert before.quality is not None

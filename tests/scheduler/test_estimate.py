@@ -60,7 +60,7 @@ def finish(plan: Plan, cache: Path, count: int) -> None:
             score(one, lines, shard, site)
         merge(one, lines, run, Partials())
         measure(one, lines, site)
-        finalize(one, lines, run)
+        finalize(one, run)
     append_to_ledger(run, [one.unit_id for one in plan.units[:count]])
 
 

@@ -59,4 +59,4 @@ def finish(unit: Unit, manifest: Manifest, context: WorkerContext) -> None:
         score(unit, manifest, shard, context)
     merge(unit, manifest, context.run, Partials())
     measure(unit, manifest, context)
-    finalize(unit, manifest, context.run)
+    finalize(unit, context.run)

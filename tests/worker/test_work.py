@@ -63,7 +63,7 @@ def test_a_unit_from_training_to_its_result(plan: Plan, context: WorkerContext) 
     assert sum(record.masks for record in records) == 6
     quality = merge(unit, manifest, context.run, Partials())
     measure(unit, manifest, context)
-    result = finalize(unit, manifest, context.run)
+    result = finalize(unit, context.run)
     assert result.quality == quality.quality
     assert result.quality is not None
     assert result.quality.pixel_auroc.value is not None

@@ -62,7 +62,10 @@ class LabelledImage:
     size: tuple[int, int] | None = None
     """(height, width) in pixels of the picture that regions are outlined on, if they hold only for this size."""
     is_unsure: bool = False
-    """Whether the person could not decide. The image is then left as it is."""
+    """Whether the person could not decide. An image that nobody has labelled is then left out, any other left as it
+    is."""
+    is_undecided: bool = False
+    """Whether the tool says that nobody has decided yet."""
 
 
 def one_label(names: Sequence[str], where: str) -> Label | None:

@@ -57,8 +57,8 @@ class LabelImport:
     unchanged: int
     """Number of labelled images that were labelled so before."""
     left: int
-    """Number of images of which the file says nothing (not annotated, unsure, without a region, or as exported), or
-    that are of other lines."""
+    """Number of images of which the file says nothing (not annotated, without a region, or as exported), that are
+    labelled and somebody is unsure of, or that are of other lines."""
 
     @property
     def steps(self) -> Counter[str]:
@@ -75,7 +75,13 @@ class LabelImport:
 
 
 def import_labels(
-    line: Line, source: Path, *, empty: Empty = "leave", by: str = "", rehearse: bool = False
+    line: Line,
+    source: Path,
+    *,
+    empty: Empty = "leave",
+    by: str = "",
+    representative: bool = False,
+    rehearse: bool = False,
 ) -> LabelImport:
     """Give images of a line the labels and masks that people gave them in an annotation tool.
 
@@ -84,6 +90,8 @@ def import_labels(
         source: A file of COCO, CVAT, Label Studio, or a CSV file of decisions; or a folder of YOLO labels or PNG masks.
         empty: What an image without region and label is: "leave" leaves it as it is, "ok" labels it OK.
         by: Who labelled the images. Empty takes the tool's word, then the user who imports.
+        representative: Whether the images were chosen without looking at them or at scores, so that they count in
+            image metrics.
         rehearse: Only say what would change.
 
     Raises:
@@ -117,7 +125,7 @@ def import_labels(
         except (InputError, RejectedImage) as error:
             problems.append(f"{each.name}: {error}")
         else:
-            corrections += [found] if found else []
+            corrections += [replace(found, representative=representative)] if found else []
     if problems:
         raise LabelError(str(source), problems)
     changes = changes_of(line.store, line.manifest, corrections)
@@ -174,7 +182,7 @@ def _untouched(source: Path) -> set[Path]:
 
 
 def _says_something(image: LabelledImage, empty: Empty) -> bool:
-    return bool(image.regions or image.label or (empty == "ok" and not image.is_unsure))
+    return bool(image.regions or image.label or image.is_unsure or (empty == "ok" and not image.is_undecided))
 
 
 def _read_json(file: Path) -> Iterator[LabelledImage]:
@@ -210,7 +218,8 @@ def _decision(row: Mapping[str, Any], where: str) -> LabelledImage:
         sha256=(row.get("sha256") or "").lower(),
         by=row.get("decided_by") or "",
         at=row.get("decided_at") or "",
-        is_unsure=_DECISIONS[decision] is None,
+        is_unsure=decision == "unsure",
+        is_undecided=not decision,
     )
 
 
@@ -315,9 +324,11 @@ def _correction(said: LabelledImage, row: ImageRow, empty: Empty, about: tuple[s
     if said.sha256 and said.sha256 != row.sha256:
         raise InputError("the labelled image is another file than the packed one")
     drawn = [_drawn(region, said, row) if region.draw else None for region in said.regions]
-    if not (said.label or drawn) and (empty == "leave" or said.is_unsure):
+    if said.is_unsure and row.label != "unknown":
         return None
-    label: Label = said.label or ("ng" if drawn else "ok")
+    if not (said.label or drawn or said.is_unsure) and empty == "leave":
+        return None
+    label: Label = said.label or ("unknown" if said.is_unsure else "ng" if drawn else "ok")
     if drawn and label == "ok":
         raise InputError("labelled OK, and a region is outlined on it; correct one of them")
     mask = None if drawn or row.mask is None or _marks(row) != (label == "ng") else row.mask
@@ -354,4 +365,6 @@ def _step(change: LabelChange) -> str:
         return f"{names[change.row.label]} → {names[change.correction.label]}"
     if (change.row.mask is None) != (change.correction.mask is None):
         return "mask added" if change.correction.mask is not None else "mask removed"
-    return "mask changed" if change.row.mask != change.correction.mask else "defect type"
+    if change.row.mask != change.correction.mask:
+        return "mask changed"
+    return "representative" if change.row.defect_type == change.correction.defect_type else "defect type"

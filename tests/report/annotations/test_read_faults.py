@@ -168,6 +168,10 @@ def test_shape_and_label_of_a_region_may_be_two_results(line: Line, put: Put) ->
 def test_unsure_is_never_ok_and_a_mask_that_fits_the_label_stays(line: Line, put: Put) -> None:
     decided = "image_id,decision\ntest/bent/2.png,unsure\ntest/good/1.png,ok\n"
     assert import_labels(line, put("a.csv", decided), empty="ok").changes == ()
+    aside = import_labels(line, put("a.csv", "image_id,decision\ntest/good/1.png,unknown\n"))
+    assert aside.steps == {"left out": 1}
+    unsure = put("a.csv", "image_id,decision\ntest/good/1.png,unsure\n")
+    assert import_labels(line, unsure).changes == ()  # nobody is asked again either way
     found = import_labels(line, put("a.csv", "image_id,decision\ntest/good/1.png,ng\n"))
     assert found.line.counts["test/ng"] == 2
     assert found.line.manifest.masks == 0
