@@ -2,7 +2,8 @@
 
 LINE is a folder in the mvtec layout. Its training images, 8 OK and 2 NG test images are labelled at first; all others
 are new images of which nobody has said anything. Each turn takes the images that the annotation queue picks, labels
-them as the folder does, and runs again: nothing is trained after the first turn, which is checked.
+them as the folder does, and runs again: nothing is trained after the first turn, which the last column shows. The row
+"all" is the line with all labels: what a verdict should come to.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main(source: Path) -> None:
             squashed_twins=False,
             annotation={"budget": PER_TURN},
         )
-        print("| turn | OK | NG | run this | sure | image AUROC | seconds | trained anew |")
+        print("| turn | labelled OK, NG | counted OK, NG | run this | sure | image AUROC | seconds | trained anew |")
         print("|---|---|---|---|---|---|---|---|")
         trained: set[str] = set()
         for turn in range(TURNS):
@@ -52,7 +53,9 @@ def main(source: Path) -> None:
             found = {item.key for item in open_store(str(store)).list("runs/loop/") if item.key.endswith("/train.json")}
             _print_turn(run, source.name, turn, seconds, len(found - trained))
             trained = found
-            _label(run, source, truth, Path(temporary))
+            _label(run, source, truth, Path(temporary), [name for name in _picked(run, source.name) if name in truth])
+        _label(run, source, truth, Path(temporary), list(truth))
+        _print_turn(rb.run(experiment, progress=False), source.name, "all", 0.0, 0)
 
 
 def _write_table(folder: Path, source: Path, truth: dict[str, str]) -> None:
@@ -77,10 +80,14 @@ def _mask_of(source: Path, name: str) -> str:
     return next((source / "ground_truth" / path.parent.name).glob(f"{path.stem}_mask.*")).relative_to(source).as_posix()
 
 
-def _label(run: rb.Run, source: Path, truth: dict[str, str], folder: Path) -> None:
-    """Say of the images that the queue picks what the folder says: a decision for OK ones, a mask for NG ones."""
-    flags = run.flags(source.name)
-    picked = [name for name in flags[flags["picked"]]["image_id"] if name in truth]
+def _picked(run: rb.Run, line: str) -> list[str]:
+    flags = run.flags(line)
+    names: list[str] = flags[flags["picked"]]["image_id"].tolist()
+    return names
+
+
+def _label(run: rb.Run, source: Path, truth: dict[str, str], folder: Path, picked: list[str]) -> None:
+    """Say of some images what the folder says: a decision for OK ones, a mask for NG ones."""
     with (folder / "decisions.csv").open("w", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(("image_id", "decision"))
@@ -95,13 +102,15 @@ def _label(run: rb.Run, source: Path, truth: dict[str, str], folder: Path) -> No
         rb.import_labels(f"{run.experiment.store}/lines/{source.name}", masks)
 
 
-def _print_turn(run: rb.Run, line: str, turn: int, seconds: float, trained: int) -> None:
+def _print_turn(run: rb.Run, line: str, turn: int | str, seconds: float, trained: int) -> None:
     verdict, counts = run.verdict(line), rb.plan(run.experiment).manifests[line]
     cells = run.board().to_dict("index").get((line, verdict.run), {})
     low, auroc, high = (cells.get(f"image_auroc{end}", float("nan")) for end in ("_low", "", "_high"))
     shown = f"{auroc:.3f} ({low:.3f}–{high:.3f})"
     sure = "" if verdict.sure is None else f"{verdict.sure:.0%}"
-    row = (turn, counts.judged("ok"), counts.judged("ng"), verdict.run or "–", sure, shown, f"{seconds:.0f}", trained)
+    labelled = f"{counts.judged('ok')}, {counts.judged('ng')}"
+    counted = ", ".join(str(cells.get(f"images_test_{label}", "")) for label in ("ok", "ng"))
+    row = (turn, labelled, counted, verdict.run or "–", sure, shown, f"{seconds:.0f}", trained)
     print("|", " | ".join(map(str, row)), "|", flush=True)
 
 
