@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,8 +11,10 @@ from rich.progress import Progress
 
 from raybench.cli.terminal import err, out, print_json
 from raybench.data.inspection.inspection import Inspection, inspection_json
+from raybench.data.line import Line
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.errors import InputError
+from raybench.report.contact_sheet import write_contact_sheet
 from raybench.report.inspection import section, table
 from raybench.store import Store, open_store
 from raybench.worker.inspect import inspect_line
@@ -20,6 +23,7 @@ from raybench.worker.inspect import inspect_line
 def inspect(
     line: Annotated[str, typer.Argument(help="A packed line: STORE/lines/NAME.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON.")] = False,
+    out_folder: Annotated[Path, typer.Option("--out", help="Local folder for the contact sheet.")] = Path("out"),
 ) -> None:
     """Look for bad images, duplicates, leaks and drift in a line. Reports show the findings, kept beside the line."""
     root, found, name = line.rstrip("/").rpartition("/lines/")
@@ -32,6 +36,8 @@ def inspect(
         print_json(inspection_json(inspection))
         return
     out.print(table(section(inspection, manifest)))
+    sheet = write_contact_sheet(Line(lines, manifest), out_folder / name)
+    out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _inspect(lines: Store, manifest: Manifest) -> Inspection:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from raybench._api import pack_line as pack_with_progress
 from raybench.cli.terminal import err, out, print_packed
+from raybench.data.line import Line
 from raybench.data.manifest import Manifest, read_manifest
+from raybench.report.contact_sheet import write_contact_sheet
 from raybench.store import Store, open_store
 
 
@@ -20,6 +23,7 @@ def pack(
         str, typer.Option(help="mvtec, folder, csv, kolektor, kolektor2, visa, real-iad; auto looks for itself.")
     ] = "auto",
     add: Annotated[bool, typer.Option("--add", help="Append the images that the packed line lacks.")] = False,
+    out_folder: Annotated[Path, typer.Option("--out", help="Local folder for the contact sheet.")] = Path("out"),
 ) -> None:
     """Pack a folder of images into Parquet shards."""
     target = open_store(to)
@@ -33,6 +37,8 @@ def pack(
     out.print(f"{line}: {counts}; {len(manifest.shards)} shards, {size_mb:.1f} MB", highlight=False)
     out.print(target.sub("lines").uri(f"{line}/manifest.json"), soft_wrap=True, highlight=False)
     print_packed(manifest)
+    sheet = write_contact_sheet(Line(target.sub("lines"), manifest), out_folder / line)
+    out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False, markup=False)
 
 
 def pack_line(source: Store, target: Store, line: str, layout: str, add: bool = False) -> Manifest:
