@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -356,7 +357,19 @@ class Run:
         return compare_runs(found[0], found[1], (earlier.experiment, self.experiment), rewritten)
 
     def _board(self) -> Board:
-        return board_from_json(self._reported("board.json"))
+        """Return the board of the latest report; warn of lines that have changed since."""
+        board = board_from_json(self._reported("board.json"))
+        then = board.context.lines
+        changed = [
+            line for line, manifest in self.plan.manifests.items() if then.get(line) not in (None, manifest.digest)
+        ]
+        if changed:
+            warnings.warn(
+                f"images or labels of {', '.join(changed)} have changed since the report of {board.context.created}; "
+                "run the experiment again",
+                stacklevel=3,
+            )
+        return board
 
     def _reported(self, name: str) -> bytes:
         try:

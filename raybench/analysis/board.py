@@ -42,6 +42,8 @@ class BoardContext:
     """The experiment's; a line with an override has its own in its rows' thresholds."""
     pending: int = 0
     """Number of units that are still to be done."""
+    lines: Mapping[str, str] = field(default_factory=dict)
+    """Digest of the manifest of each line, as it was packed and labelled then."""
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     """What the experiment says about the decision."""
     spending: CostReport = field(default_factory=CostReport)

@@ -93,6 +93,7 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         versions=versions(),
         false_alarm_budget=plan.experiment.false_alarm_budget,
         pending=len(plan.units) - len(units),
+        lines={line: manifest.digest for line, manifest in plan.manifests.items()},
         decision=DecisionSettings(
             plan.experiment.verdict,
             plan.experiment.costs,

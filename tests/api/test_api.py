@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,13 @@ def test_the_board(run: rb.Run) -> None:
     assert f"{board['image_auroc'].iloc[0]:.3f} (" in html
     assert "image_ap" not in html
     assert type(board[["image_auroc"]]) is pd.DataFrame
+
+
+@pytest.mark.cluster
+def test_a_report_from_before_labels_came_back_is_not_taken_for_the_present(run: rb.Run) -> None:
+    relabelled = replace(run.plan.manifests["bottle"], masks=1)
+    with pytest.warns(UserWarning, match="images or labels of bottle have changed since the report of 20"):
+        rb.Run(replace(run.plan, manifests={"bottle": relabelled})).verdict("bottle")
 
 
 def test_a_notebook_shows_hostile_names_as_text() -> None:
