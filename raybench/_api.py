@@ -145,10 +145,10 @@ class Run:
         """
         unit = select_unit(self.plan, line, model)
         found = self._scores(line).get(unit.model)
-        if found is None or found[0].threshold is None:
+        if found is None:
             raise InputError(f"{unit} is not finished yet; run the experiment first")
         attributes = self.plan.line(line).attributes()
-        return slice_frame(slices_of(line, unit.model, found[1], found[0].threshold, attributes))
+        return slice_frame(slices_of(line, unit.model, found[1], found[0].trained.threshold, attributes))
 
     def learning_curve(
         self,
@@ -377,10 +377,8 @@ class Run:
         for unit in self.plan.compared:
             if unit.line != line or unit.model in found:
                 continue
-            result = self._store.read(unit.unit_id, "result", UnitResult)
-            merged = self._store.read(unit.unit_id, "quality", QualityRecord) if result else None
-            if result and merged:
-                found[unit.model] = result, ImageScores.from_bytes(self._store.get_blob(merged.images))
+            if result := self._store.read(unit.unit_id, "finished", UnitResult):
+                found[unit.model] = result, ImageScores.from_bytes(self._store.get_blob(result.judged.images))
         return found
 
     def _image_ids(self, unit: Unit) -> list[str]:

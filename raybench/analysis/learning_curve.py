@@ -56,9 +56,9 @@ def curve_points(sizes: Mapping[int, Finished]) -> list[CurvePoint]:
                     CurvePoint(
                         model=model,
                         images=images,
-                        image_auroc=result.quality.image_auroc if result.quality else Estimate(None),
+                        image_auroc=result.judged.quality.image_auroc,
                         more=paired_difference([whole[model][1]], [scores]),
-                        has_threshold=bool(result.threshold and result.threshold.value is not None),
+                        has_threshold=result.trained.threshold.value is not None,
                     )
                 )
     return points
