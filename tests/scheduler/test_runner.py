@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import ray
 
-from raybench._api import execute
+from raybench._api.execute import execute
 from raybench.analysis.board import board_from_json
 from raybench.analysis.run_summary import RunSummary
 from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
