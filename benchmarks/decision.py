@@ -35,7 +35,7 @@ from raybench.metrics.mean_ranks import average_ranks, mean_ranks
 from raybench.metrics.numbers import Estimate, Quality, Speed, Threshold
 from raybench.metrics.ranking import paired_difference
 from raybench.metrics.threshold import conformal_threshold
-from raybench.runs.records import UnitResult
+from tests.support.results import made_unit
 
 BUDGET, HELD_BACK, ALIKE = 0.05, 40, 0.5  # ALIKE: share of the variance of scores that all models have in common
 SETTINGS = DecisionSettings()
@@ -135,18 +135,10 @@ def _held_out(world: World, rng: np.random.Generator) -> ImageScores:
 def _row(model: str, images: ImageScores, held_out: ImageScores, ms: float) -> BoardRow:
     threshold = conformal_threshold(held_out.scores, BUDGET, held_out.groups)
     rate = float((images.of_label("ok") > (threshold.value or 0.0)).mean())
-    unknown = dict.fromkeys((field.name for field in fields(Quality)), Estimate(None))
-    quality = Quality(
-        **unknown
-        | {
-            "image_auroc": Estimate(0.9, n=len(images.scores)),
-            "false_alarm_rate": Estimate(rate, n=int((images.labels == "ok").sum())),
-        }
-    )
+    auroc, alarms = Estimate(0.9, n=len(images.scores)), Estimate(rate, n=int((images.labels == "ok").sum()))
     speed = Speed(ms, ms, 0.0, ms, 1.0, 1, "", "", 1)
-    return merge_seeds(
-        [UnitResult(model, "line", model, 0, quality=quality, threshold=threshold, speed=speed, train_s=1.0)]
-    )
+    unit = made_unit(model, "line", model, threshold=threshold, speed=speed, image_auroc=auroc, false_alarm_rate=alarms)
+    return merge_seeds([unit])
 
 
 def judge(line: Line, name: str = "line") -> Evidence | Verdict:
@@ -195,13 +187,9 @@ def _covered(world: World, rng: np.random.Generator) -> list[float]:
     line = sample(world, rng)
     no_threshold = Threshold(None, 0, BUDGET, 0.0)
     found = [image_quality(images, no_threshold, draws=1000) for images in line.scores["m0"]]
-    merged = merge_seeds(
-        [
-            UnitResult(f"{seed}", "line", "m0", seed, quality=Quality(**_UNKNOWN | vars(quality)), train_s=1.0)
-            for seed, quality in enumerate(found)
-        ]
-    ).quality
-    assert merged is not None
+    row = merge_seeds([made_unit(f"{seed}", "line", "m0", seed, **vars(quality)) for seed, quality in enumerate(found)])
+    assert row.finished is not None
+    merged = row.finished.quality
     truth, other = line.aurocs["m0"], line.aurocs["m1"]
     precision = _true_precision(world, truth) if world.seeds == 1 and not world.rounding else None
     verdict = judge(line)
@@ -313,7 +301,7 @@ def _refused(line: Line, shift: float) -> int:
         model: [replace(images, scores=images.scores + shift * (images.labels == "ok")) for images in seeds]
         for model, seeds in line.scores.items()
     }
-    return len(refused_thresholds({row.model: row for row in line.rows}, moved, line.held_out))
+    return len(refused_thresholds({row.model: row.finished for row in line.rows if row.finished}, moved, line.held_out))
 
 
 def lines(repeats: int) -> Iterator[str]:

@@ -30,7 +30,7 @@ from raybench.data.pack import PackOptions, pack
 from raybench.metrics.descriptors import Descriptors
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Speed
-from raybench.runs.records import MeasureRecord, ModelSize, QualityRecord, TrainRecord, UnitResult
+from raybench.runs.records import MeasureRecord, ModelSize, ResourceUsage, TrainRecord
 from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
 from raybench.worker.context import WorkerContext
@@ -113,22 +113,15 @@ def _done(store: Store, lines: Sequence[str], held_out: float, work: Path) -> Do
         for shard in manifest.scored_shards:
             score(unit, manifest, shard, context)
         merge(unit, manifest, run, Partials())
-        run.commit(
-            unit.detector_id, "measure", MeasureRecord(_NO_TIME, ModelSize(1.0, 1), detector_id=unit.detector_id)
-        )
+        nothing = ResourceUsage(0.0, 0, 0.0, 0.0, "cpu")
+        run.commit(unit.detector_id, "measure", MeasureRecord(unit.detector_id, _NO_TIME, ModelSize(1.0, 1), nothing))
         result = finalize(unit, run)
         results.append(result)
-        scores[unit.unit_id] = _scores(run, result)
+        scores[unit.unit_id] = ImageScores.from_bytes(run.get_blob(result.judged.images))
     board = build_board(results, scores, BoardContext(run.name, "", "", {}, chosen.false_alarm_budget))
     seen = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})
     by_line = {line: list(group) for line, group in itertools.groupby(seen, key=lambda one: one.line)}
     return Done(plan, run, board, by_line)
-
-
-def _scores(run: RunStore, result: UnitResult) -> ImageScores:
-    merged = run.read(result.unit_id, "quality", QualityRecord)
-    assert merged is not None
-    return ImageScores.from_bytes(run.get_blob(merged.images))
 
 
 def _print_payoffs(done: Done) -> None:
@@ -136,9 +129,9 @@ def _print_payoffs(done: Done) -> None:
     for line, seen in done.seen.items():
         traits = desk.descriptors(line)
         auroc = {
-            row.model: row.quality.image_auroc.value
+            row.model: row.finished.quality.image_auroc.value
             for row in done.board.rows_of(line)
-            if row.quality and row.model in voting_models(done.board.verdict_on(line))
+            if row.finished and row.model in voting_models(done.board.verdict_on(line))
         }
         print(f"\n{line}: {', '.join(f'{model} {value:.3f}' for model, value in auroc.items())} have a say")
         _print_row("", ["NG picked", "by score", "at random", "types", "by score", "reach", "by score"])
@@ -190,7 +183,6 @@ def _print_soiled(done: Done) -> None:
         unit = next(unit for unit in done.plan.units if unit.line == line)
         trained = done.run.read(unit.detector_id, "train", TrainRecord)
         assert trained is not None
-        assert trained.held_out is not None
         held_back = ImageScores.from_bytes(done.run.get_blob(trained.held_out)).image_ids.tolist()
         found = {flag.image_id for flag in queue.flags if "suspicious training image" in flag.kinds}
         soiled = {image for image in held_back if "soiled-" in image}

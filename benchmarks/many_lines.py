@@ -26,8 +26,9 @@ from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Thr
 from raybench.report.gallery import THUMBNAIL_SIDE, HeatMap, Picture, heat_codes, outline_path, shrink
 from raybench.report.html import render
 from raybench.report.pictures import models_per_line, pictures_per_line, queue_per_line
-from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
+from raybench.runs.records import FailedUnit, Failure, ImageCounts, ModelSize, UnitResult
 from raybench.runs.run import versions
+from tests.support.results import made_unit
 
 MODELS = (
     "cflow", "dfm", "draem", "efficient_ad", "fastflow", "padim", "patchcore", "reverse_distillation", "stfpm",
@@ -39,13 +40,13 @@ HEIGHT, WIDTH = 240, 320
 T = TypeVar("T")
 
 
-def made(line: int, model: int, images: int) -> tuple[UnitResult, ImageScores | None]:
+def made(line: int, model: int, images: int) -> tuple[UnitResult | FailedUnit, ImageScores | None]:
     """One unit: models differ, lines are harder or easier, and one in a hundred fails."""
     rng = np.random.default_rng([line, model])
     name, unit_id = f"line-{line:03}", f"{line:010}{model:010}"
     if rng.random() < FAILING:
         failure = Failure("train", "ModelError", "made to fail", "Traceback", 1)
-        return UnitResult(unit_id, name, MODELS[model], 0, failure=failure), None
+        return FailedUnit(unit_id, name, MODELS[model], 0, failure), None
     half = images // 2
     gap = 0.4 * (line % 10) + 0.15 * model
     scores = rng.normal(0, 1, 2 * half) + np.repeat([0.0, gap], half)
@@ -54,15 +55,15 @@ def made(line: int, model: int, images: int) -> tuple[UnitResult, ImageScores | 
     ones = np.ones((1, half))
     auroc = float(Ranked(scored.of_label("ok"), scored.of_label("ng")).all(ones, ones)[0, 0])
     number = Estimate(auroc, max(0.0, auroc - 0.05), min(1.0, auroc + 0.05), 2 * half)
-    result = UnitResult(
-        unit_id=unit_id,
-        line=name,
-        model=MODELS[model],
-        seed=0,
-        provenance="imagenet",
+    result = made_unit(
+        unit_id,
+        name,
+        MODELS[model],
         weights_note="made up",
         input=Input("native", 224, 320, HEIGHT, WIDTH),
-        counts=Counts(160, 40, half, half, half),
+        test=ImageCounts(half, half, half, 0),
+        train_ok=160,
+        held_out_ok=40,
         threshold=Threshold(2.0, 40, 0.05, 0.05, 0.0),
         quality=Quality(**{field.name: number for field in fields(Quality)}),
         regions=RegionRecall(number, {"scratch": number}, {"large": number}),
@@ -113,7 +114,7 @@ def main() -> None:
     scores = {result.unit_id: scored for result, scored in units if scored is not None}
     context = BoardContext("many-lines", "2026-11-25T00:00:00+00:00", "0" * 64, versions(), 0.05)
     board = timed("board", lambda: build_board(results, scores, context))
-    seen = timed("images", lambda: collect_scores(results, scores))
+    seen = timed("images", lambda: collect_scores([one for one in results if isinstance(one, UnitResult)], scores))
     # As if nothing were labelled, so that the queue is as long as it may get.
     flags = timed("flags", lambda: build_flags([replace(image, label="unknown") for image in seen]))
     shown = list(pictures(seen, asked.lines))

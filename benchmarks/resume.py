@@ -6,7 +6,6 @@ The units are fake ones: one is really trained, scored and measured; its commits
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from raybench.config.unit import Unit
 from raybench.data.pack import PackOptions, pack
 from raybench.report.publish import publish_again
 from raybench.runs.ledger import Ledger
-from raybench.runs.records import QualityRecord
+from raybench.runs.records import UnitResult
 from raybench.runs.run import RunStore
 from raybench.scheduler.cluster import connected
 from raybench.scheduler.runner import run_plan
@@ -68,17 +67,24 @@ def prepare(folder: Path, units: int) -> Plan:
 def _copy(plan: Plan, source: Unit, unit: Unit) -> None:
     """The commits of `source`, in run "one", as those of `unit`."""
     here, there = RunStore(plan.store, "one"), RunStore(plan.store, "long")
-    merged = here.read(source.unit_id, "quality", QualityRecord)
-    if merged is None:
-        raise RuntimeError("the one real unit has no quality")
-    images = there.put_blob(unit.unit_id, "images", here.get_blob(merged.images))
-    there.commit(unit.unit_id, "quality", replace(merged, unit_id=unit.unit_id, images=images))
-    for name in ("train", "measure", "result"):
-        text = plan.store.get(here.key(source.unit_id, f"{name}.json")).decode()
-        text = text.replace(source.unit_id, unit.unit_id).replace('"line-0"', f'"{unit.line}"')
-        text = re.sub(r'("model": )"grid-8"', rf'\1"{unit.model}"', text)
-        text = re.sub(r'("seed": )\d+', rf"\g<1>{unit.seed}", text)
-        plan.store.put(there.key(unit.unit_id, f"{name}.json"), text.encode())
+    result = here.read(source.unit_id, "finished", UnitResult)
+    if result is None:
+        raise RuntimeError("the one real unit has no result")
+    images = there.put_blob(unit.unit_id, "images", here.get_blob(result.judged.images))
+    copy = replace(
+        result,
+        unit_id=unit.unit_id,
+        line=unit.line,
+        model=unit.model,
+        seed=unit.seed,
+        trained=replace(result.trained, detector_id=unit.detector_id),
+        measured=replace(result.measured, detector_id=unit.detector_id),
+        judged=replace(result.judged, unit_id=unit.unit_id, images=images),
+    )
+    there.commit(unit.detector_id, "train", copy.trained)
+    there.commit(unit.detector_id, "measure", copy.measured)
+    there.commit(unit.unit_id, "quality", copy.judged)
+    there.commit(unit.unit_id, "finished", copy)
 
 
 def again(plan: Plan, folder: Path) -> tuple[float, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import BoardRow, FinishedModel
 from raybench.analysis.sentences import format_number
 from raybench.data.catalog import packed_lines
 from raybench.data.geometry import is_square
@@ -93,8 +93,8 @@ at their best.
 
 
 def _cells(board: Board, row: BoardRow) -> tuple[str, ...]:
-    quality, verdict = row.quality, board.verdict_on(row.line)
-    if quality is None:
+    verdict, found = board.verdict_on(row.line), row.finished
+    if found is None:
         failed = f"failed: {row.failures[-1].message}"
         return (row.line, row.model, "", verdict.grades.get(row.model, ""), "", failed, *[""] * (len(HEADERS) - 6))
     return (
@@ -102,22 +102,22 @@ def _cells(board: Board, row: BoardRow) -> tuple[str, ...]:
         row.model,
         rank(verdict, row.model),
         verdict.grades.get(row.model, ""),
-        row.provenance or "",
-        format_number(quality.image_auroc),
-        short(quality.au_pro),
-        str(row.heat or ""),
-        format_number(quality.recall),
-        short(quality.false_alarm_rate),
-        f"{row.size.disk_mb:.1f}" if row.size else "",
-        f"{row.speed.p50_ms:.0f}" if row.speed else "",
-        f"{row.train_s:.0f}" if row.train_s is not None else "",
-        _gain(row),
+        found.trained.provenance,
+        format_number(found.quality.image_auroc),
+        short(found.quality.au_pro),
+        str(found.heat or ""),
+        format_number(found.quality.recall),
+        short(found.quality.false_alarm_rate),
+        f"{found.measured.size.disk_mb:.1f}",
+        f"{found.measured.speed.p50_ms:.0f}",
+        f"{found.train_s:.0f}",
+        _gain(found),
     )
 
 
-def _gain(row: BoardRow) -> str:
-    size, gain = row.input, row.non_square.gain
-    if size is None or is_square(size.source_height, size.source_width):
+def _gain(model: FinishedModel) -> str:
+    size, gain = model.input, model.non_square.gain
+    if is_square(size.source_height, size.source_width):
         return "square line"
     if gain is None or gain.value is None:
         return "–"

@@ -21,7 +21,9 @@ from raybench import errors
 from raybench.errors import RaybenchError
 
 if TYPE_CHECKING:
-    from raybench._api import Run, import_labels, open_run, pack, plan, run
+    from raybench._api.lines import import_labels, pack
+    from raybench._api.run import Run
+    from raybench._api.running import open_run, plan, run
     from raybench.config.experiment import Experiment, ModelChoice
     from raybench.config.plan import Plan
     from raybench.data.line import Line
@@ -55,7 +57,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Run", "import_labels", "open_run", "pack", "plan", "run"), "raybench._api"),
+    **dict.fromkeys(("import_labels", "pack"), "raybench._api.lines"),
+    **dict.fromkeys(("open_run", "plan", "run"), "raybench._api.running"),
+    "Run": "raybench._api.run",
     **dict.fromkeys(("Experiment", "ModelChoice"), "raybench.config.experiment"),
     "Heatmap": "raybench.report.notebook",
     "check_export": "raybench.report.export_check",

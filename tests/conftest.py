@@ -9,7 +9,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,15 @@ from raybench.config.plan import make_plan
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo, write_manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.metrics.image import ImageScores, image_quality
-from raybench.metrics.numbers import Estimate, Quality, Threshold
-from raybench.runs.records import Failure, UnitResult
+from raybench.metrics.numbers import Threshold
+from raybench.runs.records import FailedUnit, UnitResult
 from raybench.scheduler.cluster import connected
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer, embedded_server
 from tests.support import plugins
 from tests.support.finished import FinishedRun, restored
+from tests.support.results import FAILURE, made_unit
 from tests.support.scraping import OFTEN_REPORTED
 
 plugins.install()
@@ -147,16 +147,14 @@ def put_line() -> Callable[[Store, str], Manifest]:
 def board_of() -> Callable[[Mapping[str, Mapping[str, float | None]]], Board]:
     """The board of made-up units, by line and model: how far NG images lie above OK ones; None for one that failed."""
 
-    def unit(line: str, model: str, gap: float | None) -> tuple[UnitResult, ImageScores | None]:
+    def unit(line: str, model: str, gap: float | None) -> tuple[UnitResult | FailedUnit, ImageScores | None]:
         unit_id = f"{line}/{model}"
         if gap is None:
-            return UnitResult(unit_id, line, model, 0, failure=Failure("train", "ModelError", "no", "-", 1)), None
+            return FailedUnit(unit_id, line, model, 0, FAILURE), None
         scores = np.random.default_rng(0).normal(0, 1, 40) + np.repeat([0.0, gap], 20)
         images = ImageScores.of([f"{at:02}" for at in range(40)], ["ok"] * 20 + ["ng"] * 20, scores.tolist())
         threshold = Threshold(2.0, 19, 0.05, 0.05, 0.0)
-        none = dict.fromkeys([field.name for field in fields(Quality)], Estimate(None, reason="no masks"))
-        quality = Quality(**none | vars(image_quality(images, threshold)))
-        return UnitResult(unit_id, line, model, 0, threshold=threshold, quality=quality, train_s=1.0), images
+        return made_unit(unit_id, line, model, threshold=threshold, **vars(image_quality(images, threshold))), images
 
     def build(gaps: Mapping[str, Mapping[str, float | None]]) -> Board:
         units = [unit(line, model, gap) for line, models in gaps.items() for model, gap in models.items()]

@@ -11,11 +11,12 @@ from pathlib import Path
 from raybench.config.plan import Plan
 from raybench.metrics.numbers import Speed
 from raybench.report.publish import publish
-from raybench.runs.records import UnitResult
+from raybench.runs.records import ResourceUsage, UnitResult
 from raybench.runs.run import RunStore, encode
 from raybench.store import Store, open_store
 
 _NO_TIME = Speed(1.0, 1.0, 1.0, 1.0, 1.0, 1, "", "", 1)
+_NOTHING_SPENT = ResourceUsage(1.0, 1, 1.0, 0.0, "cpu")
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,22 @@ def findings_of(plan: Plan) -> Findings:
         run = RunStore(copy, "findings")
         _copy(plan.store, copy, "lines/", "lines/")
         _copy(plan.store, copy, f"runs/{plan.experiment.name}/units/", f"{run.root}/units/")
-        results = {}
         for unit in plan.units:
-            found = run.read(unit.unit_id, "result", UnitResult)
+            found = run.read(unit.unit_id, "finished", UnitResult)
             if found is None:
                 raise KeyError(f"{unit} has no result")
-            results[unit.unit_id] = encode(replace(found, speed=_NO_TIME, train_s=1.0, spent={}))
-            copy.put(run.key(unit.unit_id, "result.json"), results[unit.unit_id])
+            even = replace(
+                found,
+                trained=replace(found.trained, train_s=1.0, spent=_NOTHING_SPENT),
+                measured=replace(found.measured, speed=_NO_TIME, spent=_NOTHING_SPENT),
+                judged=replace(found.judged, spent=_NOTHING_SPENT),
+            )
+            copy.put(run.key(unit.unit_id, "finished.json"), encode(even))
         for path in Path(folder).rglob("*.json"):  # commits name their blobs by whole keys
             path.write_text(path.read_text().replace(f"runs/{plan.experiment.name}/", f"{run.root}/"))
-        even = plan.experiment.model_copy(update={"name": run.name, "store": "even"})
-        publish(replace(plan, store=copy, experiment=even), run, "")
+        results = {unit.unit_id: copy.get(run.key(unit.unit_id, "finished.json")) for unit in plan.units}
+        experiment = plan.experiment.model_copy(update={"name": run.name, "store": "even"})
+        publish(replace(plan, store=copy, experiment=experiment), run, "")
         return Findings(run.get_report("board.json"), run.get_report("flags.parquet"), results)
 
 

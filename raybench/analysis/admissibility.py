@@ -9,36 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import FinishedModel
 from raybench.config.experiment import Limits
 from raybench.detectors.weights.catalog import PERMISSIVE
 from raybench.metrics.exchangeability import assess_threshold
 from raybench.metrics.image import ImageScores
-from raybench.metrics.numbers import Estimate
 
 REFUSED = 0.025
 """Probability of refusing any threshold of a line on which nothing has changed."""
 
 
 def refused_thresholds(
-    rows: Mapping[str, BoardRow],
+    finished: Mapping[str, FinishedModel],
     scores: Mapping[str, Sequence[ImageScores]],
     held_out: Mapping[str, Sequence[ImageScores]],
 ) -> dict[str, str]:
     """Return why thresholds are refused, by model. The first seed counts, as its detector is the one that is used."""
     refused: dict[str, str] = {}
-    for model, row in rows.items():
-        if model not in held_out or row.threshold is None or row.quality is None:
-            continue
-        test = assess_threshold(held_out[model][0], scores[model][0], row.threshold)
+    for model, found in finished.items():
+        threshold, alarms = found.trained.threshold, found.quality.false_alarm_rate
+        test = assess_threshold(held_out[model][0], scores[model][0], threshold) if model in held_out else None
         if test is None:
             continue
-        limit = REFUSED / (2 * len(rows))
-        rate, n = row.quality.false_alarm_rate.value or 0.0, row.quality.false_alarm_rate.n
+        limit = REFUSED / (2 * len(finished))
         if test.too_many_alarms <= limit:
             refused[model] = (
-                f"its threshold does not hold: {rate:.0%} false alarms on {n} OK test images, "
-                f"{row.threshold.promised:.0%} promised (p = {test.too_many_alarms:.1g})"
+                f"its threshold does not hold: {alarms.value or 0.0:.0%} false alarms on {alarms.n} OK test "
+                f"images, {threshold.promised:.0%} promised (p = {test.too_many_alarms:.1g})"
             )
         elif test.too_low <= limit:
             refused[model] = (
@@ -48,34 +45,29 @@ def refused_thresholds(
     return refused
 
 
-def change_note(refused: Mapping[str, str], rows: Mapping[str, BoardRow], drift: str) -> str:
-    rates = [row.quality.false_alarm_rate.value or 0.0 for row in rows.values() if row.quality]
+def change_note(refused: Mapping[str, str], finished: Mapping[str, FinishedModel], drift: str) -> str:
+    """Say that a line has changed since training."""
+    rates = [found.quality.false_alarm_rate.value or 0.0 for found in finished.values()]
     why = f" The inspection agrees: {drift}." if drift else ""
     return (
         f"The OK images of the test split differ from those trained on: the thresholds of {len(refused)} of "
-        f"{len(rows)} models are refused, with {min(rates):.0%} to {max(rates):.0%} false alarms.{why} Recall and "
+        f"{len(finished)} models are refused, with {min(rates):.0%} to {max(rates):.0%} false alarms.{why} Recall and "
         "false alarms mean little here. Set thresholds on OK test images (`threshold: {from: test_ok}`), or train on "
         "newer OK images."
     )
 
 
-def broken_limits(row: BoardRow, limits: Limits, licences: Mapping[str, str]) -> str:
+def broken_limits(model: FinishedModel, limits: Limits, licences: Mapping[str, str]) -> str:
     """Return which limits a model breaks, in words; empty if it keeps all.
 
     A time that was taken on a busy machine breaks none: on a quiet one it may be shorter.
     """
+    speed, disk_mb, rate = model.measured.speed, model.measured.size.disk_mb, model.quality.false_alarm_rate
     broken = []
-    if limits.p95_ms is not None and (row.speed is None or row.speed.p95_ms > limits.p95_ms):
-        if row.speed is None:
-            broken.append(f"the 95th percentile of its time is unknown, the limit {limits.p95_ms:g} ms")
-        elif not row.speed.is_disturbed:
-            broken.append(
-                f"the 95th percentile of its time is {row.speed.p95_ms:.3g} ms, the limit {limits.p95_ms:g} ms"
-            )
-    if limits.mb is not None and (row.size is None or row.size.disk_mb > limits.mb):
-        found = f"{row.size.disk_mb:.3g} MB" if row.size else "unknown"
-        broken.append(f"its size is {found}, the limit {limits.mb:g} MB")
-    rate = row.quality.false_alarm_rate if row.quality else Estimate(None)
+    if limits.p95_ms is not None and speed.p95_ms > limits.p95_ms and not speed.is_disturbed:
+        broken.append(f"the 95th percentile of its time is {speed.p95_ms:.3g} ms, the limit {limits.p95_ms:g} ms")
+    if limits.mb is not None and disk_mb > limits.mb:
+        broken.append(f"its size is {disk_mb:.3g} MB, the limit {limits.mb:g} MB")
     if limits.false_alarm_rate is not None and (rate.low is None or rate.low > limits.false_alarm_rate):
         found = "unknown" if rate.value is None else f"{rate.value:.0%}"
         broken.append(f"its false-alarm rate is {found}, the limit {limits.false_alarm_rate:g}")

@@ -24,7 +24,7 @@ from raybench.errors import InputError
 from raybench.metrics.image import ImageScores
 from raybench.metrics.mean_ranks import CriticalDifference, critical_difference, largest_table, mean_ranks
 from raybench.metrics.numbers import Estimate
-from raybench.runs.records import UnitResult
+from raybench.runs.records import FailedUnit, UnitResult
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _best_first(rows: Iterable[BoardRow], verdict: Verdict) -> tuple[BoardRow, .
 
     def sort_key(row: BoardRow) -> tuple[int, float, str]:
         position = leaders.index(row.model) if row.model in leaders else len(leaders)
-        auroc = row.quality.image_auroc.value if row.quality else None
+        auroc = row.finished.quality.image_auroc.value if row.finished else None
         return position, -auroc if auroc is not None else math.inf, row.model
 
     return tuple(sorted(rows, key=sort_key))
@@ -153,7 +153,7 @@ class LineScores:
 
 
 def build_board(
-    results: Sequence[UnitResult],
+    results: Sequence[UnitResult | FailedUnit],
     scores: Mapping[str, ImageScores],
     context: BoardContext,
     baselines: Sequence[SquashBaseline] = (),
@@ -169,7 +169,7 @@ def build_board(
         lines: Further scores by line. Without them thresholds are not tested.
     """
 
-    def line_and_model(result: UnitResult) -> tuple[str, str]:
+    def line_and_model(result: UnitResult | FailedUnit) -> tuple[str, str]:
         return result.line, result.model
 
     ordered = sorted(results, key=lambda result: (*line_and_model(result), result.seed))
@@ -191,7 +191,7 @@ def build_board(
 def _evidence(
     line: str,
     rows: Sequence[BoardRow],
-    results: Sequence[UnitResult],
+    results: Sequence[UnitResult | FailedUnit],
     scores: Mapping[str, ImageScores],
     context: BoardContext,
     further: LineScores,
@@ -204,7 +204,9 @@ def _evidence(
             if result.unit_id in further.held_out:
                 held_out.setdefault(result.model, []).append(further.held_out[result.unit_id])
     line_rows = [row for row in rows if row.line == line]
-    budget = next((row.threshold.budget for row in line_rows if row.threshold), context.false_alarm_budget)
+    budget = next(
+        (row.finished.trained.threshold.budget for row in line_rows if row.finished), context.false_alarm_budget
+    )
     known = {model: found for model, found in held_out.items() if len(found) == len(by_model[model])}
     return collect_evidence(
         line,
@@ -253,7 +255,7 @@ def _values(rows: Sequence[BoardRow], verdicts: Sequence[Verdict]) -> dict[str, 
     values: dict[str, dict[str, float | None]] = {verdict.line: {} for verdict in verdicts if verdict.terms}
     for row in rows:
         if row.line in values:
-            values[row.line][row.model] = row.quality.image_auroc.value if row.quality else None
+            values[row.line][row.model] = row.finished.quality.image_auroc.value if row.finished else None
     return values
 
 
@@ -269,31 +271,31 @@ def _of_model(
         counts: Numbers of lines where it is named, where it is tied, and that have a verdict.
         grades: Grades over all lines.
     """
-    done = [row for row in rows if row.quality]
-    averaged = [row for row in done if row.line in shared]
-    qualities = [row.quality for row in averaged if row.quality]
+    done = {row.line: row.finished for row in rows if row.finished}
+    averaged = [found for line, found in done.items() if line in shared]
+    qualities = [found.quality for found in averaged]
     run_in, tied_in, judged = counts
     model = rows[0].model
     return Overall(
         model=model,
-        provenance=next((row.provenance for row in done), None),
+        provenance=next((found.trained.provenance for found in done.values()), None),
         lines=len(done),
         failed=sum(bool(row.failures) for row in rows),
         averaged=len(averaged),
         image_auroc=_mean([quality.image_auroc for quality in qualities]),
         recall=_mean([quality.recall for quality in qualities]),
         false_alarm_rate=_mean([quality.false_alarm_rate for quality in qualities]),
-        region_recall=_mean([row.regions.all for row in averaged if row.regions]),
+        region_recall=_mean([found.regions.all for found in averaged]),
         pixel_auroc=_mean([quality.pixel_auroc for quality in qualities]),
         au_pro=_mean([quality.au_pro for quality in qualities]),
-        ms_per_image=_average([row.speed.p50_ms for row in averaged if row.speed]),
-        test_minutes=_average([row.test_minutes for row in averaged if row.test_minutes is not None]),
-        size_mb=_average([row.size.disk_mb for row in averaged if row.size]),
+        ms_per_image=_average([found.measured.speed.p50_ms for found in averaged]),
+        test_minutes=_average([found.test_minutes for found in averaged]),
+        size_mb=_average([found.measured.size.disk_mb for found in averaged]),
         run_in=run_in,
         tied_in=tied_in,
         grade=grades.get(model, ""),
         conclusion=f"best or not told apart on {run_in + tied_in} of {judged} lines" if done else "finished on no line",
-        hours=total_hours([row.hours for row in done]),
+        hours=total_hours([row.hours for row in rows]),
     )
 
 

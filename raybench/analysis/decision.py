@@ -84,20 +84,20 @@ def collect_evidence(
     Returns:
         The evidence, or a verdict without a model if the scores do not allow a decision.
     """
-    failed = {row.model: _failed(row) for row in rows if row.quality is None}
-    finished = {row.model: row for row in rows if row.quality}
+    failed = {row.model: _failed(row) for row in rows if row.finished is None}
+    finished = {row.model: row.finished for row in rows if row.finished}
     if not finished:
         return _no_verdict(line, "no model finished", failed)
     sampled = sample_models({model: scores[model] for model in finished}, budget, held_out)
     if isinstance(sampled, Estimate):
         return _no_verdict(line, sampled.reason or "", failed | dict.fromkeys(finished, "quality unknown"))
-    timed = all(not row.speed.is_disturbed for row in finished.values() if row.speed)
+    timed = not any(found.measured.speed.is_disturbed for found in finished.values())
     refused = refused_thresholds(finished, scores, held_out or {}) if test_thresholds else {}
     has_changed = len(refused) * 2 > len(finished)
     broken = {
         model: text
-        for model, row in finished.items()
-        if (text := broken_limits(row, settings.limits, settings.licences.get(model, {})))
+        for model, found in finished.items()
+        if (text := broken_limits(found, settings.limits, settings.licences.get(model, {})))
     }
     notes = [change_note(refused, finished, drift)] if has_changed else []
     if has_changed and settings.costs:
@@ -116,7 +116,7 @@ def collect_evidence(
         auroc_draws={model: found.auroc_draws for model, found in sampled.models.items()},
         excluded=broken if has_changed else refused | broken,
         failed=failed,
-        numbers={model: row.quality.image_auroc for model, row in finished.items() if row.quality},
+        numbers={model: found.quality.image_auroc for model, found in finished.items()},
         ng=sampled.ng,
         seed_errors={model: found.seed_error for model, found in sampled.models.items()},
         notes=tuple(notes),

@@ -21,7 +21,7 @@ from raybench.data.inspection.inspection import Inspection, bad_images
 from raybench.detectors import registry
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.runs.cost_model import read_forecast
-from raybench.runs.records import Failure, QualityRecord, TrainRecord, UnitResult
+from raybench.runs.records import FailedUnit, Failure, UnitResult
 from raybench.runs.run import RunStore, versions
 from raybench.runs.thresholds import TEST_OK, judge_by_test
 from raybench.worker.inspect import inspections_in
@@ -37,8 +37,8 @@ class FinishedUnit:
     result: UnitResult
     images: ImageScores
     """Scores of all its images."""
-    held_out: ImageScores | None
-    """Scores of the OK images held back for its threshold. None in runs of an older raybench."""
+    held_out: ImageScores
+    """Scores of the OK images that set its threshold."""
 
 
 @dataclass(frozen=True)
@@ -73,84 +73,95 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
     Raises:
         IntegrityError: A commit is damaged.
     """
-    with ThreadPoolExecutor(READERS) as pool:
-        units = [unit for unit in pool.map(lambda unit: _read_unit(unit, run), plan.units) if unit is not None]
     inspections = inspections_in(run, plan)
     from_test = plan.experiment.threshold.source == TEST_OK
-    units = [
-        _judged(unit, inspections.get(unit.unit.line), from_test) if isinstance(unit, FinishedUnit) else unit
-        for unit in units
+    with ThreadPoolExecutor(READERS) as pool:
+        units = [unit for unit in pool.map(lambda unit: _read_unit(unit, run), plan.units) if unit is not None]
+    finished = [
+        _judged(unit, inspections.get(unit.unit.line), from_test) for unit in units if isinstance(unit, FinishedUnit)
     ]
-    finished = {unit.unit.unit_id: unit for unit in units if isinstance(unit, FinishedUnit)}
-    compared = {unit.unit_id for unit in plan.compared}
-    results = [unit.result if isinstance(unit, FinishedUnit) else unit for unit in units]
-    results = [result for result in results if result.unit_id in compared]
-    scores = {unit_id: unit.images for unit_id, unit in finished.items() if unit_id in compared}
-    context = BoardContext(
-        run=run.name,
-        created=created,
-        digest=plan.experiment.digest,
-        versions=versions(),
-        false_alarm_budget=plan.experiment.false_alarm_budget,
-        pending=len(plan.units) - len(units),
-        lines={line: manifest.digest for line, manifest in plan.manifests.items()},
-        decision=DecisionSettings(
-            plan.experiment.verdict,
-            plan.experiment.costs,
-            plan.experiment.limits,
-            {unit.model: registry.licences(unit.detector, unit.weights) for unit in plan.compared},
-        ),
-        spending=CostReport(
-            hours_of(unit.result for unit in finished.values()),
-            plan.experiment.resources.price_per_hour,
-            read_forecast(run),
-        ),
+    compared_ids = {unit.unit_id for unit in plan.compared}
+    compared = [unit for unit in finished if unit.unit.unit_id in compared_ids]
+    failed = [unit for unit in units if isinstance(unit, FailedUnit) and unit.unit_id in compared_ids]
+    results, scores = [unit.result for unit in compared], {unit.unit.unit_id: unit.images for unit in compared}
+    board = build_board(
+        [*results, *failed],
+        scores,
+        _context(plan, run, created, finished, pending=len(plan.units) - len(units)),
+        list(_squash_baselines(plan, finished)),
+        {line: _line_scores(line, compared, inspections.get(line), from_test) for line in plan.manifests},
     )
-    held_out: dict[str, dict[str, ImageScores]] = {line: {} for line in plan.manifests}
-    for unit_id, unit in finished.items():
-        if unit.held_out is not None:
-            held_out[unit.unit.line][unit_id] = unit.held_out
-    lines = {
-        line: LineScores(of_line, _drift(inspections.get(line)), test_thresholds=not from_test)
-        for line, of_line in held_out.items()
-    }
-    board = build_board(results, scores, context, list(_squash_baselines(plan, finished)), lines)
     verdicts = tuple(_with_note(verdict, board.rows_of(verdict.line)) for verdict in board.verdicts)
     board = replace(board, verdicts=verdicts)
-    images = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in board.verdicts})
+    images = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in verdicts})
     bad = {line: bad_images(found) for line, found in inspections.items() if isinstance(found, Inspection)}
-    judged = [unit.unit for unit_id, unit in finished.items() if unit_id in compared]
-    queues = QueueBuilder(plan, run, board, judged, lambda line: bad.get(line, {})).queues(images)
+    queues = QueueBuilder(plan, run, board, [unit.unit for unit in compared], lambda line: bad.get(line, {})).queues(
+        images
+    )
     return Findings(
         board=replace(board, payoffs=tuple(queue.evaluation for queue in queues)),
         flags=tuple(flag for queue in queues for flag in queue.flags),
         images=tuple(images),
         inspections=inspections,
-        held_out=collect_held_out(
-            ((unit.result, unit.held_out) for unit_id, unit in finished.items() if unit_id in compared),
-            from_test=from_test,
-        ),
-        finished=tuple(finished.values()),
+        held_out=collect_held_out(((unit.result, unit.held_out) for unit in compared), from_test=from_test),
+        finished=tuple(finished),
         asides=plan.asides,
-        slices={
-            verdict.line: found for verdict in board.verdicts if (found := _slices(plan, verdict, finished.values()))
-        },
+        slices={verdict.line: found for verdict in verdicts if (found := _slices(plan, verdict, finished))},
     )
+
+
+def first_finished(plan: Plan, line: str) -> dict[str, tuple[UnitResult, ImageScores]]:
+    """Return the result and image scores of each model's first seed that is finished on a line, by model."""
+    run, found = RunStore.of(plan), dict[str, tuple[UnitResult, ImageScores]]()
+    for unit in plan.compared:
+        is_asked = unit.line == line and unit.model not in found
+        if is_asked and (result := run.read(unit.unit_id, "finished", UnitResult)):
+            found[unit.model] = result, ImageScores.from_bytes(run.get_blob(result.judged.images))
+    return found
+
+
+def _context(plan: Plan, run: RunStore, created: str, finished: Sequence[FinishedUnit], pending: int) -> BoardContext:
+    experiment = plan.experiment
+    return BoardContext(
+        run=run.name,
+        created=created,
+        digest=experiment.digest,
+        versions=versions(),
+        false_alarm_budget=experiment.false_alarm_budget,
+        pending=pending,
+        lines={line: manifest.digest for line, manifest in plan.manifests.items()},
+        decision=DecisionSettings(
+            experiment.verdict,
+            experiment.costs,
+            experiment.limits,
+            {unit.model: registry.licences(unit.detector, unit.weights) for unit in plan.compared},
+        ),
+        spending=CostReport(
+            hours_of(unit.result for unit in finished), experiment.resources.price_per_hour, read_forecast(run)
+        ),
+    )
+
+
+def _line_scores(
+    line: str, compared: Sequence[FinishedUnit], inspection: Inspection | Failure | None, from_test: bool
+) -> LineScores:
+    held_out = {unit.unit.unit_id: unit.held_out for unit in compared if unit.unit.line == line}
+    return LineScores(held_out, _drift(inspection), test_thresholds=not from_test)
 
 
 def _slices(plan: Plan, verdict: Verdict, finished: Iterable[FinishedUnit]) -> list[Slice]:
     """Slice a line for the model that its verdict names, by the first seed; none for a line without further columns."""
     place = verdict.line, verdict.run
     unit = next((unit for unit in finished if (unit.unit.line, unit.unit.model) == place), None)
-    if unit is None or unit.result.threshold is None or not plan.manifests[verdict.line].attributes:
+    if unit is None or not plan.manifests[verdict.line].attributes:
         return []
     attributes = plan.line(verdict.line).attributes()
-    return slices_of(verdict.line, unit.unit.model, unit.images, unit.result.threshold, attributes)
+    return slices_of(verdict.line, unit.unit.model, unit.images, unit.result.trained.threshold, attributes)
 
 
 def _with_note(verdict: Verdict, rows: Iterable[BoardRow]) -> Verdict:
     """Say how many labelled images do not count: those that were chosen for their looks or scores are no sample."""
-    chosen = max((row.counts.chosen for row in rows if row.counts), default=0)
+    chosen = max((row.finished.test.chosen for row in rows if row.finished), default=0)
     if not chosen:
         return verdict
     images = "1 labelled image does" if chosen == 1 else f"{chosen} labelled images do"
@@ -161,18 +172,13 @@ def _with_note(verdict: Verdict, rows: Iterable[BoardRow]) -> Verdict:
     return replace(verdict, notes=(*verdict.notes, note))
 
 
-def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | UnitResult | None:
-    """A finished unit, the result of a failed one, or None for a unit that is still to be done."""
-    result = run.read(unit.unit_id, "result", UnitResult)
-    merged = run.read(unit.unit_id, "quality", QualityRecord) if result else None
-    if result and merged:
-        trained = run.read(unit.detector_id, "train", TrainRecord)
-        held_out = ImageScores.from_bytes(run.get_blob(trained.held_out)) if trained and trained.held_out else None
-        return FinishedUnit(unit, result, ImageScores.from_bytes(run.get_blob(merged.images)), held_out)
+def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | FailedUnit | None:
+    """A finished unit, a failed one, or None for a unit that is still to be done."""
+    if result := run.read(unit.unit_id, "finished", UnitResult):
+        blobs = (result.judged.images, result.trained.held_out)
+        return FinishedUnit(unit, result, *(ImageScores.from_bytes(run.get_blob(blob)) for blob in blobs))
     failure = run.read(unit.unit_id, "failure", Failure)
-    if failure is None:
-        return None
-    return UnitResult(unit.unit_id, unit.line, unit.model, unit.seed, input=unit.input, failure=failure)
+    return FailedUnit(unit.unit_id, unit.line, unit.model, unit.seed, failure) if failure else None
 
 
 def _judged(unit: FinishedUnit, inspection: Inspection | Failure | None, from_test: bool) -> FinishedUnit:
@@ -184,11 +190,12 @@ def _judged(unit: FinishedUnit, inspection: Inspection | Failure | None, from_te
     if isinstance(inspection, Inspection):
         duplicates = [[copy.image_id for copy in group.copies] for group in inspection.groups]
         images = images.with_duplicates(duplicates)
-        held_out = held_out.with_duplicates(duplicates) if held_out else None
-    if images is not unit.images and result.quality and result.threshold:
-        found = image_quality(images, result.threshold)
-        rate = result.quality.false_alarm_rate if from_test else found.false_alarm_rate  # that one is cross-fitted
-        result = replace(result, quality=replace(result.quality, **vars(replace(found, false_alarm_rate=rate))))
+        held_out = held_out.with_duplicates(duplicates)
+    if images is not unit.images:
+        found, quality = image_quality(images, result.trained.threshold), result.judged.quality
+        rate = quality.false_alarm_rate if from_test else found.false_alarm_rate  # that one is cross-fitted
+        quality = replace(quality, **vars(replace(found, false_alarm_rate=rate)))
+        result = replace(result, judged=replace(result.judged, quality=quality))
     return replace(unit, images=images, held_out=held_out, result=result)
 
 
@@ -204,8 +211,9 @@ def _drift(inspection: Inspection | Failure | None) -> str:
     )
 
 
-def _squash_baselines(plan: Plan, finished: Mapping[str, FinishedUnit]) -> Iterator[SquashBaseline]:
+def _squash_baselines(plan: Plan, finished: Sequence[FinishedUnit]) -> Iterator[SquashBaseline]:
+    by_id = {unit.unit.unit_id: unit for unit in finished}
     for unit_id, squashed_id in plan.squashed.items():
-        if unit_id in finished and squashed_id in finished:
-            chosen, squashed = finished[unit_id], finished[squashed_id]
+        if unit_id in by_id and squashed_id in by_id:
+            chosen, squashed = by_id[unit_id], by_id[squashed_id]
             yield SquashBaseline(chosen.result, squashed.result, chosen.images, squashed.images)

@@ -149,14 +149,14 @@ def collect_scores(
     excesses: dict[tuple[str, str, str], dict[str, float]] = {}
     groups: dict[tuple[str, str], str] = {}
     for result in sorted(results, key=lambda result: result.seed):
-        images = scores.get(result.unit_id)
-        if images is None or result.threshold is None or result.threshold.value is None:
+        images, threshold = scores.get(result.unit_id), result.trained.threshold
+        if images is None or threshold.value is None:
             continue
         columns = (images.image_ids.tolist(), images.labels.tolist(), images.scores.tolist(), images.groups.tolist())
         for image_id, label, raw, group in zip(*columns, strict=True):
             groups[result.line, image_id] = group if group != image_id else ""
             by_model = excesses.setdefault((result.line, image_id, label), {})
-            by_model.setdefault(result.model, excess_of(raw, result.threshold))
+            by_model.setdefault(result.model, excess_of(raw, threshold))
     voters = best or {}
     scored = [
         ScoredImage(line, image_id, label, excess, voters.get(line, ()), groups[line, image_id])

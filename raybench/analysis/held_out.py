@@ -27,12 +27,12 @@ class HeldOut:
 
 
 def collect_held_out(
-    units: Iterable[tuple[UnitResult, ImageScores | None]], *, from_test: bool
+    units: Iterable[tuple[UnitResult, ImageScores]], *, from_test: bool
 ) -> dict[str, dict[str, HeldOut]]:
     """Return the held-back images by line and model.
 
     Args:
-        units: Results with the scores of their held-back images; None in runs of an older raybench.
+        units: Results with the scores of their held-back images.
         from_test: Whether the OK images of the test split set the thresholds.
 
     Returns:
@@ -40,15 +40,14 @@ def collect_held_out(
     """
     found: dict[str, dict[str, HeldOut]] = {}
     for result, images in sorted(units, key=lambda unit: unit[0].seed):
-        threshold, of_line = result.threshold, found.setdefault(result.line, {})
-        if threshold is None or threshold.value is None or result.model in of_line:
+        threshold, of_line = result.trained.threshold, found.setdefault(result.line, {})
+        if threshold.value is None or result.model in of_line:
             continue
-        scores = images.scores.tolist() if images else []
         of_line[result.model] = HeldOut(
             result.seed,
             threshold,
-            tuple(excess_of(score, threshold) for score in scores),
-            tuple(group_numbers(images.groups).tolist()) if images else (),
+            tuple(excess_of(score, threshold) for score in images.scores.tolist()),
+            tuple(group_numbers(images.groups).tolist()),
             from_test,
         )
     return found

@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from raybench.analysis.findings import first_finished
+from raybench.config.experiment import LEAST_TRAIN_IMAGES, Experiment
+from raybench.config.plan import Plan, make_plan
+from raybench.errors import InputError, UnknownName
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Estimate
 from raybench.metrics.ranking import paired_difference
@@ -40,6 +44,59 @@ class CurvePoint:
     """Whether so many images are enough for a threshold that keeps to the false-alarm budget."""
 
 
+def plan_curve(plan: Plan, line: str, sizes: Sequence[int], models: Sequence[str]) -> dict[int, Plan]:
+    """Plan a run on fewer images for each point of a line's learning curves.
+
+    Args:
+        plan: The run on all images.
+        line: The product line.
+        sizes: Numbers of OK images, those that are held back included; those from the run's own number on are left out.
+        models: Labels of the models. Empty: all of the line's.
+
+    Returns:
+        The runs by their number of images, in ascending order; the last one is `plan` itself.
+
+    Raises:
+        UnknownName: There is no such model.
+        InputError: No model is finished on the line, or a size is too small to train on.
+    """
+    experiment = plan.experiment.on(line)
+    choices = {choice.shown: choice for choice in experiment.models}
+    for model in models:
+        if model not in choices:
+            raise UnknownName("model", model, choices)
+    if few := [size for size in sizes if size < LEAST_TRAIN_IMAGES]:
+        raise InputError(f"{few[0]} OK images are too few to train on; the least is {LEAST_TRAIN_IMAGES}")
+    finished = [model for model in first_finished(plan, line) if model in (models or choices)]
+    if not finished:
+        raise InputError(f"no model is finished on {line}; run the experiment first")
+    total = experiment.protocol.of_train(plan.manifests[line].train_ok)
+    plans = {}
+    for size in sorted({size for size in sizes if size < total}):
+        smaller = {
+            "name": f"{plan.experiment.name}.{line}-{size}-images",
+            "lines": (plan.entry_of(line),),
+            "models": tuple(choices[model] for model in finished),
+            "train_images": size,
+            "inspect": False,
+            "squashed_twins": False,
+            "annotation": experiment.annotation.model_copy(update={"signals": 0}),
+        }
+        plans[size] = make_plan(Experiment.model_validate(experiment.model_dump() | smaller))
+    return plans | {total: plan}
+
+
+def read_curve(plans: Mapping[int, Plan], line: str, models: Sequence[str]) -> list[CurvePoint]:
+    """Return the points of the learning curves of `models`, or of all; `plans` are those of `plan_curve`, and done."""
+    sizes = {images: first_finished(plan, line) for images, plan in plans.items()}
+    return curve_points(
+        {
+            images: {model: found for model, found in finished.items() if not models or model in models}
+            for images, finished in sizes.items()
+        }
+    )
+
+
 def curve_points(sizes: Mapping[int, Finished]) -> list[CurvePoint]:
     """Return the points of a line's learning curves, by model and number of images.
 
@@ -56,9 +113,9 @@ def curve_points(sizes: Mapping[int, Finished]) -> list[CurvePoint]:
                     CurvePoint(
                         model=model,
                         images=images,
-                        image_auroc=result.quality.image_auroc if result.quality else Estimate(None),
+                        image_auroc=result.judged.quality.image_auroc,
                         more=paired_difference([whole[model][1]], [scores]),
-                        has_threshold=bool(result.threshold and result.threshold.value is not None),
+                        has_threshold=result.trained.threshold.value is not None,
                     )
                 )
     return points

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raybench.analysis.board import Board
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import BoardRow, FinishedModel
 from raybench.analysis.verdict import Verdict
 from raybench.metrics.numbers import Estimate
 
@@ -18,8 +18,10 @@ class LineSummary:
     line: str
     best: Estimate
     """Highest image AUROC of any model."""
-    named: BoardRow | None
-    """Row of the model that the verdict names."""
+    run: str | None
+    """The model that the verdict names."""
+    named: FinishedModel | None
+    """What is known of that model."""
     finished: int
     """Number of models that finished."""
     failed: int
@@ -53,16 +55,17 @@ def poor_lines(summaries: Sequence[LineSummary]) -> str:
 
 
 def _summary(rows: Sequence[BoardRow], verdict: Verdict, good_enough: float) -> LineSummary:
-    numbers = [row.quality.image_auroc for row in rows if row.quality]
+    finished = {row.model: row.finished for row in rows if row.finished}
+    numbers = [model.quality.image_auroc for model in finished.values()]
     known = [number for number in numbers if number.value is not None]
-    named = next((row for row in rows if row.model == verdict.run), None)
     return LineSummary(
         line=verdict.line,
         best=max(known, key=lambda number: number.value or 0.0, default=Estimate(None)),
-        named=named,
-        finished=len(numbers),
-        failed=sum(row.quality is None for row in rows),
-        conclusion=verdict.grades[named.model] if named else verdict.sentence.removeprefix(f"{verdict.line}: "),
+        run=verdict.run,
+        named=finished[verdict.run] if verdict.run else None,
+        finished=len(finished),
+        failed=len(rows) - len(finished),
+        conclusion=verdict.grades[verdict.run] if verdict.run else verdict.sentence.removeprefix(f"{verdict.line}: "),
         good_enough=good_enough,
     )
 

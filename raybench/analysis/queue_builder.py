@@ -77,7 +77,8 @@ class QueueBuilder:
     def _voting_units(self, line: str) -> list[Unit]:
         """Return the first finished seed of each voting model, the cleanest heat maps first."""
         voters = voting_models(self.board.verdict_on(line))
-        heat = {row.model: row.heat.worth for row in self.board.rows_of(line) if row.heat}
+        rows = self.board.rows_of(line)
+        heat = {row.model: row.finished.heat.worth for row in rows if row.finished and row.finished.heat}
         by_model: dict[str, Unit] = {}
         for unit in self._by_line.get(line, ()):
             if unit.model in voters or not voters:
@@ -87,7 +88,7 @@ class QueueBuilder:
     def _held_out(self, line: str) -> Iterator[tuple[str, ImageScores]]:
         for unit in self._voting_units(line):
             trained = self.run.read(unit.detector_id, "train", TrainRecord)
-            if trained and trained.held_out:
+            if trained:
                 yield unit.model, ImageScores.from_bytes(self.run.get_blob(trained.held_out))
 
     def descriptors(self, line: str) -> Descriptors:
@@ -98,5 +99,5 @@ class QueueBuilder:
     def _descriptors_of(self, unit: Unit) -> Descriptors:
         names = [score_name(shard.key) for shard in self.plan.manifests[unit.line].scored_shards]
         records = (self.run.read(unit.unit_id, name, ScoreRecord) for name in names)
-        blobs = (record.traits for record in records if record and record.traits)
+        blobs = (record.traits for record in records if record)
         return Descriptors.empty().merge(*(Descriptors.from_bytes(self.run.get_blob(blob)) for blob in blobs))

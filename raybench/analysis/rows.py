@@ -5,96 +5,102 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 from raybench.analysis.cost_report import Hours, hours_of
 from raybench.analysis.heatmap_grade import HeatmapGrade, heatmap_grade
 from raybench.analysis.squash_baseline import NonSquare, SquashBaseline, non_square
 from raybench.data.geometry import Input
-from raybench.detectors.protocol import Provenance, TrainSteps
+from raybench.detectors.protocol import TrainSteps
 from raybench.metrics.intervals import student_quantile
-from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
+from raybench.metrics.numbers import Estimate, Quality, RegionRecall
 from raybench.metrics.ranking import seed_error
-from raybench.runs.records import Counts, Failure, ModelSize, UnitResult
+from raybench.runs.records import FailedUnit, Failure, ImageCounts, MeasureRecord, TrainRecord, UnitResult
+
+
+@dataclass(frozen=True)
+class FinishedModel:
+    """The finished seeds of one model on one line. A metric is their mean."""
+
+    input: Input
+    """Size of the network's input and how images are resized for it."""
+    test: ImageCounts
+    trained: TrainRecord
+    """Of the first seed: its detector is the one that is used."""
+    measured: MeasureRecord
+    """Of the first seed."""
+    quality: Quality
+    regions: RegionRecall
+    train_s: float
+    """Mean wall time of training, in seconds."""
+    non_square: NonSquare
+    """How images of this aspect are fitted to the network, and the gain over squashing them."""
+    heat: HeatmapGrade | None
+    """Grade of its heat maps; None without heat maps to grade."""
+    trained_on: tuple[str, ...]
+    """Kinds of device that its seeds were trained on, by torch's names."""
+    steps: TrainSteps | None
+    """Optimiser steps of the seed that took the fewest. None for a model without an optimiser."""
+
+    @property
+    def test_minutes(self) -> float:
+        """Minutes to score the line's test set, one image after the other, decoding included."""
+        return self.measured.speed.end_to_end_ms * (self.test.ok + self.test.ng) / 60_000
 
 
 @dataclass(frozen=True)
 class BoardRow:
-    """One model on one line. A metric is the mean over its finished seeds."""
+    """One model on one line."""
 
     line: str
     model: str
     seeds: tuple[int, ...]
     """Seeds that finished."""
-    provenance: Provenance | None
-    weights_note: str
-    quality: Quality | None
-    regions: RegionRecall | None
-    speed: Speed | None
-    size: ModelSize | None
-    input: Input | None
-    counts: Counts | None
-    threshold: Threshold | None
-    pixel_threshold: Threshold | None
-    train_s: float | None
-    """Mean wall time of training, in seconds."""
-    test_minutes: float | None
-    """Minutes to score the line's test set, one image after the other, decoding included."""
-    non_square: NonSquare
-    """How images of this aspect are fitted to the network, and the gain over squashing them."""
-    heat: HeatmapGrade | None
-    """Grade of its heat maps."""
     failures: tuple[Failure, ...]
     """Failures of the seeds that failed."""
-    not_exportable: str = ""
-    """Why the model cannot be exported; empty if it can."""
-    hours: Hours = field(default_factory=Hours)
-    """Hours of all seeds that finished."""
-    trained_on: tuple[str, ...] = ()
-    """Kinds of device that its seeds were trained on, by torch's names; empty in runs of an older raybench."""
-    steps: TrainSteps | None = None
-    """Optimiser steps of the seed that took the fewest. None for a model without an optimiser, and if unknown."""
+    hours: Hours
+    """Hours of the seeds that finished."""
+    finished: FinishedModel | None
+    """None if no seed finished."""
 
 
-def merge_seeds(results: Sequence[UnitResult], baseline: SquashBaseline | None = None) -> BoardRow:
+def merge_seeds(results: Sequence[UnitResult | FailedUnit], baseline: SquashBaseline | None = None) -> BoardRow:
     """Merge the results of one model on one line.
 
     Args:
         results: Results of its seeds, at least one; failed ones included.
         baseline: The same model on squashed images, if it was run.
     """
-    done = [result for result in results if result.failure is None]
-    first = done[0] if done else results[0]
-    quality = _quality([result.quality for result in done if result.quality])
+    done = [result for result in results if isinstance(result, UnitResult)]
     return BoardRow(
-        line=first.line,
-        model=first.model,
+        line=results[0].line,
+        model=results[0].model,
         seeds=tuple(sorted(result.seed for result in done)),
-        provenance=first.provenance,
-        weights_note=first.weights_note,
-        quality=quality,
-        regions=_regions([result.regions for result in done if result.regions]),
-        speed=first.speed,
-        size=first.size,
-        input=first.input,
-        counts=first.counts,
-        threshold=first.threshold,
-        pixel_threshold=first.pixel_threshold,
-        train_s=statistics.mean([result.train_s for result in done if result.train_s is not None]) if done else None,
-        test_minutes=_test_minutes(first),
-        non_square=non_square(first.input, baseline),
-        heat=heatmap_grade(quality) if quality else None,
-        failures=tuple(result.failure for result in results if result.failure),
-        not_exportable=first.not_exportable,
+        failures=tuple(result.failure for result in results if isinstance(result, FailedUnit)),
         hours=hours_of(done),
-        trained_on=tuple(sorted({result.spent["train"].device for result in done if "train" in result.spent})),
-        steps=min((result.steps for result in done if result.steps), key=lambda steps: steps.done, default=None),
+        finished=_finished(done, baseline) if done else None,
     )
 
 
-def _quality(qualities: Sequence[Quality]) -> Quality | None:
-    if not qualities:
-        return None
+def _finished(results: Sequence[UnitResult], baseline: SquashBaseline | None) -> FinishedModel:
+    first, trained = results[0], [result.trained for result in results]
+    quality = _mean_quality([result.judged.quality for result in results])
+    return FinishedModel(
+        input=first.input,
+        test=first.judged.test,
+        trained=first.trained,
+        measured=first.measured,
+        quality=quality,
+        regions=_mean_regions([result.judged.regions for result in results]),
+        train_s=statistics.mean(record.train_s for record in trained),
+        non_square=non_square(first.input, baseline),
+        heat=heatmap_grade(quality),
+        trained_on=tuple(sorted({record.spent.device for record in trained})),
+        steps=min((record.steps for record in trained if record.steps), key=lambda steps: steps.done, default=None),
+    )
+
+
+def _mean_quality(qualities: Sequence[Quality]) -> Quality:
     return Quality(
         **{
             metric.name: mean_number([getattr(quality, metric.name) for quality in qualities])
@@ -103,10 +109,7 @@ def _quality(qualities: Sequence[Quality]) -> Quality | None:
     )
 
 
-def _regions(recalls: Sequence[RegionRecall]) -> RegionRecall | None:
-    if not recalls:
-        return None
-
+def _mean_regions(recalls: Sequence[RegionRecall]) -> RegionRecall:
     def mean_by(name: str) -> dict[str, Estimate]:
         parts = [getattr(recall, name) for recall in recalls]
         return {key: mean_number([part[key] for part in parts if key in part]) for key in parts[0]}
@@ -134,9 +137,3 @@ def mean_number(numbers: Sequence[Estimate]) -> Estimate:
     of_seeds = student_quantile(degrees) * error if seeds > 1 else 0.0
     low, high = (math.hypot(statistics.mean(parts), of_seeds) for parts in (below, above))
     return Estimate(mean, max(0.0, mean - low), min(1.0, mean + high), defined[0].n)
-
-
-def _test_minutes(result: UnitResult) -> float | None:
-    if result.speed is None or result.counts is None:
-        return None
-    return result.speed.end_to_end_ms * (result.counts.test_ok + result.counts.test_ng) / 60_000

@@ -299,7 +299,7 @@ def _model(
         of_ng, of_ok = (Estimate(0.0, 0.0, 0.0, count) for count in counts)
         return ModelChange(old, new, Estimate(0.0, 0.0, 0.0, len(ids)), of_ng, of_ok)
     auroc = paired_difference(scores[1], scores[0])
-    if any(unit.result.threshold is None or unit.result.threshold.value is None for side in sides for unit in side):
+    if any(unit.result.trained.threshold.value is None for side in sides for unit in side):
         of_threshold = of_threshold or "a model has no threshold"
     if of_threshold:
         unknown = Estimate(None, reason=of_threshold)
@@ -322,14 +322,14 @@ def _model(
 
 def _decides_alike(sides: Sequence[Sequence[FinishedUnit]], scores: Sequence[Sequence[ImageScores]]) -> bool:
     """Whether the seeds of both sides have the same scores and thresholds: they are the same detectors."""
-    limits = [[unit.result.threshold and unit.result.threshold.value for unit in side] for side in sides]
+    limits = [[unit.result.trained.threshold.value for unit in side] for side in sides]
     return limits[0] == limits[1] and all(
         np.array_equal(then.scores, now.scores) for then, now in zip(*scores, strict=True)
     )
 
 
 def _flags(unit: FinishedUnit, ids: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
-    limit = unit.result.threshold.value if unit.result.threshold else None
+    limit = unit.result.trained.threshold.value
     return unit.images.only(ids).scores > (np.inf if limit is None else limit)
 
 
@@ -435,4 +435,4 @@ def _settings(old: Findings, new: Findings) -> dict[str, str]:
 
 
 def _devices(board: Board) -> str:
-    return ", ".join(sorted({row.speed.device for row in board.rows if row.speed}))
+    return ", ".join(sorted({row.finished.measured.speed.device for row in board.rows if row.finished}))

@@ -35,10 +35,8 @@ class SquashBaseline:
     squashed_images: ImageScores
 
 
-def non_square(size: Input | None, baseline: SquashBaseline | None) -> NonSquare:
+def non_square(size: Input, baseline: SquashBaseline | None) -> NonSquare:
     """Describe how images are fitted to the network and, with a baseline, the gain over squashing them."""
-    if size is None:
-        return NonSquare("")
     fit = _format_fit(size)
     if baseline is None:
         return NonSquare(fit)
@@ -61,10 +59,10 @@ def _format_fit(size: Input) -> str:
 
 
 def _pro_gain(baseline: SquashBaseline) -> float | None:
-    values = [unit.quality.au_pro.value for unit in (baseline.chosen, baseline.squashed) if unit.quality]
-    return values[0] - values[1] if len(values) == 2 and None not in values else None  # type: ignore[operator]
+    chosen, squashed = (unit.judged.quality.au_pro.value for unit in (baseline.chosen, baseline.squashed))
+    return None if chosen is None or squashed is None else chosen - squashed
 
 
 def _time_ratio(baseline: SquashBaseline) -> float | None:
-    chosen, squashed = baseline.chosen.speed, baseline.squashed.speed
-    return chosen.p50_ms / squashed.p50_ms if chosen and squashed and squashed.p50_ms else None
+    chosen, squashed = (unit.measured.speed.p50_ms for unit in (baseline.chosen, baseline.squashed))
+    return chosen / squashed if squashed else None

@@ -26,7 +26,7 @@ import zlib
 import numpy as np
 
 from raybench.analysis.comparison import Floats, Utility
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import FinishedModel
 from raybench.config.experiment import Costs, VerdictSettings
 from raybench.metrics.intervals import NORMAL_QUANTILE
 from raybench.metrics.numbers import Estimate, Quality
@@ -37,29 +37,29 @@ CHANCE = 0.5
 
 
 def utility(
-    row: BoardRow, sampled: SampledModel, settings: VerdictSettings, costs: Costs | None, timed: bool
+    model: FinishedModel, sampled: SampledModel, settings: VerdictSettings, costs: Costs | None, timed: bool
 ) -> Utility:
     """Return the utility of a finished model.
 
     Args:
-        row: The model on its line.
+        model: The model on its line.
         sampled: Its image metrics in draws.
         settings: Exchange rates.
         costs: Costs in the user's currency, if given.
         timed: Whether times of the line's models were taken on a quiet machine. Otherwise they count for nothing.
     """
-    ms = row.speed.p50_ms if row.speed and timed else 0.0
+    ms = model.measured.speed.p50_ms if timed else 0.0
     if costs is not None:
         return _cost(sampled, costs, ms)
     terms = {
         "image AUROC": sampled.auroc,
         "recall": settings.recall * sampled.recall,
-        "heat map": settings.heat_map * _heat_map(row.quality),
+        "heat map": settings.heat_map * _heat_map(model.quality),
         "time": -settings.ms * ms,
-        "size": -settings.mb * (row.size.disk_mb if row.size else 0.0),
+        "size": -settings.mb * model.measured.size.disk_mb,
     }
     fixed = terms["heat map"] + terms["time"] + terms["size"]
-    noise = settings.heat_map * _heat_noise(row.quality, sampled)
+    noise = settings.heat_map * _heat_noise(model.quality, sampled)
     draws = sampled.auroc_draws + settings.recall * sampled.recall_draws + noise + fixed
     return Utility(sum(terms.values()), draws, terms)
 
@@ -81,17 +81,15 @@ def _cost(sampled: SampledModel, costs: Costs, ms: float) -> Utility:
     return Utility(value, draws, terms)
 
 
-def _heat_map(quality: Quality | None) -> float:
+def _heat_map(quality: Quality) -> float:
     """Return the mean of the three parts of what heat maps are worth, from 0 to 1."""
-    if quality is None:
-        return 0.0
     noises = [noise.value for noise in (quality.noise_around, quality.noise_ok) if noise.value is not None]
     return ((quality.au_pro.value or 0.0) + sum(1 - noise for noise in noises)) / 3
 
 
-def _heat_noise(quality: Quality | None, sampled: SampledModel) -> Floats:
+def _heat_noise(quality: Quality, sampled: SampledModel) -> Floats:
     """Draw the error of `_heat_map` from the intervals of its parts."""
-    parts = [quality.au_pro, quality.noise_around, quality.noise_ok] if quality else []
+    parts = (quality.au_pro, quality.noise_around, quality.noise_ok)
     errors = [_standard_error(part) for part in parts if part.value is not None]
     rng = np.random.default_rng(zlib.crc32(sampled.auroc_draws.tobytes()))
     noise: Floats = rng.standard_normal(len(sampled.auroc_draws)) * float(np.sqrt(np.square(errors).sum()) / 3)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from raybench._api import open_run
+from raybench._api.running import open_run
 from raybench.analysis.run_comparison import CONDITIONS
 from raybench.cli.options import OK, WORSE, Json, OutFolder
 from raybench.cli.terminal import err, out, print_json

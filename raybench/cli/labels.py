@@ -31,7 +31,7 @@ def import_(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
 ) -> None:
     """Give images the labels and masks that an annotation tool holds; no image is written again."""
-    from raybench._api import import_labels
+    from raybench._api.lines import import_labels
 
     if empty not in ("leave", "ok"):
         out.print("--empty is leave or ok", style="red")
@@ -50,7 +50,7 @@ def import_(
 @app.command()
 def log(line: LineUri) -> None:
     """Show what has been done to a line since it was packed."""
-    from raybench._api import open_line
+    from raybench._api.lines import open_line
 
     changes = open_line(line).manifest.changes
     table = Table("when", "who", "what", "state before", box=None, header_style="bold")

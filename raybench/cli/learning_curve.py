@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raybench._api import open_run
+from raybench._api.running import open_run
 from raybench.analysis.learning_curve import SIZES
 from raybench.cli.options import RunName
 from raybench.cli.terminal import out

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raybench._api import pack_line as pack_with_progress
+from raybench._api.lines import pack_line as pack_with_progress
 from raybench.cli.terminal import err, out, print_packed
 from raybench.data.line import Line
 from raybench.data.manifest import Manifest, read_manifest

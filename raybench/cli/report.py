@@ -9,14 +9,13 @@ from typing import Annotated
 
 import typer
 
-from raybench._api import copy_report
 from raybench.analysis.board import Board, board_json
 from raybench.cli.options import Json, OutFolder, RunName
 from raybench.cli.terminal import err, out, print_json
 from raybench.config.plan import Plan, plan_of
 from raybench.errors import UnknownName
 from raybench.report.console import console_board
-from raybench.report.publish import publish_again
+from raybench.report.publish import copy_report, publish_again
 
 
 def report(

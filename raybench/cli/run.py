@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from raybench._api import execute
+from raybench._api.execute import execute
 from raybench.analysis.board import Board, board_json
 from raybench.cli.options import OK, STOPPED, UNITS_FAILED, Json, OutFolder
 from raybench.cli.report import print_copy

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.analysis.flags import ScoredImage
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import FinishedModel
 from raybench.metrics import curves
 
 SIDE = 1000
@@ -155,11 +155,11 @@ def _apart(ends: Sequence[float]) -> list[float]:
     return [round(label, 1) for label in labels]
 
 
-def operating_point(row: BoardRow | None) -> OperatingPoint | None:
+def operating_point(model: FinishedModel | None) -> OperatingPoint | None:
     """Return where the OK-only threshold puts a model, or None if recall or false alarms are unknown."""
-    if row is None or row.quality is None:
+    if model is None:
         return None
-    recall, alarms = row.quality.recall, row.quality.false_alarm_rate
+    recall, alarms = model.quality.recall, model.quality.false_alarm_rate
     ends = (recall.value, recall.low, recall.high, alarms.value, alarms.low, alarms.high)
     if None in ends:
         return None

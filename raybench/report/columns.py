@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
 from raybench.analysis.board import Board, Overall
 from raybench.analysis.cost_report import cost
 from raybench.analysis.line_summary import LineSummary
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import BoardRow, FinishedModel
 from raybench.analysis.sentences import format_number, format_probability
 from raybench.analysis.verdict import Verdict
 from raybench.metrics.numbers import Estimate, Speed
@@ -71,8 +72,8 @@ def _mean_ms(board: Board, row: Overall) -> str | None:
     """The mean of a model's medians over lines, marked if one of them is."""
     if row.ms_per_image is None:
         return None
-    speeds = [line.speed for line in board.rows if line.model == row.model and line.speed]
-    return f"{_mark(any(speed.is_disturbed for speed in speeds))}{row.ms_per_image:.1f}"
+    found = [line.finished for line in board.rows if line.model == row.model and line.finished]
+    return f"{_mark(any(model.measured.speed.is_disturbed for model in found))}{row.ms_per_image:.1f}"
 
 
 def _with_failed(finished: int, failed: int) -> str:
@@ -80,22 +81,25 @@ def _with_failed(finished: int, failed: int) -> str:
 
 
 def _parts_of_regions(row: BoardRow) -> str:
-    parts = {**row.regions.by_type, **row.regions.by_size} if row.regions else {}
+    parts = {**row.finished.regions.by_type, **row.finished.regions.by_size} if row.finished else {}
     return json.dumps({name: part.value for name, part in parts.items()})
 
 
-def _false_alarms(row: BoardRow) -> str | None:
+def _false_alarms(model: FinishedModel) -> str:
     """The false-alarm rate on OK test images beside the promised one."""
-    if row.quality is None or row.threshold is None:
-        return None
-    return f"{format_number(row.quality.false_alarm_rate)}, promised {row.threshold.promised:.3f}"
+    return f"{format_number(model.quality.false_alarm_rate)}, promised {model.trained.threshold.promised:.3f}"
 
 
 def _grade_or_reason(board: Board, row: BoardRow) -> tuple[str, ...]:
     """The grade; of a model without numbers also the reason for it."""
     verdict = board.verdict_on(row.line)
-    words = (verdict.grades.get(row.model), None if row.quality else verdict.conclusions.get(row.model))
+    words = (verdict.grades.get(row.model), None if row.finished else verdict.conclusions.get(row.model))
     return tuple(word for word in words if word)
+
+
+def _of_finished(get: Callable[[FinishedModel], Any]) -> Callable[[Board, BoardRow], Any]:
+    """Return how to read a value of a finished model; it is None of a model that did not finish."""
+    return lambda _, row: None if row.finished is None else get(row.finished)
 
 
 LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
@@ -103,7 +107,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     Column("model", lambda _, row: row.model, "model", output=ALL, position=10),
     Column(
         "provenance",
-        lambda _, row: row.provenance,
+        _of_finished(lambda model: model.trained.provenance),
         "weights",
         output=Output.CSV | Output.REPORT,
         position=40,
@@ -112,7 +116,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     Column("seeds", lambda _, row: len(row.seeds)),
     Column(
         "image_auroc",
-        lambda _, row: row.quality and row.quality.image_auroc,
+        _of_finished(lambda model: model.quality.image_auroc),
         "image AUROC",
         format_number,
         ALL,
@@ -120,11 +124,11 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
         ESTIMATE,
         help="How often an NG image scores higher than an OK one; 0.5 is a coin. In brackets: 95 % interval.",
     ),
-    Column("image_ap", lambda _, row: row.quality and row.quality.image_ap, attributes=ESTIMATE),
-    Column("image_f1_max", lambda _, row: row.quality and row.quality.image_f1_max, attributes=ESTIMATE),
+    Column("image_ap", _of_finished(lambda model: model.quality.image_ap), attributes=ESTIMATE),
+    Column("image_f1_max", _of_finished(lambda model: model.quality.image_f1_max), attributes=ESTIMATE),
     Column(
         "recall",
-        lambda _, row: row.quality and row.quality.recall,
+        _of_finished(lambda model: model.quality.recall),
         "recall",
         format_number,
         ALL,
@@ -134,7 +138,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     ),
     Column(
         "false_alarm_rate",
-        lambda _, row: row.quality and row.quality.false_alarm_rate,
+        _of_finished(lambda model: model.quality.false_alarm_rate),
         "false alarms",
         short,
         Output.CSV | Output.TERMINAL,
@@ -143,18 +147,18 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     ),
     Column(
         "false_alarms_and_promise",
-        lambda _, row: _false_alarms(row),
+        _of_finished(_false_alarms),
         "false alarms",
         output=Output.REPORT,
         position=70,
         help="Share of OK test images above the threshold, beside what the held-back OK images can promise.",
     ),
-    Column("pixel_auroc", lambda _, row: row.quality and row.quality.pixel_auroc, attributes=ESTIMATE),
-    Column("pixel_ap", lambda _, row: row.quality and row.quality.pixel_ap, attributes=ESTIMATE),
-    Column("pixel_f1_max", lambda _, row: row.quality and row.quality.pixel_f1_max, attributes=ESTIMATE),
+    Column("pixel_auroc", _of_finished(lambda model: model.quality.pixel_auroc), attributes=ESTIMATE),
+    Column("pixel_ap", _of_finished(lambda model: model.quality.pixel_ap), attributes=ESTIMATE),
+    Column("pixel_f1_max", _of_finished(lambda model: model.quality.pixel_f1_max), attributes=ESTIMATE),
     Column(
         "au_pro",
-        lambda _, row: row.quality and row.quality.au_pro,
+        _of_finished(lambda model: model.quality.au_pro),
         "AU-PRO",
         format_number,
         ALL,
@@ -163,14 +167,14 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
         short,
         help="How much of each defect's region is covered, up to 30 % false-positive pixels.",
     ),
-    Column("au_pro_05", lambda _, row: row.quality and row.quality.au_pro_05, attributes=ESTIMATE),
-    Column("aupimo", lambda _, row: row.quality and row.quality.aupimo, attributes=ESTIMATE),
-    Column("noise_ok", lambda _, row: row.quality and row.quality.noise_ok, attributes=ESTIMATE),
-    Column("noise_around", lambda _, row: row.quality and row.quality.noise_around, attributes=ESTIMATE),
-    Column("sharpness", lambda _, row: row.quality and row.quality.sharpness, attributes=ESTIMATE),
+    Column("au_pro_05", _of_finished(lambda model: model.quality.au_pro_05), attributes=ESTIMATE),
+    Column("aupimo", _of_finished(lambda model: model.quality.aupimo), attributes=ESTIMATE),
+    Column("noise_ok", _of_finished(lambda model: model.quality.noise_ok), attributes=ESTIMATE),
+    Column("noise_around", _of_finished(lambda model: model.quality.noise_around), attributes=ESTIMATE),
+    Column("sharpness", _of_finished(lambda model: model.quality.sharpness), attributes=ESTIMATE),
     Column(
         "region_recall",
-        lambda _, row: row.regions and row.regions.all,
+        _of_finished(lambda model: model.regions.all),
         "defects found",
         format_number,
         ALL,
@@ -182,7 +186,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     Column("region_recall_by", lambda _, row: _parts_of_regions(row)),
     Column(
         "ms_per_image",
-        lambda _, row: row.speed,
+        _of_finished(lambda model: model.measured.speed),
         "ms/image",
         _ms,
         READ,
@@ -191,50 +195,53 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
         help="Model only, one image at a time, median, alone on the device; in brackets the 95th percentile. ~: other "
         "programs kept the machine busy; on a CPU an estimate from CPU time.",
     ),
-    Column("speed_p50_ms", lambda _, row: row.speed and row.speed.p50_ms),
-    Column("speed_p95_ms", lambda _, row: row.speed and row.speed.p95_ms),
-    Column("speed_prepare_ms", lambda _, row: row.speed and row.speed.prepare_ms),
-    Column("speed_end_to_end_ms", lambda _, row: row.speed and row.speed.end_to_end_ms),
-    Column("speed_images_per_s", lambda _, row: row.speed and row.speed.images_per_s),
-    Column("speed_batch", lambda _, row: row.speed and row.speed.batch),
-    Column("speed_device", lambda _, row: row.speed and row.speed.device),
-    Column("speed_dtype", lambda _, row: row.speed and row.speed.dtype),
-    Column("speed_threads", lambda _, row: row.speed and row.speed.threads),
-    Column("speed_out_of_memory_at", lambda _, row: row.speed and row.speed.out_of_memory_at),
-    Column("speed_peak_memory_mb", lambda _, row: row.speed and row.speed.peak_memory_mb),
-    Column("speed_other_load", lambda _, row: row.speed and row.speed.other_load),
-    Column("speed_wall_p50_ms", lambda _, row: row.speed and row.speed.wall_p50_ms),
-    Column("speed_is_disturbed", lambda _, row: row.speed and row.speed.is_disturbed),
+    Column("speed_p50_ms", _of_finished(lambda model: model.measured.speed.p50_ms)),
+    Column("speed_p95_ms", _of_finished(lambda model: model.measured.speed.p95_ms)),
+    Column("speed_prepare_ms", _of_finished(lambda model: model.measured.speed.prepare_ms)),
+    Column("speed_end_to_end_ms", _of_finished(lambda model: model.measured.speed.end_to_end_ms)),
+    Column("speed_images_per_s", _of_finished(lambda model: model.measured.speed.images_per_s)),
+    Column("speed_batch", _of_finished(lambda model: model.measured.speed.batch)),
+    Column("speed_device", _of_finished(lambda model: model.measured.speed.device)),
+    Column("speed_dtype", _of_finished(lambda model: model.measured.speed.dtype)),
+    Column("speed_threads", _of_finished(lambda model: model.measured.speed.threads)),
+    Column("speed_out_of_memory_at", _of_finished(lambda model: model.measured.speed.out_of_memory_at)),
+    Column("speed_peak_memory_mb", _of_finished(lambda model: model.measured.speed.peak_memory_mb)),
+    Column("speed_other_load", _of_finished(lambda model: model.measured.speed.other_load)),
+    Column("speed_wall_p50_ms", _of_finished(lambda model: model.measured.speed.wall_p50_ms)),
+    Column("speed_is_disturbed", _of_finished(lambda model: model.measured.speed.is_disturbed)),
     Column(
         "size_disk_mb",
-        lambda _, row: row.size and row.size.disk_mb,
+        _of_finished(lambda model: model.measured.size.disk_mb),
         "MB",
         _fixed(1),
         ALL,
         130,
         help="The saved detector: all that is needed to score (10^6 bytes).",
     ),
-    Column("size_parameters", lambda _, row: row.size and row.size.parameters),
-    Column("size_memory_bank", lambda _, row: row.size and row.size.memory_bank),
-    Column("images_train_ok", lambda _, row: row.counts and row.counts.train_ok),
-    Column("images_held_out_ok", lambda _, row: row.counts and row.counts.held_out_ok),
-    Column("images_test_ok", lambda _, row: row.counts and row.counts.test_ok),
-    Column("images_test_ng", lambda _, row: row.counts and row.counts.test_ng),
-    Column("images_masks", lambda _, row: row.counts and row.counts.masks),
-    Column("threshold", lambda _, row: row.threshold and row.threshold.value),
-    Column("train_s", lambda _, row: row.train_s),
-    Column("train_steps", lambda _, row: row.steps, attributes=("done", "planned", "budget_s", "enough")),
-    Column("pixel_threshold", lambda _, row: row.pixel_threshold and row.pixel_threshold.value),
+    Column("size_parameters", _of_finished(lambda model: model.measured.size.parameters)),
+    Column("size_memory_bank", _of_finished(lambda model: model.measured.size.memory_bank)),
+    Column("images_train_ok", _of_finished(lambda model: model.trained.train_ok)),
+    Column("images_held_out_ok", _of_finished(lambda model: model.trained.held_out_ok)),
+    Column("images_test_ok", _of_finished(lambda model: model.test.ok)),
+    Column("images_test_ng", _of_finished(lambda model: model.test.ng)),
+    Column("images_test_chosen", _of_finished(lambda model: model.test.chosen)),
+    Column("images_masks", _of_finished(lambda model: model.test.masks)),
+    Column("threshold", _of_finished(lambda model: model.trained.threshold.value)),
+    Column("train_s", _of_finished(lambda model: model.train_s)),
+    Column(
+        "train_steps", _of_finished(lambda model: model.steps), attributes=("done", "planned", "budget_s", "enough")
+    ),
+    Column("pixel_threshold", _of_finished(lambda model: model.trained.pixel_threshold.value)),
     Column(
         "test_minutes",
-        lambda _, row: row.test_minutes,
+        _of_finished(lambda model: model.test_minutes),
         "test min",
         _fixed(2),
         Output.CSV | Output.REPORT,
         120,
         help="The whole test set one by one, decoding included, in minutes; from the times of ms/image.",
     ),
-    Column("weights_note", lambda _, row: row.weights_note),
+    Column("weights_note", lambda _, row: row.finished.trained.weights_note if row.finished else ""),
     Column("cpu_hours", lambda _, row: row.hours.cpu),
     Column("gpu_hours", lambda _, row: row.hours.gpu),
     Column("cost", lambda board, row: row.hours.money(board.context.spending.price_per_hour)),
@@ -248,7 +255,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     ),
     Column(
         "non_square",
-        lambda _, row: row.non_square.text,
+        lambda _, row: row.finished.non_square.text if row.finished else "",
         "non-square",
         output=Output.CSV | Output.REPORT,
         position=150,
@@ -257,18 +264,18 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
     ),
     Column(
         "non_square_gain",
-        lambda _, row: row.non_square.gain,
+        _of_finished(lambda model: model.non_square.gain),
         "aspect",
         _signed,
         Output.CSV | Output.TERMINAL,
         150,
         INTERVAL,
     ),
-    Column("non_square_au_pro_gain", lambda _, row: row.non_square.au_pro_gain),
-    Column("non_square_time_ratio", lambda _, row: row.non_square.time_ratio),
+    Column("non_square_au_pro_gain", _of_finished(lambda model: model.non_square.au_pro_gain)),
+    Column("non_square_time_ratio", _of_finished(lambda model: model.non_square.time_ratio)),
     Column(
         "heat_map",
-        lambda _, row: row.heat,
+        _of_finished(lambda model: model.heat),
         "heat map",
         str,
         ALL,
@@ -277,7 +284,7 @@ LINE_COLUMNS: tuple[Column[BoardRow], ...] = (
         lambda grade: grade.word,
         help="From AU-PRO, noise around defects and noise on OK images; the worst of the three counts.",
     ),
-    Column("threshold_promised", lambda _, row: row.threshold and row.threshold.promised),
+    Column("threshold_promised", _of_finished(lambda model: model.trained.threshold.promised)),
     Column(
         "rank",
         lambda board, row: rank(board.verdict_on(row.line), row.model),
@@ -383,28 +390,28 @@ SUMMARY_COLUMNS: tuple[Column[LineSummary], ...] = (
     Column("best", lambda _, row: row.best, "best image AUROC", format_number, READ, help="Of the best model there."),
     Column(
         "run",
-        lambda _, row: row.named and row.named.model,
+        lambda _, row: row.run,
         "run",
         output=READ,
         help="The model that the verdict names; recall and what follows are its.",
     ),
     Column(
         "recall",
-        lambda _, row: row.named and row.named.quality and row.named.quality.recall,
+        lambda _, row: row.named and row.named.quality.recall,
         "recall",
         short,
         READ,
     ),
     Column(
         "false_alarm_rate",
-        lambda _, row: row.named and row.named.quality and row.named.quality.false_alarm_rate,
+        lambda _, row: row.named and row.named.quality.false_alarm_rate,
         "false alarms",
         short,
         READ,
     ),
     Column(
         "region_recall",
-        lambda _, row: row.named and row.named.regions and row.named.regions.all,
+        lambda _, row: row.named and row.named.regions.all,
         "defects found",
         short,
         READ,

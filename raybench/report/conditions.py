@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from raybench.analysis.board import Board
 from raybench.analysis.cost_report import format_cost
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import BoardRow, FinishedModel
 from raybench.analysis.verdict import DecisionSettings
 from raybench.detectors.protocol import TrainSteps
 from raybench.metrics.numbers import IDLE_LOAD
@@ -15,14 +15,17 @@ from raybench.metrics.ranking import SEED_SD
 
 FEW = 8
 """Items of a kind that are listed; more are counted."""
+Finished = tuple[BoardRow, FinishedModel]
 
 
 def conditions(board: Board) -> list[str]:
     """Return the conditions, one sentence each."""
-    context = board.context
-    speeds = sorted(
-        {f"{speed.device}, {speed.dtype}, {speed.threads} threads" for row in board.rows if (speed := row.speed)}
-    )
+    context, finished = board.context, _finished(board)
+    speeds = {
+        f"{speed.device}, {speed.dtype}, {speed.threads} threads"
+        for _, model in finished
+        for speed in (model.measured.speed,)
+    }
     texts = [
         "intervals: 95 %, over images and seeds; P(best): probability that no other model compared has a higher "
         "utility; expected loss: what the best model has more, on average over what may be true; rank: 95 % of the "
@@ -36,18 +39,23 @@ def conditions(board: Board) -> list[str]:
     ]
     texts.append(_utility(context.decision))
     texts += _one_seed(board)
-    texts += [f"device: {text}" for text in speeds]
-    texts += _mixed_devices(board)
-    texts += _cut_short(board.rows)
-    texts += _undertrained(board.rows)
-    texts += _disturbed([row for row in board.rows if row.speed])
+    texts += [f"device: {text}" for text in sorted(speeds)]
+    texts += _mixed_devices(finished)
+    texts += _cut_short(finished)
+    texts += _undertrained(finished)
+    texts += _disturbed(finished)
     texts += format_cost(context.spending)
-    texts += _weights(board)
-    texts += sorted({f"{row.model} cannot be exported: {why}" for row in board.rows if (why := row.not_exportable)})
+    texts += _weights(finished)
+    unexportable = {(row.model, why) for row, model in finished if (why := model.trained.not_exportable)}
+    texts += sorted(f"{model} cannot be exported: {why}" for model, why in unexportable)
     if context.pending:
         texts.append(f"{context.pending} units are still to be done; `raybench run` goes on with them")
     versions = ", ".join(f"{name} {version}" for name, version in context.versions.items())
     return [*texts, f"{context.created}, experiment {context.digest[:12]}, {versions}"]
+
+
+def _finished(board: Board) -> list[Finished]:
+    return [(row, row.finished) for row in board.rows if row.finished]
 
 
 def _utility(decision: DecisionSettings) -> str:
@@ -79,17 +87,17 @@ def _one_seed(board: Board) -> list[str]:
 def _budgets(board: Board) -> str:
     """The experiment's false-alarm budget, and the budgets of lines that override it."""
     usual = board.context.false_alarm_budget
-    by_line = {row.line: row.threshold.budget for row in board.rows if row.threshold}
+    by_line = {row.line: model.trained.threshold.budget for row, model in _finished(board)}
     others = Counter(budget for budget in by_line.values() if budget != usual)
     parts = [f"{budget:.3g} on {count} line{'s' if count > 1 else ''}" for budget, count in sorted(others.items())]
     return f"{usual:.0%}" + (f" ({', '.join(parts)})" if parts else "")
 
 
-def _mixed_devices(board: Board) -> list[str]:
+def _mixed_devices(finished: Sequence[Finished]) -> list[str]:
     """Lines whose units were trained on CPUs and on GPUs, as happens when a run is resumed elsewhere."""
     kinds: dict[str, set[str]] = {}
-    for row in board.rows:
-        kinds.setdefault(row.line, set()).update(row.trained_on)
+    for row, model in finished:
+        kinds.setdefault(row.line, set()).update(model.trained_on)
     mixed = sorted(line for line, found in kinds.items() if len(found) > 1)
     if not mixed:
         return []
@@ -99,12 +107,12 @@ def _mixed_devices(board: Board) -> list[str]:
     ]
 
 
-def _cut_short(rows: Sequence[BoardRow]) -> list[str]:
+def _cut_short(finished: Sequence[Finished]) -> list[str]:
     """Models whose training a time budget ended, with the line on which each got the smallest share of its steps."""
     cut: dict[str, list[tuple[float, BoardRow, TrainSteps]]] = {}
-    for row in rows:
-        if row.steps and row.steps.budget_s is not None:
-            cut.setdefault(row.model, []).append((row.steps.done / row.steps.planned, row, row.steps))
+    for row, of_row in finished:
+        if of_row.steps and of_row.steps.budget_s is not None:
+            cut.setdefault(row.model, []).append((of_row.steps.done / of_row.steps.planned, row, of_row.steps))
     texts = []
     for model, found in sorted(cut.items()):
         _, row, steps = min(found, key=lambda one: one[0])
@@ -116,13 +124,13 @@ def _cut_short(rows: Sequence[BoardRow]) -> list[str]:
     return texts
 
 
-def _undertrained(rows: Sequence[BoardRow]) -> list[str]:
+def _undertrained(finished: Sequence[Finished]) -> list[str]:
     """Models that took fewer optimiser steps than they are known to need, with the smallest number of each."""
     short: dict[str, TrainSteps] = {}
-    for row in rows:
-        if row.steps and row.steps.done < row.steps.enough:
-            before = short.get(row.model, row.steps)
-            short[row.model] = min(before, row.steps, key=lambda steps: steps.done)
+    for row, of_row in finished:
+        if of_row.steps and of_row.steps.done < of_row.steps.enough:
+            before = short.get(row.model, of_row.steps)
+            short[row.model] = min(before, of_row.steps, key=lambda steps: steps.done)
     return [
         f"undertrained: {model} took {steps.done:,} of the {steps.enough:,} steps that it should have; its results are "
         "those of a model that has not learnt what it can"
@@ -130,14 +138,14 @@ def _undertrained(rows: Sequence[BoardRow]) -> list[str]:
     ]
 
 
-def _disturbed(rows: Sequence[BoardRow]) -> list[str]:
+def _disturbed(finished: Sequence[Finished]) -> list[str]:
     """Times that were taken while other programs kept the machine busy."""
-    found = [(row, row.speed) for row in rows if row.speed and row.speed.is_disturbed]
+    found = [(row, model.measured.speed) for row, model in finished if model.measured.speed.is_disturbed]
     if len(found) > FEW:
         worst, speed = max(found, key=lambda one: one[1].other_load)
         return [
-            f"~: {len(found)} of {len(rows)} times were taken while other programs kept {IDLE_LOAD:.0%} of the cores "
-            f"or more busy, {speed.other_load:.0%} at worst ({worst.model} on {worst.line}); on CPUs they are "
+            f"~: {len(found)} of {len(finished)} times were taken while other programs kept {IDLE_LOAD:.0%} of the "
+            f"cores or more busy, {speed.other_load:.0%} at worst ({worst.model} on {worst.line}); on CPUs they are "
             "estimates from CPU time; board.csv has each"
         ]
     return [
@@ -147,12 +155,12 @@ def _disturbed(rows: Sequence[BoardRow]) -> list[str]:
     ]
 
 
-def _weights(board: Board) -> list[str]:
+def _weights(finished: Sequence[Finished]) -> list[str]:
     """The source of each model's weights: once for all models of one source, by line if lines differ."""
     noted: dict[str, dict[str, list[str]]] = {}
-    for row in sorted(board.rows, key=lambda row: (row.model, row.line)):
-        if row.weights_note:
-            noted.setdefault(row.model, {}).setdefault(row.weights_note, []).append(row.line)
+    for row, of_row in sorted(finished, key=lambda each: (each[0].model, each[0].line)):
+        if note := of_row.trained.weights_note:
+            noted.setdefault(row.model, {}).setdefault(note, []).append(row.line)
     alike: dict[str, list[str]] = {}
     for model, lines_of in noted.items():
         if len(lines_of) == 1:

@@ -104,13 +104,14 @@ FORMS = {"mean rank": ".1f", "image AUROC": ".3f", "ms/image": ",.3g", "MB": ",.
 def line_table(board: Board, line: str) -> ModelsTable:
     """Return the models of a line: the named one, the compared ones by expected loss, then the others."""
     rows, verdict = board.rows_of(line), board.verdict_on(line)
-    budget = next((row.threshold.budget for row in rows if row.threshold), board.context.false_alarm_budget)
-    costs = [(row.speed.p50_ms if row.speed else None, row.size.disk_mb if row.size else None) for row in rows]
-    qualities = [row.quality.image_auroc.value if row.quality else None for row in rows]
+    finished = [row.finished for row in rows]
+    budget = next((each.trained.threshold.budget for each in finished if each), board.context.false_alarm_budget)
+    costs = [(each.measured.speed.p50_ms, each.measured.size.disk_mb) if each else (None, None) for each in finished]
+    qualities = [each.quality.image_auroc.value if each else None for each in finished]
     columns = _columns(board, budget, costs)
     numbers = [(*_qualities(row), *cost) for row, cost in zip(rows, costs, strict=True)]
     table = _table(board, verdict, columns, [row.model for row in rows], numbers, qualities)
-    heats = [blocks(row.heat) for row in rows]
+    heats = [blocks(each.heat if each else None) for each in finished]
     return replace(table, rows=tuple(replace(row, heat=heat) for row, heat in zip(table.rows, heats, strict=True)))
 
 
@@ -139,9 +140,9 @@ def _columns(board: Board, budget: float, costs: Sequence[tuple[float | None, fl
 
 
 def _qualities(row: BoardRow) -> tuple[Estimate, ...]:
-    if row.quality is None:
+    if row.finished is None:
         return (Estimate(None, reason="failed" if row.failures else "not done"),) * 4
-    quality = row.quality
+    quality = row.finished.quality
     return quality.image_auroc, quality.recall, quality.false_alarm_rate, quality.au_pro
 
 

@@ -110,8 +110,8 @@ def matrix_row(board: Board, summary: LineSummary) -> MatrixRow:
     state, named = state_of(verdict), summary.named
     quality = named.quality if named else None
     auroc, recall, alarms = matrix_columns(board).values()
-    if named and named.threshold:
-        alarms = replace(alarms, reference=named.threshold.budget)
+    if named:
+        alarms = replace(alarms, reference=named.trained.threshold.budget)
     return MatrixRow(
         state=state,
         style=STYLES.get(state, NO_GRADE),
@@ -130,7 +130,7 @@ def _cell(line: str, verdict: Verdict, model: str, row: BoardRow | None) -> Matr
     if row is None:
         return MatrixCell(model, "", NO_GRADE, f"{where}: not run", False)
     grade = verdict.grades.get(model) or (FAILED if row.failures else "no grade")
-    number = row.quality.image_auroc if row.quality else None
+    number = row.finished.quality.image_auroc if row.finished else None
     if number is None:
         text, words = ("×" if grade == FAILED else ""), grade
     else:

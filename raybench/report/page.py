@@ -11,7 +11,7 @@ from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.held_out import HeldOut
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import BoardRow, FinishedModel
 from raybench.analysis.sentences import format_number
 from raybench.analysis.slices import Slice
 from raybench.analysis.verdict import Verdict
@@ -285,7 +285,7 @@ def _page_line(
         defect_kinds=tuple(kinds.items()),
         models=tuple(models),
         drawn=next((picture.maps for picture in gallery if picture.maps), ()),
-        groups=_groups(summary.named, seen, _page_pictures(gallery, flags, seen, models, verdict.run or "")),
+        groups=_groups(summary.run or "", seen, _page_pictures(gallery, flags, seen, models, verdict.run or "")),
         flags=_page_flags(flags[:most], pictures),
         flag_count=len(flags),
         section=sections.get(summary.line),
@@ -295,25 +295,25 @@ def _page_line(
 
 def _facts(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
     """`96 OK to train on, 24 held back · test: 16 OK, 16 NG, 12 masks · 300×300 px`."""
-    counts = next((row.counts for row in rows if row.counts), None)
-    size = next((row.input for row in rows if row.input), None)
-    parts = []
-    if counts:
-        parts += [
-            f"{counts.train_ok:,} OK to train on, {counts.held_out_ok:,} held back",
-            f"test: {counts.test_ok:,} OK, {counts.test_ng:,} NG, {counts.masks:,} masks",
-        ]
-    if grouped := _grouped(rows, seen):
-        parts.append(grouped)
-    if size:
-        parts.append(f"{size.source_width:,}×{size.source_height:,} px")
-    return " · ".join(parts)
+    first = next((row.finished for row in rows if row.finished), None)
+    grouped = _grouped(rows, seen)
+    if first is None:
+        return grouped
+    facts = (
+        f"{first.trained.train_ok:,} OK to train on, {first.trained.held_out_ok:,} held back",
+        f"test: {first.test.ok:,} OK, {first.test.ng:,} NG, {first.test.masks:,} masks",
+        *([f"labelled, and not counted: {first.test.chosen:,}"] if first.test.chosen else []),
+        grouped,
+        f"{first.input.source_width:,}×{first.input.source_height:,} px",
+    )
+    return " · ".join(fact for fact in facts if fact)
 
 
 def _grouped(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
     """`groups: 19 held back, 5 OK, 4 NG`. Empty if each image is a group of its own."""
-    thresholds = [row.threshold for row in rows if row.threshold and row.threshold.groups < row.threshold.n]
-    parts = [f"{thresholds[0].groups:,} held back"] if thresholds else []
+    thresholds = [row.finished.trained.threshold for row in rows if row.finished]
+    grouped = [threshold for threshold in thresholds if threshold.groups < threshold.n]
+    parts = [f"{grouped[0].groups:,} held back"] if grouped else []
     for label, words in (("ok", "OK"), ("ng", "NG")):
         groups = [image.group or image.image_id for image in seen if image.label == label]
         if len(set(groups)) < len(groups):
@@ -334,9 +334,9 @@ def _chart_note(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
     return " ".join(parts)
 
 
-def _consequence(named: BoardRow | None, costs: Costs | None) -> str:
+def _consequence(named: FinishedModel | None, costs: Costs | None) -> str:
     """What a model's recall and false alarms mean in images: of 1,000 parts if the share of NG parts is known."""
-    if named is None or named.quality is None:
+    if named is None:
         return ""
     recall, alarms = named.quality.recall, named.quality.false_alarm_rate
     if costs and recall.value is not None and alarms.value is not None:
@@ -367,7 +367,7 @@ def _page_row(board: Board, row: BoardRow, kinds: Sequence[str]) -> PageRow:
     return PageRow(
         row=row,
         cells=_cells(board, row),
-        defects_found=tuple(format_number(found.get(kind, Estimate(None))) for kind in kinds) if row.regions else (),
+        defects_found=tuple(format_number(found.get(kind, Estimate(None))) for kind in kinds) if row.finished else (),
     )
 
 
@@ -412,11 +412,8 @@ def _voting(image: ScoredImage) -> str:
     return f"{flagged or 'none'} of the {of} that vote"
 
 
-def _groups(
-    named: BoardRow | None, seen: Sequence[ScoredImage], pictures: Sequence[PagePicture]
-) -> tuple[PictureGroup, ...]:
+def _groups(model: str, seen: Sequence[ScoredImage], pictures: Sequence[PagePicture]) -> tuple[PictureGroup, ...]:
     """Group a line's pictures: what the named model misses, its false alarms, the rest. A picture is in one group."""
-    model = named.model if named else ""
     wrong = Counter(mistake(image.label, image.excess.get(model)) for image in seen)
     titles = {
         "missed": f"NG images that {model} misses",
@@ -461,4 +458,4 @@ def _by_line(items: Sequence[OfLine]) -> Mapping[str, list[OfLine]]:
 
 def _defects_found(row: BoardRow) -> dict[str, Estimate]:
     """Share of defects found, by type and by size."""
-    return {**row.regions.by_type, **row.regions.by_size} if row.regions else {}
+    return {**row.finished.regions.by_type, **row.finished.regions.by_size} if row.finished else {}

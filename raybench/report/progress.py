@@ -14,6 +14,11 @@ from raybench.data.manifest import ShardInfo
 from raybench.worker.predict import Prediction
 
 
+def console_for(progress: bool) -> Console | None:
+    """Return where to show progress: on stderr, or nowhere."""
+    return Console(stderr=True) if progress else None
+
+
 def is_live(console: Console | None) -> bool:
     """Whether a bar can be drawn on `console`: rich needs ipywidgets for one in a notebook."""
     if console is None:

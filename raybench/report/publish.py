@@ -75,3 +75,8 @@ def download(run: RunStore, folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def copy_report(plan: Plan, folder: Path) -> Path:
+    """Copy the report into `<folder>/<run>/report` and return the path of its page."""
+    return download(RunStore.of(plan), folder / plan.experiment.name / "report") / "index.html"

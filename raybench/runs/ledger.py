@@ -1,6 +1,6 @@
 """The ledger: copies of the commits of a run's finished units, in few objects.
 
-runs/<name>/ledger/<sha256>.zip    result, quality and image scores of finished units, under their own keys
+runs/<name>/ledger/<sha256>.zip    results and image scores of finished units, under their own keys
 
 The commits remain the source of truth. A page contains only committed bytes, which never change, so a ledger is never
 wrong, however stale it is and whoever wrote it; anything it lacks is read from the store. It saves listing and reading
@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from raybench.config.unit import Unit
 from raybench.errors import ObjectMissing
-from raybench.runs.records import QualityRecord, UnitResult
+from raybench.runs.records import UnitResult
 from raybench.runs.run import RunStore
 
 READERS = 16
 FEW_UNITS = 256  # most unknown units that are listed one by one; for more, the whole run is listed
 FEW_PAGES = 8  # more pages are merged into one
-_RESULT = "/result.json"
+_RESULT = "/finished.json"
 
 
 class Ledger:
@@ -59,10 +59,10 @@ class Ledger:
     def commits(self, units: Sequence[Unit]) -> dict[str, set[str]]:
         """Return by unit_id the names of each unit's commits and failure record, and of its detector's commits.
 
-        Of a finished unit it is only `result`. A unit without any is left out.
+        Of a finished unit it is only `finished`. A unit without any is left out.
         """
         done = self.done
-        commits = {unit.unit_id: {"result"} for unit in units if unit.unit_id in done}
+        commits = {unit.unit_id: {"finished"} for unit in units if unit.unit_id in done}
         rest = [unit for unit in units if unit.unit_id not in done]
         listed: dict[str, set[str]] = {}
         if len(rest) > FEW_UNITS:
@@ -104,13 +104,12 @@ def append_to_ledger(run: RunStore, unit_ids: Iterable[str]) -> None:
 
 
 def _entries(run: RunStore, unit_id: str) -> Iterator[tuple[str, bytes]]:
-    merged = run.read(unit_id, "quality", QualityRecord)
-    if merged is None or run.read(unit_id, "result", UnitResult) is None:
+    result = run.read(unit_id, "finished", UnitResult)
+    if result is None:
         return
-    for name in ("quality.json", "result.json"):
-        key = run.key(unit_id, name)
-        yield key, run.store.get(key)
-    yield merged.images.key, run.get_blob(merged.images)
+    key = run.key(unit_id, "finished.json")
+    yield key, run.store.get(key)
+    yield result.judged.images.key, run.get_blob(result.judged.images)
 
 
 def _write(run: RunStore, entries: Iterable[tuple[str, bytes]]) -> str:

@@ -26,18 +26,17 @@ class ModelSize:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Numbers of images of a unit."""
+class ImageCounts:
+    """Numbers of images that a unit is judged by."""
 
-    train_ok: int
-    held_out_ok: int
-    test_ok: int
-    """Counted OK images of the test split."""
-    test_ng: int
-    """Counted NG images of the test split."""
+    ok: int
+    """Number of counted OK images."""
+    ng: int
+    """Number of counted NG images."""
     masks: int
-    chosen: int = 0
-    """Labelled images that image metrics do not count, because somebody chose them; see `metrics.sampling`."""
+    """Number of scored images that have a mask."""
+    chosen: int
+    """Number of labelled images that metrics do not count because somebody chose them; see `metrics.sampling`."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,8 @@ class Blob:
 class TrainRecord:
     """A trained detector."""
 
+    detector_id: str
+    """Identity of the detector, `Unit.detector_id`."""
     model: Mapping[str, Blob]
     """Files of the saved detector by name."""
     threshold: Threshold
@@ -125,17 +126,15 @@ class TrainRecord:
     """Wall time of `fit`, in seconds."""
     device: str
     """Torch name."""
+    held_out: Blob
+    """Scores of the held-back images."""
+    spent: ResourceUsage
+    """Resources used for training."""
     details: Mapping[str, Any] = field(default_factory=dict)
     not_exportable: str = ""
     """Why the model cannot be exported; empty if it can."""
-    held_out: Blob | None = None
-    """Scores of the held-back images; None in runs of an older raybench."""
-    spent: ResourceUsage | None = None
-    """Resources used for training."""
     steps: TrainSteps | None = None
-    """Optimiser steps. None for a model without an optimiser, and in runs of an older raybench."""
-    detector_id: str = ""
-    """Identity of the detector, `Unit.detector_id`. Empty in runs of an older raybench."""
+    """Optimiser steps. None for a model without an optimiser."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +174,9 @@ class ScoreRecord:
     """Scores of the masks' regions."""
     glow: Blob
     """Contrast of the heat maps, see `metrics.heatmap_contrast`."""
-    traits: Blob | None = None
-    """Image descriptors, see `metrics.descriptors`; None in runs of an older raybench."""
-    spent: ResourceUsage | None = None
+    traits: Blob
+    """Image descriptors, see `metrics.descriptors`."""
+    spent: ResourceUsage
     """Resources used for scoring."""
 
 
@@ -185,11 +184,12 @@ class ScoreRecord:
 class MeasureRecord:
     """Speed and size of a trained detector."""
 
+    detector_id: str
+    """Identity of the detector, `Unit.detector_id`."""
     speed: Speed
     size: ModelSize
-    spent: ResourceUsage | None = None
-    detector_id: str = ""
-    """Identity of the detector, `Unit.detector_id`. Empty in runs of an older raybench."""
+    spent: ResourceUsage
+    """Resources used for timing."""
 
 
 @dataclass(frozen=True)
@@ -203,42 +203,46 @@ class QualityRecord:
     """Image scores of all shards."""
     scored: int
     """Number of scored images."""
-    masks: int
-    """Number of scored images that have a mask."""
-    chosen: int = 0
-    """Number of labelled images that image metrics do not count; see `metrics.sampling`."""
-    spent: ResourceUsage | None = None
-    """Resources used for scoring all shards."""
+    test: ImageCounts
+    """Numbers of images that the quality is about."""
+    spent: ResourceUsage | None
+    """Resources used for scoring all shards; None on a line without images to score."""
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """The result of a unit. A failed unit has `failure` and no metrics."""
+    """A finished unit: the records that it is made of."""
 
     unit_id: str
     """Identity of the unit."""
     line: str
     model: str
     seed: int
-    provenance: Provenance | None = None
-    weights_note: str = ""
-    input: Input | None = None
-    counts: Counts | None = None
-    threshold: Threshold | None = None
-    pixel_threshold: Threshold | None = None
-    """Threshold of heat-map values; the share of OK images with any value above it keeps to the budget."""
-    quality: Quality | None = None
-    regions: RegionRecall | None = None
-    speed: Speed | None = None
-    size: ModelSize | None = None
-    train_s: float | None = None
-    """Wall time of training, in seconds."""
-    not_exportable: str = ""
-    """Why the model cannot be exported; empty if it can."""
-    failure: Failure | None = None
-    spent: Mapping[Phase, ResourceUsage] = field(default_factory=dict)
-    """Resources used for `train`, `score` and `measure`, by the tasks that committed."""
-    steps: TrainSteps | None = None
-    """Optimiser steps of training. None for a model without an optimiser, and in runs of an older raybench."""
-    detector_id: str = ""
-    """Identity of the detector that scored the images. Empty for a failed unit."""
+    input: Input
+    """Size of the network's input and how images are resized for it."""
+    trained: TrainRecord
+    measured: MeasureRecord
+    judged: QualityRecord
+
+    @property
+    def spent(self) -> dict[Phase, ResourceUsage]:
+        """Resources used for `train`, `score` and `measure`, by the tasks that committed."""
+        spent: dict[Phase, ResourceUsage | None] = {
+            "train": self.trained.spent,
+            "score": self.judged.spent,
+            "measure": self.measured.spent,
+        }
+        return {phase: usage for phase, usage in spent.items() if usage}
+
+
+@dataclass(frozen=True)
+class FailedUnit:
+    """A unit that could not be finished."""
+
+    unit_id: str
+    """Identity of the unit."""
+    line: str
+    model: str
+    seed: int
+    failure: Failure
+    """The latest failed attempt."""

@@ -104,7 +104,7 @@ def _info(run: RunStore) -> RunInfo:
     written, units, objects, size = 0.0, 0, 0, 0
     for item in run.store.list(f"{run.root}/"):
         written, size, objects = max(written, item.modified), size + item.size, objects + 1
-        units += item.key.endswith("/result.json") and item.key.startswith(f"{run.root}/units/")
+        units += item.key.endswith("/finished.json") and item.key.startswith(f"{run.root}/units/")
     return RunInfo(run.name, owner_of(run), written, units, objects, size, tuple(at_work_on(run)))
 
 

@@ -7,8 +7,8 @@ runs/<name>/units/<detector_id>/measure.json    │ with size and SHA-256. A blo
 runs/<name>/units/<detector_id>/scored-<images>.json  scores and heat maps of a shard, whatever its labels
 runs/<name>/units/<unit_id>/score-<shard>.json  │ the shard judged by its labels and masks
 runs/<name>/units/<unit_id>/quality.json        │ all shards merged
-runs/<name>/units/<unit_id>/result.json         ┘ the unit is done
-runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside result.json
+runs/<name>/units/<unit_id>/finished.json       ┘ the unit is done: its records in one
+runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside finished.json
 runs/<name>/ledger/                             copies of finished units' commits in few objects, see `ledger`
 runs/<name>/lines/<line>/quality.json           the line's data inspection, where it cannot be kept beside the line
 runs/<name>/lines/<line>/signals.npz            samples of its anomaly types, where they cannot be kept beside it

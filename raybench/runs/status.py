@@ -48,7 +48,7 @@ def unit_statuses(plan: Plan, commits: Mapping[str, set[str]]) -> list[UnitStatu
 
 
 def _state(names: set[str]) -> State:
-    if "result" in names:
+    if "finished" in names:
         return "done"
     if "failure" in names:
         return "failed"

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from raybench.errors import InputError
 from raybench.metrics.image import ImageScores, share_above, share_of
-from raybench.metrics.numbers import Quality, Threshold
+from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import conformal_threshold, cross_fitted_alarms
 from raybench.runs.records import QualityRecord, TrainRecord, UnitResult
 from raybench.runs.run import RunStore
@@ -38,11 +38,9 @@ def judge_by_test(result: UnitResult, images: ImageScores) -> UnitResult:
         result: The result of a finished unit.
         images: Its image scores.
     """
-    if result.threshold is None or result.quality is None:
-        return result
-    threshold = threshold_from_test(images, result.threshold.budget)
-    quality: Quality = replace(
-        result.quality,
+    threshold = threshold_from_test(images, result.trained.threshold.budget)
+    quality = replace(
+        result.judged.quality,
         recall=share_above(images, "ng", threshold),
         false_alarm_rate=share_of(
             cross_fitted_alarms(images.of_label("ok"), images.groups_of("ok"), threshold.budget),
@@ -50,7 +48,11 @@ def judge_by_test(result: UnitResult, images: ImageScores) -> UnitResult:
             "OK",
         ),
     )
-    return replace(result, threshold=threshold, quality=quality)
+    return replace(
+        result,
+        trained=replace(result.trained, threshold=threshold),
+        judged=replace(result.judged, quality=quality),
+    )
 
 
 def read_threshold(run: RunStore, unit_id: str, trained: TrainRecord, source: str) -> Threshold:

@@ -36,7 +36,7 @@ _KINDS: Mapping[str, type[Any]] = {
     "train": TrainRecord,
     "quality": QualityRecord,
     "measure": MeasureRecord,
-    "result": UnitResult,
+    "finished": UnitResult,
     "failure": Failure,
 }
 _SCORES = ("scores", "shard")  # fields of the commits of a shard that name its scores
@@ -251,10 +251,10 @@ def _unit_problems(records: Mapping[str, Any], units: Mapping[str, set[str]]) ->
         records: The unit's commits by name.
         units: Names of all commits of the run, by unit and detector.
     """
-    result = records.get("result")
+    result = records.get("finished")
     if not isinstance(result, UnitResult):
         return []
-    names = units.get(result.detector_id or result.unit_id, set())  # an older raybench had one identity for both
+    names = units.get(result.trained.detector_id, set())
     problems = [f"its result is committed, {name} of its detector is not" for name in _NEEDED if name not in names]
     problems += ["its result is committed, quality is not"] * ("quality" not in records)
     quality = records.get("quality")

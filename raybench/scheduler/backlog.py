@@ -107,7 +107,7 @@ class Backlog:
         trained, untrained = list[Unit](), list[Unit]()
         for unit in units:
             names = self._names(unit)
-            if "result" in names:
+            if "finished" in names:
                 self.reused += 1
             elif not self._count(unit):
                 self._begin(unit)

@@ -53,7 +53,7 @@ def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, cap
 
 def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares) -> Forecast:
     """Estimate what the rest of `schedule` will take; without a prediction where costs of a unit are unknown."""
-    todo = [unit for unit in schedule.units if "result" not in schedule.commits.get(unit.unit_id, ())]
+    todo = [unit for unit in schedule.units if "finished" not in schedule.commits.get(unit.unit_id, ())]
     bases = Counter[str](schedule.costs[unit.unit_id].basis for unit in todo)
     nodes = len(capacity.nodes)
     unscored = [_unscored(schedule, unit) for unit in todo]

@@ -83,7 +83,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         if cluster.capacity.device != "cpu" and any(registry.uses_torch(unit.detector) for unit in schedule.units):
             leave_out_unusable(cluster)
         dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares)
-        done = (unit_id for unit_id, names in commits.items() if "result" in names)
+        done = (unit_id for unit_id, names in commits.items() if "finished" in names)
         dispatch.finished += [unit_id for unit_id in done if unit_id not in entered]
         if forecast.units:
             write_forecast(run, forecast)

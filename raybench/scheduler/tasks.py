@@ -190,8 +190,7 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
         from raybench.worker import score
 
         records = score.score_shards(job.unit, context.manifest, job.shards, worker_context)
-        spent = [record.spent for record in records if record.spent]  # an older raybench recorded none
-        return functools.reduce(ResourceUsage.plus, spent) if spent else None
+        return functools.reduce(ResourceUsage.plus, (record.spent for record in records))
     if job.phase == "measure":
         from raybench.worker import merge, timing
 

@@ -14,9 +14,8 @@ from raybench.metrics.numbers import Quality, Threshold
 from raybench.metrics.pixel import PixelSketch
 from raybench.metrics.regions import Regions, region_recall
 from raybench.runs.records import (
-    Counts,
+    ImageCounts,
     MeasureRecord,
-    Phase,
     QualityRecord,
     ResourceUsage,
     ScoreRecord,
@@ -47,7 +46,7 @@ class Partials:
     contrast: HeatmapContrast = field(default_factory=HeatmapContrast.empty)
     """Signal and background of the heat maps."""
     spent: ResourceUsage | None = None
-    """Resources used by scoring. None if no shard recorded any."""
+    """Resources used by scoring. None if nothing was scored."""
 
     def add(self, run: RunStore, record: ScoreRecord) -> None:
         """Merge the partial metrics of one scored shard; a shard that is merged already is skipped."""
@@ -59,8 +58,7 @@ class Partials:
         self.contrast = self.contrast.merge(HeatmapContrast.from_bytes(run.get_blob(record.glow)))
         self.rows += record.rows
         self.masks += record.masks
-        if record.spent:
-            self.spent = self.spent.plus(record.spent) if self.spent else record.spent
+        self.spent = self.spent.plus(record.spent) if self.spent else record.spent
         self.shards.add(record.image_shard)
 
 
@@ -86,8 +84,7 @@ def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> 
         regions=regions,
         images=run.put_blob(unit.unit_id, "images", images.to_bytes()),
         scored=partials.rows,
-        masks=partials.masks,
-        chosen=images.chosen,
+        test=ImageCounts(len(images.of_label("ok")), len(images.of_label("ng")), partials.masks, images.chosen),
         spent=partials.spent,
     )
     return run.commit(unit.unit_id, "quality", record)
@@ -95,10 +92,17 @@ def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> 
 
 def finalize(unit: Unit, run: RunStore) -> UnitResult:
     """Commit the unit's result, which marks the unit as done. Raises IntegrityError when a phase is not committed."""
-    trained = _committed(run, unit.detector_id, "train", TrainRecord)
-    merged = _committed(run, unit.unit_id, "quality", QualityRecord)
-    measured = _committed(run, unit.detector_id, "measure", MeasureRecord)
-    return run.commit(unit.unit_id, "result", _result(unit, trained, merged, measured))
+    result = UnitResult(
+        unit_id=unit.unit_id,
+        line=unit.line,
+        model=unit.model,
+        seed=unit.seed,
+        input=unit.input,
+        trained=_committed(run, unit.detector_id, "train", TrainRecord),
+        measured=_committed(run, unit.detector_id, "measure", MeasureRecord),
+        judged=_committed(run, unit.unit_id, "quality", QualityRecord),
+    )
+    return run.commit(unit.unit_id, "finished", result)
 
 
 def _committed(run: RunStore, owner: str, name: str, kind: type[R]) -> R:
@@ -115,40 +119,3 @@ def _quality(partials: Partials, scores: ImageScores, threshold: Threshold) -> Q
     pixels = partials.pixels.evaluate(groups)
     heatmaps = heatmap_quality(partials.contrast, groups)
     return Quality(**vars(images), **vars(pixels), **vars(heatmaps))
-
-
-def _result(unit: Unit, trained: TrainRecord, merged: QualityRecord, measured: MeasureRecord) -> UnitResult:
-    counts = Counts(
-        train_ok=trained.train_ok,
-        held_out_ok=trained.held_out_ok,
-        test_ok=merged.quality.false_alarm_rate.n,
-        test_ng=merged.quality.recall.n,
-        masks=merged.masks,
-        chosen=merged.chosen,
-    )
-    spent: dict[Phase, ResourceUsage | None] = {
-        "train": trained.spent,
-        "score": merged.spent,
-        "measure": measured.spent,
-    }
-    return UnitResult(
-        unit_id=unit.unit_id,
-        line=unit.line,
-        model=unit.model,
-        seed=unit.seed,
-        provenance=trained.provenance,
-        weights_note=trained.weights_note,
-        input=unit.input,
-        counts=counts,
-        threshold=trained.threshold,
-        pixel_threshold=trained.pixel_threshold,
-        quality=merged.quality,
-        regions=merged.regions,
-        speed=measured.speed,
-        size=measured.size,
-        train_s=trained.train_s,
-        not_exportable=trained.not_exportable,
-        spent={phase: usage for phase, usage in spent.items() if usage},
-        steps=trained.steps,
-        detector_id=unit.detector_id,
-    )

@@ -8,16 +8,17 @@ import numpy.typing as npt
 import pytest
 
 from raybench.analysis.admissibility import broken_limits, change_note, refused_thresholds
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import FinishedModel
 from raybench.config.experiment import Limits
 from raybench.metrics import exchangeability
 from raybench.metrics.image import ImageScores
-from raybench.metrics.numbers import Estimate
+from raybench.metrics.numbers import Estimate, Quality
 from raybench.metrics.threshold import conformal_threshold
-from tests.support.decisions import BUDGET, SPEED, drawn, held_back, row_of, scored
+from tests.support.decisions import BUDGET, drawn, held_back, row_of, scored
+from tests.support.results import SPEED, altered, done
 
 Floats = npt.NDArray[np.float64]
-ROW = row_of("m", [drawn(3.0)])
+MODEL = done(row_of("m", [drawn(3.0)]))
 
 
 def refused(
@@ -27,9 +28,8 @@ def refused(
     of_held = {model: held_back(scores, groups and groups[0]) for model, scores in held.items()}
     of_new = {model: scored(scores, np.empty(0), groups and groups[1]) for model, scores in new.items()}
     rows = {
-        model: replace(
-            ROW,
-            model=model,
+        model: altered(
+            MODEL,
             threshold=(found := conformal_threshold(images.scores, BUDGET, images.groups)),
             quality=with_rate(float((of_new[model].scores > (found.value or 0)).mean()), len(of_new[model].scores)),
         )
@@ -42,9 +42,8 @@ def seeds_of(images: Mapping[str, ImageScores]) -> dict[str, list[ImageScores]]:
     return {model: [of] for model, of in images.items()}
 
 
-def with_rate(rate: float, n: int, low: float | None = None):  # type: ignore[no-untyped-def]
-    assert ROW.quality is not None
-    return replace(ROW.quality, false_alarm_rate=Estimate(rate, rate if low is None else low, 1.0, n))
+def with_rate(rate: float, n: int, low: float | None = None) -> Quality:
+    return replace(MODEL.quality, false_alarm_rate=Estimate(rate, rate if low is None else low, 1.0, n))
 
 
 def correlated(rng: np.random.Generator, models: int, n: int) -> dict[str, Floats]:
@@ -110,11 +109,13 @@ def test_shifts_are_found_on_every_line(shift: float) -> None:
 
 
 def test_without_scores_nothing_is_tested() -> None:
-    assert refused_thresholds({"m": ROW}, {"m": [drawn(3.0)]}, {}) == {}
+    assert refused_thresholds({"m": MODEL}, {"m": [drawn(3.0)]}, {}) == {}
 
 
 def test_the_note_on_a_changed_line_says_what_to_do() -> None:
-    rows = {name: replace(ROW, quality=with_rate(rate, 40)) for name, rate in {"a": 0.96, "b": 0.5, "c": 0.05}.items()}
+    rows = {
+        name: replace(MODEL, quality=with_rate(rate, 40)) for name, rate in {"a": 0.96, "b": 0.5, "c": 0.05}.items()
+    }
     found = change_note(dict.fromkeys("ab", "refused"), rows, "brightness went from 90 to 120 (D = 0.84)")
     assert "thresholds of 2 of 3 models are refused, with 5% to 96% false alarms." in found
     assert "The inspection agrees: brightness went from 90 to 120 (D = 0.84)." in found
@@ -122,41 +123,35 @@ def test_the_note_on_a_changed_line_says_what_to_do() -> None:
     assert "inspection" not in change_note({"a": ""}, rows, "")
 
 
-def row(**changes: object) -> BoardRow:
-    return replace(ROW, **changes)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("limits", "changed", "said"),
     [
-        (Limits(), row(), ""),
-        (Limits(p95_ms=12.0, mb=5.0), row(), ""),
-        (Limits(p95_ms=11.0), row(), "the 95th percentile of its time is 12 ms, the limit 11 ms"),
+        (Limits(), MODEL, ""),
+        (Limits(p95_ms=12.0, mb=5.0), MODEL, ""),
+        (Limits(p95_ms=11.0), MODEL, "the 95th percentile of its time is 12 ms, the limit 11 ms"),
         (
             Limits(p95_ms=11.0),
-            row(speed=replace(SPEED, other_load=0.5)),
+            altered(MODEL, speed=replace(SPEED, other_load=0.5)),
             "",
         ),
-        (Limits(p95_ms=11.0), row(speed=None), "the 95th percentile of its time is unknown, the limit 11 ms"),
-        (Limits(mb=4.0), row(), "its size is 5 MB, the limit 4 MB"),
-        (Limits(mb=4.0), row(size=None), "its size is unknown, the limit 4 MB"),
-        (Limits(false_alarm_rate=0.1), row(quality=with_rate(0.2, 40, low=0.09)), ""),
+        (Limits(mb=4.0), MODEL, "its size is 5 MB, the limit 4 MB"),
+        (Limits(false_alarm_rate=0.1), altered(MODEL, quality=with_rate(0.2, 40, low=0.09)), ""),
         (
             Limits(false_alarm_rate=0.1),
-            row(quality=with_rate(0.2, 40, low=0.11)),
+            altered(MODEL, quality=with_rate(0.2, 40, low=0.11)),
             "its false-alarm rate is 20%, the limit 0.1",
         ),
         (
             Limits(false_alarm_rate=0.1),
-            row(quality=replace(with_rate(0.2, 40), false_alarm_rate=Estimate(None, reason="no OK images"))),
+            altered(MODEL, quality=replace(with_rate(0.2, 40), false_alarm_rate=Estimate(None, reason="no OK images"))),
             "its false-alarm rate is unknown, the limit 0.1",
         ),
         (
             Limits(p95_ms=1.0, mb=1.0),
-            row(),
+            MODEL,
             "the 95th percentile of its time is 12 ms, the limit 1 ms; its size is 5 MB, the limit 1 MB",
         ),
     ],
 )
-def test_broken_limits_are_told(limits: Limits, changed: BoardRow, said: str) -> None:
+def test_broken_limits_are_told(limits: Limits, changed: FinishedModel, said: str) -> None:
     assert broken_limits(changed, limits, {}) == said

@@ -13,7 +13,7 @@ from raybench.analysis.verdict import NOT_ADMISSIBLE
 from raybench.errors import InputError
 from raybench.metrics.numbers import Estimate
 from tests.support.decisions import drawn, held_back
-from tests.support.results import result
+from tests.support.results import altered, done, result
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 
@@ -62,8 +62,7 @@ def test_means_are_over_the_lines_on_which_every_compared_model_finished(board: 
     assert [one.lines for one in board.overall] == [4, 5, 6]
     for overall in board.overall:
         [row] = [row for row in board.rows if (row.line, row.model) == ("line-0", overall.model)]
-        assert row.quality is not None
-        assert overall.image_auroc == pytest.approx(row.quality.image_auroc.value)
+        assert overall.image_auroc == pytest.approx(done(row).quality.image_auroc.value)
 
 
 def test_the_critical_difference_is_that_of_the_compared_lines(board: Board) -> None:
@@ -82,7 +81,6 @@ def test_a_board_is_read_as_it_was_written(board: Board) -> None:
 
 
 def test_held_back_scores_of_some_models_do_not_end_the_comparison(board: Board) -> None:
-    """Units of an older raybench have none."""
     scores = {f"{model}-0": drawn(gap) for model, gap in {"old": 3.0, "new": 2.0}.items()}
     results = [replace(result(model, scores[f"{model}-0"]), line="bolt") for model in ("old", "new")]
     lines = {"bolt": LineScores({"new-0": held_back(np.random.default_rng(0).normal(size=19))})}
@@ -117,8 +115,7 @@ def test_worst_lines_first(board: Board) -> None:
     assert (dead.is_poor, dead.finished, dead.failed, dead.named) == (True, 0, 3, None)
     assert dead.conclusion == "no verdict, no model finished."
     assert (hard.is_poor, hard.finished, hard.failed) == (True, 2, 1)
-    assert hard.named is not None
-    assert (hard.named.model, hard.conclusion) == ("fair", "not good enough")
+    assert (hard.run, hard.conclusion) == ("fair", "not good enough")
     assert (few.is_poor, few.conclusion) == (False, "best")
     assert poor_lines(found) == "2 of 7 lines: no model has an image AUROC of 0.8 or more."
     assert poor_lines(found[2:]).startswith("On every line")
@@ -126,9 +123,9 @@ def test_worst_lines_first(board: Board) -> None:
 
 def test_lines_whose_quality_is_unknown_come_last(board: Board) -> None:
     (row,) = board.rows_of("few")
-    assert row.quality is not None
-    unknown = replace(row.quality, image_auroc=replace(row.quality.image_auroc, value=None))
-    rows = [replace(one, quality=unknown) if one.line == "line-0" else one for one in board.rows]
+    quality = done(row).quality
+    unknown = replace(quality, image_auroc=replace(quality.image_auroc, value=None))
+    rows = [altered(one, quality=unknown) if one.line == "line-0" else one for one in board.rows]
     found = worst_first(replace(board, rows=tuple(rows)))
     assert (found[-1].line, found[-1].is_poor) == ("line-0", False)
 
@@ -145,12 +142,11 @@ def test_rows_of_a_line_come_best_first(board: Board) -> None:
     row = next(row for row in board.rows if row.line == line)
 
     def with_auroc(model: str, value: float | None) -> BoardRow:
-        assert row.quality is not None
-        return replace(row, model=model, quality=replace(row.quality, image_auroc=Estimate(value)))
+        return altered(row, model=model, quality=replace(done(row).quality, image_auroc=Estimate(value)))
 
     standing = board.verdict_on(line).standings["good"]
     values = {"a": 0.8, "b": 0.99, "c": 0.9, "d": None, "e": 0.95}
-    rows = [*(with_auroc(*item) for item in values.items()), replace(row, model="f", quality=None)]
+    rows = [*(with_auroc(*item) for item in values.items()), replace(row, model="f", finished=None)]
     verdict = replace(board.verdict_on(line), run="c", tied=("e",), standings={"e": standing, "c": standing})
     found = replace(board, rows=tuple(rows), verdicts=(verdict,)).rows_of(line)
     assert [one.model for one in found] == ["c", "e", "b", "a", "d", "f"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from raybench.analysis.cost_report import (
@@ -13,27 +15,31 @@ from raybench.analysis.cost_report import (
     total_hours,
 )
 from raybench.runs.cost_model import Forecast, Work
-from raybench.runs.records import Phase, ResourceUsage, UnitResult
+from raybench.runs.records import ResourceUsage, UnitResult
+from tests.support.results import NOTHING_SPENT, UNIT
 
-PHASES: tuple[Phase, ...] = ("train", "score", "measure")
 
-
-def result(seed: int, **spent: ResourceUsage) -> UnitResult:
-    phases = {phase: spent[phase] for phase in PHASES if phase in spent}
-    return UnitResult(f"u{seed}", "a", "padim", seed, spent=phases)
+def result(
+    train: ResourceUsage, score: ResourceUsage = NOTHING_SPENT, measure: ResourceUsage = NOTHING_SPENT
+) -> UnitResult:
+    return replace(
+        UNIT,
+        trained=replace(UNIT.trained, spent=train),
+        judged=replace(UNIT.judged, spent=score),
+        measured=replace(UNIT.measured, spent=measure),
+    )
 
 
 ON_GPU = result(
-    0,
     train=ResourceUsage(3600, 100, 4 * 3600, 1800, "cuda"),
     score=ResourceUsage(1800, 50, 4 * 1800, 450, "cuda"),
     measure=ResourceUsage(360, 16, 16 * 360, 360, "cuda"),
 )
-ON_CPU = result(1, train=ResourceUsage(1800, 100, 3600, 0, "cpu"))
+ON_CPU = result(ResourceUsage(1800, 100, 3600, 0, "cpu"))
 
 
 def test_a_task_is_charged_for_what_it_had_to_itself() -> None:
-    hours = hours_of([ON_GPU, result(9)])
+    hours = hours_of([ON_GPU])
     assert hours.units == 1
     assert [hours.cpu, hours.gpu] == pytest.approx([7.6, 0.725])
     assert hours.money(4.0) == pytest.approx(2.9)

@@ -28,7 +28,9 @@ from raybench.config.experiment import Costs, Limits, VerdictSettings
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Estimate
 from raybench.metrics.ranking import SampledModels, sample_models
-from tests.support.decisions import BUDGET, SPEED, clear_evidence, drawn, held_back, scored, verdict_on
+from raybench.runs.records import ModelSize
+from tests.support.decisions import BUDGET, clear_evidence, drawn, held_back, scored, verdict_on
+from tests.support.results import SPEED, altered, done
 
 Floats = npt.NDArray[np.float64]
 Seeds = list[ImageScores]
@@ -41,7 +43,7 @@ def one_of(gaps: Mapping[str, float], ok: int = 40, ng: int = 40) -> dict[str, S
 
 
 def timed(ms: Mapping[str, float], load: float = 0.0) -> Callable[[BoardRow], BoardRow]:
-    return lambda row: replace(row, speed=replace(SPEED, p50_ms=ms[row.model], other_load=load))
+    return lambda row: altered(row, speed=replace(SPEED, p50_ms=ms[row.model], other_load=load))
 
 
 def told(verdict: Verdict, names: Mapping[str, str] | None = None) -> dict[str, object]:
@@ -175,7 +177,7 @@ def test_one_busy_time_makes_all_times_of_the_line_count_for_nothing() -> None:
     scores = {"a": [drawn(2.5)], "b": [drawn(2.5)]}
 
     def change(row: BoardRow) -> BoardRow:
-        return replace(
+        return altered(
             row, speed=replace(SPEED, p50_ms=900.0 if row.model == "a" else 1.0, other_load=0.2 * (row.model == "a"))
         )
 
@@ -187,10 +189,12 @@ def test_a_heat_map_counts_and_a_missing_one_does_not_help() -> None:
     scores = {"sharp": [drawn(2.5)], "blind": [drawn(2.5)]}
 
     def change(row: BoardRow) -> BoardRow:
-        if row.model == "blind" or row.quality is None:
+        if row.model == "blind":
             return row
         au_pro = Estimate(0.6, 0.55, 0.65, 40)
-        return replace(row, quality=replace(row.quality, au_pro=au_pro), heat=HeatmapGrade("noisy", True, "", 0.6))
+        return altered(
+            row, quality=replace(done(row).quality, au_pro=au_pro), heat=HeatmapGrade("noisy", True, "", 0.6)
+        )
 
     found = verdict_on(scores, change=change)
     assert found.run == "sharp"
@@ -319,8 +323,7 @@ def test_limits_exclude_however_good_a_model_is() -> None:
     sizes = {"large": 900.0, "small": 5.0, "quick": 5.0}
 
     def change(row: BoardRow) -> BoardRow:
-        assert row.size is not None
-        return replace(row, size=replace(row.size, disk_mb=sizes[row.model]))
+        return altered(row, size=ModelSize(sizes[row.model], 100))
 
     found = verdict_on(scores, DecisionSettings(limits=Limits(mb=100.0)), change=change)
     assert found.run == "small"

@@ -21,10 +21,11 @@ from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Estimate, Threshold
 from raybench.metrics.threshold import MAX_EXCESS
 from raybench.runs.records import UnitResult
+from tests.support.results import made_unit
 
 
 def unit(model: str, threshold: Threshold, seed: int = 0) -> UnitResult:
-    return UnitResult(f"{model}-{seed}", "bolt", model, seed, threshold=threshold)
+    return made_unit(f"{model}-{seed}", "bolt", model, seed, threshold=threshold)
 
 
 IDS = ["agreed", "disputed", "false alarm", "fine", "missed", "unsure", "wrong label"]

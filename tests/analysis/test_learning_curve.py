@@ -5,9 +5,10 @@ import pytest
 
 from raybench.analysis.learning_curve import conclude, curve_frame, curve_points
 from raybench.metrics.image import ImageScores, image_quality
-from raybench.metrics.numbers import Estimate, Quality, Threshold
+from raybench.metrics.numbers import Estimate, Threshold
 from raybench.metrics.ranking import paired_difference
 from raybench.runs.records import UnitResult
+from tests.support.results import made_unit
 
 NOTHING = Estimate(None, reason="not measured")
 NAMES = [f"{at:03}" for at in range(300)]
@@ -19,10 +20,7 @@ def finished(signal: float, limit: float | None = 3.0) -> tuple[UnitResult, Imag
     noise = np.random.default_rng(0).normal(size=300)
     images = ImageScores.of(NAMES, LABELS, (noise + signal * np.array([label == "ng" for label in LABELS])).tolist())
     threshold = Threshold(limit, 20, 0.05, 0.05)
-    quality = Quality(
-        **dict.fromkeys(Quality.__dataclass_fields__, NOTHING) | vars(image_quality(images, threshold, 200))
-    )
-    return UnitResult("u", "bottle", "padim", 0, quality=quality, threshold=threshold), images
+    return made_unit("u", "bottle", "padim", threshold=threshold, **vars(image_quality(images, threshold, 200))), images
 
 
 def test_a_curve_says_from_where_on_more_images_do_not_help() -> None:

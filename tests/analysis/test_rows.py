@@ -11,9 +11,8 @@ from raybench.analysis.rows import mean_number, merge_seeds
 from raybench.data.geometry import Input
 from raybench.detectors.protocol import TrainSteps
 from raybench.metrics.numbers import Estimate
-from raybench.runs.records import UnitResult
-from tests.support.decisions import FAILURE
-from tests.support.results import NONE, images, result
+from raybench.runs.records import FailedUnit
+from tests.support.results import FAILURE, NONE, altered, done, images, result
 
 
 def width(number: Estimate) -> float:
@@ -28,13 +27,12 @@ def number(value: float, half: float = 0.05) -> Estimate:
 
 def test_seeds_are_averaged_and_failed_ones_kept() -> None:
     first, second = result("m", images(3.0)), result("m", images(1.0), seed=1)
-    failed = UnitResult("x", "bolt", "m", 2, failure=FAILURE)
+    failed = FailedUnit("x", "bolt", "m", 2, FAILURE)
     merged = merge_seeds([first, second, failed])
     assert merged.seeds == (0, 1)
     assert merged.failures == (FAILURE,)
-    assert merged.quality is not None
-    values = [one.quality.image_auroc.value or 0 for one in (first, second) if one.quality]
-    assert merged.quality.image_auroc.value == pytest.approx(np.mean(values))
+    values = [one.judged.quality.image_auroc.value or 0 for one in (first, second)]
+    assert done(merged).quality.image_auroc.value == pytest.approx(np.mean(values))
 
 
 def test_one_seed_keeps_its_interval() -> None:
@@ -79,17 +77,18 @@ def test_undefined_numbers_stay_undefined() -> None:
 
 
 def test_test_minutes_and_aspect() -> None:
-    found = merge_seeds([result("m", images(3.0), ms=30.0)])
+    found = done(merge_seeds([result("m", images(3.0), ms=30.0)]))
     assert found.test_minutes == pytest.approx(60e-3 * 80 / 60)
     assert found.non_square.text == "aspect kept: 300×600 as 64×128"
     squashed = replace(result("m", images(3.0)), input=Input("squash", 64, 64, 300, 600))
-    assert merge_seeds([squashed]).non_square.text == "squashed: 300×600 as 64×64"
+    assert done(merge_seeds([squashed])).non_square.text == "squashed: 300×600 as 64×64"
     square = replace(result("m", images(3.0)), input=Input("native", 64, 64, 300, 300))
-    assert merge_seeds([square]).non_square.text == "square line, 64×64"
+    assert done(merge_seeds([square])).non_square.text == "square line, 64×64"
 
 
 def test_of_several_seeds_the_fewest_steps_are_told() -> None:
     cut_short = TrainSteps(312, 1000, 60.0)
-    one = replace(result("m", images(2.0)), steps=TrainSteps(1000, 1000))
-    assert merge_seeds([result("m", images(2.0))]).steps is None
-    assert merge_seeds([one, replace(one, seed=1, steps=cut_short), replace(one, seed=2)]).steps == cut_short
+    one = altered(result("m", images(2.0)), steps=TrainSteps(1000, 1000))
+    assert done(merge_seeds([result("m", images(2.0))])).steps is None
+    seeds = [one, altered(one, seed=1, steps=cut_short), replace(one, seed=2)]
+    assert done(merge_seeds(seeds)).steps == cut_short

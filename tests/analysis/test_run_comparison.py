@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +14,9 @@ from raybench.config.unit import Unit
 from raybench.data.geometry import Input
 from raybench.errors import InputError
 from raybench.metrics.image import ImageScores, image_quality
-from raybench.metrics.numbers import Estimate, Quality, Threshold
+from raybench.metrics.numbers import Threshold
 from raybench.report.comparison import junit, render_comparison
-from raybench.runs.records import UnitResult
+from tests.support.results import made_unit
 
 LINES = ("cap", "lens")
 EXPERIMENT = Experiment(name="then", store="memory", lines=LINES, models=(ModelChoice(name="padim"),))
@@ -34,11 +34,10 @@ def found(name: str, by_line: Mapping[str, list[float]], labels: list[str] = LAB
     units = []
     for line, values in by_line.items():
         images = ImageScores.of([f"{at:02}" for at in range(len(values))], labels, values)
-        none = dict.fromkeys([field.name for field in fields(Quality)], Estimate(None, reason="no masks"))
-        quality = Quality(**none | vars(image_quality(images, THRESHold)))
+        quality = vars(image_quality(images, THRESHold))
         unit = Unit(line, "0" * 8, "1" * 8, model, model, {}, {}, Input("native", 64, 64, 64, 64), 0)
-        result = UnitResult(unit.unit_id, line, model, 0, threshold=THRESHold, quality=quality, train_s=1.0)
-        units.append(FinishedUnit(unit, result, images, None))
+        result = made_unit(unit.unit_id, line, model, threshold=THRESHold, **quality)
+        units.append(FinishedUnit(unit, result, images, ImageScores.empty()))
     context = BoardContext(name, "2026-01-01T00:00:00+00:00", "d" * 64, {"torch": name}, 0.05)
     board = build_board([unit.result for unit in units], {unit.unit.unit_id: unit.images for unit in units}, context)
     return Findings(board, (), (), {}, {}, tuple(units))

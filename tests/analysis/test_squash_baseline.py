@@ -10,7 +10,7 @@ from raybench.analysis.board import BoardContext, build_board
 from raybench.analysis.squash_baseline import SquashBaseline
 from raybench.data.geometry import Input
 from raybench.metrics.numbers import Estimate
-from tests.support.results import images, result
+from tests.support.results import done, images, result
 
 
 def test_the_gain_over_squashed_images_stands_on_the_board() -> None:
@@ -22,11 +22,9 @@ def test_the_gain_over_squashed_images_stands_on_the_board() -> None:
     )
     context = BoardContext("night", "2026-11-24", "0" * 64, {}, 0.05)
     board = build_board([chosen], {chosen.unit_id: kept}, context, [SquashBaseline(chosen, other, kept, squashed)])
-    found = board.rows[0].non_square
-    assert chosen.quality is not None
-    assert other.quality is not None
+    found = done(board.rows[0]).non_square
     assert found.gain is not None
-    expected = (chosen.quality.image_auroc.value or 0) - (other.quality.image_auroc.value or 0)
+    expected = (chosen.judged.quality.image_auroc.value or 0) - (other.judged.quality.image_auroc.value or 0)
     assert found.gain.value == pytest.approx(expected)
     assert (found.gain.low or 0) > 0
     assert found.au_pro_gain == pytest.approx(0.2)
@@ -41,4 +39,4 @@ def test_without_ng_images_only_the_time_is_told() -> None:
     chosen, other = result("m", kept), result("m (squashed)", kept, ms=20.0)
     context = BoardContext("night", "2026-11-24", "0" * 64, {}, 0.05)
     board = build_board([chosen], {chosen.unit_id: kept}, context, [SquashBaseline(chosen, other, kept, kept)])
-    assert board.rows[0].non_square.text == "aspect kept: 300×600 as 64×128; against squashed: 0.5× the time"
+    assert done(board.rows[0]).non_square.text == "aspect kept: 300×600 as 64×128; against squashed: 0.5× the time"

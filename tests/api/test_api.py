@@ -26,6 +26,7 @@ from raybench.runs.records import QualityRecord
 from raybench.runs.run import RunStore
 from tests.support.plugins import PLUGIN
 from tests.support.report_units import EVIL
+from tests.support.results import done
 
 ROOT = Path(__file__).parents[2]
 MODELS = ["padim", "fake"]
@@ -75,8 +76,7 @@ def test_the_board(run: rb.Run) -> None:
     assert set(board.index) == {("bottle", "padim"), ("bottle", "fake")}
     stored = board_from_json(RunStore(run.plan.store, run.name).get_report("board.json"))
     for row in stored.rows:
-        assert row.quality is not None
-        auroc, cells = row.quality.image_auroc, board.to_dict("index")[("bottle", row.model)]
+        auroc, cells = done(row).quality.image_auroc, board.to_dict("index")[("bottle", row.model)]
         found = [cells["image_auroc"], cells["image_auroc_low"], cells["image_auroc_high"]]
         assert found == pytest.approx([auroc.value, auroc.low, auroc.high])
     html = board._repr_html_()  # type: ignore[operator]

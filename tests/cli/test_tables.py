@@ -46,7 +46,7 @@ def test_how_far_it_is(plan: Plan) -> None:
     done, trained, failed, waiting = plan.units
     shards = [scored_name(shard) for shard in plan.manifests["strip"].scored_shards]
     commits = {
-        done.unit_id: {"result"},  # as the ledger tells it
+        done.unit_id: {"finished"},  # as the ledger tells it
         trained.unit_id: {"train", shards[0]},
         failed.unit_id: {"train", shards[0], "failure"},
     }

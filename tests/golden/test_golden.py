@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raybench._api import Run
+from raybench._api.run import Run
 from raybench.analysis.board import Board, board_from_json, board_json
 from raybench.analysis.findings import analyze
 from raybench.analysis.flags import Flag, Kind
@@ -56,7 +56,7 @@ def test_every_record_is_read(plan: Plan) -> None:
             (unit.detector_id, "measure", MeasureRecord),
         ):
             assert run.read(owner, name, kind) is not None
-        assert run.read(unit.unit_id, "result", UnitResult) is not None
+        assert run.read(unit.unit_id, "finished", UnitResult) is not None
         for shard in plan.manifests["strip"].scored_shards:
             record = run.read(unit.unit_id, score_name(shard.key), ScoreRecord)
             assert record is not None
@@ -66,8 +66,6 @@ def test_every_record_is_read(plan: Plan) -> None:
 def test_the_board_is_built_as_it_was(plan: Plan) -> None:
     run = RunStore(plan.store, "golden")
     stored = board_from_json(run.get_report("board.json"))
-    rows = tuple(replace(row, trained_on=("cpu",)) for row in stored.rows)  # a board of then does not say
-    stored = replace(stored, rows=rows)
     built = publish(plan, RunStore(plan.store, "golden", Ledger.read(run)), CREATED)
     assert comparable(built) == comparable(stored)
 

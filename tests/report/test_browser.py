@@ -174,10 +174,10 @@ def test_the_matrix_is_the_board(page: Page, board: Board) -> None:
             named = " named" if model == verdict.run else ""
             assert style == f"c {STYLES.get(grade, 'none')}{named}"
             assert grade in title
-            if row is None or row.quality is None:
+            if row is None or row.finished is None:
                 assert text == ("" if row is None else "×")
             else:
-                number = row.quality.image_auroc
+                number = row.finished.quality.image_auroc
                 assert text == ("1.0" if (number.value or 0) >= 0.995 else f"{number.value:.2f}"[1:])
                 assert format_number(number) in title
     styles = {style for _, found in cells for style, _, _ in found}

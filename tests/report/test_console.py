@@ -14,6 +14,7 @@ from raybench.analysis.squash_baseline import NonSquare
 from raybench.metrics.numbers import Estimate, Speed
 from raybench.report.console import WORST_SHOWN, console_board, console_summary
 from raybench.runs.records import ModelSize
+from tests.support.results import altered
 
 BoardOf = Callable[[Mapping[str, Mapping[str, float | None]]], Board]
 HOSTILE = "[bold]<b>|"
@@ -91,7 +92,7 @@ def test_one_row_a_model_with_its_numbers_in_120_columns(board_of: BoardOf) -> N
     board = board_of({"bottle": {"reverse_distillation": 3.0, "fake": 0.3}})
     gain = NonSquare("kept", Estimate(0.047, 0.015, 0.084))
     rows = [
-        replace(
+        altered(
             row,
             speed=Speed(10.25, 11.0, 10.0, 20.0, 90.0, 8, "box", "float32", 2),
             size=ModelSize(12.5, 9),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -9,10 +10,12 @@ import pytest
 
 from raybench.data import shards
 from raybench.data.line import Line
+from raybench.data.manifest import ShardInfo
 from raybench.data.pack import PackOptions, pack
+from raybench.data.shards import ImageRow
 from raybench.report import contact_sheet
 from raybench.report.contact_sheet import EACH, write_contact_sheet
-from raybench.store import open_store
+from raybench.store import Store, open_store
 
 
 @pytest.fixture
@@ -35,13 +38,14 @@ def line(tmp_path: Path) -> Line:
 
 
 def test_images_labels_and_masks_stand_together(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
+    opened: list[str] = []
     read = shards.read_rows
-    monkeypatch.setattr(
-        contact_sheet,
-        "read_rows",
-        lambda lines, shard, **options: opened.append(shard.key) or read(lines, shard, **options),
-    )
+
+    def noted(lines: Store, shard: ShardInfo, **options: bool) -> Iterator[ImageRow]:
+        opened.append(shard.key)
+        return read(lines, shard, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(contact_sheet, "read_rows", noted)
     page = write_contact_sheet(line, tmp_path / "out" / "strip").read_text(encoding="utf-8")
     figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
     shown = {re.search(r'alt="(.*?)"', figure)[1]: figure for figure in figures}  # type: ignore[index]

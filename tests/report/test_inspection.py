@@ -14,7 +14,7 @@ from raybench.data.inspection.outliers import Issue, Trait
 from raybench.data.manifest import Manifest, Reject, ShardInfo
 from raybench.report.html import render
 from raybench.report.inspection import EXPLAINED, NAMED, SHOWN, WORST, Section, section, table
-from raybench.runs.records import Failure, UnitResult
+from raybench.runs.records import FailedUnit, Failure
 
 EVIL = '<img onerror=alert(1)>.png"'
 
@@ -41,7 +41,7 @@ def inspection(issues: int = 7, counts: Mapping[str, int] | None = None) -> Insp
 
 def page(sections: Mapping[str, Section]) -> str:
     context = BoardContext("night", "2026-01-01", "0" * 64, {}, 0.05)
-    failed = UnitResult("unit", "strip", "padim", 0, failure=Failure("train", "E", "m", "t", 1))
+    failed = FailedUnit("unit", "strip", "padim", 0, Failure("train", "E", "m", "t", 1))
     return render(build_board([failed], {}, context, []), [], [], (), sections)
 
 

@@ -26,8 +26,9 @@ from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import HeatMap, Picture, heat_codes, outline_path, overlay
 from raybench.report.html import SCRIPTS, part, render
 from raybench.report.tables import board_csv, board_md, flags_parquet
-from raybench.runs.records import Failure, UnitResult
+from raybench.runs.records import FailedUnit, Failure
 from tests.support.report_units import EVIL, unit
+from tests.support.results import done
 
 FLAGS = [
     Flag(EVIL, f"test/{EVIL}.png", "ng", ("padim",), 2, 1.25, "models disagree", "models disagree: 1 of 2 flag it")
@@ -37,7 +38,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def board() -> Board:
     good, bad = unit("padim", 3.0, 0), unit("fake", 0.3, 1)
-    failed = UnitResult("f", EVIL, "broken", 0, failure=Failure("score", "ModelError", EVIL, f"Traceback {EVIL}", 2))
+    failed = FailedUnit("f", EVIL, "broken", 0, Failure("score", "ModelError", EVIL, f"Traceback {EVIL}", 2))
     context = BoardContext("night", "2026-01-01T00:00:00+00:00", "d" * 64, {"raybench": "0.1"}, 0.05, pending=3)
     return build_board([good[0], bad[0], failed], {"padim": good[1], "fake": bad[1]}, context)
 
@@ -211,19 +212,17 @@ def test_the_page_says_what_the_board_says(board: Board, many: Board) -> None:
     assert len(verdict.standings) > 1
     assert f"<b>{html.escape(format_probability(verdict.sure or 0.0))}</b><span>sure that no other" in section
     assert f"<b>{verdict.loss:.3f}</b><span>expected loss" in section
-    row = board.rows_of(EVIL)[0]
-    assert row.quality
+    named = done(board.rows_of(EVIL)[0])
     page = render(board, FLAGS, [], SEEN)
-    assert f"finds {round((row.quality.recall.value or 0.0) * 30)} of 30 NG test images" in page
+    assert f"finds {round((named.quality.recall.value or 0.0) * 30)} of 30 NG test images" in page
     assert all(grade in page for grade in board.verdicts[0].grades.values())
 
 
 def test_costs_are_told_in_parts(board: Board) -> None:
     settings = DecisionSettings(costs=Costs(missed_defect=200, false_alarm=2, defect_rate=0.02))
     text = render(replace(board, context=replace(board.context, decision=settings)), [], [])
-    row = board.rows_of(EVIL)[0]
-    assert row.quality
-    recall, alarms = row.quality.recall.value or 0.0, row.quality.false_alarm_rate.value or 0.0
+    quality = done(board.rows_of(EVIL)[0]).quality
+    recall, alarms = quality.recall.value or 0.0, quality.false_alarm_rate.value or 0.0
     assert f"Of 1,000 parts, 20 of them NG: {20 * (1 - recall):.0f} (" in text
     assert f"missed, {980 * alarms:.0f} (" in text
 

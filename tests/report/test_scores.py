@@ -11,7 +11,7 @@ from raybench.analysis.held_out import HeldOut, collect_held_out
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Threshold
 from raybench.report.scores import MISSING, STEPS, encode, page_scores
-from raybench.runs.records import UnitResult
+from tests.support.results import made_unit
 
 THRESHOLD = Threshold(2.0, 3, 0.05, 0.25, 1.0)
 
@@ -69,10 +69,10 @@ def test_the_scores_of_a_line() -> None:
 def test_the_first_seed_with_a_threshold_counts() -> None:
     images = ImageScores.of(["a", "b"], ["ok", "ok"], [1.0, 3.0])
     units = [
-        (UnitResult("2", "cap", "padim", 2, threshold=THRESHOLD), images),
-        (UnitResult("1", "cap", "padim", 1, threshold=THRESHOLD), None),
-        (UnitResult("0", "cap", "padim", 0, threshold=Threshold(None, 0, 0.05, 0.0)), images),
-        (UnitResult("3", "cap", "dfm", 0, threshold=THRESHOLD), images),
+        (made_unit("2", "cap", "padim", 2, threshold=THRESHOLD), images),
+        (made_unit("1", "cap", "padim", 1, threshold=THRESHOLD), ImageScores.empty()),
+        (made_unit("0", "cap", "padim", 0, threshold=Threshold(None, 0, 0.05, 0.0)), images),
+        (made_unit("3", "cap", "dfm", 0, threshold=THRESHOLD), images),
     ]
     found = collect_held_out(units, from_test=False)["cap"]
     assert (found["padim"].seed, found["padim"].excess) == (1, ())

@@ -16,6 +16,7 @@ from raybench.runs.ledger import Ledger
 from raybench.runs.records import Phase, ResourceUsage, UnitResult
 from raybench.runs.run import RunStore
 from raybench.store import open_store
+from tests.support.results import UNIT, made_unit
 
 PIXELS = 64 * 64
 
@@ -50,12 +51,15 @@ def estimate(costs: Costs, one: Unit, train: int, test: int) -> CostEstimate:
 
 
 def result(one: Unit, *, seconds: float) -> UnitResult:
-    spent: dict[Phase, ResourceUsage] = {
-        "train": took(seconds, 100),
-        "score": took(1.0, 50),
-        "measure": took(4.0, 16, 8),
-    }
-    return UnitResult(one.unit_id, one.line, one.model, one.seed, spent=spent)
+    return made_unit(
+        one.unit_id,
+        one.line,
+        one.model,
+        one.seed,
+        trained=replace(UNIT.trained, spent=took(seconds, 100)),
+        judged=replace(UNIT.judged, spent=took(1.0, 50)),
+        measured=replace(UNIT.measured, spent=took(4.0, 16, 8)),
+    )
 
 
 def test_what_is_alike_is_one_row() -> None:
@@ -170,9 +174,9 @@ def test_one_object_per_run_and_nothing_else_is_read(tmp_path: Path) -> None:
     assert read_costs(before, Ledger(before, {}), units).others == ()
 
 
-def test_units_that_recorded_nothing_write_nothing(tmp_path: Path) -> None:
+def test_no_units_write_nothing(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    write_costs(RunStore(store, "old"), [(unit(), UnitResult(unit().unit_id, "a", "padim", 0))])
+    write_costs(RunStore(store, "old"), [])
     assert list(store.list()) == []
 
 

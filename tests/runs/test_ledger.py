@@ -9,16 +9,12 @@ import pytest
 
 from raybench.config.unit import Unit
 from raybench.metrics.image import ImageScores
-from raybench.metrics.numbers import Estimate, Quality, RegionRecall
 from raybench.runs.ledger import FEW_PAGES, Ledger, append_to_ledger
-from raybench.runs.records import Failure, MeasureRecord, ModelSize, QualityRecord, UnitResult
+from raybench.runs.records import Blob, Failure, MeasureRecord, ModelSize, UnitResult
 from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
 from tests.support.backlog import unit
-from tests.support.decisions import SPEED
-
-NOTHING = Estimate(None, reason="not measured")
-QUALITY = Quality(**dict.fromkeys(Quality.__dataclass_fields__, NOTHING))
+from tests.support.results import NOTHING_SPENT, SPEED, made_unit
 
 
 @pytest.fixture
@@ -29,8 +25,13 @@ def run(tmp_path: Path) -> RunStore:
 def finish(run: RunStore, unit_id: str) -> None:
     scores = ImageScores.of(["a", "b"], ["ok", "ng"], [0.1, float(int(unit_id[1:]))])
     images = run.put_blob(unit_id, "images", scores.to_bytes())
-    run.commit(unit_id, "quality", QualityRecord(unit_id, QUALITY, RegionRecall(NOTHING, {}, {}), images, 2, 0))
-    run.commit(unit_id, "result", UnitResult(unit_id, "line", "fake", 0))
+    result = result_of(unit_id, images)
+    run.commit(unit_id, "quality", result.judged)
+    run.commit(unit_id, "finished", result)
+
+
+def result_of(unit_id: str, images: Blob) -> UnitResult:
+    return made_unit(unit_id, "line", "fake", images=images)
 
 
 def units(*names: str) -> list[Unit]:
@@ -66,12 +67,12 @@ def test_finished_units_are_known_without_touching_them(run: RunStore, monkeypat
     without_units(run, monkeypatch)
     ledger = Ledger.read(run)
     assert ledger.done == set(names)
-    assert ledger.commits(units(*names)) == {name: {"result"} for name in names}
+    assert ledger.commits(units(*names)) == {name: {"finished"} for name in names}
     remembering = RunStore(run.store, run.name, ledger)
-    merged = remembering.read("u3", "quality", QualityRecord)
-    assert merged is not None
-    assert ImageScores.from_bytes(remembering.get_blob(merged.images)).scores.tolist() == [0.1, 3.0]
-    assert remembering.read("u3", "result", UnitResult) == UnitResult("u3", "line", "fake", 0)
+    result = remembering.read("u3", "finished", UnitResult)
+    assert result is not None
+    assert ImageScores.from_bytes(remembering.get_blob(result.judged.images)).scores.tolist() == [0.1, 3.0]
+    assert result == result_of("u3", result.judged.images)
 
 
 def test_a_stale_ledger_is_made_good_from_the_store(run: RunStore) -> None:
@@ -82,7 +83,7 @@ def test_a_stale_ledger_is_made_good_from_the_store(run: RunStore) -> None:
     ledger = Ledger.read(run)
     assert ledger.done == {"u1"}
     found = ledger.commits(units("u1", "u2", "u3", "u4"))
-    assert found == {"u1": {"result"}, "u2": {"quality", "result"}, "u3": {"failure"}}
+    assert found == {"u1": {"finished"}, "u2": {"quality", "finished"}, "u3": {"failure"}}
 
 
 def test_many_unknown_units_are_listed_at_once(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,18 +91,18 @@ def test_many_unknown_units_are_listed_at_once(run: RunStore, monkeypatch: pytes
     for name in ("u1", "u2", "u3"):
         finish(run, name)
     found = Ledger.read(run).commits(units("u1", "u2", "u3", "u4"))
-    assert found == {name: {"quality", "result"} for name in ("u1", "u2", "u3")}
+    assert found == {name: {"quality", "finished"} for name in ("u1", "u2", "u3")}
 
 
 def test_without_a_ledger_everything_is_looked_up(run: RunStore) -> None:
     finish(run, "u1")
     assert Ledger.read(run).done == set()
-    assert Ledger.read(run).commits(units("u1")) == {"u1": {"quality", "result"}}
+    assert Ledger.read(run).commits(units("u1")) == {"u1": {"quality", "finished"}}
 
 
 def test_a_unit_has_the_commits_of_its_detector(run: RunStore) -> None:
     [one] = units("u1")
-    record = MeasureRecord(SPEED, ModelSize(1.0, 1), detector_id=one.detector_id)
+    record = MeasureRecord(one.detector_id, SPEED, ModelSize(1.0, 1), NOTHING_SPENT)
     run.commit(one.detector_id, "measure", record)
     assert Ledger.read(run).commits([one]) == {"u1": {"measure"}}
     run.record_failure("u1", Failure("score", "ValueError", "no", "Traceback", 1))
@@ -130,8 +131,10 @@ def test_a_flipped_bit_is_found(run: RunStore) -> None:
     data[60:120] ^= 255
     run.store.put(page.key, data.tobytes())
     remembering = RunStore(run.store, run.name, Ledger.read(run))
-    assert remembering.read("u1", "result", UnitResult) == UnitResult("u1", "line", "fake", 0)
-    assert remembering.read("u1", "quality", QualityRecord) is not None
+    result = remembering.read("u1", "finished", UnitResult)
+    assert result is not None
+    assert result == result_of("u1", result.judged.images)
+    assert remembering.get_blob(result.judged.images) == run.store.get(result.judged.images.key)
 
 
 def test_two_drivers_that_merge_at_once_lose_nothing(run: RunStore) -> None:

@@ -119,7 +119,7 @@ def test_units_of_the_past_go_and_what_is_kept_is_whole(run: RunStore) -> None:
     assert verify_run(run).problems == []
     ledger = Ledger.read(run)
     assert ledger.done == {kept}
-    assert ledger.get(run.key(kept, "result.json")) == before[run.key(kept, "result.json")]
+    assert ledger.get(run.key(kept, "finished.json")) == before[run.key(kept, "finished.json")]
     assert waste_of(run, plan, 0).objects == 0
 
 

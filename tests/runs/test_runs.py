@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raybench.errors import IntegrityError
-from raybench.metrics.numbers import Speed
-from raybench.runs.records import Failure, MeasureRecord, ModelSize
+from raybench.runs.records import Failure, MeasureRecord
 from raybench.runs.run import RunStore, score_name
 from raybench.store import open_store
+from tests.support.results import SPEED, UNIT
 
 
 @pytest.fixture
@@ -19,9 +20,7 @@ def run(tmp_path: Path) -> RunStore:
 
 
 def measured(p50_ms: float) -> MeasureRecord:
-    return MeasureRecord(
-        Speed(p50_ms, 2.0, 1.0, 3.0, 4.0, 8, "cpu", "float32", 1), ModelSize(1.5, 10), detector_id="u1"
-    )
+    return replace(UNIT.measured, speed=replace(SPEED, p50_ms=p50_ms))
 
 
 def test_the_first_commit_stands(run: RunStore) -> None:

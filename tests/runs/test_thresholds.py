@@ -25,16 +25,14 @@ def test_a_changed_line_keeps_its_budget_again() -> None:
     shifted = replace(old, scores=old.scores + 4)
     before = result("m", shifted)
     after = judge_by_test(before, shifted)
-    assert before.quality is not None
-    assert after.quality is not None
-    assert (before.quality.false_alarm_rate.value or 0.0) > 0.9
-    assert (after.quality.false_alarm_rate.value or 0.0) <= 0.1
-    assert after.quality.recall.value == 1.0
-    assert after.threshold is not None
+    old_quality, quality, threshold = before.judged.quality, after.judged.quality, after.trained.threshold
+    assert (old_quality.false_alarm_rate.value or 0.0) > 0.9
+    assert (quality.false_alarm_rate.value or 0.0) <= 0.1
+    assert quality.recall.value == 1.0
     ok = shifted.of_label("ok")
-    assert after.threshold.value == conformal_threshold(ok, BUDGET).value
-    assert after.threshold.note.startswith("on 40 OK test images")
-    assert after.quality.image_auroc == before.quality.image_auroc
+    assert threshold.value == conformal_threshold(ok, BUDGET).value
+    assert threshold.note.startswith("on 40 OK test images")
+    assert quality.image_auroc == old_quality.image_auroc
 
 
 def test_the_false_alarm_rate_is_honest() -> None:
@@ -44,16 +42,14 @@ def test_the_false_alarm_rate_is_honest() -> None:
     for _ in range(300):
         scores = rng.normal(size=50)
         found = ImageScores.of([f"{number:02}" for number in range(50)], ["ok"] * 50, scores.tolist())
-        judged = judge_by_test(result("m", images(2.0)), found)
-        assert judged.quality is not None
+        judged = judge_by_test(result("m", images(2.0)), found).judged
         rates.append(judged.quality.false_alarm_rate.value or 0.0)
     assert np.mean(rates) == pytest.approx(BUDGET, abs=0.012)
 
 
 def test_without_ok_test_images_there_is_no_threshold() -> None:
     only_ng = ImageScores.of(["a", "b"], ["ng", "ng"], [1.0, 2.0])
-    judged = judge_by_test(result("m", images(2.0)), only_ng)
-    assert judged.quality is not None
+    judged = judge_by_test(result("m", images(2.0)), only_ng).judged
     assert judged.quality.recall.value is None
     assert "no OK images" in (judged.quality.false_alarm_rate.reason or "")
 

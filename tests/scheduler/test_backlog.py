@@ -54,7 +54,7 @@ def test_what_is_committed_is_not_done_again() -> None:
     done, trained, scored = (unit("a", seed) for seed in range(3))
     first, second = (score_name(shard.key) for shard in lines["a"].scored_shards)
     commits = {
-        done.unit_id: {"train", first, second, "quality", "measure", "result"},
+        done.unit_id: {"train", first, second, "quality", "measure", "finished"},
         trained.unit_id: {"train", first, "failure"},
         scored.unit_id: {"train", first, second},
     }

@@ -48,4 +48,4 @@ def test_a_leak_is_a_row(experiment: Experiment, packed: Store, tmp_path: Path) 
     assert failure is not None
     assert failure.error_type == "OutOfMemoryError"
     assert failure.phase in ("train", "score", "measure")  # wherever the room was used up
-    assert "result" in run.commits(by_model["fake"])[by_model["fake"]]
+    assert "finished" in run.commits(by_model["fake"])[by_model["fake"]]

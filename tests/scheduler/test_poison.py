@@ -11,6 +11,7 @@ from raybench.config.experiment import Experiment, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.runs.records import Failure
 from raybench.scheduler.runner import run_plan
+from tests.support.results import done
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -53,7 +54,7 @@ def failure(rows: dict[str, BoardRow], name: str) -> Failure:
 @pytest.mark.parametrize("name", ["good", "batches"])
 def test_the_others_finish(rows: dict[str, BoardRow], name: str) -> None:
     assert rows[name].failures == ()
-    assert rows[name].quality == rows["good"].quality
+    assert done(rows[name]).quality == done(rows["good"]).quality
 
 
 @pytest.mark.parametrize(("name", "phase"), [("hangs-fit", "train"), ("hangs-score", "train")])

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import ray
 
-from raybench._api import execute
+from raybench._api.execute import execute
 from raybench.analysis.board import board_from_json
 from raybench.analysis.run_summary import RunSummary
 from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
@@ -32,6 +32,7 @@ from raybench.scheduler.cluster import cluster_capacity
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 from tests.support.finished import FinishedRun
+from tests.support.results import done
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -69,7 +70,7 @@ def test_lines_of_two_stores_one_with_settings_of_its_own(experiment: Experiment
     lines = ("strip", f"{other.uri()}/f*")
     summary = run(experiment.model_copy(update={"lines": lines, "overrides": overrides}))
     assert summary.failed == {}
-    assert [(row.line, row.seeds, row.threshold and row.threshold.budget) for row in summary.board.rows] == [
+    assert [(row.line, row.seeds, done(row).trained.threshold.budget) for row in summary.board.rows] == [
         ("far", (1,), 0.25),
         ("strip", (0,), 0.2),
     ]
@@ -87,7 +88,7 @@ def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment, packed: S
         summary = run(chosen)
         assert len(summary.failed) == 2
         rows = {row.model: row for row in summary.board.rows}
-        assert rows["fake"].quality is not None
+        assert rows["fake"].finished
         assert rows["broken"].failures[0].error_type == "ModelError"
         assert "told to fail in score" in rows["broken"].failures[0].message
         assert rows["broken"].failures[0].attempt == attempt
@@ -126,7 +127,7 @@ def test_a_killed_worker_is_replaced(experiment: Experiment, tmp_path: Path) -> 
     summary = run(with_models(experiment, fragile))
     assert marker.exists()
     assert summary.failed == {}
-    assert summary.board.rows[0].quality is not None
+    assert summary.board.rows[0].finished
 
 
 def test_a_worker_that_always_dies_is_a_row(experiment: Experiment) -> None:
@@ -135,7 +136,7 @@ def test_a_worker_that_always_dies_is_a_row(experiment: Experiment) -> None:
     summary = run(chosen.model_copy(update={"resources": Resources(measure_s=0.05, retries=0)}))
     rows = {row.model: row for row in summary.board.rows}
     assert rows["deadly"].failures[0].error_type == "WorkerCrashedError"
-    assert rows["fake"].quality is not None
+    assert rows["fake"].finished
 
 
 def test_an_aggregator_that_comes_back_empty_loses_nothing(finished: FinishedRun) -> None:
@@ -158,7 +159,7 @@ def test_an_aggregator_that_comes_back_empty_loses_nothing(finished: FinishedRun
 def forget_quality(store: Store) -> None:
     """Leave the unit's shards scored and nothing merged."""
     for item in list(store.list("runs/night/")):
-        if item.key.endswith(("quality.json", "result.json")) or item.key.startswith("runs/night/ledger/"):
+        if item.key.endswith(("quality.json", "finished.json")) or item.key.startswith("runs/night/ledger/"):
             store.delete(item.key)
 
 
@@ -179,6 +180,19 @@ def test_scored_shards_are_merged_by_the_next_run(finished: FinishedRun) -> None
     assert (summary.failed, summary.board.rows) == ({}, reference.rows)
 
 
+def test_a_result_of_an_older_form_is_made_again_from_its_records(finished: FinishedRun) -> None:
+    experiment, packed, reference = finished.experiment, finished.store, finished.summary.board
+    key = RunStore(packed, "night").key(make_plan(experiment).units[0].unit_id, "finished.json")
+    packed.put(key.replace("finished", "result"), b'{"quality": "in another form"}')
+    records = {item.key: item.modified for item in packed.list("runs/night/units/") if item.key != key}
+    for item in [*packed.list("runs/night/ledger/"), *packed.list("runs/night/report/")]:
+        packed.delete(item.key)
+    packed.delete(key)
+    summary = run(experiment)
+    assert (summary.failed, summary.board.rows) == ({}, reference.rows)
+    assert {item.key: item.modified for item in packed.list("runs/night/units/") if item.key != key} == records
+
+
 def test_labels_that_come_back_are_judged_and_nothing_is_trained_or_scored(
     finished: FinishedRun, tmp_path: Path
 ) -> None:
@@ -192,11 +206,9 @@ def test_labels_that_come_back_are_judged_and_nothing_is_trained_or_scored(
     summary = run(experiment)
     assert summary.failed == {}
     assert {item.key for item in packed.list(of_detector)} == keys
-    old, new = finished.summary.board.rows[0], summary.board.rows[0]
-    assert old.quality is not None
-    assert new.quality is not None
+    old, new = (done(board.rows[0]) for board in (finished.summary.board, summary.board))
     assert new.quality.image_auroc.value != old.quality.image_auroc.value
-    assert (new.threshold, new.train_s) == (old.threshold, old.train_s)
+    assert new.trained == old.trained
     assert "2 labels came back" in summary.board.verdicts[0].notes[-1]
 
 
@@ -219,13 +231,13 @@ def test_sigterm_stops_a_run_and_the_next_one_does_the_rest(experiment: Experime
 def test_results_do_not_depend_on_who_did_the_work(finished: FinishedRun) -> None:
     experiment, packed = finished.experiment, finished.store
     unit_id = make_plan(experiment).units[0].unit_id
-    first = RunStore(packed, "night").read(unit_id, "result", UnitResult)
+    first = RunStore(packed, "night").read(unit_id, "finished", UnitResult)
     run(experiment.model_copy(update={"name": "other", "resources": Resources(measure_s=0.05, in_flight=1)}))
-    second = RunStore(packed, "other").read(unit_id, "result", UnitResult)
+    second = RunStore(packed, "other").read(unit_id, "finished", UnitResult)
     assert first is not None
     assert second is not None
-    assert first.quality == second.quality
-    assert first.threshold == second.threshold
+    assert first.judged.quality == second.judged.quality
+    assert first.trained.threshold == second.trained.threshold
 
 
 def test_too_much_is_asked_of_the_cluster() -> None:
@@ -252,13 +264,11 @@ def test_real_models_through_the_whole_way(experiment: Experiment) -> None:
     summary = run(chosen)
     assert summary.failed == {}
     for row in summary.board.rows:
-        assert row.provenance == "imagenet"
-        assert row.quality is not None
-        assert row.quality.image_auroc.value is not None
-        assert row.quality.image_auroc.value > 0.9
-        assert row.quality.au_pro.value is not None
-        assert row.size is not None
-        assert row.size.disk_mb > 1
+        found = done(row)
+        assert found.trained.provenance == "imagenet"
+        assert (found.quality.image_auroc.value or 0.0) > 0.9
+        assert found.quality.au_pro.value is not None
+        assert found.measured.size.disk_mb > 1
     assert summary.board.verdicts[0].run in ("padim", "patchcore")
 
 
@@ -281,5 +291,5 @@ def test_finished_units_are_in_the_ledger(finished: FinishedRun) -> None:
     unit_ids = [unit.unit_id for unit in make_plan(experiment).units]
     ledger = Ledger.read(here)
     assert ledger.done == set(unit_ids)
-    for key in (here.key(unit_ids[0], "result.json"), here.key(unit_ids[0], "quality.json")):
-        assert ledger.get(key) == packed.get(key)
+    key = here.key(unit_ids[0], "finished.json")
+    assert ledger.get(key) == packed.get(key)

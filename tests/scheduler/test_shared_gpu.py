@@ -48,7 +48,7 @@ ray.init(
 )
 plan = make_plan(experiment)
 summary = run_plan(plan)
-results = [RunStore(plan.store, "night").read(unit.unit_id, "result", UnitResult) for unit in plan.units]
+results = [RunStore(plan.store, "night").read(unit.unit_id, "finished", UnitResult) for unit in plan.units]
 shares = {
     phase: [result.spent[phase].gpu_s / result.spent[phase].seconds for result in results]
     for phase in ("train", "score", "measure")

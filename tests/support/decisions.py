@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +11,13 @@ from raybench.analysis.decision import collect_evidence, decide
 from raybench.analysis.rows import BoardRow, merge_seeds
 from raybench.analysis.verdict import DecisionSettings, Evidence, Verdict
 from raybench.metrics.image import ImageScores, image_quality
-from raybench.metrics.numbers import Estimate, Quality, Speed, Threshold
 from raybench.metrics.threshold import conformal_threshold
-from raybench.runs.records import Failure, ModelSize, UnitResult
+from raybench.runs.records import FailedUnit
+from tests.support.results import FAILURE, THRESHOLD, made_unit
 
 Floats = npt.NDArray[np.float64]
 Scores = Mapping[str, Sequence[ImageScores] | None]
-FAILURE = Failure("train", "ModelError", "no", "Traceback", 1)
 BUDGET = 0.05
-NO_MASKS = dict.fromkeys([field.name for field in fields(Quality)], Estimate(None, reason="no masks"))
-SPEED = Speed(10.0, 12.0, 10.0, 20.0, 100.0, 8, "cpu", "float32", 1)
 
 
 def scored(ok: Floats, ng: Floats, groups: Sequence[str] | None = None) -> ImageScores:
@@ -47,21 +43,18 @@ def row_of(
 ) -> BoardRow:
     """Merge seeds into a row without heat maps; None failed."""
     if seeds is None:
-        return merge_seeds([UnitResult(f"{line}-{model}", line, model, 0, failure=FAILURE)])
-    threshold = Threshold(2.0, 19, BUDGET, BUDGET, 1.0)
+        return merge_seeds([FailedUnit(f"{line}-{model}", line, model, 0, FAILURE)])
+    threshold = THRESHOLD
     if held:
         threshold = conformal_threshold(held[0].scores, BUDGET, held[0].groups)
     results = [
-        UnitResult(
+        made_unit(
             f"{line}-{model}-{seed}",
             line,
             model,
             seed,
             threshold=threshold,
-            quality=Quality(**NO_MASKS | vars(image_quality(images, threshold, draws=50))),
-            speed=SPEED,
-            size=ModelSize(5.0, 100),
-            train_s=3.0,
+            **vars(image_quality(images, threshold, draws=50)),
         )
         for seed, images in enumerate(seeds)
     ]
@@ -87,7 +80,7 @@ def evidence_on(
         drift: What the inspection found.
     """
     rows = [row_of(model, seeds, (held or {}).get(model), line) for model, seeds in scores.items()]
-    rows = [change(row) if row.quality else row for row in rows]
+    rows = [change(row) if row.finished else row for row in rows]
     finished = {model: seeds for model, seeds in scores.items() if seeds is not None}
     return collect_evidence(line, rows, finished, settings or DecisionSettings(), BUDGET, held, drift)
 

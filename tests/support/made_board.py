@@ -8,13 +8,14 @@ from raybench.analysis.board import Board, BoardContext, Overall
 from raybench.analysis.comparison import Standing
 from raybench.analysis.cost_report import CostReport, Hours
 from raybench.analysis.heatmap_grade import HeatmapGrade
-from raybench.analysis.rows import BoardRow
+from raybench.analysis.rows import BoardRow, FinishedModel
 from raybench.analysis.squash_baseline import NonSquare
 from raybench.analysis.verdict import Verdict
 from raybench.data.geometry import Input
 from raybench.detectors.protocol import TrainSteps
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
-from raybench.runs.records import Counts, Failure, ModelSize
+from raybench.runs.records import Failure, ImageCounts, ModelSize
+from tests.support.results import UNIT, altered
 
 NO_MASKS = Estimate(None, reason="no masks")
 PIXELS = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "au_pro", "au_pro_05", "aupimo", "noise_around")
@@ -52,33 +53,38 @@ def made_board() -> Board:
 
 def _row(line: str, model: str, value: float, masks: bool = True) -> BoardRow:
     known = {each.name: Estimate(value, value - 0.125, value + 0.125, 16) for each in fields(Quality)}
+    regions = RegionRecall(known["au_pro"], {"scratch": known["au_pro"]}, {"small": NO_MASKS})
     return BoardRow(
         line=line,
         model=model,
         seeds=(0, 1),
-        provenance="imagenet" if masks else None,
-        weights_note="from a package",
-        quality=Quality(**known | ({} if masks else dict.fromkeys(PIXELS, NO_MASKS))),
-        regions=RegionRecall(known["au_pro"], {"scratch": known["au_pro"]}, {"small": NO_MASKS}) if masks else None,
-        speed=Speed(10.25, 11.5, 2.0, 12.5, 90.0, 8, "box", "float32", 2, other_load=0.25),
-        size=ModelSize(12.5, 1000, 5),
-        input=Input("native", 64, 96, 100, 150),
-        counts=Counts(80, 20, 30, 30, 12),
-        threshold=Threshold(2.0, 19, 0.05, 0.0625, 1.0),
-        pixel_threshold=Threshold(3.5, 19, 0.05, 0.0625, 1.0) if masks else None,
-        train_s=1.5,
-        test_minutes=0.25,
-        non_square=NonSquare("aspect kept", Estimate(0.0625, 0.03125, 0.09375, 60), 0.5, 1.5),
-        heat=HeatmapGrade("noisy", masks, "noise on OK images 0.50", 0.5),
         failures=(),
         hours=Hours(1.0, 0.5, 1),
-        steps=TrainSteps(312, 1000, 60.0) if masks else None,
+        finished=FinishedModel(
+            input=Input("native", 64, 96, 100, 150),
+            test=ImageCounts(30, 30, 12, 0),
+            trained=altered(
+                UNIT.trained,
+                threshold=Threshold(2.0, 19, 0.05, 0.0625, 1.0),
+                pixel_threshold=Threshold(3.5 if masks else None, 19, 0.05, 0.0625, 1.0),
+                provenance="imagenet" if masks else "none",
+                weights_note="from a package",
+            ),
+            measured=altered(
+                UNIT.measured,
+                speed=Speed(10.25, 11.5, 2.0, 12.5, 90.0, 8, "box", "float32", 2, other_load=0.25),
+                size=ModelSize(12.5, 1000, 5),
+            ),
+            quality=Quality(**known | ({} if masks else dict.fromkeys(PIXELS, NO_MASKS))),
+            regions=regions if masks else RegionRecall(NO_MASKS, {}, {}),
+            train_s=1.5,
+            non_square=NonSquare("aspect kept", Estimate(0.0625, 0.03125, 0.09375, 60), 0.5, 1.5),
+            heat=HeatmapGrade("noisy", masks, "noise on OK images 0.50", 0.5),
+            trained_on=(),
+            steps=TrainSteps(312, 1000, 60.0) if masks else None,
+        ),
     )
 
 
 def _failed(line: str, model: str) -> BoardRow:
-    failure = Failure("score", "Oops", "no |\nno", "Traceback", 2)
-    return BoardRow(
-        line, model, (), None, "", None, None, None, None, None, None, None, None, None, None, NonSquare(""), None,
-        (failure,),
-    )  # fmt: skip
+    return BoardRow(line, model, (), (Failure("score", "Oops", "no |\nno", "Traceback", 2),), Hours(), None)

@@ -73,7 +73,7 @@ def test_a_stopped_job_goes_on_says_how_far_it_is_and_tells_no_secret(
     job = submission_id(submitted.stdout)
     assert ended(head, job) == ("FAILED", UNITS_FAILED)
     assert {key: packed.get(key) for key in before} == before
-    assert len([names for names in run.commits().values() if "result" in names]) == 1
+    assert len([names for names in run.commits().values() if "finished" in names]) == 1
     log = logs(head, job)
     assert re.search(r"train 1/2, score 3/3, aggregate 1/1, measure 1/1, (inspect 1/1, )?1 failed", log), log
     assert "ModelError: fake was told to fail in fit" in log

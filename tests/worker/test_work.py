@@ -30,7 +30,7 @@ from raybench.detectors.protocol import Card, Detector, TrainSteps
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
-from raybench.runs.records import QualityRecord, ScoredShard, ScoreRecord, UnitResult
+from raybench.runs.records import ImageCounts, QualityRecord, ScoredShard, ScoreRecord, UnitResult
 from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import read_scores
 from raybench.store import Store, open_store
@@ -64,14 +64,11 @@ def test_a_unit_from_training_to_its_result(plan: Plan, context: WorkerContext) 
     quality = merge(unit, manifest, context.run, Partials())
     measure(unit, manifest, context)
     result = finalize(unit, context.run)
-    assert result.quality == quality.quality
-    assert result.quality is not None
-    assert result.quality.pixel_auroc.value is not None
-    assert result.quality.image_auroc.n == 12
-    assert result.counts is not None
-    assert (result.counts.test_ok, result.counts.test_ng, result.counts.masks) == (6, 6, 6)
-    assert result.size is not None
-    assert result.size.disk_mb == pytest.approx(sum(blob.size for blob in trained.model.values()) / 1e6)
+    assert (result.trained, result.judged) == (trained, quality)
+    assert quality.quality.pixel_auroc.value is not None
+    assert quality.quality.image_auroc.n == 12
+    assert quality.test == ImageCounts(6, 6, 6, 0)
+    assert result.measured.size.disk_mb == pytest.approx(sum(blob.size for blob in trained.model.values()) / 1e6)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -97,9 +94,9 @@ def test_the_result_says_how_many_steps_training_took(
     kind = type(registry.create(registry.resolve(unit.detector, unit.config), size_of(unit), context.fit_context(unit)))
     monkeypatch.setattr(kind, "card", lambda _: card)
     finish(unit, manifest, context)
-    result = context.run.read(unit.unit_id, "result", UnitResult)
+    result = context.run.read(unit.unit_id, "finished", UnitResult)
     assert result is not None
-    assert result.steps == steps
+    assert result.trained.steps == steps
 
 
 def test_scores_shards_say_what_was_seen(plan: Plan, context: WorkerContext) -> None:
@@ -237,7 +234,6 @@ def test_groups_reach_thresholds_and_scores(
     (tmp_path / "cache").mkdir()
     context = WorkerContext(RunStore(plan.store, "night"), plan.store.sub("lines"), tmp_path / "cache", "cpu", 1)
     trained = train(unit, manifest, context)
-    assert trained.held_out is not None
     held = ImageScores.from_bytes(context.run.get_blob(trained.held_out))
     assert held.groups.tolist() == [part_of[image_id] or image_id for image_id in held.image_ids.tolist()]
     assert Counter(held.groups.tolist()) == dict.fromkeys(set(held.groups.tolist()), 3)
@@ -379,7 +375,7 @@ def test_a_corrected_label_is_judged_again_from_the_stored_heat_maps(
     expected = merge(again, corrected, fresh.run, Partials())
     assert quality.quality == expected.quality
     assert quality.regions == expected.regions
-    assert quality.masks == expected.masks == 6
+    assert quality.test == expected.test == ImageCounts(6, 6, 6, 0)
     for old in judged:
         new = fresh.run.read(again.unit_id, score_name(old.image_shard), ScoreRecord)
         assert new is not None
@@ -390,4 +386,4 @@ def test_a_corrected_label_is_judged_again_from_the_stored_heat_maps(
         patch.setattr(RunStore, "read", lambda run, *of: None if of[-1] is ScoredShard else read(run, *of))
         late = [score(rival, corrected, shard, context) for shard in corrected.scored_shards]
     for old, new in zip(judged, late, strict=True):
-        assert (old.shard, old.traits.sha256) == (new.shard, new.traits.sha256)  # type: ignore[union-attr]
+        assert (old.shard, old.traits.sha256) == (new.shard, new.traits.sha256)

@@ -75,9 +75,9 @@ def outliner_of(plan: Plan, run: RunStore, board: Board, line: str) -> Outliner 
     for name in (row.model for row in board.rows_of(line)):
         for unit in plan.compared:
             if (unit.line, unit.model) == (line, name):
-                result = run.read(unit.unit_id, "result", UnitResult)
-                if result and result.pixel_threshold and result.pixel_threshold.value is not None:
-                    return Outliner(unit, result.pixel_threshold.value)
+                result = run.read(unit.unit_id, "finished", UnitResult)
+                if result and (limit := result.trained.pixel_threshold.value) is not None:
+                    return Outliner(unit, limit)
     return None
 
 

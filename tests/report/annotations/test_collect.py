@@ -31,6 +31,7 @@ from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import ScoreRow, write_scores
 from raybench.store import open_store
 from raybench.worker.context import fit_of
+from tests.support.results import NOTHING_SPENT, made_unit
 
 HEIGHT, WIDTH, THRESHOLD = 60, 90, 0.5
 FLAGGED = ["test/scratch/b.png", "train/good/0.png", "gone.png", "test/scratch/a.png"]
@@ -67,7 +68,7 @@ def leave_results(plan: Plan) -> None:
     run = RunStore(plan.store, "night")
     results = [result_of(unit) for unit in plan.units]
     for unit, result in zip(plan.units, results, strict=True):
-        run.commit(unit.unit_id, "result", result)
+        run.commit(unit.unit_id, "finished", result)
     unit = next(unit for unit in plan.units if unit.model == "fake")
     for shard in plan.manifests["strip"].scored_shards:
         rows = list(read_rows(plan.store.sub("lines"), shard))
@@ -76,7 +77,7 @@ def leave_results(plan: Plan) -> None:
         run.commit(
             unit.unit_id,
             score_name(shard.key),
-            ScoreRecord(unit.unit_id, shard.key, len(rows), 0, blob, blob, blob, blob, blob),
+            ScoreRecord(unit.unit_id, shard.key, len(rows), 0, blob, blob, blob, blob, blob, blob, NOTHING_SPENT),
         )
     board = Board(
         context=BoardContext("night", "2026-01-01T00:00:00+00:00", "d" * 64, {}, 0.05),
@@ -91,9 +92,7 @@ def leave_results(plan: Plan) -> None:
 
 def result_of(unit: Unit) -> UnitResult:
     limit = THRESHOLD if unit.model == "fake" else None
-    return UnitResult(
-        unit.unit_id, "strip", unit.model, 0, pixel_threshold=Threshold(limit, 20, 0.05, 0.05), train_s=1.0
-    )
+    return made_unit(unit.unit_id, "strip", unit.model, pixel_threshold=Threshold(limit, 20, 0.05, 0.05))
 
 
 def scored(unit: Unit, image_id: str, at: int) -> ScoreRow:
