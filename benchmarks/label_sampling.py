@@ -1,16 +1,18 @@
 """Whether numbers hold that labels which came back give: `python -m benchmarks.label_sampling RUN LINE`.
 
-RUN is the URI of a finished run on a line of which every image is labelled, so that the truth is known. It is replayed as
-if few images had been labelled at first: each turn labels the images that look most suspicious and some at random, in
-many random orders. Printed is how often the 95 % interval of each model's image AUROC covers its image AUROC on all
+RUN is the URI of a finished run on a line of which every image is labelled, so that the truth is known. It is replayed
+as if few images had been labelled at first: each turn labels the images that look most suspicious and some at random,
+in many random orders. Printed is how often the 95 % interval of each model's image AUROC covers its image AUROC on all
 images, and how far the values are off on average, once with the labels that represent the line, once with all labels.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 import raybench as rb
@@ -55,13 +57,13 @@ def main(uri: str, line: str, orders: int, turns: int) -> None:
             print("|", " | ".join([str(turn), str(turn * PER_TURN), model, f"{truth[model]:.3f}", *cells]), "|")
 
 
-def _first(keys: np.ndarray, seen: np.ndarray, count: int) -> np.ndarray:
+def _first(keys: npt.NDArray[Any], seen: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     """Return the unseen images with the smallest keys."""
     left = np.flatnonzero(~seen)
     return left[np.argsort(keys[left], kind="stable")[:count]]
 
 
-def _auroc(images: pd.DataFrame, model: str, counted: np.ndarray) -> tuple[float, float, float]:
+def _auroc(images: pd.DataFrame, model: str, counted: npt.NDArray[Any]) -> tuple[float, float, float]:
     """Return low end, value and high end of a model's image AUROC; an undefined one covers everything."""
     some = images[counted]
     scores = ImageScores.of(some.index.tolist(), some["label"].tolist(), some[f"score_{model}"].tolist())
