@@ -40,7 +40,7 @@ from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
 from raybench.worker.timing import BackgroundLoad, measure
 from raybench.worker.train import split_train, train
-from tests.support.made_run import finish
+from tests.support.made_run import finish, site_of
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def plan(experiment: Experiment) -> Plan:
 
 @pytest.fixture
 def context(plan: Plan, tmp_path: Path) -> WorkerContext:
-    return WorkerContext(RunStore(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
+    return site_of(plan, tmp_path)
 
 
 def test_a_unit_from_training_to_its_result(plan: Plan, context: WorkerContext) -> None:
@@ -79,7 +79,7 @@ def test_the_speed_on_a_busy_machine_is_an_estimate(
     plan: Plan, context: WorkerContext, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BackgroundLoad, "share", lambda _: 0.5)
-    unit, context = plan.units[0], replace(context, threads=threads, measure_s=0.05)
+    unit, context = plan.units[0], replace(context, threads=threads)
     train(unit, plan.manifests["strip"], context)
     speed = measure(unit, plan.manifests["strip"], context).speed
     assert speed.is_disturbed
