@@ -187,8 +187,8 @@ class StudentTraining:
 
     def __init__(self, model: Any, images: Tensor, held_back: Tensor, seed: int, lr: float) -> None:
         self.model, self.images, self.held_back, self.lr = model, images, held_back, lr
-        self.autoencoder_stopping = EarlyStopping(model.ae, lambda: self._held_back_loss(self._autoencoder_loss))
-        self.joint_stopping = EarlyStopping(model, lambda: self._held_back_loss(self._map_loss))
+        self.autoencoder_stopping = EarlyStopping(model.ae, self.autoencoder_loss)
+        self.joint_stopping = EarlyStopping(model, self.map_loss)
         self.random = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             raw = torch.cat([model.teacher(image) for image in images.split(1)])  # type: ignore[no-untyped-call]
@@ -199,6 +199,10 @@ class StudentTraining:
     def autoencoder_loss(self) -> float:
         """Return the autoencoder's squared error on the held-back images; features have a variance of 1."""
         return self._held_back_loss(self._autoencoder_loss)
+
+    def map_loss(self) -> float:
+        """Return the sum of the means of both maps on the held-back images."""
+        return self._held_back_loss(self._map_loss)
 
     def _held_back_loss(self, loss: Callable[[Tensor], Tensor]) -> float:
         """Return the mean of `loss` over the held-back images, without dropout."""

@@ -35,7 +35,7 @@ def check_node(store: Store | None, expected: Mapping[str, str], parcel: bytes) 
     """
     gpus.show_all()
     first, *others = check_machine(store)
-    return [_compared(first, expected), *others]
+    return [compare_versions(first, expected), *others]
 
 
 def installed() -> dict[str, str]:
@@ -43,6 +43,15 @@ def installed() -> dict[str, str]:
     found = versions()
     python = ".".join(platform.python_version_tuple()[:2])
     return {name: found[name] for name in _SAME} | {"Python": python}
+
+
+def compare_versions(check: Check, expected: Mapping[str, str]) -> Check:
+    """Turn a finding about versions into a failure where they are not the driver's, which are `expected`."""
+    here = installed()
+    other = {name: f"{here[name]} instead of {version}" for name, version in expected.items() if here[name] != version}
+    if not other:
+        return check
+    return Check(check.what, "fail", _listed(other), "install the same versions on all nodes, from requirements.lock")
 
 
 def check_cluster(address: str, store: Store | None) -> Iterator[tuple[str, Check]]:
@@ -113,15 +122,6 @@ def _described(nodes: tuple[Node, ...]) -> Check:
         remedy = "start workers: `ray start --address=HEAD:6379`, or let the autoscaler have minReplicas of 1"
         return Check("nodes", "warn", f"{found}: no task can run", remedy)
     return Check("nodes", "ok", found)
-
-
-def _compared(check: Check, expected: Mapping[str, str]) -> Check:
-    """Turn a finding about versions into a failure where they are not the driver's."""
-    here = installed()
-    other = {name: f"{here[name]} instead of {version}" for name, version in expected.items() if here[name] != version}
-    if not other:
-        return check
-    return Check(check.what, "fail", _listed(other), "install the same versions on all nodes, from requirements.lock")
 
 
 def _listed(named: Mapping[str, str]) -> str:

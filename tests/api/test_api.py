@@ -20,10 +20,12 @@ from PIL import Image
 
 import raybench as rb
 from raybench.analysis.board import board_from_json
+from raybench.data import source
 from raybench.metrics.image import ImageScores
 from raybench.report.notebook import BoardFrame
 from raybench.runs.records import QualityRecord
 from raybench.runs.run import RunStore
+from raybench.scheduler import cluster as cluster_module
 from tests.support.plugins import PLUGIN
 from tests.support.report_units import EVIL
 from tests.support.results import done
@@ -196,8 +198,8 @@ def test_status_and_plan(run: rb.Run) -> None:
 def test_again_nothing_is_packed_and_no_cluster_is_started(
     run: rb.Run, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("raybench.scheduler.cluster.connected", lambda *_: pytest.fail("connected"))
-    monkeypatch.setattr("raybench.data.source.pack", lambda *_: pytest.fail("packed again"))
+    monkeypatch.setattr(cluster_module, "connected", lambda *_: pytest.fail("connected"))
+    monkeypatch.setattr(source, "pack", lambda *_: pytest.fail("packed again"))
     again = rb.run("photos/bottle", models=MODELS, preset="cpu", annotation={"signals": 0}, progress=False)
     assert again.uri == run.uri
     assert capsys.readouterr() == ("", "")
@@ -258,7 +260,7 @@ def test_a_model_that_cannot_be_exported(run: rb.Run, folder: Path) -> None:
 def test_what_cannot_be_run_is_said_before_anything_is_packed(
     strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raybench.data.source.pack", lambda *_: pytest.fail("packed"))
+    monkeypatch.setattr(source, "pack", lambda *_: pytest.fail("packed"))
     store = tmp_path / "store"
     with pytest.raises(rb.errors.ExperimentError, match="presett: unknown key; did you mean 'preset'"):
         rb.run(strips, store=store, presett="cpu")

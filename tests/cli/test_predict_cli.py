@@ -14,6 +14,7 @@ import pytest
 from raybench.analysis.board import Board, board_from_json
 from raybench.analysis.run_summary import RunSummary
 from raybench.cli import main, options
+from raybench.cli import run as run_command
 from raybench.config.plan import Plan, experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.data.source import name_of, plain_name
@@ -23,6 +24,7 @@ from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
 from raybench.store import open_store
 from raybench.store.server import HOST, free_ports
+from raybench.worker import predict
 from tests.support.made_run import finish, site_of
 
 EXPERIMENT = """
@@ -108,7 +110,7 @@ def test_new_images_by_the_chosen_model(
     assert page.parent.parent == tmp_path / "out" / "night" / "predictions" / "day-one"
     run = open_store(str(experiment.parent / "store")).uri("runs/night")
     again = ("predict", run, *command[2:], "--json")
-    monkeypatch.setattr("raybench.worker.predict.score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(predict, "score", lambda *_: pytest.fail("scored again"))
     assert call(monkeypatch, *again) == 0
     summary = told(capsys)
     assert summary == json.loads((page.parent / "summary.json").read_text())
@@ -158,7 +160,7 @@ def test_some_shards_fail(
         print("a detector of somebody's own")  # noqa: T201
         raise ValueError("no")
 
-    monkeypatch.setattr("raybench.worker.predict.score", broken)
+    monkeypatch.setattr(predict, "score", broken)
     command = ("predict", experiment, strips / "test", "--line", "strip", "--name", "bad", "--out", tmp_path, "--json")
     assert call(monkeypatch, *command) == 1
     shown = capsys.readouterr()
@@ -175,7 +177,7 @@ def test_stopped_in_good_order(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raybench.worker.predict.score", stopped)
+    monkeypatch.setattr(predict, "score", stopped)
     command = ("predict", experiment, strips / "test", "--line", "strip", "--name", "cut", "--out", tmp_path)
     assert call(monkeypatch, *command) == options.STOPPED
     assert "run the same command again" in capsys.readouterr().err
@@ -195,7 +197,7 @@ def test_report_and_run_print_the_reports_own_board(
 def test_a_run_ends_with_what_to_do(
     experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("raybench.cli.run.execute", lambda plan, *_: RunSummary(stored_board(plan), 2, 2))
+    monkeypatch.setattr(run_command, "execute", lambda plan, *_: RunSummary(stored_board(plan), 2, 2))
     assert call(monkeypatch, "run", experiment, "--out", tmp_path) == 0
     rows = [row for row in capsys.readouterr().out.splitlines() if not row.startswith("Times were taken on a busy")]
     assert len(rows) <= 10
@@ -222,7 +224,7 @@ def test_what_failed_is_one_row(
         uninspected = {"strip": Failure("inspect", "OSError", "full", "", 1)}
         return RunSummary(stored_board(plan), 2, 0, failed, uninspected, ("node 1: its GPU fails",))
 
-    monkeypatch.setattr("raybench.cli.run.execute", failing)
+    monkeypatch.setattr(run_command, "execute", failing)
     assert call(monkeypatch, "run", experiment, "--out", tmp_path) == 1
     out = capsys.readouterr().out
     start = "2 of 2 units failed (details: report; retry: the same command). First: strip × "

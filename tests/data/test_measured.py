@@ -8,6 +8,7 @@ import pytest
 
 from raybench.data.corrections import Correction
 from raybench.data.decode import encode_mask
+from raybench.data.inspection import measured
 from raybench.data.inspection.inspection import inspect
 from raybench.data.inspection.measured import measured_shard
 from raybench.data.inspection.properties import measure_shard
@@ -29,7 +30,7 @@ def test_nothing_is_measured_twice(line: tuple[Store, Manifest], monkeypatch: py
     for shard in manifest.shards:
         fresh, first = measure_shard(lines, manifest, shard), measured_shard(lines, manifest, shard, lines)
         with monkeypatch.context() as patch:
-            patch.setattr("raybench.data.inspection.measured.measure_shard", lambda *_: pytest.fail("measured again"))
+            patch.setattr(measured, "measure_shard", lambda *_: pytest.fail("measured again"))
             again = measured_shard(lines, manifest, shard, lines)
         for found in (first, again):
             pd.testing.assert_frame_equal(found.table, fresh.table, check_dtype=False)
@@ -48,7 +49,7 @@ def test_a_corrected_label_is_inspected_without_an_image(
     correction = Correction(row.image_id, row.sha256, "ng", "dent", mask, "mia", "2026-11-27", "labels.csv")
     change = Change("2026-11-27T00:00:00+00:00", "mia", "1 label", manifest.digest)
     corrected = correct_labels(lines, manifest, [correction], change)
-    monkeypatch.setattr("raybench.data.inspection.measured.measure_shard", lambda *_: pytest.fail("an image is read"))
+    monkeypatch.setattr(measured, "measure_shard", lambda *_: pytest.fail("an image is read"))
     after = inspect(lines, corrected)
     assert after.line_digest == corrected.digest
     assert {issue.kind for issue in after.issues} - {issue.kind for issue in before.issues} == {"large mask"}

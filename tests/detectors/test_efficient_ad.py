@@ -78,21 +78,21 @@ def test_checks_of_held_back_images_end_no_training_that_still_improves() -> Non
 def test_a_training_that_gets_worse_ends_and_restores_its_best_parameters(phase: str) -> None:
     training = student_training(lr=10.0)
     if phase == "autoencoder":
-        stopping, loss = training.autoencoder_stopping, training._autoencoder_loss
+        stopping, loss = training.autoencoder_stopping, training.autoencoder_loss
         done = training.train_autoencoder(stopping.steps(range(1000), 1000))
     else:
-        stopping, loss = training.joint_stopping, training._map_loss
+        stopping, loss = training.joint_stopping, training.map_loss
         done = training.train_jointly(stopping.steps(range(1000), 1000), not_ok)
     best = min(range(len(stopping.losses)), key=stopping.losses.__getitem__)
     assert stopping.reached
     assert done == best + 1 + early_stopping.PATIENCE
-    assert training._held_back_loss(loss) == pytest.approx(stopping.losses[best], rel=1e-6)
+    assert loss() == pytest.approx(stopping.losses[best], rel=1e-6)
 
 
 def test_a_check_leaves_training_unchanged() -> None:
     training = student_training(lr=1e-3)
     training.model.train()
-    assert training._held_back_loss(training._map_loss) == training._held_back_loss(training._map_loss)
+    assert training.map_loss() == training.map_loss()
     assert training.model.training
     assert training.model.ae.layers[1].training
     assert all(parameter.grad is None for parameter in training.model.parameters())

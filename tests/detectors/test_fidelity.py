@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Identity, Normalize
 
-from raybench.detectors import registry
+from raybench.detectors import backbone, registry
 from raybench.detectors.anomalib_adapter import as_timm_folder
 from raybench.detectors.anomalib_parts import Engine, ImageBatch, ModelCheckpoint, PreProcessor, image_models
 from raybench.detectors.protocol import Scored
@@ -116,8 +116,8 @@ def test_scores_are_those_of_anomalibs_engine(
     height, width = SIZE.get(name, (64, 96))
     spec = registry.resolve(name, CONFIG[name] | CHANGES.get(name, {}), "cpu")
     if name == "fastflow":
-        monkeypatch.setattr("raybench.detectors.backbone.pretrain", lambda *rest: None)
-        monkeypatch.setattr("raybench.detectors.backbone.note", lambda *rest: "random")
+        monkeypatch.setattr(backbone, "pretrain", lambda *rest: None)
+        monkeypatch.setattr(backbone, "note", lambda *rest: "random")
     detector: Any
     if name in LEFT_AS_FITTED:
         detector = fitted_once(name).detector

@@ -16,7 +16,7 @@ import pytest
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import make_plan
 from raybench.data.manifest import Manifest
-from raybench.detectors import registry
+from raybench.detectors import plugins, registry
 from raybench.detectors.anomalib_adapter import neutral_folder
 from raybench.detectors.array_state import load_attributes, save_attributes
 from raybench.detectors.protocol import Scored
@@ -324,7 +324,7 @@ def test_a_module_that_is_not_valid_is_one_message(module: Path, code: bytes, sa
 
 
 def test_an_entry_point(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybench.detectors.plugins.registered", lambda: {"brightest": "my_detectors:Brightest"})
+    monkeypatch.setattr(plugins, "registered", lambda: {"brightest": "my_detectors:Brightest"})
     spec = registry.resolve("brightest", {})
     assert spec.name == "brightest"
     assert registry.create(spec, InputSize(32, 32), CONTEXT)

@@ -14,6 +14,7 @@ from raybench._api.run import Run
 from raybench.analysis.board import Board, board_from_json, board_json
 from raybench.analysis.findings import analyze
 from raybench.analysis.flags import Flag, Kind
+from raybench.config import unit as unit_module
 from raybench.config.plan import Plan
 from raybench.data.shards import read_rows
 from raybench.report.gallery import THUMBNAIL_SIDE
@@ -36,7 +37,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
     with tarfile.open(STORED) as tar:
         tar.extractall(folder, filter="data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raybench.config.unit.ID_VERSION", ID_VERSION)
+        patch.setattr(unit_module, "ID_VERSION", ID_VERSION)
         yield plan_of(folder / "store")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from raybench.metrics import on_device as on_device_module
+from raybench.metrics import pixel, sketch
 from raybench.metrics.heat import Heat, HostCounts
 from raybench.metrics.masks import Mask
 from raybench.metrics.on_device import DeviceCounts, middles_and_peaks, on, resized
@@ -91,10 +91,10 @@ def test_counts_are_those_of_the_host(
     parts: list[Batch], typical: float, cap: int, most_px: int, steps: tuple[int, int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raybench.metrics.sketch.CAP", cap)
-        patch.setattr("raybench.metrics.on_device._MOST_PX", most_px)
-        patch.setattr("raybench.metrics.pixel.STEPS", steps[0])
-        patch.setattr("raybench.metrics.pixel.LEAST_STEPS", steps[1])
+        patch.setattr(sketch, "CAP", cap)
+        patch.setattr(on_device_module, "_MOST_PX", most_px)  # in parts, although the maps are small
+        patch.setattr(pixel, "STEPS", steps[0])
+        patch.setattr(pixel, "LEAST_STEPS", steps[1])
         assert_same(parts, typical)
 
 
@@ -105,7 +105,7 @@ def test_order_and_split_do_not_matter(parts: list[Batch], cap: int, order: rand
     shuffled = list(parts)
     order.shuffle(shuffled)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raybench.metrics.sketch.CAP", cap)
+        patch.setattr(sketch, "CAP", cap)
         expected, _ = on_host(parts)
         whole, _ = on_device(shuffled)
         half, _ = on_device(shuffled[:cut])
@@ -166,9 +166,15 @@ def test_nothing_is_known() -> None:
         assert [heat.peak for heat in heats] in ([], [1.0])
 
 
-@pytest.mark.parametrize("name", ["_heats", "_Counted.of"])
-def test_maps_that_do_not_fit_together_are_counted_in_smaller_parts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _run_out_of_memory(monkeypatch, name, images=2)
+STEPS = [(on_device_module, "_heats"), (on_device_module._Counted, "of")]
+"""The steps of counting that take the memory. They are private, and run out of it on a full GPU only."""
+
+
+@pytest.mark.parametrize(("owner", "name"), STEPS)
+def test_maps_that_do_not_fit_together_are_counted_in_smaller_parts(
+    owner: object, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _run_out_of_memory(monkeypatch, owner, name, images=2)
     assert_same([scene(9, 30, 40), scene(1, 20, 20, seed=1)])
 
 
@@ -177,8 +183,8 @@ def test_a_batch_that_fails_is_counted_not_at_all(monkeypatch: pytest.MonkeyPatc
     counts = DeviceCounts(0.0)
     counts.add(first.image_ids, torch.from_numpy(first.maps), first.masks)
     with monkeypatch.context() as patch:
-        patch.setattr("raybench.metrics.on_device._MOST_PX", 900)
-        _run_out_of_memory(patch, "_Counted.of", calls=2)
+        patch.setattr(on_device_module, "_MOST_PX", 900)  # an image a part
+        _run_out_of_memory(patch, *STEPS[1], calls=2)
         with pytest.raises(torch.OutOfMemoryError):
             counts.add(second.image_ids, torch.from_numpy(second.maps), second.masks)
     counts.add(second.image_ids, torch.from_numpy(second.maps), second.masks)
@@ -189,9 +195,11 @@ def test_a_batch_that_fails_is_counted_not_at_all(monkeypatch: pytest.MonkeyPatc
         assert_same_heat(heat, expected_heat)
 
 
-def _run_out_of_memory(patch: pytest.MonkeyPatch, name: str, images: float = np.inf, calls: float = np.inf) -> None:
+def _run_out_of_memory(
+    patch: pytest.MonkeyPatch, owner: object, name: str, images: float = np.inf, calls: float = np.inf
+) -> None:
     """Let a step of counting fail for more images than these, and after so many calls."""
-    step = operator.attrgetter(name)(on_device_module)
+    step = getattr(owner, name)
     called = itertools.count()
 
     def limited(flat: torch.Tensor, *others: object) -> object:
@@ -199,11 +207,11 @@ def _run_out_of_memory(patch: pytest.MonkeyPatch, name: str, images: float = np.
             raise torch.OutOfMemoryError
         return step(flat, *others)
 
-    patch.setattr(f"raybench.metrics.on_device.{name}", staticmethod(limited) if "." in name else limited)
+    patch.setattr(owner, name, staticmethod(limited) if isinstance(owner, type) else limited)
 
 
 def test_summaries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybench.metrics.pixel.SUMMARISED_IMAGES", 5)
+    monkeypatch.setattr(pixel, "SUMMARISED_IMAGES", 5)
     assert_same([scene(12, 16, 16)])
 
 
@@ -212,7 +220,7 @@ def test_summaries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_a_gpu(cap: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    monkeypatch.setattr("raybench.metrics.sketch.CAP", cap)
+    monkeypatch.setattr(sketch, "CAP", cap)
     parts = [scene(12, 200, 300, seed=0), scene(5, 90, 60, seed=1)]
     (pixels, heats), (expected, expected_heats) = on_device(parts, 1.0, "cuda"), on_host(parts, 1.0)
     assert pixels.to_bytes() == expected.to_bytes()

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from raybench.errors import IntegrityError
 from raybench.metrics import pixel as pixel_module
+from raybench.metrics import sketch as sketch_module
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Estimate
 from raybench.metrics.pixel import PixelSketch
@@ -156,7 +157,7 @@ def test_threads_change_nothing() -> None:
 
 
 def test_agrees_with_the_oracle_when_buckets_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybench.metrics.sketch.CAP", 8192)
+    monkeypatch.setattr(sketch_module, "CAP", 8192)
     maps = scene(30)
     auroc, ap, au_pro = exact(maps, 0.3)
     found = sketch_of(maps).evaluate()

@@ -103,7 +103,7 @@ def test_a_table_counts_what_a_sort_counts(parts: list[tuple[Keys, int]], pages:
     """One after the other in the same table: narrow buckets, and a table that is too small, are sorted instead."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sketch_module, "_PAGES", pages)
-        patch.setattr(sketch_module, "_local", threading.local())
+        patch.setattr(sketch_module, "_local", threading.local())  # a thread's table is kept, in its first size
         for keys, shift in parts:
             assert_same(tabulate(keys, shift), counted_exactly(keys, shift))
 
@@ -116,7 +116,7 @@ def test_the_table_is_used_unless_buckets_are_narrow_or_scattered(monkeypatch: p
         sorts.append(shift)
         return counted_exactly(keys, shift)
 
-    monkeypatch.setattr(sketch_module, "_sorted", watched)
+    monkeypatch.setattr(sketch_module, "_sorted", watched)  # both ways count alike: only the time tells which it was
     monkeypatch.setattr(sketch_module, "_PAGES", 3)
     monkeypatch.setattr(sketch_module, "_local", threading.local())
     keys = np.arange(0, 3 * 64 << 6, 5, dtype=np.uint32)
@@ -129,7 +129,7 @@ def test_the_table_is_used_unless_buckets_are_narrow_or_scattered(monkeypatch: p
 
 def test_a_count_that_is_interrupted_leaves_nothing_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = np.arange(0, 2**16, 3, dtype=np.uint32)
-    monkeypatch.setattr(sketch_module, "_local", threading.local())
+    monkeypatch.setattr(sketch_module, "_local", threading.local())  # a fault stays in this test
     with monkeypatch.context() as patch:
         patch.setattr(sketch_module, "_collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

@@ -25,6 +25,7 @@ from raybench.data.pack import pack
 from raybench.detectors.onnx_file import Outputs, Scorer, onnx_scorer, openvino_scorer
 from raybench.errors import InputError, IntegrityError, ModelError, UnknownName
 from raybench.metrics.image import ImageScores
+from raybench.report import onnx_export
 from raybench.report.export_check import CheckImages, check_export, largest_difference
 from raybench.report.onnx_export import Exported, export, sample_images
 from raybench.report.publish import publish_again
@@ -187,7 +188,7 @@ def test_check_images_that_do_not_fit_each_other(copied: Path) -> None:
 def test_a_file_that_scores_otherwise_is_not_left_behind(
     done: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raybench.report.onnx_export.largest_difference", lambda *pair: 0.01)
+    monkeypatch.setattr(onnx_export, "largest_difference", lambda *pair: 0.01)
     with pytest.raises(ModelError, match=r"scores otherwise, by 0\.01"):
         export(done, "strip", "patchcore", tmp_path / "out", tmp_path)
     assert list((tmp_path / "out").iterdir()) == []

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from raybench.analysis.findings import analyze
+from raybench.config import unit as unit_module
 from raybench.config.plan import Plan
 from raybench.report.publish import download, publish, write
 from raybench.runs.ledger import Ledger
@@ -18,7 +19,7 @@ FILES = {"board.csv", "board.json", "board.md", "flags.parquet", "index.html"}
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """The plan of a finished run."""
-    monkeypatch.setattr("raybench.config.unit.ID_VERSION", ID_VERSION)
+    monkeypatch.setattr(unit_module, "ID_VERSION", ID_VERSION)
     with tarfile.open(STORED) as tar:
         tar.extractall(tmp_path, filter="data")
     return plan_of(tmp_path / "store")

@@ -9,6 +9,7 @@ import pytest
 
 from raybench.config.unit import Unit
 from raybench.metrics.image import ImageScores
+from raybench.runs import ledger as ledger_module
 from raybench.runs.ledger import FEW_PAGES, Ledger, append_to_ledger
 from raybench.runs.records import Blob, Failure, MeasureRecord, ModelSize, UnitResult
 from raybench.runs.run import RunStore
@@ -87,7 +88,7 @@ def test_a_stale_ledger_is_made_good_from_the_store(run: RunStore) -> None:
 
 
 def test_many_unknown_units_are_listed_at_once(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raybench.runs.ledger.FEW_UNITS", 2)
+    monkeypatch.setattr(ledger_module, "FEW_UNITS", 2)
     for name in ("u1", "u2", "u3"):
         finish(run, name)
     found = Ledger.read(run).commits(units("u1", "u2", "u3", "u4"))

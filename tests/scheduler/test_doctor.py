@@ -60,10 +60,10 @@ def test_what_nodes_have_in_common_is_said_once() -> None:
 
 def test_other_versions_are_a_failure() -> None:
     here = doctor.installed()
-    found = doctor._compared(Check("versions", "ok", "…"), here | {"raybench": "9.9", "Python": "2.7"})
+    found = doctor.compare_versions(Check("versions", "ok", "…"), here | {"raybench": "9.9", "Python": "2.7"})
     assert found.state == "fail"
     assert found.found == f"raybench {here['raybench']} instead of 9.9, Python {here['Python']} instead of 2.7"
-    assert doctor._compared(Check("versions", "ok", "…"), here).state == "ok"
+    assert doctor.compare_versions(Check("versions", "ok", "…"), here).state == "ok"
 
 
 def test_it_reads_well_in_80_columns_and_fails_where_something_does(

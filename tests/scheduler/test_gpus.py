@@ -47,7 +47,7 @@ def test_where_a_gpu_stands_among_its_nodes() -> None:
 
 def test_a_process_keeps_its_instance_of_mig(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA shows one to a process."""
-    monkeypatch.setattr(gpus, "_process", gpus._Process())
+    monkeypatch.setattr(gpus, "_process", gpus._Process())  # this one, of pytest, is to keep none
     gpus.keep("MIG-a")
     gpus.keep("MIG-a")
     with pytest.raises(NotBegun, match="keeps MIG-a and was given MIG-b"):

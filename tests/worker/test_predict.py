@@ -20,6 +20,7 @@ from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import LEVELS, ScoreRow, read_scores
 from raybench.runs.verify import verify_run
 from raybench.store import open_store
+from raybench.worker import predict
 from raybench.worker.context import WorkerContext
 from raybench.worker.predict import Prediction, prepare, score_here
 from raybench.worker.score import score
@@ -101,11 +102,15 @@ def test_what_is_committed_is_not_done_again(
 ) -> None:
     first = asked(plan, images, name)
     scored(first, tmp_path)
-    monkeypatch.setattr("raybench.data.pack.pack", lambda *_: pytest.fail("packed again"))
-    monkeypatch.setattr("raybench.worker.predict.score", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(predict.pack, "pack", lambda *_: pytest.fail("packed again"))
+    monkeypatch.setattr(predict, "score", lambda *_: pytest.fail("scored again"))
     again = asked(plan, images, name)
     assert (again.unit, again.manifest) == (first.unit, first.manifest)
     assert scored(again, tmp_path) == []
+    with pytest.raises(pytest.fail.Exception, match="scored again"):
+        scored(asked(plan, images, name, plan.units[1]), tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="packed again"):
+        asked(plan, images, f"{name}-2")
 
 
 def test_it_goes_on_where_it_ended(plan: Plan, images: Path, name: str, tmp_path: Path) -> None:
@@ -211,6 +216,6 @@ def test_a_store_in_trouble_ends_it(
         raise StoreUnreachable("no answer")
 
     prediction = asked(plan, images, name)
-    monkeypatch.setattr("raybench.worker.predict.score", gone)
+    monkeypatch.setattr(predict, "score", gone)
     with pytest.raises(StoreUnreachable):
         score_here(prediction, WorkerContext(prediction.run, prediction.images, tmp_path, "cpu", 1), lambda shard: None)

@@ -40,7 +40,7 @@ from raybench.worker.merge import Partials, finalize, merge
 from raybench.worker.score import score
 from raybench.worker.timing import BackgroundLoad, measure
 from raybench.worker.train import split_train, train
-from tests.support.made_run import finish
+from tests.support.made_run import finish, site_of
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def plan(experiment: Experiment) -> Plan:
 
 @pytest.fixture
 def context(plan: Plan, tmp_path: Path) -> WorkerContext:
-    return WorkerContext(RunStore(plan.store, "night"), plan.store.sub("lines"), tmp_path, "cpu", 1)
+    return site_of(plan, tmp_path)
 
 
 def test_a_unit_from_training_to_its_result(plan: Plan, context: WorkerContext) -> None:
@@ -76,7 +76,7 @@ def test_the_speed_on_a_busy_machine_is_an_estimate(
     plan: Plan, context: WorkerContext, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BackgroundLoad, "share", lambda _: 0.5)
-    unit, context = plan.units[0], replace(context, threads=threads, measure_s=0.05)
+    unit, context = plan.units[0], replace(context, threads=threads)
     train(unit, plan.manifests["strip"], context)
     speed = measure(unit, plan.manifests["strip"], context).speed
     assert speed.is_disturbed
@@ -121,7 +121,7 @@ def test_what_is_committed_is_not_done_again(
 ) -> None:
     unit, manifest = plan.units[0], plan.manifests["strip"]
     first = train(unit, manifest, context), score(unit, manifest, manifest.scored_shards[0], context)
-    monkeypatch.setattr("raybench.detectors.registry.create", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(registry, "create", lambda *_: pytest.fail("built again"))
     again = train(unit, manifest, context), score(unit, manifest, manifest.scored_shards[0], context)
     assert again == first
 
@@ -271,7 +271,7 @@ def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
         return load(folder, device, threads)
 
     monkeypatch.setattr(registry, "load", counted)
-    monkeypatch.setattr("raybench.worker.context._loaded", OrderedDict())
+    monkeypatch.setattr(context_module, "_loaded", OrderedDict())  # what other tests have loaded is not there
     other = replace(context, threads=2)
     for place in (context, context, other, context, other):
         cached_detector(unit, trained, place)
@@ -310,11 +310,14 @@ def test_no_test_image_has_a_say_in_training_or_threshold(packed: Store, strips:
 
 
 def test_a_worker_that_changes_its_gpu_keeps_nothing_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raybench.detectors import device as device_module  # torch takes seconds to import
+
     chosen, given_back = [0], list[str]()
-    monkeypatch.setattr("raybench.detectors.device.exact", lambda device: f"{device}:{chosen[-1]}")
-    monkeypatch.setattr("raybench.detectors.device.use_gpu", chosen.append)
-    monkeypatch.setattr("raybench.detectors.device.give_back_memory", given_back.append)
-    monkeypatch.setattr("raybench.worker.context._loaded", OrderedDict({("digest",): "a detector"}))
+    monkeypatch.setattr(device_module, "exact", lambda device: f"{device}:{chosen[-1]}")
+    monkeypatch.setattr(device_module, "use_gpu", chosen.append)
+    monkeypatch.setattr(device_module, "give_back_memory", given_back.append)
+    # To have one there by public means would take a training.
+    monkeypatch.setattr(context_module, "_loaded", OrderedDict({("digest",): "a detector"}))
     context_module.use_gpu(0)
     assert (len(context_module._loaded), given_back) == (1, [])
     context_module.use_gpu(3)
@@ -362,8 +365,8 @@ def test_a_corrected_label_is_judged_again_from_the_stored_heat_maps(
     assert (again.detector_id, again.unit_id != unit.unit_id) == (unit.detector_id, True)
     with monkeypatch.context() as patch:
         for name in ("create", "load"):
-            patch.setattr(f"raybench.detectors.registry.{name}", lambda *_: pytest.fail("a detector is not needed"))
-        patch.setattr("raybench.worker.context._loaded", OrderedDict())
+            patch.setattr(registry, name, lambda *_: pytest.fail("a detector is not needed"))
+        patch.setattr(context_module, "_loaded", OrderedDict())  # the one that was trained is not there
         train(again, corrected, context)
         judged = [score(again, corrected, shard, context) for shard in corrected.scored_shards]
         quality = merge(again, corrected, context.run, Partials())
