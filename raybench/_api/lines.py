@@ -8,7 +8,7 @@ from typing import Literal
 from rich.console import Console
 
 from raybench.data.line import Line
-from raybench.data.manifest import Manifest
+from raybench.data.manifest import Manifest, read_state
 from raybench.data.source import add_from, name_of, pack_from
 from raybench.errors import InputError
 from raybench.report.annotations import read
@@ -80,16 +80,18 @@ def import_labels(
 
 
 def open_line(uri: str) -> Line:
-    """Open a packed line by its URI `<store>/lines/<line>`.
+    """Open a packed line by its URI `<store>/lines/<line>`, or an earlier state of it by `…/<line>@<state>`.
 
     Raises:
         InputError: It is not the URI of a line.
-        LineError: The line is not packed there.
+        LineError: The line is not packed there, or has no such state.
     """
     root, lines, name = uri.rstrip("/").rpartition("/lines/")
     if not lines:
         raise InputError(f"{uri!r} is not the URI of a line; write STORE/lines/NAME")
-    return Line.open(open_store(root).sub("lines"), name)
+    name, _, state = name.partition("@")
+    store = open_store(root).sub("lines")
+    return Line(store, read_state(store, name, state), writable=False) if state else Line.open(store, name)
 
 
 def pack_line(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from raybench.cli.options import BAD_INPUT
 from raybench.cli.terminal import out
+from raybench.data.manifest import STATE_DIGITS
 
 app = typer.Typer(help="Labels that people gave to images of a packed line.", no_args_is_help=True)
 
@@ -52,8 +53,11 @@ def log(line: LineUri) -> None:
     """Show what has been done to a line since it was packed."""
     from raybench._api.lines import open_line
 
-    changes = open_line(line).manifest.changes
+    manifest = open_line(line).manifest
+    changes = manifest.changes
     table = Table("when", "who", "what", "state before", box=None, header_style="bold")
     for change in changes:
-        table.add_row(change.at, change.by, change.what, change.before[:12])
+        table.add_row(change.at, change.by, change.what, change.before[:STATE_DIGITS])
+    if changes:
+        table.add_row("now", "", "", manifest.digest[:STATE_DIGITS])
     out.print(table if changes else "nothing since it was packed", highlight=False)

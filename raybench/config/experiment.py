@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -113,29 +114,39 @@ class ModelChoice(_Section):
         return self.label or self.name
 
 
-def split_line(entry: str) -> tuple[str, str]:
-    """Split an entry of `lines` into the URI of the folder of packed lines and a name or pattern.
+def split_line(entry: str) -> tuple[str, str, str]:
+    """Split an entry of `lines` into the URI of the folder of packed lines, a name or pattern, and a state.
 
-    The URI is empty for lines in the experiment's own store.
+    The URI is empty for lines in the experiment's own store, the state where lines are taken as they are.
     """
-    folder, _, name = entry.rpartition("/")
-    return folder, name
+    folder, _, last = entry.rpartition("/")
+    name, _, state = last.partition("@")
+    return folder, name, state
+
+
+_STATE = re.compile(r"[0-9a-f]{4,64}")
 
 
 def _line_entry(entry: str) -> str:
-    folder, name = split_line(entry)
-    if "://" not in entry:
-        if folder:
-            raise ValueError("a line's name has no `/`; elsewhere a line goes by URI: s3://bucket/bench/lines/NAME")
-        return entry
-    if not name or folder.endswith((":", "/")):
-        raise ValueError("after its last `/` the URI must name a line, or have a pattern: s3://bucket/bench/lines/*")
-    if any(letter in folder for letter in "*?["):
-        raise ValueError("a pattern can stand after the last `/` only")
-    try:
-        open_store(folder)
-    except InputError as error:
-        raise ValueError(str(error)) from error
+    folder, name, state = split_line(entry)
+    if "://" not in entry and folder:
+        raise ValueError("a line's name has no `/`; elsewhere a line goes by URI: s3://bucket/bench/lines/NAME")
+    if "://" in entry:
+        if not name or folder.endswith((":", "/")):
+            raise ValueError(
+                "after its last `/` the URI must name a line, or have a pattern: s3://bucket/bench/lines/*"
+            )
+        if any(letter in folder for letter in "*?["):
+            raise ValueError("a pattern can stand after the last `/` only")
+        try:
+            open_store(folder)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+    if entry.endswith(f"{name}@{state}") and (any(letter in name for letter in "*?[") or not _STATE.fullmatch(state)):
+        raise ValueError(
+            "an earlier state of a line goes by 4 or more hexadecimal digits of its digest, which `raybench labels "
+            "log` shows: bottle@3f2a81c0"
+        )
     return entry
 
 

@@ -15,10 +15,10 @@ from raybench.config.unit import Unit
 from raybench.data.catalog import find_lines
 from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
 from raybench.data.line import Line
-from raybench.data.manifest import Manifest, read_manifest
+from raybench.data.manifest import Manifest, read_manifest, read_state
 from raybench.detectors import registry, weights
 from raybench.detectors.protocol import ModelSpec
-from raybench.errors import ExperimentError, InputError, ModelError, StoreError, did_you_mean
+from raybench.errors import ExperimentError, InputError, LineError, ModelError, StoreError, did_you_mean
 from raybench.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Plan:
     """unit_ids of the additional units, which only serve the non-square column of the board."""
     elsewhere: Mapping[str, Store] = field(default_factory=dict)
     """Stores of the lines that are not in `store`, by line."""
+    states: Mapping[str, str] = field(default_factory=dict)
+    """First digits of the digest of lines that are taken in a named state, by line."""
 
     def lines_of(self, line: str) -> Store:
         """Return the store of lines that holds `line`."""
@@ -55,11 +57,16 @@ class Plan:
 
     def entry_of(self, line: str) -> str:
         """Return the entry of `lines` in an experiment that names one line alone."""
-        return self.elsewhere[line].uri(line) if line in self.elsewhere else line
+        entry = self.elsewhere[line].uri(line) if line in self.elsewhere else line
+        return f"{entry}@{self.states[line]}" if line in self.states else entry
+
+    def is_writable(self, line: str) -> bool:
+        """Return whether sidecar files may be written beside a line: it is in the run's store, as it is now."""
+        return line not in self.elsewhere and line not in self.states
 
     def line(self, name: str) -> Line:
-        """Return a line of the plan. It is writable if it is packed in the store of the run."""
-        return Line(self.lines_of(name), self.manifests[name], writable=name not in self.elsewhere)
+        """Return a line of the plan."""
+        return Line(self.lines_of(name), self.manifests[name], self.is_writable(name))
 
     def with_retry_timeout(self, seconds: float) -> Plan:
         """Return a copy whose stores retry requests to a failing server for this many seconds."""
@@ -200,7 +207,7 @@ def _faults_of_the_rest(draft: Draft[Experiment]) -> list[str]:
             _specs(experiment, open_weights_store(experiment), problems)
         if not left_out & {"lines", "store", "storage"}:
             found = find_lines(_line_patterns(experiment, open_experiment_store(experiment)), problems)
-            _manifests(found, problems)
+            _manifests(found, _states(experiment, problems), problems)
             problems += _idle_overrides(experiment, list(found), draft.whole_overrides)
     except (InputError, StoreError) as error:
         problems.append(str(error))
@@ -225,7 +232,8 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     specs = _specs(experiment, weights_store, problems)
     try:
         stores = find_lines(_line_patterns(experiment, store), problems)
-        manifests = _manifests(stores, problems)
+        states = _states(experiment, problems)
+        manifests = _manifests(stores, states, problems)
     except StoreError as error:
         if not problems:
             raise
@@ -258,6 +266,7 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
         squashed={unit_id: baseline.unit_id for unit_id, baseline in baselines.items()},
         asides=frozenset(baseline.unit_id for baseline in extra),
         elsewhere={line: lines for line, lines in stores.items() if lines.uri() != store.uri("lines")},
+        states=states,
     )
 
 
@@ -340,12 +349,30 @@ def _unknown_models(experiment: Experiment) -> Iterator[str]:
 def _line_patterns(experiment: Experiment, store: Store) -> Iterator[tuple[Store, str]]:
     """Yield for each entry of `lines` the store of lines and the pattern over its names."""
     for entry in experiment.lines:
-        folder, pattern = split_line(entry)
+        folder, pattern, _ = split_line(entry)
         yield open_store(folder, **experiment.storage.model_dump()) if folder else store.sub("lines"), pattern
 
 
-def _manifests(stores: Mapping[str, Store], problems: list[str]) -> dict[str, Manifest]:
-    manifests = {line: read_manifest(lines, line) for line, lines in stores.items()}
+def _states(experiment: Experiment, problems: list[str]) -> dict[str, str]:
+    """Return the states that lines are asked for in, by line."""
+    states: dict[str, str] = {}
+    entries = [split_line(entry) for entry in experiment.lines]
+    for _, line, state in entries:
+        if not state:
+            continue
+        if sum(fnmatch.fnmatchcase(line, pattern) for _, pattern, _ in entries) > 1:
+            problems.append(f"lines: {line!r} is asked for more than once; a run holds one state of a line")
+        states[line] = state
+    return states
+
+
+def _manifests(stores: Mapping[str, Store], states: Mapping[str, str], problems: list[str]) -> dict[str, Manifest]:
+    manifests = {}
+    for line, lines in stores.items():
+        try:
+            manifests[line] = read_state(lines, line, states[line]) if line in states else read_manifest(lines, line)
+        except LineError as error:
+            problems.append(f"lines: {error}")
     for name, manifest in manifests.items():
         if (ok := manifest.train_ok) < MIN_TRAIN_OK:
             problems.append(

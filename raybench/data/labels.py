@@ -15,12 +15,19 @@ import numpy as np
 
 from raybench.data.corrections import Correction, put_corrections, read_corrections
 from raybench.data.decode import decode_mask
-from raybench.data.manifest import Change, Manifest, ShardInfo, encode_manifest, read_manifest, write_manifest
+from raybench.data.manifest import (
+    NEXT,
+    STATE_DIGITS,
+    Change,
+    Manifest,
+    ShardInfo,
+    encode_manifest,
+    read_manifest,
+    write_manifest,
+)
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import LabelError, RejectedImage
 from raybench.store import Store
-
-_NEXT = "-next.json"
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,7 @@ def commit(lines: Store, before: Manifest, after: Manifest) -> None:
     if read_manifest(lines, before.line) == before:
         lines.put_if_absent(f"{key}.json", encode_manifest(before))
         # The store may have lost its answer to a first attempt, so the bytes decide.
-        mine = lines.put_if_absent(f"{key}{_NEXT}", data) or lines.get(f"{key}{_NEXT}") == data
+        mine = lines.put_if_absent(f"{key}{NEXT}", data) or lines.get(f"{key}{NEXT}") == data
         _publish(lines, before)
     if not mine:
         raise LabelError(before.line, ["the line was changed at the same time; give the same command again"])
@@ -218,9 +225,9 @@ def _publish(lines: Store, manifest: Manifest) -> None:
 
 
 def _next(lines: Store, manifest: Manifest) -> Manifest | None:
-    key = f"{_history_key(manifest)}{_NEXT}"
+    key = f"{_history_key(manifest)}{NEXT}"
     return read_manifest(lines, manifest.line, key) if lines.exists(key) else None
 
 
 def _history_key(manifest: Manifest) -> str:
-    return f"{manifest.line}/history/{len(manifest.changes):05}-{manifest.digest[:12]}"
+    return f"{manifest.line}/history/{len(manifest.changes):05}-{manifest.digest[:STATE_DIGITS]}"

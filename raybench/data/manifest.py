@@ -19,6 +19,11 @@ from raybench.store.digest import digest
 # Since version 3, shards have a column `group`. Since version 4, they have a column `attributes`.
 SCHEMA_VERSION = 4
 
+NEXT = "-next.json"
+"""End of the keys in a line's history that name the manifest after a change."""
+STATE_DIGITS = 12
+"""Digits of a manifest's digest in the names of a line's history."""
+
 Split = Literal["train", "test", "unlabelled"]
 Label = Literal["ok", "ng", "unknown"]
 
@@ -246,6 +251,29 @@ def read_manifest(lines: Store, line: str, key: str = "") -> Manifest:
         )
     if faults := _faults(manifest, line):
         raise IntegrityError(f"{lines.uri(key)} contradicts itself: {'; '.join(faults)}")
+    return manifest
+
+
+def read_state(lines: Store, line: str, state: str) -> Manifest:
+    """Read the manifest of `line` whose digest begins with `state`: the present one, or one of its history.
+
+    Raises:
+        LineError: The line is not packed, has no such state or several, or has been packed again since.
+        IntegrityError: A manifest is damaged.
+    """
+    now = read_manifest(lines, line)
+    if now.digest.startswith(state):
+        return now
+    keys = [item.key for item in lines.list(f"{line}/history/") if not item.key.endswith(NEXT)]
+    states = {key.removesuffix(".json").rpartition("-")[2]: key for key in keys}
+    fits = sorted(name for name in states if name.startswith(state) or state.startswith(name))
+    if len(fits) != 1:
+        known = ", ".join((*sorted(states), now.digest[:STATE_DIGITS]))
+        raise LineError(f"{line}@{state}: the line has {'several' if fits else 'no'} such states; it has {known}")
+    manifest = read_manifest(lines, line, states[fits[0]])
+    present = {(shard.key, shard.sha256) for shard in now.shards}
+    if any((shard.key, shard.sha256) not in present for shard in manifest.shards):
+        raise LineError(f"{line}@{state}: the line has been packed again since, and its images of then are gone")
     return manifest
 
 

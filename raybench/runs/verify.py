@@ -95,7 +95,7 @@ def verify(name: str) -> Verified:
             root, separator, last = name.rstrip("/").rpartition(part)
             if separator:
                 return check(open_store(root), last)
-        folder, line = split_line(name.rstrip("/"))
+        folder, line, _ = split_line(name.rstrip("/"))
         if "://" in folder and manifest_key(line) in {item.key for item in open_store(folder).list(f"{line}/")}:
             return verify_line(open_store(folder), line)
     experiment = read_experiment(Path(name))

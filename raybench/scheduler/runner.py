@@ -331,7 +331,7 @@ class _Dispatch:
             device=capacity.device,
             weights=plan.weights,
             measure_s=plan.experiment.resources.measure_s,
-            writable=line not in plan.elsewhere,
+            writable=plan.is_writable(line),
             helped=bool(capacity.cpu_nodes),
         )
 

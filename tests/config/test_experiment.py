@@ -254,10 +254,10 @@ def test_lines_that_no_store_can_hold(entry: str, said: str) -> None:
 def test_lines_in_several_stores() -> None:
     found = parse_experiment(GOOD.replace("[bottle, ", "[bottle, 's3://other/packed/pcb-?', 'file:///data/lines/*', "))
     assert [split_line(entry) for entry in found.lines] == [
-        ("", "bottle"),
-        ("s3://other/packed", "pcb-?"),
-        ("file:///data/lines", "*"),
-        ("", "pcb-*"),
+        ("", "bottle", ""),
+        ("s3://other/packed", "pcb-?", ""),
+        ("file:///data/lines", "*", ""),
+        ("", "pcb-*", ""),
     ]
 
 

@@ -8,8 +8,11 @@ import pytest
 
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Override, Storage, parse_experiment
 from raybench.config.plan import experiment_of, make_plan, plan_of
-from raybench.data.manifest import Manifest
+from raybench.data.corrections import Correction
+from raybench.data.labels import correct_labels
+from raybench.data.manifest import Change, Manifest
 from raybench.data.pack import pack
+from raybench.data.shards import read_rows
 from raybench.detectors import weights
 from raybench.detectors.weights.catalog import ASSETS
 from raybench.errors import BucketMissing, ExperimentError, StoreDenied, StoreUnreachable
@@ -300,6 +303,29 @@ def test_lines_of_several_stores(plant: Experiment, tmp_path: Path, put_line: Pu
     assert list(plan.elsewhere) == ["can"]
     patient = plan.with_retry_timeout(7.0)
     assert [patient.lines_of(line).config.patience_s for line in plan.manifests] == [7.0] * 3
+
+
+def test_a_line_in_an_earlier_state(plant: Experiment, strips: Path) -> None:
+    lines = open_store(plant.store).sub("lines")
+    packed = pack(open_store(str(strips)), lines, "strip")
+    before = ids(plant.model_copy(update={"lines": ("strip",)}))
+    image = next(row for row in read_rows(lines, packed.scored_shards[0], images=False) if row.label == "ok")
+    bad = Correction(image.image_id, image.sha256, "unknown", "", None, "mia", "", "a.csv")
+    correct_labels(lines, packed, [bad], Change("2026-11-28", "mia", "a bad picture", packed.digest))
+    assert ids(plant.model_copy(update={"lines": ("strip",)})).keys() == before.keys()
+    assert ids(plant.model_copy(update={"lines": ("strip",)})) != before
+    named = f"strip@{packed.digest[:6]}"
+    plan = make_plan(plant.model_copy(update={"lines": (named,)}))
+    assert ids(plan.experiment) == before
+    assert plan.entry_of("strip") == named
+    assert not plan.line("strip").writable
+    with pytest.raises(ExperimentError) as both:
+        make_plan(plant.model_copy(update={"lines": ("s*", "strip@00000000")}))
+    assert "asked for more than once" in str(both.value)
+    assert "no such states" in str(both.value)
+    for wrong in ("strip@", "strip@xyzw", "str*@00000000", "strip@000"):
+        with pytest.raises(ExperimentError, match="hexadecimal digits"):
+            Experiment.model_validate(plant.model_dump() | {"lines": (wrong,)})
 
 
 def test_where_a_line_lies_is_no_part_of_its_units(plant: Experiment, tmp_path: Path, put_line: PutLine) -> None:

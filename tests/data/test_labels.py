@@ -11,7 +11,7 @@ import pytest
 
 from raybench.data.corrections import Correction
 from raybench.data.labels import correct_labels, set_aside
-from raybench.data.manifest import Change, Label, Manifest, read_manifest, write_manifest
+from raybench.data.manifest import Change, Label, Manifest, read_manifest, read_state, write_manifest
 from raybench.data.masks import open_annotations
 from raybench.data.pack import PackOptions, add, pack
 from raybench.data.shards import read_rows
@@ -98,6 +98,21 @@ def test_of_two_programs_that_label_at_once_one_is_refused(lines: Store) -> None
     assert read_manifest(lines, "strip") == first
     labelled(lines, first, TRAINED, "ng")
     assert labels(lines)[TESTED] == labels(lines)[TRAINED] == "ng"
+
+
+def test_an_earlier_state_goes_by_its_digest(lines: Store, images: Path) -> None:
+    packed = read_manifest(lines, "strip")
+    first = labelled(lines, packed, TESTED, "ng")
+    second = labelled(lines, first, TESTED, "ok")
+    for state in (packed, first, second):
+        assert read_state(lines, "strip", state.digest[:8]) == state
+        assert read_state(lines, "strip", state.digest) == state
+    with pytest.raises(LineError, match=f"no such states; it has .*{second.digest[:12]}"):
+        read_state(lines, "strip", "0000000")
+    put_image(images, TRAINED, 77)
+    pack(open_store(str(images)), lines, "strip")
+    with pytest.raises(LineError, match="packed again since"):
+        read_state(lines, "strip", first.digest[:8])
 
 
 def test_two_programs_that_add_at_once_write_two_shards(lines: Store, tmp_path: Path) -> None:

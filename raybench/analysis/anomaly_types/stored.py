@@ -104,7 +104,7 @@ def make_classifier(plan: Plan, run: RunStore, line: str) -> TypeClassifier:
         if not plan.experiment.annotation.signals:
             return None
         try:
-            return _reference_bank(run, plan.lines_of(line), plan.manifests[line], line not in plan.elsewhere)
+            return _reference_bank(run, plan.lines_of(line), plan.manifests[line], plan.is_writable(line))
         except (ObjectMissing, IntegrityError) as error:
             return AnomalyType("uncertain", 0.0, f"not classified: {error}")
 

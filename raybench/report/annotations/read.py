@@ -100,7 +100,9 @@ def import_labels(
         StoreError: The store fails.
     """
     if not line.writable and not rehearse:
-        raise InputError(f"{line.uri} is in another store than its run; open it by its own URI to label it")
+        raise InputError(
+            f"{line.uri} is an earlier state, or in another store than its run; open it by its own URI to label it"
+        )
     line = replace(line, manifest=read_manifest(line.store, line.name))
     untouched = _untouched(source)
     if source in untouched:
