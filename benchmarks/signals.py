@@ -26,8 +26,9 @@ import numpy as np
 from benchmarks.perturbations import LEFT_OUT, NAMED
 from benchmarks.visible import Usual
 from raybench.analysis.anomaly_types.classifier import LIGHTING
+from raybench.analysis.anomaly_types.classify import KINDS, classify
 from raybench.analysis.anomaly_types.perturbations import Perturb, perturb
-from raybench.analysis.anomaly_types.references import COUNT, KINDS, ReferenceBank, classify
+from raybench.analysis.anomaly_types.references import COUNT, ReferenceBank
 from raybench.analysis.anomaly_types.views import Image
 from raybench.cli.demo import Sizes, write_strips
 from raybench.data.decode import decode_image

@@ -12,11 +12,11 @@ import pandas as pd
 
 from raybench._api.execute import execute
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.findings import analyze, first_finished
+from raybench.analysis.findings import analyze
 from raybench.analysis.flags import collect_scores, voting_models
 from raybench.analysis.learning_curve import SIZES, conclude, curve_frame, plan_curve, read_curve
 from raybench.analysis.run_comparison import RunComparison, compare_runs
-from raybench.analysis.select import select_unit
+from raybench.analysis.select import first_finished, select_unit
 from raybench.analysis.slices import slice_frame, slices_of
 from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Experiment

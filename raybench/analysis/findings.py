@@ -153,16 +153,6 @@ def collect_held_out(
     return found
 
 
-def first_finished(plan: Plan, line: str) -> dict[str, tuple[UnitResult, ImageScores]]:
-    """Return the result and image scores of each model's first seed that is finished on a line, by model."""
-    run, found = RunStore.of(plan), dict[str, tuple[UnitResult, ImageScores]]()
-    for unit in plan.compared:
-        is_asked = unit.line == line and unit.model not in found
-        if is_asked and (result := run.read(unit.unit_id, "finished", UnitResult)):
-            found[unit.model] = result, ImageScores.from_bytes(run.get_blob(result.judged.images))
-    return found
-
-
 def _context(plan: Plan, run: RunStore, created: str, finished: Sequence[FinishedUnit], pending: int) -> BoardContext:
     experiment = plan.experiment
     return BoardContext(

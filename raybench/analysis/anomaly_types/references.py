@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from raybench.analysis.anomaly_types.classifier import AnomalyTypeClassifier, TrainingSamples, make_training_samples
-from raybench.analysis.anomaly_types.evidence import describe
 from raybench.analysis.anomaly_types.features import ALIGNED, Features, ReferenceStatistics, extract_features
 from raybench.analysis.anomaly_types.moves import Spectra, best_move, spectra
 from raybench.analysis.anomaly_types.views import FINE, Image, View, make_view, shrunk, working_size
@@ -19,9 +18,6 @@ from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
 from raybench.store import Store
 
-Kind = Literal["defect", "lighting", "layout", "uncertain"]
-KINDS: tuple[Kind, ...] = ("defect", "lighting", "layout")
-ENOUGH = 0.45  # least probability of a type; below, the answer is "uncertain"
 FEWEST = ALIGNED + 1
 COMPARED, LEARNT_FROM = 24, 18  # number of images; if there are fewer in all, some serve for both
 COUNT = COMPARED + LEARNT_FROM
@@ -139,31 +135,3 @@ def _near_px(views: list[View], patterns: Spectra) -> int:
     ]
     shifts = [float(np.abs(move.shift_in_place_px).max()) for move in moves]
     return min(_FARTHEST_PX, int(np.ceil(np.quantile(shifts, _COMMON))))
-
-
-@dataclass(frozen=True)
-class AnomalyType:
-    """The type of an anomaly."""
-
-    kind: Kind
-    confidence: float
-    """Probability of the most likely type, 0 to 1."""
-    evidence: str
-    """The evidence for that type, in words."""
-
-
-def classify(image: Image, references: ReferenceBank) -> AnomalyType:
-    """Classify the anomaly of a flagged image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        references: Reference bank of the image's line.
-    """
-    features = references.extract(image)
-    probabilities = references.classifier.probabilities(features)
-    likeliest = max(KINDS, key=lambda kind: probabilities[kind])
-    scale = (image.shape[0] / references.size[0], image.shape[1] / references.size[1])
-    evidence = describe(likeliest, features, references.classifier.excess(features), scale)
-    if probabilities[likeliest] >= ENOUGH:
-        return AnomalyType(likeliest, probabilities[likeliest], evidence)
-    return AnomalyType("uncertain", probabilities[likeliest], f"{likeliest}? {evidence}")

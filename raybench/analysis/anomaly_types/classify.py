@@ -1,8 +1,10 @@
-"""Describe the evidence for an anomaly's type, in words and in pixels of the image."""
+"""Classify an anomaly: its type, a confidence, and the evidence in words and in pixels of the image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,41 @@ import numpy.typing as npt
 from raybench.analysis.anomaly_types.features import FEATURES, Features, Group
 from raybench.analysis.anomaly_types.light import LightChange
 from raybench.analysis.anomaly_types.parts import Spot
+from raybench.analysis.anomaly_types.references import ReferenceBank
+from raybench.analysis.anomaly_types.views import Image
 
+Kind = Literal["defect", "lighting", "layout", "uncertain"]
+KINDS: tuple[Kind, ...] = ("defect", "lighting", "layout")
+ENOUGH = 0.45  # least probability of a type; below, the answer is "uncertain"
 _GROUPS: Mapping[str, Group] = {"lighting": "light", "layout": "layout", "defect": "new"}
+
+
+@dataclass(frozen=True)
+class AnomalyType:
+    """The type of an anomaly."""
+
+    kind: Kind
+    confidence: float
+    """Probability of the most likely type, 0 to 1."""
+    evidence: str
+    """The evidence for that type, in words."""
+
+
+def classify(image: Image, references: ReferenceBank) -> AnomalyType:
+    """Classify the anomaly of a flagged image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        references: Reference bank of the image's line.
+    """
+    features = references.extract(image)
+    probabilities = references.classifier.probabilities(features)
+    likeliest = max(KINDS, key=lambda kind: probabilities[kind])
+    scale = (image.shape[0] / references.size[0], image.shape[1] / references.size[1])
+    evidence = describe(likeliest, features, references.classifier.excess(features), scale)
+    if probabilities[likeliest] >= ENOUGH:
+        return AnomalyType(likeliest, probabilities[likeliest], evidence)
+    return AnomalyType("uncertain", probabilities[likeliest], f"{likeliest}? {evidence}")
 
 
 def describe(kind: str, features: Features, excess: npt.NDArray[np.float64], scale: tuple[float, float]) -> str:
