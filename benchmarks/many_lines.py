@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 
 from raybench.analysis.board import BoardContext, build_board
+from raybench.analysis.findings import HeldOut
 from raybench.analysis.flags import Flag, ScoredImage, build_flags, collect_scores, top_images
-from raybench.analysis.held_out import HeldOut
 from raybench.data.geometry import Input
 from raybench.metrics.image import ImageScores, Ranked
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold

@@ -15,9 +15,9 @@ import psutil
 from benchmarks.scale import made
 from benchmarks.scale.figures import Driver, Sample
 from benchmarks.scale.raylets import object_store_mb, raylets
-from raybench.analysis.run_summary import RunSummary
 from raybench.config.experiment import Resources
 from raybench.config.plan import make_plan
+from raybench.report.console import RunSummary
 from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store

@@ -13,7 +13,7 @@ from raybench.config.unit import Unit
 from raybench.data.geometry import Input
 from raybench.data.manifest import SCHEMA_VERSION, Manifest, ShardInfo
 from raybench.scheduler.backlog import Backlog, Job
-from raybench.scheduler.order import in_order
+from raybench.scheduler.estimate import in_order
 
 LINES, MODELS, SHARDS = 1000, 10, 4
 WINDOW = 2000  # jobs in flight

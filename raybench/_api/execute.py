@@ -6,10 +6,10 @@ import contextlib
 
 from rich.console import Console
 
-from raybench.analysis.run_summary import RunSummary
 from raybench.config.plan import Plan
 from raybench.errors import RunStopped
-from raybench.report import cache
+from raybench.report.console import RunSummary
+from raybench.report.publish import cached_report
 from raybench.runs.at_work import working
 from raybench.runs.run import RunStore
 
@@ -22,7 +22,7 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
         address: Ray cluster, as in `ray.init`.
         console: Where progress and warnings go; None: nowhere.
     """
-    if board := cache.load(plan, RunStore.of(plan)):
+    if board := cached_report(plan, RunStore.of(plan)):
         return RunSummary(board, len(plan.units), len(plan.units))
     from raybench.scheduler.cluster import cluster_capacity, connected
     from raybench.scheduler.progress import shown

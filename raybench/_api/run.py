@@ -13,11 +13,11 @@ import pandas as pd
 
 from raybench._api.execute import execute
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.findings import analyze, first_finished
+from raybench.analysis.findings import analyze
 from raybench.analysis.flags import collect_scores, voting_models
 from raybench.analysis.learning_curve import SIZES, conclude, curve_frame, plan_curve, read_curve
 from raybench.analysis.run_comparison import RunComparison, compare_runs
-from raybench.analysis.select import select_unit
+from raybench.analysis.select import first_finished, select_unit
 from raybench.analysis.slices import slice_frame, slices_of
 from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Experiment
@@ -28,17 +28,15 @@ from raybench.data.geometry import to_source
 from raybench.data.line import rewritten_images
 from raybench.errors import InputError, ModelError, ObjectMissing, UnknownName
 from raybench.metrics.image import ImageScores
-from raybench.report import cache
 from raybench.report.columns import board_frame
 from raybench.report.notebook import BoardFrame, Heatmap
 from raybench.report.pictures import scored_images
 from raybench.report.predictions import PAGE, TABLE
 from raybench.report.progress import console_for
-from raybench.report.publish import copy_report, publish_again
-from raybench.runs.ledger import Ledger
+from raybench.report.publish import cache_report, cached_report, copy_report, publish_again
+from raybench.runs.ledger import Ledger, unit_statuses
 from raybench.runs.records import QualityRecord, TrainRecord
 from raybench.runs.run import RunStore
-from raybench.runs.status import unit_statuses
 from raybench.scheduler.new_images import NewImages, predict_images
 from raybench.worker.context import fit_of, node_cache
 
@@ -298,8 +296,8 @@ class Run:
         Returns:
             The path of `index.html`.
         """
-        if cache.load(self.plan, self._store) is None:
-            cache.save(self.plan, self._store, publish_again(self.plan))
+        if cached_report(self.plan, self._store) is None:
+            cache_report(self.plan, self._store, publish_again(self.plan))
         return copy_report(self.plan, Path(folder))
 
     def compare(self, earlier: Run) -> RunComparison:

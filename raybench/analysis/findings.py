@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from raybench.analysis.board import Board, BoardContext, LineScores, build_board
 from raybench.analysis.cost_report import CostReport, hours_of
 from raybench.analysis.flags import Flag, ScoredImage, collect_scores, voting_models
-from raybench.analysis.held_out import HeldOut, collect_held_out
 from raybench.analysis.queue_builder import QueueBuilder
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.slices import Slice, slices_of
@@ -20,6 +19,9 @@ from raybench.config.unit import Unit
 from raybench.data.inspection.inspection import Inspection, bad_images
 from raybench.detectors import registry
 from raybench.metrics.image import ImageScores, image_quality
+from raybench.metrics.intervals import group_numbers
+from raybench.metrics.numbers import Threshold
+from raybench.metrics.threshold import excess_of
 from raybench.runs.cost_model import read_forecast
 from raybench.runs.records import FailedUnit, Failure, UnitResult
 from raybench.runs.run import RunStore, versions
@@ -39,6 +41,20 @@ class FinishedUnit:
     """Scores of all its images."""
     held_out: ImageScores
     """Scores of the OK images that set its threshold."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The held-back OK images of the first finished seed of a model."""
+
+    seed: int
+    threshold: Threshold
+    excess: tuple[float, ...]
+    """Excess over the threshold of each image."""
+    groups: tuple[int, ...]
+    """Number of each image's group."""
+    from_test: bool = False
+    """Whether these are the OK images of the test split."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +126,30 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
     )
 
 
-def first_finished(plan: Plan, line: str) -> dict[str, tuple[UnitResult, ImageScores]]:
-    """Return the result and image scores of each model's first seed that is finished on a line, by model."""
-    run, found = RunStore.of(plan), dict[str, tuple[UnitResult, ImageScores]]()
-    for unit in plan.compared:
-        is_asked = unit.line == line and unit.model not in found
-        if is_asked and (result := run.read(unit.unit_id, "finished", UnitResult)):
-            found[unit.model] = result, ImageScores.from_bytes(run.get_blob(result.judged.images))
+def collect_held_out(
+    units: Iterable[tuple[UnitResult, ImageScores]], *, from_test: bool
+) -> dict[str, dict[str, HeldOut]]:
+    """Return the held-back images by line and model.
+
+    Args:
+        units: Results with the scores of their held-back images.
+        from_test: Whether the OK images of the test split set the thresholds.
+
+    Returns:
+        By line and model. Models without a threshold or held-back images are left out.
+    """
+    found: dict[str, dict[str, HeldOut]] = {}
+    for result, images in sorted(units, key=lambda unit: unit[0].seed):
+        threshold, of_line = result.trained.threshold, found.setdefault(result.line, {})
+        if threshold.value is None or result.model in of_line:
+            continue
+        of_line[result.model] = HeldOut(
+            result.seed,
+            threshold,
+            tuple(excess_of(score, threshold) for score in images.scores.tolist()),
+            tuple(group_numbers(images.groups).tolist()),
+            from_test,
+        )
     return found
 
 

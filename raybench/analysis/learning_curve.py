@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raybench.analysis.findings import first_finished
+from raybench.analysis.select import first_finished
 from raybench.config.experiment import LEAST_TRAIN_IMAGES, Experiment
 from raybench.config.plan import Plan, make_plan
 from raybench.errors import InputError, UnknownName

@@ -20,9 +20,8 @@ from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Experiment
 from raybench.errors import InputError
 from raybench.metrics.image import ImageScores
-from raybench.metrics.intervals import group_numbers
+from raybench.metrics.intervals import group_numbers, share_change
 from raybench.metrics.numbers import Estimate
-from raybench.metrics.paired import share_change
 from raybench.metrics.ranking import paired_difference
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Select the trained unit of a line: of the model that the verdict names, or of a given one."""
+"""Select units of a line: that of the model which the verdict names or of a given one, and the first finished ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from raybench.analysis.board import board_from_json
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.errors import InputError, ObjectMissing, UnknownName
+from raybench.metrics.image import ImageScores
+from raybench.runs.records import UnitResult
 from raybench.runs.run import RunStore
 
 
@@ -28,6 +30,16 @@ def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
     if not units:
         raise UnknownName("model", label, {unit.model for unit in plan.compared})
     return units[0]
+
+
+def first_finished(plan: Plan, line: str) -> dict[str, tuple[UnitResult, ImageScores]]:
+    """Return the result and image scores of each model's first seed that is finished on a line, by model."""
+    run, found = RunStore.of(plan), dict[str, tuple[UnitResult, ImageScores]]()
+    for unit in plan.compared:
+        is_asked = unit.line == line and unit.model not in found
+        if is_asked and (result := run.read(unit.unit_id, "finished", UnitResult)):
+            found[unit.model] = result, ImageScores.from_bytes(run.get_blob(result.judged.images))
+    return found
 
 
 def _named_model(run: RunStore, line: str) -> str:

@@ -32,8 +32,7 @@ from raybench.cli import (
     verify,
     weights,
 )
-from raybench.cli.options import BAD_INPUT
-from raybench.cli.terminal import err, out
+from raybench.cli.terminal import BAD_INPUT, err, out
 from raybench.errors import RaybenchError
 from raybench.runs.run import versions
 

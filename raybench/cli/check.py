@@ -10,8 +10,7 @@ import typer
 from rich.table import Table
 
 from raybench.analysis.cost_report import format_estimate
-from raybench.cli.options import Json
-from raybench.cli.terminal import out, print_json
+from raybench.cli.terminal import Json, out, print_json
 from raybench.config.plan import plan_of, planned_units
 from raybench.scheduler.capacity import assumed_nodes
 from raybench.scheduler.estimate import estimate_plan

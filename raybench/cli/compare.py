@@ -10,8 +10,7 @@ import typer
 
 from raybench._api.running import open_run
 from raybench.analysis.run_comparison import CONDITIONS
-from raybench.cli.options import OK, WORSE, Json, OutFolder
-from raybench.cli.terminal import err, out, print_json
+from raybench.cli.terminal import OK, WORSE, Json, OutFolder, err, out, print_json
 from raybench.errors import InputError
 from raybench.report.comparison import console_comparison, junit, write_comparison
 from raybench.runs.run import encode

@@ -20,10 +20,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.cli.options import STOPPED, OutFolder
 from raybench.cli.pack import pack_line
 from raybench.cli.run import run_experiment
-from raybench.cli.terminal import out, print_packed
+from raybench.cli.terminal import STOPPED, OutFolder, out, print_packed
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.errors import InputError

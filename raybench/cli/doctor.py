@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from raybench.cli.options import FAULTS, Json
-from raybench.cli.terminal import out, print_json
+from raybench.cli.terminal import FAULTS, Json, out, print_json
 from raybench.config.experiment import Experiment
 from raybench.config.plan import check_models, experiment_of, open_experiment_store
 from raybench.errors import ExperimentError

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from raybench.cli.options import DIFFERS, OK
-from raybench.cli.terminal import out
+from raybench.cli.terminal import DIFFERS, OK, out
 from raybench.config.plan import plan_of
 from raybench.errors import InputError
 

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raybench.cli.options import BAD_INPUT
-from raybench.cli.terminal import out
+from raybench.cli.terminal import BAD_INPUT, out
 from raybench.data.manifest import STATE_DIGITS
 
 app = typer.Typer(help="Labels that people gave to images of a packed line.", no_args_is_help=True)

@@ -10,8 +10,7 @@ from rich.table import Table
 
 from raybench._api.running import open_run
 from raybench.analysis.learning_curve import SIZES
-from raybench.cli.options import RunName
-from raybench.cli.terminal import out
+from raybench.cli.terminal import RunName, out
 from raybench.errors import InputError
 
 NUMBERS = ("image_auroc", "more")

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from raybench.cli.options import Json
-from raybench.cli.terminal import out, print_json
+from raybench.cli.terminal import Json, out, print_json
 from raybench.detectors import registry
 from raybench.detectors.settings import PRESETS
 from raybench.errors import UnknownName

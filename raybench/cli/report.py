@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from raybench.analysis.board import Board, board_json
-from raybench.cli.options import Json, OutFolder, RunName
-from raybench.cli.terminal import err, out, print_json
+from raybench.cli.terminal import Json, OutFolder, RunName, err, out, print_json
 from raybench.config.plan import Plan, plan_of
 from raybench.errors import UnknownName
 from raybench.report.console import console_board

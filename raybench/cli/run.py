@@ -12,9 +12,8 @@ from rich.console import Console
 
 from raybench._api.execute import execute
 from raybench.analysis.board import Board, board_json
-from raybench.cli.options import OK, STOPPED, UNITS_FAILED, Json, OutFolder
 from raybench.cli.report import print_copy
-from raybench.cli.terminal import err, out, print_json
+from raybench.cli.terminal import OK, STOPPED, UNITS_FAILED, Json, OutFolder, err, out, print_json
 from raybench.config.plan import Plan, plan_of
 from raybench.errors import RunStopped
 from raybench.report.console import console_summary

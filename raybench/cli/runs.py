@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raybench.cli.options import Json
-from raybench.cli.terminal import err, out, print_json
+from raybench.cli.terminal import Json, err, out, print_json
 from raybench.config.plan import plan_of
 from raybench.errors import InputError, IntegrityError
 from raybench.runs.at_work import working

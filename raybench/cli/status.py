@@ -6,12 +6,10 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from raybench.cli.options import Json, RunName
-from raybench.cli.terminal import out, print_json
+from raybench.cli.terminal import Json, RunName, out, print_json
 from raybench.config.plan import plan_of
-from raybench.runs.ledger import Ledger
+from raybench.runs.ledger import Ledger, unit_statuses
 from raybench.runs.run import RunStore
-from raybench.runs.status import unit_statuses
 
 
 def status(name: RunName, as_json: Json = False) -> None:

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raybench.cli.options import DAMAGED, OK, Json
-from raybench.cli.terminal import out, print_json
+from raybench.cli.terminal import DAMAGED, OK, Json, out, print_json
 from raybench.runs import verify as verifying
 from raybench.runs.run import encode
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from raybench.cli.options import DAMAGED
+from raybench.cli.terminal import DAMAGED
 from raybench.detectors import weights
 from raybench.detectors.weights.catalog import ASSETS
 from raybench.store import Store, open_store

@@ -33,8 +33,7 @@ from raybench.config.faults import experiment_error
 from raybench.config.unit import Protocol
 from raybench.config.yaml_rows import duplicates
 from raybench.errors import ExperimentError, InputError
-from raybench.store import open_store
-from raybench.store.digest import digest
+from raybench.store import digest, open_store
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 LEAST_TRAIN_IMAGES = 4

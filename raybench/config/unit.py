@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raybench.data.geometry import Input
-from raybench.store.digest import digest
+from raybench.store import digest
 
 ID_VERSION = 8
 

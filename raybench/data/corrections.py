@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 
 from raybench.data.manifest import Label, LabelTable, ShardInfo
 from raybench.errors import IntegrityError
-from raybench.store import Store
-from raybench.store.digest import digest
+from raybench.store import Store, digest
 
 SCHEMA = pa.schema(
     [  # type: ignore[arg-type]

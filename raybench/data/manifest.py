@@ -12,8 +12,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.errors import IntegrityError, LineError, ObjectMissing
-from raybench.store import Store
-from raybench.store.digest import digest
+from raybench.store import Store, digest
 
 # Version 1 ignored EXIF orientation. Since version 2, images, sizes and masks are oriented as EXIF says.
 # Since version 3, shards have a column `group`. Since version 4, they have a column `attributes`.

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from raybench.data.corrections import Correction, read_corrections
 from raybench.data.manifest import Label, ShardInfo, Split
 from raybench.errors import IntegrityError
-from raybench.store import Store
-from raybench.store.digest import digest
+from raybench.store import Store, digest
 
 ROW_GROUP_MB = 16
 _TAIL = 8  # bytes at the end of a Parquet file: footer length and magic

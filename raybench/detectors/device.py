@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from raybench.detectors.cpu import cpu_name
 from raybench.errors import is_out_of_memory
+from raybench.metrics.timing import cpu_name
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _COPY = 2**18  # numbers of a copy between host and GPU: 1 MiB

@@ -23,8 +23,8 @@ from raybench.detectors.crops import Crops
 from raybench.detectors.device import has_tf32, tf32_convolutions, upload
 from raybench.detectors.early_stopping import EarlyStopping
 from raybench.detectors.natural_images import NaturalImages
+from raybench.detectors.pdn import Ridge, fit_last, patches
 from raybench.detectors.protocol import Card, FitContext, Provenance, TrainImages, TrainSteps
-from raybench.detectors.ridge_regression import Ridge, fit_last, patches
 from raybench.detectors.settings import EfficientAdSettings
 from raybench.detectors.torch_detector import Clock, Subset, TorchDetector, evaluated, to_tensor
 from raybench.detectors.weights.catalog import LITE0

@@ -1,7 +1,8 @@
 """Networks of EfficientAD (Batzner et al. 2023, arXiv:2303.14535) and the backbone that stands for its teacher.
 
 The paper distils its teacher from a WideResNet-101 on ImageNet in 60,000 steps. Offline there is neither, and a short
-distillation learns too little of the deep features that tell defects, so there the backbone itself teaches.
+distillation learns too little of the deep features that tell defects, so there the backbone itself teaches. The last
+convolution of the student is solved in closed form, by ridge regression.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def trunk(network: SmallPatchDescriptionNetwork, images: Tensor) -> Tensor:
 
 
 def rows_of(features: Tensor) -> Tensor:
-    """Reshape (B, C, H, W) to (B * H * W, C), in the order of `ridge_regression.patches`."""
+    """Reshape (B, C, H, W) to (B * H * W, C), in the order of `patches`."""
     return features.flatten(2).mT.flatten(0, 1)
 
 
@@ -111,3 +112,49 @@ class BackboneTeacher(nn.Module):
         fine, coarse = (F.avg_pool2d(level, 3, stride=1, padding=1) for level in self.levels(doubled).values())
         coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat([fine, coarse], 1)[..., _EDGE:-_EDGE, _EDGE:-_EDGE]
+
+
+class Ridge:
+    """Ridge regression from batches: only the Gram matrices are kept in memory."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Rows added so far."""
+        self._gram = torch.empty(0)
+        self._cross = torch.empty(0)
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Add rows: `inputs` (N, D) and `targets` (N, C), float32."""
+        ones = inputs.new_ones(len(inputs), 1)
+        inputs = torch.cat([inputs, ones], 1)
+        if self.rows == 0:
+            self._gram = inputs.new_zeros(inputs.shape[1], inputs.shape[1])
+            self._cross = inputs.new_zeros(inputs.shape[1], targets.shape[1])
+        self._gram.addmm_(inputs.T, inputs)
+        self._cross.addmm_(inputs.T, targets)
+        self.rows += len(inputs)
+
+    def solve(self, strength: float) -> tuple[Tensor, Tensor]:
+        """Return weights (C, D) and bias (C,) float32 with the least penalised squared error.
+
+        Args:
+            strength: Penalty on the squared weights, relative to the mean square of an input. The bias has none.
+        """
+        gram = self._gram.double()
+        penalty = strength * gram.diagonal()[:-1].mean()
+        gram.diagonal()[:-1].add_(penalty)
+        solution = torch.cholesky_solve(self._cross.double(), torch.linalg.cholesky(gram)).float()
+        return solution[:-1].T.contiguous(), solution[-1]
+
+
+def fit_last(layer: nn.Conv2d, ridge: Ridge, strength: float) -> None:
+    """Set the parameters of `layer` to the solution for patches of its input."""
+    weight, bias = ridge.solve(strength)
+    with torch.no_grad():
+        layer.weight.copy_(weight.view_as(layer.weight))
+        layer.bias.copy_(bias)  # type: ignore[union-attr]
+
+
+def patches(inputs: Tensor, kernel: int) -> Tensor:
+    """Return the inputs of an unpadded convolution at each position: (B, C, H, W) to (B * positions, C * kernel**2)."""
+    return F.unfold(inputs, kernel).mT.flatten(0, 1)

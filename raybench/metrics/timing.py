@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +52,13 @@ class TimingOptions:
     """Returns the CPU time of all threads of this process, in seconds."""
     watch_load: Callable[[], Callable[[], float]] = lambda: lambda: 0.0
     """Starts to watch other programs. The function that it returns gives their share of the machine's cores so far."""
+
+
+def cpu_name() -> str:
+    """Return the product name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def measure_speed(run: Callable[[Images], object], prepare: Callable[[int], Images], options: TimingOptions) -> Speed:

@@ -1,4 +1,4 @@
-"""A run on a terminal: its end in a few rows, and its board in full.
+"""What a run has done, and how a terminal shows it: its end in a few rows, and its board in full.
 
 The board has the report's numbers, one row per model; the table of one line fits 120 characters.
 """
@@ -6,6 +6,7 @@ The board has the report's numbers, one row per model; the table of one line fit
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,7 +15,6 @@ from rich.text import Text
 from raybench.analysis.board import Board
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.queue_evaluation import QueueEvaluation
-from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.verdict import Verdict
 from raybench.config.unit import Unit
 from raybench.report.column import Column, Output, Row, cells, headers
@@ -33,6 +33,28 @@ _EXPLAINED = (
     "aspect: what keeping it is worth in image AUROC, against squashed images; the report has all intervals, and the "
     "reason for each conclusion"
 )
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The board of a run, and what became of its units in one command."""
+
+    board: Board
+    units: int
+    """Units of the plan."""
+    reused: int
+    """Units that were done before."""
+    failed: Mapping[str, Failure] = field(default_factory=dict)
+    """Failures of this command by unit_id, without tracebacks: those are in the store."""
+    uninspected: Mapping[str, Failure] = field(default_factory=dict)
+    """Lines whose data inspection failed."""
+    unusable: Sequence[str] = ()
+    """Why nodes were left out: their GPUs do not compute, or they fail what other nodes do."""
+
+    @property
+    def text(self) -> str:
+        done = self.units - self.reused - len(self.failed)
+        return f"{self.units} units: {done} done now, {self.reused} done before, {len(self.failed)} failed"
 
 
 def console_summary(summary: RunSummary, units: Sequence[Unit]) -> RenderableType:

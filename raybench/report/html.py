@@ -16,8 +16,8 @@ from types import MappingProxyType
 import jinja2
 
 from raybench.analysis.board import Board
+from raybench.analysis.findings import HeldOut
 from raybench.analysis.flags import Flag, ScoredImage
-from raybench.analysis.held_out import HeldOut
 from raybench.analysis.sentences import format_number, format_probability
 from raybench.analysis.slices import Slice
 from raybench.analysis.verdict import Verdict
@@ -27,9 +27,8 @@ from raybench.report.columns import HELP, LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import Picture, colour_tables
 from raybench.report.inspection import Section
 from raybench.report.models_table import STYLES
-from raybench.report.overview import matrix_columns
+from raybench.report.overview import fragment, matrix_columns
 from raybench.report.page import page_model
-from raybench.report.route import fragment
 
 SCRIPTS = (
     "dom.js", "stats.js", "tables.js", "filters.js", "route.js", "image.js", "thresholds.js", "decisions.js",

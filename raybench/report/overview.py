@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from urllib.parse import urlencode
 
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, Kind
@@ -15,7 +16,6 @@ from raybench.analysis.verdict import BEST, FAILED, NOT_GOOD_ENOUGH, NOT_TOLD_AP
 from raybench.report.inspection import Section
 from raybench.report.marks import ALARMS, AUROC, SHARE, Axis, Blocks, Dot, blocks, dot
 from raybench.report.models_table import NO_GRADE, STYLES
-from raybench.report.route import fragment
 
 NO_VERDICT = "no verdict"
 LONGEST_SHORT_NAME = 4
@@ -141,6 +141,15 @@ def _cell(line: str, verdict: Verdict, model: str, row: BoardRow | None) -> Matr
     elif model in verdict.conclusions:
         words += f" ({verdict.conclusions[model]})"
     return MatrixCell(model, text, STYLES.get(grade, NO_GRADE), f"{where}: {words}", model == verdict.run)
+
+
+def fragment(view: str, **names: str) -> str:
+    """Return the address of a view of the page, the fragment of its URL without `#`: `v=line&line=bottle`.
+
+    Values are names, never positions, so that a link stays valid when the next run has other lines. `assets/route.js`
+    reads them. The same text is the `id` of the view's element, so that links work without scripts as well.
+    """
+    return urlencode({"v": view, **{name: value for name, value in names.items() if value}})
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from raybench.analysis.board import Board
+from raybench.analysis.findings import HeldOut
 from raybench.analysis.flags import Flag, ScoredImage
-from raybench.analysis.held_out import HeldOut
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.rows import BoardRow, FinishedModel
 from raybench.analysis.sentences import format_number

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from raybench.analysis.findings import HeldOut
 from raybench.analysis.flags import ScoredImage
-from raybench.analysis.held_out import HeldOut
 from raybench.metrics.intervals import group_numbers
 
 SCORES_IN_PAGE = 400_000

@@ -17,8 +17,7 @@ from raybench.errors import IntegrityError, ObjectMissing
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import Phase, ResourceUsage, UnitResult
 from raybench.runs.run import RunStore, decode, encode
-from raybench.store import Store
-from raybench.store.digest import digest
+from raybench.store import Store, digest
 
 FOLDER = "costs/"
 READERS = 16

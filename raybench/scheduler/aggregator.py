@@ -12,8 +12,7 @@ import ray
 
 from raybench.analysis.board import Board
 from raybench.config.plan import Plan
-from raybench.report import cache
-from raybench.report.publish import publish
+from raybench.report.publish import cache_report, publish
 from raybench.runs.ledger import Ledger, append_to_ledger
 from raybench.runs.run import RunStore
 from raybench.scheduler.prefetch import clear
@@ -37,7 +36,7 @@ def build_report(run: RunStore, plan: Plan, created: str) -> Board:
     ledger = Ledger.read(run)
     read = RunStore(plan.store, run.name, ledger)
     board = publish(plan, read, created)
-    cache.save(plan, read, board)
+    cache_report(plan, read, board)
     ledger.merge()
     clear(read)
     return board

@@ -17,10 +17,10 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.analysis.board import Board
-from raybench.analysis.run_summary import RunSummary
 from raybench.config.plan import Plan
 from raybench.detectors import registry
 from raybench.errors import RunStopped, SystematicFailure
+from raybench.report.console import RunSummary
 from raybench.runs.cost_model import Work, write_forecast
 from raybench.runs.costs import read_costs
 from raybench.runs.ledger import READERS, Ledger

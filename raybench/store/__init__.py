@@ -1,5 +1,5 @@
 """Object stores: S3-compatible servers and folders to read and write, any fsspec address to read."""
 
-from raybench.store.store import Store, open_store
+from raybench.store.store import Store, digest, open_store
 
-__all__ = ["Store", "open_store"]
+__all__ = ["Store", "digest", "open_store"]

@@ -11,6 +11,8 @@ be sent to a Ray worker, which builds its client from the worker's environment.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
@@ -192,3 +194,13 @@ def _checked(key: str) -> str:
     if not key or key.startswith("/") or ".." in parts or "\x00" in key:
         raise InputError(f"{key!r} is not an object key: it must be relative and stay below the store's root")
     return key
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 (hex) of a JSON value in canonical form: sorted keys, no spaces, ASCII.
+
+    Raises:
+        ValueError: The value holds NaN or an infinity.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,10 +1,11 @@
-"""The context in which a worker processes a unit: run, lines, decode cache, device, and the detectors in memory."""
+"""The context in which a worker processes a unit: run, lines, decode cache, device, detectors in memory, and usage."""
 
 from __future__ import annotations
 
 import os
 import stat
 import tempfile
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from raybench.data.manifest import Manifest, ShardInfo
 from raybench.detectors import registry, weights
 from raybench.detectors.protocol import Detector, FitContext
 from raybench.errors import RaybenchError
-from raybench.runs.records import TrainRecord
+from raybench.runs.records import ResourceUsage, TrainRecord
 from raybench.runs.run import RunStore
 from raybench.store import Store
 from raybench.worker.batches import MAX_BATCH
@@ -127,3 +128,36 @@ def cached_detector(unit: Unit, trained: TrainRecord, context: WorkerContext, *,
     while len(_loaded) > (1 if alone else CACHED_DETECTORS):
         _loaded.popitem(last=False)
     return _loaded[key]
+
+
+class UsageMeter:
+    """Measures the resource usage of a task from construction on."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self.context, self.started = context, time.perf_counter()
+        if context.device != "cpu":
+            from raybench.detectors import device  # importing torch takes seconds, and a CPU task may not need it
+
+            device.give_back_memory(context.device)
+            device.reset_peak_memory(context.device)
+
+    def read(self, images: int, detector: Detector) -> ResourceUsage:
+        """Return the usage since construction or the last call; `images` is the number of images processed."""
+        peak_mb, total_mb = self._memory_mb(detector)
+        now = time.perf_counter()
+        seconds, self.started = now - self.started, now
+        cpu_s, gpu_s = seconds * self.context.threads, seconds * self.context.gpus
+        return ResourceUsage(seconds, images, cpu_s, gpu_s, self.context.device, peak_mb, total_mb)
+
+    def _memory_mb(self, detector: Detector) -> tuple[float | None, float | None]:
+        """Return the peak of GPU memory held and the GPU's total; None where unknown."""
+        if self.context.device == "cpu":
+            return None, None
+        from raybench.detectors import device
+
+        held_mb = device.held_memory_mb(self.context.device)
+        total_mb = device.total_memory_mb(self.context.device)
+        outside_torch_mb: float = getattr(detector, "gpu_memory_mb", 0.0)
+        if held_mb is None and not outside_torch_mb:
+            return None, total_mb
+        return (held_mb or 0.0) + outside_torch_mb, total_mb

@@ -27,8 +27,7 @@ from raybench.metrics.numbers import Estimate
 from raybench.runs.records import Failure, QualityRecord, TrainRecord
 from raybench.runs.run import RunStore, decode, encode, score_name
 from raybench.runs.thresholds import TEST_OK, read_threshold
-from raybench.store import Store
-from raybench.store.digest import digest
+from raybench.store import Store, digest
 from raybench.worker.context import WorkerContext
 from raybench.worker.score import score
 

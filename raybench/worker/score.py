@@ -32,8 +32,7 @@ from raybench.runs.run import score_name, scored_name
 from raybench.runs.scores import ScoreRow, iter_scores, write_scores
 from raybench.worker import heatmaps
 from raybench.worker.batches import ScoredBatch, ahead, score_all
-from raybench.worker.context import WorkerContext, cached_detector, fit_of
-from raybench.worker.usage import UsageMeter
+from raybench.worker.context import UsageMeter, WorkerContext, cached_detector, fit_of
 
 JUDGED = ("ok", "ng")
 

@@ -21,13 +21,11 @@ from raybench.data.decode import decode_image
 from raybench.data.geometry import to_network
 from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
-from raybench.detectors.cpu import cpu_name
 from raybench.errors import IntegrityError
 from raybench.metrics.numbers import Speed
-from raybench.metrics.timing import TimingOptions, estimate_idle_speed, measure_speed
+from raybench.metrics.timing import TimingOptions, cpu_name, estimate_idle_speed, measure_speed
 from raybench.runs.records import MeasureRecord, ModelSize, TrainRecord
-from raybench.worker.context import WorkerContext, cached_detector, fit_of
-from raybench.worker.usage import UsageMeter
+from raybench.worker.context import UsageMeter, WorkerContext, cached_detector, fit_of
 
 IMAGES = 16
 LARGEST_BATCH = {"cpu": 8, "cuda": 256}

@@ -28,8 +28,7 @@ from raybench.runs.records import Blob, TrainRecord
 from raybench.runs.run import RunStore
 from raybench.worker import heatmaps
 from raybench.worker.batches import score_all
-from raybench.worker.context import WorkerContext, fit_of, size_of
-from raybench.worker.usage import UsageMeter
+from raybench.worker.context import UsageMeter, WorkerContext, fit_of, size_of
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raybench.cli import main, options
+from raybench.cli import main, terminal
 from raybench.data.decode import encode_mask
 from raybench.store import Store, open_store
 from raybench.store.server import HOST, EmbeddedServer, free_ports
@@ -122,7 +122,7 @@ def test_bad_input_is_one_message_and_exit_code_2(
     key = bad.partition(":")[0]
     good = EXPERIMENT.format(store=packed.uri()).splitlines()
     text = "\n".join(line for line in good if not line.startswith(f"{key}:")) + f"\n{bad}"
-    assert call(monkeypatch, command, write(tmp_path, text)) == options.BAD_INPUT
+    assert call(monkeypatch, command, write(tmp_path, text)) == terminal.BAD_INPUT
     shown = capsys.readouterr()
     assert said in shown.err
     assert "Traceback" not in shown.err
@@ -139,7 +139,7 @@ def test_an_unreachable_cluster_is_one_message_within_seconds(
     monkeypatch.setenv("RAY_ADDRESS", f"{HOST}:{free_ports(1)[0]}")
     started = time.monotonic()
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # the session's cluster may be connected
-    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=store.uri()))) == options.BAD_INPUT
+    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=store.uri()))) == terminal.BAD_INPUT
     assert time.monotonic() - started < 10
     shown = capsys.readouterr()
     assert shown.err.startswith(f"error: no Ray cluster answers at {os.environ['RAY_ADDRESS']} (from RAY_ADDRESS")
@@ -151,7 +151,7 @@ def test_wrong_credentials(
     packed: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not the secret")
-    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=packed.uri()))) == options.BAD_INPUT
+    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=packed.uri()))) == terminal.BAD_INPUT
     err = capsys.readouterr().err
     assert "refused the credentials" in err
     assert "not the secret" not in err
@@ -163,19 +163,19 @@ def test_a_line_without_ok_images(
     source = tmp_path / "images"
     shutil.copytree(strips / "test" / "scratch", source / "ng")
     assert call(monkeypatch, "pack", source, "--line", "bad", "--layout", "folder", "--to", bucket.uri()) == 0
-    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=bucket.uri()))) == options.BAD_INPUT
+    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=bucket.uri()))) == terminal.BAD_INPUT
     assert "bad has 0 OK images to train on" in capsys.readouterr().err
 
 
 def test_sources_that_hold_no_line(
     bucket: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "pack", tmp_path, "--line", "x", "--to", bucket.uri()) == options.BAD_INPUT
+    assert call(monkeypatch, "pack", tmp_path, "--line", "x", "--to", bucket.uri()) == terminal.BAD_INPUT
     assert "no known layout" in capsys.readouterr().err
-    assert call(monkeypatch, "pack", tmp_path, "--line", "../x", "--to", bucket.uri()) == options.BAD_INPUT
+    assert call(monkeypatch, "pack", tmp_path, "--line", "../x", "--to", bucket.uri()) == terminal.BAD_INPUT
     assert "not a line name" in capsys.readouterr().err
     code = call(monkeypatch, "pack", tmp_path, "--line", "x", "--layout", "mvtek", "--to", bucket.uri())
-    assert code == options.BAD_INPUT
+    assert code == terminal.BAD_INPUT
     assert "did you mean 'mvtec'" in capsys.readouterr().err
 
 
@@ -194,7 +194,7 @@ def test_run_status_report_and_run_again(
     assert "0 of 2 units done" in capsys.readouterr().out
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     first = shell("run", path, "--out", tmp_path / "out")
-    assert first.returncode == options.UNITS_FAILED, first.stderr
+    assert first.returncode == terminal.UNITS_FAILED, first.stderr
     assert "2 units: 1 done now, 0 done before, 1 failed" in first.stdout
     assert "ModelError: fake was told to fail in fit" in first.stdout
     assert f"report: {tmp_path}/out/night/report/index.html\n" in first.stdout
@@ -208,7 +208,7 @@ def test_run_status_report_and_run_again(
         "index.html",
     }
     done = {item.key: packed.get(item.key) for item in packed.list("runs/night/units/") if "failure" not in item.key}
-    assert call(monkeypatch, "run", path, "--out", tmp_path / "out", "--allow-failed-units") == options.OK
+    assert call(monkeypatch, "run", path, "--out", tmp_path / "out", "--allow-failed-units") == terminal.OK
     again = capsys.readouterr().out
     assert "2 units: 0 done now, 1 done before, 1 failed" in again
     assert "attempt 2" in again
@@ -225,7 +225,7 @@ def test_run_status_report_and_run_again(
     assert call(monkeypatch, "compare", by_uri, path, *asked) == 0
     assert f"page: {tmp_path}/out/night/compare/night.html" in capsys.readouterr().out
     assert '<testcase classname="strip" name="recall drops" />' in checks.read_text()
-    assert call(monkeypatch, "compare", by_uri, path, "--fail-if", "recall falls") == options.BAD_INPUT
+    assert call(monkeypatch, "compare", by_uri, path, "--fail-if", "recall falls") == terminal.BAD_INPUT
     assert "known are 'recall drops'" in capsys.readouterr().err
     shutil.rmtree(report)
     assert call(monkeypatch, "report", by_uri, "--out", tmp_path / "out") == 0
@@ -277,6 +277,6 @@ def test_shells_complete_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_unknown_scheme_is_read_only(
     strips: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "pack", strips, "--line", "strip", "--to", "memory://x") == options.BAD_INPUT
+    assert call(monkeypatch, "pack", strips, "--line", "strip", "--to", "memory://x") == terminal.BAD_INPUT
     assert "read-only" in capsys.readouterr().err
     assert open_store("memory://x").uri() == "memory://x"

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from raybench.cli import main, options
+from raybench.cli import main, terminal
 from raybench.data.inspection.inspection import inspection_key
 from raybench.data.pack import pack
 from raybench.store import Store, open_store
@@ -62,7 +62,7 @@ def test_what_is_no_line_is_one_clear_message(
     store: Store, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert call(monkeypatch, "inspect", name) == options.BAD_INPUT
+    assert call(monkeypatch, "inspect", name) == terminal.BAD_INPUT
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert "Traceback" not in message

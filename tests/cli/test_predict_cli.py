@@ -12,14 +12,13 @@ import pandas as pd
 import pytest
 
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.run_summary import RunSummary
-from raybench.cli import main, options
+from raybench.cli import main, terminal
 from raybench.cli import run as run_command
 from raybench.config.plan import Plan, experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.data.source import name_of, plain_name
-from raybench.report import cache
-from raybench.report.publish import publish_again
+from raybench.report.console import RunSummary
+from raybench.report.publish import cache_report, publish_again
 from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
 from raybench.store import open_store
@@ -53,7 +52,7 @@ def experiment(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = site_of(plan, folder)
     for unit in plan.units:
         finish(unit, manifest, site)
-    cache.save(plan, run, publish_again(plan))
+    cache_report(plan, run, publish_again(plan))
     return file
 
 
@@ -82,10 +81,10 @@ def test_an_unreachable_cluster_is_said_before_anything_is_packed(
 ) -> None:
     address = f"{HOST}:{free_ports(1)[0]}"
     command = ("predict", experiment, strips, "--line", "strip", "--name", "unreachable", "--out", tmp_path)
-    assert call(monkeypatch, *command, "--address", address) == options.BAD_INPUT
+    assert call(monkeypatch, *command, "--address", address) == terminal.BAD_INPUT
     assert f"error: no Ray cluster answers at {address}" in capsys.readouterr().err
     monkeypatch.setenv("RAY_ADDRESS", address)
-    assert call(monkeypatch, *command) == options.BAD_INPUT
+    assert call(monkeypatch, *command) == terminal.BAD_INPUT
     assert f"at {address} (from RAY_ADDRESS" in capsys.readouterr().err
     store = make_plan(experiment_of(str(experiment))).store
     assert not list(store.list("runs/night/predictions/unreachable/"))
@@ -147,7 +146,7 @@ def test_what_does_not_exist_is_one_message(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert call(monkeypatch, "predict", experiment, strips / "test", "--json", *arguments) == options.BAD_INPUT
+    assert call(monkeypatch, "predict", experiment, strips / "test", "--json", *arguments) == terminal.BAD_INPUT
     shown = capsys.readouterr()
     assert said in shown.err
     assert shown.out == ""
@@ -179,7 +178,7 @@ def test_stopped_in_good_order(
 
     monkeypatch.setattr(predict, "score", stopped)
     command = ("predict", experiment, strips / "test", "--line", "strip", "--name", "cut", "--out", tmp_path)
-    assert call(monkeypatch, *command) == options.STOPPED
+    assert call(monkeypatch, *command) == terminal.STOPPED
     assert "run the same command again" in capsys.readouterr().err
 
 

@@ -8,8 +8,8 @@ from raybench.cli.models import known_models
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan, planned_units
 from raybench.data.pack import PackOptions, pack
+from raybench.runs.ledger import unit_statuses
 from raybench.runs.run import scored_name
-from raybench.runs.status import unit_statuses
 from raybench.store import open_store
 
 

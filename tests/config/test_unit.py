@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from raybench.config.unit import Protocol, Unit
 from raybench.data.geometry import Input
-from raybench.store.digest import digest
+from raybench.store import digest
 
 UNIT = Unit("line", "d1", "t1", "label", "padim", {"a": 1}, {"w": "s"}, Input("native", 32, 64, 100, 200), 0)
 

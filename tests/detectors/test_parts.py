@@ -18,9 +18,9 @@ from raybench.detectors.anomalib_parts import PadimModel
 from raybench.detectors.crops import Crops
 from raybench.detectors.padim import STRIDES, GaussianStream
 from raybench.detectors.patchcore import k_center
+from raybench.detectors.pdn import Ridge
 from raybench.detectors.protocol import Detector
 from raybench.detectors.registry import InputSize
-from raybench.detectors.ridge_regression import Ridge
 from raybench.detectors.settings import MODELS, Model, PadimSettings, Settings, register
 from raybench.detectors.torch_detector import Clock, Draws
 from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256

@@ -18,8 +18,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from raybench.analysis.board import Board
+from raybench.analysis.findings import HeldOut
 from raybench.analysis.flags import Flag, Kind, ScoredImage
-from raybench.analysis.held_out import HeldOut
 from raybench.analysis.line_summary import worst_first
 from raybench.analysis.sentences import format_number
 from raybench.metrics.image import share_of
@@ -30,7 +30,7 @@ from raybench.report.gallery import HeatMap, Picture
 from raybench.report.html import render
 from raybench.report.inspection import Finding, Section
 from raybench.report.models_table import STYLES
-from raybench.report.route import fragment
+from raybench.report.overview import fragment
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

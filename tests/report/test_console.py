@@ -9,10 +9,9 @@ from rich.console import Console
 
 from raybench.analysis.board import Board
 from raybench.analysis.queue_evaluation import QueueEvaluation, Spread
-from raybench.analysis.run_summary import RunSummary
 from raybench.analysis.squash_baseline import NonSquare
 from raybench.metrics.numbers import Estimate, Speed
-from raybench.report.console import WORST_SHOWN, console_board, console_summary
+from raybench.report.console import WORST_SHOWN, RunSummary, console_board, console_summary
 from raybench.runs.records import ModelSize
 from tests.support.results import altered
 

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raybench.analysis.findings import HeldOut, collect_held_out
 from raybench.analysis.flags import ScoredImage
-from raybench.analysis.held_out import HeldOut, collect_held_out
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Threshold
 from raybench.report.scores import MISSING, STEPS, encode, page_scores

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cli import main, options
+from raybench.cli import main, terminal
 from raybench.config.experiment import ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.errors import IntegrityError
@@ -187,7 +187,7 @@ def test_gc_says_first_what_would_go_and_leaves_a_run_at_work_alone(
     assert "removed: " in capsys.readouterr().out
     assert verify_run(run).problems == []
     assert Ledger.read(run).done == {plan.units[0].unit_id}
-    assert call(monkeypatch, "gc", run.store.uri(), "--older", "soon") == options.BAD_INPUT
+    assert call(monkeypatch, "gc", run.store.uri(), "--older", "soon") == terminal.BAD_INPUT
 
 
 def test_rm_removes_a_run_and_nothing_else(
@@ -200,14 +200,14 @@ def test_rm_removes_a_run_and_nothing_else(
     assert "nothing was removed" in capsys.readouterr().out
     assert keys(run.store) == before
     with working(run, "raybench run"):
-        assert call(monkeypatch, "rm", run.store.uri("runs/night"), "--yes") == options.BAD_INPUT
+        assert call(monkeypatch, "rm", run.store.uri("runs/night"), "--yes") == terminal.BAD_INPUT
     assert call(monkeypatch, "rm", run.store.uri("runs/night"), "--yes") == 0
     left = {key for key in before if not key.startswith(("runs/night/", "costs/night.json"))}
     assert keys(run.store) == left
     assert "runs/nightly/experiment.yaml" in left
     assert any(key.startswith("lines/strip/") for key in left)
     for name in ("runs/night", "lines/strip", "runs/nightly/predictions/x"):
-        assert call(monkeypatch, "rm", run.store.uri(name), "--yes") == options.BAD_INPUT
+        assert call(monkeypatch, "rm", run.store.uri(name), "--yes") == terminal.BAD_INPUT
 
 
 def test_on_s3(run: RunStore, bucket: Store) -> None:

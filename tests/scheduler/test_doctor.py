@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from raybench.cli import main, options
+from raybench.cli import main, terminal
 from raybench.scheduler import doctor
 from raybench.store import Store
 from raybench.store.server import HOST, free_ports
@@ -72,18 +72,18 @@ def test_it_reads_well_in_80_columns_and_fails_where_something_does(
     store, address = tmp_path / "store", f"{HOST}:{free_ports(1)[0]}"
     path = tmp_path / "night.yaml"
     path.write_text(EXPERIMENT.format(store=store, model="padim"))
-    assert call(monkeypatch, path) == options.OK
+    assert call(monkeypatch, path) == terminal.OK
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "this machine"
     assert "  ok    models    all 1 exist, and their weights are there\n" in out
     path.write_text(EXPERIMENT.format(store=store, model="padin"))
-    assert call(monkeypatch, path, "--address", address) == options.FAULTS
+    assert call(monkeypatch, path, "--address", address) == terminal.FAULTS
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "  fail  models    models: padin: unknown model 'padin'; did you mean 'padim'?\n" in out
     assert f"  fail  address   no Ray cluster answers at {address}" in out
     assert out.splitlines()[-1].startswith("2 to mend")
-    assert call(monkeypatch, path, "--address", address, "--json") == options.FAULTS
+    assert call(monkeypatch, path, "--address", address, "--json") == terminal.FAULTS
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is False
     failed = {(check["where"], check["what"]) for check in told["checks"] if check["state"] == "fail"}
@@ -93,6 +93,6 @@ def test_it_reads_well_in_80_columns_and_fails_where_something_does(
 def test_a_store_alone_may_be_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, tmp_path, "--json") == options.OK
+    assert call(monkeypatch, tmp_path, "--json") == terminal.OK
     checks = json.loads(capsys.readouterr().out)["checks"]
     assert [check["found"] for check in checks if check["what"] == "clock"] == ["as the store's"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
+import statistics
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raybench.analysis.cost_report import format_estimate
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import Plan, make_plan
+from raybench.config.unit import Unit
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError
 from raybench.report.annotations.read import import_labels
@@ -19,9 +24,16 @@ from raybench.runs.records import Phase
 from raybench.runs.run import RunStore
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Node, capacity_of
-from raybench.scheduler.estimate import Schedule, estimate_plan, estimate_schedule
+from raybench.scheduler.estimate import (
+    FreeCapacity,
+    ResourceRequest,
+    Schedule,
+    estimate_plan,
+    estimate_schedule,
+    in_order,
+    simulate,
+)
 from raybench.scheduler.gpu_share import GpuShares
-from raybench.scheduler.simulate import FreeCapacity, ResourceRequest, simulate
 from raybench.store import open_store
 from raybench.worker.context import WorkerContext
 from raybench.worker.merge import Partials, finalize, merge
@@ -119,3 +131,89 @@ def test_timing_has_a_whole_gpu_and_a_whole_node() -> None:
     assert found is not None
     assert found.wall_s == pytest.approx(120.0)
     assert [found.cpu_s, found.gpu_s] == pytest.approx([2 * 140 + 8 * 10, 0.25 * 140 + 10])
+
+
+COSTS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 500)), max_size=20)
+
+
+class Table:
+    """Costs by unit_id: a Unit holds mappings and cannot be hashed."""
+
+    def __init__(self, costs: list[tuple[str, int]]) -> None:
+        self.units = [unit(line, seed) for seed, (line, _) in enumerate(costs)]
+        self.costs = {one.unit_id: float(cost) for one, (_, cost) in zip(self.units, costs, strict=True)}
+
+    def __call__(self, one: Unit) -> float:
+        return self.costs[one.unit_id]
+
+
+@settings(deadline=None, max_examples=50)
+@given(COSTS)
+def test_every_unit_once_and_longest_first_within_a_line(costs: list[tuple[str, int]]) -> None:
+    table = Table(costs)
+    order = in_order(table.units, table)
+    assert sorted(one.seed for one in order) == list(range(len(costs)))
+    assert order == in_order(table.units, table)
+    for line in {line for line, _ in costs}:
+        mine = [(-table(one), one.seed) for one in order if one.line == line]
+        assert mine == sorted(mine)
+
+
+@settings(deadline=None, max_examples=50)
+@given(COSTS)
+def test_no_line_falls_behind(costs: list[tuple[str, int]]) -> None:
+    """When a unit is started, every line that has units left has begun at least the share of its work that the unit's
+    own line had before it."""
+    table = Table(costs)
+    total = {line: sum(cost for name, cost in costs if name == line) for line, _ in costs}
+    begun = dict.fromkeys(total, 0.0)
+    left = {line: sum(name == line for name, _ in costs) for line in total}
+    for one in in_order(table.units, table):
+        turn = begun[one.line] / (total[one.line] or 1)
+        assert all(begun[line] / (total[line] or 1) >= turn - 1e-9 for line in total if left[line])
+        begun[one.line] += table(one)
+        left[one.line] -= 1
+
+
+def test_without_any_record_the_order_given_stays() -> None:
+    units = [unit(line, seed) for seed in range(3) for line in "ba"]
+    assert in_order(units, lambda one: 0.0) == units
+
+
+def makespan(order: list[Unit], table: Table, slots: int) -> float:
+    lines = {one.line: manifest(one.line, 0) for one in order}
+
+    def demand(job: Job) -> ResourceRequest:
+        return ResourceRequest(table(job.unit) if job.phase == "train" else 0.0)
+
+    return simulate(Backlog(order, lines, {}), FreeCapacity(slots, 0.0, 1), demand).wall_s
+
+
+def test_it_ends_no_later_than_the_order_given_on_average() -> None:
+    """Plants of unequal lines and models; against the order given, and against the bound that no order can beat."""
+    rng = random.Random(7)
+    ours, given_order, bounds = [], [], []
+    for _ in range(20):
+        sizes = {line: rng.lognormvariate(0, 0.5) for line in "abcdef"}
+        models = [rng.lognormvariate(3, 1) for _ in range(10)]
+        table = Table([(line, round(100 * size * model)) for model in models for line, size in sizes.items()])
+        slots = rng.choice([2, 4, 8])
+        ours.append(makespan(in_order(table.units, table), table, slots))
+        given_order.append(makespan(table.units, table, slots))
+        bounds.append(max(sum(table.costs.values()) / slots, max(table.costs.values())))
+    assert statistics.mean(ours) < statistics.mean(given_order)
+    assert statistics.mean(a / b for a, b in zip(ours, bounds, strict=True)) < 1.05
+
+
+def test_with_one_line_it_is_graham_s_bound() -> None:
+    """4/3 - 1/(3m) of the best schedule, here known: m slots that are filled exactly."""
+    rng = random.Random(3)
+    for slots in (2, 3, 5):
+        parts: list[int] = []
+        for _ in range(slots):
+            cuts = sorted(rng.sample(range(1, 1000), 4))
+            parts += [b - a for a, b in zip([0, *cuts], [*cuts, 1000], strict=True)]
+        rng.shuffle(parts)
+        table = Table([("a", part) for part in parts])
+        ended = makespan(in_order(table.units, table), table, slots)
+        assert 1000 <= ended <= 1000 * (4 / 3 - 1 / (3 * slots)) + 1e-6

@@ -16,7 +16,7 @@ from raybench.config.plan import Plan, make_plan
 from raybench.data.inspection.inspection import Inspection, inspection_key, read_inspection
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.pack import PackOptions, pack
-from raybench.report import cache
+from raybench.report.publish import cached_report
 from raybench.runs.run import RunStore
 from raybench.scheduler.backlog import Backlog, PhaseCount
 from raybench.scheduler.runner import run_plan
@@ -86,10 +86,10 @@ def test_lines_are_inspected_once_without_being_asked_for(finished: FinishedRun,
     assert sorted(learnt) == ["lines/strip/signals.npz", "runs/night/lines/far/signals.npz"]
     for images in (11, 12):
         assert page_of(plan).count(f"Data quality: nothing is wrong with the {images} images") == 1
-    assert cache.load(plan, RunStore(plan.store, "night"))
+    assert cached_report(plan, RunStore(plan.store, "night"))
     annotation = plan.experiment.annotation.model_copy(update={"signals": 7})
     other_signals = plan.experiment.model_copy(update={"annotation": annotation})
-    assert cache.load(replace(plan, experiment=other_signals), RunStore(plan.store, "night")) is None
+    assert cached_report(replace(plan, experiment=other_signals), RunStore(plan.store, "night")) is None
     run_plan(plan, watch)
     assert watch.seen is None
 
@@ -106,7 +106,7 @@ def test_a_failed_inspection_is_a_row_and_is_tried_again(finished: FinishedRun) 
     assert run_plan(make_plan(finished.experiment), watch).failed == {}
     assert watch.seen is None
     plan = inspected(finished, finished.experiment.resources)
-    assert cache.load(plan, run) is None  # it was not asked for then
+    assert cached_report(plan, run) is None  # it was not asked for then
     with damaged(lines, training_shard(plan.manifests["strip"])):
         for attempt in (1, 2):
             summary = run_plan(plan, watch)
@@ -114,11 +114,11 @@ def test_a_failed_inspection_is_a_row_and_is_tried_again(finished: FinishedRun) 
             failure = summary.uninspected["strip"]
             assert (failure.phase, failure.error_type, failure.attempt) == ("inspect", "IntegrityError", attempt)
             assert f"Data quality: not inspected, attempt {attempt} ended with IntegrityError" in page_of(plan)
-            assert cache.load(plan, run) is None
+            assert cached_report(plan, run) is None
     assert watch.seen == PhaseCount(total=1, failed=1)
     assert run_plan(plan).uninspected == {}
     assert "Data quality: nothing is wrong" in page_of(plan)
-    assert cache.load(plan, run)
+    assert cached_report(plan, run)
 
 
 def test_a_hang_is_ended_and_not_tried_again(finished: FinishedRun) -> None:

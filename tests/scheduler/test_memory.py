@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raybench.cli.options import UNITS_FAILED
+from raybench.cli.terminal import UNITS_FAILED
 from raybench.config.experiment import Experiment, ModelChoice, Resources
 from raybench.config.plan import make_plan
 from raybench.runs.records import Failure

@@ -14,13 +14,13 @@ import ray
 
 from raybench._api.execute import execute
 from raybench.analysis.board import board_from_json
-from raybench.analysis.run_summary import RunSummary
 from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError, RunStopped, StoreDenied
-from raybench.report import cache
 from raybench.report.annotations.read import import_labels
+from raybench.report.console import RunSummary
+from raybench.report.publish import cached_report
 from raybench.runs.at_work import working
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import ScoreRecord, UnitResult
@@ -94,7 +94,7 @@ def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment, packed: S
         assert rows["broken"].failures[0].attempt == attempt
         assert "fake_detector.py" in rows["broken"].failures[0].traceback
         assert rows["nan"].failures[0].error_type == "BadScores"
-        assert cache.load(make_plan(chosen), RunStore(packed, "night")) is None  # it is not taken for finished
+        assert cached_report(make_plan(chosen), RunStore(packed, "night")) is None  # it is not taken for finished
 
 
 def test_a_run_waits_for_nobody_who_removes_its_objects(experiment: Experiment, packed: Store) -> None:
@@ -276,13 +276,13 @@ def test_a_finished_run_is_shown_without_a_cluster(finished: FinishedRun) -> Non
     experiment, packed, board = finished.experiment, finished.store, finished.summary.board
     plan = make_plan(experiment)
     here = RunStore(packed, "night")
-    assert cache.load(plan, here) == board
+    assert cached_report(plan, here) == board
     more = make_plan(experiment.model_copy(update={"seeds": (0, 1)}))
-    assert cache.load(more, here) is None
+    assert cached_report(more, here) is None
     here.put_report("board.json", here.get_report("board.json") + b"\n")
-    assert cache.load(plan, here) is None
+    assert cached_report(plan, here) is None
     packed.put("runs/night/ledger/report.json", b"[]")
-    assert cache.load(plan, here) is None
+    assert cached_report(plan, here) is None
 
 
 def test_finished_units_are_in_the_ledger(finished: FinishedRun) -> None:

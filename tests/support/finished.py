@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raybench.analysis.run_summary import RunSummary
 from raybench.config.experiment import Experiment
+from raybench.report.console import RunSummary
 from raybench.store import Store
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cli.options import BAD_INPUT, UNITS_FAILED
+from raybench.cli.terminal import BAD_INPUT, UNITS_FAILED
 from raybench.runs.run import RunStore
 from raybench.store import Store
 from raybench.store.server import EmbeddedServer

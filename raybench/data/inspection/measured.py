@@ -21,8 +21,7 @@ from raybench.data.inspection.properties import Properties, Unreadable, measure_
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.errors import IntegrityError, ObjectMissing, StoreDenied
 from raybench.metrics import npz
-from raybench.store import Store
-from raybench.store.digest import digest
+from raybench.store import Store, digest
 
 VERSION = 1  # of what `properties` measures: a change there without a higher one here finds old measurements
 _KIND, _COLUMN, _UNREADABLE = "measured", "column ", "unreadable "

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from raybench.errors import InputError
-from raybench.report.annotations.item import CATEGORY, AnnotatedImage
+from raybench.report.annotations.item import CATEGORY, Add, AnnotatedImage, json_array
 from raybench.report.annotations.labelled import (
     Draw,
     LabelledImage,
@@ -26,8 +26,7 @@ from raybench.report.annotations.labelled import (
     points_of,
     polygon,
 )
-from raybench.report.annotations.polygons import Region, edges
-from raybench.report.annotations.streams import Add, json_array, run_lengths
+from raybench.report.annotations.polygons import Region, edges, run_lengths
 
 NAME = "coco.json"
 

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, t
 import numpy as np
 
 from raybench.errors import InputError
-from raybench.report.annotations.item import CATEGORY, AnnotatedImage
+from raybench.report.annotations.item import CATEGORY, Add, AnnotatedImage
 from raybench.report.annotations.labelled import (
     Draw,
     LabelledImage,
@@ -21,8 +21,7 @@ from raybench.report.annotations.labelled import (
     points_of,
     polygon,
 )
-from raybench.report.annotations.polygons import Region, edges
-from raybench.report.annotations.streams import Add, run_lengths
+from raybench.report.annotations.polygons import Region, edges, run_lengths
 
 NAME = "cvat.xml"
 _COMMON = {"label": CATEGORY, "source": "auto", "occluded": "0", "z_order": "0"}

@@ -1,17 +1,35 @@
-"""Export the flags of a run, line by line, for annotation tools."""
+"""Export the flags of a run for annotation tools, with the regions that each line's best model outlines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
 from raybench.analysis.board import Board, board_from_json
 from raybench.config.plan import Plan
-from raybench.errors import InputError, ObjectMissing, UnknownName
-from raybench.report.annotations.collect import items_of, outliner_of, tasks_of
+from raybench.config.unit import Unit
+from raybench.data.geometry import to_source
+from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.shards import ImageRow, read_rows
+from raybench.errors import InputError, IntegrityError, ObjectMissing, UnknownName
+from raybench.report.annotations.item import AnnotatedImage, SourcePicture, Task
 from raybench.report.annotations.write import Written, check_formats, write
-from raybench.runs.run import RunStore
+from raybench.runs.records import ScoreRecord, UnitResult
+from raybench.runs.run import RunStore, score_name
+from raybench.runs.scores import ScoreRow, iter_scores
+from raybench.store import Store
+from raybench.worker.context import fit_of
+
+_FLAGS = "flags.parquet"
+_COLUMNS = ("image_id", "label", "score", "reason")
+_PICKED, _SIGNAL = "picked", "signal"  # not in reports of earlier versions
 
 
 @dataclass(frozen=True)
@@ -84,3 +102,108 @@ def _line(plan: Plan, run: RunStore, board: Board, folder: Path, options: Option
     items = items_of(plan, run, line, tasks, outliner)
     written = write(items, folder, options.formats, f"{run.name}: {line}", options.images)
     return LineExport(line, outliner.unit.model if outliner else "", len(tasks) - written.images, written)
+
+
+@dataclass(frozen=True)
+class Outliner:
+    """The unit whose heat maps outline the anomalies."""
+
+    unit: Unit
+    threshold: float
+    """Pixels with a higher heat are anomalous."""
+
+
+def tasks_of(run: RunStore, line: str, picked: bool = False) -> list[Task]:
+    """Return the flags of a line as tasks, in the order of the report.
+
+    Args:
+        run: The run.
+        line: Product line.
+        picked: Return only the flags that the annotation budget picks.
+
+    Raises:
+        ObjectMissing: There is no report.
+        IntegrityError: The flags are damaged.
+        InputError: The report is of an earlier version that had no annotation budget.
+    """
+    try:
+        table = pd.read_parquet(io.BytesIO(run.get_report(_FLAGS)), filters=[("line", "==", line)])
+        columns = [table.astype({"score": np.float64})[name].tolist() for name in _COLUMNS]
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise IntegrityError(
+            f"{run.store.uri(f'{run.root}/report/{_FLAGS}')} is damaged: {error}; build it again with: raybench report"
+        ) from error
+    if picked and _PICKED not in table:
+        raise InputError(f"the report of {run.name} knows of no annotation budget; build it with: raybench report")
+    kept = table[_PICKED].tolist() if picked else [True] * len(table)
+    signals = table[_SIGNAL].fillna("").tolist() if _SIGNAL in table else [""] * len(table)
+    return [
+        Task(rank, line, image_id, label, score if math.isfinite(score) else None, reason, signals[rank - 1])
+        for rank, (image_id, label, score, reason) in enumerate(zip(*columns, strict=True), start=1)
+        if kept[rank - 1]
+    ]
+
+
+def outliner_of(plan: Plan, run: RunStore, board: Board, line: str) -> Outliner | None:
+    """Return the best model of a line that has heat maps, or None if no model has any."""
+    for name in (row.model for row in board.rows_of(line)):
+        for unit in plan.compared:
+            if (unit.line, unit.model) == (line, name):
+                result = run.read(unit.unit_id, "finished", UnitResult)
+                if result and (limit := result.trained.pixel_threshold.value) is not None:
+                    return Outliner(unit, limit)
+    return None
+
+
+def items_of(
+    plan: Plan, run: RunStore, line: str, tasks: Iterable[Task], outliner: Outliner | None
+) -> Iterator[AnnotatedImage]:
+    """Yield the tasks with images and outlines, in the order of the line's shards.
+
+    One row group of images and a few dozen heat maps are in memory at a time. A task whose image is not in the line is
+    left out.
+    """
+    manifest, lines = plan.manifests[line], plan.lines_of(line)
+    wanted = {task.image_id: task for task in tasks}
+    for shard in (*manifest.scored_shards, *manifest.shards_of("train")):
+        here = _here(lines, shard, wanted)
+        if here:
+            rows = read_rows(lines, shard, only=here)
+            scored = _scored(run, outliner, shard, here)
+            yield from (
+                _item(wanted[row.image_id], row, heat, manifest, outliner) for row, heat in _pairs(rows, scored)
+            )
+            for image_id in here:
+                del wanted[image_id]
+        if not wanted:
+            return
+
+
+def _here(lines: Store, shard: ShardInfo, wanted: Mapping[str, Task]) -> set[str]:
+    rows = read_rows(lines, shard, images=False, only=wanted)
+    return {row.image_id for row in rows}
+
+
+def _scored(run: RunStore, outliner: Outliner | None, shard: ShardInfo, ids: set[str]) -> Iterator[ScoreRow]:
+    """The scores of a shard; nothing for a shard that was not scored, such as a training shard."""
+    record = run.read(outliner.unit.unit_id, score_name(shard.key), ScoreRecord) if outliner else None
+    return iter_scores(run.get_blob(record.shard), only=ids) if record else iter(())
+
+
+def _pairs(rows: Iterable[ImageRow], scored: Iterator[ScoreRow]) -> Iterator[tuple[ImageRow, ScoreRow | None]]:
+    """Images with their scores, which may come in any order. Nothing is kept if both have the same order."""
+    waiting: dict[str, ScoreRow] = {}
+    for row in rows:
+        while row.image_id not in waiting and (found := next(scored, None)) is not None:
+            waiting[found.image_id] = found
+        yield row, waiting.pop(row.image_id, None)
+
+
+def _item(
+    task: Task, row: ImageRow, scored: ScoreRow | None, manifest: Manifest, outliner: Outliner | None
+) -> AnnotatedImage:
+    picture = SourcePicture.of(row, manifest.white_level, manifest.black_level)
+    if outliner is None or scored is None or scored.heatmap is None:
+        return AnnotatedImage(task, picture, np.zeros((row.height, row.width), np.bool_), "")
+    heat = to_source(scored.heatmap, fit_of(outliner.unit), row.height, row.width)
+    return AnnotatedImage(task, picture, heat > outliner.threshold, outliner.unit.model)

@@ -1,11 +1,18 @@
-"""One annotation task: a flagged image under a safe file name, and the regions that a model outlines on it."""
+"""One annotation task: a flagged image under a safe file name, and the regions that a model outlines on it.
+
+Exports are written image by image, so that memory does not grow with them.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
@@ -101,3 +108,21 @@ def safe_stem(rank: int, image_id: str) -> str:
     """
     words = _UNSAFE.sub("_", re.sub(r"\.[A-Za-z0-9]{1,5}$", "", image_id))[-_LONGEST:].strip("_") or "image"
     return f"{rank:06}-{words}-{hashlib.sha256(image_id.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+Add = Callable[[AnnotatedImage], None]
+"""Writes one more image to an export."""
+
+
+@contextmanager
+def json_array(file: TextIO) -> Iterator[Callable[[Any], None]]:
+    """Write a JSON array element by element, each on a row of its own."""
+    before = "["
+
+    def add(element: Any) -> None:
+        nonlocal before
+        file.write(f"{before}\n{json.dumps(element, allow_nan=False)}")
+        before = ","
+
+    yield add
+    file.write(f"{'[' if before == '[' else ''}\n]")

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from raybench.errors import InputError
-from raybench.report.annotations.item import CATEGORY, AnnotatedImage
+from raybench.report.annotations.item import CATEGORY, Add, AnnotatedImage, json_array
 from raybench.report.annotations.labelled import (
     Draw,
     LabelledImage,
@@ -25,7 +25,6 @@ from raybench.report.annotations.labelled import (
     points_of,
 )
 from raybench.report.annotations.polygons import Region, edges, keyhole
-from raybench.report.annotations.streams import Add, json_array
 
 TASKS, CONFIG = "label_studio.json", "label_studio_config.xml"
 _DECIMALS = 5  # of a percent: below a hundredth of a pixel on the widest image

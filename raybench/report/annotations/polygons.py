@@ -162,3 +162,10 @@ def _distinct(ring: Ring) -> Ring:
     """Without points that repeat the one before them."""
     kept = (ring != np.roll(ring, 1, axis=0)).any(axis=1)
     return ring[kept] if kept.any() else ring[:1]
+
+
+def run_lengths(values: npt.NDArray[np.bool_]) -> list[int]:
+    """Return the run lengths of a flat array, False and True in turn; the first is 0 if it starts with True."""
+    turns = np.flatnonzero(np.diff(values, prepend=False))
+    ends = np.append(turns, len(values))
+    return [int(length) for length in np.diff(ends, prepend=0)]

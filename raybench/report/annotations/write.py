@@ -14,9 +14,8 @@ from raybench.data.decode import encode_mask
 from raybench.errors import InputError, UnknownName
 from raybench.report.annotations.coco import coco
 from raybench.report.annotations.cvat import cvat
-from raybench.report.annotations.item import AnnotatedImage
+from raybench.report.annotations.item import Add, AnnotatedImage
 from raybench.report.annotations.label_studio import label_studio
-from raybench.report.annotations.streams import Add
 from raybench.report.annotations.yolo import yolo
 
 WRITTEN = "written.sha256"

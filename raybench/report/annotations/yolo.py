@@ -11,10 +11,9 @@ import numpy as np
 import yaml
 
 from raybench.errors import InputError
-from raybench.report.annotations.item import CATEGORY, AnnotatedImage
+from raybench.report.annotations.item import CATEGORY, Add, AnnotatedImage
 from raybench.report.annotations.labelled import Draw, LabelledImage, LabelledRegion, Mask, points_of
 from raybench.report.annotations.polygons import Region, keyhole, pixels
-from raybench.report.annotations.streams import Add
 
 # Readers cut off or round a coordinate to a pixel, then draw the outline's own pixels: this lands in the same for both.
 _INTO_PIXEL = 0.25

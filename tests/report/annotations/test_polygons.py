@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from pycocotools import mask as coco_mask
 
-from raybench.report.annotations.polygons import Ring, edges, keyhole, pixels, regions
-from raybench.report.annotations.streams import run_lengths
+from raybench.report.annotations.polygons import Ring, edges, keyhole, pixels, regions, run_lengths
 from tests.support.made_masks import Mask, iou, masks, union
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
