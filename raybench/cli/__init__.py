@@ -29,6 +29,7 @@ from raybench.cli import (
     runs,
     status,
     store,
+    submit,
     verify,
     weights,
 )
@@ -49,6 +50,7 @@ app.command()(inspect.inspect)
 app.command()(check.check)
 app.command()(models.models)
 app.command()(run.run)
+app.command()(submit.submit)
 app.command()(status.status)
 app.command()(report.report)
 app.command()(compare.compare)

@@ -29,7 +29,7 @@ _REMEDIES = {
     "HTTP/2": "a server listens there, but not Ray's. By default a cluster's port is 6379, and 8265 its dashboard; if "
     "the cluster uses TLS, set RAY_USE_TLS=1 and its certificates here too",
 }
-_LET_IN = "copy the head's ~/.ray/auth_token to this machine and set RAY_AUTH_MODE=token, or set RAY_AUTH_TOKEN"
+LET_IN = "copy the head's ~/.ray/auth_token to this machine and set RAY_AUTH_MODE=token, or set RAY_AUTH_TOKEN"
 
 
 def check_answers(address: str) -> None:
@@ -52,7 +52,7 @@ def check_answers(address: str) -> None:
     if code is grpc.StatusCode.UNAUTHENTICATED:
         if address == "auto":  # then Ray looks for a token by itself
             return
-        raise ClusterUnreachable(f"the Ray cluster at {shown} does not accept this machine's token: {_LET_IN}")
+        raise ClusterUnreachable(f"the Ray cluster at {shown} does not accept this machine's token: {LET_IN}")
     fault = next((text for words, text in _REMEDIES.items() if words in details), details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         fault = (

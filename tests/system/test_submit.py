@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from raybench.cli.terminal import BAD_INPUT, UNITS_FAILED
 from raybench.runs.run import RunStore
 from raybench.store import Store
 from raybench.store.server import EmbeddedServer
-from tests.support.head import Head, ray_head, submission_id, wait_until
+from tests.support.head import BIN, Head, ray_head, submission_id, wait_until
 
 pytestmark = pytest.mark.cluster
 SUBMIT = ("--runtime-env", "jobs/runtime_env.yaml", "--working-dir", ".")
@@ -68,10 +69,13 @@ def test_a_stopped_job_goes_on_says_how_far_it_is_and_tells_no_secret(
     before = {item.key: packed.get(item.key) for item in packed.list("runs/night/units/") if "failure" not in item.key}
     assert len(before) > 0
     assert not packed.exists("runs/night/report/index.html")
-    submitted = head.job("submit", *submit)
-    assert submitted.returncode == 1, submitted.stdout + submitted.stderr
-    job = submission_id(submitted.stdout)
+    command = [str(BIN / "raybench"), "submit", written(tmp_path, packed), "--address", head.address]
+    submitted = subprocess.run(command, capture_output=True, text=True, check=False, env=head.environment)
+    assert submitted.returncode == UNITS_FAILED, submitted.stdout + submitted.stderr
+    job = re.search(r"^job (night-\d{8}-\d{6});", submitted.stderr, re.M)[1]  # type: ignore[index]
     assert ended(head, job) == ("FAILED", UNITS_FAILED)
+    assert head.answer(f"/api/jobs/{job}")["metadata"]["run"] == "night"
+    assert "2 units: 1 done now, 0 done before, 1 failed" in submitted.stdout
     assert {key: packed.get(key) for key in before} == before
     assert len([names for names in run.commits().values() if "finished" in names]) == 1
     log = logs(head, job)
