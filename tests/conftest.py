@@ -40,8 +40,8 @@ settings.register_profile("raybench", deadline=None)  # how long an example take
 settings.load_profile("raybench")
 _numbers = itertools.count()
 MADE_ONCE = {"test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py",
-             "test_placement.py"}  # fmt: skip
-"""Files whose tests share something that takes seconds to make: one worker of pytest runs all of them."""
+             "test_placement.py", "test_readers.py"}  # fmt: skip
+"""Files whose tests share something that takes seconds to make or to import: one worker of pytest runs all of them."""
 FITTED_ONCE = {"test_detectors.py", "test_fidelity.py", "test_onnx_file.py"}
 """Files whose tests share detectors: one worker of pytest runs all tests of one detector."""
 SERVERS = {"test_server.py", "test_tls.py", "test_store_faults.py"}
@@ -50,7 +50,7 @@ SLOW = MADE_ONCE | {
     "test_fidelity.py",
     "test_queue_builder.py",
     "test_weights.py", "test_onnx_file.py", "test_efficient_ad.py", "test_training.py",
-    "test_parts.py", "test_plugins.py", "test_readers.py", "test_write.py",
+    "test_parts.py", "test_plugins.py", "test_write.py",
     "test_inspection.py", "test_bundle.py", "test_hostile.py", "test_stored_types.py",
     "test_prediction_page.py", "test_store_faults.py", "test_chaos.py", "test_pixel.py",
     "test_fiftyone.py",
@@ -178,6 +178,14 @@ def packed(bucket: Store, packed_once: Store) -> Store:
     """A bucket that holds the line `strip`."""
     put_lines(packed_once, bucket)
     return bucket
+
+
+@pytest.fixture
+def packed_in_folder(tmp_path: Path, packed_once: Store) -> Store:
+    """A store in a folder that holds the line `strip`, for tests to which the kind of store does not matter."""
+    store = open_store(str(tmp_path / "store"))
+    put_lines(packed_once, store)
+    return store
 
 
 @pytest.fixture

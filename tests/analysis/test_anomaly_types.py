@@ -239,6 +239,7 @@ def test_what_ok_images_show_as_well_cannot_be_seen(strip_folder: Path, ok_strip
     assert not any(varied.is_left_by(np.rint(image * 0.6).astype(np.uint8)) for image in ok_strips)
 
 
+@pytest.mark.long  # as on the strips, on real images
 def test_made_anomalies_of_solar_cells_are_told_apart(tmp_path: Path) -> None:
     pytest.importorskip("elpv_dataset", reason="the ELPV images are not installed")
     folder = write_lines(tmp_path, Sizes(42, 2, 1, 0))["solar-mono"]
@@ -250,6 +251,7 @@ def test_made_anomalies_of_solar_cells_are_told_apart(tmp_path: Path) -> None:
     assert np.mean(list(found.values())) >= 0.8
 
 
+@pytest.mark.long  # as on the strips, on real images
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real product lines are not here")
 def test_real_defects_of_tires_are_called_defects() -> None:
     line = SHARED / "mvtec3d_tire"

@@ -272,7 +272,7 @@ def test_the_named_of_equals_is_expected_to_be_worse_than_measured() -> None:
     """The winner's curse: ten models of AUROC 0.9 on 16 + 16 images."""
     gap = float(np.sqrt(2) * stats.norm.ppf(0.9))
     measured, expected, covered = [], [], 0
-    for at in range(40):
+    for at in range(20):
         scores = {f"m{model}": [drawn(gap, 1000 * at + model, 16, 16)] for model in range(10)}
         found = verdict_on(scores)
         assert found.run is not None
@@ -281,7 +281,7 @@ def test_the_named_of_equals_is_expected_to_be_worse_than_measured() -> None:
         covered += (found.expected.low or 0) <= 0.9 <= (found.expected.high or 0)
     assert np.mean(measured) > 0.94
     assert abs(np.mean(expected) - 0.9) < 0.75 * (np.mean(measured) - 0.9)
-    assert covered >= 34
+    assert covered >= 17
 
 
 def test_a_leader_with_half_of_ok_images_alarmed_is_not_admissible_and_told() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -97,3 +99,21 @@ def test_heavy_packages_have_one_home(package: str) -> None:
         if any(name == package or name.startswith(f"{package}.") for name in imported(path)):
             users.add(parts if parts in homes else parts.split("/")[0])
     assert users == homes
+
+
+def test_what_takes_seconds_to_import_waits_until_it_is_used() -> None:
+    """Driver and aggregator never import torch; workers only for detectors that compute with it.
+
+    Nor do they change how their process allocates memory: only tasks do.
+    """
+    code = (
+        "import sys, raybench\n"
+        "print('raybench.worker.memory' in sys.modules)\n"
+        "import raybench.cli\n"
+        "from raybench.scheduler import aggregator, predict, progress, runner\n"
+        "from raybench.worker import memory, merge, score, timing, train\n"
+        "print(memory.tune_malloc.cache_info().currsize)\n"
+        "print(sorted({'torch', 'anomalib', 'timm', 'sklearn', 'scipy.stats'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == ["False", "0", "[]"]

@@ -107,6 +107,7 @@ def test_faults_of_keys_models_and_lines_are_in_one_message(packed: Store, tmp_p
     assert len(caught.value.problems) == len(said)
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_stores_that_cannot_be_used(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BucketMissing):
         make_plan(experiment.model_copy(update={"store": "s3://no-such-bucket"}))

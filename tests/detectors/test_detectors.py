@@ -25,7 +25,7 @@ def fitted(request: pytest.FixtureRequest) -> Fitted:
 
 
 def test_scores_and_heat_maps(fitted: Fitted) -> None:
-    found = fitted.detector.score(fitted.unseen)
+    found = fitted.scored
     assert found.scores.shape == (3,)
     assert found.scores.dtype == np.float64
     assert np.isfinite(found.scores).all()
@@ -36,28 +36,28 @@ def test_scores_and_heat_maps(fitted: Fitted) -> None:
     assert found.heatmaps.std() > 0
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_scores_do_not_depend_on_the_batch_or_the_threads(fitted: Fitted, tmp_path: Path, threads: int) -> None:
+@pytest.mark.parametrize(("threads", "batch"), [(1, 2), (2, 1), (2, 3)])
+def test_scores_do_not_depend_on_the_batch_or_the_threads(
+    fitted: Fitted, tmp_path: Path, threads: int, batch: int
+) -> None:
     registry.save_detector(fitted.detector, fitted.spec, InputSize(fitted.height, fitted.width), tmp_path)
     detector = registry.load(tmp_path, "cpu", threads)
-    together = fitted.detector.score(fitted.unseen)
-    for batch in (1, 2, 3):
-        parts = [detector.score(fitted.unseen[at : at + batch]) for at in range(0, 3, batch)]
-        scores = np.concatenate([part.scores for part in parts])
-        assert_same(Scored(scores, np.concatenate([maps_of(part) for part in parts])), together)
+    parts = [detector.score(fitted.unseen[at : at + batch]) for at in range(0, 3, batch)]
+    scores = np.concatenate([part.scores for part in parts])
+    assert_same(Scored(scores, np.concatenate([maps_of(part) for part in parts])), fitted.scored)
 
 
 def test_read_only_images_are_fine(fitted: Fitted) -> None:
     images = fitted.unseen.copy()
     images.flags.writeable = False
-    assert np.array_equal(fitted.detector.score(images).scores, fitted.detector.score(fitted.unseen).scores)
+    assert np.array_equal(fitted.detector.score(images).scores, fitted.scored.scores)
 
 
 def test_a_loaded_detector_scores_the_same(fitted: Fitted, tmp_path: Path) -> None:
     registry.save_detector(fitted.detector, fitted.spec, InputSize(fitted.height, fitted.width), tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors", ".json"}
     loaded = registry.load(tmp_path, "cpu", 1)
-    before, after = fitted.detector.score(fitted.unseen), loaded.score(fitted.unseen)
+    before, after = fitted.scored, loaded.score(fitted.unseen)
     assert np.array_equal(before.scores, after.scores)
     assert before.heatmaps is not None
     assert after.heatmaps is not None
@@ -114,7 +114,7 @@ def test_the_card_counts_the_optimisers_steps(fitted: Fitted) -> None:
 
 def test_a_seed_gives_the_same_detector_and_nothing_keeps_it(fitted: Fitted) -> None:
     again = fit(fitted.name)
-    assert np.array_equal(again.detector.score(fitted.unseen).scores, fitted.detector.score(fitted.unseen).scores)
+    assert np.array_equal(again.detector.score(fitted.unseen).scores, fitted.scored.scores)
     kept = weakref.ref(getattr(again.detector, "module", again.detector))
     del again
     gc.collect()
@@ -126,7 +126,7 @@ def test_a_defect_scores_higher_where_it_is(name: str) -> None:
     fitted = fitted_once(name)
     broken = fitted.unseen[:1].copy()
     broken[0, 20:36, 40:56] = 255
-    clean, found = fitted.detector.score(fitted.unseen), fitted.detector.score(broken)
+    clean, found = fitted.scored, fitted.detector.score(broken)
     assert found.scores[0] > clean.scores.max()
     assert found.heatmaps is not None
     y, x = np.unravel_index(found.heatmaps[0].argmax(), found.heatmaps[0].shape)

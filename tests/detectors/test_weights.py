@@ -1,7 +1,8 @@
-"""The weights store, on a real S3 server: shape-correct files in place of the published ones."""
+"""The weights store, on a real S3 server and in a folder: shape-correct files in place of the published ones."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import tarfile
@@ -23,19 +24,31 @@ from raybench.detectors.registry import InputSize
 from raybench.detectors.weights import catalog
 from raybench.detectors.weights.catalog import LITE0
 from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
-from raybench.store import Store
+from raybench.store import Store, open_store
 from tests.support.fitting import CONTEXT, Images, few_rows
 
 
 @pytest.fixture
-def shelf(bucket: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty weights store; files need not be the published ones, only of their shape."""
+def unpublished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files need not be the published ones, only of their shape."""
     for name, asset in catalog.ASSETS.items():
         if name != LITE0:
             monkeypatch.setitem(catalog.ASSETS, name, replace(asset, sha256=""))
+
+
+@pytest.fixture
+def shelf(unpublished: None, bucket: Store) -> Store:
+    """An empty weights store in a bucket."""
     return bucket.sub("weights")
 
 
+@pytest.fixture
+def near(unpublished: None, tmp_path: Path) -> Store:
+    """An empty weights store in a folder, for tests of what is done with the files."""
+    return open_store(str(tmp_path / "shelf"))
+
+
+@functools.cache
 def resnet18() -> bytes:
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -109,12 +122,12 @@ def test_a_missing_file_names_the_remedy(shelf: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["padim", "patchcore", "dfm", "stfpm", "reverse_distillation", "fastflow", "cflow"])
-def test_models_on_a_backbone_of_the_store(name: str, shelf: Store, tmp_path: Path) -> None:
+def test_models_on_a_backbone_of_the_store(name: str, near: Store, tmp_path: Path) -> None:
     steps = {"steps": 1, "batch": 1} if name in ("stfpm", "reverse_distillation", "fastflow", "cflow") else {}
     spec = registry.resolve(name, {"backbone": "resnet18"} | steps, "cpu")
     assert set(spec.weights) == {"resnet18"}
-    here = weights.add(shelf, "resnet18", resnet18())
-    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
+    here = weights.add(near, "resnet18", resnet18())
+    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, near, tmp_path))
     detector = registry.create(spec, InputSize(64, 64), context)
     detector.fit(Images(4, 64, 64), context)
     assert detector.card().weights_note.startswith(
@@ -127,9 +140,9 @@ def test_models_on_a_backbone_of_the_store(name: str, shelf: Store, tmp_path: Pa
     assert np.array_equal(detector.score(images).scores, registry.load(loaded, "cpu", 1).score(images).scores)
 
 
-def test_the_store_s_weights_are_what_the_backbone_has(shelf: Store, tmp_path: Path) -> None:
-    here = weights.add(shelf, "resnet18", resnet18())
-    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
+def test_the_store_s_weights_are_what_the_backbone_has(near: Store, tmp_path: Path) -> None:
+    here = weights.add(near, "resnet18", resnet18())
+    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, near, tmp_path))
     built = backbone.extractor("resnet18", 4, 8, 16)
     backbone.pretrain(built, "resnet18", context)
     state = torch.load(context.weights["resnet18"].path, weights_only=True)
@@ -138,30 +151,30 @@ def test_the_store_s_weights_are_what_the_backbone_has(shelf: Store, tmp_path: P
             assert torch.equal(value, state[name])
 
 
-def test_files_of_another_shape_are_named(shelf: Store, tmp_path: Path) -> None:
-    here = weights.add(shelf, "resnet18", saved({"conv1.weight": torch.zeros(1)}))
-    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, shelf, tmp_path))
+def test_files_of_another_shape_are_named(near: Store, tmp_path: Path) -> None:
+    here = weights.add(near, "resnet18", saved({"conv1.weight": torch.zeros(1)}))
+    context = replace(CONTEXT, weights=weights.fetch({"resnet18": here.sha256}, near, tmp_path))
     with pytest.raises(WeightsCorrupt, match=r"lack bn1\.weight"):
         backbone.pretrain(backbone.extractor("resnet18", 4), "resnet18", context)
 
 
 @few_rows()
-def test_efficient_ad_takes_what_the_store_has_of_the_paper(shelf: Store, tmp_path: Path) -> None:
+def test_efficient_ad_takes_what_the_store_has_of_the_paper(near: Store, tmp_path: Path) -> None:
     with torch.random.fork_rng():
         teacher = SmallPatchDescriptionNetwork(pdn.OFFICIAL_CHANNELS)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("efficientad/pretrained_teacher_small.pth", saved(teacher.state_dict()))
-    here = [weights.add(shelf, "pdn-official", buffer.getvalue()), weights.add(shelf, "imagenette", pictures(tmp_path))]
-    config = {"autoencoder_steps": 1, "steps": 1}
+    here = [weights.add(near, "pdn-official", buffer.getvalue()), weights.add(near, "imagenette", pictures(tmp_path))]
+    config = {"autoencoder_steps": 0, "steps": 0}
     assert set(registry.resolve("efficient_ad", config, "cpu").weights) == {LITE0}
     assert registry.chosen_by_store("efficient_ad", {}) == {"teacher": LITE0, "not_ok": "line"}
-    assert registry.chosen_by_store("padim", weights.stored(shelf)) == {}
+    assert registry.chosen_by_store("padim", weights.stored(near)) == {}
     spec = registry.resolve(
-        "efficient_ad", config | registry.chosen_by_store("efficient_ad", weights.stored(shelf)), "cpu"
+        "efficient_ad", config | registry.chosen_by_store("efficient_ad", weights.stored(near)), "cpu"
     )
     assert set(spec.weights) == {"pdn-official", "imagenette"}
-    found = weights.fetch({file.name: file.sha256 for file in here}, shelf, tmp_path)
+    found = weights.fetch({file.name: file.sha256 for file in here}, near, tmp_path)
     context = replace(CONTEXT, weights=found)
     detector = registry.create(spec, InputSize(256, 256), context)
     detector.fit(Images(5, 256, 256), context)
@@ -173,10 +186,10 @@ def test_efficient_ad_takes_what_the_store_has_of_the_paper(shelf: Store, tmp_pa
     assert "images that are not OK: ImageNette" in card.weights_note
 
 
-def test_draem_takes_its_textures_from_the_store(shelf: Store, tmp_path: Path) -> None:
-    here = weights.add(shelf, "dtd", pictures(tmp_path))
+def test_draem_takes_its_textures_from_the_store(near: Store, tmp_path: Path) -> None:
+    here = weights.add(near, "dtd", pictures(tmp_path))
     spec = registry.resolve("draem", {"textures": "dtd", "steps": 2, "batch": 2, "width": 8})
-    context = replace(CONTEXT, weights=weights.fetch({"dtd": here.sha256}, shelf, tmp_path))
+    context = replace(CONTEXT, weights=weights.fetch({"dtd": here.sha256}, near, tmp_path))
     detector = registry.create(spec, InputSize(64, 64), context)
     detector.fit(Images(4, 64, 64), context)
     assert "Describable Textures" in detector.card().weights_note
@@ -211,7 +224,6 @@ def test_mirror_asks_the_publisher(shelf: Store, tmp_path: Path, monkeypatch: py
 
 def test_published_addresses_exist_where_the_catalogue_says() -> None:
     """Looked up in the publishers' code, without fetching."""
-    import functools
     import importlib
 
     for asset in catalog.ASSETS.values():
@@ -221,11 +233,11 @@ def test_published_addresses_exist_where_the_catalogue_says() -> None:
             assert str(url).endswith(asset.file)
 
 
-def test_dino_models_of_anomalib_take_dinov2_from_the_store(shelf: Store, tmp_path: Path) -> None:
-    here = weights.add(shelf, "dinov2", saved(dict(backbone.random_state(catalog.DINOV2_TIMM_NAME))))
+def test_dino_models_of_anomalib_take_dinov2_from_the_store(near: Store, tmp_path: Path) -> None:
+    here = weights.add(near, "dinov2", saved(dict(backbone.random_state(catalog.DINOV2_TIMM_NAME))))
     spec = registry.resolve("anomalib:AnomalyDINO", {"backbone": "dinov2", "stride": 14, "min_side": 56, "batch": 2})
     assert set(spec.weights) == {"dinov2"}
-    context = replace(CONTEXT, weights=weights.fetch({"dinov2": here.sha256}, shelf, tmp_path))
+    context = replace(CONTEXT, weights=weights.fetch({"dinov2": here.sha256}, near, tmp_path))
     detector = registry.create(spec, InputSize(56, 84), context)
     detector.fit(Images(4, 56, 84), context)
     assert detector.card().provenance == "official"

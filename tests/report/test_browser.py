@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlencode
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from raybench.analysis.board import Board
 from raybench.analysis.findings import HeldOut
@@ -31,6 +31,9 @@ from raybench.report.html import render
 from raybench.report.inspection import Finding, Section
 from raybench.report.models_table import STYLES
 from raybench.report.overview import fragment
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -117,6 +120,8 @@ def corner(at: int) -> npt.NDArray[np.uint8]:
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: make browser")
+    from playwright.sync_api import sync_playwright  # takes a second
+
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield launched

@@ -39,7 +39,7 @@ def test_the_false_alarm_rate_is_honest() -> None:
     """On average over lines it is near the budget, though each threshold is set on the very images that are judged."""
     rng = np.random.default_rng(0)
     rates = []
-    for _ in range(300):
+    for _ in range(100):
         scores = rng.normal(size=50)
         found = ImageScores.of([f"{number:02}" for number in range(50)], ["ok"] * 50, scores.tolist())
         judged = judge_by_test(result("m", images(2.0)), found).judged

@@ -39,23 +39,19 @@ def test_data_outlives_the_server_and_its_keys(tmp_path: Path) -> None:
         socket.create_connection(("127.0.0.1", int(second.endpoint_url.rsplit(":", 1)[1])), timeout=2)
 
 
-def test_environment_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("short_pauses")
+def test_the_environment_names_it_until_it_ends_and_a_proxy_for_all_else_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_PROFILE", "mine")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with embedded_server(tmp_path) as server:
-        assert os.environ["AWS_ENDPOINT_URL"] == server.endpoint_url
-        assert "AWS_PROFILE" not in os.environ
-    assert os.environ["AWS_PROFILE"] == "mine"
-    assert "AWS_ENDPOINT_URL" not in os.environ
-
-
-@pytest.mark.usefixtures("short_pauses")
-def test_a_proxy_for_all_else_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with embedded_server(tmp_path) as server:
+        assert os.environ["AWS_ENDPOINT_URL"] == server.endpoint_url
+        assert "AWS_PROFILE" not in os.environ
         near = open_store("s3://near")
         near.create()
         near.put("k", b"1")
@@ -63,6 +59,8 @@ def test_a_proxy_for_all_else_is_not_asked(tmp_path: Path, monkeypatch: pytest.M
         far = open_store("s3://far", endpoint_url=server.endpoint_url.replace("127.0.0.1", "192.0.2.1"))
         with pytest.raises(StoreUnreachable, match="Proxy"):
             far.get("k")
+    assert os.environ["AWS_PROFILE"] == "mine"
+    assert "AWS_ENDPOINT_URL" not in os.environ
 
 
 def test_credentials_file_is_private(server: EmbeddedServer) -> None:

@@ -183,6 +183,7 @@ def test_no_credentials(bucket: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         open_store(bucket.uri()).get("k")
 
 
+@pytest.mark.usefixtures("short_pauses")
 def test_nobody_listens(server: EmbeddedServer) -> None:
     with pytest.raises(StoreUnreachable, match="is it up"):
         open_store("s3://bucket", endpoint_url="http://127.0.0.1:9").get("k")

@@ -54,16 +54,3 @@ def test_freed_blocks_are_taken_again_without_new_pages() -> None:
 def test_by_default_they_are_new() -> None:
     taken, _ = pages()
     assert taken > 0.5 * TIMES * PAGES
-
-
-def test_importing_raybench_leaves_malloc_alone() -> None:
-    """Neither the library nor the driver's modules change the process that imports them; only tasks do."""
-    code = (
-        "import sys, raybench\n"
-        "loaded = 'raybench.worker.memory' in sys.modules\n"
-        "from raybench.scheduler import runner, predict\n"
-        "from raybench.worker import memory\n"
-        "print(loaded, memory.tune_malloc.cache_info().currsize)"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout == "False 0\n"

@@ -44,6 +44,11 @@ from tests.support.made_run import finish, site_of
 
 
 @pytest.fixture
+def packed(packed_in_folder: Store) -> Store:
+    return packed_in_folder
+
+
+@pytest.fixture
 def plan(experiment: Experiment) -> Plan:
     return make_plan(experiment)
 

@@ -19,14 +19,6 @@ from raybench.report.annotations.item import AnnotatedImage
 from raybench.report.annotations.write import write
 from tests.support.made_masks import Mask, exported, iou, item, masks, union
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # pydantic 1's, numpy 1's
-    import datumaro
-    import supervision
-    from label_studio_sdk.converter.converter import Converter
-    from label_studio_sdk.label_interface.interface import LabelInterface
-    from pycocotools.coco import COCO
-
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 SEVERAL = st.lists(masks(), min_size=3, max_size=3)
 SHAPES = settings(max_examples=25, deadline=None)
@@ -42,6 +34,8 @@ def check(found: Sequence[Mask], wanted: Sequence[Mask]) -> None:
 
 def by_coco(path: Path) -> list[Mask]:
     """The masks of a COCO file, in the order of its images."""
+    from tests.support.other_readers import COCO
+
     coco = COCO(str(path))
     shown = coco.loadImgs(sorted(coco.getImgIds()))
     return [
@@ -51,6 +45,8 @@ def by_coco(path: Path) -> list[Mask]:
 
 
 def by_datumaro(path: Path, format_: str) -> list[Mask]:
+    from tests.support.other_readers import datumaro
+
     found = datumaro.Dataset.import_from(str(path), format_).transform("polygons_to_masks")
     entries = sorted(found, key=lambda one: str(one.id))
     return [union((one.image for one in entry.annotations), entry.media.data.shape[:2]) for entry in entries]
@@ -72,10 +68,12 @@ def test_cvat_by_datumaro(wanted: list[Mask]) -> None:
         check(by_datumaro(Path(folder, "strip"), "cvat"), wanted)
 
 
-@SHAPES
+@settings(max_examples=10)  # it takes its time
 @given(SEVERAL)
 def test_label_studio_by_its_own_converter(wanted: list[Mask]) -> None:
     """Predictions taken over as they are, as an annotator does with one click, and exported by Label Studio."""
+    from tests.support.other_readers import Converter
+
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported(wanted, Path(folder), "label-studio")
@@ -126,6 +124,8 @@ def label_studio(folder: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def test_yolo_by_supervision(tmp_path: Path) -> None:
+    from tests.support.other_readers import supervision
+
     wanted = [np.zeros((60, 70), np.bool_) for _ in range(2)]
     wanted[0][10:40, 15:50] = True
     wanted[0][20:25, 20:40] = False
@@ -141,6 +141,8 @@ def test_yolo_by_supervision(tmp_path: Path) -> None:
 
 
 def test_label_studio_takes_tasks_and_predictions(tmp_path: Path) -> None:
+    from tests.support.other_readers import LabelInterface
+
     mask = np.zeros((30, 40), np.bool_)
     mask[5:20, 10:30] = True
     mask[8:12, 15:20] = False
@@ -162,6 +164,8 @@ def test_label_studio_takes_tasks_and_predictions(tmp_path: Path) -> None:
 
 
 def test_holes_are_kept_where_a_format_has_them(tmp_path: Path) -> None:
+    from tests.support.other_readers import COCO
+
     mask = np.zeros((30, 40), np.bool_)
     mask[5:20, 10:30] = True
     mask[8:12, 15:20] = False
