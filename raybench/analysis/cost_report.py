@@ -53,7 +53,7 @@ class CostReport:
 
 def hours_of(results: Iterable[UnitResult]) -> Hours:
     """Sum the hours that finished units used for training, scoring and timing."""
-    usages = [tuple(result.spent.values()) for result in results if result.spent]
+    usages = [tuple(result.spent.values()) for result in results]
     cpu_s = sum(phase.cpu_s for phases in usages for phase in phases)
     gpu_s = sum(phase.gpu_s for phases in usages for phase in phases)
     return Hours(cpu_s / HOUR_S, gpu_s / HOUR_S, len(usages))

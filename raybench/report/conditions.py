@@ -21,11 +21,8 @@ Finished = tuple[BoardRow, FinishedModel]
 def conditions(board: Board) -> list[str]:
     """Return the conditions, one sentence each."""
     context, finished = board.context, _finished(board)
-    speeds = {
-        f"{speed.device}, {speed.dtype}, {speed.threads} threads"
-        for _, model in finished
-        for speed in (model.measured.speed,)
-    }
+    speeds = [model.measured.speed for _, model in finished]
+    devices = {f"{speed.device}, {speed.dtype}, {speed.threads} threads" for speed in speeds}
     texts = [
         "intervals: 95 %, over images and seeds; P(best): probability that no other model compared has a higher "
         "utility; expected loss: what the best model has more, on average over what may be true; rank: 95 % of the "
@@ -39,7 +36,7 @@ def conditions(board: Board) -> list[str]:
     ]
     texts.append(_utility(context.decision))
     texts += _one_seed(board)
-    texts += [f"device: {text}" for text in sorted(speeds)]
+    texts += [f"device: {text}" for text in sorted(devices)]
     texts += _mixed_devices(finished)
     texts += _cut_short(finished)
     texts += _undertrained(finished)
