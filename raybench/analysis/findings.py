@@ -207,7 +207,7 @@ def _with_note(verdict: Verdict, rows: Iterable[BoardRow]) -> Verdict:
 
 def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | FailedUnit | None:
     """A finished unit, a failed one, or None for a unit that is still to be done."""
-    if result := run.read(unit.unit_id, "finished", UnitResult):
+    if result := run.result(unit):
         blobs = (result.judged.images, result.trained.held_out)
         return FinishedUnit(unit, result, *(ImageScores.from_bytes(run.get_blob(blob)) for blob in blobs))
     failure = run.read(unit.unit_id, "failure", Failure)

@@ -37,7 +37,7 @@ def first_finished(plan: Plan, line: str) -> dict[str, tuple[UnitResult, ImageSc
     run, found = RunStore.of(plan), dict[str, tuple[UnitResult, ImageScores]]()
     for unit in plan.compared:
         is_asked = unit.line == line and unit.model not in found
-        if is_asked and (result := run.read(unit.unit_id, "finished", UnitResult)):
+        if is_asked and (result := run.result(unit)):
             found[unit.model] = result, ImageScores.from_bytes(run.get_blob(result.judged.images))
     return found
 

@@ -149,7 +149,7 @@ def _own(run: RunStore, ledger: Ledger, units: Sequence[Unit]) -> Iterator[CostR
     finished = [unit for unit in units if unit.unit_id in done]
     step = -(-len(finished) // OWN_UNITS) or 1
     for unit in finished[::step]:
-        if result := cached_run.read(unit.unit_id, "finished", UnitResult):
+        if result := cached_run.result(unit):
             yield from _rows(unit, result)
 
 

@@ -24,15 +24,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from raybench.config.plan import Plan
+from raybench.config.unit import Unit
 from raybench.data.manifest import ShardInfo
 from raybench.errors import IntegrityError, ObjectMissing
-from raybench.runs.records import Blob, Failure
+from raybench.runs.records import Blob, Failure, UnitResult
 from raybench.store import Store
 
 PREDICTIONS = "/predictions/"
@@ -130,6 +132,15 @@ class RunStore:
             return decode(kind, self._fetch(key), key)
         except ObjectMissing:
             return None
+
+    def result(self, unit: Unit) -> UnitResult | None:
+        """Return the result of a unit, None if it is not finished. Its model has the label that the plan gives it now.
+
+        Raises:
+            IntegrityError: The object is not a result.
+        """
+        found = self.read(unit.unit_id, "finished", UnitResult)
+        return found and replace(found, model=unit.model)
 
     def _fetch(self, key: str) -> bytes:
         cached = self.cache.get(key) if self.cache else None

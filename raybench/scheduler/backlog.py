@@ -15,12 +15,12 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.records import Phase
-from raybench.runs.run import score_name
+from raybench.runs.run import score_name, scored_name
 
 _PHASES: tuple[Phase, ...] = ("train", "score", "aggregate", "measure")
 _PRIORITY = {"aggregate": 1, "score": 2, "train": 3, "measure": 5}  # the lowest first
@@ -39,6 +39,8 @@ class Job:
     """Images that are scored; 0 in other phases."""
     shards: tuple[ShardInfo, ...] = ()
     """The shards that are scored, one after the other; none in other phases."""
+    judges: bool = False
+    """Whether its shards are scored already, and only judged by other labels: that takes no detector and no GPU."""
 
     @property
     def steps(self) -> int:
@@ -216,13 +218,14 @@ class Backlog:
         heapq.heappush(self._ready, (_PRIORITY[job.phase], -number if job.phase == "score" else number, job))
 
     def _score_jobs(self, unit: Unit) -> list[Job]:
-        groups: list[list[ShardInfo]] = []
+        names, jobs = self._names(unit), list[Job]()
         for shard in self._unscored(unit):
-            if groups and _images([*groups[-1], shard]) <= self._images_per_job:
-                groups[-1].append(shard)
+            last, judges = jobs[-1] if jobs else None, bool(names) and scored_name(shard) in names
+            if last and last.judges == judges and last.images + shard.rows <= self._images_per_job:
+                jobs[-1] = replace(last, images=last.images + shard.rows, shards=(*last.shards, shard))
             else:
-                groups.append([shard])
-        return [Job("score", unit, _images(shards), tuple(shards)) for shards in groups]
+                jobs.append(Job("score", unit, shard.rows, (shard,), judges))
+        return jobs
 
     def _unscored(self, unit: Unit) -> Sequence[ShardInfo]:
         shards, names = self._shards[unit.line], self._names(unit)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -19,7 +20,7 @@ from raybench.config.unit import Unit
 from raybench.data.cache import open_cached, put_prefetched, remove_prefetched
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest, ShardInfo
-from raybench.runs.run import RunStore
+from raybench.runs.run import RunStore, scored_name
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.tasks import REUSE_WORKER, LineContext, unpack_args
 from raybench.scheduler.window import Window
@@ -81,16 +82,21 @@ class Wanted:
     """How to resize its images."""
 
 
-def wanted(units: Iterable[Unit], manifests: Mapping[str, Manifest]) -> Iterator[Wanted]:
+def wanted(
+    units: Iterable[Unit], manifests: Mapping[str, Manifest], commits: Mapping[str, Set[str]] = MappingProxyType({})
+) -> Iterator[Wanted]:
     """Yield the shards that units need, each once for every input size; of a unit, training shards first.
 
     Args:
         units: in the order in which they begin.
         manifests: by line.
+        commits: names of the commits that exist, by unit_id. Units whose images are all scored need none.
     """
     first: dict[tuple[str, InputFit], int] = {}
     for index, unit in enumerate(units):
-        first.setdefault((unit.line, fit_of(unit)), index)
+        names = commits.get(unit.unit_id, set())
+        if "train" not in names or any(scored_name(shard) not in names for shard in manifests[unit.line].scored_shards):
+            first.setdefault((unit.line, fit_of(unit)), index)
     for (line, fit), index in first.items():
         manifest = manifests[line]
         for shard in (*manifest.shards_of("train"), *manifest.scored_shards):

@@ -132,7 +132,7 @@ class _Dispatch:
         self.took = Work()
         self._contexts = {line: pack_args(self._context(line)) for line in plan.manifests}
         self.inspector = Inspector(plan, run, self.cluster, self._contexts)
-        self.prefetcher = Prefetcher(wanted(backlog.unbegun, plan.manifests), self.cluster, self._contexts)
+        self.prefetcher = Prefetcher(wanted(backlog.unbegun, plan.manifests, commits), self.cluster, self._contexts)
         if self.inspector.busy:
             backlog.tallies["inspect"] = self.inspector.tally
         failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
@@ -256,7 +256,8 @@ class _Dispatch:
     def _nodes_for(self, job: Job) -> set[str]:
         """IDs of the living nodes that can run `job`."""
         capacity = self.cluster.capacity
-        helpers = [node for node in capacity.cpu_nodes if job.phase == "aggregate" and node.cpus >= capacity.cpus]
+        needs_gpu = job.phase != "aggregate" and not job.judges
+        helpers = [node for node in capacity.cpu_nodes if not needs_gpu and node.cpus >= capacity.cpus]
         return {node.node_id for node in (*capacity.nodes, *helpers)}
 
     def _recall_stranded(self) -> None:
@@ -283,7 +284,7 @@ class _Dispatch:
             limit_s=self._left_s(job),
             halvings=self._retries.halvings(job),
             again=again,
-            gpus=float(capacity.gpus > 0) if node else self.shares.of(job.unit, job.phase),
+            gpus=float(capacity.gpus > 0) if node else 0.0 if job.judges else self.shares.of(job.unit, job.phase),
         )
 
     def _left_s(self, job: Job) -> float | None:

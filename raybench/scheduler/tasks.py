@@ -135,6 +135,8 @@ def execute(job_args: bytes, context_args: bytes) -> Outcome:
     memory.tune_malloc()
     job, attempt = unpack_args(job_args)
     context: LineContext = unpack_args(context_args)
+    if job.judges:
+        context = replace(context, device="cpu")
     try:
         on_timeout = functools.partial(_record_timeout, job, context, attempt)
         with time_limit(attempt.limit_s, on_timeout), metered(context.run.name, job, attempt.again):

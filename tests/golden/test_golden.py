@@ -64,6 +64,13 @@ def test_every_record_is_read(plan: Plan) -> None:
             assert len(read_scores(run.get_blob(record.shard))) == record.rows
 
 
+def test_a_model_has_the_label_that_the_experiment_gives_it_now(plan: Plan) -> None:
+    renamed = [replace(unit, model=f"{unit.model}, wide") for unit in plan.units]
+    assert [unit.unit_id for unit in renamed] == [unit.unit_id for unit in plan.units]
+    board = analyze(replace(plan, units=tuple(renamed)), RunStore(plan.store, "golden"), CREATED).board
+    assert {row.model for row in board.rows} == {unit.model for unit in renamed}
+
+
 def test_the_board_is_built_as_it_was(plan: Plan) -> None:
     run = RunStore(plan.store, "golden")
     stored = board_from_json(run.get_report("board.json"))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raybench.runs.run import score_name
+from raybench.runs.run import score_name, scored_name
 from raybench.scheduler import backlog as backlog_module
 from raybench.scheduler import backlog as backlogs
 from raybench.scheduler.backlog import Backlog, Job
@@ -69,6 +69,16 @@ def test_what_is_committed_is_not_done_again() -> None:
         (1, "measure"),
     ]
     assert backlog.tallies["score"].images == backlog.tallies["score"].images_total == 40
+
+
+def test_shards_that_are_scored_are_judged_apart_from_those_that_are_not() -> None:
+    lines = {"a": manifest("a", 4)}
+    relabelled, one = unit("a", 0), lines["a"].scored_shards
+    commits = {relabelled.unit_id: {"train", "measure", *(scored_name(shard) for shard in one[:3])}}
+    backlog = Backlog([relabelled], lines, commits, images_per_job=20)
+    order = drain(backlog, 1, random.Random(0), set())
+    scores = [(job.judges, job.shards) for job in order if job.phase == "score"]
+    assert scores == [(True, one[:2]), (True, one[2:3]), (False, one[3:])]
 
 
 def test_a_trained_unit_is_scored_before_the_next_is_trained() -> None:

@@ -19,7 +19,7 @@ from raybench.data.cache import open_cached
 from raybench.data.geometry import InputFit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
-from raybench.runs.run import RunStore
+from raybench.runs.run import RunStore, scored_name
 from raybench.scheduler import prefetch
 from raybench.scheduler.capacity import Capacity, Node
 from raybench.scheduler.prefetch import Prefetcher, Wanted, clear, wanted
@@ -85,6 +85,9 @@ def test_what_is_wanted_first_come_the_shards_to_train_on(plan: Plan) -> None:
     order = [(each.unit, each.shard.split != "train") for each in found]
     assert order == sorted(order)
     assert all(plan.units[each.unit].line == each.line for each in found)
+    scored = {"train", *(scored_name(shard) for shard in plan.manifests[LINES[0]].scored_shards)}
+    judged = {unit.unit_id: scored for unit in plan.units if unit.line == LINES[0]}  # nothing of it is decoded again
+    assert {each.line for each in wanted(plan.units, plan.manifests, judged)} == set(LINES[1:])
 
 
 @pytest.mark.usefixtures("cluster")
@@ -146,7 +149,7 @@ from pathlib import Path
 from benchmarks.scale.raylets import raylets
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
-from raybench.runs.run import RunStore
+from raybench.runs.run import RunStore, scored_name
 from raybench.scheduler.runner import run_plan
 
 store, folder = sys.argv[1], Path(sys.argv[2])

@@ -21,7 +21,7 @@ from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import InputError, IntegrityError, ObjectMissing, UnknownName
 from raybench.report.annotations.item import AnnotatedImage, SourcePicture, Task
 from raybench.report.annotations.write import Written, check_formats, write
-from raybench.runs.records import ScoreRecord, UnitResult
+from raybench.runs.records import ScoreRecord
 from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import ScoreRow, iter_scores
 from raybench.store import Store
@@ -149,7 +149,7 @@ def outliner_of(plan: Plan, run: RunStore, board: Board, line: str) -> Outliner 
     for name in (row.model for row in board.rows_of(line)):
         for unit in plan.compared:
             if (unit.line, unit.model) == (line, name):
-                result = run.read(unit.unit_id, "finished", UnitResult)
+                result = run.result(unit)
                 if result and (limit := result.trained.pixel_threshold.value) is not None:
                     return Outliner(unit, limit)
     return None
