@@ -54,7 +54,7 @@ def import_labels(
     *,
     empty: Literal["leave", "ok"] = "leave",
     by: str = "",
-    representative: bool = False,
+    representative: bool | None = None,
     rehearse: bool = False,
 ) -> LabelImport:
     """Give images of a line the labels and masks that people gave them in an annotation tool.
@@ -68,7 +68,8 @@ def import_labels(
         empty: What an image without region and label is: "leave" leaves it as it is, "ok" labels it OK.
         by: Who labelled the images. Empty takes the tool's word, then the user who imports.
         representative: Whether the images were chosen without looking at them or at scores, such as every hundredth.
-            Unlabelled images that somebody chose for their looks do not count in image metrics.
+            Unlabelled images that somebody chose for their looks do not count in metrics. None leaves what was said
+            before.
         rehearse: Only say what would change.
 
     Raises:

@@ -26,6 +26,7 @@ from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import to_source
 from raybench.data.line import rewritten_images
+from raybench.data.manifest import read_manifest
 from raybench.errors import InputError, ModelError, ObjectMissing, UnknownName
 from raybench.metrics.image import ImageScores
 from raybench.report.columns import board_frame
@@ -315,10 +316,7 @@ class Run:
     def _board(self) -> Board:
         """Return the board of the latest report; warn of lines that have changed since."""
         board = board_from_json(self._reported("board.json"))
-        then = board.context.lines
-        changed = [
-            line for line, manifest in self.plan.manifests.items() if then.get(line) not in (None, manifest.digest)
-        ]
+        changed = [line for line, then in board.context.lines.items() if self._state(line) not in ("", then)]
         if changed:
             warnings.warn(
                 f"images or labels of {', '.join(changed)} have changed since the report of {board.context.created}; "
@@ -326,6 +324,14 @@ class Run:
                 stacklevel=3,
             )
         return board
+
+    def _state(self, line: str) -> str:
+        """Return the digest of a line as it is packed and labelled now; empty if the plan does not have it any more."""
+        if line not in self.plan.manifests:
+            return ""
+        if line in self.plan.states:
+            return self.plan.manifests[line].digest
+        return read_manifest(self.plan.lines_of(line), line).digest
 
     def _reported(self, name: str) -> bytes:
         try:

@@ -21,6 +21,7 @@ from raybench.detectors import registry
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.intervals import group_numbers
 from raybench.metrics.numbers import Threshold
+from raybench.metrics.sampling import LEAST_SAMPLE
 from raybench.metrics.threshold import excess_of
 from raybench.runs.cost_model import read_forecast
 from raybench.runs.records import FailedUnit, Failure, UnitResult
@@ -199,8 +200,9 @@ def _with_note(verdict: Verdict, rows: Iterable[BoardRow]) -> Verdict:
         return verdict
     images = "1 labelled image does" if chosen == 1 else f"{chosen} labelled images do"
     note = (
-        f"{images} not count in image metrics: somebody chose them among unlabelled ones, such as those that models "
-        "find suspicious. Label the queue's random checks for a surer verdict."
+        f"{images} not count: chosen among unlabelled ones, as those are that models find suspicious, or random checks "
+        f"while others before them have not been looked at, or fewer than {LEAST_SAMPLE} in all. Label the queue's "
+        "random checks for a surer verdict."
     )
     return replace(verdict, notes=(*verdict.notes, note))
 

@@ -16,7 +16,7 @@ suspicious training image
 likely defect      above the threshold of more than half of the models
 models disagree    above some thresholds and below others, with excesses more than NEAR apart
 near threshold     the models agree, and their median excess is at most NEAR from the threshold
-random check       picked at random, see `queue.random_checks`
+random check       picked at random, see `queue`
 
 *Usefulness*, from 0 to 1, orders the queue. It is the mean of the models' soft votes, which are 0.5 at the threshold
 and 0.88 at an excess of 1. An NG label that no model confirms and a bad picture count less.
@@ -27,7 +27,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +68,10 @@ class ScoredImage:
     """Models that vote; empty if all do."""
     group: str = ""
     """What belongs together, such as photographs of one part. Empty if the image is a group of its own."""
+    pool: str = ""
+    """Pool of unlabelled images that it was packed in, see `ImageScores.pools`."""
+    counts: bool = True
+    """Whether its label counts in metrics, see `ImageScores.counts`."""
 
     @functools.cached_property
     def counted(self) -> Mapping[str, float]:
@@ -146,37 +150,38 @@ def collect_scores(
     Returns:
         The images by line, the most anomalous first.
     """
-    excesses: dict[tuple[str, str, str], dict[str, float]] = {}
-    groups: dict[tuple[str, str], str] = {}
+    excesses: dict[tuple[str, str], dict[str, float]] = {}
+    about: dict[tuple[str, str], tuple[str, str, str, bool]] = {}
     for result in sorted(results, key=lambda result: result.seed):
         images, threshold = scores.get(result.unit_id), result.trained.threshold
         if images is None or threshold.value is None:
             continue
-        columns = (images.image_ids.tolist(), images.labels.tolist(), images.scores.tolist(), images.groups.tolist())
-        for image_id, label, raw, group in zip(*columns, strict=True):
-            groups[result.line, image_id] = group if group != image_id else ""
-            by_model = excesses.setdefault((result.line, image_id, label), {})
+        names = ("image_ids", "scores", "labels", "groups", "pools", "counts")
+        columns = (getattr(images, name).tolist() for name in names)
+        for image_id, raw, label, group, pool, counts in zip(*columns, strict=True):
+            about[result.line, image_id] = label, group if group != image_id else "", pool, counts
+            by_model = excesses.setdefault((result.line, image_id), {})
             by_model.setdefault(result.model, excess_of(raw, threshold))
     voters = best or {}
-    scored = [
-        ScoredImage(line, image_id, label, excess, voters.get(line, ()), groups[line, image_id])
-        for (line, image_id, label), excess in excesses.items()
-    ]
+    scored = []
+    for (line, image_id), excess in excesses.items():
+        label, group, pool, counts = about[line, image_id]
+        scored.append(ScoredImage(line, image_id, label, excess, voters.get(line, ()), group, pool, counts))
     return sorted(scored, key=lambda image: (image.line, -image.score, image.image_id))
 
 
 def build_flags(
-    images: Sequence[ScoredImage], bad: Mapping[str, str] | None = None, at_random: Collection[str] = ()
+    images: Sequence[ScoredImage], bad: Mapping[str, str] | None = None, *, at_random: bool = False
 ) -> list[Flag]:
     """Flag the images that a person should look at; `queue.rank_flags` orders them.
 
     Args:
-        images: Scored images; with `bad` or `at_random`, of one line.
+        images: Scored images; with `bad`, of one line.
         bad: Description of the fault of each bad picture, by image_id.
-        at_random: image_ids of random checks.
+        at_random: Whether the images are random checks, so that all are flagged.
     """
     faults = bad or {}
-    flags = (_flag(image, faults.get(image.image_id, ""), image.image_id in at_random) for image in images)
+    flags = (_flag(image, faults.get(image.image_id, ""), at_random) for image in images)
     return [flag for flag in flags if flag is not None]
 
 

@@ -13,7 +13,7 @@ O(images × budget), memory O(images). The order is deterministic; ties are brok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,54 +21,68 @@ import numpy.typing as npt
 
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.metrics.descriptors import Descriptors
-from raybench.metrics.sampling import permanent_numbers
+from raybench.metrics.sampling import LEAST_SAMPLE, permanent_numbers
 
 GREEDY = 1000  # picks before novelty is frozen: beyond, time would grow with the square of the budget
 
 Floats = npt.NDArray[np.float64]
 
 
-def random_checks(images: Sequence[ScoredImage], budget: int, share: float) -> list[str]:
-    """Pick unlabelled images of one line at random: those with the smallest permanent numbers.
-
-    Args:
-        images: Scored images that may be asked for.
-        budget: Number of images to pick in all.
-        share: Share of it that goes to random checks.
-
-    Returns:
-        Their image_ids, in the order in which they are to be labelled.
-    """
-    unlabelled = [image.image_id for image in images if image.label == "unknown"]
-    order = np.argsort(permanent_numbers(unlabelled), kind="stable")
-    return [unlabelled[index] for index in order[: round(share * budget)]]
-
-
-def rank_flags(
-    flags: Sequence[Flag], descriptors: Descriptors, budget: int, at_random: Sequence[str] = ()
-) -> list[Flag]:
+def rank_flags(flags: Sequence[Flag], descriptors: Descriptors, budget: int, checks: Sequence[Flag] = ()) -> list[Flag]:
     """Rank the flags of one line.
 
     Args:
         flags: Flags of one line, in any order.
         descriptors: Descriptors of their images; an image without one counts as novel.
         budget: Number of images to pick.
-        at_random: image_ids of the flags that are picked at random, in their order, at most `budget`.
+        checks: Flags of random checks in their order, at most `budget`. They stand for those of the same images.
 
     Returns:
         The flags by rank, from 1. The first `budget` are picked at random, or by usefulness and diversity; the rest
         follow by usefulness.
     """
-    by_id = {flag.image_id: flag for flag in flags}
-    chance = [by_id.pop(image_id) for image_id in at_random]
-    ordered = sorted(by_id.values(), key=lambda flag: (-flag.usefulness, -flag.score, flag.image_id))
+    at_random = {flag.image_id for flag in checks}
+    useful_flags = (flag for flag in flags if flag.image_id not in at_random)
+    ordered = sorted(useful_flags, key=lambda flag: (-flag.usefulness, -flag.score, flag.image_id))
     useful = np.array([flag.usefulness for flag in ordered], np.float64)
     points = descriptors.points([flag.image_id for flag in ordered])
-    chosen = select_diverse(useful, points, budget - len(chance))
+    chosen = select_diverse(useful, points, budget - len(checks))
     rest = np.delete(np.arange(len(ordered)), chosen).tolist()
-    picked = _interleaved([ordered[index] for index in chosen], chance)
+    picked = _interleaved([ordered[index] for index in chosen], checks)
     queue = [*picked, *(ordered[index] for index in rest)]
     return [replace(flag, rank=rank, picked=rank <= len(picked)) for rank, flag in enumerate(queue, 1)]
+
+
+def random_checks(images: Iterable[ScoredImage], begun: Container[str], count: int) -> list[ScoredImage]:
+    """Pick unlabelled images of one line at random: those with the smallest permanent numbers.
+
+    A pool is begun with LEAST_SAMPLE of them at once, so that whether its sample counts does not depend on how many
+    images of it are chosen.
+
+    Args:
+        images: Images that may be picked; the labelled ones are not.
+        begun: Names of the pools of which the sample counts already.
+        count: Number of images to pick.
+
+    Returns:
+        The images in the order in which they are to be labelled.
+    """
+    unlabelled = [image for image in images if image.label == "unknown"]
+    numbers = permanent_numbers(image.image_id for image in unlabelled)
+    by_pool: dict[str, list[ScoredImage]] = {}
+    for index in np.argsort(numbers, kind="stable").tolist():
+        by_pool.setdefault(unlabelled[index].pool, []).append(unlabelled[index])
+    picked, next_ones = list[ScoredImage](), list[ScoredImage]()
+    for pool, of_pool in sorted(by_pool.items(), key=lambda item: (len(item[0]), item[0])):
+        if pool not in begun:
+            if count - len(picked) < LEAST_SAMPLE:
+                continue
+            picked += of_pool[:LEAST_SAMPLE]
+            next_ones += of_pool[LEAST_SAMPLE:]
+        else:
+            next_ones += of_pool
+    order = np.argsort(permanent_numbers(image.image_id for image in next_ones), kind="stable").tolist()
+    return [*picked, *(next_ones[index] for index in order)][:count]
 
 
 def _interleaved(first: Sequence[Flag], second: Sequence[Flag]) -> list[Flag]:

@@ -60,10 +60,12 @@ class QueueBuilder:
         false_alarm_budget = self.plan.experiment.on(line).false_alarm_budget
         held_out = HeldOutScores(line, dict(self._held_out(line)), false_alarm_budget)
         asked = [image for image in images if image.image_id not in aside]
-        at_random = random_checks(asked, budget, self.plan.experiment.annotation.random_share)
-        flags = [*build_flags(asked, bad, set(at_random)), *suspected_label_noise(held_out, bad)]
-        descriptors = self.descriptors(line)
-        queue = rank_flags(flags, descriptors, budget, at_random)
+        flags = [*build_flags(asked, bad), *suspected_label_noise(held_out, bad)]
+        descriptors, count = self.descriptors(line), self.plan.experiment.annotation.random_checks
+        chosen = {flag.image_id for flag in rank_flags(flags, descriptors, budget - count) if flag.picked}
+        left = (image for image in asked if image.image_id not in chosen)  # a sample of images that nobody has chosen
+        checks = random_checks(left, self.plan.manifests[line].sampled, count)
+        queue = rank_flags(flags, descriptors, budget, build_flags(checks, bad, at_random=True))
         return Queue(tuple(queue), evaluate_queue(queue, images, descriptors, budget, held_out.count))
 
     @functools.cached_property

@@ -107,7 +107,7 @@ def evaluate_queue(
         checked: Number of held-back images that were checked for label noise.
     """
     at_random = sum("random check" in flag.kinds for flag in flags)
-    labelled = [image for image in images if image.label in ("ok", "ng")]
+    labelled = [image for image in images if image.label in ("ok", "ng") and image.counts]
     ng = {image.image_id for image in labelled if image.label == "ng"}
     hidden = build_flags([replace(image, label="unknown") for image in labelled])
     queue = rank_flags(hidden, descriptors, budget - at_random)

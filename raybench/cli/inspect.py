@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from raybench.cli.terminal import err, out, print_json
+from raybench.cli.terminal import err, out, print_contact_sheet, print_json
 from raybench.data.inspection.inspection import Inspection, inspection_json
 from raybench.data.line import Line
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.errors import InputError
-from raybench.report.contact_sheet import write_contact_sheet
 from raybench.report.inspection import section, table
 from raybench.store import Store, open_store
 from raybench.worker.inspect import inspect_line
@@ -36,8 +35,7 @@ def inspect(
         print_json(inspection_json(inspection))
         return
     out.print(table(section(inspection, manifest)))
-    sheet = write_contact_sheet(Line(lines, manifest), out_folder / name)
-    out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False, markup=False)
+    print_contact_sheet(Line(lines, manifest), out_folder)
 
 
 def _inspect(lines: Store, manifest: Manifest) -> Inspection:

@@ -25,9 +25,12 @@ def import_(
     ] = "leave",
     by: Annotated[str, typer.Option(help="Who labelled them; default: the tool's word, else you.")] = "",
     representative: Annotated[
-        bool,
-        typer.Option("--representative", help="Nobody chose the images for their looks or scores: they count."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--representative/--chosen",
+            help="Whether nobody chose the images for their looks or scores, so they count.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
 ) -> None:
     """Give images the labels and masks that an annotation tool holds; no image is written again."""
@@ -45,6 +48,12 @@ def import_(
         out.print("labels of training images change: the next run trains this line's models again", highlight=False)
     elif found.changes:
         out.print("the next run judges what is scored by the new labels, and trains nothing", highlight=False)
+    if any(change.row.split == "unlabelled" for change in found.changes) and not dry_run:
+        reach = found.line.manifest.sampled.values()
+        sample = f"{min(reach):.0%} of a pool of images" if reach else "no pool of images yet"
+        out.print(
+            f"random checks represent {sample}; other labels that came back do not count in metrics", highlight=False
+        )
 
 
 @app.command()

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from raybench._api.lines import pack_line as pack_with_progress
-from raybench.cli.terminal import err, out, print_packed
+from raybench.cli.terminal import err, out, print_contact_sheet, print_packed
 from raybench.data.line import Line
 from raybench.data.manifest import Manifest, read_manifest
-from raybench.report.contact_sheet import write_contact_sheet
 from raybench.store import Store, open_store
 
 
@@ -37,8 +36,7 @@ def pack(
     out.print(f"{line}: {counts}; {len(manifest.shards)} shards, {size_mb:.1f} MB", highlight=False)
     out.print(target.sub("lines").uri(f"{line}/manifest.json"), soft_wrap=True, highlight=False)
     print_packed(manifest)
-    sheet = write_contact_sheet(Line(target.sub("lines"), manifest), out_folder / line)
-    out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False, markup=False)
+    print_contact_sheet(Line(target.sub("lines"), manifest), out_folder)
 
 
 def pack_line(source: Store, target: Store, line: str, layout: str, add: bool = False) -> Manifest:

@@ -10,8 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from raybench.data.line import Line
 from raybench.data.manifest import Manifest
 from raybench.data.packing import EIGHT_BITS
+from raybench.errors import RejectedImage
+from raybench.report.contact_sheet import write_contact_sheet
 
 OK = 0
 UNITS_FAILED = 1
@@ -55,6 +58,16 @@ def print_packed(manifest: Manifest, console: Console = out) -> None:
     for reject in manifest.rejects[:SHOWN_REJECTS]:
         console.print(f"rejected {reject.path}: {reject.reason}: {reject.detail}", style="yellow", markup=False)
     _print_more(len(manifest.rejects), console)
+
+
+def print_contact_sheet(line: Line, folder: Path) -> None:
+    """Write the contact sheet of a line into `<folder>/<line>`, and say where it is. Without one, the rest is done."""
+    try:
+        sheet = write_contact_sheet(line, folder / line.name)
+    except (OSError, RejectedImage) as error:
+        err.print(f"no contact sheet: {error}", style="yellow", soft_wrap=True, highlight=False, markup=False)
+    else:
+        out.print(f"contact sheet: {sheet}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_more(count: int, console: Console) -> None:

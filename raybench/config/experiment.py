@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,7 @@ from raybench.config.faults import experiment_error
 from raybench.config.unit import Protocol
 from raybench.config.yaml_rows import duplicates
 from raybench.errors import ExperimentError, InputError
+from raybench.metrics.sampling import LEAST_SAMPLE
 from raybench.store import digest, open_store
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -293,11 +295,19 @@ class Annotation(_Section):
     budget: int = Field(default=50, ge=1, le=1_000_000)
     """Images per line to select for annotation. The other flagged images follow them."""
     random_share: float = Field(default=0.3, ge=0, le=1)
-    """Share of the budget that goes to unlabelled images picked at random. Only these, and images labelled from the
-    start, say how often a model is wrong; the others are picked because models find them suspicious."""
+    """Share of the budget that goes to unlabelled images picked at random, five at least; 0 picks none. Only these, and
+    images labelled from the start, say how often a model is wrong; the others are picked because models find them
+    suspicious."""
     signals: int = Field(default=50, ge=0, le=10_000)
     """Images per line, from the start of the queue, whose type of anomaly is predicted. 0 saves the seconds that this
     takes for each line."""
+
+    @property
+    def random_checks(self) -> int:
+        """Number of images to pick at random: enough to begin a sample."""
+        return (
+            min(self.budget, max(LEAST_SAMPLE, math.ceil(self.random_share * self.budget))) if self.random_share else 0
+        )
 
 
 class Experiment(_Section):

@@ -27,6 +27,7 @@ from raybench.data.manifest import (
 )
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import LabelError, RejectedImage
+from raybench.metrics.sampling import permanent_numbers, reach
 from raybench.store import Store
 
 
@@ -41,8 +42,8 @@ class LabelChange:
     sets_aside: bool = False
     """Whether a person leaves the image out for the first time. One that nobody has labelled has no other label then,
     and is not to be labelled any more."""
-    becomes_representative: bool = False
-    """Whether the image counts from now on because a person says that nobody chose it."""
+    representative: int = 0
+    """1 if a person says for the first time that nobody chose the image, -1 if that is taken back, else 0."""
 
     @property
     def relabels(self) -> bool:
@@ -53,7 +54,7 @@ class LabelChange:
     def is_change(self) -> bool:
         """Whether anything but who said it changes."""
         old, new = self.row, self.correction
-        if self.sets_aside or self.becomes_representative or self.relabels or old.defect_type != new.defect_type:
+        if self.sets_aside or self.representative or self.relabels or old.defect_type != new.defect_type:
             return True
         return not _same_mask(old, old.mask, new.mask)
 
@@ -118,7 +119,30 @@ def with_corrections(lines: Store, manifest: Manifest, changes: Sequence[LabelCh
         masks += (correction.mask is not None) - (row.mask is not None)
     shards = [_with_table(lines, shard, of_split[shard.split]) for shard in manifest.shards]
     counted = {name: count for name, count in sorted(counts.items()) if count}
-    return replace(manifest, shards=tuple(shards), counts=counted, masks=masks)
+    changed = replace(manifest, shards=tuple(shards), counts=counted, masks=masks)
+    return replace(changed, sampled=_samples(lines, changed))
+
+
+def _samples(lines: Store, manifest: Manifest) -> dict[str, float]:
+    """Return how far the sample of each pool of unlabelled images reaches; pools without a sample are left out.
+
+    Images that nobody chose count in any case, and are in no pool.
+    """
+    pools: defaultdict[str, dict[str, bool]] = defaultdict(dict)
+    if not any(shard.labels for shard in manifest.shards_of("unlabelled")):
+        return {}
+    for shard in manifest.shards_of("unlabelled"):
+        corrections = read_corrections(lines, shard)
+        for row in read_rows(lines, shard, images=False, masks=False):
+            correction = corrections.get(row.image_id)
+            if not (correction and correction.representative):
+                pools[shard.pool][row.image_id] = correction is not None
+    samples = {
+        pool: reach(permanent_numbers(is_seen), np.array(list(is_seen.values()), bool))
+        for pool, is_seen in pools.items()
+        if any(is_seen.values())
+    }
+    return {pool: found for pool, found in samples.items() if found}
 
 
 def kept_corrections(lines: Store, old: Manifest, new: Manifest) -> tuple[list[LabelChange], list[Correction]]:
@@ -153,11 +177,9 @@ def _by_id(corrections: Iterable[Correction]) -> tuple[dict[str, Correction], li
 
 
 def _change(row: ImageRow, new: Correction, old: Correction | None) -> LabelChange:
-    """Compare a correction with an image and what it was corrected to before. What nobody chose stays so."""
-    if old and old.representative:
-        new = replace(new, representative=True)
+    """Compare a correction with an image and what it was corrected to before."""
     sets_aside = new.label == "unknown" and not (old and old.label == "unknown")
-    return LabelChange(row, new, sets_aside, new.representative and not (old and old.representative))
+    return LabelChange(row, new, sets_aside, new.representative - bool(old and old.representative))
 
 
 def _fault(row: ImageRow, correction: Correction) -> str:

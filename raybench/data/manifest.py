@@ -6,7 +6,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -68,6 +68,11 @@ class ShardInfo:
     added: int = 0
     """Number of the changes of the line before it was added, 0 for a shard of the first packing. Unlabelled images that
     were added together are a pool, see `metrics.sampling`."""
+
+    @property
+    def pool(self) -> str:
+        """Name of the pool that its images are in; empty for images that were labelled when they were packed."""
+        return str(self.added) if self.split == "unlabelled" else ""
 
     @property
     def pixels(self) -> str:
@@ -154,12 +159,16 @@ class Manifest:
     """Names of the further columns of the table that the line was packed from, sorted."""
     changes: tuple[Change, ...] = ()
     """What has been done to the line since it was packed, the oldest first."""
+    sampled: Mapping[str, float] = field(default_factory=dict)
+    """How far the sample of each pool of unlabelled images reaches, see `metrics.sampling`. Pools without a sample are
+    absent."""
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of all fields that can change a result, so not of `layout`, `rejects` and `findings`."""
         identity = asdict(self)
         del identity["layout"], identity["rejects"], identity["findings"], identity["changes"]
+        del identity["sampled"]  # it follows from the shards and their labels
         del identity["attributes"]  # they follow from the shards
         if not self.black_level:  # lines from before this field existed have digests without it
             del identity["black_level"]
@@ -180,6 +189,10 @@ class Manifest:
         """SHA-256 (hex) of the image files of all splits, and of all that training depends on: labels of test images
         are not among it."""
         return digest([self.training_digest, [shard.pixels for shard in self.shards]])
+
+    def reach(self, shard: ShardInfo) -> float:
+        """Return how far the sample of a shard's pool reaches; 1 for images that were labelled from the start."""
+        return self.sampled.get(shard.pool, 0.0) if shard.pool else 1.0
 
     def shards_of(self, split: Split) -> tuple[ShardInfo, ...]:
         return tuple(shard for shard in self.shards if shard.split == split)

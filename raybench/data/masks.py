@@ -25,6 +25,7 @@ from raybench.data.manifest import Label, ShardInfo
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import RejectedImage
 from raybench.metrics.masks import Mask
+from raybench.metrics.sampling import permanent_numbers
 from raybench.store import Store
 
 _VERSION = 3
@@ -56,8 +57,8 @@ class ShardAnnotations:
     """The annotations of a shard's images, in the order of the shard."""
 
     rows: tuple[Mapping[str, Any], ...]
-    """Of each image, the fields of `Annotation`, its group or else its id, the pool that its label does not count for
-    by itself (see `ImageScores.pools`), its size and the numbers of its indices in the file."""
+    """Of each image, the fields of `Annotation`, its group or else its id, whether its label counts (see
+    `ImageScores.counts`), its size and the numbers of its indices in the file."""
     path: Path
     """File of the indices."""
 
@@ -83,24 +84,30 @@ class ShardAnnotations:
         return Annotation(row["image_id"], row["label"], row["defect_type"], row["has_mask"], mask)
 
 
-def open_annotations(lines: Store, shard: ShardInfo, cache_dir: Path) -> ShardAnnotations:
+def open_annotations(lines: Store, shard: ShardInfo, cache_dir: Path, reach: float = 1.0) -> ShardAnnotations:
     """Open the annotations of a shard. Its masks are decoded unless this node has done so before.
+
+    Args:
+        lines: The store of lines.
+        shard: The shard.
+        cache_dir: Folder of what this node has decoded.
+        reach: How far the sample of its pool reaches, `Manifest.reach`.
 
     Raises:
         IntegrityError: The shard is damaged.
         RejectedImage: A mask cannot be decoded.
     """
-    identity = ["masks", _VERSION, shard.sha256, shard.labels.sha256 if shard.labels else ""]
+    identity = ["masks", _VERSION, shard.sha256, shard.labels.sha256 if shard.labels else "", reach]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     indices, index = cache_dir / f"{name}.i32", cache_dir / f"{name}.json"
     if not (indices.exists() and index.exists()):
-        write_cached((indices, index), lambda file: _prepare(lines, shard, file))
+        write_cached((indices, index), lambda file: _prepare(lines, shard, reach, file))
     with contextlib.suppress(FileNotFoundError):
         os.utime(indices)
     return ShardAnnotations(tuple(json.loads(index.read_text())), indices)
 
 
-def _prepare(lines: Store, shard: ShardInfo, file: BinaryIO) -> list[dict[str, Any]]:
+def _prepare(lines: Store, shard: ShardInfo, reach: float, file: BinaryIO) -> list[dict[str, Any]]:
     rows, offset, corrections = [], 0, read_corrections(lines, shard)
     for row in read_rows(lines, shard, images=False):
         mask = _mask(row)
@@ -115,7 +122,7 @@ def _prepare(lines: Store, shard: ShardInfo, file: BinaryIO) -> list[dict[str, A
                 "defect_type": row.defect_type,
                 "has_mask": row.mask is not None,
                 "group": row.group_or_id,
-                "pool": _pool(shard, corrections.get(row.image_id)),
+                "is_counted": _is_counted(row.image_id, reach, corrections.get(row.image_id)),
                 "known": mask is not None,
                 "height": row.height,
                 "width": row.width,
@@ -127,12 +134,9 @@ def _prepare(lines: Store, shard: ShardInfo, file: BinaryIO) -> list[dict[str, A
     return rows
 
 
-def _pool(shard: ShardInfo, correction: Correction | None) -> str:
-    """Return the pool of unlabelled images that an image is in; empty for one that was labelled from the start, that
-    counts as if it were, or that a person has left out."""
-    if shard.split != "unlabelled" or (correction and (correction.representative or correction.label == "unknown")):
-        return ""
-    return str(shard.added)
+def _is_counted(image_id: str, reach: float, correction: Correction | None) -> bool:
+    """Return whether the label of an image counts. reach: of the sample of its pool; 1 outside of pools."""
+    return bool(correction and correction.representative) or float(permanent_numbers([image_id])[0]) < reach
 
 
 def _mask(row: ImageRow) -> Mask | None:

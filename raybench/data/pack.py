@@ -5,12 +5,13 @@ from __future__ import annotations
 import getpass
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from raybench.data import layouts
+from raybench.data.corrections import read_corrections
 from raybench.data.labels import commit, kept_corrections, with_corrections
 from raybench.data.manifest import (
     Change,
@@ -23,7 +24,7 @@ from raybench.data.manifest import (
 )
 from raybench.data.packing import Packing, PackOptions, Progress
 from raybench.data.shards import read_rows
-from raybench.errors import IntegrityError, LineError
+from raybench.errors import IntegrityError, LineError, ObjectMissing
 from raybench.store import Store
 
 __all__ = ["LINE_NAME", "PackOptions", "Progress", "add", "pack"]
@@ -59,7 +60,7 @@ def pack(
     """
     if not LINE_NAME.fullmatch(line):
         raise LineError(f"{line!r} is not a line name: letters, digits, `.`, `_` and `-`, at most 100")
-    _packed_before(lines, line)  # raises before anything is overwritten
+    unlabelled = _unlabelled_files(lines, _packed_before(lines, line))  # raises before anything is overwritten
     options = options or PackOptions()
     listing = layouts.list_images(source, options.layout, line)
     packing = Packing(source, lines, line, options, listing, progress)
@@ -67,6 +68,7 @@ def pack(
     if not shards:
         raise LineError(f"{source.uri()}: no image could be packed as {line!r}{_reject_counts(packing.rejects)}")
     packed, before = packing.manifest(shards), _packed_before(lines, line)
+    packed = replace(packed, findings=_sorted([*packed.findings, *_labelled_by_moving(lines, packed, unlabelled)]))
     manifest = _with_labels(lines, packed, before)
     while before != (before := _packed_before(lines, line)):  # labels came back meanwhile
         manifest = _with_labels(lines, packed, before)
@@ -111,11 +113,13 @@ def add(
         listing = layouts.list_images(source, before.layout, line)
     packing = Packing(source, lines, line, options, listing, progress)
     held = {row.image_id: row for shard in before.shards for row in read_rows(lines, shard, images=False)}
+    corrected = {image_id for shard in before.shards for image_id in read_corrections(lines, shard)}
+    packing.held = {row.sha256: row.image_id for row in held.values()}
     new_items = tuple(item for item in listing.items if item.image_id not in held)
     packing.listing = replace(listing, items=new_items)
     for item in listing.items:
         if row := held.get(item.image_id):
-            packing.compare(item, row)
+            packing.compare(item, row, is_corrected=row.image_id in corrected)
     for row in held.values():
         packing.note_group(row)
     shards = packing.write(Counter(shard.split for shard in before.shards))
@@ -179,6 +183,28 @@ def _with_labels(lines: Store, manifest: Manifest, before: Manifest | None) -> M
         changes=before.changes,
         findings=_sorted([*manifest.findings, *findings]),
     )
+
+
+def _unlabelled_files(lines: Store, manifest: Manifest | None) -> set[str]:
+    """Return the digests of the files that a line holds as unlabelled."""
+    shards = manifest.shards_of("unlabelled") if manifest else ()
+    try:
+        return {row.sha256 for shard in shards for row in read_rows(lines, shard, images=False, masks=False)}
+    except (IntegrityError, ObjectMissing):  # a packing before this one was stopped while it wrote shards anew
+        return set()
+
+
+def _labelled_by_moving(lines: Store, manifest: Manifest, unlabelled: Set[str]) -> Iterator[PackFinding]:
+    """Yield test images that the line held as unlabelled before: nothing says any more that somebody chose them."""
+    for shard in manifest.shards_of("test") if unlabelled else ():
+        for row in read_rows(lines, shard, images=False, masks=False):
+            if row.sha256 in unlabelled:
+                yield PackFinding(
+                    row.image_id,
+                    "labelled by moving it",
+                    "the line held it as unlabelled before; it counts in all numbers now. If it was chosen for its "
+                    "looks, put it back and give it the label with `raybench labels import`",
+                )
 
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -135,6 +135,8 @@ class Packing:
     """ID, split and `ImageFacts.band` of each 16-bit image."""
     attributes: set[str] = field(default_factory=set)
     """Names of further columns of the table."""
+    held: Mapping[str, str] = field(default_factory=dict)
+    """IDs of images that the line holds already, by the digests of their files."""
     groups: defaultdict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(dict))
     """IDs of the images of each group, by split."""
 
@@ -158,8 +160,14 @@ class Packing:
                 shards.append(upload.result())
         return shards
 
-    def compare(self, item: SourceImage, row: ImageRow) -> None:
-        """Tell where an image of the folder is not the one that the line holds."""
+    def compare(self, item: SourceImage, row: ImageRow, *, is_corrected: bool) -> None:
+        """Tell where an image of the folder is not the one that the line holds.
+
+        Args:
+            item: The image in the folder.
+            row: The image in the line.
+            is_corrected: Whether its label has come back to the line, so that the folder need not know it.
+        """
         try:
             same = hashlib.sha256(self._get(item.image_id)).hexdigest() == row.sha256
         except RejectedImage as error:
@@ -171,7 +179,7 @@ class Packing:
         elif item.mask_keys and item.label == row.label == "ng" and row.mask is None:
             detail = "the folder has a mask of it, the line has none; `raybench labels import` takes masks over"
             self.findings.append(PackFinding(item.image_id, "other mask", detail))
-        elif (item.label, item.split) != (row.label, row.split):
+        elif not is_corrected and (item.label, item.split) != (row.label, row.split):
             detail = (
                 f"the folder says {item.split}/{item.label}, the line {row.split}/{row.label}, which stays; "
                 "`raybench labels import` changes labels"
@@ -250,6 +258,10 @@ class Packing:
             self._check_depth(facts)
         except RejectedImage as error:
             return [Reject(item.image_id, error.reason, error.detail)]
+        sha256 = hashlib.sha256(image).hexdigest()
+        if sha256 in self.held:
+            detail = f"the line holds this file as {self.held[sha256]}; `raybench labels import` changes labels"
+            return [Reject(item.image_id, "same_image", detail)]
         mask, rejects = self._load_mask(item, facts)
         if item.is_labelled_by_mask and mask is None:
             return [*rejects, layouts.without_label(item.image_id, item.mask_keys[0])]
@@ -267,7 +279,7 @@ class Packing:
             attributes=item.attributes,
             height=facts.height,
             width=facts.width,
-            sha256=hashlib.sha256(image).hexdigest(),
+            sha256=sha256,
         )
         return _Loaded(row, facts, tuple(rejects), tuple(_mask_findings(item, mask)) if mask else ())
 

@@ -18,7 +18,6 @@ from raybench.metrics.intervals import (
     share_interval,
 )
 from raybench.metrics.numbers import Estimate, Threshold
-from raybench.metrics.sampling import permanent_numbers, represents
 from raybench.metrics.separation import auroc_interval, ranking_interval
 
 _VERSION = 3  # since version 2, images have groups; since version 3, pools
@@ -39,8 +38,10 @@ class ImageScores:
     groups: npt.NDArray[np.str_]
     """(n,) str: the group of each image, its image id if it belongs to none."""
     pools: npt.NDArray[np.str_]
-    """(n,) str: the pool of unlabelled images that an image was in. Empty for an image whose label counts in metrics:
-    it was labelled from the start, or represents its pool, see `metrics.sampling`."""
+    """(n,) str: the pool of unlabelled images that an image was packed in; empty for one that was labelled then."""
+    counts: Bools
+    """(n,) bool: whether its label counts in metrics. One that somebody chose from a pool does not, see
+    `metrics.sampling`."""
 
     @classmethod
     def empty(cls) -> ImageScores:
@@ -55,6 +56,7 @@ class ImageScores:
         scores: Sequence[float],
         groups: Sequence[str] | None = None,
         pools: Sequence[str] | None = None,
+        counts: Sequence[bool] | None = None,
     ) -> ImageScores:
         """Sort scores by image id. Raises IntegrityError when an id is duplicated.
 
@@ -64,6 +66,7 @@ class ImageScores:
             scores: Their raw scores.
             groups: Their groups, the image id of an image that belongs to none. None if no image belongs to a group.
             pools: Their pools. None if no image was in one.
+            counts: Whether they count. None if all do.
         """
         ids = np.array(image_ids, dtype=np.str_)
         order = np.argsort(ids, kind="stable")
@@ -73,27 +76,28 @@ class ImageScores:
             np.array(scores, np.float64)[order],
             ids[order] if groups is None else np.array(groups, np.str_)[order],
             np.full(len(ids), "") if pools is None else np.array(pools, np.str_)[order],
+            np.ones(len(ids), bool) if counts is None else np.array(counts, bool)[order],
         )
         if (images.image_ids[1:] == images.image_ids[:-1]).any():
             raise IntegrityError("an image was scored twice")
         return images
 
     def merge(self, other: ImageScores) -> ImageScores:
-        """Return the images of both. Raises IntegrityError when an image has two scores, labels, groups or pools."""
+        """Return the images of both. Raises IntegrityError when an image has two scores, labels or groups."""
         ids = np.concatenate([self.image_ids, other.image_ids])
         kept, first = np.unique(ids, return_index=True)
         columns = [
             np.concatenate([getattr(self, name), getattr(other, name)])
-            for name in ("labels", "scores", "groups", "pools")
+            for name in ("labels", "scores", "groups", "pools", "counts")
         ]
         index = np.searchsorted(kept, ids)
         if any((values[first][index] != values).any() for values in columns):
-            raise IntegrityError("one image has two different scores, labels, groups or pools")
+            raise IntegrityError("one image has two different scores, labels or groups")
         return ImageScores(kept, *(values[first] for values in columns))
 
     def counted(self, label: str) -> Bools:
         """Mark the images with this label that count in metrics, (n,) bool."""
-        marks: Bools = (self.labels == label) & (self.pools == "")
+        marks: Bools = (self.labels == label) & self.counts
         return marks
 
     def of_label(self, label: str) -> Floats:
@@ -108,16 +112,7 @@ class ImageScores:
     @property
     def chosen(self) -> int:
         """Number of labelled images that do not count."""
-        return int(((self.labels != "unknown") & (self.pools != "")).sum())
-
-    def sampled(self) -> ImageScores:
-        """Return the scores of a whole line, in which images that represent their pool count in metrics."""
-        pools = self.pools.copy()
-        for pool in np.unique(pools[pools != ""]).tolist():
-            inside = np.flatnonzero(self.pools == pool)
-            numbers = permanent_numbers(self.image_ids[inside].tolist())
-            pools[inside[represents(numbers, self.labels[inside] != "unknown")]] = ""
-        return replace(self, pools=pools)
+        return int(((self.labels != "unknown") & ~self.counts).sum())
 
     def with_duplicates(self, duplicates: Iterable[Collection[str]]) -> ImageScores:
         """Return the scores with one group for all images of a set of duplicates, and for the groups that it links.

@@ -5,7 +5,8 @@ image of a pool *represents* the pool if somebody has looked at it and at all im
 these are a random sample, in whichever order, for whichever reasons and by whichever tool their labels came. Images
 beyond the first that nobody has looked at were chosen by somebody, and represent nothing but themselves. The first one
 that nobody has looked at ends the sample and is no part of it, which is what makes shares of it unbiased although
-others were looked at on purpose (inverse sampling, Haldane 1945).
+others were looked at on purpose (inverse sampling, Haldane 1945): whoever draws random checks takes a fixed number of
+those that nobody has chosen, LEAST_SAMPLE at least where a pool is begun.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 LEAST_SAMPLE = 5
-"""Fewer images than these do not represent a pool: most of so few may be images that somebody chose."""
+"""Fewer images than these do not represent a pool, and no fewer random checks begin one: whether a sample counts must
+not depend on how many images of it somebody chose."""
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -29,18 +31,17 @@ def permanent_numbers(image_ids: Iterable[str]) -> Floats:
     return np.array([int.from_bytes(digest[:6]) / 2**48 for digest in digests], np.float64)
 
 
-def represents(numbers: Floats, is_seen: Bools) -> Bools:
-    """Mark the images that represent their pool.
+def reach(numbers: Floats, is_seen: Bools) -> float:
+    """Return how far the sample of a pool reaches: its images have smaller permanent numbers.
 
     Args:
         numbers: (n,) float64, permanent numbers of all images of the pool.
         is_seen: (n,) bool, whether somebody has looked at the image.
 
     Returns:
-        (n,) bool: all images of a pool of which every image has been looked at, none where the sample is smaller than
-        LEAST_SAMPLE.
+        1 if every image has been looked at, 0 if the sample is smaller than LEAST_SAMPLE.
     """
     if is_seen.all():
-        return np.ones(len(numbers), bool)
-    sample: Bools = numbers < numbers[~is_seen].min()
-    return sample if sample.sum() >= LEAST_SAMPLE else np.zeros(len(numbers), bool)
+        return 1.0
+    end = float(numbers[~is_seen].min())
+    return end if (numbers < end).sum() >= LEAST_SAMPLE else 0.0

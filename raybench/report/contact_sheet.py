@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, get_args
 
@@ -20,8 +20,8 @@ from raybench.report.html import part, template
 SHEET = "contact-sheet.html"
 EACH = 8
 """Images of a split, label and type of defect."""
-_SHARDS = 3  # of a split, that are opened for it
-_MOST_KINDS = 20  # of a split
+_SHARDS = 3  # of a kind, that its images are taken from
+_MOST_KINDS = 40  # of a split, that are shown
 _MOST_FILES = 200
 _LABELS: tuple[Label, ...] = ("ok", "ng", "unknown")
 
@@ -50,13 +50,17 @@ class SheetRow:
     split: str
     label: str
     defect_type: str
+    count: int
+    """Number of images that the line has of them."""
     images: tuple[SheetImage, ...]
+    """Those that are shown; none of the last kinds where there are many."""
 
 
 def write_contact_sheet(line: Line, folder: Path) -> Path:
     """Write the contact sheet of a line into a folder, and return its path.
 
-    Of each split the first, the middle and the last shard are opened, so that the cost does not grow with the line.
+    Labels of all images are read, and pixels of those that are shown: of a kind, images in the first, the middle and
+    the last of the shards that hold it.
 
     Raises:
         RejectedImage: An image cannot be decoded.
@@ -81,18 +85,20 @@ def write_contact_sheet(line: Line, folder: Path) -> Path:
 
 def _rows(line: Line, split: Split) -> Iterator[SheetRow]:
     """Yield the rows of a split, one for each label and type of defect, the OK ones first."""
-    shards = _spread(line.manifest.shards_of(split), _SHARDS)
-    opened = replace(line, manifest=replace(line.manifest, shards=tuple(shards)))
-    by_kind: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for shard in shards:
+    by_kind: defaultdict[tuple[str, str], dict[str, list[str]]] = defaultdict(dict)
+    for shard in line.manifest.shards_of(split):
         for row in read_rows(line.store, shard, images=False, masks=False):
-            by_kind[row.label, row.defect_type].append(row.image_id)
-    kinds = sorted(by_kind, key=lambda kind: (_LABELS.index(kind[0]), kind[1]))[:_MOST_KINDS]
-    chosen = {kind: _spread(by_kind[kind], EACH) for kind in kinds}
+            by_kind[row.label, row.defect_type].setdefault(shard.key, []).append(row.image_id)
+    kinds = sorted(by_kind, key=lambda kind: (_LABELS.index(kind[0]), kind[1]))
+    chosen = {}
+    for kind in kinds[:_MOST_KINDS]:
+        of_shards = _spread(list(by_kind[kind].values()), _SHARDS)
+        chosen[kind] = _spread([image_id for image_ids in of_shards for image_id in image_ids], EACH)
     wanted = {image_id for image_ids in chosen.values() for image_id in image_ids}
-    drawn = {sample.image_id: _drawn(sample) for sample in opened.images(ids=wanted)} if wanted else {}
-    for (label, defect_type), image_ids in chosen.items():
-        yield SheetRow(split, label, defect_type, tuple(drawn[image_id] for image_id in image_ids))
+    drawn = {sample.image_id: _drawn(sample) for sample in line.images(ids=wanted)} if wanted else {}
+    for kind in kinds:
+        images = tuple(drawn[image_id] for image_id in chosen.get(kind, ()))
+        yield SheetRow(split, *kind, sum(map(len, by_kind[kind].values())), images)
 
 
 def _drawn(sample: Sample) -> SheetImage:

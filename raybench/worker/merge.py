@@ -76,11 +76,11 @@ def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> 
     if partials.rows != expected or len(partials.images.image_ids) != expected:
         raise IntegrityError(f"{unit}: {partials.rows} images scored, {expected} in the line's manifest")
     trained = _committed(run, unit.detector_id, "train", TrainRecord)
-    images = partials.images.sampled()
+    images = partials.images
     regions = region_recall(partials.regions, trained.pixel_threshold)
     record = QualityRecord(
         unit_id=unit.unit_id,
-        quality=_quality(partials, images, trained.threshold),
+        quality=_quality(partials, trained.threshold),
         regions=regions,
         images=run.put_blob(unit.unit_id, "images", images.to_bytes()),
         scored=partials.rows,
@@ -113,9 +113,9 @@ def _committed(run: RunStore, owner: str, name: str, kind: type[R]) -> R:
     return record
 
 
-def _quality(partials: Partials, scores: ImageScores, threshold: Threshold) -> Quality:
-    images = image_quality(scores, threshold)
-    groups = dict(zip(scores.image_ids.tolist(), scores.groups.tolist(), strict=True))
+def _quality(partials: Partials, threshold: Threshold) -> Quality:
+    images = image_quality(partials.images, threshold)
+    groups = dict(zip(partials.images.image_ids.tolist(), partials.images.groups.tolist(), strict=True))
     pixels = partials.pixels.evaluate(groups)
     heatmaps = heatmap_quality(partials.contrast, groups)
     return Quality(**vars(images), **vars(pixels), **vars(heatmaps))

@@ -91,7 +91,7 @@ class _ShardJudging:
         self, unit: Unit, manifest: Manifest, shard: ShardInfo, trained: TrainRecord, context: WorkerContext
     ) -> None:
         self.unit, self.manifest, self.shard, self.trained, self.context = unit, manifest, shard, trained, context
-        self.annotations = open_annotations(context.lines, shard, context.cache_dir)
+        self.annotations = open_annotations(context.lines, shard, context.cache_dir, manifest.reach(shard))
         self.has_masks, self.device = manifest.masks > 0, context.counting_device
         self.counts = heatmaps.counts_on(self.device, self.typical, context.threads)
         self.labelled: list[Annotation] = []
@@ -146,11 +146,16 @@ class _ShardJudging:
         """Add heat maps to the metrics, as they are stored and at the resolution of the source images.
 
         Pixel and region metrics use images whose every pixel is known to be OK or NG, contrast all labelled images.
+        Labels that do not count are left out, see `ImageScores.counts`.
         """
         if maps is None:
             return
         annotations = [self.annotations[position] for position in positions]
-        labelled = [row for row, annotation in enumerate(annotations) if annotation.label in JUDGED]
+        labelled = [
+            row
+            for row, annotation in enumerate(annotations)
+            if annotation.label in JUDGED and self.annotations.rows[positions[row]]["is_counted"]
+        ]
         sizes = [self.annotations.size(positions[row]) for row in labelled]
         stored = heatmaps.as_stored(maps)
         for rows, at_source in heatmaps.at_source(stored, labelled, sizes, fit_of(self.unit), self.device):
@@ -232,9 +237,10 @@ class _ShardJudging:
     def _partials(self) -> Mapping[str, bytes]:
         """Return the partial metrics of the shard by name, serialised."""
         pixels, heats = self.counts.finish()
-        names = ("image_id", "label", "group", "pool")
-        image_ids, labels, groups, pools = ([row[name] for row in self.annotations.rows] for name in names)
-        images = ImageScores.of(image_ids, labels, self.scores, groups, pools)
+        names = ("image_id", "label", "group", "is_counted")
+        image_ids, labels, groups, counts = ([row[name] for row in self.annotations.rows] for name in names)
+        pools = [self.shard.pool] * len(image_ids)
+        images = ImageScores.of(image_ids, labels, self.scores, groups, pools, counts)
         regions, contrasts = [], []
         for heat, annotation in zip(heats, self.labelled, strict=True):
             contrasts.append(HeatmapContrast.of(annotation.image_id, annotation.label, heat, annotation.mask))

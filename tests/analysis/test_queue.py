@@ -70,21 +70,43 @@ def test_twenty_scratches_and_one_stain() -> None:
     assert [one.image_id for one in rank_flags(flags, traits(known), 2)][:2] == ["scratch00", "stain"]
 
 
-def test_random_checks_are_spread_among_the_others_and_asked_for_in_a_fixed_order() -> None:
-    images = [ScoredImage("bolt", f"{index:02}", "unknown" if index < 30 else "ok", {"a": -1.0}) for index in range(40)]
-    checks = random_checks(images, 10, 0.3)
-    assert len(checks) == 3
-    assert checks == random_checks(images[::-1], 10, 0.3) == random_checks(images, 20, 0.3)[:3]
-    left = [image for image in images if image.image_id != checks[0]]
-    assert random_checks(left, 10, 0.3)[:2] == checks[1:]
-    assert random_checks(images[30:], 10, 0.3) == []
-    flags = [*build_flags(images, at_random=checks), *(flag(f"useful{index}", 0.9 - index / 100) for index in range(9))]
+def image(image_id: str, label: str = "unknown", pool: str = "0") -> ScoredImage:
+    return ScoredImage("bolt", image_id, label, {"a": -1.0}, pool=pool)
+
+
+def test_random_checks_are_asked_for_in_a_fixed_order() -> None:
+    images = [image(f"{index:02}", "unknown" if index < 30 else "ok") for index in range(40)]
+    checks = random_checks(images, {"0"}, 6)
+    assert len(checks) == 6
+    assert checks == random_checks(images[::-1], {"0"}, 6) == random_checks(images, {"0"}, 9)[:6]
+    assert random_checks([each for each in images if each != checks[0]], {"0"}, 5) == checks[1:]
+    assert random_checks(images[30:], {"0"}, 6) == []
+
+
+def test_a_pool_is_begun_with_enough_checks_or_not_at_all() -> None:
+    images = [image(f"{pool}-{index:02}", pool=pool) for pool in ("0", "3", "11") for index in range(20)]
+    for count, expected in ((4, [4, 0, 0]), (5, [0, 5, 0]), (9, [4, 5, 0]), (10, [0, 5, 5]), (14, [4, 5, 5])):
+        pools = [each.pool for each in random_checks(images, {"0"}, count)]
+        if count >= 14:  # those beyond what begins a pool go by number
+            assert pools[:10] == ["3"] * 5 + ["11"] * 5
+            assert len(pools) == 14
+        elif count in (9,):
+            assert pools[:5] == ["3"] * 5
+            assert "11" not in pools
+        else:
+            assert [pools.count(pool) for pool in ("0", "3", "11")] == expected
+
+
+def test_random_checks_are_spread_among_the_others() -> None:
+    checks = build_flags([image(name) for name in ("x", "y", "z")], at_random=True)
+    assert [check.kind for check in checks] == ["random check"] * 3
+    flags = [*(flag(f"useful{index}", 0.9 - index / 100) for index in range(9)), flag("y", 1.0)]
     found = rank_flags(flags, Descriptors.empty(), 10, checks)
     names = [one.image_id for one in found]
-    assert [name for name in names[:10] if not name.startswith("useful")] == checks
-    assert [names.index(check) for check in checks] == [1, 5, 8]
+    assert [names.index(name) for name in ("x", "y", "z")] == [1, 5, 8]
+    assert names == list(dict.fromkeys(names))
     assert [one.picked for one in found] == [True] * 10 + [False] * 2
-    assert found[1].kind == "random check"
+    assert found[5].kinds == ("random check",)
 
 
 def test_without_traits_the_most_useful_come_first() -> None:

@@ -13,7 +13,7 @@ SIGNATURES = {
     "pack": "(source: 'str | Path', *, to: 'str | Path' = 'raybench-store', name: 'str | None' = None, "
     "layout: 'str' = 'auto', add: 'bool' = False, progress: 'bool' = True) -> 'Line'",
     "import_labels": "(line: 'Line | str', file: 'str | Path', *, empty: \"Literal['leave', 'ok']\" = 'leave', "
-    "by: 'str' = '', representative: 'bool' = False, rehearse: 'bool' = False) -> 'LabelImport'",
+    "by: 'str' = '', representative: 'bool | None' = None, rehearse: 'bool' = False) -> 'LabelImport'",
     "plan": "(experiment: 'Experiment | str | Path') -> 'Plan'",
     "run": "(experiment: 'Experiment | str | Path', *, "
     "models: 'Sequence[str | Mapping[str, Any] | ModelChoice] | None' = None, "

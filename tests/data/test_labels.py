@@ -16,6 +16,7 @@ from raybench.data.masks import open_annotations
 from raybench.data.pack import PackOptions, add, pack
 from raybench.data.shards import read_rows
 from raybench.errors import LabelError, LineError
+from raybench.metrics.sampling import permanent_numbers
 from raybench.store import Store, open_store
 
 TRAINED, TESTED = "train/good/1.png", "test/good/1.png"
@@ -68,23 +69,52 @@ def test_a_detector_depends_on_which_training_images_are_ok_and_on_no_other_labe
 
 
 def test_which_labels_count_although_they_came_later(tmp_path: Path) -> None:
-    """Unlabelled images are a pool, those added later another; one left out, or that nobody chose, is in none."""
+    """Unlabelled images are a pool, those added later another; one counts once all with smaller numbers are seen."""
     folder, lines = tmp_path / "images", open_store(str(tmp_path / "store")).sub("lines")
-    for name in ("ok/1", "ok/2", "ng/1", "unlabelled/a", "unlabelled/b", "unlabelled/c"):
-        put_image(folder, f"{name}.png", ord(name[-1]))
+    names = [f"unlabelled/{letter}.png" for letter in "abcdefgh"]
+    for value, name in enumerate(("ok/1.png", "ok/2.png", "ng/1.png", *names)):
+        put_image(folder, name, value)
     source = open_store(str(folder))
-    packed = pack(source, lines, "strip")
-    aside = labelled(lines, packed, "unlabelled/a.png", "unknown")
-    fair = replace(correction(lines, aside, "unlabelled/b.png", "ok"), representative=True)
-    counted = correct_labels(lines, aside, [fair], Change("2026-11-27", "mia", "b", aside.digest))
-    assert counted.digest != aside.digest
-    labelled(lines, counted, "unlabelled/b.png", "ng")  # and stays representative
-    put_image(folder, "unlabelled/d.png", 0)
+    line = pack(source, lines, "strip")
+    ordered = [names[index] for index in np.argsort(permanent_numbers(names))]
+
+    def counted(manifest: Manifest) -> set[str]:
+        opened = (open_annotations(lines, shard, tmp_path, manifest.reach(shard)) for shard in manifest.scored_shards)
+        rows = (row for annotations in opened for row in annotations.rows)
+        return {row["image_id"] for row in rows if row["is_counted"] and row["label"] != "unknown"}
+
+    for name in (*ordered[:4], ordered[6]):
+        line = labelled(lines, line, name, "ok")
+    assert counted(line) == {"ng/1.png"}  # too few are seen in order
+    fair = [replace(correction(lines, line, ordered[6], "ok"), representative=True)]
+    line = correct_labels(lines, line, fair, Change("2026-11-27", "mia", "nobody chose it", line.digest))
+    assert counted(line) == {"ng/1.png", ordered[6]}
+    line = labelled(lines, line, ordered[6], "ok")  # somebody did, after all
+    line = labelled(lines, line, ordered[4], "unknown")  # a bad picture has been looked at
+    assert counted(line) == {"ng/1.png", *ordered[:4]}
+    assert line.sampled == {"0": permanent_numbers([ordered[5]])[0]}
+    put_image(folder, "unlabelled/new.png", 200)
+    assert counted(add(source, lines, "strip")) == {"ng/1.png", *ordered[:4]}
+    line = labelled(lines, read_manifest(lines, "strip"), ordered[5], "ng")
+    line = labelled(lines, line, ordered[7], "ng")
+    assert line.sampled == {"0": 1.0}
+    assert counted(line) == {"ng/1.png", *ordered} - {ordered[4]}
+    assert pack(source, lines, "strip").sampled == {}  # the new image is in the same pool, and early in it
+
+
+def test_an_image_that_is_labelled_by_moving_its_file_is_told(tmp_path: Path) -> None:
+    folder, lines = tmp_path / "images", open_store(str(tmp_path / "store")).sub("lines")
+    for value, name in enumerate(("ok/1", "ok/2", "ng/1", "unlabelled/a", "unlabelled/b")):
+        put_image(folder, f"{name}.png", value)
+    source = open_store(str(folder))
+    assert pack(source, lines, "strip").findings == ()
+    (folder / "unlabelled/a.png").rename(folder / "ng/a.png")
+    put_image(folder, "unlabelled/c.png", 100)
     added = add(source, lines, "strip")
-    opened = (open_annotations(lines, shard, tmp_path).rows for shard in added.scored_shards)
-    pools = {row["image_id"]: row["pool"] for rows in opened for row in rows}
-    names = [f"unlabelled/{name}.png" for name in "abcd"]
-    assert pools == {"ng/1.png": ""} | dict(zip(names, ["", "", "0", "4"], strict=True))
+    assert [(each.path, each.reason) for each in added.rejects] == [("ng/a.png", "same_image")]
+    assert added.counts["unlabelled/unknown"] == 3
+    again = pack(source, lines, "strip")
+    assert [(each.path, each.kind) for each in again.findings] == [("ng/a.png", "labelled by moving it")]
 
 
 def test_of_two_programs_that_label_at_once_one_is_refused(lines: Store) -> None:
@@ -120,7 +150,7 @@ def test_two_programs_that_add_at_once_write_two_shards(lines: Store, tmp_path: 
     options = PackOptions(layout="mvtec")
     sources = [tmp_path / "third", tmp_path / "fourth"]
     for number, folder in enumerate(sources, start=3):
-        put_image(folder, f"test/good/{number}.png", number)
+        put_image(folder, f"test/good/{number}.png", 10 * number)
     add(open_store(str(sources[0])), lines, "strip", options)
     write_manifest(lines, packed)  # the second has read the line before the first was done
     with pytest.raises(LabelError, match="at the same time"):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from raybench.data.checks import mask_marks
-from raybench.data.corrections import Correction
+from raybench.data.corrections import Correction, read_corrections
 from raybench.data.decode import decode_mask, decode_mask_file, encode_mask
 from raybench.data.labels import LabelChange, changes_of, correct_labels
 from raybench.data.line import Line
@@ -80,7 +80,7 @@ def import_labels(
     *,
     empty: Empty = "leave",
     by: str = "",
-    representative: bool = False,
+    representative: bool | None = None,
     rehearse: bool = False,
 ) -> LabelImport:
     """Give images of a line the labels and masks that people gave them in an annotation tool.
@@ -91,7 +91,7 @@ def import_labels(
         empty: What an image without region and label is: "leave" leaves it as it is, "ok" labels it OK.
         by: Who labelled the images. Empty takes the tool's word, then the user who imports.
         representative: Whether the images were chosen without looking at them or at scores, so that they count in
-            image metrics.
+            metrics. None leaves what was said before.
         rehearse: Only say what would change.
 
     Raises:
@@ -127,9 +127,10 @@ def import_labels(
         except (InputError, RejectedImage) as error:
             problems.append(f"{each.name}: {error}")
         else:
-            corrections += [replace(found, representative=representative)] if found else []
+            corrections += [found] if found else []
     if problems:
         raise LabelError(str(source), problems)
+    corrections = _with_representative(line, corrections, representative)
     changes = changes_of(line.store, line.manifest, corrections)
     manifest = line.manifest
     if changes and not rehearse:
@@ -140,6 +141,15 @@ def import_labels(
         manifest = correct_labels(line.store, manifest, corrections, change)
     unchanged, left = len(corrections) - len(changes), len(labelled) - len(corrections)
     return LabelImport(Line(line.store, manifest, line.writable), tuple(changes), unchanged, left)
+
+
+def _with_representative(line: Line, corrections: Sequence[Correction], is_so: bool | None) -> list[Correction]:
+    """Note in corrections whether their images were chosen. is_so: None leaves what was said before."""
+    if is_so is not None:
+        return [replace(each, representative=is_so) for each in corrections]
+    said = (each for shard in line.manifest.shards for each in read_corrections(line.store, shard).values())
+    before = {each.image_id for each in said if each.representative}
+    return [replace(each, representative=each.image_id in before) for each in corrections]
 
 
 def read_labels(source: Path) -> Iterator[LabelledImage]:
@@ -369,4 +379,6 @@ def _step(change: LabelChange) -> str:
         return "mask added" if change.correction.mask is not None else "mask removed"
     if change.row.mask != change.correction.mask:
         return "mask changed"
-    return "representative" if change.row.defect_type == change.correction.defect_type else "defect type"
+    if change.row.defect_type != change.correction.defect_type:
+        return "defect type"
+    return "representative" if change.representative > 0 else "not representative"

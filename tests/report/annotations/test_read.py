@@ -260,7 +260,7 @@ def test_new_images_are_added_in_shards_of_their_own(line: Line, strips: Path, t
     assert grown[OK].label == "ng"
     assert manifest.counts["test/ok"] == labelled.counts["test/ok"] + 1
     assert [(reject.path, reject.reason) for reject in manifest.rejects] == [(NG, "other_image")]
-    assert [(finding.path, finding.kind) for finding in manifest.findings] == [(OK, "other label")]
+    assert manifest.findings == ()  # its label came back, so that the folder need not know it
     assert add(open_store(str(folder)), line.store, "strip") == manifest
     assert manifest.changes[-1].what.startswith("1 images added from")
     assert manifest.training_digest == line.manifest.training_digest
