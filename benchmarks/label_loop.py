@@ -60,9 +60,10 @@ def main(source: Path) -> None:
 
 def _write_table(folder: Path, source: Path, truth: dict[str, str]) -> None:
     """Write the table of a line of which few images are labelled."""
-    known = {
-        name for label, count in (("ok", OK), ("ng", NG)) for name in [k for k in truth if truth[k] == label][:count]
-    }
+    known = set[str]()
+    for label, count in (("ok", OK), ("ng", NG)):
+        names = [name for name in truth if truth[name] == label]
+        known |= {names[index * len(names) // count] for index in range(count)}
     with (folder / "images.csv").open("w", newline="") as stream:
         table = csv.writer(stream)
         table.writerow(("path", "split", "label", "mask"))
