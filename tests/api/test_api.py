@@ -80,6 +80,13 @@ def test_the_board(run: rb.Run) -> None:
         auroc, cells = row.quality.image_auroc, board.to_dict("index")[("bottle", row.model)]
         found = [cells["image_auroc"], cells["image_auroc_low"], cells["image_auroc_high"]]
         assert found == pytest.approx([auroc.value, auroc.low, auroc.high])
+    (padim,) = (row for row in stored.rows if row.model == "padim")
+    assert padim.provenance == "imagenet"
+    assert padim.quality is not None
+    assert (padim.quality.image_auroc.value or 0) > 0.85  # of the OK images one is not
+    assert padim.quality.au_pro.value is not None
+    assert padim.size is not None
+    assert padim.size.disk_mb > 1
     html = board._repr_html_()  # type: ignore[operator]
     assert "padim" in html
     assert f"{board['image_auroc'].iloc[0]:.3f} (" in html
@@ -292,7 +299,7 @@ def test_an_experiment_made_in_python_names_its_faults() -> None:
     assert "did you mean 'seeds'" in str(caught.value)
 
 
-@pytest.mark.long
+@pytest.mark.long  # the same calls as those above
 @pytest.mark.cluster
 def test_the_notebook_runs(tmp_path: Path) -> None:
     notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())
