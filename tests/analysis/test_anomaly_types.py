@@ -23,6 +23,7 @@ from raybench.data.decode import decode_image
 from raybench.data.manifest import read_manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.store import open_store
+from tests.support.made_run import few_samples
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -52,7 +53,9 @@ def strip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def strips_known(strip_folder: Path) -> ReferenceBank:
-    return ReferenceBank.of(read(sorted((strip_folder / "train" / "good").iterdir())))
+    """What is known of the strips, learnt from half as many images as usual."""
+    with few_samples(9):
+        return ReferenceBank.of(read(sorted((strip_folder / "train" / "good").iterdir())))
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +154,7 @@ def test_where_nothing_else_can_be_seen_all_are_defects(strips_known: ReferenceB
     assert blind.probabilities(features) == {"defect": 1.0, "layout": 0.0, "lighting": 0.0}
 
 
+@few_samples(3)
 def test_the_same_images_make_the_same_references(strip_folder: Path, ok_strips: list[Image]) -> None:
     train = [image[::2, ::2] for image in read(sorted((strip_folder / "train" / "good").iterdir())[:6])]
     first, again = (ReferenceBank.of(train) for _ in range(2))
@@ -182,6 +186,7 @@ def test_references_of_a_packed_line_are_its_ok_training_images(
     assert build_reference_bank(store, manifest, count=3) is None
 
 
+@few_samples(3)
 def test_what_was_learnt_once_is_kept_and_answers_the_same(
     strip_folder: Path, ok_strips: list[Image], tmp_path: Path
 ) -> None:

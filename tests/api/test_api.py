@@ -81,6 +81,11 @@ def test_the_board(run: rb.Run) -> None:
         auroc, cells = done(row).quality.image_auroc, board.to_dict("index")[("bottle", row.model)]
         found = [cells["image_auroc"], cells["image_auroc_low"], cells["image_auroc_high"]]
         assert found == pytest.approx([auroc.value, auroc.low, auroc.high])
+    (padim,) = (done(row) for row in stored.rows if row.model == "padim")
+    assert padim.trained.provenance == "imagenet"
+    assert (padim.quality.image_auroc.value or 0) > 0.85  # of the OK images one is not
+    assert padim.quality.au_pro.value is not None
+    assert padim.measured.size.disk_mb > 1
     html = board._repr_html_()  # type: ignore[operator]
     assert "padim" in html
     assert f"{board['image_auroc'].iloc[0]:.3f} (" in html
@@ -300,7 +305,7 @@ def test_an_experiment_made_in_python_names_its_faults() -> None:
     assert "did you mean 'seeds'" in str(caught.value)
 
 
-@pytest.mark.long
+@pytest.mark.long  # the same calls as those above
 @pytest.mark.cluster
 def test_the_notebook_runs(tmp_path: Path) -> None:
     notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())

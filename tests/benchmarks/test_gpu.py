@@ -94,7 +94,7 @@ def test_wheels_are_found_by_name_and_version_and_others_are_superfluous(tmp_pat
     assert [path.name for path in kit.superfluous(tmp_path, wanted)] == ["ImageHash-4.3-py3-none-any.whl"]
 
 
-@pytest.mark.long
+@pytest.mark.long  # one part runs above
 def test_every_part_can_be_rehearsed_on_a_cpu(tmp_path: Path) -> None:
     options = ["--device", "cpu", "--quick", "--seconds", "0.3", "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # other tests run beside this one

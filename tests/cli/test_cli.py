@@ -39,11 +39,6 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(ended.value.code or 0)
 
 
-def shell(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("raybench")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def write(folder: Path, text: str) -> Path:
     path = folder / "night.yaml"
     path.write_text(text)
@@ -131,20 +126,19 @@ def test_bad_input_is_one_message_and_exit_code_2(
 
 
 def test_an_unreachable_cluster_is_one_message_within_seconds(
-    packed_once: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    packed_in_folder: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = open_store(str(tmp_path / "store"))
-    for item in packed_once.list():
-        store.put(f"lines/{item.key}", packed_once.get(item.key))
     monkeypatch.setenv("RAY_ADDRESS", f"{HOST}:{free_ports(1)[0]}")
     started = time.monotonic()
     monkeypatch.setattr("ray.is_initialized", lambda: False)  # the session's cluster may be connected
-    assert call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=store.uri()))) == terminal.BAD_INPUT
+    assert (
+        call(monkeypatch, "run", write(tmp_path, EXPERIMENT.format(store=packed_in_folder.uri()))) == terminal.BAD_INPUT
+    )
     assert time.monotonic() - started < 10
     shown = capsys.readouterr()
     assert shown.err.startswith(f"error: no Ray cluster answers at {os.environ['RAY_ADDRESS']} (from RAY_ADDRESS")
     assert shown.err.count("\n") == 1
-    assert not list(store.list("runs/"))
+    assert not list(packed_in_folder.list("runs/"))
 
 
 def test_wrong_credentials(
@@ -188,17 +182,16 @@ def test_run_status_report_and_run_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The first run starts a cluster of its own, the second one is on the session's; test_chaos.py has `--address`."""
+    """On the session's cluster, in this process; test_chaos.py has the command as a process, with `--address`."""
     path = write(tmp_path, EXPERIMENT.format(store=packed.uri()))
     assert call(monkeypatch, "status", path) == 0
     assert "0 of 2 units done" in capsys.readouterr().out
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    first = shell("run", path, "--out", tmp_path / "out")
-    assert first.returncode == terminal.UNITS_FAILED, first.stderr
-    assert "2 units: 1 done now, 0 done before, 1 failed" in first.stdout
-    assert "ModelError: fake was told to fail in fit" in first.stdout
-    assert f"report: {tmp_path}/out/night/report/index.html\n" in first.stdout
-    assert "\r" not in first.stderr
+    assert call(monkeypatch, "run", path, "--out", tmp_path / "out") == terminal.UNITS_FAILED
+    first = capsys.readouterr()
+    assert "2 units: 1 done now, 0 done before, 1 failed" in first.out
+    assert "ModelError: fake was told to fail in fit" in first.out
+    assert f"report: {tmp_path}/out/night/report/index.html\n" in first.out
+    assert "\r" not in first.err
     report = tmp_path / "out" / "night" / "report"
     assert {each.name for each in report.iterdir()} == {
         "board.csv",
@@ -233,7 +226,7 @@ def test_run_status_report_and_run_again(
     written = b"".join(packed.get(item.key) for item in packed.list("runs/"))
     for secret in (server.secret_key, server.access_key):
         assert secret.encode() not in written
-        assert secret not in first.stdout + first.stderr
+        assert secret not in first.out + first.err
 
 
 @pytest.mark.s3

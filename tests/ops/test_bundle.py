@@ -132,7 +132,7 @@ def test_the_launcher_installs_a_bundle_once_beside_the_last_one(archive: Path, 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-@pytest.mark.long
+@pytest.mark.long  # test_submit.py and test_api.py have runs from images to the report
 def test_from_images_to_the_report_without_a_network() -> None:
     done = run_alone(sys.executable, str(ROOT / "cluster" / "smoke.py"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,7 +23,7 @@ LEAK_MB = 700.0
 
 
 @pytest.mark.skipif(psutil.virtual_memory().available < 2 * ROOM, reason="needs 10 GiB of free memory")
-@pytest.mark.long
+@pytest.mark.long  # test_poison.py has a model that raises MemoryError
 def test_a_leak_is_a_row(experiment: Experiment, packed: Store, tmp_path: Path) -> None:
     """In a driver of its own: Ray reads where its monitor steps in when it starts."""
     leaks = ModelChoice(name="fake", label="leaks", config={"leak_mb_per_image": LEAK_MB, "sleep_s": 0.2})

@@ -1,5 +1,7 @@
-"""Nodes without a GPU decode ahead of the units: the bookkeeping on the session's cluster, and a whole run on a cluster
-of a node with a GPU (Ray's word for a number here) and one without."""
+"""Nodes without a GPU decode ahead of the units: the bookkeeping, on the session's cluster.
+
+test_gpu_runs.py has a whole run with such a node.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,10 @@ import numpy as np
 import pytest
 import ray
 
-from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.cache import open_cached
 from raybench.data.geometry import InputFit
-from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.runs.run import RunStore, scored_name
 from raybench.scheduler import prefetch
@@ -26,7 +26,6 @@ from raybench.scheduler.prefetch import Prefetcher, Wanted, clear, wanted
 from raybench.scheduler.tasks import LineContext, pack_args
 from raybench.scheduler.window import wait
 from raybench.store import Store, open_store
-from tests.support.apart import answer
 
 pytestmark = pytest.mark.cluster
 LINES = ("first", "second", "third")
@@ -141,47 +140,3 @@ def test_without_nodes_that_help_there_is_nothing_to_do(plan: Plan, run: RunStor
     one = Prefetcher(wanted(plan.units, plan.manifests), cluster, {})  # type: ignore[arg-type]
     one.fill(begun=len(plan.units))
     assert not one.running
-
-
-RUN = """
-import json, sys
-from pathlib import Path
-from benchmarks.scale.raylets import raylets
-from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
-from raybench.config.plan import make_plan
-from raybench.runs.run import RunStore, scored_name
-from raybench.scheduler.runner import run_plan
-
-store, folder = sys.argv[1], Path(sys.argv[2])
-experiment = Experiment(
-    name="helped", store=store, lines=("*",), models=(ModelChoice(name="fake"),), seeds=(0, 1, 2),
-    squashed_twins=False, inspect=False, annotation=Annotation(signals=0), false_alarm_budget=0.3,
-    input=InputChoice(pixels=4096), resources=Resources(gpus=1, measure_s=0.05),
-)
-plan, seen = make_plan(experiment), set()
-ahead = RunStore(plan.store, "helped").ahead
-with raylets(1, 1, 1, folder, cpu_nodes=1):
-    summary = run_plan(plan, lambda backlog: seen.update(item.key for item in ahead.list()))
-left = [item.key for item in ahead.list()]
-cached = [sorted(path.name for path in (folder / name).glob("*.u8")) for name in ("cache", "cache-of-helpers")]
-print(json.dumps({"failed": len(summary.failed), "seen": sorted(seen), "left": left, "cached": cached}))
-"""
-
-
-def test_a_run_with_a_node_that_helps(tmp_path: Path) -> None:
-    """In a process of its own: the session's cluster has one node and no GPU."""
-    store = open_store(str(tmp_path / "store"))
-    strips = write_strips(tmp_path / "strips", Sizes(24, 6, 6, 0))
-    manifests: list[Manifest] = [
-        pack(open_store(str(strips)), store.sub("lines"), f"strip-{number}", PackOptions(shard_rows=8))
-        for number in range(2)
-    ]
-    found = answer(RUN, store.uri(), str(tmp_path))
-    assert found["failed"] == 0
-    shards = sum(len(manifest.shards) for manifest in manifests)
-    of_nodes, of_helpers = found["cached"]
-    assert len(of_helpers) == shards
-    assert of_helpers == of_nodes
-    assert {Path(name).stem for name in found["seen"]} <= {Path(name).stem for name in of_helpers}
-    assert len(found["seen"]) > 2
-    assert found["left"] == []

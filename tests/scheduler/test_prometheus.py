@@ -52,7 +52,7 @@ def test_a_local_run_is_scraped(experiment: Experiment) -> None:
     assert {key: found.get(key) for key in final} == final
     assert (f"{PREFIX}raybench_images_scored_total", f'model="broken",{run}') not in found
     assert 0 < found[cpu_s] < 120
-    no_gpu = {f"{PREFIX}raybench_gpu_seconds_total"}  # test_shared_gpu.py scrapes it
+    no_gpu = {f"{PREFIX}raybench_gpu_seconds_total"}  # test_gpu_runs.py scrapes it
     assert {name for name, _ in found if "raybench" in name} == EXPORTED - no_gpu
 
 

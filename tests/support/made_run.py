@@ -24,10 +24,10 @@ from raybench.worker.train import train
 
 
 @contextlib.contextmanager
-def few_samples() -> Iterator[None]:
-    """Learn anomaly types from a third of the images, in this process; all of them take many seconds."""
+def few_samples(images: int = 6) -> Iterator[None]:
+    """Learn anomaly types from so few images, in this process; as many as usual take many seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(references, "LEARNT_FROM", 6)
+        patch.setattr(references, "LEARNT_FROM", images)
         yield
 
 

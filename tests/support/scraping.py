@@ -16,15 +16,16 @@ Series = dict[tuple[str, str], float]
 
 
 def scrape(*, until: Callable[[Series], bool]) -> Series:
-    """What the connected cluster's first node exports, the latest value of each series.
+    """What the nodes of the connected cluster export, the latest value of each series.
 
-    What workers counted takes some seconds to get there.
+    What workers counted takes some seconds to get there. A series of several nodes has the value of the last one.
     """
-    port = ray.nodes()[0]["MetricsExportPort"]  # type: ignore[no-untyped-call]
+    ports = [node["MetricsExportPort"] for node in ray.nodes()]  # type: ignore[no-untyped-call]
     end, found = time.monotonic() + REPORTED_WITHIN_S, Series()
     while not until(found) and time.monotonic() < end:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            found |= scraped(answer.read().decode())
+        for port in ports:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                found |= scraped(answer.read().decode())
         time.sleep(0.5)
     return found
 

@@ -85,7 +85,7 @@ def commands() -> list[str]:
     return page.partition("```sh\n")[2].partition("```")[0].strip().splitlines()
 
 
-@pytest.mark.long
+@pytest.mark.long  # test_submit.py has a job, and test_commands.py checks the page's commands
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_the_cluster_page_runs_as_written(tmp_path: Path) -> None:

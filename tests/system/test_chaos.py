@@ -27,7 +27,9 @@ def test_faults_change_nothing_but_times() -> None:
     said: list[str] = []
     with world() as at:
         kinds = KINDS - ({"disk full in the cache"} if at.no_tmpfs else set())
-        ground = replace(prepare(at, measure_s=0.3, signals=0), once=frozenset(kinds), between_s=(0.2, 1.0))
+        ground = replace(
+            prepare(at, measure_s=0.3, signals=0, inspect=False), once=frozenset(kinds), between_s=(0.2, 1.0)
+        )
         counts, rounds = chaos(ground, len(kinds), seed=7, until=time.monotonic() + SECONDS, say=said.append)
     told = "\n".join([*said, *summary(rounds)])
     assert [done.wrong for done in rounds] == [[] for _ in rounds], told

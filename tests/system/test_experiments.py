@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import yaml
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 from ray.runtime_env import RuntimeEnv
+from raybench.cli.terminal import BAD_INPUT
 
 from raybench.config.experiment import read_experiment
 from raybench.data.layouts import SUFFIXES
@@ -57,6 +60,14 @@ def test_the_working_directory_is_small(tmp_path: Path, monkeypatch: pytest.Monk
     assert not [
         name for name in held if name.startswith((".git/", ".venv/", "out/", "data/", "photos/", "wheels", "weights"))
     ]
+
+
+def test_bad_input_ends_the_job_at_once() -> None:
+    """test_submit.py shows that what it returns is what the job returns."""
+    command = [sys.executable, "jobs/evaluate.py", "jobs/none.yaml"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == BAD_INPUT
+    assert "error: jobs/none.yaml: 1 problem" in ran.stderr
 
 
 def test_no_image_is_uploaded() -> None:
