@@ -13,8 +13,8 @@ import pytest
 import yaml
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 from ray.runtime_env import RuntimeEnv
-from raybench.cli.terminal import BAD_INPUT
 
+from raybench.cli.terminal import BAD_INPUT
 from raybench.config.experiment import read_experiment
 from raybench.data.layouts import SUFFIXES
 from raybench.detectors import registry
