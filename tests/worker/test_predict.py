@@ -12,6 +12,7 @@ import pytest
 from raybench.config.experiment import ModelChoice
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
+from raybench.data import pack as pack_module
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError, LineError, StoreUnreachable
@@ -102,7 +103,7 @@ def test_what_is_committed_is_not_done_again(
 ) -> None:
     first = asked(plan, images, name)
     scored(first, tmp_path)
-    monkeypatch.setattr(predict.pack, "pack", lambda *_: pytest.fail("packed again"))
+    monkeypatch.setattr(pack_module, "pack", lambda *_: pytest.fail("packed again"))
     monkeypatch.setattr(predict, "score", lambda *_: pytest.fail("scored again"))
     again = asked(plan, images, name)
     assert (again.unit, again.manifest) == (first.unit, first.manifest)
