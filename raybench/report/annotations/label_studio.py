@@ -98,7 +98,7 @@ def _result(item: AnnotatedImage, region: Region, number: int) -> dict[str, Any]
 def read_label_studio(file: Path, tasks: list[Any]) -> Iterator[LabelledImage]:
     """Yield the tasks that a person has annotated, of Label Studio's export as JSON; predictions are not labels.
 
-    Of several annotations of a task, the one that was changed last counts.
+    Of several annotations of a task, the one that was changed last counts. Of a skipped task the person is unsure.
 
     Args:
         file: The file, for messages.
@@ -113,11 +113,11 @@ def read_label_studio(file: Path, tasks: list[Any]) -> Iterator[LabelledImage]:
         if "annotations" not in task and "predictions" not in task and "completions" in task:
             raise InputError(f"{where} is of a Label Studio before 1.0; export it with a newer one")
         annotations = optional(task, "annotations", list, where) or []
-        done = [each for each in annotations if not optional(each, "was_cancelled", bool, where)]
-        if not done:
+        if not annotations:
             continue
-        last = max(done, key=lambda each: _changed_at(each, where))
-        results = [_Result.of(each, where) for each in field(last, "result", list, where)]
+        done = [each for each in annotations if not optional(each, "was_cancelled", bool, where)]
+        last = max(done or annotations, key=lambda each: _changed_at(each, where))
+        results = [_Result.of(each, where) for each in field(last, "result", list, where)] if done else []
         choices = [choice for each in results for choice in each.choices]
         yield LabelledImage(
             name=optional(data, "image_id", str, where) or _file_of(field(data, "image", str, where)),
@@ -125,6 +125,7 @@ def read_label_studio(file: Path, tasks: list[Any]) -> Iterator[LabelledImage]:
             label=one_label(choices, where),
             by=_who(last.get("completed_by")),
             at=_changed_at(last, where),
+            is_unsure=not done,
         )
 
 

@@ -165,6 +165,14 @@ def test_shape_and_label_of_a_region_may_be_two_results(line: Line, put: Put) ->
     assert (row.label, row.defect_type, row.mask is not None) == ("ng", "crack", True)
 
 
+def test_a_skipped_task_is_one_that_a_person_is_unsure_of(line: Line, put: Put, tmp_path: Path) -> None:
+    skipped = [{"result": [], "was_cancelled": True}]
+    file = put("a.json", studio(annotations=skipped))
+    assert import_labels(line, file, empty="ok").changes == ()  # the image is labelled, and stays as it is
+    assert [each.is_unsure for each in read_labels(file)] == [True]
+    assert list(read_labels(put("b.json", studio(annotations=[])))) == []
+
+
 def test_unsure_is_never_ok_and_a_mask_that_fits_the_label_stays(line: Line, put: Put) -> None:
     decided = "image_id,decision\ntest/bent/2.png,unsure\ntest/good/1.png,ok\n"
     assert import_labels(line, put("a.csv", decided), empty="ok").changes == ()
