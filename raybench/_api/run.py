@@ -88,8 +88,8 @@ class Run:
             UnknownName: There is no such line.
             InputError: The report has no results on the line.
         """
-        board = self._board()
-        if self._known(line) not in board.lines:
+        board = self._board(self._known(line))
+        if line not in board.lines:
             raise InputError(f"the report of {self.uri} has no results on {line}; run the experiment first")
         return board.verdict_on(line)
 
@@ -313,10 +313,11 @@ class Run:
         rewritten = {line: rewritten_images(earlier.plan.line(line), self.plan.line(line)) for line in shared}
         return compare_runs(found[0], found[1], (earlier.experiment, self.experiment), rewritten)
 
-    def _board(self) -> Board:
-        """Return the board of the latest report; warn of lines that have changed since."""
+    def _board(self, *lines: str) -> Board:
+        """Return the board of the latest report; warn if some lines have changed since, or if any has."""
         board = board_from_json(self._reported("board.json"))
-        changed = [line for line, then in board.context.lines.items() if self._state(line) not in ("", then)]
+        then = board.context.lines
+        changed = [line for line in lines or then if line in then and self._state(line) not in ("", then[line])]
         if changed:
             warnings.warn(
                 f"images or labels of {', '.join(changed)} have changed since the report of {board.context.created}; "

@@ -81,4 +81,5 @@ def read_corrections(lines: Store, shard: ShardInfo) -> Mapping[str, Correction]
     if hashlib.sha256(data).hexdigest() != shard.labels.sha256:
         raise IntegrityError(f"{lines.uri(shard.labels.key)} is damaged: its bytes are not those that were written")
     rows = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pylist()
-    return {row["image_id"]: Correction(**row) for row in rows}
+    # Tables of before `representative` existed have no such column.
+    return {row["image_id"]: Correction(**row | {"representative": bool(row["representative"])}) for row in rows}

@@ -179,7 +179,8 @@ def _by_id(corrections: Iterable[Correction]) -> tuple[dict[str, Correction], li
 def _change(row: ImageRow, new: Correction, old: Correction | None) -> LabelChange:
     """Compare a correction with an image and what it was corrected to before."""
     sets_aside = new.label == "unknown" and not (old and old.label == "unknown")
-    return LabelChange(row, new, sets_aside, new.representative - bool(old and old.representative))
+    was_representative = old is not None and old.representative
+    return LabelChange(row, new, sets_aside, new.representative - was_representative)
 
 
 def _fault(row: ImageRow, correction: Correction) -> str:

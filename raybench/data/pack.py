@@ -132,24 +132,28 @@ def add(
     if not shards:
         return told
     shards = [replace(shard, added=len(before.changes) + 1) for shard in shards]
-    new = packing.manifest(shards)
-    what = f"{sum(new.counts.values())} images added from {source.uri()}"
+    manifest = _grown(told, packing.manifest(shards), source.uri())
+    commit(lines, before, manifest)
+    return manifest
+
+
+def _grown(before: Manifest, new: Manifest, source: str) -> Manifest:
+    """Return the manifest of a line with new shards, given that of the shards alone."""
+    what = f"{sum(new.counts.values())} images added from {source}"
     change = Change(datetime.now(UTC).isoformat(timespec="seconds"), getpass.getuser(), what, before.digest)
-    manifest = replace(
-        told,
+    return replace(
+        before,
         counts=dict(sorted((Counter(before.counts) + Counter(new.counts)).items())),
         masks=before.masks + new.masks,
         min_height=min(before.min_height, new.min_height),
         min_width=min(before.min_width, new.min_width),
         max_height=max(before.max_height, new.max_height),
         max_width=max(before.max_width, new.max_width),
-        shards=tuple(sorted([*before.shards, *shards], key=lambda shard: shard.key)),
+        shards=tuple(sorted([*before.shards, *new.shards], key=lambda shard: shard.key)),
         attributes=tuple(sorted({*before.attributes, *new.attributes})),
         findings=_sorted({*before.findings, *new.findings}),
         changes=(*before.changes, change),
     )
-    commit(lines, before, manifest)
-    return manifest
 
 
 def _packed_before(lines: Store, line: str) -> Manifest | None:

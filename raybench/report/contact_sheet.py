@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, get_args
 
 from raybench.data.line import Line, Sample
-from raybench.data.manifest import Label, Split
+from raybench.data.manifest import Label, ShardInfo, Split
 from raybench.data.shards import read_rows
 from raybench.report.gallery import image_uri, outline_path
 from raybench.report.html import part, template
@@ -85,17 +85,19 @@ def write_contact_sheet(line: Line, folder: Path) -> Path:
 
 def _rows(line: Line, split: Split) -> Iterator[SheetRow]:
     """Yield the rows of a split, one for each label and type of defect, the OK ones first."""
-    by_kind: defaultdict[tuple[str, str], dict[str, list[str]]] = defaultdict(dict)
+    by_kind: defaultdict[tuple[str, str], dict[ShardInfo, list[str]]] = defaultdict(dict)
     for shard in line.manifest.shards_of(split):
         for row in read_rows(line.store, shard, images=False, masks=False):
-            by_kind[row.label, row.defect_type].setdefault(shard.key, []).append(row.image_id)
+            by_kind[row.label, row.defect_type].setdefault(shard, []).append(row.image_id)
     kinds = sorted(by_kind, key=lambda kind: (_LABELS.index(kind[0]), kind[1]))
-    chosen = {}
+    chosen, opened = {}, set[ShardInfo]()
     for kind in kinds[:_MOST_KINDS]:
-        of_shards = _spread(list(by_kind[kind].values()), _SHARDS)
-        chosen[kind] = _spread([image_id for image_ids in of_shards for image_id in image_ids], EACH)
+        shards = _spread(list(by_kind[kind]), _SHARDS)
+        chosen[kind] = _spread([image_id for shard in shards for image_id in by_kind[kind][shard]], EACH)
+        opened |= set(shards)
+    part_of_line = replace(line, manifest=replace(line.manifest, shards=tuple(opened)))
     wanted = {image_id for image_ids in chosen.values() for image_id in image_ids}
-    drawn = {sample.image_id: _drawn(sample) for sample in line.images(ids=wanted)} if wanted else {}
+    drawn = {sample.image_id: _drawn(sample) for sample in part_of_line.images(ids=wanted)}
     for kind in kinds:
         images = tuple(drawn[image_id] for image_id in chosen.get(kind, ()))
         yield SheetRow(split, *kind, sum(map(len, by_kind[kind].values())), images)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import shlex
 import shutil
 import socket
 import tempfile
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -33,6 +33,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "PYTHONUNBUFFERED": "1",  # progress arrives as it happens
 }
+_GONE = (OSError, RuntimeError, aiohttp.ClientError)  # what Ray's client lets through of requests and aiohttp
 _IGNORED = shutil.ignore_patterns("__pycache__", ".*")
 
 
@@ -51,19 +52,21 @@ class Job:
             show: Takes pieces of the log, which need not end with a line's end.
 
         Returns:
-            The exit code of `raybench run`; None if the job was stopped or did not start.
+            The exit code of `raybench run`; None if the job was stopped.
 
         Raises:
-            ClusterUnreachable: The cluster has gone. The job may go on.
+            ClusterUnreachable: The cluster has gone, and the job may go on; or the job could not be started.
         """
         try:
             asyncio.run(self._tail(show))
             found = self.client.get_job_info(self.id)
-        except (OSError, RuntimeError) as error:  # aiohttp's errors and those of requests are OSErrors
+        except _GONE as error:
             raise ClusterUnreachable(f"the cluster does not answer any more: {error}; the job may go on") from error
-        if found.status is JobStatus.FAILED and found.driver_exit_code is None:
-            show(f"{found.message}\n")
-        return None if found.status is JobStatus.STOPPED else found.driver_exit_code
+        if found.status is JobStatus.STOPPED:
+            return None
+        if found.driver_exit_code is None:
+            raise ClusterUnreachable(f"the cluster could not run the job: {found.message}")
+        return int(found.driver_exit_code)
 
     async def _tail(self, show: Callable[[str], None]) -> None:
         pieces = self.client.tail_job_logs(self.id)
@@ -90,9 +93,12 @@ def submit(experiment: Experiment, file: Path, address: str, resources: dict[str
         resources: What the node of the job's driver must have, such as `{"helper": 0.1}`.
 
     Raises:
-        InputError: The address is not one for jobs.
-        ClusterUnreachable: No cluster answers there, or it refuses this machine's token.
+        InputError: The address is not one for jobs, or a store is a path on this machine.
+        ClusterUnreachable: No cluster answers there, or it refuses this machine's token or the job.
     """
+    for key, uri in (("store", experiment.store), ("weights", experiment.weights or "/")):
+        if "://" not in uri and not Path(uri).is_absolute():
+            raise InputError(f"{key}: {uri!r} is a path on this machine; name a store that all nodes reach")
     client = _connected(address)
     job_id = f"{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     with tempfile.TemporaryDirectory(prefix="raybench-submit-") as folder:
@@ -100,13 +106,16 @@ def submit(experiment: Experiment, file: Path, address: str, resources: dict[str
         for module in _own_modules(experiment, file.parent):
             target = Path(folder) / module.name
             shutil.copytree(module, target, ignore=_IGNORED) if module.is_dir() else shutil.copy(module, target)
-        client.submit_job(
-            entrypoint=shlex.join(("raybench", "run", "experiment.yaml")),
-            submission_id=job_id,
-            metadata={"run": experiment.name, "experiment": experiment.digest, "by": getpass.getuser()},
-            runtime_env={"working_dir": folder, "env_vars": _ENVIRONMENT},
-            entrypoint_resources=resources or None,
-        )
+        try:
+            client.submit_job(
+                entrypoint="raybench run experiment.yaml",
+                submission_id=job_id,
+                metadata={"run": experiment.name, "experiment": experiment.digest, "by": getpass.getuser()},
+                runtime_env={"working_dir": folder, "env_vars": _ENVIRONMENT},
+                entrypoint_resources=resources or None,
+            )
+        except _GONE as error:
+            raise ClusterUnreachable(f"the cluster at {address} does not take the job: {error}") from error
     return Job(client, job_id)
 
 
@@ -122,7 +131,7 @@ def _connected(address: str) -> JobSubmissionClient:
         raise ClusterUnreachable(
             f"the Ray cluster at {address} does not accept this machine's token: {LET_IN}"
         ) from error
-    except (OSError, RuntimeError) as error:
+    except _GONE as error:
         raise ClusterUnreachable(
             f"no Ray cluster takes jobs at {address}: {error}. Forward the port of its dashboard, {DASHBOARD_PORT}, or "
             "correct the address"
