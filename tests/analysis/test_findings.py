@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 
 from raybench.analysis.findings import analyze
+from raybench.config.experiment import Costs, Override, ThresholdChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.shards import read_rows
+from raybench.metrics.image import share_above
 from raybench.metrics.sampling import permanent_numbers
 from raybench.report.annotations.read import import_labels
 from raybench.runs.records import QualityRecord
 from raybench.runs.run import RunStore
 from tests.support.made_run import finish, planned, site_of
+
+COSTS = Costs(missed_defect=200, false_alarm=2, defect_rate=0.01)
 
 
 @pytest.fixture
@@ -71,3 +75,36 @@ def test_labels_of_chosen_images_change_no_number_and_are_told(images: Path, tmp
     assert (whole.test.ok + whole.test.ng, whole.test.chosen) == (12, 0)
     assert whole.quality.image_auroc.n == 12
     assert not any("not count" in note for note in notes)
+
+
+def test_moved_thresholds_are_judged_without_training_or_scoring(images: Path, tmp_path: Path) -> None:
+    plan = planned(tmp_path / "store", images, 5)
+    before, _ = judged(plan, tmp_path)
+    run = RunStore.of(plan)
+    commits = run.commits()
+    found = {}
+    for rule in ({"excess": -0.9}, {"recall": 1.0}, {"promised": 0.4}):
+        choice = ThresholdChoice.model_validate(rule)
+        overrides = {"overrides": {"st*": Override(threshold=choice)}, "costs": COSTS}
+        experiment = plan.experiment.model_copy(update=overrides)
+        moved = make_plan(experiment)
+        assert [unit.unit_id for unit in moved.units] == [unit.unit_id for unit in plan.units]
+        findings = analyze(moved, run, "2026-11-28")
+        (unit,) = (unit for unit in findings.finished if unit.unit.unit_id == plan.units[0].unit_id)
+        found[str(choice)] = unit.result.judged.quality
+        threshold = unit.result.trained.threshold
+        assert unit.result.judged.quality.recall == share_above(unit.images, "ng", threshold)
+        assert unit.result.judged.quality.false_alarm_rate == share_above(unit.images, "ok", threshold)
+        assert unit.result.judged.quality.image_auroc == before.quality.image_auroc
+        assert findings.held_out["strip"][unit.unit.model].threshold == threshold
+        terms = findings.board.verdicts[0].terms[unit.unit.model]
+        quality = unit.result.judged.quality
+        assert terms["missed defects"] == pytest.approx((quality.recall.value or 0.0) - 1)
+        assert terms["false alarms"] == pytest.approx(
+            -COSTS.alarms_per_defect * (quality.false_alarm_rate.value or 0.0)
+        )
+        notes = " ".join(findings.board.verdicts[0].notes)
+        assert (f"The thresholds were {choice} by the experiment." in notes) is choice.promises_nothing
+    assert run.commits() == commits
+    assert found["moved to a recall of 100%"].recall.value == 1.0
+    assert found["moved to an excess of -0.9"] != before.quality
