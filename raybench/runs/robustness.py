@@ -34,8 +34,9 @@ class MeasuredRobustness:
         if self.images != later.images:
             return later
         again = later.scores.keys() | later.failures.keys()
-        kept = [{each: found[each] for each in found.keys() - again} for found in (self.scores, self.failures)]
-        return replace(later, scores={**kept[0], **later.scores}, failures={**kept[1], **later.failures})
+        scores = {each: found for each, found in self.scores.items() if each not in again}
+        failures = {each: found for each, found in self.failures.items() if each not in again}
+        return replace(later, scores={**scores, **later.scores}, failures={**failures, **later.failures})
 
     def of_today(self, digests: Mapping[str, str]) -> MeasuredRobustness:
         """Return what still holds: the scores of images whose files have not changed. digests: see `Line.digests`."""
