@@ -13,9 +13,11 @@ import pandas as pd
 
 from raybench._api.execute import execute
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.findings import analyze
+from raybench.analysis.findings import analyze, robustness_on
 from raybench.analysis.flags import collect_scores, voting_models
 from raybench.analysis.learning_curve import SIZES, conclude, curve_frame, plan_curve, read_curve
+from raybench.analysis.robustness import IMAGES, robustness_frame
+from raybench.analysis.robustness import conclude as conclude_robustness
 from raybench.analysis.run_comparison import RunComparison, compare_runs
 from raybench.analysis.select import first_finished, select_unit
 from raybench.analysis.slices import slice_frame, slices_of
@@ -34,7 +36,13 @@ from raybench.report.notebook import BoardFrame, Heatmap
 from raybench.report.pictures import scored_images
 from raybench.report.predictions import PAGE, TABLE
 from raybench.report.progress import console_for
-from raybench.report.publish import cache_report, cached_report, copy_report, publish_again
+from raybench.report.publish import (
+    cache_report,
+    cached_report,
+    copy_report,
+    publish_again,
+    publish_studies,
+)
 from raybench.runs.ledger import Ledger, unit_statuses
 from raybench.runs.records import QualityRecord, TrainRecord
 from raybench.runs.run import RunStore
@@ -168,9 +176,53 @@ class Run:
         plans = plan_curve(self.plan, self._known(line), sizes, models)
         for smaller in [*plans.values()][:-1]:
             execute(smaller, address, console_for(progress))
-        points = read_curve(plans, line, models)
+        publish_studies(self.plan, self._store)
+        points = read_curve(self.plan, line, [*plans], models)
         frame = curve_frame(points)
         frame.attrs["conclusions"] = conclude(points, self.experiment.verdict.margin)
+        return frame
+
+    def robustness(
+        self,
+        line: str,
+        *,
+        models: Sequence[str] = (),
+        images: int = IMAGES,
+        address: str | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Score perturbed test images with the line's trained models, and return what light, blur, noise or shift cost.
+
+        Nothing is trained, and what was scored before is not scored again; the same call resumes.
+
+        Args:
+            line: The product line.
+            models: Labels of the models. Empty: all of the line's.
+            images: Test images to perturb, at most: half of them OK, half of them NG.
+            address: Ray cluster, as in `run`.
+            progress: Whether to show a bar.
+
+        Returns:
+            Index: model, perturbation, where `as taken` are the same images unperturbed. Columns: image_auroc, lower
+            (image AUROC as taken minus this), false_alarm_rate and recall at the model's threshold, each with its
+            interval in `_low` and `_high`, and failure: why a perturbation has no numbers. `attrs["conclusions"]` says
+            what each model surely does not bear.
+
+        Raises:
+            UnknownName: There is no such line or model.
+            InputError: The run is not finished on the line, or the line has no labelled test images.
+        """
+        from raybench.scheduler.robustness import RobustnessOptions, measure_robustness  # imports Ray
+
+        options = RobustnessOptions(self._known(line), models, images)
+        measure_robustness(self.plan, options, address, console_for(progress))
+        publish_studies(self.plan, self._store)
+        points = [point for point in robustness_on(self.plan, line) if not models or point.model in models]
+        frame = robustness_frame(points)
+        experiment = self.experiment.on(line)
+        frame.attrs["conclusions"] = conclude_robustness(
+            points, experiment.verdict.margin, experiment.false_alarm_budget
+        )
         return frame
 
     def images(self, line: str) -> pd.DataFrame:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from raybench.analysis.board import Board, BoardContext, LineScores, build_board
 from raybench.analysis.cost_report import CostReport, hours_of
 from raybench.analysis.flags import Flag, ScoredImage, collect_scores, voting_models
+from raybench.analysis.learning_curve import CurvePoint, curves_of
 from raybench.analysis.queue_builder import QueueBuilder
+from raybench.analysis.robustness import JudgedModel, RobustnessPoint, robustness_points
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.slices import Slice, slices_of
 from raybench.analysis.squash_baseline import SquashBaseline
@@ -26,9 +28,10 @@ from raybench.metrics.sampling import LEAST_SAMPLE
 from raybench.metrics.threshold import excess_of
 from raybench.runs.cost_model import read_forecast
 from raybench.runs.records import FailedUnit, Failure, UnitResult
+from raybench.runs.robustness import lines_with_robustness, read_robustness
 from raybench.runs.run import RunStore, versions
 from raybench.runs.thresholds import TEST_OK, judge_at
-from raybench.worker.inspect import inspections_in
+from raybench.worker.inspect import inspection_in, inspections_in
 
 READERS = 16
 
@@ -78,6 +81,10 @@ class Findings:
     """unit_ids of the squash baseline."""
     slices: Mapping[str, Sequence[Slice]] = field(default_factory=dict)
     """By line whose table has further columns: how the named model does on each of their values."""
+    curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
+    """By line whose models were trained on fewer images too: the points of their learning curves."""
+    robustness: Mapping[str, Sequence[RobustnessPoint]] = field(default_factory=dict)
+    """By line whose robustness was measured: how its models do on perturbed images."""
 
 
 def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
@@ -129,7 +136,23 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         finished=tuple(finished),
         asides=plan.asides,
         slices={verdict.line: found for verdict in verdicts if (found := _slices(plan, verdict, finished))},
+        curves=curves_of(plan),
+        robustness=_robustness(plan, run, compared),
     )
+
+
+def robustness_on(plan: Plan, line: str) -> list[RobustnessPoint]:
+    """Return how the models of a line do on perturbed images, as the report shows it; empty if nothing was measured.
+
+    Raises IntegrityError when a commit is damaged.
+    """
+    run = RunStore.of(plan)
+    units = [unit for unit in plan.compared if unit.line == line]
+    inspection = inspection_in(run, plan.lines_of(line), plan.manifests[line])
+    choice = plan.experiment.on(line).threshold
+    with ThreadPoolExecutor(READERS) as pool:
+        found = [unit for unit in pool.map(lambda unit: _read_unit(unit, run), units) if isinstance(unit, FinishedUnit)]
+    return _robustness(plan, run, [_judged(unit, inspection, choice) for unit in found]).get(line, [])
 
 
 def collect_held_out(
@@ -207,6 +230,20 @@ def _slices(plan: Plan, verdict: Verdict, finished: Iterable[FinishedUnit]) -> l
         return []
     attributes = plan.line(verdict.line).attributes()
     return slices_of(verdict.line, unit.unit.model, unit.images, unit.result.trained.threshold, attributes)
+
+
+def _robustness(plan: Plan, run: RunStore, finished: Sequence[FinishedUnit]) -> dict[str, list[RobustnessPoint]]:
+    """Return by line how the first finished seed of each model does on perturbed images."""
+    models: dict[str, dict[str, JudgedModel]] = {}
+    for unit in finished:
+        judged = JudgedModel(unit.unit.detector_id, unit.images, unit.result.trained.threshold)
+        models.setdefault(unit.unit.line, {}).setdefault(unit.unit.model, judged)
+    found = {}
+    for line in lines_with_robustness(run) & models.keys():
+        if measured := read_robustness(run, line):
+            today = measured.of_today(plan.line(line).digests(measured.images))
+            found[line] = robustness_points(models[line], today)
+    return {line: points for line, points in found.items() if points}
 
 
 def _with_notes(verdict: Verdict, rows: Iterable[BoardRow], choice: ThresholdChoice) -> Verdict:

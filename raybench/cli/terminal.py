@@ -44,6 +44,11 @@ if not out.is_terminal:
     out.width = LOG_COLUMNS
 
 
+def labels_of(text: str) -> list[str]:
+    """Split an option with labels of models, with commas between."""
+    return [label.strip() for label in text.split(",") if label.strip()]
+
+
 def print_packed(manifest: Manifest, console: Console = out) -> None:
     """Print what was used and what was not, kind by kind."""
     if manifest.masks or manifest.masks_rejected:

@@ -143,13 +143,25 @@ def open_cached(
     """
     identity = [CACHE_VERSION, shard.sha256, manifest.white_level, manifest.black_level, asdict(fit)]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    job = _DecodeJob(shard, fit, threads)
+    return cached_images(
+        name, fit, cache_dir, lambda file: _fetch(prefetched, name, file) or _decode(lines, manifest, job, file)
+    )
+
+
+def cached_images(name: str, fit: InputFit, cache_dir: Path, write: Callable[[BinaryIO], Index]) -> CachedShard:
+    """Open images of the cache by the name of their file, written once per node.
+
+    Args:
+        name: Digest of everything that the pixels depend on.
+        fit: Resize mode and size of the network's input.
+        cache_dir: Folder of the cache on this node.
+        write: Writes the pixels, image after image, and returns their index.
+    """
     pixels, index = cache_dir / f"{name}.u8", cache_dir / f"{name}.json"
     if not (pixels.exists() and index.exists()):
         _evict(cache_dir, LIMIT_MB * 2**20)
-        job = _DecodeJob(shard, fit, threads)
-        write_cached(
-            (pixels, index), lambda file: asdict(_fetch(prefetched, name, file) or _decode(lines, manifest, job, file))
-        )
+        write_cached((pixels, index), lambda file: asdict(write(file)))
     with contextlib.suppress(FileNotFoundError):
         os.utime(pixels)
     return CachedShard(_index(json.loads(index.read_text())), pixels, fit.height, fit.width)

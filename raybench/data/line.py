@@ -125,6 +125,19 @@ class Line:
                 if missing is not None:
                     missing -= label_of.keys()
 
+    def digests(self, ids: Collection[str] | None = None) -> dict[str, str]:
+        """Return the sha256 (hex) of the files of test and unlabelled images by image ID. No image is read.
+
+        Args:
+            ids: Image IDs to return; IDs that the line does not hold are left out. None: all.
+
+        Raises:
+            IntegrityError: A shard is damaged.
+            StoreError: The store cannot be read.
+        """
+        shards = (read_rows(self.store, shard, images=False, only=ids) for shard in self.manifest.scored_shards)
+        return {row.image_id: row.sha256 for rows in shards for row in rows}
+
     def _decode(self, shard: ShardInfo, only: Collection[str] | None = None) -> Iterator[Sample]:
         for row in read_rows(self.store, shard, only=only):
             yield Sample(
@@ -145,14 +158,7 @@ def rewritten_images(before: Line, now: Line) -> set[str]:
     shards = [{shard.sha256 for shard in line.manifest.scored_shards} for line in (before, now)]
     if shards[0] == shards[1]:
         return set()
-    digests = [
-        {
-            row.image_id: row.sha256
-            for shard in line.manifest.scored_shards
-            for row in read_rows(line.store, shard, images=False)
-        }
-        for line in (before, now)
-    ]
+    digests = [line.digests() for line in (before, now)]
     return {
         image_id for image_id in digests[0].keys() & digests[1].keys() if digests[0][image_id] != digests[1][image_id]
     }

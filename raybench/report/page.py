@@ -29,6 +29,7 @@ from raybench.report.models_table import STYLES, ModelsTable, line_table, overal
 from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, short_names, tasks
 from raybench.report.pictures import mistake, queue_per_line
 from raybench.report.scores import SCORES_IN_PAGE, PageScores, page_scores
+from raybench.report.studies import CurveTable, RobustnessTable, Studies, curve_table, robustness_table
 
 OfLine = TypeVar("OfLine", Flag, ScoredImage, Picture)
 
@@ -124,6 +125,10 @@ class PageLine:
     """What the charts leave out, in sentences. Empty if they are exact."""
     slices: tuple[Slice, ...] = field(default=(), kw_only=True)
     """The named model on the images of each camera, lot or light."""
+    curve: CurveTable | None = field(default=None, kw_only=True)
+    """Learning curves. None if the models were not trained on fewer images."""
+    robustness: RobustnessTable | None = field(default=None, kw_only=True)
+    """Models on perturbed images. None if that was not measured."""
     payoff: str
     """What the line's queue is worth, in a sentence. Empty without scores."""
     rows: tuple[PageRow, ...]
@@ -209,7 +214,7 @@ def page_model(
     seen: Sequence[ScoredImage],
     sections: Mapping[str, Section],
     held_out: Mapping[str, Mapping[str, HeldOut]],
-    slices: Mapping[str, Sequence[Slice]],
+    studies: Studies,
 ) -> PageModel:
     """Return everything that the page shows. The arguments are those of `html.render`."""
     flags_of, pictures_of, seen_of = _by_line(flags), _by_line(pictures), _by_line(seen)
@@ -220,7 +225,7 @@ def page_model(
         for each in summaries
     )
     lines = _with_scores(lines, seen_of, held_out)
-    lines = tuple(replace(line, slices=tuple(slices.get(line.name, ()))) for line in lines)
+    lines = tuple(_with_studies(line, board, studies) for line in lines)
     return PageModel(
         board=board,
         lines=lines,
@@ -250,6 +255,20 @@ def _with_scores(
         room -= count if scores else 0
         found.append(replace(line, scores=scores, unmoved="" if scores or not seen else why))
     return tuple(found)
+
+
+def _with_studies(line: PageLine, board: Board, studies: Studies) -> PageLine:
+    margin = board.context.decision.verdict.margin
+    budget = next(
+        (row.row.finished.trained.threshold.budget for row in line.rows if row.row.finished),
+        board.context.false_alarm_budget,
+    )
+    return replace(
+        line,
+        slices=tuple(studies.slices.get(line.name, ())),
+        curve=curve_table(studies.curves.get(line.name, ()), line.models, margin),
+        robustness=robustness_table(studies.robustness.get(line.name, ()), line.models, margin, budget),
+    )
 
 
 def _page_line(

@@ -10,7 +10,7 @@ from raybench.data.geometry import Input
 from raybench.detectors.protocol import Provenance, TrainSteps
 from raybench.metrics.numbers import Quality, RegionRecall, Speed, Threshold
 
-Phase = Literal["train", "score", "measure", "aggregate", "inspect"]
+Phase = Literal["train", "score", "measure", "aggregate", "inspect", "robustness"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,22 @@ class ScoredShard:
     """The scores shard."""
     traits: Blob
     """Image descriptors, see `metrics.descriptors`."""
+    spent: ResourceUsage
+    """Resources used for scoring."""
+
+
+@dataclass(frozen=True)
+class PerturbedScores:
+    """Scores of perturbed copies of some test images."""
+
+    detector_id: str
+    """Identity of the detector that scored them."""
+    perturbation: str
+    """Name of the perturbation, see `data.perturbations`."""
+    image_ids: tuple[str, ...]
+    """IDs of the images."""
+    scores: tuple[float, ...]
+    """Raw score of each image."""
     spent: ResourceUsage
     """Resources used for scoring."""
 

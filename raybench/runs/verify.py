@@ -21,6 +21,7 @@ from raybench.runs.records import (
     Blob,
     Failure,
     MeasureRecord,
+    PerturbedScores,
     QualityRecord,
     ScoredShard,
     ScoreRecord,
@@ -40,7 +41,11 @@ _KINDS: Mapping[str, type[Any]] = {
     "failure": Failure,
 }
 _SCORES = ("scores", "shard")  # fields of the commits of a shard that name its scores
-_SHARD_KINDS: Mapping[str, type[Any]] = {"scored-": ScoredShard, "score-": ScoreRecord}
+_SHARD_KINDS: Mapping[str, type[Any]] = {
+    "scored-": ScoredShard,
+    "score-": ScoreRecord,
+    "robustness-": PerturbedScores,
+}
 _NEEDED = ("train", "measure")  # commits of its detector that a result is based on
 
 

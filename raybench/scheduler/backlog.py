@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.perturbations import PerturbedImages
 from raybench.runs.records import Phase
 from raybench.runs.run import score_name, scored_name
 
@@ -36,11 +37,13 @@ class Job:
     unit: Unit
     """The unit it belongs to."""
     images: int
-    """Images that are scored; 0 in other phases."""
+    """Images that are scored; 0 in phases that score none."""
     shards: tuple[ShardInfo, ...] = ()
     """The shards that are scored, one after the other; none in other phases."""
     judges: bool = False
     """Whether its shards are scored already, and only judged by other labels: that takes no detector and no GPU."""
+    perturbed: PerturbedImages | None = None
+    """The perturbed images that are scored; None in other phases than `robustness`."""
 
     @property
     def steps(self) -> int:

@@ -193,6 +193,10 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
 
         records = score.score_shards(job.unit, context.manifest, job.shards, worker_context)
         return functools.reduce(ResourceUsage.plus, (record.spent for record in records))
+    if job.phase == "robustness" and job.perturbed:
+        from raybench.worker import robustness
+
+        return robustness.score_perturbed(job.unit, context.manifest, job.perturbed, worker_context).spent
     if job.phase == "measure":
         from raybench.worker import merge, timing
 

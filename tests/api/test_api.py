@@ -145,7 +145,8 @@ def test_every_image_with_what_models_say(run: rb.Run) -> None:
 
 
 @pytest.mark.cluster
-def test_how_many_images_a_line_needs(run: rb.Run) -> None:
+def test_how_many_images_a_line_needs(run: rb.Run, tmp_path: Path) -> None:
+    run.report(tmp_path)
     frame = run.learning_curve("bottle", [8, 999], models=["fake"], progress=False)
     assert list(frame.index) == [("fake", 8), ("fake", 24)]
     assert frame["image_auroc"].between(0, 1).all()
@@ -157,8 +158,32 @@ def test_how_many_images_a_line_needs(run: rb.Run) -> None:
         run.learning_curve("bottle", models=["fak"])
     with pytest.raises(rb.errors.InputError, match="3 OK images are too few"):
         run.learning_curve("bottle", [25, 3])
+    page = run.report(tmp_path).read_text()
+    assert "How many OK images does it need?" in page
+    assert frame.attrs["conclusions"][0] in page
     frame = smaller.learning_curve("bottle", [8, 24], progress=False)
     assert list(frame.index) == [("fake", 8)]  # it was trained on 8 images, though its line has 24
+
+
+@pytest.mark.cluster
+def test_how_robust_models_are(run: rb.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.report(tmp_path)
+    frame = run.robustness("bottle", images=8, progress=False)
+    assert len(frame) == 2 * 15
+    assert (frame["failure"] == "").all()
+    assert frame.loc[("padim", "as taken"), "lower"] == 0
+    assert [text.partition(":")[0] for text in frame.attrs["conclusions"]] == MODELS
+    page = run.report(tmp_path).read_text()
+    assert "8 labelled test images, perturbed" in page
+    assert f"{frame.loc[('padim', 'blur 1 %'), 'image_auroc']:.3f}" in page
+    monkeypatch.setattr(cluster_module, "connected", None)  # all of it is committed: nothing is asked of Ray
+    monkeypatch.setattr("raybench.scheduler.robustness.connected", None)
+    again = run.robustness("bottle", images=8, models=["padim"], progress=False)
+    assert again.equals(frame.loc[["padim"]])
+    with pytest.raises(rb.errors.UnknownName, match="did you mean 'fake'"):
+        run.robustness("bottle", models=["fak"])
+    with pytest.raises(rb.errors.UnknownName, match="did you mean 'bottle'"):
+        run.robustness("bottel")
 
 
 @pytest.mark.cluster

@@ -28,6 +28,8 @@ SIGNATURES = {
     "Run.slices": "(self, line: 'str', model: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.learning_curve": "(self, line: 'str', sizes: 'Sequence[int]' = (10, 25, 50, 100), *, "
     "models: 'Sequence[str]' = (), address: 'str | None' = None, progress: 'bool' = True) -> 'pd.DataFrame'",
+    "Run.robustness": "(self, line: 'str', *, models: 'Sequence[str]' = (), images: 'int' = 200, "
+    "address: 'str | None' = None, progress: 'bool' = True) -> 'pd.DataFrame'",
     "Run.flags": "(self, line: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.predict": "(self, images: 'str | Path', *, line: 'str', model: 'str | None' = None, "
     "name: 'str | None' = None, folder: 'str | Path' = 'out', address: 'str | None' = None, "

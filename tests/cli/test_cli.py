@@ -249,7 +249,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     out = capsys.readouterr().out
     for name in (
         "pack", "inspect", "check", "models", "run", "status", "report", "compare", "predict", "annotate", "labels",
-        "export", "verify", "store", "demo", "doctor", "learning-curve", "runs", "rm", "gc", "weights",
+        "export", "verify", "store", "demo", "doctor", "learning-curve", "robustness", "runs", "rm", "gc", "weights",
     ):  # fmt: skip
         assert name in out
 
