@@ -29,7 +29,7 @@ from scipy import stats
 
 from raybench.analysis.admissibility import refused_thresholds
 from raybench.analysis.all_lines import over_all
-from raybench.analysis.decision import collect_evidence, decide
+from raybench.analysis.decision import ScoredLine, collect_evidence, decide
 from raybench.analysis.rows import BoardRow, merge_seeds
 from raybench.analysis.verdict import DecisionSettings, Evidence, Verdict
 from raybench.metrics.image import ImageScores, image_quality
@@ -147,7 +147,7 @@ def _row(model: str, images: ImageScores, held_out: ImageScores, ms: float) -> B
 
 def judge(line: Line, name: str = "line") -> Evidence | Verdict:
     """Collect the evidence of a line as a run does."""
-    return collect_evidence(name, line.rows, line.scores, SETTINGS, BUDGET, line.held_out)
+    return collect_evidence(ScoredLine(name, line.rows, line.scores, BUDGET, line.held_out), SETTINGS)
 
 
 SMALL = tuple(World(f"{ok} OK, {ng} NG", 2, ok, ng) for ok, ng in ((200, 1), (40, 2), (40, 5), (16, 16)))
