@@ -314,12 +314,14 @@ def _page_line(
 
 def _facts(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
     """`96 OK to train on, 24 held back · test: 16 OK, 16 NG, 12 masks · 300×300 px`."""
-    first = next((row.finished for row in rows if row.finished), None)
+    finished = sorted((row.finished for row in rows if row.finished), key=lambda model: len(model.trained.together))
+    first = next(iter(finished), None)  # one that is trained on this line alone, where there is one
     grouped = _grouped(rows, seen)
     if first is None:
         return grouped
+    together = f" ({len(first.trained.together)} lines together)" if first.trained.together else ""
     facts = (
-        f"{first.trained.train_ok:,} OK to train on, {first.trained.held_out_ok:,} held back",
+        f"{first.trained.train_ok:,} OK to train on{together}, {first.trained.held_out_ok:,} held back",
         f"test: {first.test.ok:,} OK, {first.test.ng:,} NG, {first.test.masks:,} masks",
         *([f"labelled, and not counted: {first.test.chosen:,}"] if first.test.chosen else []),
         grouped,
