@@ -136,18 +136,22 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
     )
 
 
-def robustness_on(plan: Plan, line: str) -> list[RobustnessPoint]:
-    """Return how the models of a line do on perturbed images, as the report shows it; empty if nothing was measured.
+def finished_on(plan: Plan, line: str) -> list[FinishedUnit]:
+    """Return the finished units of a line, judged as the report judges them.
 
     Raises IntegrityError when a commit is damaged.
     """
-    run = RunStore.of(plan)
+    run, from_test = RunStore.of(plan), plan.experiment.threshold.source == TEST_OK
     units = [unit for unit in plan.compared if unit.line == line]
     inspection = inspection_in(run, plan.lines_of(line), plan.manifests[line])
-    from_test = plan.experiment.threshold.source == TEST_OK
     with ThreadPoolExecutor(READERS) as pool:
         found = [unit for unit in pool.map(lambda unit: _read_unit(unit, run), units) if isinstance(unit, FinishedUnit)]
-    return _robustness(plan, run, [_judged(unit, inspection, from_test) for unit in found]).get(line, [])
+    return [_judged(unit, inspection, from_test) for unit in found]
+
+
+def robustness_on(plan: Plan, line: str) -> list[RobustnessPoint]:
+    """Return how the models of a line do on perturbed images, as the report shows it; empty if nothing was measured."""
+    return _robustness(plan, RunStore.of(plan), finished_on(plan, line)).get(line, [])
 
 
 def collect_held_out(

@@ -89,6 +89,20 @@ def test_units_that_wait_for_a_detector_fail_with_it() -> None:
     assert backlog.units_open == 1
 
 
+def test_a_detector_that_is_fitted_again_is_still_one() -> None:
+    lines = {name: manifest(name, 1) for name in ("a", "b")}
+    backlog = Backlog(together(["a", "b"], 0), lines, {})
+    fit = backlog.take(busy=False)
+    assert fit is not None
+    assert backlog.take(busy=True) is None
+    backlog.put_back(fit, 0.0)
+    assert backlog.waiting
+    order = drain(backlog, 2, random.Random(0), set())
+    assert [job.phase for job in order].count("fit") == 1
+    assert (order[0].unit.line, order[0].phase) == ("a", "fit")
+    assert sum(job.phase == "measure" for job in order) == 2
+
+
 def test_a_fitted_detector_is_not_fitted_again() -> None:
     lines = {name: manifest(name, 1) for name in ("a", "b")}
     shared = together(["a", "b"], 0)
