@@ -109,8 +109,8 @@ def test_slices_and_robustness_have_the_thresholds_of_the_report(strips: Path, t
     assert len(found.slices["strip"]) == 2
     points = {point.perturbation: point for point in found.robustness["strip"]}
     assert points[AS_TAKEN].recall == result.judged.quality.recall
-    ok = [image_id for image_id in scores if "/good/" in image_id]
-    assert points["noise 6 %"].false_alarm_rate.value == np.mean([scores[image_id] > limit for image_id in ok])
+    good = [image_id for image_id in scores if "/good/" in image_id]
+    assert points["noise 6 %"].false_alarm_rate.value == np.mean([scores[image_id] > limit for image_id in good])
     assert robustness_on(plan, "strip") == found.robustness["strip"]
 
 
