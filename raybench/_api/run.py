@@ -219,10 +219,7 @@ class Run:
         publish_studies(self.plan, self._store)
         points = [point for point in robustness_on(self.plan, line) if not models or point.model in models]
         frame = robustness_frame(points)
-        experiment = self.experiment.on(line)
-        frame.attrs["conclusions"] = conclude_robustness(
-            points, experiment.verdict.margin, experiment.false_alarm_budget
-        )
+        frame.attrs["conclusions"] = conclude_robustness(points, self.experiment.verdict.margin)
         return frame
 
     def images(self, line: str) -> pd.DataFrame:

@@ -275,9 +275,9 @@ def _threshold_difference(line: str, experiments: tuple[Experiment, Experiment])
     before, now = (experiment.on(line).false_alarm_budget for experiment in experiments)
     if before != now:
         return f"false-alarm budget {before:g} then, {now:g} now: recall and false alarms are not compared"
-    sources = [experiment.threshold.source for experiment in experiments]
-    if sources[0] != sources[1]:
-        return f"thresholds from {sources[0]} then, {sources[1]} now: recall and false alarms are not compared"
+    old, new = (experiment.on(line).threshold for experiment in experiments)
+    if old != new:
+        return f"thresholds {old} then, {new} now: recall and false alarms are not compared"
     return ""
 
 

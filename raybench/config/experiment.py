@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -180,6 +180,46 @@ HeldOut = Annotated[float, Field(gt=0.0, le=0.5)]
 TrainBudget = Annotated[float | None, Field(gt=0.0)]
 
 
+class ThresholdChoice(_Section):
+    """Where thresholds come from, and where they have been moved to. Nothing is trained or scored again for it."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    source: Literal["held_out", "test_ok"] = Field(default="held_out", alias="from")
+    """`held_out` sets thresholds on OK training images that are held back. `test_ok` sets them on the OK images of the
+    test split, for lines that have changed since; the false-alarm rate is then cross-fitted."""
+    promised: float | None = Field(default=None, gt=0.0, le=0.5)
+    """False-alarm rate to promise in place of `false_alarm_budget`."""
+    excess: float | None = Field(default=None, gt=-1.0, le=10.0)
+    """Moves the threshold to this excess: below 0 towards a typical OK image, 1 twice as far from it. Such a threshold
+    promises nothing."""
+    recall: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Moves the threshold to where this share of the NG test images is above it. Such a threshold promises nothing, and
+    looks better on these images than it will be on others."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        given = [name for name in ("promised", "excess", "recall") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} move the threshold; give one of them")
+        if self.source == "test_ok" and given not in ([], ["promised"]):
+            raise ValueError(f"{given[0]} moves thresholds that held-back images set, not `test_ok`")
+        return self
+
+    @property
+    def promises_nothing(self) -> bool:
+        """Whether a person has moved the threshold from where held-back or test images set it."""
+        return self.excess is not None or self.recall is not None
+
+    def __str__(self) -> str:
+        if self.excess is not None:
+            return f"moved to an excess of {self.excess:g}"
+        if self.recall is not None:
+            return f"moved to a recall of {self.recall:.0%}"
+        rate = "" if self.promised is None else f" for a false-alarm rate of {self.promised:g}"
+        return ("set on OK test images" if self.source == "test_ok" else "set on held-back images") + rate
+
+
 class Override(_Section):
     """Keys that replace the experiment's own on some lines. Only the keys that are given replace anything."""
 
@@ -193,6 +233,8 @@ class Override(_Section):
     """Share of the OK training images to hold back for the threshold."""
     train_budget_s: TrainBudget = None
     """Time limit of the optimiser steps of one training, in seconds. null removes the experiment's limit."""
+    threshold: ThresholdChoice = Field(default_factory=ThresholdChoice)
+    """Images that thresholds are set on, and where they have been moved to."""
     squashed_twins: bool = True
     """On lines with images that are not square, also run each model on squashed images."""
     input: InputChoice = Field(default_factory=InputChoice)
@@ -291,16 +333,6 @@ class Limits(_Section):
     """`permissive` allows only models whose code and weights have licences such as Apache-2.0, BSD or MIT."""
 
 
-class ThresholdSource(_Section):
-    """Where thresholds come from."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    source: Literal["held_out", "test_ok"] = Field(default="held_out", alias="from")
-    """`held_out` sets thresholds on OK training images that are held back. `test_ok` sets them on the OK images of the
-    test split, for lines that have changed since; the false-alarm rate is then cross-fitted."""
-
-
 class Annotation(_Section):
     """The annotation queue."""
 
@@ -356,8 +388,8 @@ class Experiment(_Section):
     """URI of the weights store. If empty, $RAYBENCH_WEIGHTS; if that is unset too, none."""
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)
     """Margin of the verdict, and what counts in it besides image AUROC."""
-    threshold: ThresholdSource = Field(default_factory=ThresholdSource)
-    """Images that thresholds are set on."""
+    threshold: ThresholdChoice = Field(default_factory=ThresholdChoice)
+    """Images that thresholds are set on, and where they have been moved to."""
     costs: Costs | None = None
     """Costs of missed defects, false alarms and time. If unset, `verdict` has the exchange rates."""
     limits: Limits = Field(default_factory=Limits)

@@ -77,7 +77,7 @@ def export(
     trained = run.read(unit.detector_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
-    threshold = read_threshold(run, unit.unit_id, trained, plan.experiment.threshold.source)
+    threshold, _ = read_threshold(run, unit.unit_id, trained, plan.experiment.on(line).threshold)
     trained = replace(trained, threshold=threshold)
     packed = plan.line(line)
     images = sample_images(packed, size or _only_size(packed.manifest))

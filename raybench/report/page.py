@@ -259,15 +259,11 @@ def _with_scores(
 
 def _with_studies(line: PageLine, board: Board, studies: Studies) -> PageLine:
     margin = board.context.decision.verdict.margin
-    budget = next(
-        (row.row.finished.trained.threshold.budget for row in line.rows if row.row.finished),
-        board.context.false_alarm_budget,
-    )
     return replace(
         line,
         slices=tuple(studies.slices.get(line.name, ())),
         curve=curve_table(studies.curves.get(line.name, ()), line.models, margin),
-        robustness=robustness_table(studies.robustness.get(line.name, ()), line.models, margin, budget),
+        robustness=robustness_table(studies.robustness.get(line.name, ()), line.models, margin),
     )
 
 

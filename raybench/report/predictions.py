@@ -154,7 +154,7 @@ def _summary(prediction: Prediction, tally: PredictionCounts, failed: Mapping[st
 
 def _shift(prediction: Prediction, tally: PredictionCounts) -> str:
     """Return how the new scores differ from those of held-back OK images, if they do."""
-    if prediction.threshold_from == TEST_OK:
+    if prediction.choice.source == TEST_OK:
         return ""
     held_out = ImageScores.from_bytes(prediction.run.get_blob(prediction.trained.held_out))
     return score_shift(tally.scores, held_out.scores.tolist())

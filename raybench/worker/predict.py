@@ -17,16 +17,16 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from raybench.config.experiment import NAME
+from raybench.config.experiment import NAME, ThresholdChoice
 from raybench.config.unit import Unit
 from raybench.data import layouts, pack
 from raybench.data.manifest import Manifest, ShardInfo, read_manifest
 from raybench.data.source import listing_digest
 from raybench.errors import InputError, ObjectMissing, StoreError
 from raybench.metrics.numbers import Estimate
-from raybench.runs.records import Failure, QualityRecord, TrainRecord
+from raybench.runs.records import Failure, TrainRecord
 from raybench.runs.run import RunStore, decode, encode, score_name
-from raybench.runs.thresholds import TEST_OK, read_threshold
+from raybench.runs.thresholds import read_threshold
 from raybench.store import Store, digest
 from raybench.worker.context import WorkerContext
 from raybench.worker.score import score
@@ -69,8 +69,8 @@ class Prediction:
     """The trained unit with an identity that includes the images."""
     trained: TrainRecord
     """The detector and its thresholds."""
-    threshold_from: str
-    """Where the threshold comes from, see `config.experiment.ThresholdSource`."""
+    choice: ThresholdChoice
+    """What set the threshold."""
     tested: Estimate | None
     """False-alarm rate of the threshold on the OK test images of the run. None if they were not scored, or have set the
     threshold."""
@@ -92,7 +92,7 @@ def prepare(
     source: Store,
     name: str,
     progress: Progress = lambda now: None,
-    threshold_from: str = "held_out",
+    choice: ThresholdChoice | None = None,
 ) -> Prediction:
     """Pack new images for a unit to score, unless they are packed already.
 
@@ -103,7 +103,7 @@ def prepare(
         source: The images.
         name: Name of the prediction.
         progress: Called during packing.
-        threshold_from: Where the threshold comes from, see `config.experiment.ThresholdSource`.
+        choice: What sets the threshold. None for the held-back images.
 
     Raises:
         InputError: The name is invalid or used for other images, or the unit is not trained.
@@ -119,15 +119,14 @@ def prepare(
     images = prediction.store.sub(f"{prediction.root}/images")
     origin = PredictionSource(source.uri(), line.line, line.white_level, listing_digest(source), line.black_level)
     manifest = _packed(prediction, images, origin, source, progress)
-    threshold = read_threshold(run, unit.unit_id, trained, threshold_from)
-    merged = run.read(unit.unit_id, "quality", QualityRecord)
+    choice = choice or ThresholdChoice()
+    threshold, tested = read_threshold(run, unit.unit_id, trained, choice)
     unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
-    if threshold_from == TEST_OK:
+    if choice != ThresholdChoice():
         unit = replace(unit, training_digest=digest([unit.training_digest, repr(threshold.value)]))
     copy = replace(trained, detector_id=unit.detector_id, threshold=threshold)
     trained = prediction.commit(unit.detector_id, "train", copy)
-    tested = merged.quality.false_alarm_rate if merged and threshold_from != TEST_OK else None
-    return Prediction(name, origin, prediction, images, manifest, unit, trained, threshold_from, tested)
+    return Prediction(name, origin, prediction, images, manifest, unit, trained, choice, tested)
 
 
 def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:

@@ -15,10 +15,11 @@ from raybench.analysis.findings import analyze, robustness_on
 from raybench.analysis.learning_curve import plan_curve, read_curve
 from raybench.analysis.robustness import AS_TAKEN
 from raybench.analysis.slices import slice_frame
-from raybench.config.experiment import ThresholdSource
+from raybench.config.experiment import Costs, Override, ThresholdChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.perturbations import Perturbation, PerturbedImages
 from raybench.data.shards import read_rows
+from raybench.metrics.image import share_above
 from raybench.metrics.sampling import permanent_numbers
 from raybench.report.annotations.read import import_labels
 from raybench.runs.records import QualityRecord
@@ -26,6 +27,8 @@ from raybench.runs.robustness import MeasuredRobustness, write_robustness
 from raybench.runs.run import RunStore
 from raybench.worker.robustness import score_perturbed
 from tests.support.made_run import finish, planned, site_of
+
+COSTS = Costs(missed_defect=200, false_alarm=2, defect_rate=0.01)
 
 
 @pytest.fixture
@@ -91,7 +94,7 @@ def test_slices_and_robustness_have_the_thresholds_of_the_report(strips: Path, t
     with (folder / "images.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows(rows)
     held_out = planned(tmp_path / "store", folder, 5)
-    source = ThresholdSource.model_validate({"from": "test_ok"})
+    source = ThresholdChoice.model_validate({"from": "test_ok"})
     plan = make_plan(held_out.experiment.model_copy(update={"threshold": source}))
     unit, line, context = plan.units[0], plan.line("strip"), site_of(plan, tmp_path)
     finish(unit, line.manifest, context)
@@ -127,3 +130,36 @@ def test_learning_curves_are_found_by_the_names_of_their_runs(strips: Path, tmp_
         "strip": [("fake", 10), ("fake", 24)]
     }
     assert curves["strip"] == read_curve(plan, "strip", [10, 24])
+
+
+def test_moved_thresholds_are_judged_without_training_or_scoring(images: Path, tmp_path: Path) -> None:
+    plan = planned(tmp_path / "store", images, 5)
+    before, _ = judged(plan, tmp_path)
+    run = RunStore.of(plan)
+    commits = run.commits()
+    found = {}
+    for rule in ({"excess": -0.9}, {"recall": 1.0}, {"promised": 0.4}):
+        choice = ThresholdChoice.model_validate(rule)
+        overrides = {"overrides": {"st*": Override(threshold=choice)}, "costs": COSTS}
+        experiment = plan.experiment.model_copy(update=overrides)
+        moved = make_plan(experiment)
+        assert [unit.unit_id for unit in moved.units] == [unit.unit_id for unit in plan.units]
+        findings = analyze(moved, run, "2026-11-28")
+        (unit,) = (unit for unit in findings.finished if unit.unit.unit_id == plan.units[0].unit_id)
+        found[str(choice)] = unit.result.judged.quality
+        threshold = unit.result.trained.threshold
+        assert unit.result.judged.quality.recall == share_above(unit.images, "ng", threshold)
+        assert unit.result.judged.quality.false_alarm_rate == share_above(unit.images, "ok", threshold)
+        assert unit.result.judged.quality.image_auroc == before.quality.image_auroc
+        assert findings.held_out["strip"][unit.unit.model].threshold == threshold
+        terms = findings.board.verdicts[0].terms[unit.unit.model]
+        quality = unit.result.judged.quality
+        assert terms["missed defects"] == pytest.approx((quality.recall.value or 0.0) - 1)
+        assert terms["false alarms"] == pytest.approx(
+            -COSTS.alarms_per_defect * (quality.false_alarm_rate.value or 0.0)
+        )
+        notes = " ".join(findings.board.verdicts[0].notes)
+        assert (f"The thresholds were {choice} by the experiment." in notes) is choice.promises_nothing
+    assert run.commits() == commits
+    assert found["moved to a recall of 100%"].recall.value == 1.0
+    assert found["moved to an excess of -0.9"] != before.quality

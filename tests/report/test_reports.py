@@ -283,10 +283,10 @@ def test_robustness_shows_the_named_model_first_and_failures_as_rows(board: Boar
     nothing = Estimate(None)
     failure = Failure("robustness", "BadScores", EVIL, "Traceback", 1)
     points = [
-        RobustnessPoint("fake", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share),
-        RobustnessPoint("fake", "blur 1 %", nothing, nothing, nothing, nothing, failure),
-        RobustnessPoint("padim", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share),
-        RobustnessPoint("padim", "darker 20 %", share, lower, share, share),
+        RobustnessPoint("fake", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share, 0.05),
+        RobustnessPoint("fake", "blur 1 %", nothing, nothing, nothing, nothing, 0.05, failure),
+        RobustnessPoint("padim", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share, 0.05),
+        RobustnessPoint("padim", "darker 20 %", share, lower, share, share, 0.05),
     ]
     text = render(board, FLAGS, [picture()], SEEN, studies=Studies(robustness={board.lines[0]: points}))
     panel = text.partition('data-part="robustness"')[2].partition('<div class="card')[0]
