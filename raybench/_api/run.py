@@ -13,7 +13,7 @@ import pandas as pd
 
 from raybench._api.execute import execute
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.findings import analyze, robustness_on
+from raybench.analysis.findings import analyze, finished_on, robustness_on
 from raybench.analysis.flags import collect_scores, voting_models
 from raybench.analysis.learning_curve import SIZES, conclude, curve_frame, plan_curve, read_curve
 from raybench.analysis.robustness import IMAGES, robustness_frame
@@ -137,11 +137,11 @@ class Run:
             InputError: The model is not finished on the line.
         """
         unit = select_unit(self.plan, line, model)
-        found = first_finished(self.plan, line).get(unit.model)
+        found = next((each for each in finished_on(self.plan, line) if each.unit.model == unit.model), None)
         if found is None:
             raise InputError(f"{unit} is not finished yet; run the experiment first")
         attributes = self.plan.line(line).attributes()
-        return slice_frame(slices_of(line, unit.model, found[1], found[0].trained.threshold, attributes))
+        return slice_frame(slices_of(line, unit.model, found.images, found.result.trained.threshold, attributes))
 
     def learning_curve(
         self,
@@ -219,10 +219,7 @@ class Run:
         publish_studies(self.plan, self._store)
         points = [point for point in robustness_on(self.plan, line) if not models or point.model in models]
         frame = robustness_frame(points)
-        experiment = self.experiment.on(line)
-        frame.attrs["conclusions"] = conclude_robustness(
-            points, experiment.verdict.margin, experiment.false_alarm_budget
-        )
+        frame.attrs["conclusions"] = conclude_robustness(points, self.experiment.verdict.margin)
         return frame
 
     def images(self, line: str) -> pd.DataFrame:

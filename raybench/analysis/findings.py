@@ -141,8 +141,8 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
     )
 
 
-def robustness_on(plan: Plan, line: str) -> list[RobustnessPoint]:
-    """Return how the models of a line do on perturbed images, as the report shows it; empty if nothing was measured.
+def finished_on(plan: Plan, line: str) -> list[FinishedUnit]:
+    """Return the finished units of a line, judged as the report judges them.
 
     Raises IntegrityError when a commit is damaged.
     """
@@ -152,7 +152,12 @@ def robustness_on(plan: Plan, line: str) -> list[RobustnessPoint]:
     choice = plan.experiment.on(line).threshold
     with ThreadPoolExecutor(READERS) as pool:
         found = [unit for unit in pool.map(lambda unit: _read_unit(unit, run), units) if isinstance(unit, FinishedUnit)]
-    return _robustness(plan, run, [_judged(unit, inspection, choice) for unit in found]).get(line, [])
+    return [_judged(unit, inspection, choice) for unit in found]
+
+
+def robustness_on(plan: Plan, line: str) -> list[RobustnessPoint]:
+    """Return how the models of a line do on perturbed images, as the report shows it; empty if nothing was measured."""
+    return _robustness(plan, RunStore.of(plan), finished_on(plan, line)).get(line, [])
 
 
 def collect_held_out(

@@ -82,6 +82,7 @@ def plan_curve(plan: Plan, line: str, sizes: Sequence[int], models: Sequence[str
             "models": tuple(choices[model] for model in finished),
             "train_images": size,
             "inspect": False,
+            "together": {},
             "squashed_twins": False,
             "annotation": experiment.annotation.model_copy(update={"signals": 0}),
         }
@@ -111,7 +112,8 @@ def read_curve(plan: Plan, line: str, sizes: Sequence[int], models: Sequence[str
         sizes: Numbers of OK images; those from the run's own number on are left out.
         models: Labels of the models. Empty: all.
     """
-    units = [unit for unit in plan.compared if unit.line == line and (not models or unit.model in models)]
+    of_line = [unit for unit in plan.compared if unit.line == line and not unit.together]
+    units = [unit for unit in of_line if not models or unit.model in models]
     total = plan.experiment.on(line).protocol.of_train(plan.manifests[line].train_ok)
     found = {
         size: first_results(

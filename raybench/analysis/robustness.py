@@ -47,6 +47,8 @@ class RobustnessPoint:
     """Share of OK images above the model's threshold."""
     recall: Estimate
     """Share of NG images above the model's threshold."""
+    budget: float
+    """False-alarm rate that the model's threshold may cause."""
     failure: Failure | None = None
     """Why there are no numbers. None if there are."""
 
@@ -95,24 +97,33 @@ def robustness_points(models: Mapping[str, JudgedModel], measured: MeasuredRobus
             if perturbation in failures:
                 nothing = Estimate(None, reason="failed")
                 points.append(
-                    RobustnessPoint(name, perturbation, nothing, nothing, nothing, nothing, failures[perturbation])
+                    RobustnessPoint(
+                        name,
+                        perturbation,
+                        nothing,
+                        nothing,
+                        nothing,
+                        nothing,
+                        model.threshold.budget,
+                        failures[perturbation],
+                    )
                 )
             elif perturbation in scores:
                 points.append(_point(name, perturbation, model, _perturbed(model.images, scores[perturbation])))
     return points
 
 
-def conclude(points: Sequence[RobustnessPoint], margin: float, budget: float) -> list[str]:
+def conclude(points: Sequence[RobustnessPoint], margin: float) -> list[str]:
     """Say of each model what it surely does not bear.
 
     Args:
         points: The points of a line, as `robustness_points` returns them.
         margin: Loss of image AUROC that does not count, `verdict.margin` of the experiment.
-        budget: False-alarm rate that thresholds may cause.
     """
     texts = []
     for model in dict.fromkeys(point.model for point in points):
         own = [point for point in points if point.model == model and point.perturbation != AS_TAKEN]
+        budget = own[0].budget
         worse = [point.perturbation for point in own if _above(point.lower, margin)]
         alarms = [point.perturbation for point in own if _above(point.false_alarm_rate, budget)]
         parts = []
@@ -122,7 +133,8 @@ def conclude(points: Sequence[RobustnessPoint], margin: float, budget: float) ->
             parts.append(f"more than {budget:.2g} of OK images are false alarms ({', '.join(alarms)})")
         if failed := [point.perturbation for point in own if point.failure]:
             parts.append(f"{len(failed)} of {len(own)} could not be measured")
-        sure = "; ".join(parts) or "no perturbation surely lowers image AUROC or causes more false alarms than promised"
+        limits = f"lowers image AUROC by more than {margin:g} or lifts false alarms above {budget:.2g}"
+        sure = "; ".join(parts) or f"no perturbation surely {limits}"
         texts.append(f"{model}: {sure}")
     return texts
 
@@ -152,6 +164,7 @@ def _point(name: str, perturbation: str, model: JudgedModel, perturbed: ImageSco
         lower=paired_difference([model.images.only(perturbed.image_ids)], [perturbed], DRAWS),
         false_alarm_rate=quality.false_alarm_rate,
         recall=quality.recall,
+        budget=model.threshold.budget,
     )
 
 

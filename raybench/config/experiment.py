@@ -33,7 +33,7 @@ from raybench.config.draft import parse_draft, read_text
 from raybench.config.faults import experiment_error
 from raybench.config.unit import Protocol
 from raybench.config.yaml_rows import duplicates
-from raybench.errors import ExperimentError, InputError
+from raybench.errors import ExperimentError, InputError, did_you_mean
 from raybench.metrics.sampling import LEAST_SAMPLE
 from raybench.store import digest, open_store
 
@@ -249,6 +249,18 @@ class Override(_Section):
         return dict.fromkeys(self.model_fields_set) | self.model_dump(mode="json", exclude_defaults=True)
 
 
+Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_once)]
+
+
+class Together(_Section):
+    """Lines that some models are trained on together, as one detector for all of them, beside one for each line."""
+
+    lines: Names
+    """Names of lines of the experiment, and patterns over them. At least two lines must match."""
+    models: Names
+    """Labels of models of the experiment. Each is a model of its own on the board: `padim@GROUP`."""
+
+
 class Resources(_Section):
     """Resources of one task, limits of time, and the price of an hour."""
 
@@ -394,6 +406,9 @@ class Experiment(_Section):
     """Keys that replace the experiment's own, by line or pattern over lines. If several patterns match a line, the last
     one wins, key by key."""
 
+    together: Mapping[str, Together] = Field(default_factory=dict)
+    """Groups of lines by a name of your choice, and the models to train once for a whole group."""
+
     @field_validator("overrides")
     @classmethod
     def _labels_agree(cls, overrides: Mapping[str, Override], info: ValidationInfo) -> Mapping[str, Override]:
@@ -404,6 +419,22 @@ class Experiment(_Section):
                 if (first.name, first.config) != (model.name, model.config):
                     raise ValueError(f"{pattern}: {model.shown} stands for two models; give this one its own label")
         return overrides
+
+    @field_validator("together")
+    @classmethod
+    def _labels_are_known(cls, together: Mapping[str, Together], info: ValidationInfo) -> Mapping[str, Together]:
+        if {"models", "overrides"} <= info.data.keys():  # else they have faults of their own
+            labels = [model.shown for model in _all_models(info.data["models"], info.data["overrides"])]
+            unknown = [
+                (group, label) for group, each in together.items() for label in each.models if label not in labels
+            ]
+            if texts := [
+                f"{group}: {label!r} is no label of a model; {did_you_mean(label, labels)}" for group, label in unknown
+            ]:
+                raise ValueError("; ".join(texts))
+        if bad := [group for group in together if not re.fullmatch(NAME, group)]:
+            raise ValueError(f"{bad[0]!r} is no name: letters, digits, `.`, `_` and `-`, at most 100")
+        return together
 
     @model_validator(mode="wrap")
     @classmethod
@@ -445,11 +476,7 @@ class Experiment(_Section):
     @property
     def all_models(self) -> tuple[ModelChoice, ...]:
         """One model per label: the experiment's own, then those that only occur in overrides."""
-        models = {model.shown: model for model in self.models}
-        for override in self.overrides.values():
-            for model in override.models:
-                models.setdefault(model.shown, model)
-        return tuple(models.values())
+        return _all_models(self.models, self.overrides)
 
     @property
     def protocol(self) -> Protocol:
@@ -478,6 +505,15 @@ class Experiment(_Section):
     def to_yaml(self) -> str:
         """Write the experiment as YAML with all keys."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _all_models(models: tuple[ModelChoice, ...], overrides: Mapping[str, Override]) -> tuple[ModelChoice, ...]:
+    """Return one model per label: those of the experiment, then those that only occur in overrides."""
+    by_label = {model.shown: model for model in models}
+    for override in overrides.values():
+        for model in override.models:
+            by_label.setdefault(model.shown, model)
+    return tuple(by_label.values())
 
 
 def _by_label(models: tuple[ModelChoice, ...], known: Mapping[str, ModelChoice]) -> tuple[ModelChoice, ...]:

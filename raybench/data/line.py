@@ -125,17 +125,21 @@ class Line:
                 if missing is not None:
                     missing -= label_of.keys()
 
-    def digests(self, ids: Collection[str] | None = None) -> dict[str, str]:
-        """Return the sha256 (hex) of the files of test and unlabelled images by image ID. No image is read.
+    def digests(
+        self, ids: Collection[str] | None = None, splits: Collection[Split] = ("test", "unlabelled")
+    ) -> dict[str, str]:
+        """Return the sha256 (hex) of the files of images by image ID. No image is read.
 
         Args:
             ids: Image IDs to return; IDs that the line does not hold are left out. None: all.
+            splits: Splits of the images.
 
         Raises:
             IntegrityError: A shard is damaged.
             StoreError: The store cannot be read.
         """
-        shards = (read_rows(self.store, shard, images=False, only=ids) for shard in self.manifest.scored_shards)
+        wanted = (shard for shard in self.manifest.shards if shard.split in splits)
+        shards = (read_rows(self.store, shard, images=False, only=ids) for shard in wanted)
         return {row.image_id: row.sha256 for rows in shards for row in rows}
 
     def _decode(self, shard: ShardInfo, only: Collection[str] | None = None) -> Iterator[Sample]:

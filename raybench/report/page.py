@@ -259,15 +259,11 @@ def _with_scores(
 
 def _with_studies(line: PageLine, board: Board, studies: Studies) -> PageLine:
     margin = board.context.decision.verdict.margin
-    budget = next(
-        (row.row.finished.trained.threshold.budget for row in line.rows if row.row.finished),
-        board.context.false_alarm_budget,
-    )
     return replace(
         line,
         slices=tuple(studies.slices.get(line.name, ())),
         curve=curve_table(studies.curves.get(line.name, ()), line.models, margin),
-        robustness=robustness_table(studies.robustness.get(line.name, ()), line.models, margin, budget),
+        robustness=robustness_table(studies.robustness.get(line.name, ()), line.models, margin),
     )
 
 
@@ -314,12 +310,14 @@ def _page_line(
 
 def _facts(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
     """`96 OK to train on, 24 held back · test: 16 OK, 16 NG, 12 masks · 300×300 px`."""
-    first = next((row.finished for row in rows if row.finished), None)
+    finished = sorted((row.finished for row in rows if row.finished), key=lambda model: len(model.trained.together))
+    first = next(iter(finished), None)  # one that is trained on this line alone, where there is one
     grouped = _grouped(rows, seen)
     if first is None:
         return grouped
+    together = f" ({len(first.trained.together)} lines together)" if first.trained.together else ""
     facts = (
-        f"{first.trained.train_ok:,} OK to train on, {first.trained.held_out_ok:,} held back",
+        f"{first.trained.train_ok:,} OK to train on{together}, {first.trained.held_out_ok:,} held back",
         f"test: {first.test.ok:,} OK, {first.test.ng:,} NG, {first.test.masks:,} masks",
         *([f"labelled, and not counted: {first.test.chosen:,}"] if first.test.chosen else []),
         grouped,

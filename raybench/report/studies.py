@@ -95,23 +95,20 @@ def curve_table(points: Sequence[CurvePoint], models: Sequence[str], margin: flo
     return CurveTable(sizes, AUROC, rows, tuple(conclude_curve(points, margin)))
 
 
-def robustness_table(
-    points: Sequence[RobustnessPoint], models: Sequence[str], margin: float, budget: float
-) -> RobustnessTable | None:
+def robustness_table(points: Sequence[RobustnessPoint], models: Sequence[str], margin: float) -> RobustnessTable | None:
     """Return the robustness of a line's models, None if it was not measured.
 
     Args:
         points: Its points.
         models: Labels of the models, the named one first.
         margin: Difference of image AUROC that does not count.
-        budget: False-alarm rate that thresholds may cause.
     """
     if not points:
         return None
     columns = {
         "image AUROC": AUROC,
         "lower by": replace(LOWER, reference=margin),
-        "false alarms": replace(ALARMS, high=1.0, ticks=(0, 0.5, 1), reference=budget),
+        "false alarms": replace(ALARMS, high=1.0, ticks=(0, 0.5, 1), reference=points[0].budget),
         "recall": SHARE,
     }
     place = {model: at for at, model in enumerate(models)}
@@ -121,7 +118,7 @@ def robustness_table(
         shown=ordered[0].model,
         images=max(point.image_auroc.n for point in points),
         rows=tuple(_robustness_row(point, columns) for point in ordered),
-        conclusions=tuple(conclude_robustness(ordered, margin, budget)),
+        conclusions=tuple(conclude_robustness(ordered, margin)),
     )
 
 

@@ -2,6 +2,7 @@
 
 runs/<name>/experiment.yaml                     the latest experiment, beside experiment-<digest>.yaml of each
 runs/<name>/units/<id>/<blob>-<sha256>          content-addressed bytes: model files, score shards, sketches
+runs/<name>/units/<fit_id>/fit.json             a detector for several lines, whose `train.json` name its files
 runs/<name>/units/<detector_id>/train.json      ┐ commits: written last, put-if-absent, naming their blobs
 runs/<name>/units/<detector_id>/measure.json    │ with size and SHA-256. A blob without a commit does not exist.
 runs/<name>/units/<detector_id>/scored-<images>.json  scores and heat maps of a shard, whatever its labels

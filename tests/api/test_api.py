@@ -175,7 +175,7 @@ def test_how_robust_models_are(run: rb.Run, tmp_path: Path, monkeypatch: pytest.
     assert [text.partition(":")[0] for text in frame.attrs["conclusions"]] == MODELS
     page = run.report(tmp_path).read_text()
     assert "8 labelled test images, perturbed" in page
-    assert f"{frame.loc[('padim', 'blur 1 %'), 'image_auroc']:.3f}" in page
+    assert f"{frame['image_auroc'].to_dict()['padim', 'blur 1 %']:.3f}" in page
     monkeypatch.setattr(cluster_module, "connected", None)  # all of it is committed: nothing is asked of Ray
     monkeypatch.setattr("raybench.scheduler.robustness.connected", None)
     again = run.robustness("bottle", images=8, models=["padim"], progress=False)

@@ -280,12 +280,13 @@ def test_a_learning_curve_has_a_dot_per_model_and_number(board: Board) -> None:
 
 def test_robustness_shows_the_named_model_first_and_failures_as_rows(board: Board) -> None:
     share, lower = Estimate(0.5, 0.2, 0.8, 10), Estimate(0.25, 0.1, 0.4, 20)
+    nothing = Estimate(None)
     failure = Failure("robustness", "BadScores", EVIL, "Traceback", 1)
     points = [
-        RobustnessPoint("fake", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share),
-        RobustnessPoint("fake", "blur 1 %", *[Estimate(None)] * 4, failure),
-        RobustnessPoint("padim", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share),
-        RobustnessPoint("padim", "darker 20 %", share, lower, share, share),
+        RobustnessPoint("fake", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share, 0.05),
+        RobustnessPoint("fake", "blur 1 %", nothing, nothing, nothing, nothing, 0.05, failure),
+        RobustnessPoint("padim", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share, 0.05),
+        RobustnessPoint("padim", "darker 20 %", share, lower, share, share, 0.05),
     ]
     text = render(board, FLAGS, [picture()], SEEN, studies=Studies(robustness={board.lines[0]: points}))
     panel = text.partition('data-part="robustness"')[2].partition('<div class="card')[0]
