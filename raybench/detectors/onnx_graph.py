@@ -49,6 +49,10 @@ class Source:
     """Top, left, height and width of the resized image in the network's input, in pixels."""
     padding: int | None
     """Value of the pixels around the box. None: they are reflections of the image."""
+    roi: npt.NDArray[np.bool_] | None = None
+    """(height, width) bool, True where the images are looked at. None: everywhere."""
+    outside: int = 0
+    """8-bit value that the detector sees elsewhere."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -103,7 +107,8 @@ class ExportedModel(nn.Module):
     """A detector's module from source pixels to the decision.
 
     It maps `image`, (1, H, W, C) uint8 or uint16, to `score`, (1,) float64, raw; `heatmap`, (1, H, W) float32, unless
-    the module has none; and `is_anomalous`, (1,) bool: score > threshold, unless there is no threshold.
+    the module has none, with the lowest value of the region of interest outside of it; and `is_anomalous`, (1,) bool:
+    score > threshold, unless there is no threshold.
 
     Args:
         inner: A fitted detector.
@@ -152,17 +157,22 @@ class ExportedModel(nn.Module):
 
 
 class ToNetwork(nn.Module):
-    """`data.geometry.to_network` for images of one size, after `data.decode.eight_bit`: the same bytes.
+    """`data.geometry.to_network` for images of one size, after `data.decode.eight_bit` and `data.roi.fill_outside`.
+
+    The result has the same bytes.
 
     It maps (1, H, W, C) uint8 or uint16 to (1, height, width, 3) float32, whole numbers from 0 to 255.
     """
 
     levels: Tensor | None
+    inside: Tensor | None
 
     def __init__(self, source: Source, height: int, width: int) -> None:
         super().__init__()
         levels = None if source.levels is None else torch.from_numpy(source.levels.astype(np.float32))[:, None]
         self.register_buffer("levels", levels)
+        self.register_buffer("inside", None if source.roi is None else torch.from_numpy(source.roi.T.copy())[..., None])
+        self.outside = float(source.outside)
         top, left, inner_height, inner_width = source.box
         around = top, height - top - inner_height, left, width - left - inner_width
         columns, rows = (source.width, inner_width), (source.height, inner_height)
@@ -182,6 +192,8 @@ class ToNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         stored = image[0].transpose(0, 1)  # runtimes copy whole columns faster than single pixels of each row
         pixels = stored.float() if self.levels is None else functional.embedding(stored.int(), self.levels)[..., 0]
+        if self.inside is not None:
+            pixels = torch.where(self.inside, pixels, self.outside)
         pixels = self.resize(pixels)
         if any(self.around):
             if self.padding is None:
@@ -193,10 +205,16 @@ class ToNetwork(nn.Module):
 
 
 class ToSource(nn.Module):
-    """`data.geometry.to_source` for images of one size: heat maps (1, h, w) to (1, H, W)."""
+    """`data.geometry.to_source` for images of one size, then `data.roi.level_outside`.
+
+    It maps heat maps (1, h, w) to (1, H, W).
+    """
+
+    inside: Tensor | None
 
     def __init__(self, source: Source) -> None:
         super().__init__()
+        self.register_buffer("inside", None if source.roi is None else torch.from_numpy(source.roi.copy()))
         top, left, height, width = source.box
         self.columns = _WeightedSum(*_linear(width, source.width), first=left)
         self.rows = _WeightedSum(*_linear(height, source.height), first=top)
@@ -204,6 +222,9 @@ class ToSource(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         across: Tensor = self.columns(maps[0].transpose(0, 1))
         resized: Tensor = self.rows(across.transpose(0, 1))
+        if self.inside is not None:
+            lowest = torch.where(self.inside, resized, torch.inf).amin((0, 1))
+            resized = torch.where(self.inside, resized, lowest)
         return resized[None]
 
 
