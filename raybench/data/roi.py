@@ -69,6 +69,11 @@ def level_outside(heatmap: npt.NDArray[np.float32], kept: Bools | None) -> npt.N
     return heatmap if kept is None else np.where(kept, heatmap, heatmap[kept].min())
 
 
+def peak(heatmap: npt.NDArray[np.float32], kept: Bools) -> float:
+    """Return the highest value of a heat map (H, W) among the pixels that are kept."""
+    return float(heatmap[kept].max())
+
+
 def heat_inside(heatmap: npt.NDArray[np.float32], row: ImageRow) -> npt.NDArray[np.float32]:
     """Return the heat map (H, W) of an image, at its size, with the lowest value of its region outside of it."""
     roi = roi_of(row)

@@ -53,6 +53,8 @@ class Source:
     """(height, width) bool, True where the images are looked at. None: everywhere."""
     outside: int = 0
     """8-bit value that the detector sees elsewhere."""
+    scored: npt.NDArray[np.bool_] | None = None
+    """Pixels of the network's input whose highest heat is the score, (h, w) bool. None: the detector's own score."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -117,6 +119,8 @@ class ExportedModel(nn.Module):
         threshold: Images with a higher score are anomalous.
     """
 
+    scored: Tensor | None
+
     def __init__(self, inner: TorchDetector[Any], tiled: Tiled | None, source: Source, threshold: float | None) -> None:
         super().__init__()
         whole = tiled or inner
@@ -125,6 +129,7 @@ class ExportedModel(nn.Module):
         self.to_network = ToNetwork(source, self.height, self.width)
         self.module = inner.module
         self.to_source = ToSource(source)
+        self.register_buffer("scored", None if source.scored is None else torch.from_numpy(source.scored.copy()))
         self.threshold = nn.Buffer(torch.tensor(math.nan if threshold is None else threshold, dtype=torch.float64))
         self.decides = threshold is not None
 
@@ -132,9 +137,13 @@ class ExportedModel(nn.Module):
         tiles = self._cut(self.to_network(image))
         output: Any = self.module(tiles.permute(0, 3, 1, 2) / 255)
         score = output.pred_score.reshape(-1).double().amax(0, keepdim=True)
-        outputs = {SCORE: score}
+        heatmap = None
         if output.anomaly_map is not None:
-            outputs[HEATMAP] = self.to_source(self._join(output.anomaly_map.reshape(tiles.shape[:3]).float()))
+            joined = self._join(output.anomaly_map.reshape(tiles.shape[:3]).float())
+            heatmap = self.to_source(joined)
+            if self.scored is not None:
+                score = torch.where(self.scored, joined, -torch.inf).amax((1, 2)).double()
+        outputs = {SCORE: score} if heatmap is None else {SCORE: score, HEATMAP: heatmap}
         if self.decides:
             outputs[IS_ANOMALOUS] = score > self.threshold
         return outputs

@@ -18,7 +18,7 @@ from raybench.data.decode import Pixels, decode_deep, eight_bit, is_grey, level_
 from raybench.data.geometry import GREY, box_of, padding_of, to_network, to_source
 from raybench.data.line import Line
 from raybench.data.manifest import Manifest
-from raybench.data.roi import fill_outside, level_outside, roi_of
+from raybench.data.roi import fill_outside, kept_in_network, level_outside, roi_of
 from raybench.data.shards import ImageRow, read_rows
 from raybench.detectors import onnx_file
 from raybench.detectors.onnx_file import Outputs, Scorer
@@ -31,7 +31,9 @@ from raybench.report.export_check import TOLERANCE, CheckImages, largest_differe
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
 from raybench.runs.thresholds import read_threshold
+from raybench.worker.batches import ScoredBatch
 from raybench.worker.context import WorkerContext, cached_detector, fit_of
+from raybench.worker.heatmaps import inside_only
 
 CHECKED_IMAGES = 8
 STORED_IMAGES = 4
@@ -87,6 +89,8 @@ def export(
     site = WorkerContext(run, plan.lines_of(line), cache_dir, "cpu", 1)
     detector = cached_detector(unit, trained, site)
     source = _source(unit, packed.manifest, images[0], roi)
+    if roi and getattr(detector, "scores_by_peak", False):
+        source = replace(source, scored=kept_in_network(roi, fit_of(unit)))
     expected = [_evaluate(detector, unit, packed.manifest, image, threshold.value, roi) for image in images]
     name = f"{line}-{unit.model}" + (f"-{size[0]}x{size[1]}" if size else "")
     unit_of_score = _unit_of_score(threshold)
@@ -211,7 +215,9 @@ def _evaluate(
     """Score an image as `worker.score` does."""
     fit, (height, width, channels) = fit_of(unit), image.shape
     rgb = np.repeat(eight_bit(image, manifest.white_level, manifest.black_level), 3 // channels, axis=2)
-    scored = detector.score(to_network(fill_outside(rgb, roi), fit)[np.newaxis])
+    pixels = to_network(fill_outside(rgb, roi), fit)[np.newaxis]
+    found = detector.score(pixels)
+    scored = inside_only(ScoredBatch(range(1), pixels, found.heatmaps, lambda: found), [roi], fit, detector).scored()
     heatmap = None
     if scored.heatmaps is not None:
         inside = None if roi is None else roi.inside

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.data.geometry import InputFit, box_of, to_source
-from raybench.data.roi import kept_in_network, level_outside
-from raybench.detectors.protocol import Scored
+from raybench.data.roi import kept_in_network, level_outside, peak
+from raybench.detectors.protocol import Detector, Scored
 from raybench.metrics.heat import HeatCounts, HostCounts
 from raybench.metrics.roi import Roi
 from raybench.runs.scores import LEVELS, quantise, restore
@@ -60,38 +60,44 @@ def as_stored(maps: Any) -> Any:
     return on_device.rounded(maps, LEVELS)
 
 
-def inside_only(batch: ScoredBatch, rois: Sequence[Roi | None], fit: InputFit) -> ScoredBatch:
+def inside_only(batch: ScoredBatch, rois: Sequence[Roi | None], fit: InputFit, detector: Detector) -> ScoredBatch:
     """Return a batch whose heat maps have their lowest value where no pixel of the region of interest depends on them.
 
-    Scores stay: a detector has not seen what lies outside, see `data.roi.fill_outside`.
+    A score that is the highest value of a heat map becomes that of the other pixels: a network that looks at a
+    neighbourhood may find a defect in what lies outside next to it, and the edge of the region anywhere. Other scores
+    stay: a detector has not seen what lies outside, see `data.roi.fill_outside`.
 
     Args:
         batch: The batch.
         rois: Regions of interest of all images, of which those at the batch's positions count.
         fit: How the images were fitted to the network.
+        detector: The detector that has scored it.
     """
     regions = [rois[position] for position in batch.positions]
     if batch.heatmaps is None or not any(regions):
         return batch
     kept = [None if roi is None else kept_in_network(roi, fit) for roi in regions]
 
-    def level(maps: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return np.stack([level_outside(heatmap, here) for heatmap, here in zip(maps, kept, strict=True)])
+    by_peak = getattr(detector, "scores_by_peak", False)
+
+    def level(scored: Scored) -> Scored:
+        if scored.heatmaps is None:
+            return scored
+        pairs = list(zip(scored.heatmaps, kept, strict=True))
+        peaks = [
+            score if here is None or not by_peak else peak(heatmap, here)
+            for score, (heatmap, here) in zip(scored.scores.tolist(), pairs, strict=True)
+        ]
+        return Scored(np.array(peaks, np.float64), np.stack([level_outside(*pair) for pair in pairs]))
 
     if isinstance(batch.heatmaps, np.ndarray):
-        scored = batch.scored()
-        levelled = replace(scored, heatmaps=level(batch.heatmaps))
+        levelled = level(batch.scored())
         return replace(batch, heatmaps=levelled.heatmaps, scored=lambda: levelled)
     from raybench.metrics import on_device
 
     whole = np.ones((fit.height, fit.width), np.bool_)
     inside = np.stack([whole if here is None else here for here in kept])
-
-    def scored_inside() -> Scored:
-        found = batch.scored()
-        return replace(found, heatmaps=None if found.heatmaps is None else level(found.heatmaps))
-
-    return replace(batch, heatmaps=on_device.levelled(batch.heatmaps, inside), scored=scored_inside)
+    return replace(batch, heatmaps=on_device.levelled(batch.heatmaps, inside), scored=lambda: level(batch.scored()))
 
 
 def at_source(

@@ -119,7 +119,7 @@ class _ShardJudging:
         self._check_order(self.images.image_ids, "the decode cache is")
         fit = fit_of(self.unit)
         for scored in score_all(self.detector, self.images, self.context.batch, self.device):
-            batch = heatmaps.inside_only(scored, self.images.rois, fit)
+            batch = heatmaps.inside_only(scored, self.images.rois, fit, self.detector)
             self._judge(batch.positions, batch.heatmaps)
             yield batch
 

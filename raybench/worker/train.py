@@ -155,7 +155,8 @@ def _score_held_out(
     rois = images.rois
     medians: list[float] = []
     peaks: list[float] = []
-    for batch in score_all(detector, images, context.batch, context.counting_device):
+    for scored in score_all(detector, images, context.batch, context.counting_device):
+        batch = heatmaps.inside_only(scored, rois, fit, detector)
         scores += batch.scored().scores.tolist()
         if batch.heatmaps is None:
             continue

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.data.geometry import MODES, InputFit, to_source
 from raybench.data.roi import kept_in_network
-from raybench.detectors.protocol import Scored
+from raybench.detectors.protocol import Detector, Scored
 from raybench.metrics.heat import HostCounts
 from raybench.metrics.heatmap_contrast import HeatmapContrast
 from raybench.metrics.on_device import DeviceCounts
@@ -86,18 +88,18 @@ def test_maps_are_filled_outside_the_region_of_interest(value: float) -> None:
         assert heatmaps.filled(some, None, value, device) is some
 
 
-@given(rois(), st.sampled_from(MODES), st.integers(0, 2**32 - 1))
+@given(rois(), st.sampled_from(MODES), st.integers(0, 2**32 - 1), st.booleans())
 def test_a_map_inside_does_not_depend_on_what_is_levelled_outside(
-    inside: npt.NDArray[np.bool_], mode: str, seed: int
+    inside: npt.NDArray[np.bool_], mode: str, seed: int, by_peak: bool
 ) -> None:
     """On the host and on a device: the same bytes, with the region as it was and the lowest value of it elsewhere."""
     fit, roi = InputFit(mode, 48, 64), Roi.of(inside)
     maps = np.random.default_rng(seed).normal(size=(2, 48, 64)).astype(np.float32)
-    scored = Scored(np.zeros(2), maps)
-    host = heatmaps.inside_only(ScoredBatch(range(2), IMAGES, maps, lambda: scored), [roi, None], fit)
-    device = heatmaps.inside_only(
-        ScoredBatch(range(2), IMAGES, torch.from_numpy(maps), lambda: scored), [roi, None], fit
-    )
+    scored, detector = Scored.from_maps(maps), cast(Detector, SimpleNamespace(scores_by_peak=by_peak))
+    rois_of_both = [roi, None]
+    host = heatmaps.inside_only(ScoredBatch(range(2), IMAGES, maps, lambda: scored), rois_of_both, fit, detector)
+    tensor = torch.from_numpy(maps)
+    device = heatmaps.inside_only(ScoredBatch(range(2), IMAGES, tensor, lambda: scored), rois_of_both, fit, detector)
     levelled = host.scored().heatmaps
     assert levelled is not None
     for other in (host.heatmaps, device.heatmaps, device.scored().heatmaps):
@@ -105,7 +107,10 @@ def test_a_map_inside_does_not_depend_on_what_is_levelled_outside(
     assert np.array_equal(levelled[1], maps[1])
     before, after = (to_source(some[0], fit, *inside.shape) for some in (maps, levelled))
     assert np.array_equal(after[inside], before[inside])
-    assert levelled[0].min() == maps[0][kept_in_network(roi, fit)].min()
+    counted = maps[0][kept_in_network(roi, fit)]
+    assert levelled[0].min() == counted.min()
+    assert host.scored().scores.tolist() == [counted.max() if by_peak else maps[0].max(), maps[1].max()]
+    assert device.scored().scores.tolist() == host.scored().scores.tolist()
 
 
 def test_counts_are_made_where_the_maps_lie() -> None:

@@ -127,6 +127,8 @@ def test_heat_maps_are_judged_inside_alone(device: str, plans: tuple[Plan, Plan]
         record = run.read(unit.unit_id, score_name(shard.key), ScoreRecord)
         assert record
         for scores in read_scores(run.get_blob(record.shard)):
+            assert scores.heatmap is not None
+            assert scores.score == pytest.approx(scores.heatmap.max(), rel=1e-6)  # of what is inside alone
             row = rows[scores.image_id]
             assert scores.heatmap is not None
             heat = to_source(scores.heatmap, fit_of(unit), row.height, row.width)
