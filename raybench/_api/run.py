@@ -29,6 +29,7 @@ from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import to_source
 from raybench.data.line import rewritten_images
 from raybench.data.manifest import read_manifest
+from raybench.data.roi import heat_inside, roi_of
 from raybench.errors import InputError, ModelError, ObjectMissing, UnknownName
 from raybench.metrics.image import ImageScores
 from raybench.report.columns import board_frame
@@ -248,7 +249,7 @@ class Run:
         return frame.sort_values("excess", ascending=False, kind="stable")
 
     def heatmap(self, line: str, image_id: str, model: str | None = None) -> Heatmap:
-        """Return the heat map of a test or unlabelled image.
+        """Return the heat map of a test or unlabelled image. Outside its region of interest it has its lowest value.
 
         Args:
             line: The product line.
@@ -277,8 +278,9 @@ class Run:
             score=scored.score,
             is_anomalous=scored.is_anomalous,
             image=decode_image(row.image, manifest.white_level, manifest.black_level),
-            values=to_source(scored.heatmap, fit_of(unit), row.height, row.width),
+            values=heat_inside(to_source(scored.heatmap, fit_of(unit), row.height, row.width), row),
             mask=decode_mask(row.mask, row.height, row.width) if row.mask else None,
+            roi=None if (roi := roi_of(row)) is None else roi.inside,
             low=trained.heat_low,
             high=trained.heat_high,
         )

@@ -246,7 +246,7 @@ def _robustness(plan: Plan, run: RunStore, finished: Sequence[FinishedUnit]) -> 
     found = {}
     for line in lines_with_robustness(run) & models.keys():
         if measured := read_robustness(run, line):
-            today = measured.of_today(plan.line(line).digests(measured.images))
+            today = measured.of_today(plan.line(line).digests(measured.images, with_roi=True))
             found[line] = robustness_points(models[line], today)
     return {line: points for line, points in found.items() if points}
 

@@ -8,7 +8,7 @@ image is always perturbed in the same way.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,10 +17,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.data.cache import CachedShard, Index, cached_images
+from raybench.data.cache import CachedShard, Index, IndexRow, cached_images, index_of
 from raybench.data.geometry import InputFit, to_network
 from raybench.data.line import Line
+from raybench.data.roi import fill_outside
 from raybench.errors import IntegrityError
+from raybench.metrics.roi import Roi
 from raybench.store import digest
 
 Image = npt.NDArray[np.uint8]
@@ -143,7 +145,7 @@ class PerturbedImages:
     """Some test images of a line, and how they are perturbed."""
 
     images: Mapping[str, str]
-    """sha256 of each image's file by image ID."""
+    """Digest of each image and its region of interest by image ID, see `Line.digests`."""
     perturbation: Perturbation
     """What changes."""
 
@@ -158,7 +160,8 @@ class PerturbedImages:
 def open_perturbed(line: Line, perturbed: PerturbedImages, fit: InputFit, cache_dir: Path) -> CachedShard:
     """Open perturbed images at the size of a network's input, made once per node for every model of that size.
 
-    They are perturbed at their own resolution, before they are resized.
+    They are perturbed at their own resolution, before they are resized, and inside their regions of interest, which
+    stay where they are.
 
     Args:
         line: The line.
@@ -173,12 +176,15 @@ def open_perturbed(line: Line, perturbed: PerturbedImages, fit: InputFit, cache_
     images = perturbed.images
 
     def write(file: BinaryIO) -> Index:
-        if differing := sorted(images.items() - line.digests(images).items()):
+        if differing := sorted(images.items() - line.digests(images, with_roi=True).items()):
             raise IntegrityError(f"{differing[0][0]} of {line.name} is not the image that was chosen")
-        rows = []
+        return index_of(written(file))
+
+    def written(file: BinaryIO) -> Iterator[IndexRow]:
         for sample in line.images(images, splits=("test", "unlabelled")):
-            file.write(to_network(perturbed.perturbation.apply(sample.pixels, sample.image_id), fit).data)
-            rows.append((sample.image_id, sample.height, sample.width, sample.group or sample.image_id))
-        return Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
+            roi = None if sample.roi is None else Roi.of(sample.roi)
+            seen = fill_outside(perturbed.perturbation.apply(sample.pixels, sample.image_id), roi)
+            file.write(to_network(seen, fit).data)
+            yield sample.image_id, sample.height, sample.width, sample.group or sample.image_id, roi
 
     return cached_images(digest(["perturbed", perturbed.identity(line), asdict(fit)])[:32], fit, cache_dir, write)

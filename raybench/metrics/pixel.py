@@ -286,8 +286,8 @@ def _count(image: PixelMap, shift: int) -> tuple[list[Sketch], Summary]:
     mask, heat = image.mask, image.heatmap.ravel()
     points = np.zeros((3, SUMMARY_POINTS), np.uint32)
     sketches = []
-    if len(mask.pixels) < mask.size:
-        histogram, points[NORMAL] = _count_normal(ordered_keys(heat, mask.dense() if len(mask.pixels) else None), shift)
+    if mask.normal:
+        histogram, points[NORMAL] = _count_normal(ordered_keys(heat, mask.not_normal()), shift)
         counted = (NORMAL,) if len(mask.pixels) else (NORMAL, CLEAN)
         sketches.append(Sketch.counted(histogram, counted, COLUMNS))
     if len(mask.pixels):
@@ -306,7 +306,7 @@ def _count(image: PixelMap, shift: int) -> tuple[list[Sketch], Summary]:
 def masses(mask: Mask) -> Floats:
     """Return the number of normal pixels, of anomalous pixels and of regions, (3,) float64."""
     regions = int(((ONE // mask.areas) * mask.areas).sum()) / ONE
-    return np.array([mask.size - mask.area, mask.area, regions], np.float64)
+    return np.array([mask.normal, mask.area, regions], np.float64)
 
 
 def normal_ranks(count: int) -> npt.NDArray[np.int64]:

@@ -161,6 +161,11 @@ class PageLine:
         """CSS class of the named model's grade."""
         return self.matrix.style
 
+    @property
+    def has_roi(self) -> bool:
+        """Whether a picture has a region of interest."""
+        return any(shown.picture.has_roi for group in self.groups for shown in group.pictures)
+
     def style_of(self, model: str) -> str:
         """Return the CSS class of a model's grade."""
         return "named" if model == self.verdict.run else STYLES.get(self.verdict.grades.get(model, ""), "none")
@@ -201,6 +206,11 @@ class PageModel:
     def short_names(self) -> Mapping[str, str]:
         """Short names of the models, for cells without room for a header."""
         return short_names([row.model for row in self.board.overall])
+
+    @property
+    def has_roi(self) -> bool:
+        """Whether a picture has a region of interest."""
+        return any(line.has_roi for line in self.lines)
 
     @property
     def has_pictures(self) -> bool:

@@ -23,7 +23,7 @@ class MeasuredRobustness:
     """Scores of perturbed images of a line."""
 
     images: Mapping[str, str]
-    """sha256 of each image that was perturbed, by image ID."""
+    """Digest of each image that was perturbed and of its region of interest, by image ID."""
     scores: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     """By detector_id and name of the perturbation: the score of each image."""
     failures: Mapping[str, Mapping[str, Failure]] = field(default_factory=dict)

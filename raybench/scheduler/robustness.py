@@ -102,7 +102,7 @@ def _chosen(plan: Plan, line: Line, options: RobustnessOptions) -> tuple[list[Un
     ids = choose_images(next(iter(finished.values()))[1], options.images)
     if not ids:
         raise InputError(f"{line.name} has no labelled test images to perturb")
-    return chosen, line.digests(ids)
+    return chosen, line.digests(ids, with_roi=True)
 
 
 def _committed(run: RunStore, line: Line, job: Job) -> PerturbedScores | None:

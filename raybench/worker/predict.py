@@ -20,7 +20,10 @@ from dataclasses import dataclass, replace
 from raybench.config.experiment import NAME, ThresholdChoice
 from raybench.config.unit import Unit
 from raybench.data import layouts, pack
+from raybench.data.line import Line
 from raybench.data.manifest import Manifest, ShardInfo, read_manifest
+from raybench.data.roi import shared_roi
+from raybench.data.roi_files import RoiFile
 from raybench.data.source import listing_digest
 from raybench.errors import InputError, ObjectMissing, StoreError
 from raybench.metrics.numbers import Estimate
@@ -49,6 +52,8 @@ class PredictionSource:
     changed is then unknown."""
     line_black_level: int = 0
     """Black level of that line."""
+    line_roi: str = ""
+    """SHA-256 (hex) of that line's region of interest, `RoiSummary.shared`. Empty without one."""
 
 
 @dataclass(frozen=True)
@@ -88,25 +93,26 @@ class Prediction:
 def prepare(
     run: RunStore,
     unit: Unit,
-    line: Manifest,
+    line: Line,
     source: Store,
     name: str,
     progress: Progress = lambda now: None,
     choice: ThresholdChoice | None = None,
 ) -> Prediction:
-    """Pack new images for a unit to score, unless they are packed already.
+    """Pack new images for a unit to score, unless they are packed already. They get the line's region of interest.
 
     Args:
         run: The run that trained the unit.
         unit: The unit whose detector scores the images.
-        line: Manifest of the unit's line.
+        line: The unit's line.
         source: The images.
         name: Name of the prediction.
         progress: Called during packing.
         choice: What sets the threshold. None for the held-back images.
 
     Raises:
-        InputError: The name is invalid or used for other images, or the unit is not trained.
+        InputError: The name is invalid or used for other images, the unit is not trained, or the line has no region of
+            interest that new images could have, but several.
         LineError: No image could be packed.
         StoreError: The store fails.
     """
@@ -117,8 +123,16 @@ def prepare(
         raise InputError(f"{unit} is not trained yet; run the experiment first")
     prediction = run.prediction(name)
     images = prediction.store.sub(f"{prediction.root}/images")
-    origin = PredictionSource(source.uri(), line.line, line.white_level, listing_digest(source), line.black_level)
-    manifest = _packed(prediction, images, origin, source, progress)
+    known, roi = line.manifest, _roi_of(line)
+    origin = PredictionSource(
+        uri=source.uri(),
+        line=known.line,
+        line_white_level=known.white_level,
+        listing=listing_digest(source),
+        line_black_level=known.black_level,
+        line_roi=known.roi.shared if known.roi else "",
+    )
+    manifest = _packed(prediction, images, origin, source, roi, progress)
     choice = choice or ThresholdChoice()
     threshold, tested = read_threshold(run, unit.unit_id, trained, choice)
     unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
@@ -156,7 +170,20 @@ def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[S
     return failed
 
 
-def _packed(here: RunStore, images: Store, found: PredictionSource, source: Store, progress: Progress) -> Manifest:
+def _roi_of(line: Line) -> RoiFile | None:
+    """Return the region of interest of new images of a line."""
+    roi = shared_roi(line.store, line.manifest)
+    if line.manifest.roi and roi is None:
+        raise InputError(
+            f"images of {line.name} have regions of interest of their own, and nobody knows those of new images; "
+            "pack the images of each region as a line"
+        )
+    return None if roi is None else RoiFile(f"that of {line.name}", roi, is_upright=True)
+
+
+def _packed(
+    here: RunStore, images: Store, found: PredictionSource, source: Store, roi: RoiFile | None, progress: Progress
+) -> Manifest:
     key = f"{here.root}/source.json"
     before = _source(here, key)
     if before and (before.uri, before.line) != (found.uri, found.line):
@@ -166,7 +193,8 @@ def _packed(here: RunStore, images: Store, found: PredictionSource, source: Stor
     if before == found and found.listing:
         return read_manifest(images, found.line)
     here.store.delete(key)
-    options = pack.PackOptions(layout=layouts.IMAGES, levels=(found.line_black_level, found.line_white_level))
+    levels = found.line_black_level, found.line_white_level
+    options = pack.PackOptions(layout=layouts.IMAGES, levels=levels, roi=roi)
     manifest = pack.pack(source, images, found.line, options, progress)
     here.store.put(key, encode(found))
     return manifest

@@ -9,6 +9,7 @@ from raybench.data.perturbations import PerturbedImages, open_perturbed
 from raybench.errors import IntegrityError
 from raybench.runs.records import PerturbedScores, TrainRecord
 from raybench.runs.robustness import robustness_name
+from raybench.worker import heatmaps
 from raybench.worker.batches import score_all
 from raybench.worker.context import UsageMeter, WorkerContext, cached_detector, fit_of
 
@@ -30,8 +31,9 @@ def score_perturbed(
         raise IntegrityError(f"{unit}: its robustness was measured before it was trained")
     images = open_perturbed(line, perturbed, fit_of(unit), context.cache_dir)
     detector = cached_detector(unit, trained, context)
-    batches = score_all(detector, images, context.batch, context.counting_device)
-    scores = [score for batch in batches for score in batch.scored().scores.tolist()]
+    scores: list[float] = []
+    for scored in score_all(detector, images, context.batch, context.counting_device):
+        scores += heatmaps.inside_only(scored, images.rois, fit_of(unit), detector).scored().scores.tolist()
     record = PerturbedScores(
         detector_id=unit.detector_id,
         perturbation=perturbed.perturbation.name,

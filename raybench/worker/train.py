@@ -232,19 +232,21 @@ def _score_held_out(
 ) -> tuple[Floats, Floats, Floats]:
     """Return scores, and medians and maxima of the heat maps, each (n,) float64; the last two are empty without maps.
 
-    Heat maps are resized to the source image first, as those of test images are.
+    Heat maps are resized to the source image first, as those of test images are, and count in the region of interest.
     """
     scores: list[float] = []
+    rois = images.rois
     medians: list[float] = []
     peaks: list[float] = []
-    for batch in score_all(detector, images, context.batch, context.counting_device):
+    for scored in score_all(detector, images, context.batch, context.counting_device):
+        batch = heatmaps.inside_only(scored, rois, fit, detector)
         scores += batch.scored().scores.tolist()
         if batch.heatmaps is None:
             continue
-        sizes = [images.source_size(position) for position in batch.positions]
+        frames = [heatmaps.Frame(*images.source_size(position), rois[position]) for position in batch.positions]
         rows = range(len(batch.positions))
-        for _, maps in heatmaps.at_source(batch.heatmaps, rows, sizes, fit, context.counting_device):
-            middle, peak = heatmaps.middles_and_peaks(maps, context.counting_device)
+        for frame, _, maps in heatmaps.at_source(batch.heatmaps, rows, frames, fit, context.counting_device):
+            middle, peak = heatmaps.middles_and_peaks(maps, frame.roi, context.counting_device)
             medians += middle.tolist()
             peaks += peak.tolist()
     return np.array(scores, np.float64), np.array(medians, np.float64), np.array(peaks, np.float64)

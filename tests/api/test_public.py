@@ -11,7 +11,7 @@ import raybench
 
 SIGNATURES = {
     "pack": "(source: 'str | Path', *, to: 'str | Path' = 'raybench-store', name: 'str | None' = None, "
-    "layout: 'str' = 'auto', add: 'bool' = False, progress: 'bool' = True) -> 'Line'",
+    "layout: 'str' = 'auto', roi: 'str | Path | None' = None, add: 'bool' = False, progress: 'bool' = True) -> 'Line'",
     "import_labels": "(line: 'Line | str', file: 'str | Path', *, empty: \"Literal['leave', 'ok']\" = 'leave', "
     "by: 'str' = '', representative: 'bool | None' = None, rehearse: 'bool' = False) -> 'LabelImport'",
     "plan": "(experiment: 'Experiment | str | Path') -> 'Plan'",

@@ -18,6 +18,7 @@ from raybench.runs.verify import verify_run
 from raybench.worker.context import WorkerContext
 from raybench.worker.robustness import score_perturbed
 from tests.support.made_run import finish, planned, site_of
+from tests.worker.test_roi import with_region
 
 NOISE = Perturbation("noise", 0.06)
 
@@ -52,6 +53,34 @@ def test_unperturbed_images_get_the_scores_of_the_run(
     images = ImageScores.from_bytes(context.run.get_blob(judged.images))
     scores = dict(zip(found.image_ids, found.scores, strict=True))
     assert [scores[image_id] for image_id in images.image_ids.tolist()] == pytest.approx(images.scores.tolist())
+
+
+def test_what_lies_outside_of_the_region_of_interest_is_not_scored(
+    strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(perturbations, "KINDS", {**perturbations.KINDS, "none": lambda image, strength, rng: image})
+    models = (ModelChoice(name="padim", config={"n_features": 8}), ModelChoice(name="fake"))
+    found: list[list[dict[str, float]]] = []
+    for at, seed in enumerate((None, 5)):  # the same images inside, others outside
+        plan = planned(tmp_path / f"store-{at}", with_region(strips, tmp_path / f"{at}", seed), 5, *models)
+        (tmp_path / f"cache-{at}").mkdir()
+        line, context = plan.line("strip"), site_of(plan, tmp_path / f"cache-{at}")
+        images, of_run = line.digests(with_roi=True), list[dict[str, float]]()
+        assert all(len(digest) == 129 for digest in images.values())
+        for unit in plan.units:
+            finish(unit, line.manifest, context)
+            judged = context.run.read(unit.unit_id, "quality", QualityRecord)
+            assert judged
+            scores = ImageScores.from_bytes(context.run.get_blob(judged.images))
+            for perturbation in (Perturbation("none", 0.0), NOISE):
+                record = score_perturbed(unit, line.manifest, PerturbedImages(images, perturbation), context)
+                of_run.append(dict(zip(record.image_ids, record.scores, strict=True)))
+            assert [of_run[-2][image_id] for image_id in scores.image_ids.tolist()] == pytest.approx(
+                scores.scores.tolist()
+            )
+        found.append(of_run)
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other)
 
 
 def test_what_is_committed_is_not_scored_again(

@@ -181,7 +181,7 @@ def test_new_images_are_scored_by_the_shared_detector(plan: Plan, context: Worke
     fit(plan, context)
     unit = shared(plan)[0]
     record = train(unit, plan.manifests[unit.line], context)
-    found = predict.prepare(context.run, unit, plan.manifests[unit.line], open_store(str(strips / "test")), "new")
+    found = predict.prepare(context.run, unit, plan.line(unit.line), open_store(str(strips / "test")), "new")
     assert found.trained.threshold == record.threshold
     site = replace(context, run=found.run, lines=found.images)
     assert predict.score_here(found, site, lambda shard: None) == {}
