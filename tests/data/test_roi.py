@@ -24,7 +24,7 @@ from raybench.data.geometry import GREY, InputFit, to_network
 from raybench.data.inspection.properties import Properties, measure_shard
 from raybench.data.labels import correct_labels
 from raybench.data.line import Line, decode_inside
-from raybench.data.manifest import Change, Manifest, read_manifest
+from raybench.data.manifest import Change, Manifest, has_other_regions, read_manifest
 from raybench.data.masks import open_annotations
 from raybench.data.pack import PackOptions, add, pack
 from raybench.data.roi_files import RoiFile
@@ -149,6 +149,9 @@ def test_a_region_is_part_of_the_identities_of_its_images(source: Path, lines: S
     one = packed(source, lines)
     draw(source / "roi.png", OTHER)
     other = packed(source, lines)
+    assert has_other_regions(none, one)
+    assert has_other_regions(one, other)
+    assert not has_other_regions(one, one)
     for name in ("digest", "training_digest", "images_digest"):
         assert len({getattr(manifest, name) for manifest in (none, one, other)}) == 3
     for shards in zip(none.shards, one.shards, other.shards, strict=True):
@@ -377,6 +380,7 @@ def test_added_images_have_the_region_of_the_line(source: Path, lines: Store) ->
     assert after.roi is not None
     assert before.roi is not None
     assert after.roi == replace(before.roi, images=37)
+    assert not has_other_regions(before, after)
     assert all(is_region(region, REGION) for region in regions(lines, after).values())
     draw(source.with_name("new") / "roi.png", REGION)
     assert grown(source, lines).roi == after.roi
