@@ -27,10 +27,11 @@ from raybench.data.line import Line, decode_inside
 from raybench.data.manifest import Change, Manifest, has_other_regions, read_manifest
 from raybench.data.masks import open_annotations
 from raybench.data.pack import PackOptions, add, pack
+from raybench.data.roi import roi_of
 from raybench.data.roi_files import RoiFile
 from raybench.data.shards import ImageRow, read_rows
 from raybench.data.source import pack_from, pack_if_changed
-from raybench.errors import LabelError, LineError
+from raybench.errors import IntegrityError, LabelError, LineError
 from raybench.metrics.masks import Mask
 from raybench.metrics.roi import Roi
 from raybench.store import Store, open_store
@@ -488,3 +489,13 @@ def test_a_label_whose_mask_lies_outside_is_refused(source: Path, lines: Store) 
     correction = replace(correction, image_id=other.image_id, sha256=other.sha256)
     with pytest.raises(LabelError, match="outside its region of interest"):
         correct_labels(lines, manifest, [correction], Change("now", "me", "a label", manifest.digest))
+
+
+@pytest.mark.parametrize("region", [encode_mask(REGION[1:]), encode_mask(np.zeros_like(REGION)), b"no image"])
+def test_a_region_that_packing_never_writes_is_damage(
+    region: bytes, source: Path, lines: Store, tmp_path: Path
+) -> None:
+    draw(source / "roi.png", REGION)
+    row = next(iter(rows_of(lines, packed(source, lines)).values()))
+    with pytest.raises(IntegrityError, match=f"{row.image_id} of strip: its region of interest"):
+        roi_of(replace(row, roi=region))
