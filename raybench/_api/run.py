@@ -28,7 +28,7 @@ from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import to_source
 from raybench.data.line import rewritten_images
-from raybench.data.manifest import read_manifest
+from raybench.data.manifest import has_other_regions, read_manifest
 from raybench.data.roi import heat_inside, roi_of
 from raybench.errors import InputError, ModelError, ObjectMissing, UnknownName
 from raybench.metrics.image import ImageScores
@@ -362,7 +362,9 @@ class Run:
         found = [analyze(run.plan, run._store, created) for run in (earlier, self)]
         shared = [line for line in earlier.lines if line in self.plan.manifests]
         rewritten = {line: rewritten_images(earlier.plan.line(line), self.plan.line(line)) for line in shared}
-        return compare_runs(found[0], found[1], (earlier.experiment, self.experiment), rewritten)
+        manifests = [(line, earlier.plan.manifests[line], self.plan.manifests[line]) for line in shared]
+        other_regions = {line for line, before, now in manifests if has_other_regions(before, now)}
+        return compare_runs(found[0], found[1], (earlier.experiment, self.experiment), rewritten, other_regions)
 
     def _board(self, *lines: str) -> Board:
         """Return the board of the latest report; warn if some lines have changed since, or if any has."""

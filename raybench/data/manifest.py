@@ -252,6 +252,15 @@ def _identity(shard: ShardInfo) -> dict[str, Any]:
     return identity
 
 
+def has_other_regions(before: Manifest, now: Manifest) -> bool:
+    """Return whether the regions of interest of a line have changed, whatever images were added."""
+    if before.roi is None or now.roi is None:
+        return before.roi != now.roi
+    if before.roi.shared or now.roi.shared:
+        return before.roi.shared != now.roi.shared
+    return before.roi.kept != now.roi.kept
+
+
 def manifest_key(line: str) -> str:
     return f"{line}/manifest.json"
 

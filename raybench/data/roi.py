@@ -12,6 +12,7 @@ from raybench.data.decode import decode_mask
 from raybench.data.geometry import GREY, InputFit, box_of
 from raybench.data.manifest import Manifest
 from raybench.data.shards import ImageRow, read_rows
+from raybench.errors import IntegrityError, RejectedImage
 from raybench.metrics.roi import Roi
 from raybench.store import Store
 
@@ -21,14 +22,22 @@ Bools = npt.NDArray[np.bool_]
 def roi_of(row: ImageRow) -> Roi | None:
     """Return the region of interest of an image. None if all of it is looked at.
 
-    Raises RejectedImage if it cannot be decoded.
+    Raises IntegrityError if it cannot be decoded or is empty, as packing never writes it.
     """
-    return None if row.roi is None else _decoded(row.roi, row.height, row.width)
+    if row.roi is None:
+        return None
+    try:
+        return _decoded(row.roi, row.height, row.width)
+    except RejectedImage as error:
+        raise IntegrityError(f"{row.image_id} of {row.line}: its region of interest: {error.detail}") from error
 
 
 @functools.lru_cache(maxsize=8)  # most lines have one region
 def _decoded(data: bytes, height: int, width: int) -> Roi:
-    return Roi.of(decode_mask(data, height, width))
+    inside = decode_mask(data, height, width)
+    if not inside.any():
+        raise RejectedImage("roi_empty", "it marks nothing")
+    return Roi.of(inside)
 
 
 def fill_outside(image: npt.NDArray[np.uint8], roi: Roi | None) -> npt.NDArray[np.uint8]:

@@ -6,6 +6,7 @@ to learn how many buckets are occupied.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ def on(maps: Tensor | npt.NDArray[np.float32], device: str) -> Tensor:
     return (torch.from_numpy(maps) if isinstance(maps, np.ndarray) else maps).to(device)
 
 
+@functools.lru_cache(maxsize=4)  # most lines have one region
 def inside_of(roi: Roi, device: torch.device) -> Tensor:
     """Return a region of interest as a tensor (H * W,) bool on the device."""
     return torch.from_numpy(roi.inside.ravel().copy()).to(device, non_blocking=True)

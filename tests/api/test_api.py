@@ -17,9 +17,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import raybench as rb
 from raybench.analysis.board import board_from_json
+from raybench.cli import app
 from raybench.data import source
 from raybench.metrics.image import ImageScores
 from raybench.report.notebook import BoardFrame
@@ -322,6 +324,25 @@ def test_a_packed_line(strips: Path, tmp_path: Path) -> None:
     assert list(frame.loc[("bottle", "fake", 0), ["train_ok", "scored"]]) == [24, 12]
     with pytest.raises(rb.errors.InputError, match=r"has no report yet.*Run\.report"):
         rb.open_run(experiment).board()
+
+
+def test_a_line_with_a_region_of_interest(strips: Path, tmp_path: Path) -> None:
+    """In Python and by the command."""
+    region, store = tmp_path / "region.png", str(tmp_path / "store")
+    Image.fromarray(np.pad(np.full((100, 320), 255, np.uint8), ((100, 0), (0, 0)))).save(region)
+    line = rb.pack(strips, to=store, name="strip", roi=region, progress=False)
+    assert line.manifest.roi is not None
+    assert line.manifest.roi.shared
+    [sample] = line.images(ids=["test/good/000.png"])
+    assert sample.roi is not None
+    assert sample.roi.mean() == 0.5
+    with pytest.raises(rb.errors.InputError, match="no region of interest"):
+        rb.pack(strips, to=store, name="strip", roi=tmp_path / "gone.png", progress=False)
+    command = ["pack", str(strips), "--line", "strip", "--to", store, "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, [*command, "--roi", str(region)])
+    assert told.exit_code == 0
+    assert "region of interest: all images, 50% of their pixels are looked at" in told.output
+    assert "region of interest dropped" in CliRunner().invoke(app, command).output.replace("\n", " ")
 
 
 def test_an_experiment_made_in_python_names_its_faults() -> None:

@@ -24,13 +24,14 @@ from raybench.data.geometry import GREY, InputFit, to_network
 from raybench.data.inspection.properties import Properties, measure_shard
 from raybench.data.labels import correct_labels
 from raybench.data.line import Line, decode_inside
-from raybench.data.manifest import Change, Manifest, read_manifest
+from raybench.data.manifest import Change, Manifest, has_other_regions, read_manifest
 from raybench.data.masks import open_annotations
 from raybench.data.pack import PackOptions, add, pack
+from raybench.data.roi import roi_of
 from raybench.data.roi_files import RoiFile
 from raybench.data.shards import ImageRow, read_rows
 from raybench.data.source import pack_from, pack_if_changed
-from raybench.errors import LabelError, LineError
+from raybench.errors import IntegrityError, LabelError, LineError
 from raybench.metrics.masks import Mask
 from raybench.metrics.roi import Roi
 from raybench.store import Store, open_store
@@ -149,6 +150,9 @@ def test_a_region_is_part_of_the_identities_of_its_images(source: Path, lines: S
     one = packed(source, lines)
     draw(source / "roi.png", OTHER)
     other = packed(source, lines)
+    assert has_other_regions(none, one)
+    assert has_other_regions(one, other)
+    assert not has_other_regions(one, one)
     for name in ("digest", "training_digest", "images_digest"):
         assert len({getattr(manifest, name) for manifest in (none, one, other)}) == 3
     for shards in zip(none.shards, one.shards, other.shards, strict=True):
@@ -377,6 +381,7 @@ def test_added_images_have_the_region_of_the_line(source: Path, lines: Store) ->
     assert after.roi is not None
     assert before.roi is not None
     assert after.roi == replace(before.roi, images=37)
+    assert not has_other_regions(before, after)
     assert all(is_region(region, REGION) for region in regions(lines, after).values())
     draw(source.with_name("new") / "roi.png", REGION)
     assert grown(source, lines).roi == after.roi
@@ -484,3 +489,13 @@ def test_a_label_whose_mask_lies_outside_is_refused(source: Path, lines: Store) 
     correction = replace(correction, image_id=other.image_id, sha256=other.sha256)
     with pytest.raises(LabelError, match="outside its region of interest"):
         correct_labels(lines, manifest, [correction], Change("now", "me", "a label", manifest.digest))
+
+
+@pytest.mark.parametrize("region", [encode_mask(REGION[1:]), encode_mask(np.zeros_like(REGION)), b"no image"])
+def test_a_region_that_packing_never_writes_is_damage(
+    region: bytes, source: Path, lines: Store, tmp_path: Path
+) -> None:
+    draw(source / "roi.png", REGION)
+    row = next(iter(rows_of(lines, packed(source, lines)).values()))
+    with pytest.raises(IntegrityError, match=f"{row.image_id} of strip: its region of interest"):
+        roi_of(replace(row, roi=region))

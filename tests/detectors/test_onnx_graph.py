@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from raybench.data.decode import Pixels, eight_bit, level_table
 from raybench.data.geometry import GREY, InputFit, box_of, padding_of, to_network, to_source
-from raybench.data.roi import fill_outside, level_outside
+from raybench.data.roi import fill_outside, kept_in_network, level_outside
 from raybench.detectors import onnx_file
-from raybench.detectors.onnx_graph import Source, ToNetwork, ToSource, write_onnx
+from raybench.detectors.onnx_graph import ExportedModel, Source, ToNetwork, ToSource, write_onnx
 from raybench.detectors.protocol import Card, FitContext, TrainImages
+from raybench.detectors.tiled import Tiled
 from raybench.detectors.torch_detector import TorchDetector
 from raybench.metrics.roi import Roi
+from raybench.worker.batches import ScoredBatch
+from raybench.worker.heatmaps import inside_only
 from tests.support.fitting import CONTEXT, Images
 
 BLACK, WHITE = 100, 4095
@@ -108,6 +111,27 @@ class MixDetector(TorchDetector[None]):
 
     def card(self) -> Card:
         return Card("mix", "none", "none", "no weights", 0)
+
+
+@pytest.mark.parametrize("by_peak", [True, False])
+@pytest.mark.parametrize("tile", [0, 32])
+def test_scores_are_those_of_the_region(tile: int, by_peak: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a detector whose score is the peak of its heat map, whole or in tiles, the peak inside of the region."""
+    monkeypatch.setattr(MixDetector, "scores_by_peak", by_peak)
+    fit, image = InputFit("tile" if tile else "native", 64, 96), noise(3, 90, 130, 3, np.uint8)
+    roi = Roi.of(np.indices((90, 130)).sum(0) < 90)
+    inner = MixDetector(None, tile or 64, tile or 96, CONTEXT)
+    inner.fit(Images(2, inner.height, inner.width), CONTEXT)
+    tiled = Tiled(inner, 64, 96, tile) if tile else None
+    detector, pixels = tiled or inner, prepared(image, fit, roi)[np.newaxis]
+    assert detector.scores_by_peak == by_peak
+    found = detector.score(pixels)
+    scored = inside_only(ScoredBatch(range(1), pixels, found.heatmaps, lambda: found), [roi], fit, detector).scored()
+    source = replace(source_of(image, fit, roi), scored=kept_in_network(roi, fit) if by_peak else None)
+    outputs = ExportedModel(inner, tiled, source, 0.5)(torch.from_numpy(image)[None])
+    assert outputs["score"].item() == pytest.approx(scored.scores[0], rel=1e-6)
+    assert outputs["score"].shape == (1,)
+    assert (scored.scores[0] == found.scores[0]) == (not by_peak)
 
 
 @pytest.mark.parametrize(

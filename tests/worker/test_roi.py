@@ -24,10 +24,10 @@ from raybench.metrics.regions import Regions
 from raybench.runs.records import QualityRecord, ScoreRecord, TrainRecord
 from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import read_scores
-from raybench.worker.context import fit_of
+from raybench.worker.context import cached_detector, fit_of
 from raybench.worker.merge import Partials, merge
 from raybench.worker.score import score
-from raybench.worker.train import train
+from raybench.worker.train import split_train, train
 from tests.support.made_maps import MadeMap
 from tests.support.made_run import planned, site_of
 
@@ -111,12 +111,26 @@ def test_pixels_outside_change_no_number(model: str, device: str, plans: tuple[P
             assert np.array_equal(ours, theirs)
 
 
+def of_held_out(plan: Plan, unit: Unit, trained: TrainRecord, cache: Path) -> Iterator[npt.NDArray[np.float32]]:
+    """The heat of held-back images inside of the region, at the size of the images."""
+    context, manifest = site_of(plan, cache), plan.manifests[unit.line]
+    context = replace(context, run=RunStore(plan.store, "night-u" if trained.device == "cpu" else "night-0"))
+    shards = [context.cached_shard(unit, manifest, shard) for shard in manifest.shards_of("train")]
+    _, held_out = split_train(shards, unit.protocol)
+    scored = cached_detector(unit, trained, context).score(held_out.batch(range(len(held_out))))
+    assert scored.heatmaps is not None
+    yield from (to_source(heat, fit_of(unit), *OUTSIDE.shape)[~OUTSIDE] for heat in scored.heatmaps)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_heat_maps_are_judged_inside_alone(device: str, plans: tuple[Plan, Plan], tmp_path: Path) -> None:
     """From the stored maps, by hand: thresholds, counted pixels, peaks, defects and background."""
     plan = plans[0]
     unit = plan.units[0]
     trained, _, run = judged(plan, unit, tmp_path, device)
+    held_out = list(of_held_out(plan, unit, trained, tmp_path))
+    assert trained.heat_high == pytest.approx(max(heat.max() for heat in held_out), rel=1e-4)
+    assert trained.heat_low == pytest.approx(np.median([np.median(heat) for heat in held_out]), rel=1e-4)
     rows = {
         row.image_id: row
         for shard in plan.manifests["strip"].shards
@@ -130,7 +144,6 @@ def test_heat_maps_are_judged_inside_alone(device: str, plans: tuple[Plan, Plan]
             assert scores.heatmap is not None
             assert scores.score == pytest.approx(scores.heatmap.max(), rel=1e-6)  # of what is inside alone
             row = rows[scores.image_id]
-            assert scores.heatmap is not None
             heat = to_source(scores.heatmap, fit_of(unit), row.height, row.width)
             mask = decode_mask(row.mask, row.height, row.width) if row.mask else np.zeros(OUTSIDE.shape, bool)
             made = MadeMap(row.image_id, heat, mask, ~OUTSIDE)
