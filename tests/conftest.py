@@ -6,6 +6,7 @@ import os
 
 # Two workers of pytest share the cores; OpenMP threads that spin for each other would take most of their time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tests that ask for two threads get two that sleep
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
