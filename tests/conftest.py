@@ -6,6 +6,7 @@ import os
 
 # Two workers of pytest share the cores; OpenMP threads that spin for each other would take most of their time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # tests that ask for two threads get two that sleep
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,7 @@ settings.register_profile("raybench", deadline=None)  # how long an example take
 settings.load_profile("raybench")
 _numbers = itertools.count()
 MADE_ONCE = {"test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py",
-             "test_placement.py", "test_readers.py"}  # fmt: skip
+             "test_placement.py", "test_readers.py", "test_queue_builder.py", "test_stored_types.py"}  # fmt: skip
 """Files whose tests share something that takes seconds to make or to import: one worker of pytest runs all of them."""
 FITTED_ONCE = {"test_detectors.py", "test_fidelity.py", "test_onnx_file.py"}
 """Files whose tests share detectors: one worker of pytest runs all tests of one detector."""
@@ -48,10 +49,9 @@ SERVERS = {"test_server.py", "test_tls.py", "test_store_faults.py"}
 """Files whose tests start S3 servers of their own."""
 SLOW = MADE_ONCE | {
     "test_fidelity.py",
-    "test_queue_builder.py",
     "test_weights.py", "test_onnx_file.py", "test_efficient_ad.py", "test_training.py",
     "test_parts.py", "test_plugins.py", "test_write.py",
-    "test_inspection.py", "test_bundle.py", "test_hostile.py", "test_stored_types.py",
+    "test_inspection.py", "test_bundle.py", "test_hostile.py",
     "test_prediction_page.py", "test_store_faults.py", "test_chaos.py", "test_pixel.py",
     "test_fiftyone.py",
 }  # fmt: skip

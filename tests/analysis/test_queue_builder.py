@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def write_dirty(strips: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def learnt_quickly() -> Iterator[None]:
+    """What anomalies look like is learnt from few images."""
+    with few_samples():
+        yield
+
+
 @pytest.fixture(scope="module")
 def done(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """A finished run on that line."""
@@ -75,7 +83,6 @@ def published(plan: Plan) -> tuple[pd.DataFrame, QueueEvaluation, RunStore]:
     return pd.read_parquet(io.BytesIO(run.get_report("flags.parquet"))), payoff, run
 
 
-@few_samples()
 def test_the_queue_of_a_run(done: Plan) -> None:
     flags, payoff, run = published(done)
     trained = run.read(done.units[0].detector_id, "train", TrainRecord)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ from raybench.data.shards import read_rows
 from raybench.runs.run import RunStore
 from raybench.store import open_store
 from tests.support.made_run import few_samples
+
+
+@pytest.fixture(autouse=True)
+def learnt_quickly() -> Iterator[None]:
+    """What anomalies look like is learnt from few images."""
+    with few_samples():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,6 @@ def ids(plan: Plan, split: Split) -> list[str]:
     return [row.image_id for shard in shards for row in read_rows(lines, shard, images=False)]
 
 
-@few_samples()
 def test_the_first_flags_are_told_what_they_look_like(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunStore(plan.store, "night")
     scratched = [image_id for image_id in ids(plan, "test") if "scratch" in image_id]
