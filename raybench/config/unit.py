@@ -18,7 +18,7 @@ from typing import Any
 from raybench.data.geometry import Input
 from raybench.store import digest
 
-ID_VERSION = 8
+ID_VERSION = 9
 
 
 @dataclass(frozen=True)
