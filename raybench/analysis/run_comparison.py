@@ -34,7 +34,7 @@ CONDITIONS = ("recall drops", "image AUROC drops", "false alarms rise", "verdict
 """What a pipeline can be stopped by."""
 _COMPARED_KEYS = (
     "seeds", "preset", "false_alarm_budget", "held_out", "train_budget_s", "input", "threshold", "verdict", "costs",
-    "limits", "overrides",
+    "limits", "overrides", "together",
 )  # fmt: skip
 
 
