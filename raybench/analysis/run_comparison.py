@@ -35,7 +35,7 @@ CONDITIONS = ("recall drops", "image AUROC drops", "false alarms rise", "verdict
 _REGION = "its region of interest is another one: detectors see other parts of the same images"
 _COMPARED_KEYS = (
     "seeds", "preset", "false_alarm_budget", "held_out", "train_budget_s", "input", "threshold", "verdict", "costs",
-    "limits", "overrides",
+    "limits", "overrides", "together",
 )  # fmt: skip
 
 

@@ -36,10 +36,12 @@ from tests.support.results import done
 
 ROOT = Path(__file__).parents[2]
 MODELS = ["padim", "fake"]
+PIXELS = 128 * 128
 BENT = "test/bent/013.png"
 LIGHTER = {
     '["padim", "patchcore", "dfm"]': str(MODELS),
-    'preset="cpu"': 'preset="cpu", resources={"measure_s": 0.05, "cpus": CPUS}, annotation={"signals": 0}',
+    'preset="cpu"': 'preset="cpu", resources={"measure_s": 0.05, "cpus": CPUS}, annotation={"signals": 0}, '
+    f'input={{"pixels": {PIXELS}}}',
 }
 """What runs in place of parts of the example. Tasks take all cores, so that only one worker imports torch."""
 
@@ -235,7 +237,10 @@ def test_again_nothing_is_packed_and_no_cluster_is_started(
 ) -> None:
     monkeypatch.setattr(cluster_module, "connected", lambda *_: pytest.fail("connected"))
     monkeypatch.setattr(source, "pack", lambda *_: pytest.fail("packed again"))
-    again = rb.run("photos/bottle", models=MODELS, preset="cpu", annotation={"signals": 0}, progress=False)
+    lighter = {"pixels": PIXELS}
+    again = rb.run(
+        "photos/bottle", models=MODELS, preset="cpu", annotation={"signals": 0}, input=lighter, progress=False
+    )
     assert again.uri == run.uri
     assert capsys.readouterr() == ("", "")
     by_experiment = rb.run(run.experiment)
