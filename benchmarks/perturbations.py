@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 
 from raybench.analysis.anomaly_types.perturbations import CHANGES, Perturb
-from raybench.analysis.anomaly_types.perturbations.common import as_bytes, either, place, side_of, tone_at, warped
+from raybench.analysis.anomaly_types.perturbations.common import either, place, tone_at
 from raybench.analysis.anomaly_types.perturbations.layout import boxes
 from raybench.analysis.anomaly_types.views import Image
+from raybench.data.perturbations import as_bytes, side_of, warped
 
 
 def vignette(image: Image, rng: np.random.Generator) -> Image:

@@ -40,8 +40,8 @@ def _sections(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
             yield name, optional
         elif "$ref" in part.get("items", {}):
             yield f"{name}[]", part["items"]
-        elif "$ref" in part.get("additionalProperties", {}):  # by line or pattern: keys of the experiment itself
-            yield f"{name}.PATTERN", part["additionalProperties"]
+        elif "$ref" in part.get("additionalProperties", {}):  # by line or pattern, or by the name of a group
+            yield f"{name}.{'PATTERN' if name == 'overrides' else 'GROUP'}", part["additionalProperties"]
 
 
 def _table(schema: Mapping[str, Any], title: str, section: Mapping[str, Any]) -> str:

@@ -90,8 +90,8 @@ def _judge_batches(maps: npt.NDArray[np.float32], images: npt.NDArray[np.uint8],
     counts, rows = heatmaps.counts_on("cpu", TYPICAL, 1), []
     for start in range(0, len(maps), BATCH):
         batch = maps[start : start + BATCH]
-        sizes = [(mask.height, mask.width)] * len(batch)
-        for chosen, full in heatmaps.at_source(heatmaps.as_stored(batch), range(len(batch)), sizes, fit, "cpu"):
+        frames = [heatmaps.Frame(mask.height, mask.width)] * len(batch)
+        for _, chosen, full in heatmaps.at_source(heatmaps.as_stored(batch), range(len(batch)), frames, fit, "cpu"):
             counts.add([str(start + row) for row in chosen], full, [mask] * len(chosen))
     for at, heatmap in enumerate(maps):
         describe(heatmap, images[at], TYPICAL)

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from raybench.data.line import Line
 from raybench.data.manifest import Manifest, read_state
+from raybench.data.roi_files import RoiFile
 from raybench.data.source import add_from, name_of, pack_from
-from raybench.errors import InputError
+from raybench.errors import InputError, ObjectMissing
 from raybench.report.annotations import read
 from raybench.report.annotations.read import LabelImport
 from raybench.report.progress import console_for, pack_bar
@@ -25,6 +26,7 @@ def pack(
     to: str | Path = STORE,
     name: str | None = None,
     layout: str = LAYOUT,
+    roi: str | Path | None = None,
     add: bool = False,
     progress: bool = True,
 ) -> Line:
@@ -37,15 +39,19 @@ def pack(
         to: The store: a path or s3://bucket/prefix.
         name: The line's name. None: the last part of the folder's.
         layout: One of those that docs/data-layouts.md lists; auto looks for itself.
+        roi: The region of interest of all images that have none of their own, an image: what is white is looked at, all
+            else is ignored. None: `roi.png` in the folder, if there is one.
         add: Append images that a packed line does not hold yet; what it holds stays, and is not scored again.
         progress: Whether to show a bar.
 
     Raises:
-        LineError: A bad name, an unknown layout, or no image that can be used; with `add`, the line is not packed.
+        LineError: A bad name, an unknown layout, or no image or region of interest that can be used; with `add`, the
+            line is not packed, or has another region of interest.
+        InputError: There is no file `roi`.
     """
     images, lines = open_store(str(source)), open_store(str(to)).sub("lines")
     line = name or name_of(source)
-    return Line(lines, pack_line(images, lines, line, layout, console_for(progress), add))
+    return Line(lines, pack_line(images, lines, line, layout, console_for(progress), add, read_roi(roi)))
 
 
 def import_labels(
@@ -96,10 +102,25 @@ def open_line(uri: str) -> Line:
 
 
 def pack_line(
-    source: Store, lines: Store, line: str, layout: str, console: Console | None, add: bool = False
+    source: Store,
+    lines: Store,
+    line: str,
+    layout: str,
+    console: Console | None,
+    add: bool = False,
+    roi: RoiFile | None = None,
 ) -> Manifest:
     """Pack a folder as `line` of the store of lines, or add its new images, with a bar on `console`."""
     with pack_bar(line, console) as show:
-        if add:
-            return add_from(source, lines, line, layout, show)
-        return pack_from(source, lines, line, layout, show)
+        return (add_from if add else pack_from)(source, lines, line, layout, show, roi)
+
+
+def read_roi(file: str | Path | None) -> RoiFile | None:
+    """Read a region of interest: a path, s3:// or any fsspec URI. Raises InputError if it is not there."""
+    if file is None:
+        return None
+    folder, separator, name = str(file).rpartition("/")
+    try:
+        return RoiFile(name, open_store(folder + separator if separator else ".").get(name))
+    except ObjectMissing as error:
+        raise InputError(f"there is no region of interest {file}") from error

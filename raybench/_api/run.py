@@ -13,9 +13,11 @@ import pandas as pd
 
 from raybench._api.execute import execute
 from raybench.analysis.board import Board, board_from_json
-from raybench.analysis.findings import analyze
+from raybench.analysis.findings import analyze, finished_on, robustness_on
 from raybench.analysis.flags import collect_scores, voting_models
 from raybench.analysis.learning_curve import SIZES, conclude, curve_frame, plan_curve, read_curve
+from raybench.analysis.robustness import IMAGES, robustness_frame
+from raybench.analysis.robustness import conclude as conclude_robustness
 from raybench.analysis.run_comparison import RunComparison, compare_runs
 from raybench.analysis.select import first_finished, select_unit
 from raybench.analysis.slices import slice_frame, slices_of
@@ -26,7 +28,8 @@ from raybench.config.unit import Unit
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.geometry import to_source
 from raybench.data.line import rewritten_images
-from raybench.data.manifest import read_manifest
+from raybench.data.manifest import has_other_regions, read_manifest
+from raybench.data.roi import heat_inside, roi_of
 from raybench.errors import InputError, ModelError, ObjectMissing, UnknownName
 from raybench.metrics.image import ImageScores
 from raybench.report.columns import board_frame
@@ -34,7 +37,13 @@ from raybench.report.notebook import BoardFrame, Heatmap
 from raybench.report.pictures import scored_images
 from raybench.report.predictions import PAGE, TABLE
 from raybench.report.progress import console_for
-from raybench.report.publish import cache_report, cached_report, copy_report, publish_again
+from raybench.report.publish import (
+    cache_report,
+    cached_report,
+    copy_report,
+    publish_again,
+    publish_studies,
+)
 from raybench.runs.ledger import Ledger, unit_statuses
 from raybench.runs.records import QualityRecord, TrainRecord
 from raybench.runs.run import RunStore
@@ -129,11 +138,11 @@ class Run:
             InputError: The model is not finished on the line.
         """
         unit = select_unit(self.plan, line, model)
-        found = first_finished(self.plan, line).get(unit.model)
+        found = next((each for each in finished_on(self.plan, line) if each.unit.model == unit.model), None)
         if found is None:
             raise InputError(f"{unit} is not finished yet; run the experiment first")
         attributes = self.plan.line(line).attributes()
-        return slice_frame(slices_of(line, unit.model, found[1], found[0].trained.threshold, attributes))
+        return slice_frame(slices_of(line, unit.model, found.images, found.result.trained.threshold, attributes))
 
     def learning_curve(
         self,
@@ -168,9 +177,50 @@ class Run:
         plans = plan_curve(self.plan, self._known(line), sizes, models)
         for smaller in [*plans.values()][:-1]:
             execute(smaller, address, console_for(progress))
-        points = read_curve(plans, line, models)
+        publish_studies(self.plan, self._store)
+        points = read_curve(self.plan, line, [*plans], models)
         frame = curve_frame(points)
         frame.attrs["conclusions"] = conclude(points, self.experiment.verdict.margin)
+        return frame
+
+    def robustness(
+        self,
+        line: str,
+        *,
+        models: Sequence[str] = (),
+        images: int = IMAGES,
+        address: str | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Score perturbed test images with the line's trained models, and return what light, blur, noise or shift cost.
+
+        Nothing is trained, and what was scored before is not scored again; the same call resumes.
+
+        Args:
+            line: The product line.
+            models: Labels of the models. Empty: all of the line's.
+            images: Test images to perturb, at most: half of them OK, half of them NG.
+            address: Ray cluster, as in `run`.
+            progress: Whether to show a bar.
+
+        Returns:
+            Index: model, perturbation, where `as taken` are the same images unperturbed. Columns: image_auroc, lower
+            (image AUROC as taken minus this), false_alarm_rate and recall at the model's threshold, each with its
+            interval in `_low` and `_high`, and failure: why a perturbation has no numbers. `attrs["conclusions"]` says
+            what each model surely does not bear.
+
+        Raises:
+            UnknownName: There is no such line or model.
+            InputError: The run is not finished on the line, or the line has no labelled test images.
+        """
+        from raybench.scheduler.robustness import RobustnessOptions, measure_robustness  # imports Ray
+
+        options = RobustnessOptions(self._known(line), models, images)
+        measure_robustness(self.plan, options, address, console_for(progress))
+        publish_studies(self.plan, self._store)
+        points = [point for point in robustness_on(self.plan, line) if not models or point.model in models]
+        frame = robustness_frame(points)
+        frame.attrs["conclusions"] = conclude_robustness(points, self.experiment.verdict.margin)
         return frame
 
     def images(self, line: str) -> pd.DataFrame:
@@ -199,7 +249,7 @@ class Run:
         return frame.sort_values("excess", ascending=False, kind="stable")
 
     def heatmap(self, line: str, image_id: str, model: str | None = None) -> Heatmap:
-        """Return the heat map of a test or unlabelled image.
+        """Return the heat map of a test or unlabelled image. Outside its region of interest it has its lowest value.
 
         Args:
             line: The product line.
@@ -228,8 +278,9 @@ class Run:
             score=scored.score,
             is_anomalous=scored.is_anomalous,
             image=decode_image(row.image, manifest.white_level, manifest.black_level),
-            values=to_source(scored.heatmap, fit_of(unit), row.height, row.width),
+            values=heat_inside(to_source(scored.heatmap, fit_of(unit), row.height, row.width), row),
             mask=decode_mask(row.mask, row.height, row.width) if row.mask else None,
+            roi=None if (roi := roi_of(row)) is None else roi.inside,
             low=trained.heat_low,
             high=trained.heat_high,
         )
@@ -311,7 +362,9 @@ class Run:
         found = [analyze(run.plan, run._store, created) for run in (earlier, self)]
         shared = [line for line in earlier.lines if line in self.plan.manifests]
         rewritten = {line: rewritten_images(earlier.plan.line(line), self.plan.line(line)) for line in shared}
-        return compare_runs(found[0], found[1], (earlier.experiment, self.experiment), rewritten)
+        manifests = [(line, earlier.plan.manifests[line], self.plan.manifests[line]) for line in shared]
+        other_regions = {line for line, before, now in manifests if has_other_regions(before, now)}
+        return compare_runs(found[0], found[1], (earlier.experiment, self.experiment), rewritten, other_regions)
 
     def _board(self, *lines: str) -> Board:
         """Return the board of the latest report; warn if some lines have changed since, or if any has."""

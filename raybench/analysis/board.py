@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raybench.analysis.all_lines import over_all
 from raybench.analysis.cost_report import CostReport, Hours, total_hours
-from raybench.analysis.decision import collect_evidence, decide
+from raybench.analysis.decision import ScoredLine, collect_evidence, decide
 from raybench.analysis.queue_evaluation import QueueEvaluation
 from raybench.analysis.rows import BoardRow, merge_seeds
 from raybench.analysis.squash_baseline import SquashBaseline
@@ -208,16 +208,8 @@ def _evidence(
         (row.finished.trained.threshold.budget for row in line_rows if row.finished), context.false_alarm_budget
     )
     known = {model: found for model, found in held_out.items() if len(found) == len(by_model[model])}
-    return collect_evidence(
-        line,
-        line_rows,
-        by_model,
-        context.decision,
-        budget,
-        known,
-        further.drift,
-        test_thresholds=further.test_thresholds,
-    )
+    scored = ScoredLine(line, line_rows, by_model, budget, known, further.drift, further.test_thresholds)
+    return collect_evidence(scored, context.decision)
 
 
 def _overall(

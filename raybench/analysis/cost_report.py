@@ -106,7 +106,7 @@ def format_estimate(forecast: Forecast, price_per_hour: float | None) -> list[st
     if not forecast.units:
         return ["nothing is left to do"]
     steps = [
-        f"{forecast.trains} units are trained, {forecast.scores} images scored over all units, and "
+        f"{forecast.trains} detectors are trained, {forecast.scores} images scored over all units, and "
         f"{forecast.judges} units only judged anew"
     ]
     if forecast.predicted is None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import special
@@ -57,56 +57,60 @@ _SURE_DEVIATIONS = float(special.ndtri(SURE))
 _STUDENT_SPREAD = 1.44  # variance of Student's distribution with three degrees of freedom, by the quantiles of `spread`
 
 
-def collect_evidence(
-    line: str,
-    rows: Sequence[BoardRow],
-    scores: Mapping[str, Sequence[ImageScores]],
-    settings: DecisionSettings,
-    budget: float,
-    held_out: Mapping[str, Sequence[ImageScores]] | None = None,
-    drift: str = "",
-    *,
-    test_thresholds: bool = True,
-) -> Evidence | Verdict:
+@dataclass(frozen=True)
+class ScoredLine:
+    """What models did on a line."""
+
+    name: str
+    """Name of the line."""
+    rows: Sequence[BoardRow]
+    """One per model."""
+    scores: Mapping[str, Sequence[ImageScores]]
+    """Image scores of each finished seed, by model."""
+    budget: float
+    """False-alarm budget."""
+    held_out: Mapping[str, Sequence[ImageScores]] = field(default_factory=dict)
+    """Scores of the held-back images of each finished seed, by model, in the order of `scores`. Without them thresholds
+    are not tested."""
+    drift: str = ""
+    """What the inspection found to differ between OK training and test images, in words."""
+    test_thresholds: bool = True
+    """Whether `held_out` are images that the test OK images can be compared with."""
+
+
+def collect_evidence(line: ScoredLine, settings: DecisionSettings) -> Evidence | Verdict:
     """Collect the evidence of one line.
 
     Args:
-        line: Name of the line.
-        rows: Rows of the line, one per model.
-        scores: Image scores of each finished seed, by model.
+        line: What models did on it.
         settings: What the experiment says about the decision.
-        budget: False-alarm budget of the line.
-        held_out: Scores of the held-back images of each finished seed, by model, in the order of `scores`. Without them
-            thresholds are not tested.
-        drift: What the inspection found to differ between OK training and test images, in words.
-        test_thresholds: Whether `held_out` are images that the test OK images can be compared with.
 
     Returns:
         The evidence, or a verdict without a model if the scores do not allow a decision.
     """
-    failed = {row.model: _failed(row) for row in rows if row.finished is None}
-    finished = {row.model: row.finished for row in rows if row.finished}
+    failed = {row.model: _failed(row) for row in line.rows if row.finished is None}
+    finished = {row.model: row.finished for row in line.rows if row.finished}
     if not finished:
-        return _no_verdict(line, "no model finished", failed)
-    sampled = sample_models({model: scores[model] for model in finished}, budget, held_out)
+        return _no_verdict(line.name, "no model finished", failed)
+    sampled = sample_models({model: line.scores[model] for model in finished}, line.budget, line.held_out)
     if isinstance(sampled, Estimate):
-        return _no_verdict(line, sampled.reason or "", failed | dict.fromkeys(finished, "quality unknown"))
+        return _no_verdict(line.name, sampled.reason or "", failed | dict.fromkeys(finished, "quality unknown"))
     timed = not any(found.measured.speed.is_disturbed for found in finished.values())
-    refused = refused_thresholds(finished, scores, held_out or {}) if test_thresholds else {}
+    refused = refused_thresholds(finished, line.scores, line.held_out) if line.test_thresholds else {}
     has_changed = len(refused) * 2 > len(finished)
     broken = {
         model: text
         for model, found in finished.items()
         if (text := broken_limits(found, settings.limits, settings.licences.get(model, {})))
     }
-    notes = [change_note(refused, finished, drift)] if has_changed else []
+    notes = [change_note(refused, finished, line.drift)] if has_changed else []
     if has_changed and settings.costs:
         notes.append("Costs count for nothing in this verdict: they are about recall and false alarms.")
         settings = replace(settings, costs=None)
     if not timed:
         notes.append("Times were taken on a busy machine: they are estimates, and count for nothing in this verdict.")
     return Evidence(
-        name=line,
+        name=line.name,
         settings=settings,
         utilities={
             model: utility(finished[model], found, settings.verdict, settings.costs, timed)
@@ -120,7 +124,7 @@ def collect_evidence(
         ng=sampled.ng,
         seed_errors={model: found.seed_error for model, found in sampled.models.items()},
         notes=tuple(notes),
-        reference=failed_utility(settings.verdict, settings.costs, budget),
+        reference=failed_utility(settings.verdict, settings.costs, line.budget),
     )
 
 

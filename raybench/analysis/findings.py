@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, replace
 from raybench.analysis.board import Board, BoardContext, LineScores, build_board
 from raybench.analysis.cost_report import CostReport, hours_of
 from raybench.analysis.flags import Flag, ScoredImage, collect_scores, voting_models
+from raybench.analysis.learning_curve import CurvePoint, curves_of
 from raybench.analysis.queue_builder import QueueBuilder
+from raybench.analysis.robustness import JudgedModel, RobustnessPoint, robustness_points
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.slices import Slice, slices_of
 from raybench.analysis.squash_baseline import SquashBaseline
 from raybench.analysis.verdict import DecisionSettings, Verdict
+from raybench.config.experiment import ThresholdChoice
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.inspection.inspection import Inspection, bad_images
@@ -25,9 +28,10 @@ from raybench.metrics.sampling import LEAST_SAMPLE
 from raybench.metrics.threshold import excess_of
 from raybench.runs.cost_model import read_forecast
 from raybench.runs.records import FailedUnit, Failure, UnitResult
+from raybench.runs.robustness import lines_with_robustness, read_robustness
 from raybench.runs.run import RunStore, versions
-from raybench.runs.thresholds import TEST_OK, judge_by_test
-from raybench.worker.inspect import inspections_in
+from raybench.runs.thresholds import TEST_OK, judge_at
+from raybench.worker.inspect import inspection_in, inspections_in
 
 READERS = 16
 
@@ -77,6 +81,10 @@ class Findings:
     """unit_ids of the squash baseline."""
     slices: Mapping[str, Sequence[Slice]] = field(default_factory=dict)
     """By line whose table has further columns: how the named model does on each of their values."""
+    curves: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
+    """By line whose models were trained on fewer images too: the points of their learning curves."""
+    robustness: Mapping[str, Sequence[RobustnessPoint]] = field(default_factory=dict)
+    """By line whose robustness was measured: how its models do on perturbed images."""
 
 
 def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
@@ -91,11 +99,13 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         IntegrityError: A commit is damaged.
     """
     inspections = inspections_in(run, plan)
-    from_test = plan.experiment.threshold.source == TEST_OK
+    choices = {line: plan.experiment.on(line).threshold for line in plan.manifests}
     with ThreadPoolExecutor(READERS) as pool:
         units = [unit for unit in pool.map(lambda unit: _read_unit(unit, run), plan.units) if unit is not None]
     finished = [
-        _judged(unit, inspections.get(unit.unit.line), from_test) for unit in units if isinstance(unit, FinishedUnit)
+        _judged(unit, inspections.get(unit.unit.line), choices[unit.unit.line])
+        for unit in units
+        if isinstance(unit, FinishedUnit)
     ]
     compared_ids = {unit.unit_id for unit in plan.compared}
     compared = [unit for unit in finished if unit.unit.unit_id in compared_ids]
@@ -106,9 +116,11 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         scores,
         _context(plan, run, created, finished, pending=len(plan.units) - len(units)),
         list(_squash_baselines(plan, finished)),
-        {line: _line_scores(line, compared, inspections.get(line), from_test) for line in plan.manifests},
+        {line: _line_scores(line, compared, inspections.get(line), choice) for line, choice in choices.items()},
     )
-    verdicts = tuple(_with_note(verdict, board.rows_of(verdict.line)) for verdict in board.verdicts)
+    verdicts = tuple(
+        _with_notes(verdict, board.rows_of(verdict.line), choices[verdict.line]) for verdict in board.verdicts
+    )
     board = replace(board, verdicts=verdicts)
     images = collect_scores(results, scores, {verdict.line: voting_models(verdict) for verdict in verdicts})
     bad = {line: bad_images(found) for line, found in inspections.items() if isinstance(found, Inspection)}
@@ -120,21 +132,42 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         flags=tuple(flag for queue in queues for flag in queue.flags),
         images=tuple(images),
         inspections=inspections,
-        held_out=collect_held_out(((unit.result, unit.held_out) for unit in compared), from_test=from_test),
+        held_out=collect_held_out(((unit.result, unit.held_out) for unit in compared), choices),
         finished=tuple(finished),
         asides=plan.asides,
         slices={verdict.line: found for verdict in verdicts if (found := _slices(plan, verdict, finished))},
+        curves=curves_of(plan),
+        robustness=_robustness(plan, run, compared),
     )
 
 
+def finished_on(plan: Plan, line: str) -> list[FinishedUnit]:
+    """Return the finished units of a line, judged as the report judges them.
+
+    Raises IntegrityError when a commit is damaged.
+    """
+    run = RunStore.of(plan)
+    units = [unit for unit in plan.compared if unit.line == line]
+    inspection = inspection_in(run, plan.lines_of(line), plan.manifests[line])
+    choice = plan.experiment.on(line).threshold
+    with ThreadPoolExecutor(READERS) as pool:
+        found = [unit for unit in pool.map(lambda unit: _read_unit(unit, run), units) if isinstance(unit, FinishedUnit)]
+    return [_judged(unit, inspection, choice) for unit in found]
+
+
+def robustness_on(plan: Plan, line: str) -> list[RobustnessPoint]:
+    """Return how the models of a line do on perturbed images, as the report shows it; empty if nothing was measured."""
+    return _robustness(plan, RunStore.of(plan), finished_on(plan, line)).get(line, [])
+
+
 def collect_held_out(
-    units: Iterable[tuple[UnitResult, ImageScores]], *, from_test: bool
+    units: Iterable[tuple[UnitResult, ImageScores]], choices: Mapping[str, ThresholdChoice]
 ) -> dict[str, dict[str, HeldOut]]:
     """Return the held-back images by line and model.
 
     Args:
         units: Results with the scores of their held-back images.
-        from_test: Whether the OK images of the test split set the thresholds.
+        choices: By line, what sets its thresholds.
 
     Returns:
         By line and model. Models without a threshold or held-back images are left out.
@@ -149,7 +182,7 @@ def collect_held_out(
             threshold,
             tuple(excess_of(score, threshold) for score in images.scores.tolist()),
             tuple(group_numbers(images.groups).tolist()),
-            from_test,
+            choices[result.line].source == TEST_OK,
         )
     return found
 
@@ -177,10 +210,21 @@ def _context(plan: Plan, run: RunStore, created: str, finished: Sequence[Finishe
 
 
 def _line_scores(
-    line: str, compared: Sequence[FinishedUnit], inspection: Inspection | Failure | None, from_test: bool
+    line: str, compared: Sequence[FinishedUnit], inspection: Inspection | Failure | None, choice: ThresholdChoice
 ) -> LineScores:
-    held_out = {unit.unit.unit_id: unit.held_out for unit in compared if unit.unit.line == line}
-    return LineScores(held_out, _drift(inspection), test_thresholds=not from_test)
+    of_line = [unit for unit in compared if unit.unit.line == line]
+    held_out = {
+        unit.unit.unit_id: _threshold_images(unit) if choice.promises_nothing else unit.held_out for unit in of_line
+    }
+    # Images that set no threshold, or set it by their own result, cannot say whether it holds.
+    test = choice.source != TEST_OK and not choice.promises_nothing
+    return LineScores(held_out, _drift(inspection), test_thresholds=test)
+
+
+def _threshold_images(unit: FinishedUnit) -> ImageScores:
+    """Return one image that sets a moved threshold in every resample, none for a unit without a threshold."""
+    value = unit.result.trained.threshold.value
+    return ImageScores.empty() if value is None else ImageScores.of(["moved"], ["ok"], [value])
 
 
 def _slices(plan: Plan, verdict: Verdict, finished: Iterable[FinishedUnit]) -> list[Slice]:
@@ -193,18 +237,45 @@ def _slices(plan: Plan, verdict: Verdict, finished: Iterable[FinishedUnit]) -> l
     return slices_of(verdict.line, unit.unit.model, unit.images, unit.result.trained.threshold, attributes)
 
 
-def _with_note(verdict: Verdict, rows: Iterable[BoardRow]) -> Verdict:
+def _robustness(plan: Plan, run: RunStore, finished: Sequence[FinishedUnit]) -> dict[str, list[RobustnessPoint]]:
+    """Return by line how the first finished seed of each model does on perturbed images."""
+    models: dict[str, dict[str, JudgedModel]] = {}
+    for unit in finished:
+        judged = JudgedModel(unit.unit.detector_id, unit.images, unit.result.trained.threshold)
+        models.setdefault(unit.unit.line, {}).setdefault(unit.unit.model, judged)
+    found = {}
+    for line in lines_with_robustness(run) & models.keys():
+        if measured := read_robustness(run, line):
+            today = measured.of_today(plan.line(line).digests(measured.images, with_roi=True))
+            found[line] = robustness_points(models[line], today)
+    return {line: points for line, points in found.items() if points}
+
+
+def _with_notes(verdict: Verdict, rows: Iterable[BoardRow], choice: ThresholdChoice) -> Verdict:
+    """Say that a person moved the thresholds, and how many labelled images do not count."""
+    notes = [note for note in (_moved_note(choice), _chosen_note(rows)) if note]
+    return replace(verdict, notes=(*verdict.notes, *notes))
+
+
+def _moved_note(choice: ThresholdChoice) -> str:
+    if not choice.promises_nothing:
+        return ""
+    return (
+        f"The thresholds were {choice} by the experiment. They promise no false-alarm rate, and no test looks at them."
+    )
+
+
+def _chosen_note(rows: Iterable[BoardRow]) -> str:
     """Say how many labelled images do not count: those that were chosen for their looks or scores are no sample."""
     chosen = max((row.finished.test.chosen for row in rows if row.finished), default=0)
     if not chosen:
-        return verdict
+        return ""
     images = "1 labelled image does" if chosen == 1 else f"{chosen} labelled images do"
-    note = (
+    return (
         f"{images} not count: chosen among unlabelled ones, as those are that models find suspicious, or random checks "
         f"while others before them have not been looked at, or fewer than {LEAST_SAMPLE} in all. Label the queue's "
         "random checks for a surer verdict."
     )
-    return replace(verdict, notes=(*verdict.notes, note))
 
 
 def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | FailedUnit | None:
@@ -216,11 +287,11 @@ def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | FailedUnit | None:
     return FailedUnit(unit.unit_id, unit.line, unit.model, unit.seed, failure) if failure else None
 
 
-def _judged(unit: FinishedUnit, inspection: Inspection | Failure | None, from_test: bool) -> FinishedUnit:
+def _judged(unit: FinishedUnit, inspection: Inspection | Failure | None, choice: ThresholdChoice) -> FinishedUnit:
     """Return a unit whose duplicates count as one image, with the threshold that the experiment asks for."""
     images, held_out = unit.images, unit.held_out
-    result = judge_by_test(unit.result, images) if from_test else unit.result
-    if from_test:
+    result = judge_at(unit.result, choice, images, held_out)
+    if choice.source == TEST_OK:
         held_out = images.only(images.image_ids[images.counted("ok")])  # they set the threshold
     if isinstance(inspection, Inspection):
         duplicates = [[copy.image_id for copy in group.copies] for group in inspection.groups]
@@ -228,7 +299,9 @@ def _judged(unit: FinishedUnit, inspection: Inspection | Failure | None, from_te
         held_out = held_out.with_duplicates(duplicates)
     if images is not unit.images:
         found, quality = image_quality(images, result.trained.threshold), result.judged.quality
-        rate = quality.false_alarm_rate if from_test else found.false_alarm_rate  # that one is cross-fitted
+        rate = (
+            quality.false_alarm_rate if choice.source == TEST_OK else found.false_alarm_rate
+        )  # that one is cross-fitted
         quality = replace(quality, **vars(replace(found, false_alarm_rate=rate)))
         result = replace(result, judged=replace(result.judged, quality=quality))
     return replace(unit, images=images, held_out=held_out, result=result)

@@ -6,11 +6,13 @@ paired interval (resampled groups, see `metrics.ranking`). It is that of two tra
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from raybench.analysis.select import first_finished
+from raybench.analysis.select import first_finished, first_results
 from raybench.config.experiment import LEAST_TRAIN_IMAGES, Experiment
 from raybench.config.plan import Plan, make_plan
 from raybench.errors import InputError, UnknownName
@@ -18,6 +20,7 @@ from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Estimate
 from raybench.metrics.ranking import paired_difference
 from raybench.runs.records import UnitResult
+from raybench.runs.run import RunStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,11 +77,12 @@ def plan_curve(plan: Plan, line: str, sizes: Sequence[int], models: Sequence[str
     plans = {}
     for size in sorted({size for size in sizes if size < total}):
         smaller = {
-            "name": f"{plan.experiment.name}.{line}-{size}-images",
+            "name": _name(plan, line, size),
             "lines": (plan.entry_of(line),),
             "models": tuple(choices[model] for model in finished),
             "train_images": size,
             "inspect": False,
+            "together": {},
             "squashed_twins": False,
             "annotation": experiment.annotation.model_copy(update={"signals": 0}),
         }
@@ -86,15 +90,45 @@ def plan_curve(plan: Plan, line: str, sizes: Sequence[int], models: Sequence[str
     return plans | {total: plan}
 
 
-def read_curve(plans: Mapping[int, Plan], line: str, models: Sequence[str]) -> list[CurvePoint]:
-    """Return the points of the learning curves of `models`, or of all; `plans` are those of `plan_curve`, and done."""
-    sizes = {images: first_finished(plan, line) for images, plan in plans.items()}
-    return curve_points(
-        {
-            images: {model: found for model, found in finished.items() if not models or model in models}
-            for images, finished in sizes.items()
-        }
-    )
+def curves_of(plan: Plan) -> dict[str, list[CurvePoint]]:
+    """Return by line the learning curves that the run's store has, of models that were trained on fewer images."""
+    names, curves = list(plan.store.folders("runs/")), dict[str, list[CurvePoint]]()
+    for line in plan.manifests:
+        pattern = re.compile(re.escape(f"{plan.experiment.name}.{line}-") + r"(\d+)-images")
+        sizes = [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
+        points = read_curve(plan, line, sizes) if sizes else []
+        count = Counter(point.model for point in points)
+        if curved := [point for point in points if count[point.model] > 1]:
+            curves[line] = curved
+    return curves
+
+
+def read_curve(plan: Plan, line: str, sizes: Sequence[int], models: Sequence[str] = ()) -> list[CurvePoint]:
+    """Return the points of a line's learning curves so far, by model and number of images.
+
+    Args:
+        plan: The run on all images.
+        line: The product line.
+        sizes: Numbers of OK images; those from the run's own number on are left out.
+        models: Labels of the models. Empty: all.
+    """
+    of_line = [unit for unit in plan.compared if unit.line == line and not unit.together]
+    units = [unit for unit in of_line if not models or unit.model in models]
+    total = plan.experiment.on(line).protocol.of_train(plan.manifests[line].train_ok)
+    found = {
+        size: first_results(
+            RunStore(plan.store, _name(plan, line, size)),
+            (replace(unit, protocol=replace(unit.protocol, train_images=size)) for unit in units),
+        )
+        for size in sizes
+        if size < total
+    }
+    return curve_points(found | {total: first_results(RunStore.of(plan), units)})
+
+
+def _name(plan: Plan, line: str, size: int) -> str:
+    """Return the name of the run on so many images."""
+    return f"{plan.experiment.name}.{line}-{size}-images"
 
 
 def curve_points(sizes: Mapping[int, Finished]) -> list[CurvePoint]:

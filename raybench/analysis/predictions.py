@@ -145,8 +145,8 @@ def sentence(images: int, anomalous: int, threshold: Threshold, tested: Estimate
     if threshold.value is None:
         return f"{images} images are scored; none can be called anomalous: {threshold.note}"
     are = "image is" if images == 1 else "images are"
-    start = f"{anomalous} of {images} {are} anomalous at the threshold that promises"
-    promise = f"{start} at most {100 * threshold.promised:.3g} % false alarms"
+    promises = "nothing" if threshold.promised >= 1 else f"at most {100 * threshold.promised:.3g} % false alarms"
+    promise = f"{anomalous} of {images} {are} anomalous at the threshold that promises {promises}"
     if tested is None or tested.value is None or tested.low is None or tested.high is None:
         return promise
     found = f"{tested.value:.0%} ({tested.low:.0%}–{tested.high:.0%}) on {tested.n} OK test images"

@@ -8,7 +8,7 @@ verdict names fell, or its false alarms rose, for sure: the whole 95 % interval 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -32,9 +32,10 @@ WORDS: tuple[Word, ...] = ("worse", "better and worse", "not comparable", "canno
 """In the order of the report: what needs a person first."""
 CONDITIONS = ("recall drops", "image AUROC drops", "false alarms rise", "verdict changes")
 """What a pipeline can be stopped by."""
+_REGION = "its region of interest is another one: detectors see other parts of the same images"
 _COMPARED_KEYS = (
     "seeds", "preset", "false_alarm_budget", "held_out", "train_budget_s", "input", "threshold", "verdict", "costs",
-    "limits", "overrides",
+    "limits", "overrides", "together",
 )  # fmt: skip
 
 
@@ -162,7 +163,11 @@ class RunComparison:
 
 
 def compare_runs(
-    old: Findings, new: Findings, experiments: tuple[Experiment, Experiment], rewritten: Mapping[str, Set[str]]
+    old: Findings,
+    new: Findings,
+    experiments: tuple[Experiment, Experiment],
+    rewritten: Mapping[str, Set[str]],
+    other_regions: Set[str] = frozenset(),
 ) -> RunComparison:
     """Compare a run with an earlier one.
 
@@ -171,9 +176,11 @@ def compare_runs(
         new: The later run.
         experiments: Of both runs.
         rewritten: By line, ids of images that both runs have with different bytes.
+        other_regions: Lines whose regions of interest have changed.
     """
     names = sorted({*old.board.lines, *new.board.lines})
     lines = [_line(name, old, new, experiments, rewritten.get(name, frozenset())) for name in names]
+    lines = [replace(each, notes=(*each.notes, _REGION)) if each.line in other_regions else each for each in lines]
     lines.sort(key=lambda each: (WORDS.index(each.word), _recall_of(each), each.line))
     return RunComparison(
         old.board.context.run, new.board.context.run, tuple(_differences(old, new, experiments)), tuple(lines)
@@ -275,9 +282,9 @@ def _threshold_difference(line: str, experiments: tuple[Experiment, Experiment])
     before, now = (experiment.on(line).false_alarm_budget for experiment in experiments)
     if before != now:
         return f"false-alarm budget {before:g} then, {now:g} now: recall and false alarms are not compared"
-    sources = [experiment.threshold.source for experiment in experiments]
-    if sources[0] != sources[1]:
-        return f"thresholds from {sources[0]} then, {sources[1]} now: recall and false alarms are not compared"
+    old, new = (experiment.on(line).threshold for experiment in experiments)
+    if old != new:
+        return f"thresholds {old} then, {new} now: recall and false alarms are not compared"
     return ""
 
 

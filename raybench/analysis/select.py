@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from raybench.analysis.board import board_from_json
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
@@ -34,10 +36,14 @@ def select_unit(plan: Plan, line: str, model: str | None) -> Unit:
 
 def first_finished(plan: Plan, line: str) -> dict[str, tuple[UnitResult, ImageScores]]:
     """Return the result and image scores of each model's first seed that is finished on a line, by model."""
-    run, found = RunStore.of(plan), dict[str, tuple[UnitResult, ImageScores]]()
-    for unit in plan.compared:
-        is_asked = unit.line == line and unit.model not in found
-        if is_asked and (result := run.result(unit)):
+    return first_results(RunStore.of(plan), (unit for unit in plan.compared if unit.line == line))
+
+
+def first_results(run: RunStore, units: Iterable[Unit]) -> dict[str, tuple[UnitResult, ImageScores]]:
+    """Return the result and image scores of the first of the units of each model that is finished, by model."""
+    found: dict[str, tuple[UnitResult, ImageScores]] = {}
+    for unit in units:
+        if unit.model not in found and (result := run.result(unit)):
             found[unit.model] = result, ImageScores.from_bytes(run.get_blob(result.judged.images))
     return found
 

@@ -25,6 +25,7 @@ from raybench.cli import (
     pack,
     predict,
     report,
+    robustness,
     run,
     runs,
     status,
@@ -56,6 +57,7 @@ app.command()(report.report)
 app.command()(compare.compare)
 app.command()(predict.predict)
 app.command("learning-curve")(learning_curve.learning_curve)
+app.command()(robustness.robustness)
 app.command()(annotate.annotate)
 app.add_typer(labels.app, name="labels")
 app.command()(export.export)

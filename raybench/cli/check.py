@@ -34,6 +34,12 @@ def check(
         size = f"{unit.input.height}×{unit.input.width} {unit.input.mode}"
         table.add_row(unit.line, unit.model, str(unit.seed), size, str(unit.train_ok), str(unit.scored))
     out.print(table)
+    together = {(unit.model, unit.train_ok): unit.together for unit in units if unit.together}
+    for (model, images), lines in together.items():
+        text = (
+            f"{model}: one detector for {', '.join(lines)}, trained on their {images} OK images less what is held back"
+        )
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
     out.print(f"{len(units)} units; digest {plan.experiment.digest[:12]}", highlight=False)
     resources = plan.experiment.resources
     for text in format_estimate(

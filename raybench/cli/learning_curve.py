@@ -10,7 +10,7 @@ from rich.table import Table
 
 from raybench._api.running import open_run
 from raybench.analysis.learning_curve import SIZES
-from raybench.cli.terminal import RunName, out
+from raybench.cli.terminal import RunName, labels_of, out
 from raybench.errors import InputError
 
 NUMBERS = ("image_auroc", "more")
@@ -27,8 +27,7 @@ def learning_curve(
     if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", sizes):
         raise InputError(f"--sizes {sizes!r}: give numbers with commas between, as in 10,25,50")
     numbers = [int(size) for size in sizes.split(",")]
-    labels = [label.strip() for label in models.split(",") if label.strip()]
-    frame = open_run(name).learning_curve(line, numbers, models=labels, address=address)
+    frame = open_run(name).learning_curve(line, numbers, models=labels_of(models), address=address)
     headers = ("model", "OK images", "image AUROC", "higher with all by", "threshold")
     table = Table(*headers, box=None, header_style="bold")
     for row in frame.reset_index().to_dict("records"):

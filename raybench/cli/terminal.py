@@ -44,11 +44,19 @@ if not out.is_terminal:
     out.width = LOG_COLUMNS
 
 
+def labels_of(text: str) -> list[str]:
+    """Split an option with labels of models, with commas between."""
+    return [label.strip() for label in text.split(",") if label.strip()]
+
+
 def print_packed(manifest: Manifest, console: Console = out) -> None:
     """Print what was used and what was not, kind by kind."""
     if manifest.masks or manifest.masks_rejected:
         used = f"{manifest.masks} used, {manifest.masks_rejected} files not used"
         console.print(f"masks: {used}; {manifest.judged('ng')} NG images", highlight=False)
+    if roi := manifest.roi:
+        images = "all images" if roi.shared else f"{roi.images} of {sum(manifest.counts.values())} images"
+        console.print(f"region of interest: {images}, {roi.kept:.0%} of their pixels are looked at", highlight=False)
     if manifest.white_level > EIGHT_BITS:
         levels = f"black is {manifest.black_level}, white {manifest.white_level}"
         console.print(f"16 bit: {levels}, by the training images", highlight=False)

@@ -41,6 +41,8 @@ class Draft(Generic[E]):
     something remains."""
     whole_overrides: frozenset[str] = frozenset()
     """Overrides of which nothing is left out, by pattern. Empty if a line that they may be about is left out."""
+    is_missing_lines: bool = False
+    """Whether a line is left out."""
 
 
 def parse_draft(schema: type[E], text: str, where: str = "experiment") -> Draft[E]:
@@ -66,12 +68,15 @@ def parse_draft(schema: type[E], text: str, where: str = "experiment") -> Draft[
             kept = _without_faults(kept, [fault["loc"] for fault in error.__cause__.errors()], "experiment")
             if "overrides" in kept:
                 kept["overrides"] = _without_labels(kept["overrides"], _lost(data, kept, "models"))
+            if _lost(data, kept, "models"):  # its labels may be theirs
+                kept.pop("together", None)
             stand_ins = dict(_STAND_INS)
         else:
             left_out = frozenset({*data, *stand_ins} - set(kept))
-            overrides = {} if _lost(data, kept, "lines") else kept.get("overrides", {})
+            lost_lines = bool(_lost(data, kept, "lines"))
+            overrides = {} if lost_lines else kept.get("overrides", {})
             whole = frozenset(key for key, override in overrides.items() if override == data["overrides"][key])
-            return Draft(experiment, tuple(problems), left_out, whole)
+            return Draft(experiment, tuple(problems), left_out, whole, lost_lines)
     raise ExperimentError(where, tuple(problems))
 
 

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -33,7 +33,7 @@ from raybench.config.draft import parse_draft, read_text
 from raybench.config.faults import experiment_error
 from raybench.config.unit import Protocol
 from raybench.config.yaml_rows import duplicates
-from raybench.errors import ExperimentError, InputError
+from raybench.errors import ExperimentError, InputError, did_you_mean
 from raybench.metrics.sampling import LEAST_SAMPLE
 from raybench.store import digest, open_store
 
@@ -180,6 +180,46 @@ HeldOut = Annotated[float, Field(gt=0.0, le=0.5)]
 TrainBudget = Annotated[float | None, Field(gt=0.0)]
 
 
+class ThresholdChoice(_Section):
+    """Where thresholds come from, and where they have been moved to. Nothing is trained or scored again for it."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    source: Literal["held_out", "test_ok"] = Field(default="held_out", alias="from")
+    """`held_out` sets thresholds on OK training images that are held back. `test_ok` sets them on the OK images of the
+    test split, for lines that have changed since; the false-alarm rate is then cross-fitted."""
+    promised: float | None = Field(default=None, gt=0.0, le=0.5)
+    """False-alarm rate to promise in place of `false_alarm_budget`."""
+    excess: float | None = Field(default=None, gt=-1.0, le=10.0)
+    """Moves the threshold to this excess: below 0 towards a typical OK image, 1 twice as far from it. Such a threshold
+    promises nothing."""
+    recall: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Moves the threshold to where this share of the NG test images is above it. Such a threshold promises nothing, and
+    looks better on these images than it will be on others."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        given = [name for name in ("promised", "excess", "recall") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} move the threshold; give one of them")
+        if self.source == "test_ok" and given not in ([], ["promised"]):
+            raise ValueError(f"{given[0]} moves thresholds that held-back images set, not `test_ok`")
+        return self
+
+    @property
+    def promises_nothing(self) -> bool:
+        """Whether a person has moved the threshold from where held-back or test images set it."""
+        return self.excess is not None or self.recall is not None
+
+    def __str__(self) -> str:
+        if self.excess is not None:
+            return f"moved to an excess of {self.excess:g}"
+        if self.recall is not None:
+            return f"moved to a recall of {self.recall:.0%}"
+        rate = "" if self.promised is None else f" for a false-alarm rate of {self.promised:g}"
+        return ("set on OK test images" if self.source == "test_ok" else "set on held-back images") + rate
+
+
 class Override(_Section):
     """Keys that replace the experiment's own on some lines. Only the keys that are given replace anything."""
 
@@ -193,6 +233,8 @@ class Override(_Section):
     """Share of the OK training images to hold back for the threshold."""
     train_budget_s: TrainBudget = None
     """Time limit of the optimiser steps of one training, in seconds. null removes the experiment's limit."""
+    threshold: ThresholdChoice = Field(default_factory=ThresholdChoice)
+    """Images that thresholds are set on, and where they have been moved to."""
     squashed_twins: bool = True
     """On lines with images that are not square, also run each model on squashed images."""
     input: InputChoice = Field(default_factory=InputChoice)
@@ -205,6 +247,18 @@ class Override(_Section):
     def identity(self) -> dict[str, Any]:
         """Return the keys that are given, as JSON: null for one whose value is the default of its section."""
         return dict.fromkeys(self.model_fields_set) | self.model_dump(mode="json", exclude_defaults=True)
+
+
+Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_once)]
+
+
+class Together(_Section):
+    """Lines that some models are trained on together, as one detector for all of them, beside one for each line."""
+
+    lines: Names
+    """Names of lines of the experiment, and patterns over them. At least two lines must match."""
+    models: Names
+    """Labels of models of the experiment. Each is a model of its own on the board: `padim@GROUP`."""
 
 
 class Resources(_Section):
@@ -279,16 +333,6 @@ class Limits(_Section):
     """`permissive` allows only models whose code and weights have licences such as Apache-2.0, BSD or MIT."""
 
 
-class ThresholdSource(_Section):
-    """Where thresholds come from."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    source: Literal["held_out", "test_ok"] = Field(default="held_out", alias="from")
-    """`held_out` sets thresholds on OK training images that are held back. `test_ok` sets them on the OK images of the
-    test split, for lines that have changed since; the false-alarm rate is then cross-fitted."""
-
-
 class Annotation(_Section):
     """The annotation queue."""
 
@@ -344,8 +388,8 @@ class Experiment(_Section):
     """URI of the weights store. If empty, $RAYBENCH_WEIGHTS; if that is unset too, none."""
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)
     """Margin of the verdict, and what counts in it besides image AUROC."""
-    threshold: ThresholdSource = Field(default_factory=ThresholdSource)
-    """Images that thresholds are set on."""
+    threshold: ThresholdChoice = Field(default_factory=ThresholdChoice)
+    """Images that thresholds are set on, and where they have been moved to."""
     costs: Costs | None = None
     """Costs of missed defects, false alarms and time. If unset, `verdict` has the exchange rates."""
     limits: Limits = Field(default_factory=Limits)
@@ -362,6 +406,9 @@ class Experiment(_Section):
     """Keys that replace the experiment's own, by line or pattern over lines. If several patterns match a line, the last
     one wins, key by key."""
 
+    together: Mapping[str, Together] = Field(default_factory=dict)
+    """Groups of lines by a name of your choice, and the models to train once for a whole group."""
+
     @field_validator("overrides")
     @classmethod
     def _labels_agree(cls, overrides: Mapping[str, Override], info: ValidationInfo) -> Mapping[str, Override]:
@@ -372,6 +419,22 @@ class Experiment(_Section):
                 if (first.name, first.config) != (model.name, model.config):
                     raise ValueError(f"{pattern}: {model.shown} stands for two models; give this one its own label")
         return overrides
+
+    @field_validator("together")
+    @classmethod
+    def _labels_are_known(cls, together: Mapping[str, Together], info: ValidationInfo) -> Mapping[str, Together]:
+        if {"models", "overrides"} <= info.data.keys():  # else they have faults of their own
+            labels = [model.shown for model in _all_models(info.data["models"], info.data["overrides"])]
+            unknown = [
+                (group, label) for group, each in together.items() for label in each.models if label not in labels
+            ]
+            if texts := [
+                f"{group}: {label!r} is no label of a model; {did_you_mean(label, labels)}" for group, label in unknown
+            ]:
+                raise ValueError("; ".join(texts))
+        if bad := [group for group in together if not re.fullmatch(NAME, group)]:
+            raise ValueError(f"{bad[0]!r} is no name: letters, digits, `.`, `_` and `-`, at most 100")
+        return together
 
     @model_validator(mode="wrap")
     @classmethod
@@ -413,11 +476,7 @@ class Experiment(_Section):
     @property
     def all_models(self) -> tuple[ModelChoice, ...]:
         """One model per label: the experiment's own, then those that only occur in overrides."""
-        models = {model.shown: model for model in self.models}
-        for override in self.overrides.values():
-            for model in override.models:
-                models.setdefault(model.shown, model)
-        return tuple(models.values())
+        return _all_models(self.models, self.overrides)
 
     @property
     def protocol(self) -> Protocol:
@@ -446,6 +505,15 @@ class Experiment(_Section):
     def to_yaml(self) -> str:
         """Write the experiment as YAML with all keys."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _all_models(models: tuple[ModelChoice, ...], overrides: Mapping[str, Override]) -> tuple[ModelChoice, ...]:
+    """Return one model per label: those of the experiment, then those that only occur in overrides."""
+    by_label = {model.shown: model for model in models}
+    for override in overrides.values():
+        for model in override.models:
+            by_label.setdefault(model.shown, model)
+    return tuple(by_label.values())
 
 
 def _by_label(models: tuple[ModelChoice, ...], known: Mapping[str, ModelChoice]) -> tuple[ModelChoice, ...]:

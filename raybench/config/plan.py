@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raybench.config.draft import Draft, parse_draft, read_text
-from raybench.config.experiment import Experiment, InputChoice, ModelChoice, parse_experiment, split_line
-from raybench.config.unit import Unit
+from raybench.config.experiment import (
+    Experiment,
+    InputChoice,
+    ModelChoice,
+    Together,
+    parse_experiment,
+    split_line,
+)
+from raybench.config.unit import TrainingLine, Unit
 from raybench.data.catalog import find_lines
 from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
 from raybench.data.line import Line
@@ -38,8 +45,8 @@ class Plan:
     manifests: Mapping[str, Manifest]
     """Manifests of the lines, by name."""
     units: tuple[Unit, ...]
-    """Units in the order in which they start: by model as listed in the experiment, then by line, then the additional
-    units on squashed images."""
+    """Units in the order in which they start: by model as listed in the experiment, then by line, then those that are
+    trained on several lines together, then the additional units on squashed images."""
     weights: Store | None = None
     """The weights store. None if neither the experiment nor the environment names one."""
     squashed: Mapping[str, str] = field(default_factory=dict)
@@ -130,6 +137,8 @@ class PlannedUnit:
     """Number of OK images to train on and to hold back."""
     scored: int
     """Number of images to score."""
+    together: tuple[str, ...] = ()
+    """Lines that its detector is trained on together. Empty if it is trained on its own line alone."""
 
 
 def planned_units(plan: Plan) -> list[PlannedUnit]:
@@ -142,11 +151,19 @@ def planned_units(plan: Plan) -> list[PlannedUnit]:
             detector=unit.detector,
             seed=unit.seed,
             input=unit.input,
-            train_ok=unit.protocol.of_train(plan.manifests[unit.line].train_ok),
+            train_ok=train_images(unit, plan.manifests),
             scored=plan.manifests[unit.line].scored_images,
+            together=tuple(each.line for each in unit.together),
         )
         for unit in plan.units
     ]
+
+
+def train_images(unit: Unit, manifests: Mapping[str, Manifest]) -> int:
+    """Return the number of OK images to train a unit's detector on and to hold back, of all lines that it is trained
+    on."""
+    lines = unit.together or (TrainingLine(unit.line, unit.training_digest, unit.protocol),)
+    return sum(each.protocol.of_train(manifests[each.line].train_ok) for each in lines)
 
 
 def open_experiment_store(experiment: Experiment) -> Store:
@@ -209,6 +226,8 @@ def _faults_of_the_rest(draft: Draft[Experiment]) -> list[str]:
             found = find_lines(_line_patterns(experiment, open_experiment_store(experiment)), problems)
             _manifests(found, _states(experiment, problems), problems)
             problems += _idle_overrides(experiment, list(found), draft.whole_overrides)
+            if not draft.is_missing_lines:
+                problems += _idle_groups(experiment, list(found))
     except (InputError, StoreError) as error:
         problems.append(str(error))
     return problems
@@ -239,10 +258,11 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
             raise
         raise ExperimentError(where, [*problems, str(error)]) from error
     problems += _idle_overrides(experiment, list(manifests), experiment.overrides)
+    problems += _idle_groups(experiment, list(manifests))
     if problems:
         raise ExperimentError(where, problems)
     by_line = {line: experiment.on(line) for line in manifests}
-    units = tuple(
+    alone = tuple(
         _unit(by_line[line], manifest, choice, spec, seed)
         for label, spec in specs.items()
         for line, manifest in manifests.items()
@@ -250,9 +270,13 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
         if choice.shown == label
         for seed in by_line[line].seeds
     )
+    together = _together(experiment, by_line, manifests, specs, problems)
+    if problems:
+        raise ExperimentError(where, problems)
+    units = (*alone, *together)
     baselines = {
         unit.unit_id: baseline
-        for unit in units
+        for unit in alone
         if (baseline := _squash_baseline(unit, by_line[unit.line], specs[unit.model]))
     }
     listed = {unit.unit_id for unit in units}
@@ -406,6 +430,73 @@ def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec:
         seed=seed,
         protocol=experiment.protocol,
     )
+
+
+def lines_of_group(group: Together, lines: Iterable[str]) -> list[str]:
+    """Return the lines that a group trains its models on together, by name."""
+    return sorted({line for line in lines if any(fnmatch.fnmatchcase(line, pattern) for pattern in group.lines)})
+
+
+def _idle_groups(experiment: Experiment, lines: Sequence[str]) -> Iterator[str]:
+    """Describe patterns of groups that fit no line, and groups of fewer than two."""
+    for name, group in experiment.together.items():
+        for pattern in group.lines:
+            if not fnmatch.filter(lines, pattern):
+                yield f"together: {name}: {pattern!r} fits no line of the experiment; {did_you_mean(pattern, lines)}"
+        found = lines_of_group(group, lines)
+        if len(found) == 1:
+            yield f"together: {name}: only {found[0]} matches; what is trained together are two lines at least"
+
+
+def _together(
+    experiment: Experiment,
+    by_line: Mapping[str, Experiment],
+    manifests: Mapping[str, Manifest],
+    specs: Mapping[str, ModelSpec],
+    problems: list[str],
+) -> tuple[Unit, ...]:
+    """Return the units of models that are trained on several lines together: by group, model, line and seed."""
+    labels = {choice.shown: choice for choice in experiment.all_models}
+    units: list[Unit] = []
+    for name, group in experiment.together.items():
+        lines = lines_of_group(group, manifests)
+        trained_on = tuple(
+            TrainingLine(line, manifests[line].training_digest, by_line[line].protocol) for line in lines
+        )
+        for label in group.models:
+
+            def choice_on(line: str, label: str = label) -> ModelChoice:
+                return next((choice for choice in by_line[line].models if choice.shown == label), labels[label])
+
+            of_model = [
+                replace(_unit(by_line[line], manifests[line], choice_on(line), specs[label], seed), together=trained_on)
+                for line in lines
+                for seed in by_line[line].seeds
+            ]
+            problems += [f"together: {name}: {label}: {text}" for text in _differences(of_model, by_line)]
+            units += [replace(unit, model=f"{label}@{name}") for unit in of_model]
+    return tuple(units)
+
+
+def _differences(units: Sequence[Unit], by_line: Mapping[str, Experiment]) -> Iterator[str]:
+    """Describe why these units of one model cannot share a detector."""
+    seeds = {unit.line: list(by_line[unit.line].seeds) for unit in units}
+    budgets = {unit.line: unit.protocol.train_budget_s for unit in units}
+    for what, found in (("seeds", seeds), ("train_budget_s", budgets)):
+        if len(set(map(str, found.values()))) > 1:
+            told = ", ".join(f"{line} {value}" for line, value in found.items())
+            yield f"its lines have different {what} by their overrides, and one detector has one: {told}"
+    inputs = {unit.line: (unit.input.height, unit.input.width, unit.input.tile, unit.input.mode) for unit in units}
+    if len(set(inputs.values())) > 1:
+        sizes = {unit.line: f"{unit.input.source_height}×{unit.input.source_width}" for unit in units}
+        told = ", ".join(
+            f"{line} {height}×{width} {mode} (images {sizes[line]})"
+            for line, (height, width, _, mode) in inputs.items()
+        )
+        yield (
+            f"its lines have different inputs, and one detector has one: {told}; `input: {{fit: squash}}` or "
+            "`{fit: letterbox}` makes them alike"
+        )
 
 
 def _squash_baseline(unit: Unit, experiment: Experiment, spec: ModelSpec) -> Unit | None:

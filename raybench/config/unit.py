@@ -3,6 +3,9 @@
 Two units with the same `unit_id` give the same numbers, and two with the same `detector_id` the same trained detector:
 new test images and corrected labels make another unit of the same detector, which is not trained again. Everything that
 could change a number is hashed; retries, batch size and number of workers are not.
+
+A detector may be trained on several lines together. It is fitted once (`fit_id`); each line's unit sets its own
+thresholds on its own held-back images (`detector_id`), and is scored and judged like any other.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 from raybench.data.geometry import Input
 from raybench.store import digest
 
-ID_VERSION = 8
+ID_VERSION = 9
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,18 @@ class Protocol:
     def of_train(self, images: int) -> int:
         """Return how many of a line's OK training images are used, about."""
         return images if self.train_images is None else min(images, self.train_images)
+
+
+@dataclass(frozen=True)
+class TrainingLine:
+    """A line whose OK images a detector is trained on together with those of others."""
+
+    line: str
+    """Name of the line."""
+    training_digest: str
+    """Digest of the line's OK training images, from its manifest."""
+    protocol: Protocol
+    """How the line's images are split into those to train on and those to hold back."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,8 @@ class Unit:
     """Seed of all randomness in training."""
     protocol: Protocol = field(default_factory=Protocol)
     """How the unit is trained and judged."""
+    together: tuple[TrainingLine, ...] = ()
+    """All lines that the detector is trained on together, this one included, by name. Empty: this line alone."""
 
     @functools.cached_property
     def unit_id(self) -> str:
@@ -71,11 +88,32 @@ class Unit:
         """The first 20 hex digits of the SHA-256 of everything that the trained detector depends on."""
         return digest(self._identity("line_digest"))[:20]
 
+    @functools.cached_property
+    def fit_id(self) -> str:
+        """Identity of the fitted detector without thresholds: units of lines that are trained together share it.
+
+        It is the `detector_id` of a unit that is trained on its own line alone.
+        """
+        if not self.together:
+            return self.detector_id
+        network = (self.input.mode, self.input.height, self.input.width, self.input.tile)
+        trained = (
+            self.detector,
+            dict(self.config),
+            dict(self.weights),
+            network,
+            self.seed,
+            self.protocol.train_budget_s,
+        )
+        return digest([ID_VERSION, [asdict(line) for line in self.together], *trained])[:20]
+
     def _identity(self, without: str) -> dict[str, Any]:
         identity = asdict(self) | {"id_version": ID_VERSION}
         del identity["model"], identity[without]
         if self.protocol.train_images is None:  # units from before this field existed have identities without it
             del identity["protocol"]["train_images"]
+        if not self.together:
+            del identity["together"]
         return identity
 
     def __str__(self) -> str:

@@ -10,15 +10,16 @@ Nodes without a GPU decode shards in advance and put them into the store, so tha
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,20 +27,28 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.data.geometry import InputFit, to_network
-from raybench.data.line import decode_row
+from raybench.data.line import decode_inside
 from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.roi import roi_of
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, ObjectMissing
+from raybench.metrics.roi import Roi
 from raybench.store import Store
 
-CACHE_VERSION = 4  # since version 3, the index has groups; since version 4, it has no labels, which may change
+# Since version 3, the index has groups; since version 4, it has no labels, which may change; since version 5, it has
+# regions of interest.
+CACHE_VERSION = 5
 LIMIT_MB = 8192
 _IN_USE_S = 600.0  # files opened this recently are not evicted
 
 
+IndexRow = tuple[str, int, int, str, Roi | None]
+"""ID, height, width, group (or ID) and region of interest of an image."""
+
+
 @dataclass(frozen=True)
 class Index:
-    """IDs, sizes and groups of a shard's images, in the order of the shard."""
+    """IDs, sizes, groups and regions of interest of a shard's images, in the order of the shard."""
 
     image_ids: tuple[str, ...]
     heights: tuple[int, ...]
@@ -48,11 +57,21 @@ class Index:
     """Of the source images, in pixels."""
     groups: tuple[str, ...]
     """Groups of the images; the image ID of an image that belongs to none."""
+    regions: tuple[str, ...] = ()
+    """The different regions of interest, see `Roi.to_text`."""
+    region_of: tuple[int, ...] = ()
+    """Position of each image's region in `regions`, -1 for none. Empty if there are no regions."""
+
+    @functools.cached_property
+    def rois(self) -> tuple[Roi | None, ...]:
+        """Regions of interest of the images. Images with equal regions share one object."""
+        known = [*map(Roi.from_text, self.regions), None]
+        return tuple(known[at] for at in self.region_of) or (None,) * len(self.image_ids)
 
 
 @dataclass(frozen=True)
 class CachedShard:
-    """All images of a shard at the size of a network's input."""
+    """All images of a shard at the size of a network's input, as detectors see them."""
 
     index: Index
     path: Path
@@ -70,6 +89,11 @@ class CachedShard:
     def groups(self) -> tuple[str, ...]:
         """Groups of the images; the image ID of an image that belongs to none."""
         return self.index.groups
+
+    @property
+    def rois(self) -> tuple[Roi | None, ...]:
+        """Regions of interest of the images, at the size of the images."""
+        return self.index.rois
 
     def __len__(self) -> int:
         return len(self.index.image_ids)
@@ -101,6 +125,11 @@ class ImageSubset:
     def groups(self) -> tuple[str, ...]:
         """Groups of the images; the image ID of an image that belongs to none."""
         return tuple(self.shards[shard].groups[row] for shard, row in self.places)
+
+    @property
+    def rois(self) -> tuple[Roi | None, ...]:
+        """Regions of interest of the images, at the size of the images."""
+        return tuple(self.shards[shard].rois[row] for shard, row in self.places)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -143,13 +172,25 @@ def open_cached(
     """
     identity = [CACHE_VERSION, shard.sha256, manifest.white_level, manifest.black_level, asdict(fit)]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    job = _DecodeJob(shard, fit, threads)
+    return cached_images(
+        name, fit, cache_dir, lambda file: _fetch(prefetched, name, file) or _decode(lines, manifest, job, file)
+    )
+
+
+def cached_images(name: str, fit: InputFit, cache_dir: Path, write: Callable[[BinaryIO], Index]) -> CachedShard:
+    """Open images of the cache by the name of their file, written once per node.
+
+    Args:
+        name: Digest of everything that the pixels depend on.
+        fit: Resize mode and size of the network's input.
+        cache_dir: Folder of the cache on this node.
+        write: Writes the pixels, image after image, and returns their index.
+    """
     pixels, index = cache_dir / f"{name}.u8", cache_dir / f"{name}.json"
     if not (pixels.exists() and index.exists()):
         _evict(cache_dir, LIMIT_MB * 2**20)
-        job = _DecodeJob(shard, fit, threads)
-        write_cached(
-            (pixels, index), lambda file: asdict(_fetch(prefetched, name, file) or _decode(lines, manifest, job, file))
-        )
+        write_cached((pixels, index), lambda file: asdict(write(file)))
     with contextlib.suppress(FileNotFoundError):
         os.utime(pixels)
     return CachedShard(_index(json.loads(index.read_text())), pixels, fit.height, fit.width)
@@ -186,7 +227,7 @@ def _fetch(store: Store | None, name: str, file: BinaryIO) -> Index | None:
 
 
 def _index(record: Mapping[str, Any]) -> Index:
-    return Index(*(tuple(record[name]) for name in ("image_ids", "heights", "widths", "groups")))
+    return Index(*(tuple(record[field.name]) for field in fields(Index)))
 
 
 @dataclass(frozen=True)
@@ -214,11 +255,24 @@ def write_cached(targets: tuple[Path, Path], write: Callable[[BinaryIO], Any]) -
 
 
 def _decode(lines: Store, manifest: Manifest, job: _DecodeJob, file: BinaryIO) -> Index:
-    rows = []
-    for row, image in _resize(read_rows(lines, job.shard), manifest, job):
-        file.write(image.data)
-        rows.append((row.image_id, row.height, row.width, row.group_or_id))
-    return Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
+    def written() -> Iterator[IndexRow]:
+        for row, image in _resize(read_rows(lines, job.shard), manifest, job):
+            file.write(image.data)
+            yield row.image_id, row.height, row.width, row.group_or_id, roi_of(row)
+
+    return index_of(written())
+
+
+def index_of(images: Iterable[IndexRow]) -> Index:
+    """Return the index of images."""
+    rows, regions, region_of = [], dict[Roi, int](), list[int]()
+    for image_id, height, width, group, roi in images:
+        rows.append((image_id, height, width, group))
+        region_of.append(-1 if roi is None else regions.setdefault(roi, len(regions)))
+    index = Index(*zip(*rows, strict=True)) if rows else Index((), (), (), ())
+    if not regions:
+        return index
+    return replace(index, regions=tuple(roi.to_text() for roi in regions), region_of=tuple(region_of))
 
 
 def _resize(
@@ -227,7 +281,7 @@ def _resize(
     """Yield rows with their images at the network's size, in order. Two images per thread are in memory."""
 
     def resize(row: ImageRow) -> tuple[ImageRow, npt.NDArray[np.uint8]]:
-        return row, to_network(decode_row(row, manifest), job.fit)
+        return row, to_network(decode_inside(row, manifest), job.fit)
 
     if job.threads == 1:
         yield from map(resize, rows)

@@ -130,8 +130,13 @@ def fit_mask(data: bytes, image: ImageFacts) -> FittedMask:
 
 def mask_marks(data: bytes) -> bool:
     """Return whether a mask file marks a pixel. Raises RejectedImage: mask_unreadable or mask_picture."""
+    return bool(mask_drawn(data).any())
+
+
+def mask_drawn(data: bytes) -> npt.NDArray[np.bool_]:
+    """Decode a mask file of any size, (H, W) bool. Raises RejectedImage: mask_unreadable or mask_picture."""
     size, _ = _mask_header(data)
-    return bool(decode_mask_file(data, *size).mask.any())
+    return decode_mask_file(data, *size).mask
 
 
 def large_mask(share: float) -> str:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 MODES = ("native", "letterbox", "squash", "tile")
 SQUARE_UP_TO = 1.1  # longer side / shorter side
-_GREY = 114  # the usual letterbox colour of detection networks (YOLO)
+GREY = 114
+"""Value of pixels that a network is to ignore, the usual letterbox colour of detection networks (YOLO)."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def box_of(fit: InputFit, height: int, width: int) -> Box:
 
 def padding_of(fit: InputFit) -> int | None:
     """Return the value of the pixels around the image in the network's input. None: they are its reflections."""
-    return _GREY if fit.mode == "letterbox" else None
+    return GREY if fit.mode == "letterbox" else None
 
 
 def to_network(image: npt.NDArray[np.uint8], fit: InputFit) -> npt.NDArray[np.uint8]:

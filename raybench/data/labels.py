@@ -25,6 +25,7 @@ from raybench.data.manifest import (
     read_manifest,
     write_manifest,
 )
+from raybench.data.roi import is_outside
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import LabelError, RejectedImage
 from raybench.metrics.sampling import permanent_numbers, reach
@@ -198,6 +199,8 @@ def _fault(row: ImageRow, correction: Correction) -> str:
         return f"{name}: labelled NG, and its mask marks nothing; leave the mask out if the defect is not outlined"
     if label != "ng" and marked:
         return f"{name}: labelled {label.upper()}, and its mask marks {marked} pixels"
+    if is_outside(row, correction.mask):
+        return f"{name}: labelled NG, and its mask lies outside its region of interest; leave out the mask or the label"
     return ""
 
 

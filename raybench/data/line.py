@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,8 +11,10 @@ import numpy.typing as npt
 
 from raybench.data.decode import decode_image, decode_mask
 from raybench.data.manifest import Label, Manifest, Reject, ShardInfo, Split, read_manifest
+from raybench.data.roi import fill_outside, roi_of
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, RejectedImage
+from raybench.metrics.roi import Roi
 from raybench.store import Store
 
 
@@ -31,10 +34,17 @@ class Sample:
     """(H, W, 3) uint8 RGB, oriented as EXIF says. 16-bit values are scaled by the manifest's white level."""
     mask: npt.NDArray[np.bool_] | None
     """(H, W) bool, True where the image is defective. None without a mask."""
+    roi: npt.NDArray[np.bool_] | None
+    """(H, W) bool, True where the image is looked at, its region of interest. None if all of it is."""
     height: int
-    """Of `pixels` and `mask`, in pixels."""
+    """Of `pixels`, `mask` and `roi`, in pixels."""
     width: int
-    """Of `pixels` and `mask`, in pixels."""
+    """Of `pixels`, `mask` and `roi`, in pixels."""
+
+    @property
+    def pixels_inside(self) -> npt.NDArray[np.uint8]:
+        """The pixels as detectors see them, grey outside of the region of interest: see `roi.fill_outside`."""
+        return fill_outside(self.pixels, None if self.roi is None else Roi.of(self.roi))
 
 
 @dataclass(frozen=True)
@@ -125,8 +135,32 @@ class Line:
                 if missing is not None:
                     missing -= label_of.keys()
 
+    def digests(
+        self,
+        ids: Collection[str] | None = None,
+        splits: Collection[Split] = ("test", "unlabelled"),
+        *,
+        with_roi: bool = False,
+    ) -> dict[str, str]:
+        """Return the sha256 (hex) of the files of images by image ID. No image is read.
+
+        Args:
+            ids: Image IDs to return; IDs that the line does not hold are left out. None: all.
+            splits: Splits of the images.
+            with_roi: Whether the digest of an image's region of interest follows that of its file.
+
+        Raises:
+            IntegrityError: A shard is damaged.
+            StoreError: The store cannot be read.
+        """
+        wanted = (shard for shard in self.manifest.shards if shard.split in splits)
+        shards = (read_rows(self.store, shard, images=False, masks=with_roi, only=ids) for shard in wanted)
+        rows = (row for rows in shards for row in rows)
+        return {row.image_id: row.sha256 + (f" {_sha256(row.roi)}" if row.roi else "") for row in rows}
+
     def _decode(self, shard: ShardInfo, only: Collection[str] | None = None) -> Iterator[Sample]:
         for row in read_rows(self.store, shard, only=only):
+            roi = roi_of(row)
             yield Sample(
                 image_id=row.image_id,
                 split=row.split,
@@ -135,9 +169,14 @@ class Line:
                 group=row.group,
                 pixels=decode_row(row, self.manifest),
                 mask=decode_mask(row.mask, row.height, row.width) if row.mask else None,
+                roi=None if roi is None else roi.inside,
                 height=row.height,
                 width=row.width,
             )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def rewritten_images(before: Line, now: Line) -> set[str]:
@@ -145,14 +184,7 @@ def rewritten_images(before: Line, now: Line) -> set[str]:
     shards = [{shard.sha256 for shard in line.manifest.scored_shards} for line in (before, now)]
     if shards[0] == shards[1]:
         return set()
-    digests = [
-        {
-            row.image_id: row.sha256
-            for shard in line.manifest.scored_shards
-            for row in read_rows(line.store, shard, images=False)
-        }
-        for line in (before, now)
-    ]
+    digests = [line.digests() for line in (before, now)]
     return {
         image_id for image_id in digests[0].keys() & digests[1].keys() if digests[0][image_id] != digests[1][image_id]
     }
@@ -176,3 +208,8 @@ def decode_row(row: ImageRow, manifest: Manifest) -> npt.NDArray[np.uint8]:
         size = f"{image.shape[0]}x{image.shape[1]}"
         raise IntegrityError(f"{row.image_id} of {manifest.line}: {size} pixels, its row says {row.height}x{row.width}")
     return image
+
+
+def decode_inside(row: ImageRow, manifest: Manifest) -> npt.NDArray[np.uint8]:
+    """Decode the image of a shard's row as detectors see it: see `roi.fill_outside`. Otherwise like `decode_row`."""
+    return fill_outside(decode_row(row, manifest), roi_of(row))

@@ -61,8 +61,8 @@ class ShardInfo:
     footer_sha256: str
     """Hex digest of the footer. Parquet has no checksum for it."""
     images: str = ""
-    """Digest of the ids and image files alone, in order, so without labels and masks. Empty in lines of an older
-    raybench."""
+    """Digest of the ids, image files and regions of interest alone, in order, so without labels and masks. Empty in
+    lines of an older raybench."""
     labels: LabelTable | None = None
     """Labels that came back after packing. None if the shard's own labels hold."""
     added: int = 0
@@ -119,6 +119,18 @@ class Change:
 
 
 @dataclass(frozen=True)
+class RoiSummary:
+    """The regions of interest of a line's images."""
+
+    images: int
+    """Number of images with a region. All of the others is looked at."""
+    kept: float
+    """Mean share of these images' pixels that is looked at."""
+    shared: str = ""
+    """SHA-256 (hex) of the region that all images of the line have, a PNG. Empty if there is no such region."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """One packed line: its images by split and label, their sizes, its shards and the files that were rejected.
 
@@ -162,6 +174,8 @@ class Manifest:
     sampled: Mapping[str, float] = field(default_factory=dict)
     """How far the sample of each pool of unlabelled images reaches, see `metrics.sampling`. Pools without a sample are
     absent."""
+    roi: RoiSummary | None = None
+    """The regions of interest. None if all of each image is looked at."""
 
     @functools.cached_property
     def digest(self) -> str:
@@ -169,7 +183,7 @@ class Manifest:
         identity = asdict(self)
         del identity["layout"], identity["rejects"], identity["findings"], identity["changes"]
         del identity["sampled"]  # it follows from the shards and their labels
-        del identity["attributes"]  # they follow from the shards
+        del identity["attributes"], identity["roi"]  # they follow from the shards
         if not self.black_level:  # lines from before this field existed have digests without it
             del identity["black_level"]
         identity["shards"] = [_identity(shard) for shard in self.shards]
@@ -177,8 +191,8 @@ class Manifest:
 
     @functools.cached_property
     def training_digest(self) -> str:
-        """SHA-256 (hex) of all that training depends on: the training shards, which of their images are not OK any
-        more, and the levels. Masks and types of defects are not among it.
+        """SHA-256 (hex) of all that training depends on: the training shards with their regions of interest, which of
+        their images are not OK any more, and the levels. Masks and types of defects are not among it.
         """
         shards = [_identity(replace(shard, labels=None)) for shard in self.shards_of("train")]
         left_out = [shard.labels.left_out for shard in self.shards_of("train") if shard.labels]
@@ -236,6 +250,15 @@ def _identity(shard: ShardInfo) -> dict[str, Any]:
     else:
         del identity["labels"]["left_out"]
     return identity
+
+
+def has_other_regions(before: Manifest, now: Manifest) -> bool:
+    """Return whether the regions of interest of a line have changed, whatever images were added."""
+    if before.roi is None or now.roi is None:
+        return before.roi != now.roi
+    if before.roi.shared or now.roi.shared:
+        return before.roi.shared != now.roi.shared
+    return before.roi.kept != now.roi.kept
 
 
 def manifest_key(line: str) -> str:
@@ -319,7 +342,8 @@ def _faults(manifest: Manifest, line: str) -> list[str]:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return a manifest as JSON, UTF-8 with a trailing newline."""
-    return _ADAPTER.dump_json(manifest, indent=1) + b"\n"
+    absent = {"roi"} if manifest.roi is None else None  # as in lines from before this field existed
+    return _ADAPTER.dump_json(manifest, indent=1, exclude=absent) + b"\n"
 
 
 def write_manifest(lines: Store, manifest: Manifest) -> None:

@@ -26,13 +26,17 @@ class AssignedMasks:
     """Mask files that belong to no image, or may belong to several."""
 
 
-def assign_masks(images: Mapping[str, str], masks: Mapping[str, Sequence[str]]) -> AssignedMasks:
+def assign_masks(
+    images: Mapping[str, str], masks: Mapping[str, Sequence[str]], kind: str = "mask", word: str = "mask"
+) -> AssignedMasks:
     """Assign each mask to the one image that it is named after.
 
     Args:
         images: Place of each image by its ID: its path without the suffix, below the folders that images and masks do
             not share.
         masks: Places of each mask file by its key, likeliest first. Case is ignored.
+        kind: First part of the reasons of rejects.
+        word: What the files are, for messages.
     """
     image_ids = defaultdict[str, list[str]](list)
     for image_id, place in images.items():
@@ -43,7 +47,7 @@ def assign_masks(images: Mapping[str, str], masks: Mapping[str, Sequence[str]]) 
         named = [pair for place in places for pair in _named_after(place.casefold())]
         found = next(((how, place) for how, place in named if place in image_ids), None)
         if found is None:
-            rejects.append(Reject(key, "mask_unused", "no image has a name that this mask fits"))
+            rejects.append(Reject(key, f"{kind}_unused", f"no image has a name that this {word} fits"))
         else:
             claims[found[1]][found[0]].append(key)
     assigned = {}
@@ -52,16 +56,16 @@ def assign_masks(images: Mapping[str, str], masks: Mapping[str, Sequence[str]]) 
         keys = tuple(sorted(by_naming.pop(best)))
         ids = sorted(image_ids[place])
         rejects += [
-            Reject(key, "mask_unused", f"{ids[0]} has the mask {keys[0]} already")
+            Reject(key, f"{kind}_unused", f"{ids[0]} has the {word} {keys[0]} already")
             for others in by_naming.values()
             for key in others
         ]
         if len(ids) > 1:
-            detail = f"fits {' and '.join(ids)}, and a mask belongs to one image; rename one of them, and its mask"
-            rejects += [Reject(key, "mask_ambiguous", detail) for key in keys]
+            detail = f"fits {' and '.join(ids)}, and a {word} belongs to one image; rename one of them, and its {word}"
+            rejects += [Reject(key, f"{kind}_ambiguous", detail) for key in keys]
         elif len(keys) > 1 and best != _FOLDER:
             detail = f"{' and '.join(keys)} fit {ids[0]}; keep one of them"
-            rejects += [Reject(key, "mask_ambiguous", detail) for key in keys]
+            rejects += [Reject(key, f"{kind}_ambiguous", detail) for key in keys]
         else:
             assigned[ids[0]] = keys
     return AssignedMasks(assigned, tuple(rejects))

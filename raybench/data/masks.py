@@ -22,13 +22,15 @@ from raybench.data.cache import write_cached
 from raybench.data.corrections import Correction, read_corrections
 from raybench.data.decode import decode_mask
 from raybench.data.manifest import Label, ShardInfo
+from raybench.data.roi import roi_of
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import RejectedImage
 from raybench.metrics.masks import Mask
+from raybench.metrics.roi import Roi
 from raybench.metrics.sampling import permanent_numbers
 from raybench.store import Store
 
-_VERSION = 3
+_VERSION = 4  # since version 4, there are regions of interest
 _LABELLED = ("ok", "ng")
 
 
@@ -43,9 +45,12 @@ class Annotation:
     defect_type: str
     """Empty for an image that is not NG, and for an NG image of no named type."""
     has_mask: bool
-    """Whether the image came with a mask file."""
+    """Whether the image came with a mask file that counts."""
     mask: Mask | None
-    """Its anomalous pixels: none for an OK image without a mask. None where they are unknown."""
+    """Its anomalous pixels in its region of interest: none for an OK image without a mask. None where they are unknown,
+    and for an NG image whose mask marks nothing in the region."""
+    roi: Roi | None
+    """Its region of interest. None if all of it is looked at."""
 
     def without_pixels(self) -> Annotation:
         """Return the annotation with a mask that takes no memory to keep; see `Mask.without_pixels`."""
@@ -61,6 +66,8 @@ class ShardAnnotations:
     `ImageScores.counts`), its size and the numbers of its indices in the file."""
     path: Path
     """File of the indices."""
+    rois: tuple[Roi | None, ...]
+    """Regions of interest of the images."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,8 +77,7 @@ class ShardAnnotations:
         return self.rows[position]["height"], self.rows[position]["width"]
 
     def __getitem__(self, position: int) -> Annotation:
-        row = self.rows[position]
-        mask = None
+        row, roi, mask = self.rows[position], self.rois[position], None
         if row["known"]:
             counts = np.cumsum([0, *row["counts"]])
             with self.path.open("rb", buffering=0) as file:
@@ -80,8 +86,8 @@ class ShardAnnotations:
                 raise OSError(f"{self.path}: the mask of {row['image_id']} is cut off")
             values = np.frombuffer(data, np.int32)
             pixels, regions, areas, around = (values[start:end] for start, end in itertools.pairwise(counts))
-            mask = Mask(row["height"], row["width"], pixels, regions, areas.astype(np.int64), around)
-        return Annotation(row["image_id"], row["label"], row["defect_type"], row["has_mask"], mask)
+            mask = Mask(row["height"], row["width"], pixels, regions, areas.astype(np.int64), around, roi)
+        return Annotation(row["image_id"], row["label"], row["defect_type"], row["has_mask"], mask, roi)
 
 
 def open_annotations(lines: Store, shard: ShardInfo, cache_dir: Path, reach: float = 1.0) -> ShardAnnotations:
@@ -104,13 +110,17 @@ def open_annotations(lines: Store, shard: ShardInfo, cache_dir: Path, reach: flo
         write_cached((indices, index), lambda file: _prepare(lines, shard, reach, file))
     with contextlib.suppress(FileNotFoundError):
         os.utime(indices)
-    return ShardAnnotations(tuple(json.loads(index.read_text())), indices)
+    found = json.loads(index.read_text())
+    regions = [*map(Roi.from_text, found["regions"]), None]
+    rois = tuple(regions[row["roi"]] for row in found["rows"])
+    return ShardAnnotations(tuple(found["rows"]), indices, rois)
 
 
-def _prepare(lines: Store, shard: ShardInfo, reach: float, file: BinaryIO) -> list[dict[str, Any]]:
-    rows, offset, corrections = [], 0, read_corrections(lines, shard)
+def _prepare(lines: Store, shard: ShardInfo, reach: float, file: BinaryIO) -> dict[str, Any]:
+    rows, offset, corrections, regions = [], 0, read_corrections(lines, shard), dict[Roi, int]()
     for row in read_rows(lines, shard, images=False):
-        mask = _mask(row)
+        roi = roi_of(row)
+        mask = _mask(row, roi)
         parts = (mask.pixels, mask.regions, mask.areas.astype(np.int32), mask.around) if mask else ()
         for part in parts:
             file.write(part.tobytes())
@@ -120,10 +130,11 @@ def _prepare(lines: Store, shard: ShardInfo, reach: float, file: BinaryIO) -> li
                 "image_id": row.image_id,
                 "label": row.label,
                 "defect_type": row.defect_type,
-                "has_mask": row.mask is not None,
+                "has_mask": row.mask is not None and (mask is not None or roi is None),
                 "group": row.group_or_id,
                 "is_counted": _is_counted(row.image_id, reach, corrections.get(row.image_id)),
                 "known": mask is not None,
+                "roi": -1 if roi is None else regions.setdefault(roi, len(regions)),
                 "height": row.height,
                 "width": row.width,
                 "counts": counts,
@@ -131,7 +142,7 @@ def _prepare(lines: Store, shard: ShardInfo, reach: float, file: BinaryIO) -> li
             }
         )
         offset += 4 * sum(counts)
-    return rows
+    return {"rows": rows, "regions": [roi.to_text() for roi in regions]}
 
 
 def _is_counted(image_id: str, reach: float, correction: Correction | None) -> bool:
@@ -139,13 +150,17 @@ def _is_counted(image_id: str, reach: float, correction: Correction | None) -> b
     return bool(correction and correction.representative) or float(permanent_numbers([image_id])[0]) < reach
 
 
-def _mask(row: ImageRow) -> Mask | None:
-    """Return the anomalous pixels of an image; None if they are unknown, as those of an NG image without a mask."""
+def _mask(row: ImageRow, roi: Roi | None) -> Mask | None:
+    """Return the anomalous pixels of an image; None if they are unknown, as those of an NG image without a mask.
+
+    An NG image whose mask lies outside its region of interest contradicts itself: it is no image without a defect.
+    """
     if row.label not in _LABELLED:
         return None
     if row.mask is not None:
         try:
-            return Mask.of(decode_mask(row.mask, row.height, row.width))
+            mask = Mask.of(decode_mask(row.mask, row.height, row.width), roi)
         except RejectedImage as error:
             raise RejectedImage(error.reason, f"mask of {row.image_id}: {error.detail}") from error
-    return Mask.empty(row.height, row.width) if row.label == "ok" else None
+        return None if roi and row.label == "ng" and not mask.area else mask
+    return Mask.empty(row.height, row.width, roi) if row.label == "ok" else None

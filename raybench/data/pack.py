@@ -18,11 +18,14 @@ from raybench.data.manifest import (
     Manifest,
     PackFinding,
     Reject,
+    RoiSummary,
     manifest_key,
     read_manifest,
     write_manifest,
 )
-from raybench.data.packing import Packing, PackOptions, Progress
+from raybench.data.packing import OUTSIDE, Packing, PackOptions, Progress
+from raybench.data.roi import is_outside, shared_roi
+from raybench.data.roi_files import RoiFile
 from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError, LineError, ObjectMissing
 from raybench.store import Store
@@ -54,8 +57,8 @@ def pack(
         progress: Called after each packed image.
 
     Raises:
-        LineError: The name is not allowed, no layout fits or no image can be used, or labels have come back to the line
-            and its manifest cannot be read.
+        LineError: The name is not allowed, no layout fits, no image or region of interest can be used, or labels have
+            come back to the line and its manifest cannot be read.
         UnknownName: There is no layout of the name in `options`.
     """
     if not LINE_NAME.fullmatch(line):
@@ -64,11 +67,15 @@ def pack(
     options = options or PackOptions()
     listing = layouts.list_images(source, options.layout, line)
     packing = Packing(source, lines, line, options, listing, progress)
+    packing.roi = _roi_of_all(source, listing, options)
+    if options.roi and listing.roi_key:
+        packing.rejects.append(Reject(listing.roi_key, "roi_unused", f"the region of interest is {options.roi.name}"))
     shards = packing.write({})
     if not shards:
         raise LineError(f"{source.uri()}: no image could be packed as {line!r}{_reject_counts(packing.rejects)}")
     packed, before = packing.manifest(shards), _packed_before(lines, line)
-    packed = replace(packed, findings=_sorted([*packed.findings, *_labelled_by_moving(lines, packed, unlabelled)]))
+    findings = [*packed.findings, *_labelled_by_moving(lines, packed, unlabelled), *_roi_dropped(packed, before)]
+    packed = replace(packed, findings=_sorted(findings))
     manifest = _with_labels(lines, packed, before)
     while before != (before := _packed_before(lines, line)):  # labels came back meanwhile
         manifest = _with_labels(lines, packed, before)
@@ -100,7 +107,7 @@ def add(
         The new manifest; without a new image the old one, with what was found, and it is not written.
 
     Raises:
-        LineError: The line is not packed, or no layout fits.
+        LineError: The line is not packed, no layout fits, or the folder has another region of interest than the line.
         LabelError: The line was changed at the same time.
     """
     before = read_manifest(lines, line)
@@ -112,6 +119,7 @@ def add(
             raise
         listing = layouts.list_images(source, before.layout, line)
     packing = Packing(source, lines, line, options, listing, progress)
+    packing.roi = _roi_to_add(lines, before, _roi_of_all(source, listing, options))
     held = {row.image_id: row for shard in before.shards for row in read_rows(lines, shard, images=False)}
     corrected = {image_id for shard in before.shards for image_id in read_corrections(lines, shard)}
     packing.held = {row.sha256: row.image_id for row in held.values()}
@@ -123,7 +131,7 @@ def add(
     for row in held.values():
         packing.note_group(row)
     shards = packing.write(Counter(shard.split for shard in before.shards))
-    tried = {key for item in new_items for key in (item.image_id, *item.mask_keys)}
+    tried = {key for item in new_items for key in (item.image_id, *item.mask_keys, *item.roi_keys)}
     told = replace(
         before,
         rejects=_sorted({each for each in before.rejects if each.path not in tried} | set(packing.rejects)),
@@ -151,9 +159,49 @@ def _grown(before: Manifest, new: Manifest, source: str) -> Manifest:
         max_width=max(before.max_width, new.max_width),
         shards=tuple(sorted([*before.shards, *new.shards], key=lambda shard: shard.key)),
         attributes=tuple(sorted({*before.attributes, *new.attributes})),
+        roi=_both(before.roi, new.roi),
         findings=_sorted({*before.findings, *new.findings}),
         changes=(*before.changes, change),
     )
+
+
+def _both(before: RoiSummary | None, new: RoiSummary | None) -> RoiSummary | None:
+    """Return the regions of interest of a line and of the images that are added to it."""
+    if before is None or new is None:
+        found = before or new
+        return found and replace(found, shared="")
+    images = before.images + new.images
+    kept = (before.images * before.kept + new.images * new.kept) / images
+    return RoiSummary(images, kept, before.shared if before.shared == new.shared else "")
+
+
+def _roi_of_all(source: Store, listing: layouts.FolderListing, options: PackOptions) -> RoiFile | None:
+    """Return the region of interest of all images. Raises LineError if it cannot be one."""
+    roi = options.roi
+    if roi is None and listing.roi_key:
+        roi = RoiFile(listing.roi_key, source.get(listing.roi_key))
+    if roi:
+        roi.check()
+    return roi
+
+
+def _roi_to_add(lines: Store, line: Manifest, new: RoiFile | None) -> RoiFile | None:
+    """Return the region of interest of images that are added to a line: the one that all of its images have.
+
+    Raises LineError if the folder has another one: the region of a line would not be one any more.
+    """
+    held = shared_roi(lines, line)
+    if new and line.roi is None:
+        raise LineError(f"{line.line} has no region of interest, and {new.name} is one; pack the line again")
+    if new and held and not new.is_of(held):
+        raise LineError(f"{new.name} is another region of interest than that of {line.line}; pack the line again")
+    return RoiFile("that of the line", held, is_upright=True) if held and not new else new
+
+
+def _roi_dropped(packed: Manifest, before: Manifest | None) -> Iterator[PackFinding]:
+    if before and before.roi and packed.roi is None:
+        detail = "the line had regions of interest before; all of each image is looked at now. `--roi` names one again"
+        yield PackFinding(".", "region of interest dropped", detail)
 
 
 def _packed_before(lines: Store, line: str) -> Manifest | None:
@@ -180,6 +228,11 @@ def _with_labels(lines: Store, manifest: Manifest, before: Manifest | None) -> M
     findings = [
         PackFinding(each.image_id, "label dropped", f"{each.by} labelled it {each.label} on {each.at}, and it is gone")
         for each in lost
+    ]
+    findings += [
+        PackFinding(each.row.image_id, "defect outside the region of interest", OUTSIDE)
+        for each in changes
+        if each.correction.label == "ng" and each.correction.mask and is_outside(each.row, each.correction.mask)
     ]
     again = with_corrections(lines, manifest, changes)
     return replace(

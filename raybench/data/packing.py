@@ -17,15 +17,20 @@ from raybench.data import layouts
 from raybench.data.checks import LARGE_MASK, FittedMask, ImageFacts, check_image, fit_mask, large_mask
 from raybench.data.decode import encode_mask
 from raybench.data.layouts import FolderListing, SourceImage
-from raybench.data.manifest import SCHEMA_VERSION, Manifest, PackFinding, Reject, ShardInfo
+from raybench.data.manifest import SCHEMA_VERSION, Manifest, PackFinding, Reject, RoiSummary, ShardInfo
+from raybench.data.roi import roi_of
+from raybench.data.roi_files import RoiFile, fit_roi
 from raybench.data.shards import ROW_GROUP_MB, ImageRow, describe, write_shard
 from raybench.errors import ObjectMissing, RejectedImage
+from raybench.metrics.masks import Mask
+from raybench.metrics.roi import Roi
 from raybench.store import Store
 
 REMOTE_READERS = 16
 EIGHT_BITS = 255
 NARROW = 8  # a band of 16-bit values is narrow if it takes less than an eighth of the range up to white
 FAINT_SHARE = 0.5  # of the mask's pixels
+OUTSIDE = "its whole mask lies outside its region of interest, and it is labelled NG; correct one of them"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class PackOptions:
     levels: tuple[int, int] | None = None
     """Black and white level of the line that the images are compared with. None derives them from the images; see
     `Manifest`."""
+    roi: RoiFile | None = None
+    """The region of interest of all images that have none of their own. None takes the one that the layout names."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class _Loaded:
     rejects: tuple[Reject, ...]
     """Its mask files, if they cannot be used."""
     findings: tuple[PackFinding, ...]
+    roi: Roi | None
+    """Its region of interest."""
 
 
 def _mask_reason(reason: str) -> str:
@@ -103,6 +112,18 @@ def _mask_findings(item: SourceImage, mask: FittedMask) -> Iterator[PackFinding]
     if mask.faint > FAINT_SHARE * mask.mask.sum():
         detail = f"{mask.faint} pixels of its mask are above 0 but at most half of its highest value; taken as good"
         yield PackFinding(item.image_id, "faint mask", detail)
+
+
+def _outside_findings(item: SourceImage, mask: FittedMask, roi: Roi) -> Iterator[PackFinding]:
+    """Tell of outlined defects that lie outside the region of interest, where nobody looks."""
+    whole = Mask.of(mask.mask)
+    seen = np.unique(whole.regions[roi.inside.ravel()[whole.pixels]])
+    total, hidden = len(whole.areas), len(whole.areas) - len(seen)
+    if hidden == total:
+        yield PackFinding(item.image_id, "defect outside the region of interest", OUTSIDE)
+    elif hidden:
+        detail = f"{hidden} of its {total} outlined defects lie outside its region of interest; they do not count"
+        yield PackFinding(item.image_id, "defect outside the region of interest", detail)
 
 
 def _leak(group: str, splits: Mapping[str, Sequence[str]]) -> PackFinding:
@@ -139,6 +160,12 @@ class Packing:
     """IDs of images that the line holds already, by the digests of their files."""
     groups: defaultdict[str, dict[str, list[str]]] = field(default_factory=lambda: defaultdict(dict))
     """IDs of the images of each group, by split."""
+    roi: RoiFile | None = None
+    """The region of interest of all images that have none of their own."""
+    regions: list[tuple[str, float]] = field(default_factory=list)
+    """Digest of the region of each image that has one, and the share of the image that it keeps."""
+    looked_at_whole: list[str] = field(default_factory=list)
+    """IDs of the images without a region."""
 
     def write(self, first: Mapping[str, int]) -> list[ShardInfo]:
         """Write all shards. One is uploaded while the next is read.
@@ -169,13 +196,18 @@ class Packing:
             is_corrected: Whether its label has come back to the line, so that the folder need not know it.
         """
         try:
-            same = hashlib.sha256(self._get(item.image_id)).hexdigest() == row.sha256
+            image = self._get(item.image_id)
+            same = hashlib.sha256(image).hexdigest() == row.sha256
+            other_roi = same and bool(item.roi_keys) and self._load_roi(item, check_image(image)) != row.roi
         except RejectedImage as error:
             self.rejects.append(Reject(item.image_id, error.reason, error.detail))
             return
         if not same:
             detail = "the line holds another image of this name; give the new one another name, or pack the line again"
             self.rejects.append(Reject(item.image_id, "other_image", detail))
+        elif other_roi:
+            detail = "the folder has another region of interest for it; the line's stays until it is packed again"
+            self.findings.append(PackFinding(item.image_id, "other region of interest", detail))
         elif item.mask_keys and item.label == row.label == "ng" and row.mask is None:
             detail = "the folder has a mask of it, the line has none; `raybench labels import` takes masks over"
             self.findings.append(PackFinding(item.image_id, "other mask", detail))
@@ -205,6 +237,7 @@ class Packing:
             if low < black or high > white
         ]
         leaks = (_leak(group, splits) for group, splits in self.groups.items() if {"train", "test"} <= splits.keys())
+        whole = self._whole_findings() if self.regions else ()
         return Manifest(
             line=self.line,
             schema_version=SCHEMA_VERSION,
@@ -221,8 +254,23 @@ class Packing:
             black_level=black,
             shards=tuple(shards),
             attributes=tuple(sorted(self.attributes)),
+            roi=self._roi_summary(),
             rejects=tuple(sorted(self.rejects, key=lambda reject: reject.path)),
-            findings=tuple(sorted([*self.findings, *clipped, *leaks], key=lambda finding: finding.path)),
+            findings=tuple(sorted([*self.findings, *clipped, *leaks, *whole], key=lambda finding: finding.path)),
+        )
+
+    def _whole_findings(self) -> Iterator[PackFinding]:
+        if ids := self.looked_at_whole:
+            detail = f"all of {len(ids)} images is looked at, such as {ids[0]}; the others have a region of interest"
+            yield PackFinding(ids[0], "no region of interest", detail)
+
+    def _roi_summary(self) -> RoiSummary | None:
+        if not self.regions:
+            return None
+        different = {name for name, _ in self.regions}
+        kept = statistics.fmean(share for _, share in self.regions)
+        return RoiSummary(
+            len(self.regions), kept, "" if self.looked_at_whole or len(different) > 1 else different.pop()
         )
 
     def _levels(self) -> tuple[int, int]:
@@ -262,6 +310,11 @@ class Packing:
         if sha256 in self.held:
             detail = f"the line holds this file as {self.held[sha256]}; `raybench labels import` changes labels"
             return [Reject(item.image_id, "same_image", detail)]
+        try:
+            region = self._load_roi(item, facts)
+        except RejectedImage as error:
+            files = (Reject(key, error.reason, f"{item.image_id} is left out: {error.detail}") for key in item.roi_keys)
+            return [Reject(item.image_id, error.reason, error.detail), *files]
         mask, rejects = self._load_mask(item, facts)
         if item.is_labelled_by_mask and mask is None:
             return [*rejects, layouts.without_label(item.image_id, item.mask_keys[0])]
@@ -280,8 +333,28 @@ class Packing:
             height=facts.height,
             width=facts.width,
             sha256=sha256,
+            roi=region,
+            roi_path=self._roi_path(item),
         )
-        return _Loaded(row, facts, tuple(rejects), tuple(_mask_findings(item, mask)) if mask else ())
+        roi = roi_of(row)
+        findings = [*_mask_findings(item, mask)] if mask else []
+        if mask and roi and item.label == "ng":
+            findings += _outside_findings(item, mask, roi)
+        return _Loaded(row, facts, tuple(rejects), tuple(findings), roi)
+
+    def _load_roi(self, item: SourceImage, facts: ImageFacts) -> bytes | None:
+        """Return the region of interest of an image, its own or that of all. Raises RejectedImage if it does not fit.
+
+        Without its region, an image cannot be packed: what it shows elsewhere would count.
+        """
+        own = [RoiFile(key, self._get(key)) for key in item.roi_keys]
+        files = own or ([self.roi] if self.roi else [])
+        return fit_roi(files, facts) if files else None
+
+    def _roi_path(self, item: SourceImage) -> str | None:
+        if not item.roi_keys:
+            return self.roi.name if self.roi else None
+        return item.roi_keys[0] if len(item.roi_keys) == 1 else _folder_of(item.roi_keys)
 
     def _load_mask(self, item: SourceImage, facts: ImageFacts) -> tuple[FittedMask | None, list[Reject]]:
         """Return the mask of an image, and the files that cannot be used. One bad part makes the whole mask unknown."""
@@ -322,6 +395,11 @@ class Packing:
         self.counts[f"{row.split}/{row.label}"] += 1
         self.masks += row.mask is not None
         self.sizes.append((row.split, row.height, row.width))
+        if row.roi is None or loaded.roi is None:
+            self.looked_at_whole.append(row.image_id)
+        else:
+            kept = 1 - loaded.roi.outside_px / (row.height * row.width)
+            self.regions.append((hashlib.sha256(row.roi).hexdigest(), kept))
         self.note_group(row)
         self.attributes.update(name for name, _ in row.attributes)
         if facts.band is not None:

@@ -42,6 +42,7 @@ _FIELDS = pa.schema(
         ("sha256", pa.string()),
     ]
 )
+_FIELDS_WITH_ROI = _FIELDS.append(pa.field("roi", _FILE))
 
 
 def _feature(kind: pa.DataType) -> Any:
@@ -53,8 +54,14 @@ def _feature(kind: pa.DataType) -> Any:
     return {"_type": "Value", "dtype": str(kind)}
 
 
-_FEATURES = {field.name: _feature(field.type) for field in _FIELDS}
-SCHEMA = _FIELDS.with_metadata({"huggingface": json.dumps({"info": {"features": _FEATURES}})})
+def _with_features(fields: pa.Schema) -> pa.Schema:
+    features = {field.name: _feature(field.type) for field in fields}
+    return fields.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+SCHEMA = _with_features(_FIELDS)
+SCHEMA_WITH_ROI = _with_features(_FIELDS_WITH_ROI)
+"""Of shards in which some image has a region of interest."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,11 @@ class ImageRow:
     """Hex digest of `image`."""
     attributes: tuple[tuple[str, str], ...] = ()
     """Names and values of the table's further columns: `camera`, `light`. Sorted by name."""
+    roi: bytes | None = None
+    """The region of interest, a PNG: 255 where the image is looked at, 0 where it is ignored. None if all of it is
+    looked at."""
+    roi_path: str | None = None
+    """The file that the region came from."""
 
     @property
     def group_or_id(self) -> str:
@@ -93,8 +105,8 @@ class ImageRow:
 
     @property
     def size(self) -> int:
-        """Bytes of image and mask."""
-        return len(self.image) + len(self.mask or b"")
+        """Bytes of image, mask and region of interest."""
+        return len(self.image) + len(self.mask or b"") + len(self.roi or b"")
 
 
 def write_shard(rows: Sequence[ImageRow], row_group_mb: int = ROW_GROUP_MB) -> bytes:
@@ -105,11 +117,12 @@ def write_shard(rows: Sequence[ImageRow], row_group_mb: int = ROW_GROUP_MB) -> b
         row_group_mb: Most MB of images and masks in a row group. A larger image gets its own.
     """
     sink = pa.BufferOutputStream()
+    schema = SCHEMA if all(row.roi is None for row in rows) else SCHEMA_WITH_ROI
     with pq.ParquetWriter(
-        sink, SCHEMA, compression="none", use_dictionary=False, write_page_checksum=True, write_statistics=False
+        sink, schema, compression="none", use_dictionary=False, write_page_checksum=True, write_statistics=False
     ) as writer:
         for group in _groups(rows, row_group_mb * 1_000_000):
-            writer.write_table(_table(group))
+            writer.write_table(_table(group, schema))
     return sink.getvalue().to_pybytes()
 
 
@@ -124,8 +137,12 @@ def describe(key: str, split: str, rows: Sequence[ImageRow], data: bytes) -> Sha
     """
     footer = data[-(int.from_bytes(data[-_TAIL:-4], "little") + _TAIL) :]
     sha256, footer_sha256 = (hashlib.sha256(part).hexdigest() for part in (data, footer))
-    images = digest([[row.image_id, row.sha256] for row in rows])
+    images = digest([[row.image_id, row.sha256, *_roi_digest(row)] for row in rows])
     return ShardInfo(key, split, len(rows), len(data), sha256, len(footer), footer_sha256, images)
+
+
+def _roi_digest(row: ImageRow) -> list[str]:
+    return [] if row.roi is None else [hashlib.sha256(row.roi).hexdigest()]
 
 
 def read_rows(
@@ -139,15 +156,16 @@ def read_rows(
         lines: The store of lines.
         shard: The shard's entry in the manifest.
         images: False does not fetch images, and leaves `image` and `image_path` empty.
-        masks: False does not fetch masks, and leaves `mask` and `mask_path` None.
+        masks: False does not fetch masks, and leaves `mask` and `mask_path` None. Regions of interest are fetched with
+            images or masks.
         only: Image IDs to yield. None yields all.
 
     Raises:
         IntegrityError: The shard is damaged.
         StoreError: The store cannot be read.
     """
-    wanted = {"image": images, "mask": masks}
-    columns = [name for name in SCHEMA.names if wanted.get(name, True)]
+    wanted = {"image": images, "mask": masks, "roi": images or masks}
+    columns = [name for name in SCHEMA_WITH_ROI.names if wanted.get(name, True)]
     corrections = read_corrections(lines, shard)
     file = _RangedFile(lines, shard)
     count = 0
@@ -189,7 +207,7 @@ class _RangedFile:
         if hashlib.sha256(footer).hexdigest() != shard.footer_sha256:
             raise pa.ArrowInvalid("its footer is not the one that was written")
         self._metadata = pq.read_metadata(io.BytesIO(b"PAR1" + footer))
-        if not self._metadata.schema.to_arrow_schema().equals(SCHEMA):
+        if not any(map(self._metadata.schema.to_arrow_schema().equals, (SCHEMA, SCHEMA_WITH_ROI))):
             raise pa.ArrowInvalid("its columns are not those of an image shard")
         return self._metadata
 
@@ -259,10 +277,10 @@ def _groups(rows: Sequence[ImageRow], limit: int) -> Iterator[list[ImageRow]]:
         yield group
 
 
-def _table(rows: Sequence[ImageRow]) -> pa.Table:
+def _table(rows: Sequence[ImageRow], schema: pa.Schema) -> pa.Table:
     """Build a table column by column. From one dictionary per row, pyarrow would copy every image once more."""
     columns: list[Any] = []
-    for field in SCHEMA:
+    for field in schema:
         if field.type == _FILE:
             files = [(getattr(row, field.name), getattr(row, f"{field.name}_path")) for row in rows]
             parts = [pa.array(values, part.type) for values, part in zip(zip(*files, strict=True), _FILE, strict=True)]
@@ -273,11 +291,11 @@ def _table(rows: Sequence[ImageRow]) -> pa.Table:
             columns.append(pa.array(named, _ATTRIBUTES))
         else:
             columns.append(pa.array([getattr(row, field.name) for row in rows], field.type))
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _row(record: dict[str, Any], correction: Correction | None) -> ImageRow:
-    image, mask = record.pop("image", None), record.pop("mask", None)
+    image, mask, roi = (record.pop(name, None) for name in ("image", "mask", "roi"))
     attributes = tuple((each["name"], each["value"]) for each in record.pop("attributes"))
     row = ImageRow(
         image=image["bytes"] if image else b"",
@@ -285,6 +303,8 @@ def _row(record: dict[str, Any], correction: Correction | None) -> ImageRow:
         mask=mask["bytes"] if mask else None,
         mask_path=mask["path"] if mask else None,
         attributes=attributes,
+        roi=roi["bytes"] if roi else None,
+        roi_path=roi["path"] if roi else None,
         **record,
     )
     if correction is None:

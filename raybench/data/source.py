@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raybench.data.manifest import Manifest, read_manifest
 from raybench.data.pack import PackOptions, Progress, add, pack
+from raybench.data.roi_files import RoiFile
 from raybench.errors import LineError, ObjectMissing
 from raybench.store import Store
 
@@ -26,7 +27,8 @@ NAME_CHARS = 100
 # Version 2 ignored the column `group` of a table.
 # Version 3 took the first of rows that contradict each other, and images in `test` itself for NG ones.
 # Version 4 ignored the further columns of a table.
-PACKING_VERSION = 5
+# Version 5 ignored regions of interest.
+PACKING_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class LineSource:
     """See `listing_digest`."""
     packing: int = 1
     """`PACKING_VERSION` of the raybench that packed it."""
+    roi: str = ""
+    """SHA-256 (hex) of the region of interest that was named beside the folder. Empty if none was."""
 
 
 _ADAPTER = TypeAdapter(LineSource)
@@ -64,14 +68,24 @@ def pack_from(
     line: str,
     layout: str,
     progress: Callable[[Progress], None] = lambda now: None,
+    roi: RoiFile | None = None,
 ) -> Manifest:
     """Pack the images of `source` as `line`, and record where they come from.
 
+    Args:
+        source: The image folder.
+        lines: The store of lines.
+        line: Name of the line.
+        layout: Name of a layout.
+        progress: Called after each packed image.
+        roi: The region of interest of all images that have none of their own. None takes the folder's.
+
     Raises:
-        LineError: A bad name, an unknown layout, or no image that can be used.
+        LineError: A bad name, an unknown layout, or no image or region of interest that can be used.
     """
-    packed = LineSource(source.uri(), layout, listing_digest(source), PACKING_VERSION)
-    manifest = pack(source, lines, line, PackOptions(layout=layout), progress)
+    named = hashlib.sha256(roi.data).hexdigest() if roi else ""
+    packed = LineSource(source.uri(), layout, listing_digest(source), PACKING_VERSION, named)
+    manifest = pack(source, lines, line, PackOptions(layout=layout, roi=roi), progress)
     lines.put(source_key(line), _ADAPTER.dump_json(packed, indent=1) + b"\n")
     return manifest
 
@@ -82,15 +96,16 @@ def add_from(
     line: str,
     layout: str,
     progress: Callable[[Progress], None] = lambda now: None,
+    roi: RoiFile | None = None,
 ) -> Manifest:
     """Append the new images of `source` to `line`; where it was packed from there, record what has been read now.
 
     Raises:
-        LineError: The line is not packed, or no layout fits.
+        LineError: The line is not packed, no layout fits, or `roi` is another region of interest than the line's.
         LabelError: The line was changed at the same time.
     """
     before, listing = read_source(lines, line), listing_digest(source)
-    manifest = add(source, lines, line, PackOptions(layout=layout), progress)
+    manifest = add(source, lines, line, PackOptions(layout=layout, roi=roi), progress)
     if before and before.uri == source.uri():
         lines.put(source_key(line), _ADAPTER.dump_json(replace(before, listing=listing), indent=1) + b"\n")
     return manifest
@@ -108,7 +123,8 @@ def pack_if_changed(
     A line is packed again when a file has changed, and when this version reads folders otherwise.
 
     Raises:
-        LineError: As `pack_from`, and where the line was packed from another folder.
+        LineError: As `pack_from`, where the line was packed from another folder, and where its images have changed
+            since it was packed with a region of interest that is not in the folder.
     """
     before = read_source(lines, line)
     if before and before.uri != source.uri():
@@ -116,9 +132,14 @@ def pack_if_changed(
             f"{lines.uri(line)} was packed from {before.uri}; pack {source.uri()} under another name, or into another "
             "store"
         )
-    now = LineSource(source.uri(), layout, listing_digest(source), PACKING_VERSION)
+    now = LineSource(source.uri(), layout, listing_digest(source), PACKING_VERSION, before.roi if before else "")
     if before and before.listing and before == now:
         return read_manifest(lines, line)
+    if now.roi:
+        raise LineError(
+            f"the images of {line} have changed since it was packed, with a region of interest that is not among them; "
+            f"pack it again: raybench pack {source.uri()} --line {line} --roi FILE --to …"
+        )
     return pack_from(source, lines, line, layout, progress)
 
 

@@ -32,6 +32,8 @@ _BATCH = 8
 class Cflow(TorchDetector[CflowSettings]):
     """CFLOW-AD."""
 
+    scores_by_peak = True
+
     def build(self) -> nn.Module:
         return backbone.Normalised(Likelihood(self.settings, self.height, self.width), self.settings.backbone)
 

@@ -26,6 +26,8 @@ _BATCH = 16
 class Dfm(TorchDetector[DfmSettings]):
     """DFM."""
 
+    scores_by_peak = True
+
     def build(self) -> nn.Module:
         chosen = self.settings
         layout = BACKBONES[chosen.backbone]

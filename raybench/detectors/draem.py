@@ -44,6 +44,8 @@ _TEXTURES = 64
 class Draem(TorchDetector[DraemSettings]):
     """DRAEM."""
 
+    scores_by_peak = True
+
     def build(self) -> nn.Module:
         repairer: nn.Module = Repairer(self.settings.width)
         return repairer.to(memory_format=torch.channels_last)

@@ -46,6 +46,8 @@ _LEARNT = 0.6  # held-back loss of an autoencoder that counts; 1 is that of the 
 class EfficientAd(TorchDetector[EfficientAdSettings]):
     """EfficientAD-S."""
 
+    scores_by_peak = True
+
     min_images = 4
 
     def build(self) -> nn.Module:

@@ -24,6 +24,8 @@ STRIDES = (4, 8, 16)
 class Fastflow(TorchDetector[FastflowSettings]):
     """FastFlow."""
 
+    scores_by_peak = True
+
     def build(self) -> nn.Module:
         flow = Flow(self.settings.backbone, (self.height, self.width), self.settings.flow_steps)
         return backbone.Normalised(flow, self.settings.backbone)

@@ -49,6 +49,12 @@ class Source:
     """Top, left, height and width of the resized image in the network's input, in pixels."""
     padding: int | None
     """Value of the pixels around the box. None: they are reflections of the image."""
+    roi: npt.NDArray[np.bool_] | None = None
+    """(height, width) bool, True where the images are looked at. None: everywhere."""
+    outside: int = 0
+    """8-bit value that the detector sees elsewhere."""
+    scored: npt.NDArray[np.bool_] | None = None
+    """Pixels of the network's input whose highest heat is the score, (h, w) bool. None: the detector's own score."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -103,7 +109,8 @@ class ExportedModel(nn.Module):
     """A detector's module from source pixels to the decision.
 
     It maps `image`, (1, H, W, C) uint8 or uint16, to `score`, (1,) float64, raw; `heatmap`, (1, H, W) float32, unless
-    the module has none; and `is_anomalous`, (1,) bool: score > threshold, unless there is no threshold.
+    the module has none, with the lowest value of the region of interest outside of it; and `is_anomalous`, (1,) bool:
+    score > threshold, unless there is no threshold.
 
     Args:
         inner: A fitted detector.
@@ -111,6 +118,8 @@ class ExportedModel(nn.Module):
         source: The images.
         threshold: Images with a higher score are anomalous.
     """
+
+    scored: Tensor | None
 
     def __init__(self, inner: TorchDetector[Any], tiled: Tiled | None, source: Source, threshold: float | None) -> None:
         super().__init__()
@@ -120,6 +129,7 @@ class ExportedModel(nn.Module):
         self.to_network = ToNetwork(source, self.height, self.width)
         self.module = inner.module
         self.to_source = ToSource(source)
+        self.register_buffer("scored", None if source.scored is None else torch.from_numpy(source.scored.copy()))
         self.threshold = nn.Buffer(torch.tensor(math.nan if threshold is None else threshold, dtype=torch.float64))
         self.decides = threshold is not None
 
@@ -127,9 +137,13 @@ class ExportedModel(nn.Module):
         tiles = self._cut(self.to_network(image))
         output: Any = self.module(tiles.permute(0, 3, 1, 2) / 255)
         score = output.pred_score.reshape(-1).double().amax(0, keepdim=True)
-        outputs = {SCORE: score}
+        heatmap = None
         if output.anomaly_map is not None:
-            outputs[HEATMAP] = self.to_source(self._join(output.anomaly_map.reshape(tiles.shape[:3]).float()))
+            joined = self._join(output.anomaly_map.reshape(tiles.shape[:3]).float())
+            heatmap = self.to_source(joined)
+            if self.scored is not None:
+                score = torch.where(self.scored, joined, -torch.inf).amax((1, 2)).double()
+        outputs = {SCORE: score} if heatmap is None else {SCORE: score, HEATMAP: heatmap}
         if self.decides:
             outputs[IS_ANOMALOUS] = score > self.threshold
         return outputs
@@ -152,17 +166,22 @@ class ExportedModel(nn.Module):
 
 
 class ToNetwork(nn.Module):
-    """`data.geometry.to_network` for images of one size, after `data.decode.eight_bit`: the same bytes.
+    """`data.geometry.to_network` for images of one size, after `data.decode.eight_bit` and `data.roi.fill_outside`.
+
+    The result has the same bytes.
 
     It maps (1, H, W, C) uint8 or uint16 to (1, height, width, 3) float32, whole numbers from 0 to 255.
     """
 
     levels: Tensor | None
+    inside: Tensor | None
 
     def __init__(self, source: Source, height: int, width: int) -> None:
         super().__init__()
         levels = None if source.levels is None else torch.from_numpy(source.levels.astype(np.float32))[:, None]
         self.register_buffer("levels", levels)
+        self.register_buffer("inside", None if source.roi is None else torch.from_numpy(source.roi.T.copy())[..., None])
+        self.outside = float(source.outside)
         top, left, inner_height, inner_width = source.box
         around = top, height - top - inner_height, left, width - left - inner_width
         columns, rows = (source.width, inner_width), (source.height, inner_height)
@@ -182,6 +201,8 @@ class ToNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         stored = image[0].transpose(0, 1)  # runtimes copy whole columns faster than single pixels of each row
         pixels = stored.float() if self.levels is None else functional.embedding(stored.int(), self.levels)[..., 0]
+        if self.inside is not None:
+            pixels = torch.where(self.inside, pixels, self.outside)
         pixels = self.resize(pixels)
         if any(self.around):
             if self.padding is None:
@@ -193,10 +214,16 @@ class ToNetwork(nn.Module):
 
 
 class ToSource(nn.Module):
-    """`data.geometry.to_source` for images of one size: heat maps (1, h, w) to (1, H, W)."""
+    """`data.geometry.to_source` for images of one size, then `data.roi.level_outside`.
+
+    It maps heat maps (1, h, w) to (1, H, W).
+    """
+
+    inside: Tensor | None
 
     def __init__(self, source: Source) -> None:
         super().__init__()
+        self.register_buffer("inside", None if source.roi is None else torch.from_numpy(source.roi.copy()))
         top, left, height, width = source.box
         self.columns = _WeightedSum(*_linear(width, source.width), first=left)
         self.rows = _WeightedSum(*_linear(height, source.height), first=top)
@@ -204,6 +231,9 @@ class ToSource(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         across: Tensor = self.columns(maps[0].transpose(0, 1))
         resized: Tensor = self.rows(across.transpose(0, 1))
+        if self.inside is not None:
+            lowest = torch.where(self.inside, resized, torch.inf).amin((0, 1))
+            resized = torch.where(self.inside, resized, lowest)
         return resized[None]
 
 

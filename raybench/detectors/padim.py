@@ -28,6 +28,8 @@ _RIDGE = 0.01 + 1e-5  # anomalib's regularisation of the covariance: 0.01 (the p
 class Padim(TorchDetector[PadimSettings]):
     """PaDiM."""
 
+    scores_by_peak = True
+
     def build(self) -> nn.Module:
         chosen = self.settings
         layout = BACKBONES[chosen.backbone]

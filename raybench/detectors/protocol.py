@@ -183,6 +183,10 @@ class Detector(ABC):
     scheduler uses it to share a GPU between tasks.
     """
 
+    scores_by_peak: bool = False
+    """Whether an image's score is the highest value of its heat map. On a line with regions of interest it is then
+    taken inside of the region."""
+
     def __init__(self, config: Mapping[str, Any], height: int, width: int, context: FitContext) -> None:
         """Create an untrained detector.
 

@@ -33,6 +33,8 @@ _SIGMA = 4.0  # of the blur of the map, in pixels: anomalib's
 class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
     """Reverse distillation."""
 
+    scores_by_peak = True
+
     def build(self) -> nn.Module:
         distiller = Distiller(self.settings, (self.height, self.width))
         return backbone.Normalised(distiller, self.settings.backbone)

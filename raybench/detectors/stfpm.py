@@ -24,6 +24,8 @@ STRIDES = (4, 8, 16)
 class Stfpm(TorchDetector[StfpmSettings]):
     """STFPM."""
 
+    scores_by_peak = True
+
     def build(self) -> nn.Module:
         return backbone.Normalised(Pair(self.settings.backbone), self.settings.backbone)
 

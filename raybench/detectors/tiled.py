@@ -36,6 +36,11 @@ class Tiled(Detector):
         """GPU memory that the inner detector takes outside torch, in 10^6 bytes."""
         return float(getattr(self.inner, "gpu_memory_mb", 0.0))
 
+    @property
+    def scores_by_peak(self) -> bool:  # type: ignore[override]
+        """Whether a tile's score is the highest value of its heat map."""
+        return bool(getattr(self.inner, "scores_by_peak", False))
+
     def fit(self, images: TrainImages, context: FitContext) -> None:
         self.inner.fit(_Tiles(images, self.places, self.tile), context)
 

@@ -60,7 +60,7 @@ class HeatmapContrast:
         inside, outside, sharp = np.nan, np.nan, np.nan
         if mask is not None and mask.area:
             inside = heat.inside / mask.area
-            outside = (heat.total - heat.inside) / max(mask.size - mask.area, 1)
+            outside = (heat.total - heat.inside) / max(mask.normal, 1)
             near = heat.inside + heat.around
             sharp = heat.inside / near if near else 0.0
         return cls(

@@ -20,6 +20,7 @@ LEVEL = 0.95
 RESAMPLES = 2000
 NORMAL_QUANTILE = float(special.ndtri((1 + LEVEL) / 2))
 _CELLS = 1_000_000  # numbers in a block of resamples; bounds memory
+_ODDS = (1e-4, 1 - 1e-4)  # odds of numbers beyond are those at the end, and have no spread
 _LEAST_CONCENTRATION = 0.05  # for two or three groups, which no finite spread describes
 
 Floats = npt.NDArray[np.float64]
@@ -117,6 +118,21 @@ def percentile_interval(samples: Floats) -> tuple[float, float]:
     """Return the ends of the middle 95 % of (B,) resampled values."""
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def fraction_interval(value: float, offsets: Floats) -> tuple[float, float]:
+    """Return the interval of a number from 0 to 1, from how far its resamples (B,) lie from it.
+
+    At each end it is the wider of two: the percentiles of the resamples, and an interval that is symmetric in log-odds
+    with their spread. Near 0 and 1 the percentiles alone are too narrow on the side of the middle: samples without hard
+    images resample into samples without hard images.
+    """
+    low, high = percentile_interval(offsets)
+    centre, drawn = special.logit(np.clip(value, *_ODDS)), special.logit(np.clip(value + offsets, *_ODDS))
+    below, above = np.quantile(drawn, special.ndtr([-1.0, 1.0]))
+    reach = NORMAL_QUANTILE * (above - below) / 2
+    ends = special.expit([centre - reach, centre + reach])
+    return max(0.0, min(value + low, float(ends[0]))), min(1.0, max(value + high, float(ends[1])))
 
 
 def bootstrap(

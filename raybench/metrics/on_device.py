@@ -6,6 +6,7 @@ to learn how many buckets are occupied.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from raybench.metrics import pixel, sketch
 from raybench.metrics.heat import Heat
 from raybench.metrics.masks import Mask
 from raybench.metrics.pixel import PixelSketch, Summary
+from raybench.metrics.roi import Roi
 
 _MOST_PX = 2**24  # pixels that are sorted together; bounds memory
 _HALF, _LAST = 2**31, 2**31 - 1  # keys are signed here: those of `metrics.sketch` minus _HALF
@@ -59,9 +61,31 @@ def on(maps: Tensor | npt.NDArray[np.float32], device: str) -> Tensor:
     return (torch.from_numpy(maps) if isinstance(maps, np.ndarray) else maps).to(device)
 
 
-def middles_and_peaks(maps: Tensor) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the median, as NumPy defines it, and the maximum of each map (B, H, W): (B,) float64 each."""
-    ordered = torch.sort(maps.flatten(1), dim=1).values
+@functools.lru_cache(maxsize=4)  # most lines have one region
+def inside_of(roi: Roi, device: torch.device) -> Tensor:
+    """Return a region of interest as a tensor (H * W,) bool on the device."""
+    return torch.from_numpy(roi.inside.ravel().copy()).to(device, non_blocking=True)
+
+
+def filled(maps: Tensor, roi: Roi, value: float) -> Tensor:
+    """Return maps (B, H, W) with `value` outside the region of interest that all of them have."""
+    return torch.where(inside_of(roi, maps.device).reshape(maps.shape[1:]), maps, float(np.float32(value)))
+
+
+def levelled(maps: Tensor, kept: npt.NDArray[np.bool_]) -> Tensor:
+    """Return maps (B, h, w) whose pixels that are not kept, (B, h, w) bool, have the lowest value of the others."""
+    here = torch.from_numpy(kept).to(maps.device)
+    lowest = torch.where(here, maps, torch.inf).flatten(1).amin(1)
+    return torch.where(here, maps, lowest[:, None, None])
+
+
+def middles_and_peaks(maps: Tensor, roi: Roi | None = None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the median, as NumPy defines it, and the maximum of each map (B, H, W): (B,) float64 each.
+
+    Pixels outside the region of interest that all maps have do not count.
+    """
+    counted = maps.flatten(1) if roi is None else maps.flatten(1)[:, inside_of(roi, maps.device)]
+    ordered = torch.sort(counted, dim=1).values
     count = ordered.shape[1]
     middle = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
     return middle.double().cpu().numpy(), ordered[:, -1].double().cpu().numpy()
@@ -138,6 +162,8 @@ class _Places:
     """(n,) int64: the region of each anomalous pixel, counted over all images."""
     counts: list[int]
     """Number of anomalous pixels of each image."""
+    normal: list[int]
+    """Number of normal pixels of each image."""
     region_counts: list[int]
     """Number of regions of each image."""
 
@@ -156,6 +182,7 @@ class _Places:
             around=placed([mask.around for mask in masks], rows),
             regions=placed([mask.regions for mask in masks], list(firsts)),
             counts=[len(mask.pixels) for mask in masks],
+            normal=[mask.normal for mask in masks],
             region_counts=region_counts,
         )
 
@@ -242,11 +269,13 @@ class _Counted:
         places = _Places.of(masks, flat)
         keys = _keys(flat)
         anomalous = keys.view(-1)[places.pixels]
-        keys.view(-1)[places.pixels] = _LAST  # they end up behind the normal pixels
+        keys.view(-1)[places.pixels] = _LAST  # they end up behind the normal pixels, as those that do not count
+        for roi in {mask.roi for mask in masks if mask.roi}:
+            rows = [row for row, mask in enumerate(masks) if mask.roi == roi]
+            keys[rows] = torch.where(inside_of(roi, keys.device), keys[rows], _LAST)
         ordered = torch.sort(keys, dim=1).values
-        normal = [flat.shape[1] - count for count in places.counts]
-        points[:, pixel.NORMAL] = _normal_points(ordered, normal)
-        buckets = [_normal_buckets(ordered, normal, shift)]
+        points[:, pixel.NORMAL] = _normal_points(ordered, places.normal)
+        buckets = [_normal_buckets(ordered, places, shift)]
         if len(anomalous):
             buckets.append(_count_anomalous(anomalous, places, masks, points))
         return cls(tuple(buckets), points)
@@ -274,10 +303,11 @@ def _normal_points(ordered: Tensor, normal: Sequence[int]) -> Tensor:
     return torch.where(count[:, None] > 0, ordered.gather(1, places).long() + _HALF, 0)
 
 
-def _normal_buckets(ordered: Tensor, normal: Sequence[int], shift: int) -> _Buckets:
-    """Count each row's first `normal` keys of ordered (B, N)."""
+def _normal_buckets(ordered: Tensor, places: _Places, shift: int) -> _Buckets:
+    """Count the keys of normal pixels, the first of each row of ordered (B, N)."""
     size, flat = ordered.shape[1], ordered.view(-1)
-    count = torch.tensor(normal).to(ordered.device)
+    count = torch.tensor(places.normal).to(ordered.device)
+    is_clean = torch.tensor([not anomalous for anomalous in places.counts]).to(ordered.device)
     buckets = ordered >> shift
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[:, 1:] = buckets[:, 1:] != buckets[:, :-1]
@@ -287,7 +317,7 @@ def _normal_buckets(ordered: Tensor, normal: Sequence[int], shift: int) -> _Buck
     ends = torch.minimum(torch.cat([starts[1:], starts.new_tensor([flat.numel()])]), row * size + count[row])
     columns = starts.new_zeros((len(starts), pixel.COLUMNS))
     columns[:, pixel.NORMAL] = ends - starts
-    columns[:, pixel.CLEAN] = torch.where(count[row] == size, ends - starts, 0)
+    columns[:, pixel.CLEAN] = torch.where(is_clean[row], ends - starts, 0)
     return _Buckets(shift, flat[starts].long(), flat[ends - 1].long(), columns)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.metrics import curves, npz
-from raybench.metrics.intervals import Indices, bootstrap, group_numbers, percentile_interval
+from raybench.metrics.intervals import Indices, bootstrap, fraction_interval, group_numbers
 from raybench.metrics.masks import Mask
 from raybench.metrics.numbers import Estimate
 from raybench.metrics.sketch import Histogram, Keys, Sketch, ascending, ordered_keys, shift_for, tabulate
@@ -180,25 +180,25 @@ class PixelSketch:
                 reason = "no masks of anomalous pixels" if images else "no masks"
             return PixelQuality(*[Estimate(None, n=images, reason=reason)] * len(fields(PixelQuality)))
         values = _metrics(columns[NORMAL], columns[ANOMALOUS], columns[REGION], self._sketch.tied[::-1])
-        spread = self._spread(groups, seed) if intervals else [(0.0, 0.0)] * len(values)
-        auroc, ap, f1, pro, pro_05 = (
-            _estimate(value, offsets, images, intervals) for value, offsets in zip(values.tolist(), spread, strict=True)
-        )
+        offsets = self._offsets(groups, seed) if intervals else [None] * len(values)
+        auroc, ap, f1, pro, pro_05 = map(_estimate, values.tolist(), offsets, [images] * len(values))
         return PixelQuality(auroc, ap, f1, pro, pro_05, self._aupimo(columns, groups, seed, intervals))
 
-    def _spread(self, groups: Mapping[str, str] | None, seed: int) -> list[tuple[float, float]]:
-        """Return for each metric the interval of resamples of the images, relative to the value of all images."""
-        rows = self._rows()
-        n = len(rows)
+    def _offsets(self, groups: Mapping[str, str] | None, seed: int) -> Floats:
+        """Return each metric of resamples of the images, minus that of all images as they are summarised: (5, B)."""
+        rows, names = self._rows(), np.array(sorted(self._summaries), np.str_)
+        is_ng = np.array([self._summaries[name].masses[ANOMALOUS] > 0 for name in names])
+        # Resampled apart: the fewer images a class has, the wider its weights must be.
+        classes = [members for members in (~is_ng, is_ng) if members.any()]
+        parts = [rows[members].reshape(np.count_nonzero(members), -1) for members in classes]
+        strata = [_numbers(names[members].tolist(), groups) for members in classes]
 
-        def statistic(drawn: Floats) -> Floats:
-            sums = (drawn @ rows.reshape(n, -1)).reshape(-1, 3, rows.shape[-1])
-            return _metrics(sums[:, NORMAL], sums[:, ANOMALOUS], sums[:, REGION])
+        def statistic(*drawn: Floats) -> Floats:
+            sums = sum(weights @ part for weights, part in zip(drawn, parts, strict=True))
+            return _metrics(*np.moveaxis(sums.reshape(-1, 3, rows.shape[-1]), 1, 0))
 
-        whole = statistic(np.ones((1, n)))[:, 0]
-        strata = _numbers(sorted(self._summaries), groups)
-        samples = bootstrap((strata,), statistic, seed, cells=20 * rows.shape[-1])
-        return [percentile_interval(row - centre) for row, centre in zip(samples, whole, strict=True)]
+        whole = statistic(*(np.ones((1, len(part))) for part in parts))
+        return bootstrap(strata, statistic, seed, cells=20 * rows.shape[-1]) - whole
 
     def _rows(self) -> Floats:
         """Return each image's mass of normal pixels, anomalous pixels and regions, highest scores first: (n, 3, bins).
@@ -240,7 +240,7 @@ class PixelSketch:
         whole = statistic(np.ones((1, len(ok))), np.ones((1, len(names))))
         strata = _numbers(ok, groups), _numbers(names, groups)
         samples = bootstrap(strata, statistic, seed, cells=4 * len(keys))
-        return _estimate(value, percentile_interval(samples - whole), len(names), intervals)
+        return _estimate(value, samples - whole, len(names))
 
     def _top_keys(self, ok: Sequence[str], ng: Sequence[str]) -> tuple[npt.NDArray[np.intp], Floats, Floats]:
         """Return the highest points of OK images, as many as thresholds of AUPIMO may need in any resample.
@@ -264,10 +264,8 @@ def _numbers(names: Sequence[str], groups: Mapping[str, str] | None) -> Indices:
     return group_numbers(np.array([name if groups is None else groups[name] for name in names], np.str_))
 
 
-def _estimate(value: float, offsets: tuple[float, float], n: int, interval: bool) -> Estimate:
-    if not interval:
-        return Estimate(value, n=n)
-    return Estimate(value, max(0.0, value + offsets[0]), min(1.0, value + offsets[1]), n)
+def _estimate(value: float, offsets: Floats | None, n: int) -> Estimate:
+    return Estimate(value, n=n) if offsets is None else Estimate(value, *fraction_interval(value, offsets), n)
 
 
 def _metrics(normal: Floats, anomalous: Floats, regions: Floats, tied: curves.Flags | bool = True) -> Floats:
@@ -288,8 +286,8 @@ def _count(image: PixelMap, shift: int) -> tuple[list[Sketch], Summary]:
     mask, heat = image.mask, image.heatmap.ravel()
     points = np.zeros((3, SUMMARY_POINTS), np.uint32)
     sketches = []
-    if len(mask.pixels) < mask.size:
-        histogram, points[NORMAL] = _count_normal(ordered_keys(heat, mask.dense() if len(mask.pixels) else None), shift)
+    if mask.normal:
+        histogram, points[NORMAL] = _count_normal(ordered_keys(heat, mask.not_normal()), shift)
         counted = (NORMAL,) if len(mask.pixels) else (NORMAL, CLEAN)
         sketches.append(Sketch.counted(histogram, counted, COLUMNS))
     if len(mask.pixels):
@@ -308,7 +306,7 @@ def _count(image: PixelMap, shift: int) -> tuple[list[Sketch], Summary]:
 def masses(mask: Mask) -> Floats:
     """Return the number of normal pixels, of anomalous pixels and of regions, (3,) float64."""
     regions = int(((ONE // mask.areas) * mask.areas).sum()) / ONE
-    return np.array([mask.size - mask.area, mask.area, regions], np.float64)
+    return np.array([mask.normal, mask.area, regions], np.float64)
 
 
 def normal_ranks(count: int) -> npt.NDArray[np.int64]:

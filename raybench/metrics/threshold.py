@@ -150,6 +150,12 @@ def excess_of(score: float, threshold: Threshold) -> float:
     return min(max(math.log2((score - typical) / (value - typical)), math.ulp(0.0)), MAX_EXCESS)
 
 
+def score_at_excess(excess: float, threshold: Threshold) -> float:
+    """Return the score that has this excess over the threshold, from -1 on; the inverse of `excess_of`."""
+    value, typical = threshold.value or 0.0, threshold.typical or 0.0
+    return typical + (value - typical) * (1 + excess if excess <= 0 else 2.0**excess)
+
+
 def false_alarm_interval(n: int, rank: int) -> tuple[float, float]:
     """Return the middle 95 % of Beta(n + 1 - rank, rank), the false-alarm rate at the `rank`-th of n scores."""
     low, high = special.betaincinv(n + 1 - rank, rank, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -87,7 +87,9 @@ def _parts_of_regions(row: BoardRow) -> str:
 
 def _false_alarms(model: FinishedModel) -> str:
     """The false-alarm rate on OK test images beside the promised one."""
-    return f"{format_number(model.quality.false_alarm_rate)}, promised {model.trained.threshold.promised:.3f}"
+    promised = model.trained.threshold.promised
+    promise = "nothing promised" if promised >= 1 else f"promised {promised:.3f}"
+    return f"{format_number(model.quality.false_alarm_rate)}, {promise}"
 
 
 def _grade_or_reason(board: Board, row: BoardRow) -> tuple[str, ...]:

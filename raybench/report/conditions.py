@@ -40,6 +40,7 @@ def conditions(board: Board) -> list[str]:
     texts += _mixed_devices(finished)
     texts += _cut_short(finished)
     texts += _undertrained(finished)
+    texts += _together(finished)
     texts += _disturbed(finished)
     texts += format_cost(context.spending)
     texts += _weights(finished)
@@ -49,6 +50,15 @@ def conditions(board: Board) -> list[str]:
         texts.append(f"{context.pending} units are still to be done; `raybench run` goes on with them")
     versions = ", ".join(f"{name} {version}" for name, version in context.versions.items())
     return [*texts, f"{context.created}, experiment {context.digest[:12]}, {versions}"]
+
+
+def _together(finished: Sequence[Finished]) -> list[str]:
+    """Which models are one detector for several lines."""
+    together = {row.model: model.trained.together for row, model in finished if model.trained.together}
+    return [
+        f"{model}: one detector, trained on the OK images of {few(lines)} together; thresholds are each line's own"
+        for model, lines in sorted(together.items())
+    ]
 
 
 def _finished(board: Board) -> list[Finished]:

@@ -14,6 +14,7 @@ from typing import TypeVar, get_args
 from raybench.data.line import Line, Sample
 from raybench.data.manifest import Label, ShardInfo, Split
 from raybench.data.shards import read_rows
+from raybench.metrics.roi import Roi
 from raybench.report.gallery import image_uri, outline_path
 from raybench.report.html import part, template
 
@@ -41,6 +42,8 @@ class SheetImage:
     """Of its mask, see `gallery.outline_path`. Empty without a mask, and for one that marks nothing."""
     mask: str
     """What its mask marks, in words. Empty without a mask."""
+    roi: str
+    """How much of it is looked at, in words. Empty without a region of interest."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,10 @@ def _drawn(sample: Sample) -> SheetImage:
     return SheetImage(
         image_id=sample.image_id,
         size=f"{sample.width} × {sample.height}",
-        image=image_uri(sample.pixels),
+        image=image_uri(sample.pixels, None if sample.roi is None else Roi.of(sample.roi)),
         outline="" if sample.mask is None else outline_path(sample.mask),
         mask=mask,
+        roi="" if sample.roi is None else f"{sample.roi.mean():.0%} looked at",
     )
 
 

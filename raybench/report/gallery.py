@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from raybench.metrics.roi import Roi
+
 LONGEST_SIDE = 320
 THUMBNAIL_SIDE = 112
 HEAT_SIDE = 96
@@ -28,6 +30,7 @@ _NO_SPAN = 1e-30  # if all OK images have the same heat, everything hotter is br
 _HALF = 127  # heat code of the hottest OK image
 _OCTAVES = 5  # of heat above it, up to the highest code
 _POINTS, _OUTLINES = 48, 40
+_HATCH_PX = 8  # from stripe to stripe
 
 Rgb = npt.NDArray[np.uint8]
 Heat = npt.NDArray[np.float32]
@@ -66,6 +69,8 @@ class Picture:
     """Of the models whose heat maps are shown, all of one size."""
     defect_type: str = ""
     """Empty if unknown."""
+    has_roi: bool = False
+    """Whether it has a region of interest, outside of which it is hatched."""
     sha256: str = ""
     """Hex digest of the image file. Empty if unknown."""
     is_thumbnail: bool = False
@@ -83,6 +88,24 @@ class Picture:
             return ""
         edge = ((HEAT_EDGE, HEAT_EDGE), (0, 0))
         return uri(np.vstack([np.pad(_coarse(each), edge, mode="edge") for each in self.maps]), _LOSSLESS)
+
+
+def hatched(image: Rgb, roi: Roi | None) -> Rgb:
+    """Return an image with what lies outside of its region of interest dark and hatched.
+
+    Args:
+        image: (h, w, 3) uint8 RGB, of the region's size or made small.
+        roi: The region. None: the image is returned as it is.
+    """
+    if roi is None:
+        return image
+    height, width = image.shape[:2]
+    inside = cv2.resize(roi.inside.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
+    rows, columns = np.ogrid[:height, :width]
+    stripes = ((rows + columns) % _HATCH_PX < _HATCH_PX // 4)[..., np.newaxis]
+    dark = image // 4 + np.where(stripes, np.uint8(64), np.uint8(24))
+    shown: Rgb = np.where(inside[..., np.newaxis], image, dark).astype(np.uint8)
+    return shown
 
 
 def heat_codes(heat: Heat, low: float, high: float) -> npt.NDArray[np.uint8]:
@@ -147,16 +170,16 @@ def overlay(image: Rgb, heat: Heat, low: float, high: float) -> Rgb:
     return mixed
 
 
-def image_uri(image: Rgb) -> str:
-    """Return an image, made small."""
-    return uri(shrink(image))
+def image_uri(image: Rgb, roi: Roi | None = None) -> str:
+    """Return an image, made small and hatched outside of its region of interest."""
+    return uri(hatched(shrink(image), roi))
 
 
-def overlay_uri(image: Rgb, heat: Heat, low: float, high: float) -> str:
-    """Return a heat map over an image, made small. The arguments are those of `overlay`."""
+def overlay_uri(image: Rgb, heat: Heat, low: float, high: float, roi: Roi | None = None) -> str:
+    """Return a heat map over an image, made small and hatched. The arguments are those of `overlay` and `hatched`."""
     small = shrink(image)
     resized = cv2.resize(heat, small.shape[1::-1], interpolation=cv2.INTER_AREA)
-    return uri(overlay(small, resized.astype(np.float32), low, high))
+    return uri(hatched(overlay(small, resized.astype(np.float32), low, high), roi))
 
 
 def colour_tables(stops: int = 17) -> Sequence[str]:

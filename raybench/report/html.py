@@ -19,7 +19,6 @@ from raybench.analysis.board import Board
 from raybench.analysis.findings import HeldOut
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.sentences import format_number, format_probability
-from raybench.analysis.slices import Slice
 from raybench.analysis.verdict import Verdict
 from raybench.report.charts import excess_ticks, place_of_threshold
 from raybench.report.column import headers
@@ -29,6 +28,7 @@ from raybench.report.inspection import Section
 from raybench.report.models_table import STYLES
 from raybench.report.overview import fragment, matrix_columns
 from raybench.report.page import page_model
+from raybench.report.studies import Studies
 
 SCRIPTS = (
     "dom.js", "stats.js", "tables.js", "filters.js", "route.js", "image.js", "thresholds.js", "decisions.js",
@@ -39,6 +39,7 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {source}; base-uri 'none'; "
     "form-action 'none'; require-trusted-types-for 'script'"
 )
+NO_STUDIES = Studies()
 
 
 def render(
@@ -48,7 +49,7 @@ def render(
     seen: Sequence[ScoredImage] = (),
     sections: Mapping[str, Section] = MappingProxyType({}),
     held_out: Mapping[str, Mapping[str, HeldOut]] = MappingProxyType({}),
-    slices: Mapping[str, Sequence[Slice]] = MappingProxyType({}),
+    studies: Studies = NO_STUDIES,
 ) -> str:
     """Return the page as HTML.
 
@@ -59,11 +60,11 @@ def render(
         seen: All scored images, for the charts.
         sections: Quality of the data, by line.
         held_out: Held-back OK images by line and model, so that thresholds can be moved.
-        slices: Slices of each line whose table has further columns, for its named model.
+        studies: Slices, learning curves and robustness of the lines.
     """
     script = "\n".join(part(name) for name in SCRIPTS)
     return template("page.html.j2").render(
-        page=page_model(board, flags, pictures, seen, sections, held_out, slices),
+        page=page_model(board, flags, pictures, seen, sections, held_out, studies),
         overall_headers=headers(OVERALL_COLUMNS),
         line_headers=headers(LINE_COLUMNS),
         excess_ticks=excess_ticks(),

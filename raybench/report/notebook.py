@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from raybench.report.gallery import overlay
+from raybench.metrics.roi import Roi
+from raybench.report.gallery import hatched, overlay
 
 PANEL_SIDE = 480  # pixels, of a drawn heat map
 Rgb = npt.NDArray[np.uint8]
@@ -33,9 +34,11 @@ class Heatmap:
     image: Rgb = field(repr=False)
     """(H, W, 3) uint8 RGB."""
     values: npt.NDArray[np.float32] = field(repr=False)
-    """(H, W) float32, in the model's own unit."""
+    """(H, W) float32, in the model's own unit. Outside of the region of interest, the lowest value of it."""
     mask: npt.NDArray[np.bool_] | None = field(repr=False)
     """(H, W) bool, True on defects. None where nobody annotated the image."""
+    roi: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
+    """(H, W) bool, True where the image is looked at, its region of interest. None if all of it is."""
     low: float | None = None
     """The median heat of OK images."""
     high: float | None = None
@@ -46,9 +49,11 @@ class Heatmap:
 
         A pixel has half of the colour scale when it is as hot as the hottest pixel of OK images. A model that was
         trained without held-back OK images has no such anchor: its map is drawn from its lowest to its highest value.
+        What lies outside of the region of interest is hatched.
         """
         low, high = (self.low, self.high) if self.low is not None and self.high is not None else self._span
-        panels = [self.image, overlay(self.image, self.values, low, high)]
+        roi = None if self.roi is None else Roi.of(self.roi)
+        panels = [hatched(panel, roi) for panel in (self.image, overlay(self.image, self.values, low, high))]
         if self.mask is not None:
             panels.append(np.repeat(self.mask[..., np.newaxis] * np.uint8(255), 3, axis=2))
         titles = (f"{self.image_id} ({self.label})", f"{self.model}: {self.score:.4g}", "mask")

@@ -15,9 +15,10 @@ from raybench.analysis.select import select_unit
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.decode import Pixels, decode_deep, eight_bit, is_grey, level_table
-from raybench.data.geometry import box_of, padding_of, to_network, to_source
+from raybench.data.geometry import GREY, box_of, padding_of, to_network, to_source
 from raybench.data.line import Line
 from raybench.data.manifest import Manifest
+from raybench.data.roi import fill_outside, kept_in_network, level_outside, roi_of
 from raybench.data.shards import ImageRow, read_rows
 from raybench.detectors import onnx_file
 from raybench.detectors.onnx_file import Outputs, Scorer
@@ -25,11 +26,14 @@ from raybench.detectors.onnx_graph import Source, write_onnx
 from raybench.detectors.protocol import Detector
 from raybench.errors import InputError, ModelError
 from raybench.metrics.numbers import Threshold
+from raybench.metrics.roi import Roi
 from raybench.report.export_check import TOLERANCE, CheckImages, largest_difference
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
 from raybench.runs.thresholds import read_threshold
+from raybench.worker.batches import ScoredBatch
 from raybench.worker.context import WorkerContext, cached_detector, fit_of
+from raybench.worker.heatmaps import inside_only
 
 CHECKED_IMAGES = 8
 STORED_IMAGES = 4
@@ -69,7 +73,7 @@ def export(
 
     Raises:
         InputError: There is no such line or model, no verdict names one, it is not trained, or the images of the line
-            have several sizes or depths.
+            have several sizes, depths or regions of interest.
         ModelError: The model cannot be exported, or the file scores differently.
     """
     run = RunStore.of(plan)
@@ -77,14 +81,17 @@ def export(
     trained = run.read(unit.detector_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
-    threshold = read_threshold(run, unit.unit_id, trained, plan.experiment.threshold.source)
+    threshold, _ = read_threshold(run, unit.unit_id, trained, plan.experiment.on(line).threshold)
     trained = replace(trained, threshold=threshold)
     packed = plan.line(line)
+    roi = _only_roi(packed)
     images = sample_images(packed, size or _only_size(packed.manifest))
     site = WorkerContext(run, plan.lines_of(line), cache_dir, "cpu", 1)
     detector = cached_detector(unit, trained, site)
-    source = _source(unit, packed.manifest, images[0])
-    expected = [_evaluate(detector, unit, packed.manifest, image, threshold.value) for image in images]
+    source = _source(unit, packed.manifest, images[0], roi)
+    if roi and getattr(detector, "scores_by_peak", False):
+        source = replace(source, scored=kept_in_network(roi, fit_of(unit)))
+    expected = [_evaluate(detector, unit, packed.manifest, image, threshold.value, roi) for image in images]
     name = f"{line}-{unit.model}" + (f"-{size[0]}x{size[1]}" if size else "")
     unit_of_score = _unit_of_score(threshold)
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +149,18 @@ def _only_size(manifest: Manifest) -> Size:
     return least
 
 
+def _only_roi(line: Line) -> Roi | None:
+    """Return the region of interest of all images of a line. None if all of them is looked at."""
+    if line.manifest.roi is None:
+        return None
+    if not line.manifest.roi.shared:
+        raise InputError(
+            f"images of {line.name} have regions of interest of their own, and an exported file has one: pack the "
+            "images of each region as a line"
+        )
+    return roi_of(next(read_rows(line.store, line.manifest.shards[0], images=False)))
+
+
 def sample_images(line: Line, size: Size) -> list[Pixels]:
     """Return some NG and OK images of one size as a program reads them, to check an exported file.
 
@@ -180,21 +199,29 @@ def _rows(line: Line, label: str, size: Size) -> Iterator[ImageRow]:
             yield from read_rows(line.store, shard, only=ids)
 
 
-def _source(unit: Unit, manifest: Manifest, image: Pixels) -> Source:
+def _source(unit: Unit, manifest: Manifest, image: Pixels, roi: Roi | None) -> Source:
     """Describe images of the size and type of `image`."""
     height, width, channels = image.shape
     is_deep = image.dtype == np.uint16
     levels = level_table(manifest.white_level, manifest.black_level) if is_deep else None
     fit = fit_of(unit)
-    return Source(height, width, channels, levels, astuple(box_of(fit, height, width)), padding_of(fit))
+    box, inside = astuple(box_of(fit, height, width)), None if roi is None else roi.inside
+    return Source(height, width, channels, levels, box, padding_of(fit), inside, GREY)
 
 
-def _evaluate(detector: Detector, unit: Unit, manifest: Manifest, image: Pixels, threshold: float | None) -> Outputs:
+def _evaluate(
+    detector: Detector, unit: Unit, manifest: Manifest, image: Pixels, threshold: float | None, roi: Roi | None
+) -> Outputs:
     """Score an image as `worker.score` does."""
     fit, (height, width, channels) = fit_of(unit), image.shape
     rgb = np.repeat(eight_bit(image, manifest.white_level, manifest.black_level), 3 // channels, axis=2)
-    scored = detector.score(to_network(rgb, fit)[np.newaxis])
-    heatmap = None if scored.heatmaps is None else to_source(scored.heatmaps[0], fit, height, width)
+    pixels = to_network(fill_outside(rgb, roi), fit)[np.newaxis]
+    found = detector.score(pixels)
+    scored = inside_only(ScoredBatch(range(1), pixels, found.heatmaps, lambda: found), [roi], fit, detector).scored()
+    heatmap = None
+    if scored.heatmaps is not None:
+        inside = None if roi is None else roi.inside
+        heatmap = level_outside(to_source(scored.heatmaps[0], fit, height, width), inside)
     score = float(scored.scores[0])
     return Outputs(score, heatmap, None if threshold is None else score > threshold)
 
@@ -212,6 +239,7 @@ def _about(unit: Unit, manifest: Manifest, trained: TrainRecord, source: Source)
             "channels": "grey" if source.channels == 1 else "RGB",
         },
         "levels": None if source.levels is None else {"black": manifest.black_level, "white": manifest.white_level},
+        "region_of_interest": None if source.roi is None else {"share": float(source.roi.mean())},
         "outputs": onnx_file.OUTPUTS,
         "threshold": asdict(trained.threshold),
         "weights": trained.weights_note,

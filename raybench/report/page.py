@@ -29,6 +29,7 @@ from raybench.report.models_table import STYLES, ModelsTable, line_table, overal
 from raybench.report.overview import MatrixRow, Segment, Task, matrix_row, segments, short_names, tasks
 from raybench.report.pictures import mistake, queue_per_line
 from raybench.report.scores import SCORES_IN_PAGE, PageScores, page_scores
+from raybench.report.studies import CurveTable, RobustnessTable, Studies, curve_table, robustness_table
 
 OfLine = TypeVar("OfLine", Flag, ScoredImage, Picture)
 
@@ -124,6 +125,10 @@ class PageLine:
     """What the charts leave out, in sentences. Empty if they are exact."""
     slices: tuple[Slice, ...] = field(default=(), kw_only=True)
     """The named model on the images of each camera, lot or light."""
+    curve: CurveTable | None = field(default=None, kw_only=True)
+    """Learning curves. None if the models were not trained on fewer images."""
+    robustness: RobustnessTable | None = field(default=None, kw_only=True)
+    """Models on perturbed images. None if that was not measured."""
     payoff: str
     """What the line's queue is worth, in a sentence. Empty without scores."""
     rows: tuple[PageRow, ...]
@@ -155,6 +160,11 @@ class PageLine:
     def style(self) -> str:
         """CSS class of the named model's grade."""
         return self.matrix.style
+
+    @property
+    def has_roi(self) -> bool:
+        """Whether a picture has a region of interest."""
+        return any(shown.picture.has_roi for group in self.groups for shown in group.pictures)
 
     def style_of(self, model: str) -> str:
         """Return the CSS class of a model's grade."""
@@ -198,6 +208,11 @@ class PageModel:
         return short_names([row.model for row in self.board.overall])
 
     @property
+    def has_roi(self) -> bool:
+        """Whether a picture has a region of interest."""
+        return any(line.has_roi for line in self.lines)
+
+    @property
     def has_pictures(self) -> bool:
         return any(line.groups for line in self.lines)
 
@@ -209,7 +224,7 @@ def page_model(
     seen: Sequence[ScoredImage],
     sections: Mapping[str, Section],
     held_out: Mapping[str, Mapping[str, HeldOut]],
-    slices: Mapping[str, Sequence[Slice]],
+    studies: Studies,
 ) -> PageModel:
     """Return everything that the page shows. The arguments are those of `html.render`."""
     flags_of, pictures_of, seen_of = _by_line(flags), _by_line(pictures), _by_line(seen)
@@ -220,7 +235,7 @@ def page_model(
         for each in summaries
     )
     lines = _with_scores(lines, seen_of, held_out)
-    lines = tuple(replace(line, slices=tuple(slices.get(line.name, ()))) for line in lines)
+    lines = tuple(_with_studies(line, board, studies) for line in lines)
     return PageModel(
         board=board,
         lines=lines,
@@ -250,6 +265,16 @@ def _with_scores(
         room -= count if scores else 0
         found.append(replace(line, scores=scores, unmoved="" if scores or not seen else why))
     return tuple(found)
+
+
+def _with_studies(line: PageLine, board: Board, studies: Studies) -> PageLine:
+    margin = board.context.decision.verdict.margin
+    return replace(
+        line,
+        slices=tuple(studies.slices.get(line.name, ())),
+        curve=curve_table(studies.curves.get(line.name, ()), line.models, margin),
+        robustness=robustness_table(studies.robustness.get(line.name, ()), line.models, margin),
+    )
 
 
 def _page_line(
@@ -295,12 +320,14 @@ def _page_line(
 
 def _facts(rows: Sequence[BoardRow], seen: Sequence[ScoredImage]) -> str:
     """`96 OK to train on, 24 held back · test: 16 OK, 16 NG, 12 masks · 300×300 px`."""
-    first = next((row.finished for row in rows if row.finished), None)
+    finished = sorted((row.finished for row in rows if row.finished), key=lambda model: len(model.trained.together))
+    first = next(iter(finished), None)  # one that is trained on this line alone, where there is one
     grouped = _grouped(rows, seen)
     if first is None:
         return grouped
+    together = f" ({len(first.trained.together)} lines together)" if first.trained.together else ""
     facts = (
-        f"{first.trained.train_ok:,} OK to train on, {first.trained.held_out_ok:,} held back",
+        f"{first.trained.train_ok:,} OK to train on{together}, {first.trained.held_out_ok:,} held back",
         f"test: {first.test.ok:,} OK, {first.test.ng:,} NG, {first.test.masks:,} masks",
         *([f"labelled, and not counted: {first.test.chosen:,}"] if first.test.chosen else []),
         grouped,

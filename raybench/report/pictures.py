@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 
 from raybench.analysis.anomaly_types.stored import TRAINING
@@ -13,9 +15,11 @@ from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
-from raybench.data.decode import decode_image, decode_mask
+from raybench.data.decode import decode_mask
 from raybench.data.geometry import to_source
+from raybench.data.line import decode_row
 from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.roi import roi_of
 from raybench.data.shards import ImageRow, read_rows
 from raybench.metrics.image import ImageScores
 from raybench.report.gallery import (
@@ -24,6 +28,7 @@ from raybench.report.gallery import (
     THUMBNAIL_SIDE,
     HeatMap,
     Picture,
+    hatched,
     heat_codes,
     outline_path,
     shrink,
@@ -142,13 +147,14 @@ def _of_line(
 
     def picture(image: ScoredImage | Flag, **more: Any) -> Picture:
         row = rows[image.image_id]
-        pixels = decode_image(row.image, manifest.white_level, manifest.black_level)
+        pixels, roi = decode_row(row, manifest), roi_of(row)
         return Picture(
             line=image.line,
             image_id=image.image_id,
             label=image.label,
             excess=image.excess if isinstance(image, ScoredImage) else {},
-            image=shrink(pixels, THUMBNAIL_SIDE if isinstance(image, Flag) else LONGEST_SIDE),
+            image=hatched(shrink(pixels, THUMBNAIL_SIDE if isinstance(image, Flag) else LONGEST_SIDE), roi),
+            has_roi=roi is not None,
             defect_type=row.defect_type,
             sha256=row.sha256,
             **more,
@@ -159,9 +165,18 @@ def _of_line(
         yield picture(
             image,
             outline=outline_path(decode_mask(row.mask, row.height, row.width)) if row.mask else "",
-            maps=tuple(of_unit[image.image_id] for of_unit in maps),
+            maps=tuple(_inside(of_unit[image.image_id], row) for of_unit in maps),
         )
     yield from (picture(flag, is_thumbnail=True) for flag in small if flag.image_id in rows)
+
+
+def _inside(heat: HeatMap, row: ImageRow) -> HeatMap:
+    """Return a heat map of an image that is cold where it shows nothing of the region of interest."""
+    if (roi := roi_of(row)) is None:
+        return heat
+    height, width = heat.codes.shape
+    share = cv2.resize(roi.inside.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return replace(heat, codes=np.where(share > 0, heat.codes, np.uint8(0)))
 
 
 def _training_images(lines: Store, manifest: Manifest, ids: set[str]) -> Iterator[ImageRow]:

@@ -23,10 +23,11 @@ from raybench.analysis.predictions import (
     score_shift,
     sentence,
 )
-from raybench.data.decode import decode_image
 from raybench.data.geometry import to_source
+from raybench.data.line import decode_row
 from raybench.data.manifest import Manifest
-from raybench.data.shards import read_rows
+from raybench.data.roi import fill_outside, heat_inside, roi_of
+from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
 from raybench.report.gallery import image_uri, overlay_uri
@@ -52,6 +53,8 @@ class PredictionCard:
     """Data URI; empty for a model without heat maps."""
     signal: AnomalyType | None = None
     """Type of the anomaly. None if the image was not classified."""
+    has_roi: bool = False
+    """Whether it has a region of interest, outside of which it is hatched."""
 
 
 def publish(
@@ -154,7 +157,7 @@ def _summary(prediction: Prediction, tally: PredictionCounts, failed: Mapping[st
 
 def _shift(prediction: Prediction, tally: PredictionCounts) -> str:
     """Return how the new scores differ from those of held-back OK images, if they do."""
-    if prediction.threshold_from == TEST_OK:
+    if prediction.choice.source == TEST_OK:
         return ""
     held_out = ImageScores.from_bytes(prediction.run.get_blob(prediction.trained.held_out))
     return score_shift(tally.scores, held_out.scores.tolist())
@@ -173,16 +176,17 @@ def _cards(
         scored = {row.image_id: row for row in read_scores(prediction.run.get_blob(record.shard), only=wanted)}
         for image in read_rows(prediction.images, shard, only=wanted):
             row = wanted[image.image_id]
-            pixels = decode_image(image.image, prediction.manifest.white_level, prediction.manifest.black_level)
-            signal = classify(pixels) if row.is_anomalous else None
-            heat = _heat_uri(prediction, row, pixels, scored[image.image_id])
-            found[image.image_id] = PredictionCard(row, image_uri(pixels), heat, signal)
+            pixels, roi = decode_row(image, prediction.manifest), roi_of(image)
+            signal = classify(fill_outside(pixels, roi)) if row.is_anomalous else None
+            heat = _heat_uri(prediction, image, pixels, scored[image.image_id])
+            found[image.image_id] = PredictionCard(row, image_uri(pixels, roi), heat, signal, roi is not None)
     return [found[row.image_id] for row, _ in top]
 
 
-def _heat_uri(prediction: Prediction, row: Predicted, pixels: Image, scored: ScoreRow) -> str:
+def _heat_uri(prediction: Prediction, row: ImageRow, pixels: Image, scored: ScoreRow) -> str:
     """Return the heat map over the image, empty without one. Pixels no hotter than OK images stay clear."""
     low, high = prediction.trained.heat_low, prediction.trained.heat_high
     if scored.heatmap is None or low is None or high is None:
         return ""
-    return overlay_uri(pixels, to_source(scored.heatmap, fit_of(prediction.unit), row.height, row.width), low, high)
+    heat = to_source(scored.heatmap, fit_of(prediction.unit), row.height, row.width)
+    return overlay_uri(pixels, heat_inside(heat, row), low, high, roi_of(row))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -55,3 +55,12 @@ def score_bar(prediction: Prediction, console: Console | None) -> Iterator[Calla
         total = sum(shard.rows for shard in shards)
         bar = bars.add_task("", total=total, completed=total - sum(shard.rows for shard in waiting))
         yield lambda shard: bars.advance(bar, shard.rows)
+
+
+@contextlib.contextmanager
+def task_bar(what: str, tasks: Sized, waiting: Sized, console: Console | None) -> Iterator[Callable[[], None]]:
+    """Yield what to call when one of the waiting tasks has ended. console: where the bar is drawn; None: nowhere."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not is_live(console)) as bars:
+        bar = bars.add_task("", total=len(tasks), completed=len(tasks) - len(waiting))
+        yield lambda: bars.advance(bar)

@@ -15,6 +15,7 @@ from raybench.errors import InputError, ObjectMissing
 from raybench.report.html import render
 from raybench.report.inspection import section
 from raybench.report.pictures import read_pictures
+from raybench.report.studies import Studies
 from raybench.report.tables import board_csv, board_md, flags_parquet
 from raybench.runs.costs import write_costs
 from raybench.runs.ledger import Ledger
@@ -45,7 +46,8 @@ def write(plan: Plan, run: RunStore, findings: Findings) -> None:
     run.put_report("board.csv", board_csv(board))
     run.put_report("board.md", board_md(board).encode())
     run.put_report("flags.parquet", flags_parquet(flags))
-    page = render(board, flags, pictures, findings.images, sections, findings.held_out, findings.slices)
+    studies = Studies(findings.slices, findings.curves, findings.robustness)
+    page = render(board, flags, pictures, findings.images, sections, findings.held_out, studies)
     run.put_report("index.html", page.encode())
 
 
@@ -78,6 +80,15 @@ def cache_report(plan: Plan, run: RunStore, board: Board) -> None:
     if not board.context.pending and not failed:
         sha256 = hashlib.sha256(run.get_report("board.json")).hexdigest()
         run.store.put(_key(run), json.dumps({"basis": _basis(plan), "board": sha256}).encode())
+
+
+def publish_studies(plan: Plan, run: RunStore) -> None:
+    """Have the report show what was measured besides the comparison: one that is up to date in all else is built again.
+
+    Any other is built by the next command that needs it.
+    """
+    if cached_report(plan, run):
+        cache_report(plan, run, publish_again(plan))
 
 
 def cached_report(plan: Plan, run: RunStore) -> Board | None:

@@ -41,7 +41,8 @@ class ModelScores:
     held_out_groups: tuple[int, ...] | None
     """None if each held-back image is a group of its own."""
     budget: float
-    promised: float
+    promised: float | None
+    """None if a person has moved the threshold."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def page_scores(
                 held_out=_base64(codes[len(labelled) :]),
                 held_out_groups=_unless_single(of_model.groups),
                 budget=of_model.threshold.budget,
-                promised=of_model.threshold.promised,
+                promised=None if of_model.threshold.promised >= 1 else of_model.threshold.promised,
             )
         )
     return PageScores(

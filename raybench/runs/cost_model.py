@@ -9,7 +9,7 @@ units have the same number of images, time is proportional to it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from raybench.runs.run import RunStore, decode, encode
 
 MatchLevel = Literal["recorded", "same model", "average", "nothing"]
 LEVELS: tuple[MatchLevel, ...] = ("recorded", "same model", "average", "nothing")
+WORK: tuple[Phase, ...] = ("fit", "train", "score")
 _Group = tuple[object, ...]
 
 
@@ -45,7 +46,7 @@ class CostEstimate:
     @property
     def work_s(self) -> float:
         """Seconds of training and scoring."""
-        return self.seconds.get("train", 0.0) + self.seconds.get("score", 0.0)
+        return sum(self.seconds.get(phase, 0.0) for phase in WORK)
 
 
 class CostModel:
@@ -60,9 +61,16 @@ class CostModel:
         self._fits = tuple(_fit_groups(rows, device) for rows in (costs.own, costs.others))
         self._estimates: dict[_Group, CostEstimate] = {}
 
-    def estimate(self, unit: Unit, manifest: Manifest) -> CostEstimate:
-        """Estimate the cost of a unit; an empty estimate if no unit of any model was recorded on the device."""
-        train, score = unit.protocol.of_train(manifest.train_ok), manifest.scored_images
+    def estimate(self, unit: Unit, manifest: Manifest, train: int | None = None) -> CostEstimate:
+        """Estimate the cost of a unit; an empty estimate if no unit of any model was recorded on the device.
+
+        Args:
+            unit: The unit. If it is trained on several lines together, the phase `fit` is for all of them.
+            manifest: Manifest of its line.
+            train: Number of OK images to train on and to hold back. None: those of its line.
+        """
+        train = unit.protocol.of_train(manifest.train_ok) if train is None else train
+        score = manifest.scored_images
         groups = _groups(unit.detector, settings_of(unit), unit.input.height, unit.input.width)
         key = (*groups[0], train, score)
         if key not in self._estimates:
@@ -70,7 +78,10 @@ class CostModel:
             pixels, steps = unit.input.height * unit.input.width, takes_steps(unit)
             extents = {phase: _extent(phase, count, pixels, steps) for phase, count in images.items()}
             self._estimates[key] = self._estimate(groups, extents)
-        return self._estimates[key]
+        found = self._estimates[key]
+        if not (unit.together and found.known):
+            return found
+        return replace(found, seconds={**found.seconds, "fit": found.seconds["train"], "train": 0.0})
 
     def _estimate(self, groups: Sequence[_Group], extents: Mapping[Phase, float]) -> CostEstimate:
         phases = {phase: self._estimate_phase(phase, groups, extent) for phase, extent in extents.items()}
@@ -176,7 +187,7 @@ class Forecast:
     damaged: tuple[str, ...] = ()
     """Keys of recorded costs that could not be read."""
     trains: int = 0
-    """Number of units whose detector is to be trained."""
+    """Number of detectors that are to be trained."""
     scores: int = 0
     """Number of images that detectors are to score, summed over units."""
     judges: int = 0

@@ -172,4 +172,6 @@ def _read(store: Store, key: str) -> tuple[CostRow, ...] | None:
 
 
 def _rows(unit: Unit, result: UnitResult) -> Iterator[CostRow]:
-    return (row_of(unit, phase, usage) for phase, usage in result.spent.items())
+    """Return the costs of a unit; not of its share of a training on several lines, which tells nothing about others."""
+    shared = {"train"} if unit.together else set()
+    return (row_of(unit, phase, usage) for phase, usage in result.spent.items() if phase not in shared)

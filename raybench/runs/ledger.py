@@ -63,6 +63,8 @@ class Ledger:
     def commits(self, units: Sequence[Unit]) -> dict[str, set[str]]:
         """Return by unit_id the names of each unit's commits and failure record, and of its detector's commits.
 
+        Of a detector that is trained on several lines together, they include `fit`.
+
         Of a finished unit it is only `finished`. A unit without any is left out.
         """
         done = self.done
@@ -72,12 +74,12 @@ class Ledger:
         if len(rest) > FEW_UNITS:
             listed = self.run.commits()
         else:
-            ids = {owner for unit in rest for owner in (unit.unit_id, unit.detector_id)}
+            ids = {owner for unit in rest for owner in _owners(unit)}
             with ThreadPoolExecutor(READERS) as pool:
                 for found in pool.map(self.run.commits, ids):
                     listed |= found
         for unit in rest:
-            if names := listed.get(unit.unit_id, set()) | listed.get(unit.detector_id, set()):
+            if names := set().union(*(listed.get(owner, set()) for owner in _owners(unit))):
                 commits[unit.unit_id] = names
         return commits
 
@@ -97,6 +99,11 @@ class Ledger:
         written = _write(self.run, ((name, page.read(name)) for name, page in kept.items())) if kept else ""
         for key in self.pages.keys() - {written}:
             self.run.store.delete(key)
+
+
+def _owners(unit: Unit) -> tuple[str, str, str]:
+    """Return the folders that hold the commits of a unit, of its detector, and of the fit that the detector is from."""
+    return unit.unit_id, unit.detector_id, unit.fit_id
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from raybench.data.geometry import Input
 from raybench.detectors.protocol import Provenance, TrainSteps
 from raybench.metrics.numbers import Quality, RegionRecall, Speed, Threshold
 
-Phase = Literal["train", "score", "measure", "aggregate", "inspect"]
+Phase = Literal["train", "score", "measure", "aggregate", "inspect", "robustness", "fit"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,10 @@ class ResourceUsage:
             min(sizes, default=None),
         )
 
+    def shared(self, parts: int) -> ResourceUsage:
+        """Return an equal part of the time, of so many."""
+        return replace(self, seconds=self.seconds / parts, cpu_s=self.cpu_s / parts, gpu_s=self.gpu_s / parts)
+
 
 @dataclass(frozen=True)
 class Blob:
@@ -95,18 +99,14 @@ class Blob:
     """Hexadecimal."""
 
 
-@dataclass(frozen=True)
-class TrainRecord:
-    """A trained detector."""
+@dataclass(frozen=True, kw_only=True)
+class FitRecord:
+    """A fitted detector, without thresholds."""
 
     detector_id: str
-    """Identity of the detector, `Unit.detector_id`."""
+    """Identity of the detector: `Unit.detector_id`, or `Unit.fit_id` of one for several lines."""
     model: Mapping[str, Blob]
     """Files of the saved detector by name."""
-    threshold: Threshold
-    """Threshold of image scores."""
-    pixel_threshold: Threshold
-    """Threshold of heat-map values; an image exceeds it if any of its values does."""
     provenance: Provenance
     backbone: str
     weights_note: str
@@ -114,27 +114,40 @@ class TrainRecord:
     """Number of parameters."""
     memory_bank: int
     """Rows of the memory bank; 0 for models without one."""
-    heat_low: float | None
-    """Median heat-map value of held-back OK images, the low end of the colour scale."""
-    heat_high: float | None
-    """Highest heat-map value of held-back OK images, the high end of the colour scale."""
     train_ok: int
     """Number of OK images trained on."""
-    held_out_ok: int
-    """Number of OK images held back for the thresholds."""
     train_s: float
     """Wall time of `fit`, in seconds."""
     device: str
     """Torch name."""
-    held_out: Blob
-    """Scores of the held-back images."""
     spent: ResourceUsage
-    """Resources used for training."""
+    """Resources used for training. Of a detector for several lines, each line has an equal share of what fitting used,
+    and what its own thresholds used."""
     details: Mapping[str, Any] = field(default_factory=dict)
     not_exportable: str = ""
     """Why the model cannot be exported; empty if it can."""
     steps: TrainSteps | None = None
     """Optimiser steps. None for a model without an optimiser."""
+    together: tuple[str, ...] = ()
+    """Lines whose images it was trained on together. Empty if it was trained on one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecord(FitRecord):
+    """A trained detector with the thresholds of a line."""
+
+    threshold: Threshold
+    """Threshold of image scores."""
+    pixel_threshold: Threshold
+    """Threshold of heat-map values; an image exceeds it if any of its values does."""
+    heat_low: float | None
+    """Median heat-map value of held-back OK images, the low end of the colour scale."""
+    heat_high: float | None
+    """Highest heat-map value of held-back OK images, the high end of the colour scale."""
+    held_out_ok: int
+    """Number of the line's OK images held back for the thresholds."""
+    held_out: Blob
+    """Scores of the held-back images."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,22 @@ class ScoredShard:
     """The scores shard."""
     traits: Blob
     """Image descriptors, see `metrics.descriptors`."""
+    spent: ResourceUsage
+    """Resources used for scoring."""
+
+
+@dataclass(frozen=True)
+class PerturbedScores:
+    """Scores of perturbed copies of some test images."""
+
+    detector_id: str
+    """Identity of the detector that scored them."""
+    perturbation: str
+    """Name of the perturbation, see `data.perturbations`."""
+    image_ids: tuple[str, ...]
+    """IDs of the images."""
+    scores: tuple[float, ...]
+    """Raw score of each image."""
     spent: ResourceUsage
     """Resources used for scoring."""
 

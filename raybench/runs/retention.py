@@ -178,7 +178,7 @@ def _remove_below(store: Store, prefixes: Iterable[str], wanted: Callable[[str],
 
 def _ids(plan: Plan) -> set[str]:
     """Return the names of the folders below `units/` that a plan's units use."""
-    return {name for unit in plan.units for name in (unit.unit_id, unit.detector_id)}
+    return {name for unit in plan.units for name in (unit.unit_id, unit.detector_id, unit.fit_id)}
 
 
 @dataclass

@@ -2,9 +2,11 @@
 
 runs/<name>/experiment.yaml                     the latest experiment, beside experiment-<digest>.yaml of each
 runs/<name>/units/<id>/<blob>-<sha256>          content-addressed bytes: model files, score shards, sketches
+runs/<name>/units/<fit_id>/fit.json             a detector for several lines, whose `train.json` name its files
 runs/<name>/units/<detector_id>/train.json      ┐ commits: written last, put-if-absent, naming their blobs
 runs/<name>/units/<detector_id>/measure.json    │ with size and SHA-256. A blob without a commit does not exist.
 runs/<name>/units/<detector_id>/scored-<images>.json  scores and heat maps of a shard, whatever its labels
+runs/<name>/units/<detector_id>/robustness-<images>.json  scores of perturbed images, see `worker.robustness`
 runs/<name>/units/<unit_id>/score-<shard>.json  │ the shard judged by its labels and masks
 runs/<name>/units/<unit_id>/quality.json        │ all shards merged
 runs/<name>/units/<unit_id>/finished.json       ┘ the unit is done: its records in one
@@ -15,6 +17,7 @@ runs/<name>/lines/<line>/signals.npz            samples of its anomaly types, wh
 runs/<name>/lines/<line>/failure.json           why the latest one failed; means nothing where there is an inspection
 runs/<name>/ahead/                              decoded shards for nodes with a GPU; deleted when the run ends
 runs/<name>/signals/<line>.json                 types of anomaly of its flagged images
+runs/<name>/robustness/<line>.json              copies of its scores of perturbed images, for the report
 runs/<name>/forecast.json                       estimate for the latest command, and what it took
 runs/<name>/report/                             board, flags, index.html
 runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored, see `worker.predict`

@@ -1,52 +1,76 @@
-"""Thresholds from the OK images of the test split, for lines that have changed since their training images were taken.
+"""The threshold that a unit is used with, by what the experiment says at the time of the comparison.
 
-Held-back OK training images say what OK images looked like then. Where test OK images differ, a threshold that is set
-on them holds for images of today. Its false-alarm rate is then measured by cross-fitting: each fifth of the images is
-compared with the threshold that the others set, so no image judges a threshold that it has set itself.
+A detector is trained with the threshold of its held-back OK images. Where a line has changed since its training images
+were taken, the OK images of the test split can set it: a false-alarm rate is then measured by cross-fitting, in which
+each fifth of the images is compared with the threshold that the others set, so no image judges a threshold that it has
+set itself. And a person may move it, in the report or in the experiment file. None of this trains or scores anything.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import numpy as np
+
+from raybench.config.experiment import ThresholdChoice
 from raybench.errors import InputError
 from raybench.metrics.image import ImageScores, share_above, share_of
-from raybench.metrics.numbers import Threshold
-from raybench.metrics.threshold import conformal_threshold, cross_fitted_alarms
+from raybench.metrics.numbers import Estimate, Threshold
+from raybench.metrics.threshold import conformal_threshold, cross_fitted_alarms, score_at_excess
 from raybench.runs.records import QualityRecord, TrainRecord, UnitResult
 from raybench.runs.run import RunStore
 
 TEST_OK = "test_ok"
 
 
-def threshold_from_test(images: ImageScores, budget: float) -> Threshold:
-    """Return the threshold that the OK images of the test split set.
+def place_threshold(
+    threshold: Threshold, choice: ThresholdChoice, images: ImageScores, held_out: ImageScores
+) -> Threshold:
+    """Return the threshold that an experiment asks for.
 
     Args:
+        threshold: The threshold that the detector was trained with.
+        choice: What the experiment says.
         images: Scores of the test split.
-        budget: The false-alarm rate asked for.
+        held_out: Scores of the held-back OK images.
     """
-    is_ok = images.counted("ok")
-    threshold = conformal_threshold(images.scores[is_ok], budget, images.groups[is_ok])
-    return replace(threshold, note=threshold.note.replace("held-back OK images", "OK test images"))
+    budget = threshold.budget if choice.promised is None else choice.promised
+    if choice.source == TEST_OK:
+        is_ok = images.counted("ok")
+        placed = conformal_threshold(images.scores[is_ok], budget, images.groups[is_ok])
+        return replace(placed, note=placed.note.replace("held-back OK images", "OK test images"))
+    if choice.promised is not None:
+        return conformal_threshold(held_out.scores, budget, held_out.groups)
+    if not choice.promises_nothing or threshold.value is None:
+        return threshold
+    if choice.excess is not None:
+        value = score_at_excess(choice.excess, threshold)
+    else:
+        ng = np.sort(images.of_label("ng"))[::-1]
+        if not len(ng):
+            return replace(threshold, note=f"{threshold.note}; not {choice}: no NG images in the test split")
+        found = ng[math.ceil((choice.recall or 0.0) * len(ng) - 1e-9) - 1]  # rounding may lift the product
+        value = float(np.nextafter(found, -np.inf))
+    return replace(threshold, value=value, promised=1.0, note=f"{choice}, where it promises nothing")
 
 
-def judge_by_test(result: UnitResult, images: ImageScores) -> UnitResult:
-    """Return a unit's result with the threshold of the test split, and the recall and false-alarm rate that follow.
+def judge_at(result: UnitResult, choice: ThresholdChoice, images: ImageScores, held_out: ImageScores) -> UnitResult:
+    """Return a unit's result with the threshold that an experiment asks for, and the recall and false-alarm rate there.
 
     Args:
         result: The result of a finished unit.
+        choice: What the experiment says.
         images: Its image scores.
+        held_out: Scores of its held-back OK images.
     """
-    threshold = threshold_from_test(images, result.trained.threshold.budget)
+    if choice == ThresholdChoice():
+        return result
+    threshold = place_threshold(result.trained.threshold, choice, images, held_out)
     quality = replace(
         result.judged.quality,
         recall=share_above(images, "ng", threshold),
-        false_alarm_rate=share_of(
-            cross_fitted_alarms(images.of_label("ok"), images.groups_of("ok"), threshold.budget),
-            images.groups_of("ok"),
-            "OK",
-        ),
+        false_alarm_rate=_false_alarm_rate(images, threshold, choice),
     )
     return replace(
         result,
@@ -55,21 +79,38 @@ def judge_by_test(result: UnitResult, images: ImageScores) -> UnitResult:
     )
 
 
-def read_threshold(run: RunStore, unit_id: str, trained: TrainRecord, source: str) -> Threshold:
-    """Return the threshold that a trained unit is used with.
+def _false_alarm_rate(images: ImageScores, threshold: Threshold, choice: ThresholdChoice) -> Estimate:
+    if choice.source != TEST_OK:
+        return share_above(images, "ok", threshold)
+    groups = images.groups_of("ok")
+    return share_of(cross_fitted_alarms(images.of_label("ok"), groups, threshold.budget), groups, "OK")
+
+
+def read_threshold(
+    run: RunStore, unit_id: str, trained: TrainRecord, choice: ThresholdChoice
+) -> tuple[Threshold, Estimate | None]:
+    """Return the threshold that a trained unit is used with, and the false-alarm rate that it had.
 
     Args:
         run: The run that trained the unit.
         unit_id: Its identity.
         trained: Its train record.
-        source: `threshold.from` of the experiment.
+        choice: What the experiment says.
+
+    Returns:
+        The threshold, and the false-alarm rate on OK test images; None where they set the threshold themselves, or are
+        not scored yet.
 
     Raises:
         InputError: The test split sets the threshold, and is not scored yet.
     """
-    if source != TEST_OK:
-        return trained.threshold
     merged = run.read(unit_id, "quality", QualityRecord)
     if merged is None:
-        raise InputError("the test images that set the threshold are not scored yet; run the experiment first")
-    return threshold_from_test(ImageScores.from_bytes(run.get_blob(merged.images)), trained.threshold.budget)
+        if choice.source == TEST_OK or choice.recall is not None:
+            raise InputError("the test images that set the threshold are not scored yet; run the experiment first")
+        images = ImageScores.empty()
+    else:
+        images = ImageScores.from_bytes(run.get_blob(merged.images))
+    held_out = ImageScores.from_bytes(run.get_blob(trained.held_out))
+    threshold = place_threshold(trained.threshold, choice, images, held_out)
+    return threshold, share_above(images, "ok", threshold) if merged and choice.source != TEST_OK else None

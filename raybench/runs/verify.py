@@ -20,7 +20,9 @@ from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
 from raybench.runs.records import (
     Blob,
     Failure,
+    FitRecord,
     MeasureRecord,
+    PerturbedScores,
     QualityRecord,
     ScoredShard,
     ScoreRecord,
@@ -33,6 +35,7 @@ from raybench.store import Store, open_store
 PIECE = 8 * 2**20
 READERS = 8  # most pieces in memory at a time
 _KINDS: Mapping[str, type[Any]] = {
+    "fit": FitRecord,
     "train": TrainRecord,
     "quality": QualityRecord,
     "measure": MeasureRecord,
@@ -40,7 +43,12 @@ _KINDS: Mapping[str, type[Any]] = {
     "failure": Failure,
 }
 _SCORES = ("scores", "shard")  # fields of the commits of a shard that name its scores
-_SHARD_KINDS: Mapping[str, type[Any]] = {"scored-": ScoredShard, "score-": ScoreRecord}
+_SHARD_KINDS: Mapping[str, type[Any]] = {
+    "fit": FitRecord,
+    "scored-": ScoredShard,
+    "score-": ScoreRecord,
+    "robustness-": PerturbedScores,
+}
 _NEEDED = ("train", "measure")  # commits of its detector that a result is based on
 
 

@@ -4,6 +4,9 @@ A unit goes through train → score (each shard) → aggregate → measure. The 
 the next unit's training, so that units finish early and loaded detectors are used while they are cached. Speed is
 measured when nothing else is left to run, because a busy machine measures slow.
 
+A detector for several lines is fitted once, by a job of the first of its units to begin. The others wait for it, and
+fail with it.
+
 A unit that has not begun is a reference in a queue; its jobs are made when it begins. So memory depends on the units
 under way, and no step looks at more than one unit.
 """
@@ -19,12 +22,13 @@ from dataclasses import dataclass, replace
 
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.perturbations import PerturbedImages
 from raybench.runs.records import Phase
 from raybench.runs.run import score_name, scored_name
 
 _PHASES: tuple[Phase, ...] = ("train", "score", "aggregate", "measure")
-_PRIORITY = {"aggregate": 1, "score": 2, "train": 3, "measure": 5}  # the lowest first
-_PRIORITY_AGAIN = {"aggregate": 0, "score": 0, "train": 0, "measure": 4}
+_PRIORITY = {"aggregate": 1, "score": 2, "train": 3, "fit": 3, "measure": 5}  # the lowest first
+_PRIORITY_AGAIN = {"aggregate": 0, "score": 0, "train": 0, "fit": 0, "measure": 4}
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,13 @@ class Job:
     unit: Unit
     """The unit it belongs to."""
     images: int
-    """Images that are scored; 0 in other phases."""
+    """Images that are scored; 0 in phases that score none."""
     shards: tuple[ShardInfo, ...] = ()
     """The shards that are scored, one after the other; none in other phases."""
     judges: bool = False
     """Whether its shards are scored already, and only judged by other labels: that takes no detector and no GPU."""
+    perturbed: PerturbedImages | None = None
+    """The perturbed images that are scored; None in other phases than `robustness`."""
 
     @property
     def steps(self) -> int:
@@ -106,6 +112,10 @@ class Backlog:
         self._ready: _Heap = []
         self._paused: _Heap = []
         self._numbers = itertools.count()
+        self._held: dict[str, list[Unit]] = {}
+        """Units that wait for a detector of several lines to be fitted, by fit_id."""
+        self._fitted = set[str]()
+        """Detectors of several lines that have been fitted since."""
         trained, untrained = list[Unit](), list[Unit]()
         for unit in units:
             names = self._names(unit)
@@ -115,13 +125,15 @@ class Backlog:
                 self._begin(unit)
             else:
                 (trained if "train" in names else untrained).append(unit)
+        if fits := {unit.fit_id for unit in untrained if self._needs_fit(unit)}:
+            self.tallies = {"fit": PhaseCount(total=len(fits)), **self.tallies}
         self._unbegun = deque([*trained, *untrained])
         self._untouched = len(self._unbegun)
 
     @property
     def waiting(self) -> bool:
         """Whether jobs are left that can be taken now or later."""
-        return bool(self._unbegun or self._first(self._ready) or self._first(self._paused))
+        return bool(self._unbegun or any(self._held.values()) or self._first(self._ready) or self._first(self._paused))
 
     def is_open(self, unit_id: str) -> bool:
         """Whether the unit is under way: begun, and neither done nor given up."""
@@ -135,7 +147,7 @@ class Backlog:
     @property
     def units_open(self) -> int:
         """How many units are neither done nor given up."""
-        return len(self._under_way) + len(self._unbegun)
+        return len(self._under_way) + len(self._unbegun) + sum(map(len, self._held.values()))
 
     @property
     def unbegun(self) -> list[Unit]:
@@ -151,9 +163,14 @@ class Backlog:
         """Take the next job; None while none is ready. Timing is not ready while `busy`: other jobs are running."""
         self._end_pauses()
         first = self._first(self._ready)
-        if self._unbegun and (first is None or first[0] > _PRIORITY["score"]):
-            self._begin(self._unbegun.popleft())
+        while self._unbegun and (first is None or first[0] > _PRIORITY["score"]):
+            unit = self._unbegun.popleft()
+            if self._needs_fit(unit) and unit.fit_id in self._held:
+                self._held[unit.fit_id].append(unit)
+                continue
+            self._begin(unit)
             first = self._first(self._ready)
+            break
         if first is None or (busy and first[2].phase == "measure"):
             return None
         priority, number, job = heapq.heappop(self._ready)
@@ -175,24 +192,31 @@ class Backlog:
         if state is None:
             return
         state.unscored -= job.phase == "score"
+        if job.phase == "fit":
+            self._fitted.add(job.unit.fit_id)
+            self._unbegun.extendleft(reversed(self._held.pop(job.unit.fit_id, [])))
         if job.phase == "measure":
             del self._under_way[job.unit.unit_id]
         elif job.phase != "score" or not state.unscored:
             self._queue_next(state)
 
-    def fail(self, job: Job) -> bool:
-        """Give up the unit of a failed job. Returns False when it had been given up before.
+    def fail(self, job: Job) -> list[Unit]:
+        """Give up the unit of a failed job, and with a detector for several lines all units that need it.
 
-        The unit's remaining jobs leave the totals; jobs that still run stay in.
+        Their remaining jobs leave the totals; jobs that still run stay in.
+
+        Returns:
+            The units that are given up now: none if that of the job had been before.
         """
         self.tallies[job.phase].failed += job.steps
         state = self._under_way.pop(job.unit.unit_id, None)
         if state is None:
-            return False
-        for other in state.left:
+            return []
+        waiting = self._give_up_fit(job.unit.fit_id) if job.phase == "fit" else []
+        for other in (*state.left, *(left for unit in waiting for left in self._jobs(unit))):
             self.tallies[other.phase].total -= other.steps
             self.tallies[other.phase].images_total -= other.images
-        return True
+        return [job.unit, *waiting]
 
     def _first(self, heap: _Heap) -> tuple[float, int, Job] | None:
         """Return the first entry, after dropping those of units that were given up."""
@@ -206,11 +230,28 @@ class Backlog:
             heapq.heappush(self._ready, (_PRIORITY_AGAIN[job.phase], next(self._numbers), job))
 
     def _begin(self, unit: Unit) -> None:
-        scores = self._score_jobs(unit)
-        trains = [] if "train" in self._names(unit) else [Job("train", unit, 0)]
-        left = [Job("measure", unit, 0), Job("aggregate", unit, 0), *reversed(scores), *trains]
-        state = self._under_way[unit.unit_id] = _UnderWay(left, len(scores))
+        left = self._jobs(unit)
+        if self._needs_fit(unit):
+            self._held[unit.fit_id] = []
+            left.append(Job("fit", unit, 0))
+        state = self._under_way[unit.unit_id] = _UnderWay(left, sum(job.phase == "score" for job in left))
         self._queue_next(state)
+
+    def _jobs(self, unit: Unit) -> list[Job]:
+        """Return the jobs of a unit whose detector is fitted, or trained on its line alone; the next one last."""
+        trains = [] if "train" in self._names(unit) else [Job("train", unit, 0)]
+        return [Job("measure", unit, 0), Job("aggregate", unit, 0), *reversed(self._score_jobs(unit)), *trains]
+
+    def _give_up_fit(self, fit_id: str) -> list[Unit]:
+        """Take all units that wait for a detector, or would begin with it, out of the queue; return them."""
+        waiting = [*self._held.pop(fit_id, []), *(unit for unit in self._unbegun if unit.fit_id == fit_id)]
+        self._unbegun = deque(unit for unit in self._unbegun if unit.fit_id != fit_id)
+        return waiting
+
+    def _needs_fit(self, unit: Unit) -> bool:
+        """Whether a detector for several lines is to be fitted before the unit can set its thresholds."""
+        done = {"fit", "train"} & self._names(unit)
+        return bool(unit.together) and not done and unit.fit_id not in self._fitted
 
     def _queue_next(self, state: _UnderWay) -> None:
         """Queue the unit's next job. Units that were trained last are scored first: their detectors are cached."""

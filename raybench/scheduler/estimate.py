@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from raybench.config.plan import Plan
+from raybench.config.plan import Plan, train_images
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
 from raybench.runs.cost_model import CostEstimate, CostModel, Forecast, Work
@@ -53,7 +53,10 @@ def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, cap
         capacity: of the cluster.
     """
     model = CostModel(costs, capacity.device)
-    estimates = {unit.unit_id: model.estimate(unit, plan.manifests[unit.line]) for unit in plan.units}
+    estimates = {
+        unit.unit_id: model.estimate(unit, plan.manifests[unit.line], train_images(unit, plan.manifests))
+        for unit in plan.units
+    }
     units = in_order(plan.units, lambda unit: estimates[unit.unit_id].work_s)
     return Schedule(units, plan.manifests, commits, estimates, costs.damaged)
 
@@ -71,7 +74,9 @@ def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares)
         nodes=nodes,
         bases=dict(bases),
         damaged=schedule.damaged,
-        trains=sum("train" not in schedule.commits.get(unit.unit_id, ()) for unit in todo),
+        trains=len(
+            {unit.fit_id for unit in todo if not {"train", "fit"} & set(schedule.commits.get(unit.unit_id, ()))}
+        ),
         scores=sum(unscored),
         judges=unscored.count(0),
     )

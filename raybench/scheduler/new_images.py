@@ -81,9 +81,8 @@ def predict_images(
     out = folder / plan.experiment.name / "predictions" / name / plain_name(unit.model)
     with working(store, "raybench predict"):
         with pack_bar(new.line, console) as show:
-            prediction = prepare(
-                store, unit, plan.manifests[new.line], images, name, show, plan.experiment.threshold.source
-            )
+            choice = plan.experiment.on(new.line).threshold
+            prediction = prepare(store, unit, plan.line(new.line), images, name, show, choice)
         failed = _score(prediction, plan.experiment.resources, address, console)
         classify = make_classifier(plan, store, new.line)
         summary = publish(prediction, plan.manifests[new.line], failed, out, classify)

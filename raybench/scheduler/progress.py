@@ -23,7 +23,7 @@ from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.runner import Watcher
 
 LOG_EVERY_S = 30.0
-_PHASES: tuple[Phase, ...] = ("inspect", "train", "score", "measure")
+_PHASES: tuple[Phase, ...] = ("inspect", "fit", "train", "score", "measure")
 
 
 @contextlib.contextmanager
@@ -53,7 +53,7 @@ class _Bars:
     def __call__(self, backlog: Backlog) -> None:
         for phase in _PHASES:
             tally = backlog.tallies.get(phase)
-            if tally is None:  # no line is left to inspect
+            if tally is None:  # no line is left to inspect, or nothing to fit on several lines
                 continue
             if phase not in self._bars:
                 self._bars[phase] = self._progress.add_task(phase, total=tally.total, rate="")

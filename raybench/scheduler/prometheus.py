@@ -72,7 +72,7 @@ def metered(run: str, job: Job, again: bool) -> Iterator[None]:
     started = time.perf_counter()
     try:
         yield
-        if job.phase == "score" and job.images:
+        if job.images:
             _counter("raybench_images_scored").inc(job.images, tags)
     finally:
         seconds = time.perf_counter() - started

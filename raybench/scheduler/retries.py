@@ -17,6 +17,7 @@ LONGEST_PAUSE_S = 30.0
 IDLE_S = 60.0  # after its last task, a process that holds memory of a GPU ends
 GPU_PAUSE_S = IDLE_S + 5.0
 MAX_HALVINGS = 5  # from the largest batch, 32 images on a GPU, down to one
+_SCORING = ("score", "robustness")  # phases with a batch
 
 RetryReason = Literal[
     "worker_died", "oom", "shared_oom", "gpu_oom", "infrastructure", "node", "gpu_lost", "gpu_unusable", "not_begun"
@@ -52,7 +53,7 @@ class Retries:
             return 0.0
         if reason == "not_begun":
             return 0.0
-        if reason == "oom" and job.phase == "score" and self._halvings[key] < MAX_HALVINGS:
+        if reason == "oom" and job.phase in _SCORING and self._halvings[key] < MAX_HALVINGS:
             self._halvings[key] += 1
             return 0.0
         if self._tries[key] >= self.limit:
@@ -73,4 +74,5 @@ class Retries:
 
 def key_of(job: Job) -> Key:
     """Return what tells a task from all others of a run."""
-    return job.unit.unit_id, job.phase, job.shards[0].key if job.shards else ""
+    part = job.shards[0].key if job.shards else job.perturbed.perturbation.name if job.perturbed else ""
+    return job.unit.unit_id, job.phase, part

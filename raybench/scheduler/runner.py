@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.analysis.board import Board
 from raybench.config.plan import Plan
+from raybench.config.unit import Unit
 from raybench.detectors import registry
 from raybench.errors import RunStopped, SystematicFailure
 from raybench.report.console import RunSummary
@@ -243,7 +244,8 @@ class _Dispatch:
         name, node_id = f"{job.phase} {job.unit.model}", place.node_id if place else None
         excluded = avoided | frozenset(self.cluster.left_out)
         task = _task(name, attempt.threads, attempt.gpus, node_id, merging, excluded)
-        reference = task.remote(pack_args((job, attempt)), self._contexts[job.unit.line])
+        context = self._fit_context(job.unit) if job.phase == "fit" else self._contexts[job.unit.line]
+        reference = task.remote(pack_args((job, attempt)), context)
         self._running.submit(_Flight(job, attempt, node, frozenset() if node_id else avoided), reference)
         self._gpus += attempt.gpus
 
@@ -311,9 +313,9 @@ class _Dispatch:
             self._breaker.failed(job.unit.model, outcome.node_id, outcome.failure)
         if not put_back:
             self._health.failed_by_itself(job, outcome.node_id)
-            if self.backlog.fail(job):
-                self.failed[unit_id] = replace(outcome.failure, traceback="")
-                self.run.record_failure(unit_id, outcome.failure)
+            for unit in self.backlog.fail(job):
+                self.failed[unit.unit_id] = replace(outcome.failure, traceback="")
+                self.run.record_failure(unit.unit_id, outcome.failure)
         self._raise_if_all_fails(outcome.failure)
 
     def _raise_if_all_fails(self, failure: Failure) -> None:
@@ -336,11 +338,17 @@ class _Dispatch:
             helped=bool(capacity.cpu_nodes),
         )
 
+    def _fit_context(self, unit: Unit) -> Any:
+        """Pack the context of a task that fits a detector on several lines."""
+        lines = tuple(self.plan.line(each.line) for each in unit.together)
+        return pack_args(replace(self._context(unit.line), together=lines))
+
     def _count(self, flight: _Flight, outcome: Outcome) -> None:
         """Add up what the task took, and learn the GPU memory of its kind."""
         seconds, attempt, took = outcome.seconds, flight.attempt, self.took
         self._gpus -= attempt.gpus
-        self._spent_s[flight.job.unit.unit_id] += seconds
+        if flight.job.phase != "fit":  # it is not the unit's alone
+            self._spent_s[flight.job.unit.unit_id] += seconds
         cpu_s, gpu_s = took.cpu_s + seconds * attempt.threads, took.gpu_s + seconds * attempt.gpus
         self.took = replace(took, cpu_s=cpu_s, gpu_s=gpu_s)
         if outcome.usage:

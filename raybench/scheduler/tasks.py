@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from raybench.data.line import Line
 from raybench.data.manifest import Manifest
 from raybench.detectors import registry
 from raybench.errors import (
@@ -83,6 +84,8 @@ class LineContext:
     """Whether `lines` belongs to the run's store, so that results about the line may be written there."""
     helped: bool = False
     """Whether nodes without a GPU decode shards ahead."""
+    together: tuple[Line, ...] = ()
+    """All lines that a detector is fitted on together; empty for other tasks."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,10 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
         gpus=attempt.gpus,
         helped=context.helped,
     )
+    if job.phase == "fit":
+        from raybench.worker import train
+
+        return train.fit_together(job.unit, context.together, worker_context).spent
     if job.phase == "train":
         from raybench.worker import train
 
@@ -193,6 +200,10 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
 
         records = score.score_shards(job.unit, context.manifest, job.shards, worker_context)
         return functools.reduce(ResourceUsage.plus, (record.spent for record in records))
+    if job.phase == "robustness" and job.perturbed:
+        from raybench.worker import robustness
+
+        return robustness.score_perturbed(job.unit, context.manifest, job.perturbed, worker_context).spent
     if job.phase == "measure":
         from raybench.worker import merge, timing
 
@@ -205,7 +216,7 @@ def _work(job: Job, context: LineContext, attempt: Attempt) -> ResourceUsage | N
 def _free_memory(job: Job, context: LineContext) -> None:
     """Return freed memory, because the worker lives on and others share its node or GPU. Scoring and timing keep what
     little they hold of the node's, and their next task uses it again."""
-    if job.phase == "train":
+    if job.phase in {"fit", "train"}:
         memory.trim()
     if context.device != "cpu" and job.phase != "aggregate":
         from raybench.detectors import device

@@ -17,7 +17,7 @@ from raybench.data.manifest import Manifest, ShardInfo
 from raybench.detectors import registry, weights
 from raybench.detectors.protocol import Detector, FitContext
 from raybench.errors import RaybenchError
-from raybench.runs.records import ResourceUsage, TrainRecord
+from raybench.runs.records import FitRecord, ResourceUsage
 from raybench.runs.run import RunStore
 from raybench.store import Store
 from raybench.worker.batches import MAX_BATCH
@@ -109,7 +109,7 @@ def use_gpu(number: int) -> None:
         device.give_back_memory("cuda")
 
 
-def cached_detector(unit: Unit, trained: TrainRecord, context: WorkerContext, *, alone: bool = False) -> Detector:
+def cached_detector(unit: Unit, trained: FitRecord, context: WorkerContext, *, alone: bool = False) -> Detector:
     """Return the unit's trained detector; the CACHED_DETECTORS used last stay in the memory of this process.
 
     Args:

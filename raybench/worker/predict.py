@@ -17,16 +17,19 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from raybench.config.experiment import NAME
+from raybench.config.experiment import NAME, ThresholdChoice
 from raybench.config.unit import Unit
 from raybench.data import layouts, pack
+from raybench.data.line import Line
 from raybench.data.manifest import Manifest, ShardInfo, read_manifest
+from raybench.data.roi import shared_roi
+from raybench.data.roi_files import RoiFile
 from raybench.data.source import listing_digest
 from raybench.errors import InputError, ObjectMissing, StoreError
 from raybench.metrics.numbers import Estimate
-from raybench.runs.records import Failure, QualityRecord, TrainRecord
+from raybench.runs.records import Failure, TrainRecord
 from raybench.runs.run import RunStore, decode, encode, score_name
-from raybench.runs.thresholds import TEST_OK, read_threshold
+from raybench.runs.thresholds import read_threshold
 from raybench.store import Store, digest
 from raybench.worker.context import WorkerContext
 from raybench.worker.score import score
@@ -49,6 +52,8 @@ class PredictionSource:
     changed is then unknown."""
     line_black_level: int = 0
     """Black level of that line."""
+    line_roi: str = ""
+    """SHA-256 (hex) of that line's region of interest, `RoiSummary.shared`. Empty without one."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ class Prediction:
     """The trained unit with an identity that includes the images."""
     trained: TrainRecord
     """The detector and its thresholds."""
-    threshold_from: str
-    """Where the threshold comes from, see `config.experiment.ThresholdSource`."""
+    choice: ThresholdChoice
+    """What set the threshold."""
     tested: Estimate | None
     """False-alarm rate of the threshold on the OK test images of the run. None if they were not scored, or have set the
     threshold."""
@@ -88,25 +93,26 @@ class Prediction:
 def prepare(
     run: RunStore,
     unit: Unit,
-    line: Manifest,
+    line: Line,
     source: Store,
     name: str,
     progress: Progress = lambda now: None,
-    threshold_from: str = "held_out",
+    choice: ThresholdChoice | None = None,
 ) -> Prediction:
-    """Pack new images for a unit to score, unless they are packed already.
+    """Pack new images for a unit to score, unless they are packed already. They get the line's region of interest.
 
     Args:
         run: The run that trained the unit.
         unit: The unit whose detector scores the images.
-        line: Manifest of the unit's line.
+        line: The unit's line.
         source: The images.
         name: Name of the prediction.
         progress: Called during packing.
-        threshold_from: Where the threshold comes from, see `config.experiment.ThresholdSource`.
+        choice: What sets the threshold. None for the held-back images.
 
     Raises:
-        InputError: The name is invalid or used for other images, or the unit is not trained.
+        InputError: The name is invalid or used for other images, the unit is not trained, or the line has no region of
+            interest that new images could have, but several.
         LineError: No image could be packed.
         StoreError: The store fails.
     """
@@ -117,17 +123,24 @@ def prepare(
         raise InputError(f"{unit} is not trained yet; run the experiment first")
     prediction = run.prediction(name)
     images = prediction.store.sub(f"{prediction.root}/images")
-    origin = PredictionSource(source.uri(), line.line, line.white_level, listing_digest(source), line.black_level)
-    manifest = _packed(prediction, images, origin, source, progress)
-    threshold = read_threshold(run, unit.unit_id, trained, threshold_from)
-    merged = run.read(unit.unit_id, "quality", QualityRecord)
+    known, roi = line.manifest, _roi_of(line)
+    origin = PredictionSource(
+        uri=source.uri(),
+        line=known.line,
+        line_white_level=known.white_level,
+        listing=listing_digest(source),
+        line_black_level=known.black_level,
+        line_roi=known.roi.shared if known.roi else "",
+    )
+    manifest = _packed(prediction, images, origin, source, roi, progress)
+    choice = choice or ThresholdChoice()
+    threshold, tested = read_threshold(run, unit.unit_id, trained, choice)
     unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
-    if threshold_from == TEST_OK:
+    if choice != ThresholdChoice():
         unit = replace(unit, training_digest=digest([unit.training_digest, repr(threshold.value)]))
     copy = replace(trained, detector_id=unit.detector_id, threshold=threshold)
     trained = prediction.commit(unit.detector_id, "train", copy)
-    tested = merged.quality.false_alarm_rate if merged and threshold_from != TEST_OK else None
-    return Prediction(name, origin, prediction, images, manifest, unit, trained, threshold_from, tested)
+    return Prediction(name, origin, prediction, images, manifest, unit, trained, choice, tested)
 
 
 def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:
@@ -157,7 +170,20 @@ def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[S
     return failed
 
 
-def _packed(here: RunStore, images: Store, found: PredictionSource, source: Store, progress: Progress) -> Manifest:
+def _roi_of(line: Line) -> RoiFile | None:
+    """Return the region of interest of new images of a line."""
+    roi = shared_roi(line.store, line.manifest)
+    if line.manifest.roi and roi is None:
+        raise InputError(
+            f"images of {line.name} have regions of interest of their own, and nobody knows those of new images; "
+            "pack the images of each region as a line"
+        )
+    return None if roi is None else RoiFile(f"that of {line.name}", roi, is_upright=True)
+
+
+def _packed(
+    here: RunStore, images: Store, found: PredictionSource, source: Store, roi: RoiFile | None, progress: Progress
+) -> Manifest:
     key = f"{here.root}/source.json"
     before = _source(here, key)
     if before and (before.uri, before.line) != (found.uri, found.line):
@@ -167,7 +193,8 @@ def _packed(here: RunStore, images: Store, found: PredictionSource, source: Stor
     if before == found and found.listing:
         return read_manifest(images, found.line)
     here.store.delete(key)
-    options = pack.PackOptions(layout=layouts.IMAGES, levels=(found.line_black_level, found.line_white_level))
+    levels = found.line_black_level, found.line_white_level
+    options = pack.PackOptions(layout=layouts.IMAGES, levels=levels, roi=roi)
     manifest = pack.pack(source, images, found.line, options, progress)
     here.store.put(key, encode(found))
     return manifest

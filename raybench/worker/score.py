@@ -117,7 +117,9 @@ class _ShardJudging:
     def judged(self) -> Iterator[ScoredBatch]:
         """Score all images in order, and add each batch to the metrics of heat maps."""
         self._check_order(self.images.image_ids, "the decode cache is")
-        for batch in score_all(self.detector, self.images, self.context.batch, self.device):
+        fit = fit_of(self.unit)
+        for scored in score_all(self.detector, self.images, self.context.batch, self.device):
+            batch = heatmaps.inside_only(scored, self.images.rois, fit, self.detector)
             self._judge(batch.positions, batch.heatmaps)
             yield batch
 
@@ -146,6 +148,7 @@ class _ShardJudging:
         """Add heat maps to the metrics, as they are stored and at the resolution of the source images.
 
         Pixel and region metrics use images whose every pixel is known to be OK or NG, contrast all labelled images.
+        Outside its region of interest a heat map has no contrast, and its pixels do not count.
         Labels that do not count are left out, see `ImageScores.counts`.
         """
         if maps is None:
@@ -156,12 +159,14 @@ class _ShardJudging:
             for row, annotation in enumerate(annotations)
             if annotation.label in JUDGED and self.annotations.rows[positions[row]]["is_counted"]
         ]
-        sizes = [self.annotations.size(positions[row]) for row in labelled]
+        frames = [heatmaps.Frame(*self.annotations.size(positions[row]), annotations[row].roi) for row in labelled]
         stored = heatmaps.as_stored(maps)
-        for rows, at_source in heatmaps.at_source(stored, labelled, sizes, fit_of(self.unit), self.device):
+        for frame, rows, at_source in heatmaps.at_source(stored, labelled, frames, fit_of(self.unit), self.device):
             some = [annotations[row] for row in rows]
             self.counts.add(
-                [each.image_id for each in some], at_source, [each.mask if self.has_masks else None for each in some]
+                [each.image_id for each in some],
+                heatmaps.filled(at_source, frame.roi, self.typical, self.device),
+                [each.mask if self.has_masks else None for each in some],
             )
             self.labelled += [each.without_pixels() for each in some]
         self.masks += sum(annotations[row].has_mask for row in labelled if self.has_masks)

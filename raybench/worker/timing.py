@@ -17,8 +17,8 @@ import numpy.typing as npt
 import psutil
 
 from raybench.config.unit import Unit
-from raybench.data.decode import decode_image
 from raybench.data.geometry import to_network
+from raybench.data.line import decode_inside
 from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError
@@ -57,12 +57,11 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
     if trained is None:
         raise IntegrityError(f"{unit}: measured before it was trained")
     shard = (*manifest.scored_shards, *manifest.shards)[0]
-    encoded = [row.image for row in itertools.islice(read_rows(context.lines, shard), IMAGES)]
+    rows = list(itertools.islice(read_rows(context.lines, shard), IMAGES))
     detector = cached_detector(unit, trained, context, alone=True)
 
     def prepare(index: int) -> npt.NDArray[np.uint8]:
-        image = decode_image(encoded[index % len(encoded)], manifest.white_level, manifest.black_level)
-        return to_network(image, fit_of(unit))[np.newaxis]
+        return to_network(decode_inside(rows[index % len(rows)], manifest), fit_of(unit))[np.newaxis]
 
     options = _options(context)
     _use_threads(context.threads)
@@ -77,7 +76,7 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
         detector_id=unit.detector_id,
         speed=speed,
         size=ModelSize(disk_mb, trained.parameters, trained.memory_bank),
-        spent=meter.read(len(encoded), detector),
+        spent=meter.read(len(rows), detector),
     )
     return context.run.commit(unit.detector_id, "measure", record)
 

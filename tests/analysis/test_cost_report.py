@@ -87,7 +87,7 @@ def test_check_says_what_it_assumed() -> None:
         10, "cuda", 8, 2, bases, Work(7200, 9e5, 1e5), damaged=("costs/x.json",), trains=2, scores=40, judges=7
     )
     steps, *texts = format_estimate(forecast, 3.0)
-    assert steps == "2 units are trained, 40 images scored over all units, and 7 units only judged anew"
+    assert steps == "2 detectors are trained, 40 images scored over all units, and 7 units only judged anew"
     assert texts[0] == (
         "10 units to do, 8 tasks at once on 2 nodes (cuda): about 2.0 h (27.8 GPU-hours, 250 CPU-hours), money 83.33"
     )

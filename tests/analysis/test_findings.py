@@ -1,4 +1,4 @@
-"""Findings of a run on a line of which few images are labelled at first."""
+"""Findings of a run, and what else says the same."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raybench.analysis.findings import analyze
+from raybench._api.run import Run
+from raybench.analysis.findings import analyze, robustness_on
+from raybench.analysis.learning_curve import plan_curve, read_curve
+from raybench.analysis.robustness import AS_TAKEN
+from raybench.analysis.slices import slice_frame
+from raybench.config.experiment import Costs, Override, ThresholdChoice
 from raybench.config.plan import Plan, make_plan
+from raybench.data.perturbations import Perturbation, PerturbedImages
 from raybench.data.shards import read_rows
+from raybench.metrics.image import share_above
 from raybench.metrics.sampling import permanent_numbers
 from raybench.report.annotations.read import import_labels
 from raybench.runs.records import QualityRecord
+from raybench.runs.robustness import MeasuredRobustness, write_robustness
 from raybench.runs.run import RunStore
+from raybench.worker.robustness import score_perturbed
 from tests.support.made_run import finish, planned, site_of
+
+COSTS = Costs(missed_defect=200, false_alarm=2, defect_rate=0.01)
 
 
 @pytest.fixture
@@ -71,3 +82,84 @@ def test_labels_of_chosen_images_change_no_number_and_are_told(images: Path, tmp
     assert (whole.test.ok + whole.test.ng, whole.test.chosen) == (12, 0)
     assert whole.quality.image_auroc.n == 12
     assert not any("not count" in note for note in notes)
+
+
+def test_slices_and_robustness_have_the_thresholds_of_the_report(strips: Path, tmp_path: Path) -> None:
+    """The experiment sets them on the OK images of the test split, not on those that are held back."""
+    folder = Path(shutil.copytree(strips, tmp_path / "images"))
+    rows = [("path", "split", "label", "camera")]
+    for at, path in enumerate(sorted([*folder.glob("train/*/*.png"), *folder.glob("test/*/*.png")])):
+        name, ok = path.relative_to(folder).as_posix(), path.parent.name == "good"
+        rows.append((name, path.parts[-3], "ok" if ok else "ng", "left" if at % 2 else "right"))
+    with (folder / "images.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    held_out = planned(tmp_path / "store", folder, 5)
+    source = ThresholdChoice.model_validate({"from": "test_ok"})
+    plan = make_plan(held_out.experiment.model_copy(update={"threshold": source}))
+    unit, line, context = plan.units[0], plan.line("strip"), site_of(plan, tmp_path)
+    finish(unit, line.manifest, context)
+    noisy = PerturbedImages(line.digests(), Perturbation("noise", 0.06))
+    record = score_perturbed(unit, line.manifest, noisy, context)
+    scores = dict(zip(record.image_ids, record.scores, strict=True))
+    measured = MeasuredRobustness(noisy.images, {unit.detector_id: {record.perturbation: scores}})
+    write_robustness(context.run, "strip", measured)
+    found = analyze(plan, context.run, "2026-11-28")
+    (result,) = [each.result for each in found.finished]
+    limit = result.trained.threshold.value
+    assert limit is not None
+    assert limit != analyze(held_out, context.run, "2026-11-28").finished[0].result.trained.threshold.value
+    assert slice_frame(found.slices["strip"]).equals(Run(plan).slices("strip", "fake"))
+    assert len(found.slices["strip"]) == 2
+    points = {point.perturbation: point for point in found.robustness["strip"]}
+    assert points[AS_TAKEN].recall == result.judged.quality.recall
+    good = [image_id for image_id in scores if "/good/" in image_id]
+    assert points["noise 6 %"].false_alarm_rate.value == np.mean([scores[image_id] > limit for image_id in good])
+    assert robustness_on(plan, "strip") == found.robustness["strip"]
+
+
+def test_learning_curves_are_found_by_the_names_of_their_runs(strips: Path, tmp_path: Path) -> None:
+    plan = planned(tmp_path / "store", strips, 5)
+    finish(plan.units[0], plan.manifests["strip"], site_of(plan, tmp_path))
+    assert analyze(plan, RunStore.of(plan), "2026-11-28").curves == {}
+    (smaller, whole) = plan_curve(plan, "strip", [10, 99], []).items()
+    assert whole == (24, plan)
+    finish(smaller[1].units[0], plan.manifests["strip"], site_of(smaller[1], tmp_path))
+    (plan.store.sub("runs/night.other-12-images")).put("experiment.yaml", b"")
+    curves = analyze(plan, RunStore.of(plan), "2026-11-28").curves
+    assert {line: [(point.model, point.images) for point in points] for line, points in curves.items()} == {
+        "strip": [("fake", 10), ("fake", 24)]
+    }
+    assert curves["strip"] == read_curve(plan, "strip", [10, 24])
+
+
+def test_moved_thresholds_are_judged_without_training_or_scoring(images: Path, tmp_path: Path) -> None:
+    plan = planned(tmp_path / "store", images, 5)
+    before, _ = judged(plan, tmp_path)
+    run = RunStore.of(plan)
+    commits = run.commits()
+    found = {}
+    for rule in ({"excess": -0.9}, {"recall": 1.0}, {"promised": 0.4}):
+        choice = ThresholdChoice.model_validate(rule)
+        overrides = {"overrides": {"st*": Override(threshold=choice)}, "costs": COSTS}
+        experiment = plan.experiment.model_copy(update=overrides)
+        moved = make_plan(experiment)
+        assert [unit.unit_id for unit in moved.units] == [unit.unit_id for unit in plan.units]
+        findings = analyze(moved, run, "2026-11-28")
+        (unit,) = (unit for unit in findings.finished if unit.unit.unit_id == plan.units[0].unit_id)
+        found[str(choice)] = unit.result.judged.quality
+        threshold = unit.result.trained.threshold
+        assert unit.result.judged.quality.recall == share_above(unit.images, "ng", threshold)
+        assert unit.result.judged.quality.false_alarm_rate == share_above(unit.images, "ok", threshold)
+        assert unit.result.judged.quality.image_auroc == before.quality.image_auroc
+        assert findings.held_out["strip"][unit.unit.model].threshold == threshold
+        terms = findings.board.verdicts[0].terms[unit.unit.model]
+        quality = unit.result.judged.quality
+        assert terms["missed defects"] == pytest.approx((quality.recall.value or 0.0) - 1)
+        assert terms["false alarms"] == pytest.approx(
+            -COSTS.alarms_per_defect * (quality.false_alarm_rate.value or 0.0)
+        )
+        notes = " ".join(findings.board.verdicts[0].notes)
+        assert (f"The thresholds were {choice} by the experiment." in notes) is choice.promises_nothing
+    assert run.commits() == commits
+    assert found["moved to a recall of 100%"].recall.value == 1.0
+    assert found["moved to an excess of -0.9"] != before.quality

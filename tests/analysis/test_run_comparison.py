@@ -112,6 +112,14 @@ def test_images_with_other_bytes_are_not_compared(old: Findings) -> None:
     assert "80 with other bytes; compared on the 0 OK and 0 NG images in common" in cap.notes[0]
 
 
+def test_another_region_of_interest_is_noted(old: Findings) -> None:
+    found = compare_runs(old, old, (EXPERIMENT, EXPERIMENT), {}, {"cap"})
+    assert {line.line: any("region of interest" in note for note in line.notes) for line in found.lines} == {
+        "cap": True,
+        "lens": False,
+    }
+
+
 def test_recall_at_another_budget_is_not_compared(old: Findings) -> None:
     other = EXPERIMENT.model_copy(update={"overrides": {"lens": Override(false_alarm_budget=0.01)}})
     now = found("now", {"cap": scores(4.0, 1), "lens": scores(4.0, 1)})

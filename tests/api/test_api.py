@@ -19,9 +19,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import raybench as rb
 from raybench.analysis.board import board_from_json
+from raybench.cli import app
 from raybench.data import source
 from raybench.metrics.image import ImageScores
 from raybench.report.notebook import BoardFrame
@@ -150,7 +152,8 @@ def test_every_image_with_what_models_say(run: rb.Run) -> None:
 
 
 @pytest.mark.cluster
-def test_how_many_images_a_line_needs(run: rb.Run) -> None:
+def test_how_many_images_a_line_needs(run: rb.Run, tmp_path: Path) -> None:
+    run.report(tmp_path)
     frame = run.learning_curve("bottle", [8, 999], models=["fake"], progress=False)
     assert list(frame.index) == [("fake", 8), ("fake", 24)]
     assert frame["image_auroc"].between(0, 1).all()
@@ -162,8 +165,32 @@ def test_how_many_images_a_line_needs(run: rb.Run) -> None:
         run.learning_curve("bottle", models=["fak"])
     with pytest.raises(rb.errors.InputError, match="3 OK images are too few"):
         run.learning_curve("bottle", [25, 3])
+    page = run.report(tmp_path).read_text()
+    assert "How many OK images does it need?" in page
+    assert frame.attrs["conclusions"][0] in page
     frame = smaller.learning_curve("bottle", [8, 24], progress=False)
     assert list(frame.index) == [("fake", 8)]  # it was trained on 8 images, though its line has 24
+
+
+@pytest.mark.cluster
+def test_how_robust_models_are(run: rb.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.report(tmp_path)
+    frame = run.robustness("bottle", images=8, progress=False)
+    assert len(frame) == 2 * 15
+    assert (frame["failure"] == "").all()
+    assert frame.loc[("padim", "as taken"), "lower"] == 0
+    assert [text.partition(":")[0] for text in frame.attrs["conclusions"]] == MODELS
+    page = run.report(tmp_path).read_text()
+    assert "8 labelled test images, perturbed" in page
+    assert f"{frame['image_auroc'].to_dict()['padim', 'blur 1 %']:.3f}" in page
+    monkeypatch.setattr(cluster_module, "connected", None)  # all of it is committed: nothing is asked of Ray
+    monkeypatch.setattr("raybench.scheduler.robustness.connected", None)
+    again = run.robustness("bottle", images=8, models=["padim"], progress=False)
+    assert again.equals(frame.loc[["padim"]])
+    with pytest.raises(rb.errors.UnknownName, match="did you mean 'fake'"):
+        run.robustness("bottle", models=["fak"])
+    with pytest.raises(rb.errors.UnknownName, match="did you mean 'bottle'"):
+        run.robustness("bottel")
 
 
 @pytest.mark.cluster
@@ -305,6 +332,25 @@ def test_a_packed_line(strips: Path, tmp_path: Path) -> None:
     assert list(frame.loc[("bottle", "fake", 0), ["train_ok", "scored"]]) == [24, 12]
     with pytest.raises(rb.errors.InputError, match=r"has no report yet.*Run\.report"):
         rb.open_run(experiment).board()
+
+
+def test_a_line_with_a_region_of_interest(strips: Path, tmp_path: Path) -> None:
+    """In Python and by the command."""
+    region, store = tmp_path / "region.png", str(tmp_path / "store")
+    Image.fromarray(np.pad(np.full((100, 320), 255, np.uint8), ((100, 0), (0, 0)))).save(region)
+    line = rb.pack(strips, to=store, name="strip", roi=region, progress=False)
+    assert line.manifest.roi is not None
+    assert line.manifest.roi.shared
+    [sample] = line.images(ids=["test/good/000.png"])
+    assert sample.roi is not None
+    assert sample.roi.mean() == 0.5
+    with pytest.raises(rb.errors.InputError, match="no region of interest"):
+        rb.pack(strips, to=store, name="strip", roi=tmp_path / "gone.png", progress=False)
+    command = ["pack", str(strips), "--line", "strip", "--to", store, "--out", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, [*command, "--roi", str(region)])
+    assert told.exit_code == 0
+    assert "region of interest: all images, 50% of their pixels are looked at" in told.output
+    assert "region of interest dropped" in CliRunner().invoke(app, command).output.replace("\n", " ")
 
 
 def test_an_experiment_made_in_python_names_its_faults() -> None:

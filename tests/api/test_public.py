@@ -11,7 +11,7 @@ import raybench
 
 SIGNATURES = {
     "pack": "(source: 'str | Path', *, to: 'str | Path' = 'raybench-store', name: 'str | None' = None, "
-    "layout: 'str' = 'auto', add: 'bool' = False, progress: 'bool' = True) -> 'Line'",
+    "layout: 'str' = 'auto', roi: 'str | Path | None' = None, add: 'bool' = False, progress: 'bool' = True) -> 'Line'",
     "import_labels": "(line: 'Line | str', file: 'str | Path', *, empty: \"Literal['leave', 'ok']\" = 'leave', "
     "by: 'str' = '', representative: 'bool | None' = None, rehearse: 'bool' = False) -> 'LabelImport'",
     "plan": "(experiment: 'Experiment | str | Path') -> 'Plan'",
@@ -28,6 +28,8 @@ SIGNATURES = {
     "Run.slices": "(self, line: 'str', model: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.learning_curve": "(self, line: 'str', sizes: 'Sequence[int]' = (10, 25, 50, 100), *, "
     "models: 'Sequence[str]' = (), address: 'str | None' = None, progress: 'bool' = True) -> 'pd.DataFrame'",
+    "Run.robustness": "(self, line: 'str', *, models: 'Sequence[str]' = (), images: 'int' = 200, "
+    "address: 'str | None' = None, progress: 'bool' = True) -> 'pd.DataFrame'",
     "Run.flags": "(self, line: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.predict": "(self, images: 'str | Path', *, line: 'str', model: 'str | None' = None, "
     "name: 'str | None' = None, folder: 'str | Path' = 'out', address: 'str | None' = None, "

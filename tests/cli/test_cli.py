@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from raybench.cli import main, terminal
 from raybench.data.decode import encode_mask
+from raybench.data.manifest import Manifest
 from raybench.store import Store, open_store
 from raybench.store.server import HOST, EmbeddedServer, free_ports
 
@@ -81,6 +83,22 @@ def test_check_prints_the_plan(
     assert "2 units; digest" in out
     assert "broken" in out
     assert "2 units to do; no prediction" in out
+
+
+def test_check_says_what_is_trained_together(
+    packed: Store,
+    put_line: Callable[[Store, str], Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put_line(packed.sub("lines"), "strip-2")
+    text = EXPERIMENT.format(store=packed.uri()) + "together: {all: {lines: ['strip*'], models: [fake]}}\n"
+    assert call(monkeypatch, "check", write(tmp_path, text)) == 0
+    out = capsys.readouterr().out
+    assert "fake@all: one detector for strip, strip-2, trained on their 34 OK images less what is held back" in out
+    assert "6 units; digest" in out
+    assert "5 detectors are trained" in out
 
 
 def test_models_lists_the_models(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,7 +267,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     out = capsys.readouterr().out
     for name in (
         "pack", "inspect", "check", "models", "run", "status", "report", "compare", "predict", "annotate", "labels",
-        "export", "verify", "store", "demo", "doctor", "learning-curve", "runs", "rm", "gc", "weights",
+        "export", "verify", "store", "demo", "doctor", "learning-curve", "robustness", "runs", "rm", "gc", "weights",
     ):  # fmt: skip
         assert name in out
 

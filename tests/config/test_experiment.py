@@ -112,7 +112,15 @@ def test_what_yaml_reads_otherwise_is_said_with_how_to_write_it(text: str, said:
         ("preset: gpu", "preset: must be 'paper' or 'cpu', and is gpu"),
         ("resources: 3", "resources: must be a mapping, `key: value` for each of its keys, and is 3"),
         ("overrides: [a]", "overrides: must be a mapping, `key: value` for each of its keys, and is a list"),
-        ("threshold: {source: held_out}", "threshold.source: unknown key; known: from"),
+        ("threshold: {source: held_out}", "threshold.source: unknown key; known: excess, from, promised, recall"),
+        (
+            "threshold: {recall: 0.9, excess: 1}",
+            "threshold: excess and recall move the threshold; give one of them",
+        ),
+        (
+            "overrides: {bottle: {threshold: {from: test_ok, recall: 0.9}}}",
+            "overrides.bottle.threshold: recall moves thresholds that held-back images set, not `test_ok`",
+        ),
         ("resources: {retries: 101}", "resources.retries: must be at most 100, and is 101"),
     ],
 )

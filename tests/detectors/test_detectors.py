@@ -36,6 +36,12 @@ def test_scores_and_heat_maps(fitted: Fitted) -> None:
     assert found.heatmaps.std() > 0
 
 
+def test_a_score_is_the_peak_of_the_heat_map_where_the_detector_says_so(fitted: Fitted) -> None:
+    """Lines with regions of interest rely on it."""
+    is_peak = np.array_equal(fitted.scored.scores, maps_of(fitted.scored).max(axis=(1, 2)))
+    assert fitted.detector.scores_by_peak == (is_peak and fitted.name != "fake")
+
+
 @pytest.mark.parametrize(("threads", "batch"), [(1, 2), (2, 1), (2, 3)])
 def test_scores_do_not_depend_on_the_batch_or_the_threads(
     fitted: Fitted, tmp_path: Path, threads: int, batch: int

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from raybench.metrics.intervals import (
     bootstrap,
     clopper_pearson,
+    fraction_interval,
     group_numbers,
     percentile_interval,
     resamples,
@@ -88,6 +89,31 @@ def test_the_mean_of_groups_is_covered() -> None:
         )
         hits += low <= 0 <= high
     assert 0.91 <= hits / 400 <= 0.99
+
+
+@pytest.mark.parametrize("n", [5, 20])
+def test_a_mean_of_few_images_near_1_is_covered(n: int) -> None:
+    """Most images have nearly 1, some far less: AU-PRO of images of which some are hard."""
+    rng = np.random.default_rng(1)
+    truth, hits, by_percentiles = 3.0 / 3.6, 0, 0
+    for seed in range(400):
+        values = rng.beta(3.0, 0.6, n)
+        value = float(values.mean())
+        drawn = bootstrap([np.arange(n)], lambda weights, of=values: weights @ of / n, seed=seed, count=400)
+        low, high = fraction_interval(value, drawn - value)
+        hits += low <= truth <= high
+        low, high = percentile_interval(drawn)
+        by_percentiles += low <= truth <= high
+    assert by_percentiles < hits
+    assert 0.92 <= hits / 400 <= 0.99
+
+
+@given(st.floats(0, 1), st.integers(1, 8))
+def test_an_interval_of_a_fraction_holds_it_and_is_one(value: float, count: int) -> None:
+    offsets = np.random.default_rng(count).normal(0, 0.2, count)
+    low, high = fraction_interval(value, np.append(offsets, [-0.3, 0.3]))
+    assert 0 <= low <= value <= high <= 1
+    assert fraction_interval(value, np.zeros(5)) == pytest.approx((value, value), abs=1e-4)
 
 
 def test_groups_are_numbered_by_name() -> None:

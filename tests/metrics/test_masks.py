@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from raybench.metrics.masks import Mask
+from raybench.metrics.roi import Roi
 from tests.support.made_masks import masks
 
 SQUARE = np.ones((3, 3))
@@ -19,7 +20,8 @@ small = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=2
 def test_agrees_with_scipy(mask: npt.NDArray[np.bool_]) -> None:
     found = Mask.of(mask)
     assert (found.height, found.width, found.size) == (*mask.shape, mask.size)
-    assert np.array_equal(found.dense(), mask.ravel())
+    skipped = found.not_normal()
+    assert np.array_equal(np.zeros(mask.size, bool) if skipped is None else skipped, mask.ravel())
     assert np.array_equal(found.pixels, np.flatnonzero(mask))
     labels, count = ndimage.label(mask, structure=SQUARE)
     pairs = set(zip(found.regions.tolist(), labels[mask].tolist(), strict=True))
@@ -33,6 +35,29 @@ def test_surroundings_agree_with_scipy(mask: npt.NDArray[np.bool_]) -> None:
     margin = max(1, round(0.03 * min(mask.shape)))
     near = ndimage.binary_dilation(mask, structure=np.ones((2 * margin + 1, 2 * margin + 1)))
     assert np.array_equal(Mask.of(mask).around, np.flatnonzero(near & ~mask))
+
+
+@given(masks(), st.integers(0, 2**32 - 1), st.floats(0.1, 0.9))
+def test_only_the_region_of_interest_counts(mask: npt.NDArray[np.bool_], seed: int, share: float) -> None:
+    inside = np.random.default_rng(seed).random(mask.shape) < share
+    roi = Roi.of(inside)
+    found, cut = Mask.of(mask, roi), Mask.of(mask & inside)
+    for name in ("pixels", "regions", "areas"):
+        assert np.array_equal(getattr(found, name), getattr(cut, name))
+    assert np.array_equal(found.around, cut.around[inside.ravel()[cut.around]])
+    assert found.normal == found.without_pixels().normal == np.count_nonzero(inside & ~mask)
+    skipped = found.not_normal()
+    assert skipped is not None
+    assert np.array_equal(skipped, (~inside | mask).ravel())
+
+
+@given(masks() | small)
+def test_a_region_of_interest_is_what_it_was_made_of(inside: npt.NDArray[np.bool_]) -> None:
+    roi = Roi.of(inside)
+    assert np.array_equal(roi.inside, inside)
+    assert roi.outside_px == np.count_nonzero(~inside)
+    again = Roi.from_text(roi.to_text())
+    assert (again, hash(again)) == (roi, hash(roi))
 
 
 @pytest.mark.parametrize(("shorter", "margin"), [(10, 1), (100, 3), (400, 12)])
@@ -49,7 +74,7 @@ def test_without_anomalous_pixels(height: int, width: int) -> None:
     for found in (Mask.empty(height, width), Mask.of(np.zeros((height, width), bool))):
         assert (found.height, found.width) == (height, width)
         assert [len(getattr(found, name)) for name in ("pixels", "regions", "areas", "around")] == [0, 0, 0, 0]
-        assert not found.dense().any()
+        assert found.not_normal() is None
 
 
 @given(masks() | small)

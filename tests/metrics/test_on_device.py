@@ -22,6 +22,7 @@ from raybench.metrics.heat import Heat, HostCounts
 from raybench.metrics.masks import Mask
 from raybench.metrics.on_device import DeviceCounts, middles_and_peaks, on, resized
 from raybench.metrics.pixel import PixelSketch
+from raybench.metrics.roi import Roi
 from raybench.runs.scores import LEVELS, quantise, restore
 from tests.support.made_maps import assert_same_heat
 from tests.support.made_masks import masks
@@ -54,7 +55,12 @@ def batches(draw: st.DrawFn) -> list[Batch]:
         anomalous = draw(hnp.arrays(np.bool_, shape, elements=draw(st.sampled_from([st.booleans(), st.just(False)]))))
         anomalous |= draw(hnp.arrays(np.bool_, (shape[0], 1, 1), fill=st.just(False)))  # some are anomalous everywhere
         known = draw(st.lists(st.booleans(), min_size=shape[0], max_size=shape[0]))
-        prepared = [Mask.of(mask) if is_known else None for mask, is_known in zip(anomalous, known, strict=True)]
+        inside = draw(hnp.arrays(np.bool_, shape, elements=draw(st.sampled_from([st.booleans(), st.just(True)]))))
+        regions = draw(st.lists(st.sampled_from([None, *map(Roi.of, inside)]), min_size=shape[0], max_size=shape[0]))
+        prepared = [
+            Mask.of(mask, roi) if is_known else None
+            for mask, roi, is_known in zip(anomalous, regions, known, strict=True)
+        ]
         made.append(Batch([f"{number}-{at}" for at in range(shape[0])], maps, prepared))
     return made
 

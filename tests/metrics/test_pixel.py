@@ -37,11 +37,11 @@ def scene(count: int, seed: int = 0, side: int = 48) -> list[MadeMap]:
 
 def exact(maps: list[MadeMap], limit: float) -> tuple[float, float, float]:
     """AUROC and AP by scikit-learn; AU-PRO from every distinct score, region by region."""
-    mask = np.concatenate([one.mask.ravel() for one in maps])
-    heat = np.concatenate([one.heatmap.ravel() for one in maps])
+    mask = np.concatenate([one.mask[one.counted] for one in maps])
+    heat = np.concatenate([one.heatmap[one.counted] for one in maps])
     regions = []
     for one in maps:
-        _, labels = cv2.connectedComponents(one.mask.astype(np.uint8), connectivity=8)
+        _, labels = cv2.connectedComponents((one.mask & one.counted).astype(np.uint8), connectivity=8)
         regions += [np.sort(one.heatmap[labels == label]) for label in range(1, labels.max() + 1)]
     steps = np.unique(heat)[::-1]
     normal = np.sort(heat[~mask])
@@ -55,8 +55,8 @@ def exact(maps: list[MadeMap], limit: float) -> tuple[float, float, float]:
 
 
 def exact_f1_max(maps: list[MadeMap]) -> float:
-    mask = np.concatenate([one.mask.ravel() for one in maps])
-    heat = np.concatenate([one.heatmap.ravel() for one in maps])
+    mask = np.concatenate([one.mask[one.counted] for one in maps])
+    heat = np.concatenate([one.heatmap[one.counted] for one in maps])
     precision, recall, _ = precision_recall_curve(mask, heat)
     return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
 
@@ -64,13 +64,13 @@ def exact_f1_max(maps: list[MadeMap]) -> float:
 def exact_aupimo(maps: list[MadeMap]) -> float:
     """From every distinct score: recall of each anomalous image's pixels against the pooled false-positive rate on
     normal images."""
-    normal = np.sort(np.concatenate([one.heatmap.ravel() for one in maps if not one.mask.any()]))
-    steps = np.unique(np.concatenate([one.heatmap.ravel() for one in maps]))[::-1]
+    normal = np.sort(np.concatenate([one.heatmap[one.counted] for one in maps if not one.mask.any()]))
+    steps = np.unique(np.concatenate([one.heatmap[one.counted] for one in maps]))[::-1]
     false = np.append(0, 1 - np.searchsorted(normal, steps, side="left") / len(normal))
     found = []
     for one in maps:
         if one.mask.any():
-            inside = np.sort(one.heatmap[one.mask])
+            inside = np.sort(one.heatmap[one.mask & one.counted])
             recall = np.append(0, 1 - np.searchsorted(inside, steps, side="left") / len(inside))
             within = (false > 1e-5) & (false < 1e-4)
             ends = np.interp([1e-5, 1e-4], false, recall)
@@ -111,6 +111,43 @@ def test_agrees_with_an_exact_oracle(case: str) -> None:
     assert found.au_pro.value == pytest.approx(au_pro, abs=1e-5)
     assert found.au_pro_05.value == pytest.approx(strict, abs=1e-5)
     assert found.pixel_f1_max.value == pytest.approx(exact_f1_max(maps), abs=1e-5)
+
+
+def in_regions(maps: list[MadeMap], seed: int = 0) -> list[MadeMap]:
+    """The maps with ragged regions of interest, some of which cut defects, and one without any."""
+    rng = np.random.default_rng(seed)
+    cut = []
+    for one in maps:
+        soft = np.asarray(cv2.GaussianBlur(rng.random(one.mask.shape), (0, 0), 5), np.float64)
+        inside = np.asarray(soft > 0.49, np.bool_)
+        if one.mask.any() and not (inside & one.mask).any():
+            inside |= one.mask
+        cut.append(MadeMap(one.image_id, one.heatmap, one.mask, inside))
+    return [*cut[:-1], maps[-1]]
+
+
+def test_pixels_outside_the_region_of_interest_are_neither_ok_nor_defective() -> None:
+    maps = in_regions(scene(30))
+    found = sketch_of(maps).evaluate(intervals=False)
+    auroc, ap, au_pro = exact(maps, 0.3)
+    assert found.pixel_auroc.value == pytest.approx(auroc, abs=1e-5)
+    assert found.pixel_ap.value == pytest.approx(ap, abs=1e-4)
+    assert found.au_pro.value == pytest.approx(au_pro, abs=1e-5)
+    assert found.au_pro_05.value == pytest.approx(exact(maps, 0.05)[2], abs=1e-5)
+    assert found.pixel_f1_max.value == pytest.approx(exact_f1_max(maps), abs=1e-5)
+    large = in_regions(scene(12, side=300))
+    assert sketch_of(large).evaluate(intervals=False).aupimo.value == pytest.approx(exact_aupimo(large), abs=2e-3)
+
+
+def test_a_rectangular_region_of_interest_counts_as_the_image_cut_to_it() -> None:
+    """Byte for byte, summaries for intervals included; also where the region is all there is of a defect."""
+    maps = scene(20)
+    area = np.s_[5:40, 10:50]
+    inside = np.zeros(maps[0].mask.shape, bool)
+    inside[area] = True
+    in_region = [MadeMap(one.image_id, one.heatmap, one.mask, inside) for one in maps]
+    cut = [MadeMap(one.image_id, one.heatmap[area].copy(), one.mask[area].copy()) for one in maps]
+    assert sketch_of(in_region).to_bytes() == sketch_of(cut).to_bytes()
 
 
 def test_one_pixel_regions_count_as_much_as_any() -> None:

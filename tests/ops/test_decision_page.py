@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from raybench.analysis.decision import collect_evidence, decide
+from raybench.analysis.decision import ScoredLine, collect_evidence, decide
 from raybench.analysis.rows import merge_seeds
 from raybench.analysis.verdict import DecisionSettings, Evidence
 from raybench.config.experiment import Limits
@@ -56,7 +56,7 @@ def test_the_page_shows_what_the_code_says() -> None:
         )
     rows = [merge_seeds([made]) for made in results.values()]
     settings = DecisionSettings(limits=Limits(p95_ms=50))
-    evidence = collect_evidence("bottle", rows, scores, settings, 0.05, held_out)
+    evidence = collect_evidence(ScoredLine("bottle", rows, scores, 0.05, held_out), settings)
     assert isinstance(evidence, Evidence)
     shown = blocks(ROOT / "docs" / "decision.md")[0].text
     assert str(decide(evidence)) == shown.rstrip("\n")

@@ -22,6 +22,7 @@ from raybench.analysis.findings import HeldOut
 from raybench.analysis.flags import Flag, Kind, ScoredImage
 from raybench.analysis.line_summary import worst_first
 from raybench.analysis.sentences import format_number
+from raybench.config.experiment import ThresholdChoice, parse_experiment
 from raybench.metrics.image import share_of
 from raybench.metrics.intervals import group_numbers
 from raybench.metrics.numbers import Estimate, Threshold
@@ -421,6 +422,9 @@ def test_a_moved_threshold_is_marked_until_it_is_reset(page: Page) -> None:
     assert rows.all_inner_texts() != before
     assert "by=promised&at=0.5" in page.url
     assert page.locator(".small-picture.new:visible").count() > 0
+    kept = page.locator("[data-part=yaml]:visible").inner_text()
+    written = f"name: night\nstore: out\nlines: [line-2]\nmodels: [padim]\n{kept}\n"
+    assert parse_experiment(written).on("line-2").threshold == ThresholdChoice(promised=0.5)
     view(page, "v=overview")
     assert "promised false-alarm rate 50 %" in page.locator("#moved").inner_text()
     mark = "head => getComputedStyle(head, '::after').content"

@@ -43,7 +43,7 @@ def prediction(plan: Plan, strips: Path, tmp_path: Path) -> Prediction:
     images = Path(shutil.copytree(strips / "test", tmp_path / "images"))
     cv2.imwrite(str(images / "a-large.png"), np.full((200, 800, 3), 150, np.uint8))
     run, manifest = RunStore(plan.store, "night"), plan.manifests["strip"]
-    found = prepare(run, plan.units[0], manifest, open_store(str(images)), tmp_path.name)
+    found = prepare(run, plan.units[0], plan.line(manifest.line), open_store(str(images)), tmp_path.name)
     several = pack(open_store(str(images)), found.images, "strip", PackOptions("images", shard_rows=5))
     found = replace(found, manifest=several)
     first = replace(found, manifest=replace(several, shards=several.shards[:2]))

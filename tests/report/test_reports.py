@@ -16,6 +16,8 @@ import pytest
 
 from raybench.analysis.board import Board, BoardContext, board_from_json, board_json, build_board
 from raybench.analysis.flags import Flag, ScoredImage
+from raybench.analysis.learning_curve import CurvePoint
+from raybench.analysis.robustness import AS_TAKEN, RobustnessPoint
 from raybench.analysis.sentences import format_probability
 from raybench.analysis.slices import Slice
 from raybench.analysis.verdict import DecisionSettings
@@ -25,6 +27,7 @@ from raybench.report.column import headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.gallery import HeatMap, Picture, heat_codes, outline_path, overlay
 from raybench.report.html import SCRIPTS, part, render
+from raybench.report.studies import Studies
 from raybench.report.tables import board_csv, board_md, flags_parquet
 from raybench.runs.records import FailedUnit, Failure
 from tests.support.report_units import EVIL, unit
@@ -250,7 +253,7 @@ def test_slices_are_shown_with_what_differs(board: Board) -> None:
             Slice(board.lines[0], "padim", "camera", "", 12, 0, few, share, 0.4),
         ]
     }
-    text = render(board, FLAGS, [picture()], SEEN, slices=slices)
+    text = render(board, FLAGS, [picture()], SEEN, studies=Studies(slices))
     rows = re.findall(r"<tr(?: class=\"(\w+)\")?><td>camera</td><td>(.*?)</td>", text)
     assert rows == [
         ("named", html.escape(EVIL, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")),
@@ -258,3 +261,37 @@ def test_slices_are_shown_with_what_differs(board: Board) -> None:
     ]
     assert "0.500 (0.200–0.800)" in text
     assert "By camera, lot or light" not in render(board, FLAGS, [picture()], SEEN)
+
+
+def test_a_learning_curve_has_a_dot_per_model_and_number(board: Board) -> None:
+    near, far = Estimate(0.9, 0.8, 0.95, 60), Estimate(0.7, 0.6, 0.8, 60)
+    points = [
+        CurvePoint("padim", 10, far, Estimate(0.2, 0.1, 0.3, 60), has_threshold=False),
+        CurvePoint("padim", 50, near, Estimate(0.0, 0.0, 0.0, 60), has_threshold=True),
+    ]
+    text = render(board, FLAGS, [picture()], SEEN, studies=Studies(curves={board.lines[0]: points}))
+    panel = text.partition('data-part="curve"')[2].partition('<div class="card')[0]
+    assert re.findall(r">(10|all 50)<", panel) == ["10", "all 50"]
+    assert "padim with 10 OK images: image AUROC 0.700, 95 % interval 0.600 to 0.800" in panel
+    assert "too few images for a threshold within" in panel
+    assert "padim: it is open whether fewer than all 50 OK images are enough" in panel
+    assert 'data-part="curve"' not in render(board, FLAGS, [picture()], SEEN)
+
+
+def test_robustness_shows_the_named_model_first_and_failures_as_rows(board: Board) -> None:
+    share, lower = Estimate(0.5, 0.2, 0.8, 10), Estimate(0.25, 0.1, 0.4, 20)
+    nothing = Estimate(None)
+    failure = Failure("robustness", "BadScores", EVIL, "Traceback", 1)
+    points = [
+        RobustnessPoint("fake", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share, 0.05),
+        RobustnessPoint("fake", "blur 1 %", nothing, nothing, nothing, nothing, 0.05, failure),
+        RobustnessPoint("padim", AS_TAKEN, share, Estimate(0.0, 0.0, 0.0, 20), share, share, 0.05),
+        RobustnessPoint("padim", "darker 20 %", share, lower, share, share, 0.05),
+    ]
+    text = render(board, FLAGS, [picture()], SEEN, studies=Studies(robustness={board.lines[0]: points}))
+    panel = text.partition('data-part="robustness"')[2].partition('<div class="card')[0]
+    assert "How robust is padim?" in panel
+    assert panel.index("darker 20 %</th>") < panel.index("blur 1 %</th>")
+    assert "+0.250" in panel
+    assert f"failed: BadScores: {html.escape(EVIL).replace('&quot;', '&#34;')}" in panel
+    assert "padim: image AUROC falls by more than 0.02 (darker 20 %)" in panel

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from raybench.analysis.findings import HeldOut, collect_held_out
 from raybench.analysis.flags import ScoredImage
+from raybench.config.experiment import ThresholdChoice
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Threshold
 from raybench.report.scores import MISSING, STEPS, encode, page_scores
@@ -74,6 +75,6 @@ def test_the_first_seed_with_a_threshold_counts() -> None:
         (made_unit("0", "cap", "padim", 0, threshold=Threshold(None, 0, 0.05, 0.0)), images),
         (made_unit("3", "cap", "dfm", 0, threshold=THRESHOLD), images),
     ]
-    found = collect_held_out(units, from_test=False)["cap"]
+    found = collect_held_out(units, {"cap": ThresholdChoice()})["cap"]
     assert (found["padim"].seed, found["padim"].excess) == (1, ())
     assert found["dfm"].excess == (-1.0, 1.0)

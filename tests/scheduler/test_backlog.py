@@ -16,7 +16,7 @@ from raybench.runs.run import score_name, scored_name
 from raybench.scheduler import backlog as backlog_module
 from raybench.scheduler import backlog as backlogs
 from raybench.scheduler.backlog import Backlog, Job
-from tests.support.backlog import drain, manifest, unit
+from tests.support.backlog import drain, manifest, together, unit
 
 TraceFunction = Callable[[FrameType, str, Any], Any]
 
@@ -47,6 +47,70 @@ def test_every_job_once_and_in_order(seeds: int, shards: int, window: int, per_j
             assert phases_run == ["train", *["score"] * jobs, "aggregate", "measure"]
     for tally in backlog.tallies.values():
         assert tally.done + tally.failed == tally.total
+
+
+@settings(deadline=None)
+@given(window=st.integers(1, 5), data=st.data())
+def test_a_detector_for_several_lines_is_fitted_once_and_before_all_else(window: int, data: st.DataObject) -> None:
+    lines = {name: manifest(name, 2) for name in ("a", "b", "c")}
+    alone = [unit(line, 0) for line in lines]
+    shared = [one for seed in (0, 1) for one in together(["a", "b", "c"], seed)]
+    units = data.draw(st.permutations([*alone, *shared]))
+    failing = set(data.draw(st.lists(st.sampled_from([(one.unit_id, "fit") for one in shared]), max_size=1)))
+    backlog = Backlog(units, lines, {})
+    assert backlog.tallies["fit"].total == 2
+    order = drain(backlog, window, random.Random(data.draw(st.integers(0, 99))), failing)
+    fits = [job.unit.fit_id for job in order if job.phase == "fit"]
+    assert sorted(fits) == sorted({one.fit_id for one in shared})
+    broken = {job.unit.fit_id for job in order if (job.unit.unit_id, job.phase) in failing}
+    for one in units:
+        phases = [job.phase for job in order if job.unit == one and job.phase != "fit"]
+        assert phases == ([] if one.fit_id in broken else ["train", "score", "score", "aggregate", "measure"])
+    for at, job in enumerate(order):
+        if job.unit.together and job.phase != "fit":
+            assert any(before.phase == "fit" and before.unit.fit_id == job.unit.fit_id for before in order[:at])
+    assert not backlog.waiting
+    assert backlog.units_open == 0
+    for tally in backlog.tallies.values():
+        assert tally.done + tally.failed == tally.total
+
+
+def test_units_that_wait_for_a_detector_fail_with_it() -> None:
+    lines = {name: manifest(name, 1) for name in ("a", "b")}
+    shared = together(["a", "b"], 0)
+    backlog = Backlog([*shared, unit("a", 0)], lines, {})
+    fit, other = backlog.take(busy=False), backlog.take(busy=True)
+    assert fit is not None
+    assert other is not None
+    assert (fit.phase, other.unit.model, other.phase) == ("fit", "fake", "train")
+    assert backlog.units_open == 3
+    assert backlog.fail(fit) == shared
+    assert backlog.fail(fit) == []
+    assert backlog.units_open == 1
+
+
+def test_a_detector_that_is_fitted_again_is_still_one() -> None:
+    lines = {name: manifest(name, 1) for name in ("a", "b")}
+    backlog = Backlog(together(["a", "b"], 0), lines, {})
+    fit = backlog.take(busy=False)
+    assert fit is not None
+    assert backlog.take(busy=True) is None
+    backlog.put_back(fit, 0.0)
+    assert backlog.waiting
+    order = drain(backlog, 2, random.Random(0), set())
+    assert [job.phase for job in order].count("fit") == 1
+    assert (order[0].unit.line, order[0].phase) == ("a", "fit")
+    assert sum(job.phase == "measure" for job in order) == 2
+
+
+def test_a_fitted_detector_is_not_fitted_again() -> None:
+    lines = {name: manifest(name, 1) for name in ("a", "b")}
+    shared = together(["a", "b"], 0)
+    commits = {one.unit_id: {"fit"} for one in shared} | {shared[0].unit_id: {"fit", "train"}}
+    backlog = Backlog(shared, lines, commits)
+    assert "fit" not in backlog.tallies
+    order = drain(backlog, 1, random.Random(0), set())
+    assert [(job.unit.line, job.phase) for job in order if job.phase in {"fit", "train"}] == [("b", "train")]
 
 
 def test_what_is_committed_is_not_done_again() -> None:

@@ -27,7 +27,7 @@ def prediction(experiment: Experiment, images: Path, tmp_path: Path, model: Mode
     plan = make_plan(experiment.model_copy(update={"models": (model,)}))
     run, manifest = RunStore(plan.store, "night"), plan.manifests["strip"]
     train(plan.units[0], manifest, WorkerContext(run, plan.store.sub("lines"), tmp_path, "cpu", 1))
-    found = prepare(run, plan.units[0], manifest, open_store(str(images)), "new")
+    found = prepare(run, plan.units[0], plan.line(manifest.line), open_store(str(images)), "new")
     return replace(
         found, manifest=pack(open_store(str(images)), found.images, "strip", PackOptions("images", shard_rows=4))
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
-from raybench.config.unit import Unit
+from raybench.config.unit import TrainingLine, Unit
 from raybench.data.geometry import Input
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.scheduler.backlog import Backlog, Job
@@ -32,6 +34,13 @@ def manifest(line: str, shards: int) -> Manifest:
 
 def unit(line: str, seed: int) -> Unit:
     return Unit(line, "digest", f"training of {line}", "fake", "fake", {}, {}, Input("native", 64, 64, 64, 64), seed)
+
+
+def together(lines: Sequence[str], seed: int) -> list[Unit]:
+    """Units of these lines that share one detector."""
+    units = [unit(line, seed) for line in lines]
+    trained_on = tuple(TrainingLine(one.line, one.training_digest, one.protocol) for one in units)
+    return [replace(one, model="fake@all", together=trained_on) for one in units]
 
 
 def drain(backlog: Backlog, window: int, shuffle: random.Random, failing: set[tuple[str, str]]) -> list[Job]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from raybench.analysis.decision import collect_evidence, decide
+from raybench.analysis.decision import ScoredLine, collect_evidence, decide
 from raybench.analysis.rows import BoardRow, merge_seeds
 from raybench.analysis.verdict import DecisionSettings, Evidence, Verdict
 from raybench.metrics.image import ImageScores, image_quality
@@ -82,7 +82,8 @@ def evidence_on(
     rows = [row_of(model, seeds, (held or {}).get(model), line) for model, seeds in scores.items()]
     rows = [change(row) if row.finished else row for row in rows]
     finished = {model: seeds for model, seeds in scores.items() if seeds is not None}
-    return collect_evidence(line, rows, finished, settings or DecisionSettings(), BUDGET, held, drift)
+    scored = ScoredLine(line, rows, finished, BUDGET, held or {}, drift)
+    return collect_evidence(scored, settings or DecisionSettings())
 
 
 def verdict_on(

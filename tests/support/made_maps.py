@@ -12,6 +12,7 @@ import pytest
 from raybench.metrics.heat import Heat, HostCounts
 from raybench.metrics.masks import Mask
 from raybench.metrics.pixel import PixelMap, PixelSketch
+from raybench.metrics.roi import Roi
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,21 @@ class MadeMap:
     """(H, W) float32."""
     mask: npt.NDArray[np.bool_]
     """(H, W) bool, True where the image is anomalous."""
+    inside: npt.NDArray[np.bool_] | None = None
+    """(H, W) bool, the region of interest."""
+
+    @property
+    def counted(self) -> npt.NDArray[np.bool_]:
+        """(H, W) bool, True where pixels count."""
+        return np.ones(self.mask.shape, bool) if self.inside is None else self.inside
 
     @property
     def pixel_map(self) -> PixelMap:
-        return PixelMap(self.image_id, self.heatmap, Mask.of(self.mask))
+        return PixelMap(self.image_id, self.heatmap, Mask.of(self.mask, self.roi))
+
+    @property
+    def roi(self) -> Roi | None:
+        return None if self.inside is None else Roi.of(self.inside)
 
 
 def sketch_of(maps: Iterable[MadeMap], threads: int = 1) -> PixelSketch:

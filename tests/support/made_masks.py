@@ -40,6 +40,15 @@ def masks(draw: st.DrawFn) -> Mask:
     return canvas.astype(np.bool_)
 
 
+@st.composite
+def rois(draw: st.DrawFn) -> Mask:
+    """Regions of interest: what `masks` draws, or all else but at least one pixel."""
+    mask = draw(masks())
+    if draw(st.booleans()) and not mask.all():
+        return ~mask
+    return mask
+
+
 def item(
     mask: Mask, rank: int = 1, image_id: str = "test/scratch/001.png", score: float | None = 1.5
 ) -> AnnotatedImage:

@@ -5,41 +5,53 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
-from raybench.data.geometry import MODES, InputFit
+from raybench.data.geometry import MODES, InputFit, to_source
+from raybench.data.roi import kept_in_network
+from raybench.detectors.protocol import Detector, Scored
 from raybench.metrics.heat import HostCounts
 from raybench.metrics.heatmap_contrast import HeatmapContrast
 from raybench.metrics.on_device import DeviceCounts
 from raybench.metrics.pixel import PixelQuality, PixelSketch
 from raybench.metrics.regions import Regions
+from raybench.metrics.roi import Roi
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
 from raybench.store import Store
 from raybench.worker import heatmaps
+from raybench.worker.batches import ScoredBatch
 from raybench.worker.context import WorkerContext
 from raybench.worker.score import score
 from raybench.worker.train import train
+from tests.support.made_masks import rois
 
 DEVICE = "cpu:0"
 ROUNDING = 1e-5  # as torch computes the place of a pixel in float32
+REGION = np.random.default_rng(1).random((6, 9)) < 0.5
+IMAGES = np.zeros((2, 48, 64, 3), np.uint8)
 
 
 def maps_at_source(
     maps: npt.NDArray[np.float32] | torch.Tensor, fit: InputFit, device: str
 ) -> dict[int, npt.NDArray[np.float32]]:
-    rows, sizes = [0, 1, 3, 4], [(50, 80), (30, 30), (50, 80), (90, 20)]
+    rows, frames = [0, 1, 3, 4], [heatmaps.Frame(*size) for size in ((50, 80), (30, 30), (50, 80), (90, 20))]
     found = dict[int, npt.NDArray[np.float32]]()
-    for some, resized in heatmaps.at_source(maps, rows, sizes, fit, device):
+    for frame, some, resized in heatmaps.at_source(maps, rows, frames, fit, device):
         assert isinstance(resized, list if device == "cpu" else torch.Tensor)
+        assert {frames[rows.index(row)] for row in some} == {frame}
         found |= dict(zip(some, map(np.asarray, resized), strict=True))
-    assert [found[row].shape for row in rows] == sizes
+    assert [found[row].shape for row in rows] == [(frame.height, frame.width) for frame in frames]
     return found
 
 
@@ -55,13 +67,50 @@ def test_maps_on_a_device_are_resized_as_on_the_host(
         assert np.abs(found[row] - full).max() <= ROUNDING * np.ptp(maps)
 
 
-def test_middles_and_peaks() -> None:
-    maps = np.random.default_rng(0).normal(size=(3, 6, 9)).astype(np.float32)
+@pytest.mark.parametrize("roi", [None, Roi.of(REGION)])
+def test_middles_and_peaks(roi: Roi | None) -> None:
+    maps = np.random.default_rng(0).normal(size=(3, *REGION.shape)).astype(np.float32)
+    counted = maps.reshape(3, -1) if roi is None else maps[:, REGION]
     for found in (
-        heatmaps.middles_and_peaks(list(maps), "cpu"),
-        heatmaps.middles_and_peaks(torch.from_numpy(maps), DEVICE),
+        heatmaps.middles_and_peaks(list(maps), roi, "cpu"),
+        heatmaps.middles_and_peaks(torch.from_numpy(maps), roi, DEVICE),
     ):
-        assert np.array_equal(found, [[np.median(each) for each in maps], [each.max() for each in maps]])
+        assert np.array_equal(found, [np.median(counted, axis=1), counted.max(axis=1)])
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.0])
+def test_maps_are_filled_outside_the_region_of_interest(value: float) -> None:
+    maps = np.random.default_rng(0).normal(size=(2, *REGION.shape)).astype(np.float32)
+    for device, some in (("cpu", list(maps)), (DEVICE, torch.from_numpy(maps))):
+        filled = np.stack([np.asarray(full) for full in heatmaps.filled(some, Roi.of(REGION), value, device)])
+        assert filled.dtype == np.float32
+        assert np.array_equal(filled, np.where(REGION, maps, np.float32(value)))
+        assert heatmaps.filled(some, None, value, device) is some
+
+
+@given(rois(), st.sampled_from(MODES), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_map_inside_does_not_depend_on_what_is_levelled_outside(
+    inside: npt.NDArray[np.bool_], mode: str, seed: int, by_peak: bool
+) -> None:
+    """On the host and on a device: the same bytes, with the region as it was and the lowest value of it elsewhere."""
+    fit, roi = InputFit(mode, 48, 64), Roi.of(inside)
+    maps = np.random.default_rng(seed).normal(size=(2, 48, 64)).astype(np.float32)
+    scored, detector = Scored.from_maps(maps), cast(Detector, SimpleNamespace(scores_by_peak=by_peak))
+    rois_of_both = [roi, None]
+    host = heatmaps.inside_only(ScoredBatch(range(2), IMAGES, maps, lambda: scored), rois_of_both, fit, detector)
+    tensor = torch.from_numpy(maps)
+    device = heatmaps.inside_only(ScoredBatch(range(2), IMAGES, tensor, lambda: scored), rois_of_both, fit, detector)
+    levelled = host.scored().heatmaps
+    assert levelled is not None
+    for other in (host.heatmaps, device.heatmaps, device.scored().heatmaps):
+        assert np.array_equal(np.asarray(other), levelled)
+    assert np.array_equal(levelled[1], maps[1])
+    before, after = (to_source(some[0], fit, *inside.shape) for some in (maps, levelled))
+    assert np.array_equal(after[inside], before[inside])
+    counted = maps[0][kept_in_network(roi, fit)]
+    assert levelled[0].min() == counted.min()
+    assert host.scored().scores.tolist() == [counted.max() if by_peak else maps[0].max(), maps[1].max()]
+    assert device.scored().scores.tolist() == host.scored().scores.tolist()
 
 
 def test_counts_are_made_where_the_maps_lie() -> None:

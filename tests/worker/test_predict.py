@@ -58,7 +58,7 @@ def name(tmp_path: Path) -> str:
 
 def asked(plan: Plan, images: Path, name: str, unit: Unit | None = None) -> Prediction:
     run = RunStore(plan.store, "night")
-    return prepare(run, unit or plan.units[0], plan.manifests["strip"], open_store(str(images)), name)
+    return prepare(run, unit or plan.units[0], plan.line("strip"), open_store(str(images)), name)
 
 
 def scored(prediction: Prediction, tmp_path: Path) -> list[str]:
@@ -152,11 +152,11 @@ def test_images_without_stamps_are_packed_again_and_not_scored_again(
     memory = fsspec.filesystem("memory")
     memory.put(str(images), f"/{name}", recursive=True)
     run, source = RunStore(plan.store, "night"), open_store(f"memory://{name}")
-    first = prepare(run, plan.units[0], plan.manifests["strip"], source, name)
+    first = prepare(run, plan.units[0], plan.line("strip"), source, name)
     assert first.source.listing == ""
     assert scored(first, tmp_path)
     packed: list[int] = []
-    again = prepare(run, plan.units[0], plan.manifests["strip"], source, name, lambda now: packed.append(now.done))
+    again = prepare(run, plan.units[0], plan.line("strip"), source, name, lambda now: packed.append(now.done))
     assert len(packed) == 12
     assert again.unit == first.unit
     assert scored(again, tmp_path) == []

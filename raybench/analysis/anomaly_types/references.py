@@ -13,7 +13,7 @@ from raybench.analysis.anomaly_types.classifier import AnomalyTypeClassifier, Tr
 from raybench.analysis.anomaly_types.features import ALIGNED, Features, ReferenceStatistics, extract_features
 from raybench.analysis.anomaly_types.moves import Spectra, best_move, spectra
 from raybench.analysis.anomaly_types.views import FINE, Image, View, make_view, shrunk, working_size
-from raybench.data.decode import decode_image
+from raybench.data.line import decode_inside
 from raybench.data.manifest import Manifest
 from raybench.data.shards import read_rows
 from raybench.store import Store
@@ -94,11 +94,7 @@ def build_reference_bank(
     chosen = set(sample((row.image_id for row in rows if row.label == "ok"), count))
     if len(chosen) < FEWEST:
         return None
-    images = (
-        decode_image(row.image, manifest.white_level, manifest.black_level)
-        for shard in shards
-        for row in read_rows(lines, shard, only=chosen)
-    )
+    images = (decode_inside(row, manifest) for shard in shards for row in read_rows(lines, shard, only=chosen))
     return ReferenceBank.of(images, samples)
 
 

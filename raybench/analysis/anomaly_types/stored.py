@@ -145,7 +145,7 @@ def _classify_images(plan: Plan, line: str, run: RunStore, image_ids: Sequence[s
     if references is None:
         return known
     samples = plan.line(line).images(unknown, splits=("test", "unlabelled"))
-    fresh = {sample.image_id: classify(sample.pixels, references) for sample in samples}
+    fresh = {sample.image_id: classify(sample.pixels_inside, references) for sample in samples}
     rounded = {
         image_id: replace(answer, confidence=round(answer.confidence, _DIGITS)) for image_id, answer in fresh.items()
     }

@@ -2,7 +2,8 @@
 
 Brightness, entropy, size, aspect and the digest of the pixels come from CleanVision's functions for one image, as its
 `Imagelab` needs a folder or a data set. Sharpness and fingerprint are our own; docs/data-quality.md gives the reasons.
-Memory is about 0.6 KB per image.
+Only the region of interest of an image is measured; its size is that of the whole image. Memory is about 0.6 KB per
+image.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scipy.fft import dctn
 
 from raybench.data.decode import decode_deep, decode_mask, eight_bit
 from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.roi import fill_outside, roi_of
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import RejectedImage
 from raybench.store import Store
@@ -35,6 +37,7 @@ _FLAT, _CONTRAST = 4.0, 50.0  # least standard deviation of a thumbnail; the one
 _BAND_PX = 2**22
 _NO_EDGES = 1e-3  # mean squared gradient
 
+Bools = npt.NDArray[np.bool_]
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
@@ -100,8 +103,9 @@ _Measured = tuple[dict[str, Any], Floats]
 
 
 def _measure(row: ImageRow, manifest: Manifest) -> _Measured:
-    stored = decode_deep(row.image)
-    pixels = eight_bit(stored, manifest.white_level, manifest.black_level)
+    stored, roi = decode_deep(row.image), roi_of(row)
+    inside = None if roi is None else roi.inside
+    pixels = fill_outside(eight_bit(stored, manifest.white_level, manifest.black_level), roi)
     is_grey = _is_grey(pixels)
     plane = np.ascontiguousarray(pixels[..., 0]) if is_grey else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     grey = np.asarray(plane, np.uint8)
@@ -113,13 +117,13 @@ def _measure(row: ImageRow, manifest: Manifest) -> _Measured:
         "height": row.height,
         "width": row.width,
         "colours": ("grey" if is_grey else "colour") + depth,
-        "sharpness": sharpness(grey),
-        "contrast": float(grey.std()) / 255,
+        "sharpness": sharpness(grey, inside),
+        "contrast": float((grey if inside is None else grey[inside]).std()) / 255,
         "elongation": float(np.log2(row.height / row.width)),
         "mask_share": _mask_share(row),
-        **_measure_with_cleanvision(grey if is_grey else pixels),
+        **_measure_with_cleanvision(grey if is_grey else pixels, inside),
     }
-    return values, fingerprint(grey)
+    return values, fingerprint(grey, inside)
 
 
 def _mask_share(row: ImageRow) -> float:
@@ -131,18 +135,22 @@ def _is_grey(pixels: npt.NDArray[np.uint8]) -> bool:
     return bool(np.array_equal(first, pixels[..., 1]) and np.array_equal(first, pixels[..., 2]))
 
 
-def _measure_with_cleanvision(pixels: npt.NDArray[np.uint8]) -> dict[str, Any]:
-    """Measure CleanVision's properties of (H, W) or (H, W, 3) pixels."""
+def _measure_with_cleanvision(pixels: npt.NDArray[np.uint8], inside: Bools | None) -> dict[str, Any]:
+    """Measure CleanVision's properties of (H, W) or (H, W, 3) pixels, brightness and entropy of those inside."""
     from cleanvision.issue_managers.duplicate_issue_manager import get_hash
 
     functions = cleanvision_properties()
     # Percentiles of all pixels, in double precision, would cost more than decoding.
     step = max(1, max(pixels.shape[:2]) // _TONES_PX)
-    image, tones = Image.fromarray(pixels), Image.fromarray(np.ascontiguousarray(pixels[::step, ::step]))
+    sampled = pixels[::step, ::step]
+    if inside is not None:  # neither brightness nor entropy depends on the places of pixels
+        some = sampled[inside[::step, ::step]]
+        sampled = (some if len(some) else pixels[inside])[np.newaxis]
+    image, tones = Image.fromarray(pixels), Image.fromarray(np.ascontiguousarray(sampled))
     values: dict[str, Any] = {"pixels": get_hash(image, {"hash_type": "md5"})}
-    for names, sampled in ((_TONES, tones), (_SHAPES, image)):
+    for names, measured in ((_TONES, tones), (_SHAPES, image)):
         for name in names:
-            values |= functions[name].calculate(sampled)
+            values |= functions[name].calculate(measured)
     return values
 
 
@@ -154,7 +162,7 @@ def cleanvision_properties() -> Mapping[str, Any]:
     return dict(ImagePropertyIssueManager().image_properties)
 
 
-def sharpness(grey: Grey, band_px: int = _BAND_PX) -> float:
+def sharpness(grey: Grey, inside: Bools | None = None, band_px: int = _BAND_PX) -> float:
     """Measure sharpness as log2 of the RMS of the Laplacian over the RMS of the gradient, at full resolution.
 
     Edges twice as wide give one less. Gain and the number of edges cancel; the variance of the Laplacian alone
@@ -163,26 +171,30 @@ def sharpness(grey: Grey, band_px: int = _BAND_PX) -> float:
 
     Args:
         grey: (H, W) uint8.
+        inside: (H, W) bool: the region of interest. Its edge is no edge of the image. None takes all pixels.
         band_px: Pixels that are filtered at a time, which bounds memory.
 
     Returns:
         The sharpness. 0.0 for an image without edges.
     """
     laplacian = gradient = 0.0
-    for band in np.array_split(grey, max(1, grey.size // band_px)):
-        laplacian += _energy(cv2.Laplacian(band, cv2.CV_32F, ksize=5, scale=1 / 16))
+    counted = None if inside is None else cv2.erode(inside.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.bool_)
+    count = max(1, grey.size // band_px)
+    parts = [None] * count if counted is None else np.array_split(counted, count)
+    for band, part in zip(np.array_split(grey, count), parts, strict=True):
+        laplacian += _energy(cv2.Laplacian(band, cv2.CV_32F, ksize=5, scale=1 / 16), part)
         for dx, dy in ((1, 0), (0, 1)):
-            gradient += _energy(cv2.Sobel(band, cv2.CV_32F, dx, dy, ksize=5, scale=1 / 128))
-    if gradient <= _NO_EDGES * grey.size:
+            gradient += _energy(cv2.Sobel(band, cv2.CV_32F, dx, dy, ksize=5, scale=1 / 128), part)
+    if gradient <= _NO_EDGES * (grey.size if counted is None else np.count_nonzero(counted)):
         return 0.0
     return float(np.log2(max(laplacian, _NO_EDGES) / gradient) / 2)
 
 
-def _energy(values: npt.NDArray[Any]) -> float:
-    return float(np.square(values).sum(dtype=np.float64))
+def _energy(values: npt.NDArray[Any], counted: Bools | None) -> float:
+    return float(np.square(values if counted is None else values[counted]).sum(dtype=np.float64))
 
 
-def fingerprint(grey: Grey) -> Floats:
+def fingerprint(grey: Grey, inside: Bools | None = None) -> Floats:
     """Compute a fingerprint that survives changes of gain, size and file format.
 
     The low frequencies of a 64 × 64 thumbnail of normalised mean and contrast, as in a perceptual hash (Zauner 2010,
@@ -190,10 +202,13 @@ def fingerprint(grey: Grey) -> Floats:
 
     Args:
         grey: (H, W) uint8.
+        inside: (H, W) bool: the region of interest, outside of which the mean is taken. None takes all pixels.
 
     Returns:
         (63,) float32.
     """
+    if inside is not None:
+        grey = np.where(inside, grey, np.uint8(round(float(grey[inside].mean()))))
     thumb = cv2.resize(grey, (_THUMB_PX, _THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     thumb -= thumb.mean()
     thumb *= _CONTRAST / max(float(thumb.std()), _FLAT)

@@ -2,15 +2,16 @@
 
 mvtec       train/good, test/good, test/<defect>, ground_truth/<defect>/<mask>
 folder      ok (training images), ng or ng/<defect>, unlabelled; optional: test_ok, masks/<path of the image in ng>
-csv         one .csv at the root: path, split (train, test, unlabelled), label (ok, ng); optional: mask, defect_type,
-            group (the part, panel or lot that several images show)
+csv         one .csv at the root: path, split (train, test, unlabelled), label (ok, ng); optional: mask, roi,
+            defect_type, group (the part, panel or lot that several images show)
 images      every image of the folder and its subfolders is unlabelled; never detected, only used if named
 kolektor    KolektorSDD: kos01/Part5.jpg with its mask Part5_label.bmp
 kolektor2   KolektorSDD2: train/10000.png with its mask 10000_GT.png, and test
 visa        VisA: split_csv/1cls.csv beside a folder for each object
 real-iad    Real-IAD: realiad_jsons/<object>.json beside folders of images such as realiad_1024/<object>
 
-Names of folders may be upper or lower case. `mask_files` says how masks are named.
+Names of folders may be upper or lower case. `mask_files` says how masks are named, `regions` where regions of interest
+are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from raybench.data.layouts import folders, public, tables
+from raybench.data.layouts import folders, public, regions, tables
 from raybench.data.layouts.listing import SUFFIXES, Entry, FolderListing, SourceImage, SourceTree, is_image
 from raybench.data.layouts.public import without_label
 from raybench.data.manifest import PackFinding, Reject
@@ -63,7 +64,10 @@ def list_images(source: Store, layout: str = AUTO, line: str = "") -> FolderList
         layout = _detect(tree)
     items, rejects, findings = [], [], []
     unused = () if layout == IMAGES else tables.unused(tree, layout)
-    for entry in map(_with_safe_names, itertools.chain(_READERS[layout](tree), unused)):
+    roi_key = regions.line_roi(tree, layout)
+    tree, rois = regions.without_rois(tree, layout)
+    read = regions.with_rois(_READERS[layout](tree), rois)
+    for entry in map(_with_safe_names, itertools.chain(read, unused)):
         if isinstance(entry, SourceImage):
             items.append(entry)
         elif isinstance(entry, Reject):
@@ -71,7 +75,7 @@ def list_images(source: Store, layout: str = AUTO, line: str = "") -> FolderList
         else:
             findings.append(entry)
     items.sort(key=lambda item: (item.split, item.image_id))
-    return FolderListing(layout, tuple(items), _by_path(rejects), _by_path(findings))
+    return FolderListing(layout, tuple(items), _by_path(rejects), _by_path(findings), roi_key)
 
 
 def _by_path(found: list[_Told]) -> tuple[_Told, ...]:
@@ -84,7 +88,7 @@ def _with_safe_names(entry: Entry) -> Entry:
         return Reject(_escape(entry.path), entry.reason, _escape(entry.detail))
     if isinstance(entry, PackFinding):
         return PackFinding(_escape(entry.path), entry.kind, _escape(entry.detail))
-    for name in (entry.image_id, *entry.mask_keys, entry.defect_type, entry.group):
+    for name in (entry.image_id, *entry.mask_keys, *entry.roi_keys, entry.defect_type, entry.group):
         if _escape(name) != name:
             detail = f"{_escape(name)} holds control characters, or bytes that are not UTF-8; rename it"
             return Reject(_escape(entry.image_id), "bad_name", detail)

@@ -46,6 +46,8 @@ class SourceImage:
     """Further columns of its row in a table, by name: `camera`, `light`. Empty cells are left out."""
     mask_keys: tuple[str, ...] = ()
     """Keys of its mask in the source: none without a mask, several if the mask is their union."""
+    roi_keys: tuple[str, ...] = ()
+    """Keys of its own region of interest in the source: none without one, several if the region is their union."""
     is_labelled_by_mask: bool = False
     """Whether nothing but its mask says whether it is OK, so that it cannot be packed without."""
 
@@ -62,6 +64,8 @@ class FolderListing:
     """Files that cannot be used. Sorted by path."""
     findings: tuple[PackFinding, ...] = ()
     """Sorted by path."""
+    roi_key: str = ""
+    """Key of the region of interest of all images that have none of their own. Empty without one."""
 
 
 Entry = SourceImage | Reject | PackFinding

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from raybench.data.layouts.listing import SPREADSHEETS, Entry, SourceImage, SourceTree, is_image
+from raybench.data.layouts.regions import ROI, line_roi
 from raybench.data.manifest import Label, PackFinding, Reject, Split
 from raybench.errors import LineError, RejectedImage
 from raybench.store import Store
 
 _SEPARATORS = ",;\t"
 EXTRA = ""  # key of the cells beyond the last column of a row
-_COLUMNS = {"path", "split", "label", "mask", "defect_type", "group", EXTRA}
+_COLUMNS = {"path", "split", "label", "mask", "roi", "defect_type", "group", EXTRA}
 _LABELS: Mapping[str, Label] = {
     "ok": "ok",
     "good": "ok",
@@ -45,7 +46,7 @@ def read_csv(tree: SourceTree) -> Iterator[Entry]:
     if len(tables) != 1:
         uri = tree.store.uri()
         raise LineError(f"{uri}: the csv layout needs one .csv with a `path` column, found {len(tables)}")
-    (name, rows), named = next(iter(tables.items())), set[str]()
+    (name, rows), named = next(iter(tables.items())), {line_roi(tree, "csv")}
     yield from read_rows(rows, tree.sizes, named)
     left_out = sorted(key for key in tree.sizes if is_image(key) and key not in named)
     if left_out:
@@ -59,7 +60,7 @@ def read_rows(rows: Sequence[Row], sizes: Mapping[str, int], named: set[str], fo
     Args:
         rows: The rows.
         sizes: Bytes of each file of the folder.
-        named: Receives the images and masks that are packed.
+        named: Receives the images, masks and regions of interest that are packed.
         folder: Prefix of the keys of all images and masks that the rows may name, such as `candle/`.
     """
     seen, masked = dict[str, Row](), dict[str, str]()
@@ -78,14 +79,14 @@ def read_rows(rows: Sequence[Row], sizes: Mapping[str, int], named: set[str], fo
         else:
             seen[item.image_id] = where, row
             try:
-                mask = _mask(row, sizes, where, folder)
+                mask = _file("mask", row, sizes, where, folder)
             except RejectedImage as error:
                 yield Reject(row["mask"], error.reason, f"{error.detail}; the image is packed without it")
                 mask = ()
             for key in mask:
                 if (first := masked.setdefault(key, item.image_id)) != item.image_id:
                     yield PackFinding(item.image_id, "shared mask", f"{where}: has the mask of {first} too, {key}")
-            named.update((item.image_id, *mask))
+            named.update((item.image_id, *mask, *item.roi_keys))
             yield replace(item, mask_keys=mask)
 
 
@@ -109,7 +110,8 @@ def _contradictions(rows: Iterable[Row], folder: str) -> dict[str, str]:
 
 def _duplicate(where: str, row: Mapping[str, str], first: str, first_row: Mapping[str, str]) -> str:
     """Describe a row whose image is in an earlier row of the same split and label."""
-    others = [name for name in ("defect_type", "group", "mask") if row.get(name, "") != first_row.get(name, "")]
+    columns = ("defect_type", "group", "mask", ROI)
+    others = [name for name in columns if row.get(name, "") != first_row.get(name, "")]
     differs = f" with another {' and '.join(others)}, and {first} counts" if others else ""
     return f"{where}: this path is in {first} too{differs}"
 
@@ -141,20 +143,28 @@ def _item(
         raise RejectedImage("missing_file", f"{where}: there is no file {key}")
     others = sorted((name, cell) for name, cell in row.items() if name not in _COLUMNS and cell)
     return SourceImage(
-        key, split, label, row.get("defect_type", ""), sizes[key], row.get("group", ""), attributes=tuple(others)
+        key,
+        split,
+        label,
+        row.get("defect_type", ""),
+        sizes[key],
+        row.get("group", ""),
+        attributes=tuple(others),
+        roi_keys=_file(ROI, row, sizes, where, folder),
     )
 
 
-def _mask(row: Mapping[str, str], sizes: Mapping[str, int], where: str, folder: str) -> tuple[str, ...]:
-    if not row.get("mask"):
+def _file(column: str, row: Mapping[str, str], sizes: Mapping[str, int], where: str, folder: str) -> tuple[str, ...]:
+    """Return the key of the file that a cell names, none for an empty cell. Raises RejectedImage if it is not there."""
+    if not row.get(column):
         return ()
     try:
-        mask = _inside(row["mask"], where, folder)
+        key = _inside(row[column], where, folder)
     except RejectedImage as error:
-        raise RejectedImage("mask_outside", error.detail) from error
-    if mask not in sizes:
-        raise RejectedImage("mask_missing", f"{where}: there is no file {mask}")
-    return (mask,)
+        raise RejectedImage(f"{column}_outside", error.detail) from error
+    if key not in sizes:
+        raise RejectedImage(f"{column}_missing", f"{where}: there is no file {key}")
+    return (key,)
 
 
 def _inside(path: str, where: str, folder: str) -> str:

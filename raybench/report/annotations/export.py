@@ -17,6 +17,7 @@ from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
+from raybench.data.roi import roi_of
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import InputError, IntegrityError, ObjectMissing, UnknownName
 from raybench.report.annotations.item import AnnotatedImage, SourcePicture, Task
@@ -205,5 +206,6 @@ def _item(
     picture = SourcePicture.of(row, manifest.white_level, manifest.black_level)
     if outliner is None or scored is None or scored.heatmap is None:
         return AnnotatedImage(task, picture, np.zeros((row.height, row.width), np.bool_), "")
-    heat = to_source(scored.heatmap, fit_of(outliner.unit), row.height, row.width)
-    return AnnotatedImage(task, picture, heat > outliner.threshold, outliner.unit.model)
+    heat, roi = to_source(scored.heatmap, fit_of(outliner.unit), row.height, row.width), roi_of(row)
+    is_hot = heat > outliner.threshold
+    return AnnotatedImage(task, picture, is_hot if roi is None else is_hot & roi.inside, outliner.unit.model)

@@ -7,7 +7,7 @@ const onMove = [];
 
 const RULES = {
   promised: { words: (at) => `promised false-alarm rate ${percent(at)}`, low: 0.005, high: 0.5, step: 0.005, start: (line) => line.models[0].budget },
-  excess: { words: (at) => `excess ${excessWords(at).replace("▲ ", "")}`, low: -1, high: 4, step: 0.02, start: () => 0 },
+  excess: { words: (at) => `excess ${excessWords(at).replace("▲ ", "")}`, low: -0.98, high: 4, step: 0.02, start: () => 0 },
   recall: { words: (at) => `recall ${percent(at)}`, low: 0.01, high: 1, step: 0.01, start: () => 0.9 },
 };
 
@@ -50,7 +50,7 @@ function drawStrips(section) {
 
 // Where the rule puts the threshold of a model: { limit, promised }. An image is flagged if its code is above the limit.
 function limitOf(line, model, { by, at }) {
-  const experiment = { limit: 0, promised: { value: model.promised } };
+  const experiment = { limit: 0, promised: model.promised === null ? null : { value: model.promised } };
   if (by === null) return experiment;
   if (by === "excess") return { limit: codeOf(at), promised: null };
   if (by === "promised") {
@@ -96,6 +96,14 @@ function moveThresholds(by, at) {
   banner.hidden = moved.by === null;
   one("[data-part=rule]", banner).textContent = moved.by === null ? "" : RULES[moved.by].words(moved.at);
   for (const draw of onMove) draw();
+}
+
+// The keys of the experiment file that move a line's thresholds to where they are here; null if it cannot say so.
+function experimentText(name, line, { by, at }) {
+  const isMoved = line.models[0].promised === null; // by the experiment: excess counts from there
+  if (line.from_test ? by !== "promised" : by === "excess" && isMoved) return null;
+  const source = line.from_test ? "from: test_ok, " : "";
+  return `overrides:\n  ${JSON.stringify(name)}: {threshold: {${source}${by}: ${at}}}`; // a JSON text is YAML, too
 }
 
 // A dot with its interval on a scale, as `marks.html.j2` draws it.
@@ -153,7 +161,10 @@ function thresholdPanel(section) {
     const points = line.models.map((model) => operatingPoint(line, model, moved, costs()));
     const dearest = Math.max(...points.map((point) => point.cost?.high ?? 0)) || 1;
     part("rows").replaceChildren(...points.map((point) => row(point, dearest)));
-    part("loose").hidden = moved.by === null || moved.by === "promised";
+    part("loose").hidden = moved.by === null ? line.models[0].promised !== null : moved.by === "promised";
+    const text = moved.by === null ? null : experimentText(section.dataset.line, line, moved);
+    part("keep").hidden = text === null;
+    part("yaml").textContent = text ?? "";
     wrong(points.find((point) => point.model === chosen));
     for (const lane of all(".lane", section)) {
       one(".moved-to", lane)?.remove();

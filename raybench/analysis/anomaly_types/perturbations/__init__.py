@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from raybench.analysis.anomaly_types.perturbations import defects, layout, lighting
-from raybench.analysis.anomaly_types.perturbations.common import Perturb, as_bytes, perturb, side_of, warped
+from raybench.analysis.anomaly_types.perturbations.common import Perturb, perturb
 from raybench.analysis.anomaly_types.views import Image
+from raybench.data.perturbations import as_bytes, side_of, warped
 
 __all__ = ["CHANGES", "Perturb", "jittered", "perturb"]
 

@@ -41,25 +41,9 @@ def _change(image: Image, made: Image) -> float:
     return float(np.partition(difference, -count)[-count:].mean())
 
 
-def side_of(image: Image) -> int:
-    """Return the shorter side, in pixels."""
-    return int(min(image.shape[0], image.shape[1]))
-
-
 def either(rng: np.random.Generator, low: tuple[float, float], high: tuple[float, float]) -> float:
     """Draw uniformly from one of two ranges, each with probability 0.5."""
     return float(rng.uniform(*(low if rng.random() < 0.5 else high)))
-
-
-def as_bytes(values: npt.NDArray[np.floating]) -> Image:
-    """Round and clip grey levels to uint8."""
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
-
-
-def warped(image: Image, matrix: npt.NDArray[np.float64]) -> Image:
-    """Apply an affine transform, (2, 3), and continue the border pixels."""
-    size = image.shape[1::-1]
-    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.uint8)
 
 
 def tone_at(image: Image, rng: np.random.Generator, centre: tuple[int, int]) -> tuple[int, int, int]:

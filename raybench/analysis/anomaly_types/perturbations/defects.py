@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from raybench.analysis.anomaly_types.perturbations.common import as_bytes, grain, place, side_of, tone_at
+from raybench.analysis.anomaly_types.perturbations.common import grain, place, tone_at
 from raybench.analysis.anomaly_types.views import Image
+from raybench.data.perturbations import as_bytes, side_of
 
 
 def scratch(image: Image, rng: np.random.Generator) -> Image:

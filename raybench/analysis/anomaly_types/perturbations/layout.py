@@ -5,21 +5,19 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from raybench.analysis.anomaly_types.perturbations.common import either, side_of, warped
+from raybench.analysis.anomaly_types.perturbations.common import either
 from raybench.analysis.anomaly_types.views import Image
+from raybench.data.perturbations import rotated, shifted, side_of
 
 
 def shift(image: Image, rng: np.random.Generator) -> Image:
     """Shift the image by 8 to 18 % of its shorter side in any direction."""
-    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.08, 0.18) * side_of(image)
-    return warped(image, np.array([[1, 0, length * np.cos(angle)], [0, 1, length * np.sin(angle)]]))
+    return shifted(image, rng.uniform(0, 2 * np.pi), rng.uniform(0.08, 0.18))
 
 
 def rotate(image: Image, rng: np.random.Generator) -> Image:
     """Rotate the image by 5 to 18 degrees either way."""
-    height, width = image.shape[:2]
-    angle = either(rng, (-18, -5), (5, 18))
-    return warped(image, np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0), np.float64))
+    return rotated(image, either(rng, (-18, -5), (5, 18)))
 
 
 def mirror(image: Image, rng: np.random.Generator) -> Image:

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from raybench.analysis.anomaly_types.perturbations.common import as_bytes, either, side_of
+from raybench.analysis.anomaly_types.perturbations.common import either
 from raybench.analysis.anomaly_types.views import Image
-
-
-def _plane(image: Image, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return a plane from -1 to 1 across the image in a random direction, (H, W, 1) float32."""
-    height, width = image.shape[:2]
-    angle = rng.uniform(0, 2 * np.pi)
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    plane = np.cos(angle) * x + np.sin(angle) * y
-    return np.asarray(plane / np.abs(plane).max(), np.float32)[..., np.newaxis]
+from raybench.data.perturbations import as_bytes, lit_from_side, scaled, side_of
 
 
 def gain(image: Image, rng: np.random.Generator) -> Image:
     """Scale the brightness."""
-    return as_bytes(image * either(rng, (0.5, 0.78), (1.28, 1.7)))
+    return scaled(image, either(rng, (0.5, 0.78), (1.28, 1.7)))
 
 
 def gamma(image: Image, rng: np.random.Generator) -> Image:
@@ -30,7 +21,7 @@ def gamma(image: Image, rng: np.random.Generator) -> Image:
 
 def gradient(image: Image, rng: np.random.Generator) -> Image:
     """Light the image from one side."""
-    return as_bytes(image * (1 + rng.uniform(0.3, 0.55) * _plane(image, rng)))
+    return lit_from_side(image, rng.uniform(0.3, 0.55), rng.uniform(0, 2 * np.pi))
 
 
 def cast(image: Image, rng: np.random.Generator) -> Image:
