@@ -177,7 +177,7 @@ def test_efficient_ad_takes_what_the_store_has_of_the_paper(near: Store, tmp_pat
     found = weights.fetch({file.name: file.sha256 for file in here}, near, tmp_path)
     context = replace(CONTEXT, weights=found)
     detector = registry.create(spec, InputSize(256, 256), context)
-    detector.fit(Images(5, 256, 256), context)
+    detector.fit(Images(4, 256, 256), context)
     state = detector.module.teacher.state_dict()  # type: ignore[attr-defined]
     assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
     card = detector.card()

@@ -31,7 +31,7 @@ CONFIG: dict[str, dict[str, float]] = {
     "fake": {},
 }
 SIZE = {"efficient_ad": (256, 256), "supersimplenet": (128, 160)}
-COUNT = {"efficient_ad": 5}
+COUNT = {"efficient_ad": 4}
 """Images to fit on; 8 if not named. EfficientAD takes no smaller ones than these, and seconds for a few."""
 CONTEXT = FitContext(seed=3, device="cpu", threads=1)
 
