@@ -128,15 +128,19 @@ def conclude(points: Sequence[RobustnessPoint], margin: float) -> list[str]:
         alarms = [point.perturbation for point in own if _above(point.false_alarm_rate, budget)]
         parts = []
         if worse:
-            parts.append(f"image AUROC falls by more than {margin:g} ({', '.join(worse)})")
+            parts.append(f"image AUROC falls by more than {margin:g} ({_listed(worse, own)})")
         if alarms:
-            parts.append(f"more than {budget:.2g} of OK images are false alarms ({', '.join(alarms)})")
+            parts.append(f"more than {budget:.2g} of OK images are false alarms ({_listed(alarms, own)})")
         if failed := [point.perturbation for point in own if point.failure]:
             parts.append(f"{len(failed)} of {len(own)} could not be measured")
         limits = f"lowers image AUROC by more than {margin:g} or lifts false alarms above {budget:.2g}"
         sure = "; ".join(parts) or f"no perturbation surely {limits}"
         texts.append(f"{model}: {sure}")
     return texts
+
+
+def _listed(names: Sequence[str], of: Sequence[RobustnessPoint]) -> str:
+    return f"all {len(of)} perturbations" if 1 < len(of) == len(names) else ", ".join(names)
 
 
 def robustness_frame(points: Sequence[RobustnessPoint]) -> pd.DataFrame:

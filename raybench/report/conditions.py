@@ -34,6 +34,7 @@ def conditions(board: Board) -> list[str]:
         "ms/image: model only, batch 1, median (95th percentile), alone on the device; test min: the test set one by "
         "one, decoding included; MB: the saved detector (10^6 bytes)",
     ]
+    texts += _moved(finished)
     texts.append(_utility(context.decision))
     texts += _one_seed(board)
     texts += [f"device: {text}" for text in sorted(devices)]
@@ -98,6 +99,15 @@ def _budgets(board: Board) -> str:
     others = Counter(budget for budget in by_line.values() if budget != usual)
     parts = [f"{budget:.3g} on {count} line{'s' if count > 1 else ''}" for budget, count in sorted(others.items())]
     return f"{usual:.0%}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _moved(finished: Sequence[Finished]) -> list[str]:
+    """Lines whose thresholds the experiment has moved to where they promise nothing."""
+    lines: dict[str, set[str]] = {}
+    for row, model in finished:
+        if model.trained.threshold.promised >= 1:
+            lines.setdefault(model.trained.threshold.note, set()).add(row.line)
+    return [f"{few(sorted(names))}: each threshold is {note}" for note, names in sorted(lines.items())]
 
 
 def _mixed_devices(finished: Sequence[Finished]) -> list[str]:

@@ -28,6 +28,16 @@ def test_budgets_of_lines_are_told(board_of: BoardOf) -> None:
     assert "with a budget of 5% (0.01 on 2 lines); promised" in changed(board, strict)[1]
 
 
+def test_moved_thresholds_are_told_by_line(board_of: BoardOf) -> None:
+    board = board_of({line: {"m": 2.0, "n": 1.0} for line in "abc"})
+
+    def moved(at: int, row: BoardRow) -> BoardRow:
+        threshold = replace(done(row).trained.threshold, promised=1.0, note="moved to a recall of 90%, and so on")
+        return altered(row, threshold=threshold) if row.line != "b" else row
+
+    assert "a, c: each threshold is moved to a recall of 90%, and so on" in changed(board, moved)
+
+
 def test_many_lines_make_few_sentences(board_of: BoardOf) -> None:
     board = board_of({f"line-{at:02}": {"m": 2.0, "n": 1.0} for at in range(FEW + 4)})
 
