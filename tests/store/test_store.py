@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -48,11 +49,10 @@ def test_what_is_put_is_got(store: Store) -> None:
 def test_a_browser_shows_a_page_in_a_bucket(bucket: Store) -> None:
     for key in ("report/index.html", "report/board.json"):
         bucket.put(key, b"<p>")
-    backend = bucket._backend
-    assert isinstance(backend, s3.S3)
+    client = boto3.client("s3")
+    name, _, prefix = bucket.uri().removeprefix("s3://").partition("/")
     page, board = (
-        backend.client.head_object(Bucket=backend.bucket, Key=f"{backend.root}/report/{name}")
-        for name in ("index.html", "board.json")
+        client.head_object(Bucket=name, Key=f"{prefix}/report/{file}") for file in ("index.html", "board.json")
     )
     assert page["ContentType"] == "text/html; charset=utf-8"
     assert page["CacheControl"] == "no-cache"
