@@ -63,9 +63,13 @@ def kept_in_network(roi: Roi, fit: InputFit) -> Bools:
         (fit.height, fit.width) bool, read-only.
     """
     box = box_of(fit, roi.height, roi.width)
-    shrinks = box.height <= roi.height and box.width <= roi.width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    share = cv2.resize(roi.inside.astype(np.float32), (box.width, box.height), interpolation=interpolation)
+    share = roi.inside.astype(np.float32)
+    # Each axis by itself: bilinear interpolation of an axis that shrinks passes over small regions.
+    for size, shrinks in (
+        ((box.width, roi.height), box.width <= roi.width),
+        ((box.width, box.height), box.height <= roi.height),
+    ):
+        share = cv2.resize(share, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     near = cv2.dilate((share > 0).astype(np.uint8), np.ones((3, 3), np.uint8))
     kept = np.zeros((fit.height, fit.width), np.bool_)
     kept[box.top : box.top + box.height, box.left : box.left + box.width] = near

@@ -20,14 +20,14 @@ from raybench.data import layouts
 from raybench.data.cache import open_cached, put_prefetched
 from raybench.data.corrections import Correction
 from raybench.data.decode import decode_image, decode_mask, encode_mask
-from raybench.data.geometry import GREY, InputFit, to_network
+from raybench.data.geometry import GREY, InputFit, to_network, to_source
 from raybench.data.inspection.properties import Properties, measure_shard
 from raybench.data.labels import correct_labels
 from raybench.data.line import Line, decode_inside
 from raybench.data.manifest import Change, Manifest, has_other_regions, read_manifest
 from raybench.data.masks import open_annotations
 from raybench.data.pack import PackOptions, add, pack
-from raybench.data.roi import roi_of
+from raybench.data.roi import kept_in_network, roi_of
 from raybench.data.roi_files import RoiFile
 from raybench.data.shards import ImageRow, read_rows
 from raybench.data.source import pack_from, pack_if_changed
@@ -499,3 +499,15 @@ def test_a_region_that_packing_never_writes_is_damage(
     row = next(iter(rows_of(lines, packed(source, lines)).values()))
     with pytest.raises(IntegrityError, match=f"{row.image_id} of strip: its region of interest"):
         roi_of(replace(row, roi=region))
+
+
+@pytest.mark.parametrize(("size", "pixel"), [((20, 279), (13, 7)), ((279, 20), (7, 13))])
+def test_a_small_region_is_kept_where_one_axis_shrinks_and_the_other_grows(
+    size: tuple[int, int], pixel: tuple[int, int]
+) -> None:
+    inside = np.zeros(size, bool)
+    inside[pixel] = True
+    fit = InputFit("squash", *((100, 36) if size[0] < size[1] else (36, 100)))
+    kept = kept_in_network(Roi.of(inside), fit)
+    assert kept.any()
+    assert not to_source(np.where(kept, 0, 1).astype(np.float32), fit, *size)[pixel]
