@@ -19,7 +19,7 @@ from raybench.analysis.learning_curve import SIZES, conclude, curve_frame, plan_
 from raybench.analysis.robustness import IMAGES, robustness_frame
 from raybench.analysis.robustness import conclude as conclude_robustness
 from raybench.analysis.run_comparison import RunComparison, compare_runs
-from raybench.analysis.select import first_finished, select_unit
+from raybench.analysis.select import select_unit
 from raybench.analysis.slices import slice_frame, slices_of
 from raybench.analysis.verdict import Verdict
 from raybench.config.experiment import Experiment
@@ -47,6 +47,7 @@ from raybench.report.publish import (
 from raybench.runs.ledger import Ledger, unit_statuses
 from raybench.runs.records import QualityRecord, TrainRecord
 from raybench.runs.run import RunStore
+from raybench.runs.thresholds import read_threshold
 from raybench.scheduler.new_images import NewImages, predict_images
 from raybench.worker.context import fit_of, node_cache
 
@@ -232,14 +233,16 @@ class Run:
             OK image, 0 at the threshold, 1 twice as far); flags and reasons, empty where nobody needs to look;
             anomaly_type, None where no kind is known.
         """
-        scores = first_finished(self.plan, self._known(line))
-        results = [result for result, _ in scores.values()]
+        finished = finished_on(self.plan, self._known(line))
         voting = {line: voting_models(self.verdict(line))}
-        seen = collect_scores(results, {result.unit_id: found for result, found in scores.values()}, voting)
+        seen = collect_scores(
+            [unit.result for unit in finished], {unit.unit.unit_id: unit.images for unit in finished}, voting
+        )
         columns: dict[str, pd.Series[Any]] = {}
-        for model, (_, found) in scores.items():
+        for unit in finished:
+            found = unit.images
             columns.setdefault("label", pd.Series(found.labels.astype(object), found.image_ids))
-            columns[f"score_{model}"] = pd.Series(found.scores, found.image_ids)
+            columns.setdefault(f"score_{unit.unit.model}", pd.Series(found.scores, found.image_ids))
         frame = pd.DataFrame(columns).rename_axis("image_id")
         frame["excess"] = pd.Series({image.image_id: image.score for image in seen}, dtype=float)
         flags = self.flags(line).set_index("image_id")
@@ -270,13 +273,14 @@ class Run:
         row, scored = found
         if scored.heatmap is None:
             raise InputError(f"{unit.model} makes no heat maps")
+        threshold, _ = read_threshold(self._store, unit.unit_id, trained, self.experiment.on(line).threshold)
         return Heatmap(
             line=line,
             image_id=image_id,
             label=row.label,
             model=unit.model,
             score=scored.score,
-            is_anomalous=scored.is_anomalous,
+            is_anomalous=None if threshold.value is None else scored.score > threshold.value,
             image=decode_image(row.image, manifest.white_level, manifest.black_level),
             values=heat_inside(to_source(scored.heatmap, fit_of(unit), row.height, row.width), row),
             mask=decode_mask(row.mask, row.height, row.width) if row.mask else None,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from raybench._api.run import Run
-from raybench.analysis.findings import analyze, robustness_on
+from raybench.analysis.findings import Findings, analyze, robustness_on
 from raybench.analysis.learning_curve import plan_curve, read_curve
 from raybench.analysis.robustness import AS_TAKEN
 from raybench.analysis.slices import slice_frame
@@ -21,7 +21,9 @@ from raybench.data.perturbations import Perturbation, PerturbedImages
 from raybench.data.shards import read_rows
 from raybench.metrics.image import share_above
 from raybench.metrics.sampling import permanent_numbers
+from raybench.metrics.threshold import excess_of
 from raybench.report.annotations.read import import_labels
+from raybench.report.publish import write
 from raybench.runs.records import QualityRecord
 from raybench.runs.robustness import MeasuredRobustness, write_robustness
 from raybench.runs.run import RunStore
@@ -132,6 +134,19 @@ def test_learning_curves_are_found_by_the_names_of_their_runs(strips: Path, tmp_
     assert curves["strip"] == read_curve(plan, "strip", [10, 24])
 
 
+def assert_api_judges_alike(plan: Plan, findings: Findings) -> None:
+    """`Run.images` and `Run.heatmap` compare with the threshold of the report."""
+    (unit,) = findings.finished
+    threshold = unit.result.trained.threshold
+    write(plan, RunStore.of(plan), findings)
+    frame = Run(plan).images("strip")
+    for image_id, score in zip(unit.images.image_ids.tolist(), unit.images.scores.tolist(), strict=True):
+        assert frame["excess"][image_id] == excess_of(score, threshold)
+    for image_id in unit.images.image_ids[:3].tolist():
+        found = Run(plan).heatmap("strip", image_id, "fake")
+        assert found.is_anomalous is (found.score > (threshold.value or 0.0))
+
+
 def test_moved_thresholds_are_judged_without_training_or_scoring(images: Path, tmp_path: Path) -> None:
     plan = planned(tmp_path / "store", images, 5)
     before, _ = judged(plan, tmp_path)
@@ -160,6 +175,7 @@ def test_moved_thresholds_are_judged_without_training_or_scoring(images: Path, t
         )
         notes = " ".join(findings.board.verdicts[0].notes)
         assert (f"The thresholds were {choice} by the experiment." in notes) is choice.promises_nothing
+        assert_api_judges_alike(moved, findings)
     assert run.commits() == commits
     assert found["moved to a recall of 100%"].recall.value == 1.0
     assert found["moved to an excess of -0.9"] != before.quality
