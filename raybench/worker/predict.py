@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from raybench.config.experiment import NAME, ThresholdChoice
 from raybench.config.unit import Unit
@@ -137,7 +137,7 @@ def prepare(
     threshold, tested = read_threshold(run, unit.unit_id, trained, choice)
     unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
     if choice != ThresholdChoice():
-        unit = replace(unit, training_digest=digest([unit.training_digest, repr(threshold.value)]))
+        unit = replace(unit, training_digest=digest([unit.training_digest, asdict(threshold)]))
     copy = replace(trained, detector_id=unit.detector_id, threshold=threshold)
     trained = prediction.commit(unit.detector_id, "train", copy)
     return Prediction(name, origin, prediction, images, manifest, unit, trained, choice, tested)

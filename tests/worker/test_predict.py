@@ -9,13 +9,14 @@ import fsspec
 import numpy as np
 import pytest
 
-from raybench.config.experiment import ModelChoice
+from raybench.config.experiment import ModelChoice, ThresholdChoice
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data import pack as packing
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
 from raybench.errors import InputError, LineError, StoreUnreachable
+from raybench.metrics.numbers import Threshold
 from raybench.runs.records import ScoreRecord
 from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import LEVELS, ScoreRow, read_scores
@@ -144,6 +145,19 @@ def test_several_models_score_the_same_images(plan: Plan, images: Path, name: st
     assert one.unit.unit_id != other.unit.unit_id
     assert scored(one, tmp_path)
     assert scored(other, tmp_path)
+
+
+def test_another_promise_at_the_same_threshold_is_another_prediction(plan: Plan, images: Path, name: str) -> None:
+    run, source = RunStore.of(plan), open_store(str(images))
+
+    def threshold_at(promised: float) -> Threshold:
+        choice = ThresholdChoice(promised=promised)
+        found = prepare(run, plan.units[0], plan.line("strip"), source, name, choice=choice)
+        return found.trained.threshold
+
+    first, second = threshold_at(0.3), threshold_at(0.301)
+    assert first.value == second.value
+    assert (first.budget, second.budget) == (0.3, 0.301)
 
 
 def test_images_without_stamps_are_packed_again_and_not_scored_again(
