@@ -194,7 +194,7 @@ def _context(plan: Plan, run: RunStore, created: str, finished: Sequence[Finishe
         created=created,
         digest=experiment.digest,
         versions=versions(),
-        false_alarm_budget=experiment.false_alarm_budget,
+        false_alarm_budget=experiment.threshold.promised or experiment.false_alarm_budget,
         pending=pending,
         lines={line: manifest.digest for line, manifest in plan.manifests.items()},
         decision=DecisionSettings(

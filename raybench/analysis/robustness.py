@@ -119,18 +119,22 @@ def conclude(points: Sequence[RobustnessPoint], margin: float) -> list[str]:
     Args:
         points: The points of a line, as `robustness_points` returns them.
         margin: Loss of image AUROC that does not count, `verdict.margin` of the experiment.
+
+    False alarms count where they surely exceed both the budget and those on the same images as they are.
     """
     texts = []
     for model in dict.fromkeys(point.model for point in points):
         own = [point for point in points if point.model == model and point.perturbation != AS_TAKEN]
         budget = own[0].budget
         worse = [point.perturbation for point in own if _above(point.lower, margin)]
-        alarms = [point.perturbation for point in own if _above(point.false_alarm_rate, budget)]
+        as_taken = next(point.false_alarm_rate.value or 0.0 for point in points if point.model == model)
+        alarms = [point.perturbation for point in own if _above(point.false_alarm_rate, max(budget, as_taken))]
         parts = []
         if worse:
             parts.append(f"image AUROC falls by more than {margin:g} ({_listed(worse, own)})")
         if alarms:
-            parts.append(f"more than {budget:.2g} of OK images are false alarms ({_listed(alarms, own)})")
+            share = f"{as_taken:.2g}, as on the images as taken," if as_taken > budget else f"{budget:.2g}"
+            parts.append(f"more than {share} of OK images are false alarms ({_listed(alarms, own)})")
         if failed := [point.perturbation for point in own if point.failure]:
             parts.append(f"{len(failed)} of {len(own)} could not be measured")
         limits = f"lowers image AUROC by more than {margin:g} or lifts false alarms above {budget:.2g}"

@@ -1,8 +1,8 @@
 """Images as another light, lens or camera would take them, or with the part in another place.
 
-Geometry is in shares of an image's shorter side, light and noise in shares of white, so that a perturbation looks alike
-at any resolution and a plant can tell whether it has it. Direction and noise follow from the image's ID, so the same
-image is always perturbed in the same way.
+Geometry is in shares of an image's shorter side, light and noise in shares of white, so that a plant can tell whether
+it has them. Noise is that of a camera's pixels: where large images are made small for a network, most of it averages
+out. Direction and noise follow from the image's ID, so the same image is always perturbed in the same way.
 """
 
 from __future__ import annotations

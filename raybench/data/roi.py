@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,7 +64,7 @@ def kept_in_network(roi: Roi, fit: InputFit) -> Bools:
         (fit.height, fit.width) bool, read-only.
     """
     box = box_of(fit, roi.height, roi.width)
-    share = roi.inside.astype(np.float32)
+    share: npt.NDArray[Any] = roi.inside.astype(np.float32)
     # Each axis by itself: bilinear interpolation of an axis that shrinks passes over small regions.
     for size, shrinks in (
         ((box.width, roi.height), box.width <= roi.width),

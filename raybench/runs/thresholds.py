@@ -51,7 +51,9 @@ def place_threshold(
         if not len(ng):
             return replace(threshold, note=f"{threshold.note}; not {choice}: no NG images in the test split")
         found = ng[math.ceil((choice.recall or 0.0) * len(ng) - 1e-9) - 1]  # rounding may lift the product
-        value = float(np.nextafter(found, -np.inf))
+        # Half-way to the next lower score, so that the rounding of another runtime decides no image otherwise.
+        lower, just_below = images.scores[images.scores < found], np.nextafter(found, -np.inf)
+        value = float(min((found + lower.max()) / 2, just_below) if len(lower) else just_below)
     return replace(threshold, value=value, promised=1.0, note=f"{choice}, where it promises nothing")
 
 

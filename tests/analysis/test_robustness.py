@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -93,6 +95,18 @@ def test_labels_of_today_judge_the_scores_and_changed_images_do_not_count() -> N
     relabelled = JudgedModel("d", ImageScores.of(NAMES, labels, SCORES.tolist()), THRESHOLD)
     assert [point.image_auroc.n for point in robustness_points({"padim": relabelled}, today)] == [78, 78]
     assert robustness_points({"padim": model()}, measured.of_today({})) == []
+
+
+def test_false_alarms_that_are_there_as_taken_are_not_blamed_on_a_perturbation() -> None:
+    loose = JudgedModel("d", IMAGES, replace(THRESHOLD, value=-0.5))  # as a person may move it
+    measured = MeasuredRobustness(SHA256, {"d": {"noise 2 %": scores_of(SCORES), "brighter 20 %": scores_of(BRIGHT)}})
+    points = robustness_points({"padim": loose}, measured)
+    as_taken = points[0].false_alarm_rate.value or 0.0
+    assert as_taken > 0.2
+    (said,) = conclude(points, 0.02)
+    assert said == (
+        f"padim: more than {as_taken:.2g}, as on the images as taken, of OK images are false alarms (brighter 20 %)"
+    )
 
 
 def test_half_of_the_images_are_ok_and_a_larger_number_adds_to_them() -> None:

@@ -109,6 +109,13 @@ def test_a_threshold_moved_to_a_recall_reaches_it_and_no_more(recall: float) -> 
     assert found.image_auroc == result("m", seen).judged.quality.image_auroc
 
 
+def test_a_threshold_moved_to_a_recall_lies_apart_from_all_scores() -> None:
+    seen = images(2.0)
+    value = place_threshold(TRAINED, ThresholdChoice(recall=0.9), seen, HELD_OUT).value or 0.0
+    above, below = seen.scores[seen.scores > value].min(), seen.scores[seen.scores < value].max()
+    assert value == pytest.approx((above + below) / 2)
+
+
 def test_what_cannot_be_moved_stays_and_says_so() -> None:
     without = Threshold(None, 0, BUDGET, 0.0)
     assert place_threshold(without, ThresholdChoice(excess=1.0), images(2.0), HELD_OUT) == without
