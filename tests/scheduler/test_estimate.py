@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import shutil
 import statistics
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from raybench.analysis.cost_report import format_estimate
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import Plan, make_plan
 from raybench.config.unit import Unit
-from raybench.data.pack import PackOptions, pack
+from raybench.data.pack import PackOptions, add, pack
 from raybench.errors import InputError
 from raybench.report.annotations.read import import_labels
 from raybench.report.publish import publish_again
@@ -74,6 +77,33 @@ def finish(plan: Plan, cache: Path, count: int) -> None:
         measure(one, lines, site)
         finalize(one, run)
     append_to_ledger(run, [one.unit_id for one in plan.units[:count]])
+
+
+def test_added_test_images_are_scored_alone_and_train_nothing(strips: Path, tmp_path: Path) -> None:
+    source, lines = tmp_path / "source", open_store(str(tmp_path)).sub("lines")
+    shutil.copytree(strips, source)
+    pack(open_store(str(source)), lines, "strip", PackOptions(shard_rows=4))
+    plan = night(tmp_path)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    finish(plan, cache, 2)
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        cv2.imwrite(str(source / "test/good" / f"new-{number}.png"), rng.integers(0, 255, (200, 320), np.uint8))
+    add(open_store(str(source)), lines, "strip", PackOptions(shard_rows=4))
+    more = night(tmp_path)
+    found = estimate_plan(more, BOX)
+    assert (found.units, found.trains, found.scores, found.judges) == (2, 0, 20, 0)
+    before = RunStore.of(plan).commits()
+    finish(more, cache, 2)
+    new = {name for owner, names in RunStore.of(more).commits().items() for name in names - before.get(owner, set())}
+    assert (
+        sum(name.startswith("scored-") for name in new) == 3
+    )  # 10 images in shards of 4, the same names for each unit
+    assert "train" not in new
+    (row,) = publish_again(more).rows
+    assert row.finished is not None
+    assert (row.finished.test.ok, row.finished.test.ng) == (16, 6)
 
 
 def test_a_run_s_own_units_predict_the_rest_and_its_report_predicts_for_others(strips: Path, tmp_path: Path) -> None:
