@@ -53,7 +53,9 @@ SLOW = MADE_ONCE | {
     "test_parts.py", "test_plugins.py", "test_write.py",
     "test_inspection.py", "test_bundle.py", "test_hostile.py",
     "test_prediction_page.py", "test_store_faults.py", "test_chaos.py", "test_pixel.py",
-    "test_fiftyone.py",
+    "test_fiftyone.py", "test_roi.py", "test_robustness.py", "test_together.py", "test_findings.py",
+    "test_estimate.py", "test_detectors.py", "test_onnx_graph.py", "test_work.py", "test_at_work.py",
+    "test_predict_cli.py", "test_heatmaps.py", "test_read.py",
 }  # fmt: skip
 """Files with tests that take seconds each."""
 
@@ -75,7 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(detector))
         if "server" in fixtures or item.path.name in SERVERS or "[s3" in item.name:
             item.add_marker(pytest.mark.s3)
-        if item.path.name in SLOW or ("efficient_ad" in item.name and item.path.name == "test_detectors.py"):
+        if item.path.name in SLOW:
             item.add_marker(pytest.mark.slow)
         if item.path.name == "test_browser.py":
             item.add_marker(pytest.mark.browser)
