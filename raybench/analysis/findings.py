@@ -299,10 +299,9 @@ def _judged(unit: FinishedUnit, inspection: Inspection | Failure | None, choice:
         held_out = held_out.with_duplicates(duplicates)
     if images is not unit.images:
         found, quality = image_quality(images, result.trained.threshold), result.judged.quality
-        rate = (
-            quality.false_alarm_rate if choice.source == TEST_OK else found.false_alarm_rate
-        )  # that one is cross-fitted
-        quality = replace(quality, **vars(replace(found, false_alarm_rate=rate)))
+        if choice.source == TEST_OK:  # its rate is cross-fitted
+            found = replace(found, false_alarm_rate=quality.false_alarm_rate)
+        quality = replace(quality, **vars(found))
         result = replace(result, judged=replace(result.judged, quality=quality))
     return replace(unit, images=images, held_out=held_out, result=result)
 

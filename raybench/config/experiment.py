@@ -174,7 +174,10 @@ Models = Annotated[
     tuple[ModelChoice, ...], Field(min_length=1), BeforeValidator(_long_form), AfterValidator(_labels_differ)
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_not_a_truth_value)]
-Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_once)]
+# In order, because the first seed of a model is the one that is shown and delivered.
+Seeds = Annotated[
+    tuple[Seed, ...], Field(min_length=1), AfterValidator(_once), AfterValidator(lambda seeds: tuple(sorted(seeds)))
+]
 FalseAlarmBudget = Annotated[float, Field(gt=0.0, lt=0.5)]
 HeldOut = Annotated[float, Field(gt=0.0, le=0.5)]
 TrainBudget = Annotated[float | None, Field(gt=0.0)]

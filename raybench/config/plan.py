@@ -464,13 +464,10 @@ def _together(
             TrainingLine(line, manifests[line].training_digest, by_line[line].protocol) for line in lines
         )
         for label in group.models:
-
-            def choice_on(line: str, label: str = label) -> ModelChoice:
-                return next((choice for choice in by_line[line].models if choice.shown == label), labels[label])
-
             of_model = [
-                replace(_unit(by_line[line], manifests[line], choice_on(line), specs[label], seed), together=trained_on)
+                replace(_unit(by_line[line], manifests[line], choice, specs[label], seed), together=trained_on)
                 for line in lines
+                for choice in [next((own for own in by_line[line].models if own.shown == label), labels[label])]
                 for seed in by_line[line].seeds
             ]
             problems += [f"together: {name}: {label}: {text}" for text in _differences(of_model, by_line)]

@@ -379,6 +379,12 @@ class Later(Experiment):
     """A key of a later version."""
 
 
+def test_the_order_of_seeds_does_not_matter() -> None:
+    listed, sorted_ = (parse_experiment(f"{GOOD}seeds: {seeds}\n") for seeds in ("[7, 0, 2]", "[0, 2, 7]"))
+    assert listed.seeds == (0, 2, 7)
+    assert listed.digest == sorted_.digest
+
+
 def test_a_key_that_a_version_adds_does_not_change_the_digest() -> None:
     fields = yaml.safe_load(GOOD + OVERRIDES + "limits: {mb: 7}\n")
     now, later = Experiment.model_validate(fields), Later.model_validate(fields)

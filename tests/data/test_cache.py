@@ -27,11 +27,6 @@ FIT = InputFit("native", 32, 64)
 
 
 @pytest.fixture
-def lines(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "lines"))
-
-
-@pytest.fixture
 def manifest(strips: Path, lines: Store) -> Manifest:
     return pack(open_store(str(strips)), lines, "strip", PackOptions(shard_rows=8))
 

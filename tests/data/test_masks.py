@@ -22,7 +22,7 @@ from raybench.data.masks import Annotation, open_annotations
 from raybench.data.shards import ImageRow, read_rows
 from raybench.errors import IntegrityError, RejectedImage
 from raybench.metrics.masks import Mask
-from raybench.store import Store, open_store
+from raybench.store import Store
 from tests.support.images import png_without_pixels
 from tests.support.made_masks import masks
 from tests.support.made_shards import stored
@@ -30,11 +30,6 @@ from tests.support.made_shards import stored
 BLANK = np.zeros((40, 60), bool)
 SPOTS = BLANK.copy()
 SPOTS[3:9, 5:7], SPOTS[20, 30:40], SPOTS[39, 59] = True, True, True
-
-
-@pytest.fixture
-def lines(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "lines"))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +16,6 @@ from raybench.data.pack import PackOptions, Progress, pack
 from raybench.data.shards import read_rows
 from raybench.errors import IntegrityError, LineError
 from raybench.store import Store, open_store
-
-
-@pytest.fixture
-def source(strips: Path, tmp_path: Path) -> Path:
-    shutil.copytree(strips, tmp_path / "images")
-    return tmp_path / "images"
-
-
-@pytest.fixture
-def lines(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "lines"))
 
 
 def packed(source: Path, lines: Store, options: PackOptions | None = None) -> Manifest:

@@ -43,17 +43,6 @@ OTHER[:, 100:] = True
 Bools = npt.NDArray[np.bool_]
 
 
-@pytest.fixture
-def source(strips: Path, tmp_path: Path) -> Path:
-    shutil.copytree(strips, tmp_path / "images")
-    return tmp_path / "images"
-
-
-@pytest.fixture
-def lines(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "lines"))
-
-
 def draw(path: Path, region: Bools) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_mask(region))
