@@ -117,7 +117,10 @@ def fight(ground: Ground, name: str, rng: random.Random, counts: Counter[str], m
     experiment = ground.base.model_copy(update={"name": name})
     inject = faults(ground, rng)
     inject["a second driver at once"] = lambda: bool(at.processes("Aggregator")) and bool(at.start(experiment))
-    ground.plan(name).store.delete(INSPECTION)  # each round is to make it
+    store = ground.plan(name).store
+    for item in (*store.list("units/"), *store.list(INSPECTION)):  # each round is to make them
+        store.delete(item.key)
+    at.proxy.commits.clear()
     started, before = time.monotonic(), len(at.drivers)
     at.start(experiment)
     pause_until = time.monotonic() + rng.uniform(*ground.between_s)
@@ -164,8 +167,8 @@ def _judge(ground: Ground, name: str, done: Round) -> None:
     if plan.experiment.inspect and not plan.store.exists(INSPECTION):
         done.wrong.append("the line is not inspected")
     proxy = ground.world.proxy
-    done.wrong += wrong_commits(proxy.commits, plan.store, BUCKET, name)
-    done.commits = sum(f"/runs/{name}/units/" in path for path in proxy.commits)
+    done.wrong += wrong_commits(proxy.commits, plan.store, BUCKET)
+    done.commits = sum("/units/" in path for path in proxy.commits)
 
 
 def prepare(at: World, measure_s: float = 2.0, signals: int = 50, inspect: bool = True) -> Ground:

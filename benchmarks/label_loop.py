@@ -50,7 +50,7 @@ def main(source: Path) -> None:
             started = time.monotonic()
             run = rb.run(experiment, progress=False)
             seconds = time.monotonic() - started
-            found = {item.key for item in open_store(str(store)).list("runs/loop/") if item.key.endswith("/train.json")}
+            found = {item.key for item in open_store(str(store)).list("units/") if item.key.endswith("/train.json")}
             _print_turn(run, source.name, turn, seconds, len(found - trained))
             trained = found
             _label(run, source, truth, Path(temporary), [name for name in _picked(run, source.name) if name in truth])

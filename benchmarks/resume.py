@@ -106,7 +106,7 @@ def main() -> None:
         folder = Path(name)
         plan = prepare(folder, chosen.units)
         run = RunStore(plan.store, "long")
-        _timed("listing every object of the run", lambda: str(sum(map(len, run.commits().values()))) + " commits")
+        _timed("listing the commits of its units", lambda: f"{len(Ledger(run, {}).commits(plan.units))} units")
         seconds, said = again(plan, folder)
         print(f"first: {seconds:.1f} s ({said})", flush=True)
         _timed("planning", lambda: f"{len(make_plan(plan.experiment).units)} units")

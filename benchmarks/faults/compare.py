@@ -6,7 +6,6 @@ import hashlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from raybench.config.plan import Plan
 from raybench.metrics.numbers import Speed
@@ -37,8 +36,8 @@ def findings_of(plan: Plan) -> Findings:
     with tempfile.TemporaryDirectory() as folder:
         copy = open_store(folder)
         run = RunStore(copy, "findings")
-        _copy(plan.store, copy, "lines/", "lines/")
-        _copy(plan.store, copy, f"runs/{plan.experiment.name}/units/", f"{run.root}/units/")
+        _copy(plan.store, copy, "lines/")
+        _copy(plan.store, copy, "units/")
         for unit in plan.units:
             found = run.read(unit.unit_id, "finished", UnitResult)
             if found is None:
@@ -50,16 +49,14 @@ def findings_of(plan: Plan) -> Findings:
                 judged=replace(found.judged, spent=_NOTHING_SPENT),
             )
             copy.put(run.key(unit.unit_id, "finished.json"), encode(even))
-        for path in Path(folder).rglob("*.json"):  # commits name their blobs by whole keys
-            path.write_text(path.read_text().replace(f"runs/{plan.experiment.name}/", f"{run.root}/"))
         results = {unit.unit_id: copy.get(run.key(unit.unit_id, "finished.json")) for unit in plan.units}
         experiment = plan.experiment.model_copy(update={"name": run.name, "store": "even"})
         publish(replace(plan, store=copy, experiment=experiment), run, "")
         return Findings(run.get_report("board.json"), run.get_report("flags.parquet"), results)
 
 
-def wrong_commits(commits: Mapping[str, list[str]], store: Store, bucket: str, run: str) -> list[str]:
-    """Commits of `run` that were made more than once, or that do not stand in the store as they were made.
+def wrong_commits(commits: Mapping[str, list[str]], store: Store, bucket: str) -> list[str]:
+    """Commits of units that were made more than once, or that do not stand in the store as they were made.
 
     commits: SHA-256 of what conditional PUTs have stored, by path.
     """
@@ -67,7 +64,7 @@ def wrong_commits(commits: Mapping[str, list[str]], store: Store, bucket: str, r
     wrong = []
     for path, made in commits.items():
         key = path.removeprefix(prefix)
-        if not key.startswith(f"runs/{run}/units/"):
+        if not key.startswith("units/"):
             continue
         if len(made) != 1:
             wrong.append(f"{key} was committed {len(made)} times")
@@ -76,6 +73,6 @@ def wrong_commits(commits: Mapping[str, list[str]], store: Store, bucket: str, r
     return wrong
 
 
-def _copy(source: Store, target: Store, prefix: str, to: str) -> None:
+def _copy(source: Store, target: Store, prefix: str) -> None:
     for item in source.list(prefix):
-        target.put(to + item.key.removeprefix(prefix), source.get(item.key))
+        target.put(item.key, source.get(item.key))

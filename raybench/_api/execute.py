@@ -29,7 +29,7 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
     from raybench.scheduler.runner import run_plan
 
     watching = shown(console) if console else contextlib.nullcontext(lambda backlog: None)
-    with connected(address), working(RunStore.of(plan), "raybench run") as others, watching as watch:
+    with connected(address), working(RunStore.of(plan), "raybench run", plan) as others, watching as watch:
         if console:
             for other in others:
                 text = f"another command works on this run: {other.text}. Both share the work, and some is done twice"

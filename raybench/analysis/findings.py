@@ -283,7 +283,7 @@ def _read_unit(unit: Unit, run: RunStore) -> FinishedUnit | FailedUnit | None:
     if result := run.result(unit):
         blobs = (result.judged.images, result.trained.held_out)
         return FinishedUnit(unit, result, *(ImageScores.from_bytes(run.get_blob(blob)) for blob in blobs))
-    failure = run.read(unit.unit_id, "failure", Failure)
+    failure = run.failure(unit.unit_id)
     return FailedUnit(unit.unit_id, unit.line, unit.model, unit.seed, failure) if failure else None
 
 

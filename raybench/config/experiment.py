@@ -387,6 +387,9 @@ class Experiment(_Section):
     """Inspect the data of lines that have not been inspected yet. Images with faults are flagged."""
     preset: Literal["paper", "cpu"] = "paper"
     """Default settings of the models: `paper` for a GPU, `cpu` for minutes on two cores."""
+    timed_on: str = Field(default="", pattern=rf"^$|{NAME}")
+    """Name of the machine whose times count, such as that of the PC beside the line. Detectors are timed once for each
+    name, and nothing is trained or scored again. If empty, whichever run of the store came first has timed them."""
     weights: str = ""
     """URI of the weights store. If empty, $RAYBENCH_WEIGHTS; if that is unset too, none."""
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)

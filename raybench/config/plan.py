@@ -429,6 +429,7 @@ def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec:
         input=_input(choice.input or experiment.input, manifest, spec),
         seed=seed,
         protocol=experiment.protocol,
+        timed_on=experiment.timed_on,
     )
 
 

@@ -77,6 +77,8 @@ class Unit:
     """How the unit is trained and judged."""
     together: tuple[TrainingLine, ...] = ()
     """All lines that the detector is trained on together, this one included, by name. Empty: this line alone."""
+    timed_on: str = ""
+    """Name of the machine whose times count. Empty: whichever times it first."""
 
     @functools.cached_property
     def unit_id(self) -> str:
@@ -107,6 +109,16 @@ class Unit:
         )
         return digest([ID_VERSION, [asdict(line) for line in self.together], *trained])[:20]
 
+    @property
+    def measure_name(self) -> str:
+        """Name of the commit of its detector's times."""
+        return f"measure-{self.timed_on}" if self.timed_on else "measure"
+
+    @property
+    def folders(self) -> tuple[str, str, str]:
+        """Where its commits, its detector's, and those of the fit that the detector is from lie in a store."""
+        return self.unit_id, self.detector_id, self.fit_id
+
     def _identity(self, without: str) -> dict[str, Any]:
         identity = asdict(self) | {"id_version": ID_VERSION}
         del identity["model"], identity[without]
@@ -114,6 +126,8 @@ class Unit:
             del identity["protocol"]["train_images"]
         if not self.together:
             del identity["together"]
+        if not self.timed_on or without == "line_digest":  # the detector is the same wherever it is timed
+            del identity["timed_on"]
         return identity
 
     def __str__(self) -> str:

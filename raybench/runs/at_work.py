@@ -1,10 +1,12 @@
-"""Who is at work on a run: a small object per process, written again while it works.
+"""Who is at work on the runs of a store, and which units each run uses, so that nothing in use is removed.
 
+at-work/<uuid>.json               a process at work; it counts for EXPIRES_S after it was last written
 runs/<name>/owner.json            who began the run
-runs/<name>/at-work/<uuid>.json   a process at work; it counts for EXPIRES_S after it was last written
+runs/<name>/uses/<digest>.json    units of a plan that the run had, and their detectors; the latest was written last
 
-Several drivers may work on one run, because commits are put-if-absent. What removes objects works alone: it and the
-drivers each write their own object first and then look for the other's, so that at least one of two sees the other.
+Several drivers may work on one run, because commits are put-if-absent. What removes objects writes its own object first
+and then reads what the runs use; a driver writes what its run uses first and then looks for what removes objects. So
+either the one sees the other's units and leaves them, or the other sees that it is not alone and does not begin.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from raybench.config.plan import Plan
 from raybench.errors import InputError, IntegrityError, ObjectMissing, StoreError
 from raybench.runs.run import RunStore, decode, encode
+from raybench.store import Store, digest
+from raybench.store.backend import ObjectInfo
 
 BEAT_S = 30.0
 EXPIRES_S = 150.0  # five beats, as a store may be slow
+FOLDER = "at-work/"
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,28 @@ class AtWork:
     """The command."""
     since: str
     """When it began: ISO 8601, UTC."""
+    run: str
+    """Name of the run; empty for all of the store."""
     alone: bool = False
-    """Whether it removes objects, so that nothing else may work."""
+    """Whether it removes objects, so that no other command may begin."""
 
     @property
     def text(self) -> str:
         return f"{self.what} by {self.who}, since {self.since}"
+
+
+@dataclass(frozen=True)
+class Uses:
+    """The folders below `units/` of the plans that a run has had."""
+
+    current: frozenset[str] = frozenset()
+    """Those of its latest plan."""
+    past: frozenset[str] = frozenset()
+    """Those of earlier plans alone."""
+
+    @property
+    def all(self) -> frozenset[str]:
+        return self.current | self.past
 
 
 def this_user() -> str:
@@ -65,65 +87,132 @@ def owner_of(run: RunStore) -> str:
 
 def at_work_on(run: RunStore) -> list[AtWork]:
     """List the processes at work on the run."""
-    return list(_living(run).values())
+    return [other for other in at_work_in(run.store) if other.run == run.name]
+
+
+def at_work_in(store: Store) -> list[AtWork]:
+    """List the processes at work on the store's runs."""
+    return list(_living(store).values())
 
 
 @contextlib.contextmanager
-def working(run: RunStore, what: str, alone: bool = False) -> Iterator[list[AtWork]]:
+def working(run: RunStore, what: str, plan: Plan | None = None) -> Iterator[list[AtWork]]:
     """Tell others, while the block runs, that this process works on the run.
 
     Args:
         run: The run.
         what: The command.
-        alone: Whether nothing else may work on the run meanwhile.
+        plan: The units that the run uses from now on. None if they stay the same.
 
     Yields:
-        The other processes at work.
+        The other processes at work on the run.
 
     Raises:
-        InputError: Another process works on the run, and this one or that one has to be alone.
+        InputError: A process removes objects of the store.
     """
-    mine = AtWork(this_user(), what, datetime.now(UTC).isoformat(timespec="seconds"), alone)
-    key, data = f"{_folder(run)}{uuid.uuid4().hex}.json", encode(mine)
-    if not alone:
-        run.store.put_if_absent(f"{run.root}/owner.json", data)
-    run.store.put(key, data)
+    mine = _at_work(run.name, what, alone=False)
+    run.store.put_if_absent(f"{run.root}/owner.json", encode(mine))
+    if plan:
+        folders = sorted({folder for unit in plan.units for folder in unit.folders})
+        run.store.put(f"{_uses(run)}{digest(folders)[:32]}.json", encode(folders))
+    with _said(run.store, mine) as others:
+        removing = [other for other in others if other.alone]
+        _raise_if_in_the_way(run.store.uri(run.root), removing)
+        yield [other for other in others if other.run == run.name]
+
+
+@contextlib.contextmanager
+def removing(store: Store, what: str, run: str = "") -> Iterator[list[AtWork]]:
+    """Let no other command begin on the store, while the block removes objects.
+
+    Args:
+        store: The store.
+        what: The command.
+        run: Name of the run that is removed as a whole, on which nobody may be at work. Empty if none is.
+
+    Yields:
+        The processes at work on its runs. What their runs use must stay.
+
+    Raises:
+        InputError: Another process removes objects, or works on `run`.
+    """
+    with _said(store, _at_work(run, what, alone=True)) as others:
+        in_the_way = [other for other in others if other.alone or (run and other.run == run)]
+        _raise_if_in_the_way(store.uri(f"runs/{run}" if run else ""), in_the_way)
+        yield others
+
+
+def uses_of(run: RunStore) -> Uses:
+    """Return the folders below `units/` of the plans that the run has had."""
+    written = {item: _folders(run.store, item) for item in run.store.list(_uses(run)) if item.key.endswith(".json")}
+    latest = max((item.modified for item in written), default=0.0)
+    current = frozenset().union(*(folders for item, folders in written.items() if item.modified == latest))
+    return Uses(current, frozenset().union(*written.values()) - current)
+
+
+def forget_past(run: RunStore, older_s: float) -> None:
+    """Forget the plans that the run had before its latest one, so long ago."""
+    items = list(run.store.list(_uses(run)))
+    latest, now = max((item.modified for item in items), default=0.0), run.store.clock()
+    for item in items:
+        if item.modified < latest and now - item.modified > older_s:
+            run.store.delete(item.key)
+
+
+def _at_work(run: str, what: str, alone: bool) -> AtWork:
+    return AtWork(this_user(), what, datetime.now(UTC).isoformat(timespec="seconds"), run, alone)
+
+
+@contextlib.contextmanager
+def _said(store: Store, mine: AtWork) -> Iterator[list[AtWork]]:
+    """Keep a process's own object written while the block runs; yield the others."""
+    key, data = f"{FOLDER}{uuid.uuid4().hex}.json", encode(mine)
+    store.put(key, data)
     stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(run, key, data, stop), daemon=True)
+    beat = threading.Thread(target=_beat, args=(store, key, data, stop), daemon=True)
     beat.start()
     try:
-        others = [other for other_key, other in _living(run).items() if other_key != key]
-        in_the_way = [other for other in others if alone or other.alone]
-        if in_the_way:
-            texts = "; ".join(other.text for other in in_the_way)
-            raise InputError(
-                f"{run.store.uri(run.root)} is in use: {texts}. Try again when that has ended; if it was killed, it is "
-                f"forgotten after {EXPIRES_S:.0f} s"
-            )
-        yield others
+        yield [other for other_key, other in _living(store).items() if other_key != key]
     finally:
         stop.set()
         beat.join()
         with contextlib.suppress(StoreError):
-            run.store.delete(key)
+            store.delete(key)
 
 
-def _beat(run: RunStore, key: str, data: bytes, stop: threading.Event) -> None:
-    while not stop.wait(BEAT_S):
-        with contextlib.suppress(StoreError):
-            run.store.put(key, data)
-
-
-def _living(run: RunStore) -> dict[str, AtWork]:
-    found = {item.key: item.modified for item in run.store.list(_folder(run))}
-    now = run.store.clock() if found else 0.0
+def _living(store: Store) -> dict[str, AtWork]:
+    """Return the processes at work by the key of each one's object."""
+    found = {item.key: item.modified for item in store.list(FOLDER)}
+    now = store.clock() if found else 0.0
     living = {}
     for key, modified in found.items():
         if now - modified < EXPIRES_S:
             with contextlib.suppress(ObjectMissing, IntegrityError):  # it has ended meanwhile
-                living[key] = decode(AtWork, run.store.get(key), key)
+                living[key] = decode(AtWork, store.get(key), key)
     return living
 
 
-def _folder(run: RunStore) -> str:
-    return f"{run.root}/at-work/"
+def _beat(store: Store, key: str, data: bytes, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_S):
+        with contextlib.suppress(StoreError):
+            store.put(key, data)
+
+
+def _raise_if_in_the_way(uri: str, others: list[AtWork]) -> None:
+    if others:
+        texts = "; ".join(other.text for other in others)
+        raise InputError(
+            f"{uri} is in use: {texts}. Try again when that has ended; if it was killed, it is forgotten after "
+            f"{EXPIRES_S:.0f} s"
+        )
+
+
+def _folders(store: Store, item: ObjectInfo) -> frozenset[str]:
+    try:
+        return frozenset(decode(list[str], store.get(item.key), store.uri(item.key)))
+    except ObjectMissing:  # forgotten meanwhile
+        return frozenset()
+
+
+def _uses(run: RunStore) -> str:
+    return f"{run.root}/uses/"

@@ -25,7 +25,6 @@ from raybench.runs.records import UnitResult
 from raybench.runs.run import RunStore, scored_name
 
 READERS = 16
-FEW_UNITS = 256  # most unknown units that are listed one by one; for more, the whole run is listed
 FEW_PAGES = 8  # more pages are merged into one
 _RESULT = "/finished.json"
 State = Literal["waiting", "trained", "failed", "done"]
@@ -61,7 +60,7 @@ class Ledger:
             return None
 
     def commits(self, units: Sequence[Unit]) -> dict[str, set[str]]:
-        """Return by unit_id the names of each unit's commits and failure record, and of its detector's commits.
+        """Return by unit_id the names of each unit's commits, of its detector's, and `failure` if the run failed on it.
 
         Of a detector that is trained on several lines together, they include `fit`.
 
@@ -70,16 +69,14 @@ class Ledger:
         done = self.done
         commits = {unit.unit_id: {"finished"} for unit in units if unit.unit_id in done}
         rest = [unit for unit in units if unit.unit_id not in done]
-        listed: dict[str, set[str]] = {}
-        if len(rest) > FEW_UNITS:
-            listed = self.run.commits()
-        else:
-            ids = {owner for unit in rest for owner in _owners(unit)}
-            with ThreadPoolExecutor(READERS) as pool:
-                for found in pool.map(self.run.commits, ids):
-                    listed |= found
+        if not rest:
+            return commits
+        listed, failed = self.run.commits({folder for unit in rest for folder in unit.folders}), self.run.failures()
         for unit in rest:
-            if names := set().union(*(listed.get(owner, set()) for owner in _owners(unit))):
+            names = set().union(*(listed.get(folder, set()) for folder in unit.folders))
+            if unit.unit_id in failed:
+                names.add("failure")
+            if names:
                 commits[unit.unit_id] = names
         return commits
 
@@ -91,7 +88,7 @@ class Ledger:
                 self.run.store.delete(key)
 
     def forget(self, unit_ids: Collection[str]) -> None:
-        """Write the pages anew without these units. No other driver may be at work on the run."""
+        """Write the pages anew without these units. No driver may be at work on the run."""
         start = len(self.run.key("", "")) - 1
         kept = {name: page for name, page in self._page_of.items() if name[start:].partition("/")[0] not in unit_ids}
         if len(kept) == len(self._page_of):
@@ -99,11 +96,6 @@ class Ledger:
         written = _write(self.run, ((name, page.read(name)) for name, page in kept.items())) if kept else ""
         for key in self.pages.keys() - {written}:
             self.run.store.delete(key)
-
-
-def _owners(unit: Unit) -> tuple[str, str, str]:
-    """Return the folders that hold the commits of a unit, of its detector, and of the fit that the detector is from."""
-    return unit.unit_id, unit.detector_id, unit.fit_id
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
 """A run in the store: the layout of its objects, and how commits are made.
 
+units/<id>/<blob>-<sha256>                      content-addressed bytes: model files, score shards, sketches
+units/<fit_id>/fit.json                         a detector for several lines, whose `train.json` name its files
+units/<detector_id>/train.json                  ┐ commits: written last, put-if-absent, naming their blobs
+units/<detector_id>/measure.json                │ with size and SHA-256. A blob without a commit does not exist.
+units/<detector_id>/scored-<images>.json        │ scores and heat maps of a shard, whatever its labels
+units/<detector_id>/robustness-<images>.json    │ scores of perturbed images, see `worker.robustness`
+units/<unit_id>/score-<shard>.json              │ the shard judged by its labels and masks
+units/<unit_id>/quality.json                    │ all shards merged
+units/<unit_id>/finished.json                   ┘ the unit is done: its records in one
+at-work/                                        the processes at work on the store's runs, see `at_work`
 runs/<name>/experiment.yaml                     the latest experiment, beside experiment-<digest>.yaml of each
-runs/<name>/units/<id>/<blob>-<sha256>          content-addressed bytes: model files, score shards, sketches
-runs/<name>/units/<fit_id>/fit.json             a detector for several lines, whose `train.json` name its files
-runs/<name>/units/<detector_id>/train.json      ┐ commits: written last, put-if-absent, naming their blobs
-runs/<name>/units/<detector_id>/measure.json    │ with size and SHA-256. A blob without a commit does not exist.
-runs/<name>/units/<detector_id>/scored-<images>.json  scores and heat maps of a shard, whatever its labels
-runs/<name>/units/<detector_id>/robustness-<images>.json  scores of perturbed images, see `worker.robustness`
-runs/<name>/units/<unit_id>/score-<shard>.json  │ the shard judged by its labels and masks
-runs/<name>/units/<unit_id>/quality.json        │ all shards merged
-runs/<name>/units/<unit_id>/finished.json       ┘ the unit is done: its records in one
-runs/<name>/units/<unit_id>/failure.json        the latest failed attempt; means nothing beside finished.json
+runs/<name>/uses/<digest>.json                  the units of a plan that the run had, see `at_work`
+runs/<name>/failures/<unit_id>.json             the latest failed attempt; means nothing beside finished.json
 runs/<name>/ledger/                             copies of finished units' commits in few objects, see `ledger`
 runs/<name>/lines/<line>/quality.json           the line's data inspection, where it cannot be kept beside the line
 runs/<name>/lines/<line>/signals.npz            samples of its anomaly types, where they cannot be kept beside it
@@ -21,12 +23,18 @@ runs/<name>/robustness/<line>.json              copies of its scores of perturbe
 runs/<name>/forecast.json                       estimate for the latest command, and what it took
 runs/<name>/report/                             board, flags, index.html
 runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored, see `worker.predict`
+
+What is below `units/` never changes, and two units of the same ID give the same numbers, so all runs of a store share
+it: what one has trained, scored or judged, no other does again. What depends on a run lies below `runs/<name>/`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
@@ -41,6 +49,8 @@ from raybench.runs.records import Blob, Failure, UnitResult
 from raybench.store import Store
 
 PREDICTIONS = "/predictions/"
+LISTERS = 16
+KEYS_PER_FOLDER = 60  # a request lists a thousand keys, and sixteen of folders are under way at once
 PACKAGES = ("raybench", "anomalib", "torch", "timm", "ray", "pyarrow", "numpy")
 R = TypeVar("R")
 
@@ -82,6 +92,8 @@ class RunStore:
         self.cache = cache
         self.name = name
         self.root = f"runs/{name}"
+        # The images of a prediction are its own, so no other run can use its units.
+        self.units_root = f"{self.root}/units" if PREDICTIONS in name else "units"
 
     @classmethod
     def of(cls, plan: Plan) -> RunStore:
@@ -97,7 +109,7 @@ class RunStore:
 
     def key(self, unit_id: str, name: str) -> str:
         """Return the key of a unit's object."""
-        return f"{self.root}/units/{unit_id}/{name}"
+        return f"{self.units_root}/{unit_id}/{name}"
 
     def put_blob(self, unit_id: str, name: str, data: bytes) -> Blob:
         """Store `data` under its digest, so that writers of different bytes never overwrite each other."""
@@ -149,19 +161,43 @@ class RunStore:
         cached = self.cache.get(key) if self.cache else None
         return self.store.get(key) if cached is None else cached
 
-    def commits(self, unit_id: str = "") -> dict[str, set[str]]:
-        """List the names of the commits and failure record of one unit, or of all units, by unit_id."""
+    def commits(self, folders: Collection[str]) -> dict[str, set[str]]:
+        """List the names of the commits of units and detectors, by folder. A folder without any is left out."""
+        listed = list(itertools.islice(self.store.list(f"{self.units_root}/"), KEYS_PER_FOLDER * len(folders) + 1))
+        if len(listed) > KEYS_PER_FOLDER * len(folders):  # most are of other runs
+            with ThreadPoolExecutor(LISTERS) as pool:
+                found = pool.map(lambda folder: list(self.store.list(self.key(folder, ""))), folders)
+                listed = [item for items in found for item in items]
         commits: dict[str, set[str]] = {}
-        prefix = f"{self.root}/units/"
-        for item in self.store.list(f"{prefix}{unit_id}/" if unit_id else prefix):
-            unit_id, _, name = item.key.removeprefix(prefix).partition("/")
-            if name.endswith(".json"):
-                commits.setdefault(unit_id, set()).add(name.removesuffix(".json"))
+        wanted, start = set(folders), len(self.units_root) + 1
+        for item in listed:
+            folder, _, name = item.key[start:].partition("/")
+            if folder in wanted and name.endswith(".json"):
+                commits.setdefault(folder, set()).add(name.removesuffix(".json"))
         return commits
 
     def record_failure(self, unit_id: str, failure: Failure) -> None:
         """Store a unit's latest failed attempt."""
-        self.store.put(self.key(unit_id, "failure.json"), encode(failure))
+        self.store.put(self._failure_key(unit_id), encode(failure))
+
+    def failure(self, unit_id: str) -> Failure | None:
+        """Return a unit's latest failed attempt, None if there is none.
+
+        Raises:
+            IntegrityError: The object is not a failure.
+        """
+        key = self._failure_key(unit_id)
+        try:
+            return decode(Failure, self.store.get(key), key)
+        except ObjectMissing:
+            return None
+
+    def failures(self) -> set[str]:
+        """List the units that have failed. Some may have been finished since."""
+        return {PurePosixPath(item.key).stem for item in self.store.list(f"{self.root}/failures/")}
+
+    def _failure_key(self, unit_id: str) -> str:
+        return f"{self.root}/failures/{unit_id}.json"
 
     @property
     def lines(self) -> Store:

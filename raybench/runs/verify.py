@@ -17,9 +17,9 @@ from raybench.data.catalog import packed_lines
 from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
+from raybench.runs.at_work import uses_of
 from raybench.runs.records import (
     Blob,
-    Failure,
     FitRecord,
     MeasureRecord,
     PerturbedScores,
@@ -37,19 +37,16 @@ READERS = 8  # most pieces in memory at a time
 _KINDS: Mapping[str, type[Any]] = {
     "fit": FitRecord,
     "train": TrainRecord,
-    "quality": QualityRecord,
     "measure": MeasureRecord,
+    "scored": ScoredShard,
+    "score": ScoreRecord,
+    "robustness": PerturbedScores,
+    "quality": QualityRecord,
     "finished": UnitResult,
-    "failure": Failure,
 }
+"""Types of commits by the first word of their names."""
 _SCORES = ("scores", "shard")  # fields of the commits of a shard that name its scores
-_SHARD_KINDS: Mapping[str, type[Any]] = {
-    "fit": FitRecord,
-    "scored-": ScoredShard,
-    "score-": ScoreRecord,
-    "robustness-": PerturbedScores,
-}
-_NEEDED = ("train", "measure")  # commits of its detector that a result is based on
+_NEEDED = ("train", "measure")  # commits of its detector that a result is based on, by first words
 
 
 @dataclass(frozen=True)
@@ -169,12 +166,16 @@ def _row_problems(lines: Store, shard: ShardInfo) -> list[str]:
 def verify_run(run: RunStore) -> Verified:
     """Verify a run: every commit, every blob against the digest in its commit, and that finished units are complete.
 
-    The run's predictions and their images are verified as well. Reports and tables have no digest and are not checked.
+    Verified are the units of all plans that the run has had, its predictions and their images. Reports and tables have
+    no digest and are not checked.
 
     Raises:
         InputError: The run has no commit.
     """
     sizes = {item.key: item.size for item in run.store.list(f"{run.root}/")}
+    with ThreadPoolExecutor(READERS) as pool:
+        for items in pool.map(lambda folder: list(run.store.list(run.key(folder, ""))), sorted(uses_of(run).all)):
+            sizes |= {item.key: item.size for item in items}
     report = Verified()
     _check_units(run, sizes, report)
     if not report.tallies:
@@ -191,7 +192,7 @@ def verify_run(run: RunStore) -> Verified:
 
 def _check_units(run: RunStore, sizes: Mapping[str, int], report: Verified) -> None:
     """Verify the units of a run. sizes: of all objects that their commits may name."""
-    prefix = f"{run.root}/units/"
+    prefix = f"{run.units_root}/"
     units: dict[str, set[str]] = {}
     for key in sizes:
         if not key.startswith(prefix):
@@ -219,7 +220,7 @@ def _records(
     """Read a unit's commits by name, and report those that cannot be read."""
     records = {}
     for name in sorted(names):
-        kind = next((kind for start, kind in _SHARD_KINDS.items() if name.startswith(start)), _KINDS.get(name))
+        kind = _KINDS.get(_first_word(name))
         key = run.key(unit_id, f"{name}.json")
         problems = [] if kind else ["is not a commit that this raybench knows"]
         try:
@@ -263,7 +264,8 @@ def _unit_problems(records: Mapping[str, Any], units: Mapping[str, set[str]]) ->
     if not isinstance(result, UnitResult):
         return []
     names = units.get(result.trained.detector_id, set())
-    problems = [f"its result is committed, {name} of its detector is not" for name in _NEEDED if name not in names]
+    missing = [word for word in _NEEDED if word not in map(_first_word, names)]
+    problems = [f"its result is committed, {word} of its detector is not" for word in missing]
     problems += ["its result is committed, quality is not"] * ("quality" not in records)
     quality = records.get("quality")
     scores = [record for record in records.values() if isinstance(record, ScoreRecord)]
@@ -271,3 +273,7 @@ def _unit_problems(records: Mapping[str, Any], units: Mapping[str, set[str]]) ->
     if isinstance(quality, QualityRecord) and rows != quality.scored:
         problems.append(f"its scored shards have {rows} images, its quality is of {quality.scored}")
     return problems
+
+
+def _first_word(name: str) -> str:
+    return name.partition("-")[0]

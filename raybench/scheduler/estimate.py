@@ -91,7 +91,7 @@ def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares)
         if job.phase == "aggregate":
             return ResourceRequest(0.0, 0)
         if job.phase == "measure":
-            seconds *= "measure" not in names
+            seconds *= job.unit.measure_name not in names
             return ResourceRequest(seconds, capacity.most_cpus, 1.0 if capacity.gpus else 0.0)
         if job.phase == "score":
             unscored = sum(shard.rows for shard in job.shards if scored_name(shard) not in names)

@@ -396,14 +396,14 @@ class _Dispatch:
         """The failure in the store; None without a time limit, so that a lost worker costs no request then."""
         if self.plan.experiment.resources.unit_timeout_s is None:
             return None
-        return self.run.read(unit_id, "failure", Failure)
+        return self.run.failure(unit_id)
 
     def _number(self, job: Job) -> int:
         """The attempt's number: one more than of the unit's last failure in an earlier run."""
         return self._failed_attempts.get(job.unit.unit_id, 0) + 1
 
     def _failed_attempt(self, unit_id: str) -> int:
-        failure = self.run.read(unit_id, "failure", Failure)
+        failure = self.run.failure(unit_id)
         return failure.attempt if failure else 0
 
 

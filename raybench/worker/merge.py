@@ -99,7 +99,7 @@ def finalize(unit: Unit, run: RunStore) -> UnitResult:
         seed=unit.seed,
         input=unit.input,
         trained=_committed(run, unit.detector_id, "train", TrainRecord),
-        measured=_committed(run, unit.detector_id, "measure", MeasureRecord),
+        measured=_committed(run, unit.detector_id, unit.measure_name, MeasureRecord),
         judged=_committed(run, unit.unit_id, "quality", QualityRecord),
     )
     return run.commit(unit.unit_id, "finished", result)

@@ -82,7 +82,7 @@ class Prediction:
 
     def scored(self) -> set[str]:
         """Return the names of the unit's commits."""
-        return self.run.commits(self.unit.unit_id).get(self.unit.unit_id, set())
+        return self.run.commits([self.unit.unit_id]).get(self.unit.unit_id, set())
 
     def waiting(self) -> list[ShardInfo]:
         """Return the shards that are not scored yet."""

@@ -50,7 +50,7 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
 
     Raises IntegrityError when the unit is not trained.
     """
-    if done := context.run.read(unit.detector_id, "measure", MeasureRecord):
+    if done := context.run.read(unit.detector_id, unit.measure_name, MeasureRecord):
         return done
     meter = UsageMeter(context)
     trained = context.run.read(unit.detector_id, "train", TrainRecord)
@@ -78,7 +78,7 @@ def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRe
         size=ModelSize(disk_mb, trained.parameters, trained.memory_bank),
         spent=meter.read(len(rows), detector),
     )
-    return context.run.commit(unit.detector_id, "measure", record)
+    return context.run.commit(unit.detector_id, unit.measure_name, record)
 
 
 def _options(context: WorkerContext) -> TimingOptions:

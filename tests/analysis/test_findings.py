@@ -28,7 +28,7 @@ from raybench.runs.records import QualityRecord
 from raybench.runs.robustness import MeasuredRobustness, write_robustness
 from raybench.runs.run import RunStore
 from raybench.worker.robustness import score_perturbed
-from tests.support.made_run import finish, planned, site_of
+from tests.support.made_run import all_commits, finish, planned, site_of
 
 COSTS = Costs(missed_defect=200, false_alarm=2, defect_rate=0.01)
 
@@ -151,7 +151,7 @@ def test_moved_thresholds_are_judged_without_training_or_scoring(images: Path, t
     plan = planned(tmp_path / "store", images, 5)
     before, _ = judged(plan, tmp_path)
     run = RunStore.of(plan)
-    commits = run.commits()
+    commits = all_commits(run)
     found = {}
     for rule in ({"excess": -0.9}, {"recall": 1.0}, {"promised": 0.4}):
         choice = ThresholdChoice.model_validate(rule)
@@ -176,6 +176,6 @@ def test_moved_thresholds_are_judged_without_training_or_scoring(images: Path, t
         notes = " ".join(findings.board.verdicts[0].notes)
         assert (f"The thresholds were {choice} by the experiment." in notes) is choice.promises_nothing
         assert_api_judges_alike(moved, findings)
-    assert run.commits() == commits
+    assert all_commits(run) == commits
     assert found["moved to a recall of 100%"].recall.value == 1.0
     assert found["moved to an excess of -0.9"] != before.quality

@@ -24,7 +24,7 @@ from raybench.runs.run import RunStore
 from raybench.store import open_store
 from raybench.store.server import HOST, free_ports
 from raybench.worker import predict
-from tests.support.made_run import finish, site_of
+from tests.support.made_run import begin, finish, site_of
 
 EXPERIMENT = """
 name: night
@@ -47,8 +47,7 @@ def experiment(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text(EXPERIMENT.format(store=store.uri()))
     pack(open_store(str(strips)), store.sub("lines"), "strip", PackOptions(shard_rows=8))
     plan = make_plan(experiment_of(str(file)))
-    run, manifest = RunStore(store, "night"), plan.manifests["strip"]
-    run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
+    run, manifest = begin(plan), plan.manifests["strip"]
     site = site_of(plan, folder)
     for unit in plan.units:
         finish(unit, manifest, site)
@@ -264,7 +263,7 @@ def test_verify_lists_problems_as_json(
     experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = open_store(str(shutil.copytree(experiment.parent / "store", tmp_path / "store")))
-    key = next(item.key for item in store.list("runs/") if "/model/" in item.key)
+    key = next(item.key for item in store.list("units/") if "/model/" in item.key)
     store.delete(key)
     assert call(monkeypatch, "verify", store.uri("runs/night"), "--json") == 1
     assert {(problem["uri"], problem["what"]) for problem in told(capsys)["problems"]} == {

@@ -24,6 +24,7 @@ UNIT = Unit("line", "d1", "t1", "label", "padim", {"a": 1}, {"w": "s"}, Input("n
         {"seed": 1},
         {"protocol": Protocol(train_budget_s=1.0)},
         {"protocol": Protocol(train_images=10)},
+        {"timed_on": "line-pc"},
     ],
 )
 def test_what_changes_a_number_changes_the_identity(change: dict[str, object]) -> None:
@@ -35,6 +36,12 @@ def test_new_test_images_and_labels_make_another_unit_of_the_same_detector() -> 
     assert other.unit_id != UNIT.unit_id
     assert other.detector_id == UNIT.detector_id
     assert replace(UNIT, training_digest="t2").detector_id != UNIT.detector_id
+
+
+def test_another_machine_to_be_timed_on_makes_another_unit_of_the_same_detector() -> None:
+    there = replace(UNIT, timed_on="line-pc")
+    assert (there.detector_id, there.fit_id) == (UNIT.detector_id, UNIT.fit_id)
+    assert (there.measure_name, UNIT.measure_name) == ("measure-line-pc", "measure")
 
 
 def test_the_label_on_the_board_does_not() -> None:

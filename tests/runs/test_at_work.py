@@ -1,7 +1,8 @@
-"""Several drivers may share a run; what removes objects works alone."""
+"""Several drivers may share a run; nothing begins while something removes objects."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pytest
 
 from raybench.errors import InputError
 from raybench.runs import at_work
-from raybench.runs.at_work import at_work_on, owner_of, working
+from raybench.runs.at_work import Uses, at_work_on, forget_past, owner_of, removing, uses_of, working
 from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
+from tests.support.made_run import planned
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -32,26 +34,52 @@ def test_the_second_driver_is_told_of_the_first(run: RunStore, monkeypatch: pyte
     assert owner_of(run) == "anna"
 
 
-def test_what_removes_objects_works_alone(run: RunStore) -> None:
-    with (
-        working(run, "raybench run"),
-        pytest.raises(InputError, match="in use: raybench run by"),
-        working(run, "raybench gc", alone=True),
-    ):
-        pytest.fail("both at work")
-    with working(run, "raybench gc", alone=True):
+def test_nothing_begins_while_objects_are_removed(run: RunStore) -> None:
+    with removing(run.store, "raybench gc"):
         for command in ("raybench run", "raybench predict"):
             with pytest.raises(InputError, match="in use: raybench gc by"), working(run, command):
                 pytest.fail("both at work")
+        with pytest.raises(InputError, match="in use: raybench gc by"), removing(run.store, "raybench rm", "other"):
+            pytest.fail("both at work")
     with working(run, "raybench run"):
         assert [other.what for other in at_work_on(run)] == ["raybench run"]
+        with removing(run.store, "raybench gc") as others:
+            assert [other.run for other in others] == ["night"]
+
+
+def test_a_run_is_removed_while_nobody_works_on_it(run: RunStore) -> None:
+    with working(run, "raybench run"):
+        with pytest.raises(InputError, match="in use: raybench run by"), removing(run.store, "raybench rm", "night"):
+            pytest.fail("both at work")
+        with removing(run.store, "raybench rm", "nigh") as others:
+            assert len(others) == 1
+
+
+def test_a_driver_says_what_it_uses_before_it_looks_who_removes_objects(strips: Path, tmp_path: Path) -> None:
+    plan = planned(tmp_path, strips, 8)
+    run = RunStore.of(plan)
+    with removing(run.store, "raybench gc"), pytest.raises(InputError), working(run, "raybench run", plan):
+        pytest.fail("both at work")
+    assert uses_of(run).current == {folder for unit in plan.units for folder in unit.folders}
+
+
+def test_earlier_plans_are_known_until_they_are_forgotten(run: RunStore) -> None:
+    assert uses_of(run).all == frozenset()
+    for names in (["a", "b"], ["b", "c"]):
+        run.store.put(f"runs/night/uses/{'-'.join(names)}.json", json.dumps(names).encode())
+        time.sleep(1.1)  # S3 counts whole seconds
+    assert uses_of(run) == Uses(frozenset("bc"), frozenset("a"))
+    forget_past(run, 3600.0)
+    assert uses_of(run).past == {"a"}
+    forget_past(run, 0.0)
+    assert uses_of(run) == Uses(frozenset("bc"))
 
 
 def test_a_killed_process_is_forgotten_and_a_living_one_is_not(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(at_work, "BEAT_S", 0.2)
     monkeypatch.setattr(at_work, "EXPIRES_S", 3.0)
     with working(run, "raybench run"):
-        (left,) = [item.key for item in run.store.list("runs/night/at-work/")]
+        (left,) = [item.key for item in run.store.list("at-work/")]
         data = run.store.get(left)
         time.sleep(3.5)
         assert len(at_work_on(run)) == 1

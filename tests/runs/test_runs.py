@@ -52,8 +52,25 @@ def test_different_bytes_never_overwrite_each_other(run: RunStore) -> None:
 def test_commits_lists_names_not_blobs(run: RunStore) -> None:
     run.put_blob("u1", "x", b"1")
     run.commit("u1", "measure", measured(1.0))
-    run.record_failure("u2", Failure("train", "ValueError", "no", "Traceback", 1))
-    assert run.commits() == {"u1": {"measure"}, "u2": {"failure"}}
+    run.commit("u3", "measure", measured(2.0))
+    assert run.commits(["u1", "u2"]) == {"u1": {"measure"}}
+
+
+@pytest.mark.parametrize("others", [0, 200])
+def test_commits_are_found_among_those_of_other_runs(run: RunStore, others: int) -> None:
+    for number in range(others):
+        run.store.put(run.key(f"a{number}", "train.json"), b"{}")
+    RunStore(run.store, "another").commit("u1", "measure", measured(1.0))
+    assert run.commits(["u1", "u2"]) == {"u1": {"measure"}}
+    assert run.prediction("new").commits(["u1"]) == {}, "a prediction's units are its own"
+
+
+def test_the_latest_failure_of_a_unit_is_the_run_s_own(run: RunStore) -> None:
+    for attempt in (1, 2):
+        run.record_failure("u2", Failure("train", "ValueError", "no", "Traceback", attempt))
+    failure = run.failure("u2")
+    assert (failure and failure.attempt, run.failures(), run.failure("u1")) == (2, {"u2"}, None)
+    assert RunStore(run.store, "another").failures() == set()
 
 
 def test_a_record_that_is_not_one(run: RunStore) -> None:

@@ -12,7 +12,7 @@ from raybench.runs import verify
 from raybench.runs.run import RunStore
 from raybench.runs.verify import Verified, verify_line, verify_run
 from raybench.store import Store, open_store
-from tests.support.made_run import finish, planned, site_of
+from tests.support.made_run import begin, finish, planned, site_of
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,7 @@ def finished(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a store with a line and a run whose only unit is finished."""
     folder = tmp_path_factory.mktemp("finished")
     plan = planned(folder, strips, 4)
+    begin(plan)
     finish(plan.units[0], plan.manifests["strip"], site_of(plan, tmp_path_factory.mktemp("cache")))
     return folder
 
@@ -52,7 +53,7 @@ def test_what_is_whole_has_no_problems(done: Store) -> None:
         size for key, size in sizes.items() if key.startswith("lines/")
     )
     assert sum(tally.size for tally in run.tallies.values()) == sum(
-        size for key, size in sizes.items() if key.startswith("runs/night/units/")
+        size for key, size in sizes.items() if key.startswith("units/")
     )
     assert {kind: tally.objects for kind, tally in run.tallies.items()}.items() >= {
         "commit": 10,

@@ -44,6 +44,7 @@ from raybench.worker.score import score
 from raybench.worker.timing import measure
 from raybench.worker.train import train
 from tests.support.backlog import manifest, unit
+from tests.support.made_run import all_commits
 
 BOX = (Node("box", 2, 0),)
 LINES = {"a": manifest("a", 4)}
@@ -94,9 +95,9 @@ def test_added_test_images_are_scored_alone_and_train_nothing(strips: Path, tmp_
     more = night(tmp_path)
     found = estimate_plan(more, BOX)
     assert (found.units, found.trains, found.scores, found.judges) == (2, 0, 20, 0)
-    before = RunStore.of(plan).commits()
+    before = all_commits(RunStore.of(plan))
     finish(more, cache, 2)
-    new = {name for owner, names in RunStore.of(more).commits().items() for name in names - before.get(owner, set())}
+    new = {name for owner, names in all_commits(RunStore.of(more)).items() for name in names - before.get(owner, set())}
     assert (
         sum(name.startswith("scored-") for name in new) == 3
     )  # 10 images in shards of 4, the same names for each unit

@@ -231,4 +231,4 @@ def test_torch_that_cannot_use_the_gpus_is_said_before_anything_is_trained(store
     assert said.startswith("GpuUnusable: no node has a GPU that works: node ")
     assert said.count(", GPU 0: ") == 2
     assert "resources.gpus: 0" in said
-    assert not list(store.list("runs/padim/units/"))
+    assert not list(store.list("units/"))

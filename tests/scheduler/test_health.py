@@ -10,6 +10,7 @@ from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import make_plan
 from raybench.errors import SystematicFailure
 from raybench.runs.records import Failure
+from raybench.runs.run import RunStore
 from raybench.scheduler import health
 from raybench.scheduler.backlog import Job
 from raybench.scheduler.health import ALIKE, MAX_NODES, PROVEN, SUSPICIOUS, Breaker, NodeHealth
@@ -162,5 +163,4 @@ def test_a_run_of_broken_models_stops(experiment: Experiment, packed: Store, mon
     chosen = experiment.model_copy(update={"models": models, "seeds": (0, 1, 2)})
     with pytest.raises(SystematicFailure, match=r"same way.*ModelError: fake was told to fail in fit"):
         run_plan(make_plan(chosen))
-    failed = [key for key in (item.key for item in packed.list("runs/night/units/")) if key.endswith("failure.json")]
-    assert len(failed) in {6, 7}  # by the seventh the third model has failed
+    assert len(RunStore(packed, "night").failures()) in {6, 7}  # by the seventh the third model has failed

@@ -13,7 +13,6 @@ import pytest
 from raybench.cli.terminal import UNITS_FAILED
 from raybench.config.experiment import Experiment, ModelChoice, Resources
 from raybench.config.plan import make_plan
-from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
 from raybench.store import Store
 
@@ -44,8 +43,8 @@ def test_a_leak_is_a_row(experiment: Experiment, packed: Store, tmp_path: Path) 
     plan = make_plan(chosen)
     by_model = {unit.model: unit.unit_id for unit in plan.units}
     run = RunStore(packed, chosen.name)
-    failure = run.read(by_model["leaks"], "failure", Failure)
+    failure = run.failure(by_model["leaks"])
     assert failure is not None
     assert failure.error_type == "OutOfMemoryError"
     assert failure.phase in ("train", "score", "measure")  # wherever the room was used up
-    assert "finished" in run.commits(by_model["fake"])[by_model["fake"]]
+    assert "finished" in run.commits([by_model["fake"]])[by_model["fake"]]

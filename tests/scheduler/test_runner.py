@@ -19,7 +19,7 @@ from raybench.errors import InputError, RunStopped, StoreDenied
 from raybench.report.annotations.read import import_labels
 from raybench.report.console import RunSummary
 from raybench.report.publish import cached_report
-from raybench.runs.at_work import working
+from raybench.runs.at_work import removing
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import ImageCounts, ScoreRecord, UnitResult
 from raybench.runs.run import RunStore, score_name
@@ -46,10 +46,10 @@ def run(experiment: Experiment) -> RunSummary:
 def test_a_run_and_the_same_run_again(finished: FinishedRun) -> None:
     first, packed = finished.summary, finished.store
     assert (first.units, first.reused, first.failed) == (1, 0, {})
-    before = {item.key: packed.get(item.key) for item in packed.list("runs/night/units/")}
+    before = {item.key: packed.get(item.key) for item in packed.list("units/")}
     second = run(finished.experiment)
     assert (second.units, second.reused, second.failed) == (1, 1, {})
-    assert {item.key: packed.get(item.key) for item in packed.list("runs/night/units/")} == before
+    assert {item.key: packed.get(item.key) for item in packed.list("units/")} == before
     assert second.board.rows == first.board.rows
     report = {item.key.rpartition("/")[2] for item in packed.list("runs/night/report/")}
     assert report == {"board.json", "board.csv", "board.md", "flags.parquet", "index.html"}
@@ -97,9 +97,9 @@ def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment, packed: S
 
 def test_a_run_waits_for_nobody_who_removes_its_objects(experiment: Experiment, packed: Store) -> None:
     in_the_way = pytest.raises(InputError, match=r"runs/night is in use: raybench gc by")
-    with working(RunStore(packed, "night"), "raybench gc", alone=True), in_the_way:
+    with removing(packed, "raybench gc"), in_the_way:
         execute(make_plan(experiment), None, None)
-    assert not list(packed.list("runs/night/units/"))
+    assert not list(packed.list("units/"))
 
 
 def test_the_driver_builds_the_report_where_the_node_of_the_aggregator_cannot(
@@ -156,7 +156,7 @@ def test_an_aggregator_that_comes_back_empty_loses_nothing(finished: FinishedRun
 
 def forget_quality(store: Store) -> None:
     """Leave the unit's shards scored and nothing merged."""
-    for item in list(store.list("runs/night/")):
+    for item in [*store.list("units/"), *store.list("runs/night/ledger/")]:
         if item.key.endswith(("quality.json", "finished.json")) or item.key.startswith("runs/night/ledger/"):
             store.delete(item.key)
 
@@ -178,17 +178,33 @@ def test_scored_shards_are_merged_by_the_next_run(finished: FinishedRun) -> None
     assert (summary.failed, summary.board.rows) == ({}, reference.rows)
 
 
+def test_runs_of_a_store_share_what_is_done(finished: FinishedRun) -> None:
+    packed, before = finished.store, {item.key for item in finished.store.list("units/")}
+    other = finished.experiment.model_copy(update={"name": "other"})
+    summary = run(other)
+    assert (summary.units, summary.reused, summary.failed) == (1, 1, {})
+    assert summary.board.rows == finished.summary.board.rows
+    assert {item.key for item in packed.list("units/")} == before
+    timed = run(other.model_copy(update={"timed_on": "line-pc"}))
+    assert (timed.reused, timed.failed) == (0, {})
+    new = {item.key.rpartition("/")[2] for item in packed.list("units/") if item.key not in before}
+    assert not any(name.startswith(("train", "scored")) for name in new), "only timed and judged"
+    there, here = (done(board.rows[0]) for board in (timed.board, summary.board))
+    assert there.measured != here.measured
+    assert (there.trained, there.quality) == (here.trained, here.quality)
+
+
 def test_a_result_of_an_older_form_is_made_again_from_its_records(finished: FinishedRun) -> None:
     experiment, packed, reference = finished.experiment, finished.store, finished.summary.board
     key = RunStore(packed, "night").key(make_plan(experiment).units[0].unit_id, "finished.json")
     packed.put(key.replace("finished", "result"), b'{"quality": "in another form"}')
-    records = {item.key: item.modified for item in packed.list("runs/night/units/") if item.key != key}
+    records = {item.key: item.modified for item in packed.list("units/") if item.key != key}
     for item in [*packed.list("runs/night/ledger/"), *packed.list("runs/night/report/")]:
         packed.delete(item.key)
     packed.delete(key)
     summary = run(experiment)
     assert (summary.failed, summary.board.rows) == ({}, reference.rows)
-    assert {item.key: item.modified for item in packed.list("runs/night/units/") if item.key != key} == records
+    assert {item.key: item.modified for item in packed.list("units/") if item.key != key} == records
 
 
 def test_labels_that_come_back_are_judged_and_nothing_is_trained_or_scored(
@@ -196,7 +212,7 @@ def test_labels_that_come_back_are_judged_and_nothing_is_trained_or_scored(
 ) -> None:
     experiment, packed = finished.experiment, finished.store
     before = make_plan(experiment)
-    of_detector = f"runs/night/units/{before.units[0].detector_id}/"
+    of_detector = f"units/{before.units[0].detector_id}/"
     keys = {item.key for item in packed.list(of_detector)}
     file = tmp_path / "decisions.csv"
     file.write_text("image_id,decision\ntest/good/000.png,ng\ntest/scratch/000.png,ok\n")

@@ -14,6 +14,7 @@ from raybench.config.plan import Plan, make_plan
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest
 from raybench.data.pack import PackOptions, pack
+from raybench.runs.at_work import working
 from raybench.runs.run import RunStore
 from raybench.store import open_store
 from raybench.worker.context import WorkerContext
@@ -50,6 +51,24 @@ def planned(folder: Path, images: Path, shard_rows: int, *models: ModelChoice) -
 def site_of(plan: Plan, cache: Path) -> WorkerContext:
     run = RunStore.of(plan)
     return WorkerContext(run, plan.store.sub("lines"), cache, "cpu", 1, measure_s=0.05)
+
+
+def all_commits(run: RunStore) -> dict[str, set[str]]:
+    """The names of all commits of a run's store, by folder below `units/`."""
+    commits: dict[str, set[str]] = {}
+    for item in run.store.list("units/"):
+        folder, _, name = item.key.removeprefix("units/").partition("/")
+        if name.endswith(".json"):
+            commits.setdefault(folder, set()).add(name.removesuffix(".json"))
+    return commits
+
+
+def begin(plan: Plan) -> RunStore:
+    """Say which units the run uses, as a driver does when it begins."""
+    run = RunStore.of(plan)
+    with working(run, "raybench run", plan):
+        run.freeze(plan.experiment.to_yaml(), plan.experiment.digest)
+    return run
 
 
 def finish(unit: Unit, manifest: Manifest, context: WorkerContext) -> None:

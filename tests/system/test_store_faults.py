@@ -81,22 +81,22 @@ def test_a_longer_storm_than_the_client_retries(store: Store, proxy: FaultProxy)
 def test_a_commit_is_made_once_and_stands(fault: Fault, store: Store, proxy: FaultProxy, bucket: Store) -> None:
     """Where the answer is lost, the second try finds the key taken: by the very bytes it wanted to put there."""
     proxy.inject(fault, 1)
-    store.put_if_absent("runs/night/units/u/result.json", b"first")
-    assert not store.put_if_absent("runs/night/units/u/result.json", b"second")
-    assert bucket.get("runs/night/units/u/result.json") == b"first"
+    store.put_if_absent("units/u/finished.json", b"first")
+    assert not store.put_if_absent("units/u/finished.json", b"second")
+    assert bucket.get("units/u/finished.json") == b"first"
     name = bucket.uri().removeprefix("s3://")
-    assert wrong_commits(proxy.commits, bucket, name, "night") == []
+    assert wrong_commits(proxy.commits, bucket, name) == []
     assert len(proxy.commits) == 1
 
 
 def test_what_the_proxy_counts_is_not_vacuous(store: Store, proxy: FaultProxy, bucket: Store) -> None:
-    key, name = "runs/night/units/u/result.json", bucket.uri().removeprefix("s3://")
+    key, name = "units/u/finished.json", bucket.uri().removeprefix("s3://")
     store.put_if_absent(key, b"first")
     bucket.put(key, b"other")
-    assert wrong_commits(proxy.commits, bucket, name, "night") == [f"{key} is not what was committed"]
+    assert wrong_commits(proxy.commits, bucket, name) == [f"{key} is not what was committed"]
     bucket.delete(key)
     store.put_if_absent(key, b"again")
-    assert wrong_commits(proxy.commits, bucket, name, "night") == [f"{key} was committed 2 times"]
+    assert wrong_commits(proxy.commits, bucket, name) == [f"{key} was committed 2 times"]
 
 
 def test_the_self_test_bears_a_lost_answer(store: Store, proxy: FaultProxy) -> None:

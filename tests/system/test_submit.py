@@ -18,6 +18,7 @@ from raybench.runs.run import RunStore
 from raybench.store import Store
 from raybench.store.server import EmbeddedServer
 from tests.support.head import BIN, Head, ray_head, submission_id, wait_until
+from tests.support.made_run import all_commits
 
 pytestmark = pytest.mark.cluster
 SUBMIT = ("--runtime-env", "jobs/runtime_env.yaml", "--working-dir", ".")
@@ -64,10 +65,10 @@ def test_a_stopped_job_goes_on_says_how_far_it_is_and_tells_no_secret(
     submit = (*SUBMIT, "--", "python", "jobs/evaluate.py", written(tmp_path, packed))
     run = RunStore(packed, "night")
     job = submission_id(head.job("submit", "--no-wait", *submit).stdout)
-    wait_until(lambda: "train" in {*itertools.chain(*run.commits().values())}, 120, lambda: logs(head, job))
+    wait_until(lambda: "train" in {*itertools.chain(*all_commits(run).values())}, 120, lambda: logs(head, job))
     head.answer(f"/api/jobs/{job}/stop", "POST")  # at once, as the unit takes few seconds more
     wait_until(lambda: ended(head, job)[0] == "STOPPED", 60, lambda: logs(head, job))
-    before = {item.key: packed.get(item.key) for item in packed.list("runs/night/units/") if "failure" not in item.key}
+    before = {item.key: packed.get(item.key) for item in packed.list("units/")}
     assert len(before) > 0
     assert not packed.exists("runs/night/report/index.html")
     command = [str(BIN / "raybench"), "submit", written(tmp_path, packed), "--address", head.address]
@@ -78,7 +79,7 @@ def test_a_stopped_job_goes_on_says_how_far_it_is_and_tells_no_secret(
     assert head.answer(f"/api/jobs/{job}")["metadata"]["run"] == "night"
     assert "2 units: 1 done now, 0 done before, 1 failed" in submitted.stdout
     assert {key: packed.get(key) for key in before} == before
-    assert len([names for names in run.commits().values() if "finished" in names]) == 1
+    assert len([names for names in all_commits(run).values() if "finished" in names]) == 1
     log = logs(head, job)
     assert re.search(r"train 1/2, score 3/3, aggregate 1/1, measure 1/1, 1 failed", log), log
     assert "ModelError: fake was told to fail in fit" in log

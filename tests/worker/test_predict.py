@@ -27,7 +27,7 @@ from raybench.worker.context import WorkerContext
 from raybench.worker.predict import Prediction, prepare, score_here
 from raybench.worker.score import score
 from raybench.worker.train import train
-from tests.support.made_run import planned, site_of
+from tests.support.made_run import begin, planned, site_of
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,7 @@ def plan(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     models = (ModelChoice(name="fake"), ModelChoice(name="padim"), poisoned)
     plan = planned(tmp_path_factory.mktemp("store"), strips, 5, *models)
     context = site_of(plan, tmp_path_factory.mktemp("cache"))
+    begin(plan)
     for unit in plan.units:
         train(unit, plan.manifests["strip"], context)
     for unit in plan.units[:2]:

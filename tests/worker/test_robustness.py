@@ -17,7 +17,7 @@ from raybench.runs.robustness import robustness_name
 from raybench.runs.verify import verify_run
 from raybench.worker.context import WorkerContext
 from raybench.worker.robustness import score_perturbed
-from tests.support.made_run import finish, planned, site_of
+from tests.support.made_run import begin, finish, planned, site_of
 from tests.worker.test_roi import with_region
 
 NOISE = Perturbation("noise", 0.06)
@@ -30,6 +30,7 @@ def plan(strips: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     models = (ModelChoice(name="fake"), ModelChoice(name="padim"), poisoned)
     plan = planned(tmp_path_factory.mktemp("store"), strips, 5, *models)
     context = site_of(plan, tmp_path_factory.mktemp("cache"))
+    begin(plan)
     for unit in plan.units:
         finish(unit, plan.manifests["strip"], context)
     return plan
