@@ -28,7 +28,7 @@ from raybench.runs.records import QualityRecord
 from raybench.runs.robustness import MeasuredRobustness, write_robustness
 from raybench.runs.run import RunStore
 from raybench.worker.robustness import score_perturbed
-from tests.support.made_run import all_commits, finish, planned, site_of
+from tests.support.made_run import all_commits, begin, finish, planned, site_of
 
 COSTS = Costs(missed_defect=200, false_alarm=2, defect_rate=0.01)
 
@@ -125,6 +125,7 @@ def test_learning_curves_are_found_by_the_names_of_their_runs(strips: Path, tmp_
     assert analyze(plan, RunStore.of(plan), "2026-11-28").curves == {}
     (smaller, whole) = plan_curve(plan, "strip", [10, 99], []).items()
     assert whole == (24, plan)
+    begin(smaller[1])
     finish(smaller[1].units[0], plan.manifests["strip"], site_of(smaller[1], tmp_path))
     (plan.store.sub("runs/night.other-12-images")).put("experiment.yaml", b"")
     curves = analyze(plan, RunStore.of(plan), "2026-11-28").curves

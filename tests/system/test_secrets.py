@@ -14,11 +14,11 @@ import ray
 from raybench.config.experiment import Experiment, ModelChoice
 from raybench.config.plan import make_plan
 from raybench.report.publish import download
-from raybench.runs.run import RunStore
 from raybench.runs.verify import verify_run
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store, open_store
 from raybench.store.server import EmbeddedServer
+from tests.support.made_run import begin
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
 
@@ -64,9 +64,9 @@ def test_the_keys_are_in_nothing_that_a_run_leaves(
     ]
     chosen = experiment.model_copy(update={"models": (*experiment.models, *broken)})
     plan = make_plan(chosen)
+    run = begin(plan)
     summary = run_plan(plan)
     assert len(summary.failed) == 2
-    run = RunStore(plan.store, "night")
     download(run, tmp_path / "report")
     with monkeypatch.context() as wrong:
         wrong.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key[::-1])
@@ -87,7 +87,7 @@ def test_the_keys_are_in_nothing_that_a_run_leaves(
         ("error", repr(caught.getrepr(showlocals=False)).encode()),
         ("server log", (server.folder / "server.log").read_bytes()),
     ]
-    assert any("failure.json" in name for name, _ in found)
+    assert any("/failures/" in name for name, _ in found)
     assert any(b"Traceback" in data for _, data in found)
     assert any(name.endswith(".err") or "raylet" in name for name, _ in found)
     for secret in (server.secret_key.encode(), server.access_key.encode(), server.secret_key[::-1].encode()):
