@@ -188,7 +188,7 @@ def collect_held_out(
 
 
 def _context(plan: Plan, run: RunStore, created: str, finished: Sequence[FinishedUnit], pending: int) -> BoardContext:
-    experiment = plan.experiment
+    experiment, by_model = plan.experiment, {unit.model: unit for unit in plan.compared}
     return BoardContext(
         run=run.name,
         created=created,
@@ -201,7 +201,7 @@ def _context(plan: Plan, run: RunStore, created: str, finished: Sequence[Finishe
             experiment.verdict,
             experiment.costs,
             experiment.limits,
-            {unit.model: registry.licences(unit.detector, unit.weights) for unit in plan.compared},
+            {model: registry.licences(unit.detector, unit.weights) for model, unit in by_model.items()},
         ),
         spending=CostReport(
             hours_of(unit.result for unit in finished), experiment.resources.price_per_hour, read_forecast(run)

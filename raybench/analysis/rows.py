@@ -92,7 +92,7 @@ def _finished(results: Sequence[UnitResult], baseline: SquashBaseline | None) ->
         measured=first.measured,
         quality=quality,
         regions=_mean_regions([result.judged.regions for result in results]),
-        train_s=statistics.mean(record.train_s for record in trained),
+        train_s=statistics.fmean(record.train_s for record in trained),
         non_square=non_square(first.input, baseline),
         heat=heatmap_grade(quality),
         trained_on=tuple(sorted({record.spent.device for record in trained})),
@@ -128,12 +128,12 @@ def mean_number(numbers: Sequence[Estimate]) -> Estimate:
     if not defined:
         return numbers[0]
     values = [number.value for number in defined if number.value is not None]
-    mean, seeds = statistics.mean(values), len(values)
+    mean, seeds = statistics.fmean(values), len(values)
     below = [number.value - number.low for number in defined if number.value is not None and number.low is not None]
     above = [number.high - number.value for number in defined if number.value is not None and number.high is not None]
     if not below or not above:
         return Estimate(mean, n=defined[0].n)
     error, degrees = seed_error(values)
     of_seeds = student_quantile(degrees) * error if seeds > 1 else 0.0
-    low, high = (math.hypot(statistics.mean(parts), of_seeds) for parts in (below, above))
+    low, high = (math.hypot(statistics.fmean(parts), of_seeds) for parts in (below, above))
     return Estimate(mean, max(0.0, mean - low), min(1.0, mean + high), defined[0].n)

@@ -4,7 +4,8 @@ runs/<name>/ledger/<sha256>.zip    results and image scores of finished units, u
 
 The commits remain the source of truth. A page contains only committed bytes, which never change, so a ledger is never
 wrong, however stale it is and whoever wrote it; anything it lacks is read from the store. It saves listing and reading
-every object of a long run. (To have a unit done again, delete `ledger/` together with the unit.)
+every object of a long run. It holds the units of the present plan, and those of earlier ones since pages were merged.
+(To have a unit done again, delete `ledger/` together with the unit.)
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -80,19 +81,23 @@ class Ledger:
                 commits[unit.unit_id] = names
         return commits
 
-    def merge(self) -> None:
-        """Replace many pages by one. Safe if several drivers merge at once."""
+    def merge(self, unit_ids: Collection[str]) -> None:
+        """Replace many pages by one with these units, those of the present plan: a ledger is read as a whole.
+
+        Safe if several drivers merge at once.
+        """
         if len(self.pages) > FEW_PAGES:
-            merged = _write(self.run, ((name, page.read(name)) for name, page in self._page_of.items()))
-            for key in self.pages.keys() - {merged}:
-                self.run.store.delete(key)
+            self._keep(lambda unit_id: unit_id in unit_ids)
 
     def forget(self, unit_ids: Collection[str]) -> None:
         """Write the pages anew without these units. No driver may be at work on the run."""
+        if self.done & set(unit_ids):
+            self._keep(lambda unit_id: unit_id not in unit_ids)
+
+    def _keep(self, wanted: Callable[[str], bool]) -> None:
+        """Replace the pages by one with the wanted units."""
         start = len(self.run.key("", "")) - 1
-        kept = {name: page for name, page in self._page_of.items() if name[start:].partition("/")[0] not in unit_ids}
-        if len(kept) == len(self._page_of):
-            return
+        kept = {name: page for name, page in self._page_of.items() if wanted(name[start:].partition("/")[0])}
         written = _write(self.run, ((name, page.read(name)) for name, page in kept.items())) if kept else ""
         for key in self.pages.keys() - {written}:
             self.run.store.delete(key)

@@ -139,10 +139,21 @@ def test_two_drivers_that_merge_at_once_lose_nothing(run: RunStore) -> None:
     finish(run, late)
     append_to_ledger(run, [late])
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(Ledger.merge, [first, second]))
+        list(pool.map(lambda ledger: ledger.merge({*names, late}), [first, second]))
     after = Ledger.read(run)
     assert after.done == {*names, late}
     assert len(after.pages) == 2
+
+
+def test_a_ledger_does_not_grow_with_the_past(run: RunStore) -> None:
+    names = [f"u{number}" for number in range(FEW_PAGES + 1)]
+    for name in names:
+        finish(run, name)
+        append_to_ledger(run, [name])
+    Ledger.read(run).merge(names[-2:])
+    after = Ledger.read(run)
+    assert (after.done, len(after.pages)) == (set(names[-2:]), 1)
+    assert after.commits(units(*names)).keys() == set(names), "what it lacks is looked up"
 
 
 def test_the_same_units_make_the_same_page(run: RunStore) -> None:
