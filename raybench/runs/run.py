@@ -30,6 +30,7 @@ it: what one has trained, scored or judged, no other does again. What depends on
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import itertools
@@ -231,7 +232,7 @@ class RunStore:
 
 def encode(record: Any) -> bytes:
     """Return a dataclass as JSON, UTF-8 with a trailing newline."""
-    return TypeAdapter(type(record)).dump_json(record, indent=1) + b"\n"
+    return _adapter(type(record)).dump_json(record, indent=1) + b"\n"  # type: ignore[arg-type]
 
 
 def decode(kind: type[R], data: bytes, where: str) -> R:
@@ -241,6 +242,13 @@ def decode(kind: type[R], data: bytes, where: str) -> R:
         IntegrityError: `data` is not a `kind`; the message names `where`.
     """
     try:
-        return TypeAdapter(kind).validate_json(data)
+        record: R = _adapter(kind).validate_json(data)  # type: ignore[arg-type]
     except ValidationError as error:
         raise IntegrityError(f"{where} is not a {kind.__name__}: {error}") from error
+    return record
+
+
+@functools.cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """Return what reads and writes a type; to make one takes tens of milliseconds."""
+    return TypeAdapter(kind)
