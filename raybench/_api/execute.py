@@ -11,6 +11,7 @@ from raybench.errors import RunStopped
 from raybench.report.console import RunSummary
 from raybench.report.publish import cached_report
 from raybench.runs.at_work import working
+from raybench.runs.plans import changes_since
 from raybench.runs.run import RunStore
 
 
@@ -28,9 +29,12 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
     from raybench.scheduler.progress import shown
     from raybench.scheduler.runner import run_plan
 
+    changes = changes_since(RunStore.of(plan), plan)
     watching = shown(console) if console else contextlib.nullcontext(lambda backlog: None)
     with connected(address), working(RunStore.of(plan), "raybench run", plan) as others, watching as watch:
         if console:
+            for text in changes:
+                console.print(f"since this run last began: {text}", markup=False, highlight=False, soft_wrap=True)
             for other in others:
                 text = f"another command works on this run: {other.text}. Both share the work, and some is done twice"
                 console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)

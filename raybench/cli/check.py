@@ -12,6 +12,8 @@ from rich.table import Table
 from raybench.analysis.cost_report import format_estimate
 from raybench.cli.terminal import Json, out, print_json
 from raybench.config.plan import plan_of, planned_units
+from raybench.runs.plans import changes_since
+from raybench.runs.run import RunStore
 from raybench.scheduler.capacity import assumed_nodes
 from raybench.scheduler.estimate import estimate_plan
 
@@ -25,9 +27,10 @@ def check(
 ) -> None:
     """Validate an experiment, print its plan and predict what it will take; touch nothing."""
     plan = plan_of(str(experiment))
-    units = planned_units(plan)
+    units, changes = planned_units(plan), changes_since(RunStore.of(plan), plan)
     if as_json:
-        print_json({"run": plan.experiment.name, "digest": plan.experiment.digest, "units": list(map(asdict, units))})
+        found = {"run": plan.experiment.name, "digest": plan.experiment.digest, "changes": changes}
+        print_json(found | {"units": list(map(asdict, units))})
         return
     table = Table("line", "model", "seed", "input", "train OK", "scored", box=None, header_style="bold")
     for unit in units:
@@ -41,6 +44,8 @@ def check(
         )
         out.print(text, highlight=False, markup=False, soft_wrap=True)
     out.print(f"{len(units)} units; digest {plan.experiment.digest[:12]}", highlight=False)
+    for text in changes:
+        out.print(f"since the run last began: {text}", highlight=False, markup=False, soft_wrap=True)
     resources = plan.experiment.resources
     for text in format_estimate(
         estimate_plan(plan, assumed_nodes(resources, nodes, cpus, gpus)), resources.price_per_hour

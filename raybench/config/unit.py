@@ -19,6 +19,8 @@ from raybench.data.geometry import Input
 from raybench.store import digest
 
 ID_VERSION = 9
+ID_CHANGE = "the intervals of pixel metrics are wider"
+"""Why units of the version before are done again."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""Who is at work on the runs of a store, and which units each run uses, so that nothing in use is removed.
+"""Who is at work on the runs of a store, so that nothing in use is removed.
 
 at-work/<uuid>.json               a process at work; it counts for EXPIRES_S after it was last written
 runs/<name>/owner.json            who began the run
-runs/<name>/uses/<digest>.json    units of a plan that the run had, and their detectors; the latest was written last
 
 Several drivers may work on one run, because commits are put-if-absent. What removes objects writes its own object first
-and then reads what the runs use; a driver writes what its run uses first and then looks for what removes objects. So
-either the one sees the other's units and leaves them, or the other sees that it is not alone and does not begin.
+and then reads which units the runs use (`plans`); a driver writes its plan first and then looks for what removes
+objects. So either the one sees the other's units and leaves them, or the other sees that it is not alone and does not
+begin.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from datetime import UTC, datetime
 
 from raybench.config.plan import Plan
 from raybench.errors import InputError, IntegrityError, ObjectMissing, StoreError
+from raybench.runs.plans import record_plan
 from raybench.runs.run import RunStore, decode, encode
-from raybench.store import Store, digest
-from raybench.store.backend import ObjectInfo
+from raybench.store import Store
 
 BEAT_S = 30.0
 EXPIRES_S = 150.0  # five beats, as a store may be slow
@@ -50,20 +50,6 @@ class AtWork:
     @property
     def text(self) -> str:
         return f"{self.what} by {self.who}, since {self.since}"
-
-
-@dataclass(frozen=True)
-class Uses:
-    """The folders below `units/` of the plans that a run has had."""
-
-    current: frozenset[str] = frozenset()
-    """Those of its latest plan."""
-    past: frozenset[str] = frozenset()
-    """Those of earlier plans alone."""
-
-    @property
-    def all(self) -> frozenset[str]:
-        return self.current | self.past
 
 
 def this_user() -> str:
@@ -102,7 +88,7 @@ def working(run: RunStore, what: str, plan: Plan | None = None) -> Iterator[list
     Args:
         run: The run.
         what: The command.
-        plan: The units that the run uses from now on. None if they stay the same.
+        plan: Its plan from now on. None if that stays the same.
 
     Yields:
         The other processes at work on the run.
@@ -113,8 +99,7 @@ def working(run: RunStore, what: str, plan: Plan | None = None) -> Iterator[list
     mine = _at_work(run.name, what, alone=False)
     run.store.put_if_absent(f"{run.root}/owner.json", encode(mine))
     if plan:
-        folders = sorted({folder for unit in plan.units for folder in unit.folders})
-        run.store.put(f"{_uses(run)}{digest(folders)[:32]}.json", encode(folders))
+        record_plan(run, plan)
     with _said(run.store, mine) as others:
         removing = [other for other in others if other.alone]
         _raise_if_in_the_way(run.store.uri(run.root), removing)
@@ -140,23 +125,6 @@ def removing(store: Store, what: str, run: str = "") -> Iterator[list[AtWork]]:
         in_the_way = [other for other in others if other.alone or (run and other.run == run)]
         _raise_if_in_the_way(store.uri(f"runs/{run}" if run else ""), in_the_way)
         yield others
-
-
-def uses_of(run: RunStore) -> Uses:
-    """Return the folders below `units/` of the plans that the run has had."""
-    written = {item: _folders(run.store, item) for item in run.store.list(_uses(run)) if item.key.endswith(".json")}
-    latest = max((item.modified for item in written), default=0.0)
-    current = frozenset().union(*(folders for item, folders in written.items() if item.modified == latest))
-    return Uses(current, frozenset().union(*written.values()) - current)
-
-
-def forget_past(run: RunStore, older_s: float) -> None:
-    """Forget the plans that the run had before its latest one, so long ago."""
-    items = list(run.store.list(_uses(run)))
-    latest, now = max((item.modified for item in items), default=0.0), run.store.clock()
-    for item in items:
-        if item.modified < latest and now - item.modified > older_s:
-            run.store.delete(item.key)
 
 
 def _at_work(run: str, what: str, alone: bool) -> AtWork:
@@ -205,14 +173,3 @@ def _raise_if_in_the_way(uri: str, others: list[AtWork]) -> None:
             f"{uri} is in use: {texts}. Try again when that has ended; if it was killed, it is forgotten after "
             f"{EXPIRES_S:.0f} s"
         )
-
-
-def _folders(store: Store, item: ObjectInfo) -> frozenset[str]:
-    try:
-        return frozenset(decode(list[str], store.get(item.key), store.uri(item.key)))
-    except ObjectMissing:  # forgotten meanwhile
-        return frozenset()
-
-
-def _uses(run: RunStore) -> str:
-    return f"{run.root}/uses/"

@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raybench.errors import IntegrityError
-from raybench.runs.at_work import AtWork, at_work_in, forget_past, owner_of, uses_of
+from raybench.runs.at_work import AtWork, at_work_in, owner_of
 from raybench.runs.costs import FOLDER as COSTS
 from raybench.runs.ledger import Ledger
+from raybench.runs.plans import forget_plans, uses_of
 from raybench.runs.run import RunStore
 from raybench.store import Store
 from raybench.store.backend import ObjectInfo
@@ -196,7 +197,7 @@ def forget_past_plans(store: Store, older_s: float) -> None:
     busy = {other.run for other in at_work_in(store)}
     for run in runs_in(store):
         if run.name not in busy:
-            forget_past(run, older_s)
+            forget_plans(run, older_s)
 
 
 def remove_run(run: RunStore) -> None:

@@ -11,7 +11,7 @@ units/<unit_id>/quality.json                    │ all shards merged
 units/<unit_id>/finished.json                   ┘ the unit is done: its records in one
 at-work/                                        the processes at work on the store's runs, see `at_work`
 runs/<name>/experiment.yaml                     the latest experiment, beside experiment-<digest>.yaml of each
-runs/<name>/uses/<digest>.json                  the units of a plan that the run had, see `at_work`
+runs/<name>/plans/<digest>.json                 the units of a plan that the run has had, see `plans`
 runs/<name>/failures/<unit_id>.json             the latest failed attempt; means nothing beside finished.json
 runs/<name>/ledger/                             copies of finished units' commits in few objects, see `ledger`
 runs/<name>/lines/<line>/quality.json           the line's data inspection, where it cannot be kept beside the line

@@ -17,7 +17,7 @@ from raybench.data.catalog import packed_lines
 from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
-from raybench.runs.at_work import uses_of
+from raybench.runs.plans import uses_of
 from raybench.runs.records import (
     Blob,
     FitRecord,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import pytest
 
 from raybench.errors import InputError
 from raybench.runs import at_work
-from raybench.runs.at_work import Uses, at_work_on, forget_past, owner_of, removing, uses_of, working
+from raybench.runs.at_work import at_work_on, owner_of, removing, working
+from raybench.runs.plans import uses_of
 from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
 from tests.support.made_run import planned
@@ -61,18 +61,6 @@ def test_a_driver_says_what_it_uses_before_it_looks_who_removes_objects(strips: 
     with removing(run.store, "raybench gc"), pytest.raises(InputError), working(run, "raybench run", plan):
         pytest.fail("both at work")
     assert uses_of(run).current == {folder for unit in plan.units for folder in unit.folders}
-
-
-def test_earlier_plans_are_known_until_they_are_forgotten(run: RunStore) -> None:
-    assert uses_of(run).all == frozenset()
-    for names in (["a", "b"], ["b", "c"]):
-        run.store.put(f"runs/night/uses/{'-'.join(names)}.json", json.dumps(names).encode())
-        time.sleep(1.1)  # S3 counts whole seconds
-    assert uses_of(run) == Uses(frozenset("bc"), frozenset("a"))
-    forget_past(run, 3600.0)
-    assert uses_of(run).past == {"a"}
-    forget_past(run, 0.0)
-    assert uses_of(run) == Uses(frozenset("bc"))
 
 
 def test_a_killed_process_is_forgotten_and_a_living_one_is_not(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
