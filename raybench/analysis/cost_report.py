@@ -7,10 +7,12 @@ costs a whole one. Idle hours belong to no unit and are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from raybench.runs.cost_model import Forecast, MatchLevel, Work
+from raybench.config.unit import Unit
+from raybench.runs.cost_model import Forecast, LeftOut, MatchLevel, Work
 from raybench.runs.records import UnitResult
 
 HOUR_S = 3600.0
@@ -82,8 +84,28 @@ def format_cost(report: CostReport) -> list[str]:
         per = f"money at {price:g} per {unit}-hour, in all {money:.2f}" if money is not None else f"{unit}-hours"
         texts.append(f"cost: {per}; training, scoring and timing of {hours.units} units took {hours.text}")
     if report.forecast:
-        texts.append(_format_comparison(report.forecast))
+        texts += [_format_comparison(report.forecast), *format_left_out(report.forecast)]
     return texts
+
+
+def format_left_out(forecast: Forecast, units: Iterable[Unit] = ()) -> list[str]:
+    """Say which units were left out, and what for: by model if `units` has them."""
+    texts = []
+    for what_for, why in _LEFT_OUT.items():
+        ids = {unit_id for unit_id, found in forecast.left_out.items() if found == what_for}
+        if ids:
+            models = Counter(unit.model for unit in units if unit.unit_id in ids)
+            named = ", ".join(f"{model} {count}" for model, count in sorted(models.items()))
+            texts.append(f"{len(ids)} units were left out{f' ({named})' if named else ''}: {why}")
+    return texts
+
+
+_LEFT_OUT: Mapping[LeftOut, str] = {
+    "budget": "the limit of what one command spends would have been passed. The verdicts count what is done; the same "
+    "command does more, up to the same limit",
+    "race": "further seeds of models that, by the seeds before, are the best or within the margin of it with a "
+    "probability below `race`",
+}
 
 
 def _format_comparison(forecast: Forecast) -> str:
@@ -95,7 +117,8 @@ def _format_comparison(forecast: Forecast) -> str:
     if took is None:
         return f"{start}, predicted to take {_format_work(predicted)}; it has not ended"
     ratio = f", {took.wall_s / predicted.wall_s:.2f} times the prediction" if predicted.wall_s else ""
-    failed = f"; {forecast.units - forecast.done} of them failed" if forecast.done < forecast.units else ""
+    failures = forecast.units - forecast.done - len(forecast.left_out)
+    failed = f"; {failures} of them failed" if failures > 0 else ""
     return f"{start}: predicted {_format_work(predicted)}; took {_format_work(took)}{ratio}{failed}"
 
 

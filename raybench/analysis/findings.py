@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -114,7 +114,7 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
     board = build_board(
         [*results, *failed],
         scores,
-        _context(plan, run, created, finished, pending=len(plan.units) - len(units)),
+        _context(plan, run, created, finished, {unit.unit_id for unit in plan.units} - _ids(units)),
         list(_squash_baselines(plan, finished)),
         {line: _line_scores(line, compared, inspections.get(line), choice) for line, choice in choices.items()},
     )
@@ -187,15 +187,23 @@ def collect_held_out(
     return found
 
 
-def _context(plan: Plan, run: RunStore, created: str, finished: Sequence[FinishedUnit], pending: int) -> BoardContext:
-    experiment, by_model = plan.experiment, {unit.model: unit for unit in plan.compared}
+def _ids(units: Iterable[FinishedUnit | FailedUnit]) -> set[str]:
+    return {unit.unit.unit_id if isinstance(unit, FinishedUnit) else unit.unit_id for unit in units}
+
+
+def _context(
+    plan: Plan, run: RunStore, created: str, finished: Sequence[FinishedUnit], waiting: Collection[str]
+) -> BoardContext:
+    """Return the conditions of a comparison. waiting: IDs of units that have neither finished nor failed."""
+    experiment, by_model, forecast = plan.experiment, {unit.model: unit for unit in plan.compared}, read_forecast(run)
+    left_out = forecast.left_out if forecast and experiment.race else {}
     return BoardContext(
         run=run.name,
         created=created,
         digest=experiment.digest,
         versions=versions(),
         false_alarm_budget=experiment.threshold.promised or experiment.false_alarm_budget,
-        pending=pending,
+        pending=sum(left_out.get(unit_id) != "race" for unit_id in waiting),
         lines={line: manifest.digest for line, manifest in plan.manifests.items()},
         decision=DecisionSettings(
             experiment.verdict,
@@ -203,9 +211,7 @@ def _context(plan: Plan, run: RunStore, created: str, finished: Sequence[Finishe
             experiment.limits,
             {model: registry.licences(unit.detector, unit.weights) for model, unit in by_model.items()},
         ),
-        spending=CostReport(
-            hours_of(unit.result for unit in finished), experiment.resources.price_per_hour, read_forecast(run)
-        ),
+        spending=CostReport(hours_of(unit.result for unit in finished), experiment.resources.price_per_hour, forecast),
     )
 
 

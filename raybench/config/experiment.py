@@ -324,7 +324,11 @@ class Costs(_Section):
 
 
 class Limits(_Section):
-    """Hard limits. A model that breaks one is not admissible, however good it is."""
+    """Hard limits of the models, and of what one command spends.
+
+    A model that breaks a limit is not admissible, however good it is. A unit that would break a limit of spending does
+    not begin.
+    """
 
     p95_ms: float | None = Field(default=None, gt=0.0)
     """Largest 95th percentile of the time per image, in milliseconds."""
@@ -334,6 +338,15 @@ class Limits(_Section):
     """Largest false-alarm rate on OK test images. It is broken if the whole 95 % interval lies above it."""
     licence: Literal["permissive"] | None = None
     """`permissive` allows only models whose code and weights have licences such as Apache-2.0, BSD or MIT."""
+    budget: float | None = Field(default=None, gt=0.0)
+    """Most that the tasks of one `raybench run` may cost, at `resources.price_per_hour`."""
+    gpu_hours: float | None = Field(default=None, gt=0.0)
+    """Most GPU-hours that the tasks of one `raybench run` may take."""
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether spending is limited."""
+        return self.budget is not None or self.gpu_hours is not None
 
 
 class Annotation(_Section):
@@ -396,6 +409,9 @@ class Experiment(_Section):
     """Margin of the verdict, and what counts in it besides image AUROC."""
     threshold: ThresholdChoice = Field(default_factory=ThresholdChoice)
     """Images that thresholds are set on, and where they have been moved to."""
+    race: float | None = Field(default=None, gt=0.0, lt=0.5)
+    """Train further seeds only of models that may be the best: those for which the probability that no other model is
+    better by more than the margin is at least this, by the seeds so far."""
     costs: Costs | None = None
     """Costs of missed defects, false alarms and time. If unset, `verdict` has the exchange rates."""
     limits: Limits = Field(default_factory=Limits)
@@ -404,7 +420,7 @@ class Experiment(_Section):
     """Length of the annotation queue, and anomaly types in it."""
     input: InputChoice = Field(default_factory=InputChoice)
     """Input size of the models, and how images are resized to it."""
-    resources: Resources = Field(default_factory=Resources)
+    resources: Resources = Field(default_factory=Resources, validate_default=True)
     """CPUs, GPUs, time limits, retries and prices."""
     storage: Storage = Field(default_factory=Storage)
     """How to reach the stores."""
@@ -414,6 +430,14 @@ class Experiment(_Section):
 
     together: Mapping[str, Together] = Field(default_factory=dict)
     """Groups of lines by a name of your choice, and the models to train once for a whole group."""
+
+    @field_validator("resources")
+    @classmethod
+    def _budget_has_a_price(cls, resources: Resources, info: ValidationInfo) -> Resources:
+        limits: Limits | None = info.data.get("limits")
+        if limits and limits.budget is not None and not resources.price_per_hour:
+            raise ValueError("limits.budget needs price_per_hour, the price of an hour of a GPU, or of a core")
+        return resources
 
     @field_validator("overrides")
     @classmethod

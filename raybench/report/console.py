@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raybench.analysis.board import Board
+from raybench.analysis.cost_report import format_left_out
 from raybench.analysis.line_summary import LineSummary, poor_lines, worst_first
 from raybench.analysis.queue_evaluation import QueueEvaluation
 from raybench.analysis.verdict import Verdict
@@ -21,6 +22,7 @@ from raybench.report.column import Column, Output, Row, cells, headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS
 from raybench.report.conditions import conditions, few
 from raybench.report.tables import FEW_LINES
+from raybench.runs.cost_model import LeftOut
 from raybench.runs.records import Failure
 
 WORST_SHOWN = 20
@@ -50,11 +52,14 @@ class RunSummary:
     """Lines whose data inspection failed."""
     unusable: Sequence[str] = ()
     """Why nodes were left out: their GPUs do not compute, or they fail what other nodes do."""
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
+    """What units were left out for, by unit_id."""
 
     @property
     def text(self) -> str:
-        done = self.units - self.reused - len(self.failed)
-        return f"{self.units} units: {done} done now, {self.reused} done before, {len(self.failed)} failed"
+        done = self.units - self.reused - len(self.failed) - len(self.left_out)
+        left_out = f", {len(self.left_out)} left out" if self.left_out else ""
+        return f"{self.units} units: {done} done now, {self.reused} done before, {len(self.failed)} failed{left_out}"
 
 
 def console_summary(summary: RunSummary, units: Sequence[Unit]) -> RenderableType:
@@ -80,6 +85,8 @@ def console_outcome(summary: RunSummary, units: Sequence[Unit]) -> RenderableTyp
     if summary.uninspected:
         start = f"The data of {len(summary.uninspected)} lines were not inspected."
         rows.append(Text(f"{start} {_first(summary.uninspected)}", style="yellow"))
+    forecast = summary.board.context.spending.forecast
+    rows += [Text(text, style="yellow") for text in (format_left_out(forecast, units) if forecast else ())]
     if summary.unusable:
         rows.append(Text(f"Left out: {'; '.join(summary.unusable)}", style="yellow"))
     return Group(*rows, Text(summary.text))

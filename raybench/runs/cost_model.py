@@ -152,6 +152,10 @@ def _extent(phase: Phase, images: int, pixels: int, by_steps: bool) -> float:
     return float(pixels) * (1 if phase == "train" and by_steps else images)
 
 
+LeftOut = Literal["budget", "race"]
+"""What a unit is left out for: a limit of the run's cost, or a race that its model cannot win."""
+
+
 @dataclass(frozen=True)
 class Work:
     """Time that a set of tasks takes."""
@@ -192,6 +196,8 @@ class Forecast:
     """Number of images that detectors are to score, summed over units."""
     judges: int = 0
     """Number of units whose images are all scored, and only to be judged by new labels, merged or timed."""
+    left_out: Mapping[str, LeftOut] = field(default_factory=dict)
+    """What units are left out for, by unit_id."""
 
 
 def write_forecast(run: RunStore, forecast: Forecast) -> None:

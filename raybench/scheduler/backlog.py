@@ -17,15 +17,19 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from raybench.config.unit import Unit
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.perturbations import PerturbedImages
+from raybench.runs.cost_model import LeftOut
 from raybench.runs.records import Phase
 from raybench.runs.run import score_name, scored_name
 
+Answer = Literal["begin", "later"] | LeftOut
+MOST_LATER = 256  # units that are asked about in vain before a job is taken
 _PHASES: tuple[Phase, ...] = ("train", "score", "aggregate", "measure")
 _PRIORITY = {"aggregate": 1, "score": 2, "train": 3, "fit": 3, "measure": 5}  # the lowest first
 _PRIORITY_AGAIN = {"aggregate": 0, "score": 0, "train": 0, "fit": 0, "measure": 4}
@@ -92,6 +96,7 @@ class Backlog:
         manifests: Mapping[str, Manifest],
         commits: Mapping[str, set[str]],
         images_per_job: int = 0,
+        answer: Callable[[Unit], Answer] = lambda unit: "begin",
     ) -> None:
         """Queue the units.
 
@@ -100,7 +105,11 @@ class Backlog:
             manifests: by line.
             commits: names of the commits that exist, by unit_id.
             images_per_job: images to score by one job, about; it has one shard at least.
+            answer: whether a unit begins, is asked about later, or is left out.
         """
+        self._answer = answer
+        self.left_out: dict[str, LeftOut] = {}
+        """What units are left out for, by unit_id."""
         self._images_per_job = images_per_job
         self._commits = commits
         self.manifests = manifests
@@ -162,15 +171,23 @@ class Backlog:
     def take(self, busy: bool) -> Job | None:
         """Take the next job; None while none is ready. Timing is not ready while `busy`: other jobs are running."""
         self._end_pauses()
-        first = self._first(self._ready)
-        while self._unbegun and (first is None or first[0] > _PRIORITY["score"]):
+        first, later = self._first(self._ready), list[Unit]()
+        while self._unbegun and (first is None or first[0] > _PRIORITY["score"]) and len(later) < MOST_LATER:
             unit = self._unbegun.popleft()
             if self._needs_fit(unit) and unit.fit_id in self._held:
                 self._held[unit.fit_id].append(unit)
                 continue
+            answer = self._answer(unit)
+            if answer == "later":
+                later.append(unit)
+                continue
+            if answer != "begin":
+                self._leave_out(unit, answer)
+                continue
             self._begin(unit)
             first = self._first(self._ready)
             break
+        self._unbegun.extendleft(reversed(later))
         if first is None or (busy and first[2].phase == "measure"):
             return None
         priority, number, job = heapq.heappop(self._ready)
@@ -213,10 +230,18 @@ class Backlog:
         if state is None:
             return []
         waiting = self._give_up_fit(job.unit.fit_id) if job.phase == "fit" else []
-        for other in (*state.left, *(left for unit in waiting for left in self._jobs(unit))):
-            self.tallies[other.phase].total -= other.steps
-            self.tallies[other.phase].images_total -= other.images
+        self._take_off([*state.left, *(left for unit in waiting for left in self._jobs(unit))])
         return [job.unit, *waiting]
+
+    def _leave_out(self, unit: Unit, what_for: LeftOut) -> None:
+        self.left_out[unit.unit_id] = what_for
+        self._take_off(self._jobs(unit))
+
+    def _take_off(self, jobs: Iterable[Job]) -> None:
+        """Take jobs off the totals, which nobody will do."""
+        for job in jobs:
+            self.tallies[job.phase].total -= job.steps
+            self.tallies[job.phase].images_total -= job.images
 
     def _first(self, heap: _Heap) -> tuple[float, int, Job] | None:
         """Return the first entry, after dropping those of units that were given up."""

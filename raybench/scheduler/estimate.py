@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 
 from raybench.config.plan import Plan, train_images
 from raybench.config.unit import Unit
-from raybench.data.manifest import Manifest
+from raybench.data.manifest import Manifest, ShardInfo
 from raybench.runs.cost_model import CostEstimate, CostModel, Forecast, Work
 from raybench.runs.costs import Costs, read_costs
 from raybench.runs.ledger import Ledger
+from raybench.runs.records import Phase
 from raybench.runs.run import RunStore, scored_name
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Capacity, Cluster, Node
@@ -58,6 +59,11 @@ def plan_schedule(plan: Plan, commits: Mapping[str, set[str]], costs: Costs, cap
         for unit in plan.units
     }
     units = in_order(plan.units, lambda unit: estimates[unit.unit_id].work_s)
+    limits = plan.experiment.limits
+    if plan.experiment.race or limits.has_budget:  # every model once, before any has further seeds
+        rounds = round_of(plan.units)
+        cost_s = {unit.unit_id: estimates[unit.unit_id].work_s if limits.has_budget else 0.0 for unit in units}
+        units.sort(key=lambda unit: (rounds[unit.unit_id], cost_s[unit.unit_id]))
     return Schedule(units, plan.manifests, commits, estimates, costs.damaged)
 
 
@@ -82,24 +88,48 @@ def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares)
     )
     if not todo or bases["nothing"]:
         return forecast
-    images = {line: manifest.scored_images for line, manifest in schedule.manifests.items()}
 
     def request_of(job: Job) -> ResourceRequest:
-        """Scoring takes its time shard by shard, in proportion to their images. What is only judged takes none."""
-        seconds = schedule.costs[job.unit.unit_id].seconds.get(job.phase, 0.0)
-        names = schedule.commits.get(job.unit.unit_id, ())
         if job.phase == "aggregate":
             return ResourceRequest(0.0, 0)
+        seconds = seconds_left(schedule, job.unit, job.phase, job.shards)
         if job.phase == "measure":
-            seconds *= job.unit.measure_name not in names
             return ResourceRequest(seconds, capacity.most_cpus, 1.0 if capacity.gpus else 0.0)
-        if job.phase == "score":
-            unscored = sum(shard.rows for shard in job.shards if scored_name(shard) not in names)
-            seconds *= unscored / images[job.unit.line]
         return ResourceRequest(seconds, capacity.cpus, shares.of(job.unit, job.phase) if capacity.gpus else 0.0)
 
     backlog = Backlog(schedule.units, schedule.manifests, schedule.commits)
     return replace(forecast, predicted=simulate(backlog, FreeCapacity.of(capacity), request_of))
+
+
+def seconds_left(schedule: Schedule, unit: Unit, phase: Phase, shards: Sequence[ShardInfo] | None = None) -> float:
+    """Return the seconds that a phase of a unit still takes.
+
+    Scoring takes its time shard by shard, in proportion to their images. What is only judged takes none.
+
+    Args:
+        schedule: The schedule.
+        unit: A unit of it.
+        phase: The phase.
+        shards: Shards to score. None: all of the line's.
+    """
+    seconds, names = schedule.costs[unit.unit_id].seconds.get(phase, 0.0), schedule.commits.get(unit.unit_id, ())
+    if phase == "measure":
+        return seconds * (unit.measure_name not in names)
+    if phase == "score":
+        manifest = schedule.manifests[unit.line]
+        unscored = [shard for shard in manifest.scored_shards if scored_name(shard) not in names]
+        rows = sum(shard.rows for shard in unscored if shards is None or shard in shards)
+        return seconds * rows / max(1, manifest.scored_images)
+    return seconds * ("train" not in names and (phase != "fit" or "fit" not in names))
+
+
+def round_of(units: Sequence[Unit]) -> dict[str, int]:
+    """Return by unit_id the place of a unit's seed among those of its line, from 0."""
+    seeds: defaultdict[str, set[int]] = defaultdict(set)
+    for unit in units:
+        seeds[unit.line].add(unit.seed)
+    places = {line: {seed: place for place, seed in enumerate(sorted(of_line))} for line, of_line in seeds.items()}
+    return {unit.unit_id: places[unit.line][unit.seed] for unit in units}
 
 
 def _unscored(schedule: Schedule, unit: Unit) -> int:

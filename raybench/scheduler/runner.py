@@ -28,6 +28,7 @@ from raybench.runs.ledger import READERS, Ledger
 from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
 from raybench.scheduler import gpus
+from raybench.scheduler.admission import Admission, admission
 from raybench.scheduler.aggregator import Aggregator, build_report
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Cluster, Node
@@ -80,20 +81,24 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         schedule = plan_schedule(plan, commits, costs, cluster.capacity)
         forecast = estimate_schedule(schedule, cluster.capacity, shares)
         per_job = 0 if cluster.capacity.device == "cpu" else IMAGES_PER_GPU_JOB
-        backlog = Backlog(schedule.units, plan.manifests, commits, per_job)
+        gate = admission(plan, run, schedule, cluster.capacity, shares.of)
+        backlog = Backlog(schedule.units, plan.manifests, commits, per_job, gate.answer)
         if cluster.capacity.device != "cpu" and any(registry.uses_torch(unit.detector) for unit in schedule.units):
             leave_out_unusable(cluster)
-        dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares)
+        dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares, gate)
         done = (unit_id for unit_id, names in commits.items() if "finished" in names)
         dispatch.finished += [unit_id for unit_id in done if unit_id not in entered]
         if forecast.units:
             write_forecast(run, forecast)
         dispatch.drain(watched(run.name, len(plan.units), watch), stop)
         if forecast.units:
-            write_forecast(run, replace(forecast, took=dispatch.took, done=backlog.tallies["measure"].done))
+            done_now = backlog.tallies["measure"].done
+            write_forecast(run, replace(forecast, took=dispatch.took, done=done_now, left_out=backlog.left_out))
         board = dispatch.report(stop)
     unusable = tuple(cluster.left_out.values())
-    return RunSummary(board, len(plan.units), backlog.reused, dispatch.failed, dispatch.inspector.failed, unusable)
+    return RunSummary(
+        board, len(plan.units), backlog.reused, dispatch.failed, dispatch.inspector.failed, unusable, backlog.left_out
+    )
 
 
 @dataclass(frozen=True)
@@ -121,9 +126,10 @@ class _Dispatch:
         commits: dict[str, set[str]],
         cluster: Cluster,
         shares: GpuShares,
+        gate: Admission,
     ) -> None:
         self.plan, self.run, self.backlog = plan, run, backlog
-        self.cluster, self.shares = cluster, shares
+        self.cluster, self.shares, self.gate = cluster, shares, gate
         self.aggregator = _aggregator(self.cluster.capacity.cpu_node(0) or self.cluster.capacity.nodes[-1])
         self.finished: list[str] = []
         """IDs of finished units that are not in the ledger."""
@@ -307,6 +313,7 @@ class _Dispatch:
             if job.phase == "measure":
                 del self._spent_s[unit_id]
                 self.finished.append(unit_id)
+                self.gate.ended(job.unit)
             return
         put_back, reason = self._put_back(job, outcome), self._reason(outcome)
         if not put_back or reason == "node":
@@ -316,6 +323,7 @@ class _Dispatch:
             for unit in self.backlog.fail(job):
                 self.failed[unit.unit_id] = replace(outcome.failure, traceback="")
                 self.run.record_failure(unit.unit_id, outcome.failure)
+                self.gate.ended(unit)
         self._raise_if_all_fails(outcome.failure)
 
     def _raise_if_all_fails(self, failure: Failure) -> None:
@@ -349,8 +357,9 @@ class _Dispatch:
         self._gpus -= attempt.gpus
         if flight.job.phase != "fit":  # it is not the unit's alone
             self._spent_s[flight.job.unit.unit_id] += seconds
-        cpu_s, gpu_s = took.cpu_s + seconds * attempt.threads, took.gpu_s + seconds * attempt.gpus
-        self.took = replace(took, cpu_s=cpu_s, gpu_s=gpu_s)
+        cpu_s, gpu_s = seconds * attempt.threads, seconds * attempt.gpus
+        self.took = replace(took, cpu_s=took.cpu_s + cpu_s, gpu_s=took.gpu_s + gpu_s)
+        self.gate.charge(flight.job.unit, cpu_s, gpu_s)
         if outcome.usage:
             self.shares.saw(flight.job.unit, flight.job.phase, outcome.usage)
 
