@@ -30,7 +30,8 @@ def main() -> None:
     full = analyze(plan, run, "").board
     print(HEADER + "\n|---|---|---|---|---|")
     for risk in asked.risk:
-        kept = [unit for unit in plan.units if unit not in left_out(plan, run, risk)]
+        gone = left_out(plan, run, risk)
+        kept = [unit for unit in plan.units if unit.unit_id not in gone]
         board = analyze(replace(plan, units=tuple(kept)), run, "").board
         trained_s = {unit.unit_id: _train_s(run, unit) for unit in plan.units}
         saved = 1 - sum(trained_s[unit.unit_id] for unit in kept) / sum(trained_s.values())
@@ -41,16 +42,16 @@ def main() -> None:
         print(f"| {risk:g} | {units} | {saved:.0%} | {same} of {len(names)} | {max(0.0, lost):.3f} |")
 
 
-def left_out(plan: Plan, run: RunStore, risk: float) -> set[Unit]:
-    """Return the units that a race would have left out."""
-    gone: set[Unit] = set()
+def left_out(plan: Plan, run: RunStore, risk: float) -> set[str]:
+    """Return the IDs of the units that a race would have left out."""
+    gone = set[str]()
     for line in plan.manifests:
         units = [unit for unit in plan.units if unit.line == line]
         for number, seed in enumerate(sorted({unit.seed for unit in units})):
             if number:
-                kept = tuple(unit for unit in plan.units if unit not in gone)
+                kept = tuple(unit for unit in plan.units if unit.unit_id not in gone)
                 chances = Race(replace(plan, units=kept), run, risk, ()).chances(line, number)
-                gone |= {unit for unit in units if unit.seed >= seed and chances.get(unit.model, 1.0) < risk}
+                gone |= {unit.unit_id for unit in units if unit.seed >= seed and chances.get(unit.model, 1.0) < risk}
     return gone
 
 
