@@ -31,6 +31,11 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
 
     changes = changes_since(RunStore.of(plan), plan)
     watching = shown(console) if console else contextlib.nullcontext(lambda backlog: None)
+
+    def tell(text: str) -> None:
+        if console:
+            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
     with connected(address), working(RunStore.of(plan), "raybench run", plan) as others, watching as watch:
         if console:
             for text in changes:
@@ -42,7 +47,7 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
         if console and is_paper and cluster_capacity(plan.experiment.resources).device == "cpu":
             console.print("there is no GPU: the papers' settings may take hours per model; `preset: cpu` takes minutes")
         try:
-            return run_plan(plan, watch)
+            return run_plan(plan, watch, tell)
         except RunStopped as stopped:  # said at once: `ray job stop` kills what is not gone after three seconds
             if console:
                 console.print(str(stopped), style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -127,6 +127,12 @@ class Cluster:
             self.look_again()
         return self._capacity
 
+    @property
+    def node_ids(self) -> frozenset[str]:
+        """IDs of the nodes that get tasks."""
+        capacity = self.capacity
+        return frozenset(node.node_id for node in (*capacity.nodes, *capacity.cpu_nodes))
+
     def look_again(self) -> None:
         """Refresh the capacity at once, because a node may be lost."""
         self._looked_at = self._clock()

@@ -8,7 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,11 +17,12 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybench.analysis.board import Board
+from raybench.analysis.cost_report import duration
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.detectors import registry
 from raybench.errors import RunStopped, SystematicFailure
-from raybench.report.console import RunSummary
+from raybench.report.console import MESSAGE_CHARS, RunSummary
 from raybench.runs.cost_model import Work, write_forecast
 from raybench.runs.costs import read_costs
 from raybench.runs.ledger import READERS, Ledger
@@ -50,15 +51,20 @@ PAGE_S = 30.0  # between pages that are not full
 PATIENCE_S = 120.0  # for which calls retry a failing store, once it has answered
 IMAGES_PER_GPU_JOB = 512  # so that a GPU goes on while a shard is written
 MAX_FAULTS = 2  # of the GPUs of a node, found by different processes, before it gets no more tasks
+QUIET_S = 600.0  # without the end of a task, before it is said what runs
+FEW_RUNNING = 4  # tasks that are named then
 Watcher = Callable[[Backlog], None]
 
 
-def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
+def run_plan(
+    plan: Plan, watch: Watcher = lambda backlog: None, tell: Callable[[str], None] = lambda text: None
+) -> RunSummary:
     """Do the rest of `plan` on the connected cluster, then report. Failed units become rows of the board.
 
     Args:
         plan: the units of an experiment.
         watch: called at least every half second with the backlog, to show progress.
+        tell: called with a sentence when a unit fails, a node comes or goes, or no task has ended for long.
 
     Raises:
         StoreError: the store cannot be used.
@@ -85,7 +91,7 @@ def run_plan(plan: Plan, watch: Watcher = lambda backlog: None) -> RunSummary:
         backlog = Backlog(schedule.units, plan.manifests, commits, per_job, gate.answer)
         if cluster.capacity.device != "cpu" and any(registry.uses_torch(unit.detector) for unit in schedule.units):
             leave_out_unusable(cluster)
-        dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares, gate)
+        dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares, gate, tell)
         done = (unit_id for unit_id, names in commits.items() if "finished" in names)
         dispatch.finished += [unit_id for unit_id in done if unit_id not in entered]
         if forecast.units:
@@ -113,6 +119,8 @@ class _Flight:
     """The node that it has to itself, if any."""
     avoided: frozenset[str]
     """Nodes on which it must not run while another one is alive."""
+    since: float = field(default_factory=time.monotonic)
+    """When it was submitted, by the monotonic clock."""
 
 
 class _Dispatch:
@@ -127,7 +135,11 @@ class _Dispatch:
         cluster: Cluster,
         shares: GpuShares,
         gate: Admission,
+        tell: Callable[[str], None],
     ) -> None:
+        self._tell = tell
+        self._nodes = cluster.node_ids
+        self._quiet_since = time.monotonic()
         self.plan, self.run, self.backlog = plan, run, backlog
         self.cluster, self.shares, self.gate = cluster, shares, gate
         self.aggregator = _aggregator(self.cluster.capacity.cpu_node(0) or self.cluster.capacity.nodes[-1])
@@ -178,8 +190,11 @@ class _Dispatch:
             self.inspector.receive(ended)
             self.prefetcher.receive(ended)
             for flight, reference in self._running.take(ended):
+                self._quiet_since = time.monotonic()
                 self._receive(flight, reference)
             self._recall_stranded()
+            self._tell_of_nodes()
+            self._tell_if_quiet()
             if len(self.finished) >= PAGE_UNITS or (self.finished and time.monotonic() - self._appended_at > PAGE_S):
                 self._append_to_ledger()
             self.took = replace(self.took, wall_s=time.monotonic() - started)
@@ -280,6 +295,27 @@ class _Dispatch:
             if self.backlog.is_open(flight.job.unit.unit_id):
                 self.backlog.put_back(flight.job, 0.0)
 
+    def _tell_of_nodes(self) -> None:
+        before, self._nodes = self._nodes, self.cluster.node_ids
+        gone, left_out = before - self._nodes, self.cluster.left_out
+        for node_id in sorted(gone & left_out.keys()):
+            self._tell(f"left out: {left_out[node_id]}")
+        for what, changed in (("lost", gone - left_out.keys()), ("gained", self._nodes - before)):
+            if changed:
+                ids = ", ".join(sorted(node_id[:8] for node_id in changed))
+                self._tell(f"nodes {what}: {ids}; {len(self._nodes)} take tasks now")
+
+    def _tell_if_quiet(self) -> None:
+        """Say what runs if no task has ended for long, and again after as long."""
+        now = time.monotonic()
+        if now - self._quiet_since < QUIET_S:
+            return
+        self._quiet_since = now
+        oldest = sorted(self._running, key=lambda flight: flight.since)
+        named = [f"{each.job.phase} of {each.job.unit} ({duration(now - each.since)})" for each in oldest[:FEW_RUNNING]]
+        more = f" and {len(oldest) - FEW_RUNNING} more" if len(oldest) > FEW_RUNNING else ""
+        self._tell(f"no task has ended for {duration(QUIET_S)}; submitted: {', '.join(named)}{more}")
+
     def _attempt(self, job: Job, node: Node | None) -> Attempt:
         """node: of timing, which has it and a GPU, where there are any, to itself; of merging, which prefers it."""
         number, capacity = self._number(job), self.cluster.capacity
@@ -321,6 +357,7 @@ class _Dispatch:
         if not put_back:
             self._health.failed_by_itself(job, outcome.node_id)
             for unit in self.backlog.fail(job):
+                self._tell(f"failed: {unit}: {outcome.failure.error_type}: {outcome.failure.message[:MESSAGE_CHARS]}")
                 self.failed[unit.unit_id] = replace(outcome.failure, traceback="")
                 self.run.record_failure(unit.unit_id, outcome.failure)
                 self.gate.ended(unit)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from raybench.runs.at_work import removing
 from raybench.runs.ledger import Ledger
 from raybench.runs.records import ImageCounts, ScoreRecord, UnitResult
 from raybench.runs.run import RunStore, score_name
-from raybench.scheduler import runner
+from raybench.scheduler import capacity, runner
 from raybench.scheduler.aggregator import Aggregator
 from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.cluster import cluster_capacity
@@ -93,6 +94,27 @@ def test_a_failure_is_a_row_and_is_tried_again(experiment: Experiment, packed: S
         assert "fake_detector.py" in rows["broken"].failures[0].traceback
         assert rows["nan"].failures[0].error_type == "BadScores"
         assert cached_report(make_plan(chosen), RunStore(packed, "night")) is None  # it is not taken for finished
+
+
+def test_a_run_tells_what_happens(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [frozenset("a"), frozenset("ab"), frozenset("b")]
+    there = property(lambda cluster: nodes.pop(0) if len(nodes) > 1 else nodes[0])
+    monkeypatch.setattr(capacity.Cluster, "node_ids", there)
+    monkeypatch.setattr(runner, "QUIET_S", 0.2)
+    models = (
+        ModelChoice(name="fake", config={"sleep_s": 0.6}),
+        ModelChoice(name="fake", label="broken", config={"fail_in": "fit"}),
+    )
+    told = list[str]()
+    run_plan(make_plan(experiment.model_copy(update={"models": models})), tell=told.append)
+    assert [text for text in told if text.startswith("nodes")] == [
+        "nodes gained: b; 2 take tasks now",
+        "nodes lost: a; 1 take tasks now",
+    ]
+    assert "failed: strip × broken × seed 0: ModelError: fake was told to fail in fit" in told
+    assert any(
+        re.match(r"no task has ended for 0 s; submitted: \w+ of strip × fake × seed 0 \(", text) for text in told
+    )
 
 
 def test_a_run_waits_for_nobody_who_removes_its_objects(experiment: Experiment, packed: Store) -> None:
