@@ -15,13 +15,14 @@ from raybench.runs.plans import changes_since
 from raybench.runs.run import RunStore
 
 
-def execute(plan: Plan, address: str | None, console: Console | None) -> RunSummary:
+def execute(plan: Plan, address: str | None, console: Console | None, retry_failed: bool = False) -> RunSummary:
     """Do what is left of a plan on a Ray cluster; without one, where nothing is.
 
     Args:
         plan: The plan.
         address: Ray cluster, as in `ray.init`.
         console: Where progress and warnings go; None: nowhere.
+        retry_failed: Try units again that failed in as many commands as the experiment allows.
     """
     if board := cached_report(plan, RunStore.of(plan)):
         return RunSummary(board, len(plan.units), len(plan.units))
@@ -47,7 +48,7 @@ def execute(plan: Plan, address: str | None, console: Console | None) -> RunSumm
         if console and is_paper and cluster_capacity(plan.experiment.resources).device == "cpu":
             console.print("there is no GPU: the papers' settings may take hours per model; `preset: cpu` takes minutes")
         try:
-            return run_plan(plan, watch, tell)
+            return run_plan(plan, watch, tell, retry_failed)
         except RunStopped as stopped:  # said at once: `ray job stop` kills what is not gone after three seconds
             if console:
                 console.print(str(stopped), style="yellow", markup=False, highlight=False, soft_wrap=True)

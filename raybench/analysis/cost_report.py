@@ -103,6 +103,8 @@ def format_left_out(forecast: Forecast, units: Iterable[Unit] = ()) -> list[str]
 _LEFT_OUT: Mapping[LeftOut, str] = {
     "budget": "the limit of what one command spends would have been passed. The verdicts count what is done; the same "
     "command does more, up to the same limit",
+    "attempts": "they failed in `resources.attempts` commands. Once the cause is mended, `raybench run --retry-failed` "
+    "tries them again",
     "race": "further seeds of models that, by the seeds before, are the best or within the margin of it with a "
     "probability below `race`",
 }

@@ -27,14 +27,19 @@ def run(
     allow_failed_units: Annotated[
         bool, typer.Option(help="Exit with 0 although units failed: for schedulers that take each failure for a fault.")
     ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Try units again that failed in `resources.attempts` commands.")
+    ] = False,
 ) -> None:
     """Train, score and measure every unit that is not done yet, then compare. Run it again to resume."""
     plan = plan_of(str(experiment))
-    code = run_experiment(plan, str(experiment), out_folder, address, as_json)
+    code = run_experiment(plan, str(experiment), out_folder, address, as_json, retry_failed)
     sys.exit(OK if code == UNITS_FAILED and allow_failed_units else code)
 
 
-def run_experiment(plan: Plan, name: str, out_folder: Path, address: str | None, as_json: bool) -> int:
+def run_experiment(
+    plan: Plan, name: str, out_folder: Path, address: str | None, as_json: bool, retry_failed: bool = False
+) -> int:
     """Run what is left of a plan, print what came of it and what to do next, and return the exit code.
 
     Args:
@@ -43,9 +48,10 @@ def run_experiment(plan: Plan, name: str, out_folder: Path, address: str | None,
         out_folder: Local folder for a copy of the report.
         address: Ray cluster.
         as_json: Print the board as JSON on stdout, and all else on stderr.
+        retry_failed: Try units again that failed in as many commands as the experiment allows.
     """
     try:
-        summary = execute(plan, address, err)
+        summary = execute(plan, address, err, retry_failed)
     except RunStopped:
         return STOPPED
     if as_json:
@@ -54,7 +60,7 @@ def run_experiment(plan: Plan, name: str, out_folder: Path, address: str | None,
     console.print(console_summary(summary, plan.units), soft_wrap=not console.is_terminal)
     print_copy(plan, out_folder, as_json)
     _print_next(summary.board, name, console)
-    return UNITS_FAILED if summary.failed else OK
+    return UNITS_FAILED if summary.failed or "attempts" in summary.left_out.values() else OK
 
 
 def _print_next(board: Board, name: str, console: Console) -> None:

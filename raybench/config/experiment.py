@@ -71,6 +71,9 @@ class Storage(_Section):
     """Profile in the AWS configuration files."""
     ca_bundle: str = ""
     """File of CA certificates to verify the endpoint with."""
+    tags: bool = False
+    """Whether the bytes of units get a tag `raybench` with their kind, for lifecycle rules: `scores` (the heat maps),
+    `model`, `partial`, `traits`, `images` or `held-out`."""
 
 
 class InputChoice(_Section):
@@ -276,6 +279,8 @@ class Resources(_Section):
     """Tasks submitted ahead per slot."""
     retries: int = Field(default=2, ge=0, le=100)
     """How often a task is retried after its worker, node, store or disk failed."""
+    attempts: int = Field(default=10, ge=1, le=1_000_000)
+    """How many commands try a unit that fails. `raybench run --retry-failed` tries it once more."""
     unit_timeout_s: float | None = Field(default=None, gt=0.0)
     """Time limit in seconds of all tasks of a unit together. A unit that takes longer has failed."""
     measure_s: float = Field(default=2.0, gt=0.0, le=600.0)

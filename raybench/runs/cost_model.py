@@ -152,8 +152,8 @@ def _extent(phase: Phase, images: int, pixels: int, by_steps: bool) -> float:
     return float(pixels) * (1 if phase == "train" and by_steps else images)
 
 
-LeftOut = Literal["budget", "race"]
-"""What a unit is left out for: a limit of the run's cost, or a race that its model cannot win."""
+LeftOut = Literal["budget", "race", "attempts"]
+"""What a unit is left out for: a limit of the run's cost, a race that its model cannot win, or that it failed often."""
 
 
 @dataclass(frozen=True)

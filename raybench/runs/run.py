@@ -116,7 +116,7 @@ class RunStore:
         """Store `data` under its digest, so that writers of different bytes never overwrite each other."""
         sha256 = hashlib.sha256(data).hexdigest()
         blob = Blob(self.key(unit_id, f"{name}-{sha256[:16]}"), len(data), sha256)
-        self.store.put(blob.key, data)
+        self.store.put(blob.key, data, kind=name.partition("/")[0])
         return blob
 
     def get_blob(self, blob: Blob) -> bytes:

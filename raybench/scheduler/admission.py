@@ -120,13 +120,17 @@ class Race:
 
 
 class Admission:
-    """What lets units begin, where the experiment has a budget or a race. Without them, every unit begins."""
+    """What lets units begin: all but those that failed too often, and what a budget or a race leaves out."""
 
-    def __init__(self, budget: Budget | None = None, race: Race | None = None) -> None:
-        self.budget, self.race = budget, race
+    def __init__(self, budget: Budget | None = None, race: Race | None = None, exhausted: Collection[str] = ()) -> None:
+        self.budget, self.race, self.exhausted = budget, race, exhausted
 
     def answer(self, unit: Unit) -> Answer:
         """Return whether the unit begins now or is asked about later, or else what it is left out for."""
+        if unit.unit_id in self.exhausted:
+            if self.race:
+                self.race.ended(unit)
+            return "attempts"
         answer: Answer = self.race.answer(unit) if self.race else "begin"
         return self.budget.answer(unit) if self.budget and answer == "begin" else answer
 
@@ -143,7 +147,12 @@ class Admission:
 
 
 def admission(
-    plan: Plan, run: RunStore, schedule: Schedule, capacity: Capacity, share_of: Callable[[Unit, Phase], float]
+    plan: Plan,
+    run: RunStore,
+    schedule: Schedule,
+    capacity: Capacity,
+    share_of: Callable[[Unit, Phase], float],
+    exhausted: Collection[str] = (),
 ) -> Admission:
     """Return what lets the units of a plan begin.
 
@@ -153,6 +162,7 @@ def admission(
         schedule: Its units with their estimated costs.
         capacity: Capacity of the cluster.
         share_of: Share of a GPU that a task has, by unit and phase.
+        exhausted: IDs of the units that have failed too often.
 
     Raises:
         InputError: `limits.gpu_hours` limits nothing on a cluster without GPUs.
@@ -180,4 +190,5 @@ def admission(
     return Admission(
         Budget(min(hours), estimated_h) if hours else None,
         Race(plan, run, race, done) if race else None,
+        exhausted,
     )

@@ -6,7 +6,7 @@ import functools
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -57,7 +57,10 @@ Watcher = Callable[[Backlog], None]
 
 
 def run_plan(
-    plan: Plan, watch: Watcher = lambda backlog: None, tell: Callable[[str], None] = lambda text: None
+    plan: Plan,
+    watch: Watcher = lambda backlog: None,
+    tell: Callable[[str], None] = lambda text: None,
+    retry_failed: bool = False,
 ) -> RunSummary:
     """Do the rest of `plan` on the connected cluster, then report. Failed units become rows of the board.
 
@@ -65,6 +68,7 @@ def run_plan(
         plan: the units of an experiment.
         watch: called at least every half second with the backlog, to show progress.
         tell: called with a sentence when a unit fails, a node comes or goes, or no task has ended for long.
+        retry_failed: try units again that failed in as many commands as the experiment allows.
 
     Raises:
         StoreError: the store cannot be used.
@@ -87,11 +91,13 @@ def run_plan(
         schedule = plan_schedule(plan, commits, costs, cluster.capacity)
         forecast = estimate_schedule(schedule, cluster.capacity, shares)
         per_job = 0 if cluster.capacity.device == "cpu" else IMAGES_PER_GPU_JOB
-        gate = admission(plan, run, schedule, cluster.capacity, shares.of)
+        attempts, most = _attempts(run, commits), plan.experiment.resources.attempts
+        exhausted = set() if retry_failed else {unit_id for unit_id, count in attempts.items() if count >= most}
+        gate = admission(plan, run, schedule, cluster.capacity, shares.of, exhausted)
         backlog = Backlog(schedule.units, plan.manifests, commits, per_job, gate.answer)
         if cluster.capacity.device != "cpu" and any(registry.uses_torch(unit.detector) for unit in schedule.units):
             leave_out_unusable(cluster)
-        dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares, gate, tell)
+        dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares, gate, tell, attempts)
         done = (unit_id for unit_id, names in commits.items() if "finished" in names)
         dispatch.finished += [unit_id for unit_id in done if unit_id not in entered]
         if forecast.units:
@@ -136,6 +142,7 @@ class _Dispatch:
         shares: GpuShares,
         gate: Admission,
         tell: Callable[[str], None],
+        attempts: Mapping[str, int],
     ) -> None:
         self._tell = tell
         self._nodes = cluster.node_ids
@@ -154,9 +161,7 @@ class _Dispatch:
         self.prefetcher = Prefetcher(wanted(backlog.unbegun, plan.manifests, commits), self.cluster, self._contexts)
         if self.inspector.busy:
             backlog.tallies["inspect"] = self.inspector.tally
-        failed = [unit_id for unit_id, names in commits.items() if "failure" in names]
-        with ThreadPoolExecutor(READERS) as pool:
-            self._failed_attempts = dict(zip(failed, pool.map(self._failed_attempt, failed), strict=True))
+        self._failed_attempts = attempts
         self._running = Window[_Flight]()
         self._gpus = 0.0
         self._retries = Retries(plan.experiment.resources.retries)
@@ -448,9 +453,13 @@ class _Dispatch:
         """The attempt's number: one more than of the unit's last failure in an earlier run."""
         return self._failed_attempts.get(job.unit.unit_id, 0) + 1
 
-    def _failed_attempt(self, unit_id: str) -> int:
-        failure = self.run.failure(unit_id)
-        return failure.attempt if failure else 0
+
+def _attempts(run: RunStore, commits: Mapping[str, set[str]]) -> dict[str, int]:
+    """Return in how many commands each unit has failed, of those that are not finished."""
+    failed = [unit_id for unit_id, names in commits.items() if "failure" in names and "finished" not in names]
+    with ThreadPoolExecutor(READERS) as pool:
+        failures = pool.map(run.failure, failed)
+        return {unit_id: failure.attempt for unit_id, failure in zip(failed, failures, strict=True) if failure}
 
 
 @functools.lru_cache(maxsize=1024)

@@ -35,7 +35,7 @@ class Folder:
         except OSError as error:
             raise StoreError(f"{self.root / key}: {error.strerror}") from error
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes, kind: str = "") -> None:
         with self._temporary(key, data) as temporary:
             temporary.replace(self.root / key)
 

@@ -31,7 +31,7 @@ class ReadOnly:
             data: bytes = self.files.cat_file(f"{self.root}/{key}", start=start, end=end)
         return data
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes, kind: str = "") -> None:
         raise StoreError(f"{self.uri}: this kind of store is read-only here; write to s3:// or file://")
 
     def put_if_absent(self, key: str, data: bytes) -> bool:

@@ -169,9 +169,11 @@ class S3:
 
         return self._call(lambda: _with_retry(read, _BROKEN_BODY), key)
 
-    def put(self, key: str, data: bytes) -> None:
-        shown = _SHOWN.get(PurePosixPath(key).suffix, {})
-        self._call(lambda: self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **shown), key)
+    def put(self, key: str, data: bytes, kind: str = "") -> None:
+        about = dict(_SHOWN.get(PurePosixPath(key).suffix, {}))
+        if kind and self.config.tags:
+            about["Tagging"] = f"raybench={kind}"
+        self._call(lambda: self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **about), key)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         def write() -> bool:

@@ -67,9 +67,15 @@ class Store:
         """
         return self._backend.get(_checked(key), start, length) if length else b""
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write or overwrite an object. Readers never see a part of it."""
-        self._backend.put(_checked(key), data)
+    def put(self, key: str, data: bytes, kind: str = "") -> None:
+        """Write or overwrite an object. Readers never see a part of it.
+
+        Args:
+            key: Its key.
+            data: Its bytes.
+            kind: What it is, letters and `-`: the value of its tag `raybench`, where the store tags objects.
+        """
+        self._backend.put(_checked(key), data, kind)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write an object unless the key exists. Of any number of racing writers exactly one gets True."""

@@ -197,3 +197,24 @@ def test_a_run_with_a_race_and_then_with_a_budget(experiment: Experiment, packed
     summary = run_plan(make_plan(poor))
     assert summary.text == "6 units: 0 done now, 3 done before, 0 failed, 3 left out"
     assert summary.board.context.pending == 3
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("cluster")
+def test_a_unit_that_fails_in_each_command_is_tried_so_often(experiment: Experiment) -> None:
+    broken = ModelChoice(name="fake", label="broken", config={"fail_in": "fit"})
+    changed = {
+        "models": (*experiment.models, broken),
+        "resources": experiment.resources.model_copy(update={"attempts": 2}),
+    }
+    plan = make_plan(experiment.model_copy(update=changed))
+    texts = [run_plan(plan).text for _ in range(3)]
+    assert texts == [
+        "2 units: 1 done now, 0 done before, 1 failed",
+        "2 units: 0 done now, 1 done before, 1 failed",
+        "2 units: 0 done now, 1 done before, 0 failed, 1 left out",
+    ]
+    once_more = run_plan(plan, retry_failed=True)
+    assert [failure.attempt for failure in once_more.failed.values()] == [3]
+    (row,) = (row for row in once_more.board.rows if row.model == "broken")
+    assert row.failures[0].attempt == 3

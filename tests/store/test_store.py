@@ -59,6 +59,17 @@ def test_a_browser_shows_a_page_in_a_bucket(bucket: Store) -> None:
     assert board["ContentType"] == "application/json"
 
 
+def test_objects_have_their_kind_as_a_tag_where_that_is_asked_for(bucket: Store) -> None:
+    tagging = open_store(bucket.uri(), endpoint_url=bucket.config.endpoint_url, tags=True)
+    tagging.put("a", b"1", kind="scores")
+    tagging.put("b", b"1")
+    bucket.put("c", b"1", kind="scores")
+    client = boto3.client("s3")
+    name, _, prefix = bucket.uri().removeprefix("s3://").partition("/")
+    found = {key: client.get_object_tagging(Bucket=name, Key=f"{prefix}/{key}")["TagSet"] for key in "abc"}
+    assert found == {"a": [{"Key": "raybench", "Value": "scores"}], "b": [], "c": []}
+
+
 def test_ranges(store: Store) -> None:
     store.put("k", b"0123456789")
     assert store.get_range("k", 3, 4) == b"3456"
