@@ -55,9 +55,14 @@ SLOW = MADE_ONCE | {
     "test_prediction_page.py", "test_store_faults.py", "test_chaos.py", "test_pixel.py",
     "test_fiftyone.py", "test_roi.py", "test_robustness.py", "test_together.py", "test_findings.py",
     "test_estimate.py", "test_detectors.py", "test_onnx_graph.py", "test_work.py", "test_at_work.py",
-    "test_predict_cli.py", "test_heatmaps.py", "test_read.py",
+    "test_predict_cli.py", "test_heatmaps.py", "test_read.py", "test_perlin.py", "test_anomalies.py",
 }  # fmt: skip
-"""Files with tests that take seconds each."""
+"""Files with tests that take seconds each, or that import anomalib, which takes as long."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files with slow tests unread where slow tests are left out: some import torch and anomalib."""
+    return True if "not slow" in config.option.markexpr and collection_path.name in SLOW else None
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook

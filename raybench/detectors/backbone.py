@@ -2,6 +2,8 @@
 
 The packaged file of EfficientNet-Lite0 has the tensor names of another implementation. Both list the same tensors in
 the same order.
+
+timm and anomalib are imported when a network is built: that takes seconds, which detectors without a backbone spare.
 """
 
 from __future__ import annotations
@@ -9,24 +11,27 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from raybench.detectors import weights
-from raybench.detectors.anomalib_parts import TimmFeatureExtractor
 from raybench.detectors.device import own_draws
 from raybench.detectors.protocol import FitContext
 from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256
 from raybench.errors import WeightsCorrupt
+
+if TYPE_CHECKING:
+    from raybench.detectors.anomalib_parts import TimmFeatureExtractor
 
 _COUNTERS = "num_batches_tracked"  # of batch norm; older files lack them, and scoring does not read them
 
 
 def extractor(name: str, *strides: int, trainable: bool = False) -> TimmFeatureExtractor:
     """Return anomalib's feature extractor on a backbone with random weights, cut after the last of `strides`."""
+    from raybench.detectors.anomalib_parts import TimmFeatureExtractor
+
     chosen = BACKBONES[name]
     feature_extractor = TimmFeatureExtractor(
         chosen.timm_name, chosen.names(*strides), pre_trained=False, requires_grad=trainable
@@ -115,12 +120,16 @@ def lite0_state() -> Mapping[str, Tensor]:
 
 def classifier(name: str = LITE0) -> nn.Module:
     """Return the network and its classification head with random weights, without a trace in the random state."""
+    import timm
+
     with own_draws():
         return timm.create_model(BACKBONES[name].timm_name, pretrained=False).eval()
 
 
 def random_state(timm_name: str) -> Mapping[str, Tensor]:
     """Return the tensors of a network with random weights, without a trace in the random state."""
+    import timm
+
     with own_draws():
         return timm.create_model(timm_name, pretrained=False, num_classes=0).state_dict()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raybench.detectors.anomalib_parts import InferenceBatch
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.torch_detector import TorchDetector
 from tests.support.fitting import CONTEXT, Images
@@ -25,12 +25,12 @@ class Brightness(nn.Module):
         self.limit = limit
         self.batches: list[int] = []
 
-    def forward(self, images: Tensor) -> InferenceBatch:
+    def forward(self, images: Tensor) -> SimpleNamespace:
         self.batches.append(len(images))
         if len(images) > self.limit:
             raise torch.OutOfMemoryError(f"{len(images)} images")
         maps = images.amax(1)
-        return InferenceBatch(pred_score=maps.amax((1, 2)), anomaly_map=maps)
+        return SimpleNamespace(pred_score=maps.amax((1, 2)), anomaly_map=maps)
 
 
 class Small(TorchDetector[Any]):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from raybench.detectors import efficient_ad, pdn, registry
+from raybench.detectors import registry
 from raybench.detectors.protocol import Detector, FitContext, ModelSpec, Scored
 from raybench.detectors.registry import InputSize
 
@@ -72,6 +72,8 @@ class Fitted:
 @contextlib.contextmanager
 def few_rows() -> Iterator[None]:
     """Solve EfficientAD's last layer for a tenth of the patches, of few images; all of them take many seconds."""
+    from raybench.detectors import efficient_ad, pdn  # not everybody who makes images needs anomalib
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pdn, "ROWS", 400)
         patch.setattr(efficient_ad, "_NOT_OK_IMAGES", 4)
