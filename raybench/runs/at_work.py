@@ -101,8 +101,7 @@ def working(run: RunStore, what: str, plan: Plan | None = None) -> Iterator[list
     if plan:
         record_plan(run, plan)
     with _said(run.store, mine) as others:
-        removing = [other for other in others if other.alone]
-        _raise_if_in_the_way(run.store.uri(run.root), removing)
+        _raise_if_in_the_way(run.store.uri(run.root), [other for other in others if other.alone])
         yield [other for other in others if other.run == run.name]
 
 

@@ -31,14 +31,17 @@ class Budget:
 
     limit_h: float
     """Most hours."""
-    estimated_h: Callable[[Unit], float | None]
-    """Hours that a unit takes; None if nothing is recorded to estimate from."""
+    estimated_h: Callable[[Unit, bool], float | None]
+    """Hours that a unit takes, with or without the fitting of its detector for several lines; None if nothing is
+    recorded to estimate from."""
     used_h: float = 0.0
     """Hours used so far, by tasks that have ended."""
     _reserved: dict[str, float] = field(default_factory=dict)
     """Hours expected of units under way, by unit_id."""
     _used: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Hours used by units under way, by unit_id."""
+    _fits: set[str] = field(default_factory=set)
+    """Detectors for several lines whose fitting is a part of a unit that has begun, by fit_id."""
     _ended: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Hours used by each unit that has ended, by model."""
 
@@ -48,6 +51,7 @@ class Budget:
         if self.used_h + open_h + expected > self.limit_h:
             return "budget"
         self._reserved[unit.unit_id] = expected
+        self._fits.add(unit.fit_id)
         return "begin"
 
     def ended(self, unit: Unit) -> None:
@@ -60,7 +64,7 @@ class Budget:
         self._used[unit.unit_id] += hours
 
     def _expected(self, unit: Unit) -> float:
-        hours = self.estimated_h(unit)
+        hours = self.estimated_h(unit, unit.fit_id not in self._fits)
         if hours is not None:
             return hours
         alike = self._ended[unit.model] or [used for of_model in self._ended.values() for used in of_model]
@@ -176,10 +180,11 @@ def admission(
     if limits.budget is not None and price:
         hours.append(limits.budget / price)
 
-    def estimated_h(unit: Unit) -> float | None:
-        seconds = {phase: seconds_left(schedule, unit, phase) for phase in schedule.costs[unit.unit_id].seconds}
-        if not seconds:
+    def estimated_h(unit: Unit, with_fit: bool) -> float | None:
+        phases = schedule.costs[unit.unit_id].seconds.keys()
+        if not phases:
             return None
+        seconds = {phase: seconds_left(schedule, unit, phase) for phase in phases if with_fit or phase != "fit"}
         if capacity.gpus:
             return sum(value * share_of(unit, phase) for phase, value in seconds.items()) / HOUR_S
         cores = {phase: capacity.most_cpus if phase == "measure" else capacity.cpus for phase in seconds}

@@ -23,7 +23,7 @@ from raybench.scheduler.capacity import Capacity, Node
 from raybench.scheduler.estimate import plan_schedule
 from raybench.scheduler.runner import run_plan
 from raybench.store import Store
-from tests.support.backlog import manifest, unit
+from tests.support.backlog import manifest, together, unit
 from tests.support.made_run import finish, planned, site_of
 
 CPU = Capacity(2, 1, 0.0, "cpu", (Node("a", 2, 0),))
@@ -58,7 +58,7 @@ def test_a_budget_is_never_passed_where_costs_are_known(
 ) -> None:
     units = [unit("line", seed) for seed in range(len(hours))]
     takes = dict(zip((one.unit_id for one in units), hours, strict=True))
-    budget = Budget(limit, lambda one: takes[one.unit_id])
+    budget = Budget(limit, lambda one, with_fit: takes[one.unit_id])
     backlog = spend(budget, units, takes, window, shuffle)
     assert budget.used_h <= limit + 1e-9
     done = backlog.tallies["measure"].done
@@ -71,7 +71,7 @@ def test_a_budget_is_never_passed_where_costs_are_known(
 
 
 def test_units_that_nothing_is_known_of_cost_what_those_of_their_model_did() -> None:
-    budget = Budget(10.0, lambda one: None)
+    budget = Budget(10.0, lambda one, with_fit: None)
     first, *others = (unit("line", seed) for seed in range(4))
     assert budget.answer(first) == "begin"
     budget.charge(first, 4.0)
@@ -81,6 +81,11 @@ def test_units_that_nothing_is_known_of_cost_what_those_of_their_model_did() -> 
     budget.charge(others[0], 1.0)
     budget.ended(others[0])
     assert budget.answer(other_model) == "begin", "2.5 hours, as all have taken on average"
+
+
+def test_a_detector_for_several_lines_is_paid_for_once() -> None:
+    budget = Budget(7.0, lambda one, with_fit: 1.0 + 4.0 * with_fit)
+    assert [budget.answer(one) for one in together(["a", "b", "c", "d"], 0)] == ["begin", "begin", "begin", "budget"]
 
 
 def planned_with(experiment: Experiment, limits: Limits, **resources: float) -> Plan:
