@@ -32,6 +32,7 @@ from raybench.analysis.all_lines import over_all
 from raybench.analysis.decision import ScoredLine, collect_evidence, decide
 from raybench.analysis.rows import BoardRow, merge_seeds
 from raybench.analysis.verdict import DecisionSettings, Evidence, Verdict
+from raybench.detectors.protocol import TrainSteps
 from raybench.metrics.image import ImageScores, image_quality
 from raybench.metrics.masks import Mask
 from raybench.metrics.mean_ranks import average_ranks, mean_ranks
@@ -39,7 +40,7 @@ from raybench.metrics.numbers import Estimate, Quality, Speed, Threshold
 from raybench.metrics.pixel import PixelMap, PixelQuality, PixelSketch
 from raybench.metrics.ranking import paired_difference
 from raybench.metrics.threshold import conformal_threshold
-from tests.support.results import made_unit
+from tests.support.results import altered, made_unit
 
 BUDGET, HELD_BACK, ALIKE = 0.05, 40, 0.5  # ALIKE: share of the variance of scores that all models have in common
 SETTINGS = DecisionSettings()
@@ -61,6 +62,8 @@ class World:
     seeds: int = 1
     seed_sd: float = 0.0
     """Standard deviation of image AUROC between trainings."""
+    optimised: bool = False
+    """Whether the models take optimiser steps, so that the decision assumes that their trainings differ."""
     group: int = 1
     """Photographs of one part."""
     rounding: float = 0.0
@@ -105,7 +108,7 @@ def sample(world: World, rng: np.random.Generator, truths: Sequence[float] | Non
         utilities[model] = truth[model] + SETTINGS.verdict.recall * recall - SETTINGS.verdict.ms * ms[model]
         scores[model] = [_images(world, common, shift, rng) for shift in trained]
         held_out[model] = [_held_out(world, rng) for _ in trained]
-        rows += [_row(model, scores[model][0], held_out[model][0], ms[model])]
+        rows += [_row(model, scores[model][0], held_out[model][0], ms[model], world.optimised)]
     return Line(scores, held_out, rows, truth, utilities)
 
 
@@ -136,12 +139,13 @@ def _held_out(world: World, rng: np.random.Generator) -> ImageScores:
     return ImageScores.of(ids, ["ok"] * HELD_BACK, (np.exp(values) if world.heavy else values).tolist(), groups)
 
 
-def _row(model: str, images: ImageScores, held_out: ImageScores, ms: float) -> BoardRow:
+def _row(model: str, images: ImageScores, held_out: ImageScores, ms: float, optimised: bool) -> BoardRow:
     threshold = conformal_threshold(held_out.scores, BUDGET, held_out.groups)
     rate = float((images.of_label("ok") > (threshold.value or 0.0)).mean())
     auroc, alarms = Estimate(0.9, n=len(images.scores)), Estimate(rate, n=int((images.labels == "ok").sum()))
     speed = Speed(ms, ms, 0.0, ms, 1.0, 1, "", "", 1)
     unit = made_unit(model, "line", model, threshold=threshold, speed=speed, image_auroc=auroc, false_alarm_rate=alarms)
+    unit = altered(unit, steps=TrainSteps(1000, 1000) if optimised else None)
     return merge_seeds([unit])
 
 
@@ -159,7 +163,7 @@ LARGE = (
     World("50 OK, 50 NG, ties", 2, 50, 50, rounding=1.0),
     World("50 OK, 50 NG, outliers", 2, 50, 50, heavy=True),
     World("100 OK, 100 NG in parts of 5", 2, 100, 100, group=5),
-    World("100 OK, 100 NG, 3 seeds that differ by 0.02", 2, 100, 100, seeds=3, seed_sd=0.02),
+    World("100 OK, 100 NG, 3 seeds that differ by 0.02", 2, 100, 100, seeds=3, seed_sd=0.02, optimised=True),
 )
 CHOICES = (
     *(World(f"2 models, {count} + {count}", 2, count, count) for count in (20, 100)),
@@ -172,8 +176,12 @@ CHOICES = (
     World("10 models, 40 OK, 3 NG", 10, 40, 3),
     World("10 models, 50 + 50, times differ", 10, 50, 50, times=True),
     World("5 models, 100 + 100 in parts of 5", 5, 100, 100, group=5),
-    World("5 models, 100 + 100, seeds differ by 0.02", 5, 100, 100, seed_sd=0.02),
-    World("5 models, 100 + 100, 3 seeds that differ by 0.03", 5, 100, 100, seeds=3, seed_sd=0.03),
+    World("5 models, 100 + 100, no optimiser, seeds differ by 0.01", 5, 100, 100, seed_sd=0.01),
+    *(
+        World(f"5 models, 100 + 100, optimised, seeds differ by {sd}", 5, 100, 100, seed_sd=sd, optimised=True)
+        for sd in (0.0, 0.01, 0.02, 0.04)
+    ),
+    World("5 models, 100 + 100, 3 seeds that differ by 0.03", 5, 100, 100, seeds=3, seed_sd=0.03, optimised=True),
 )
 
 

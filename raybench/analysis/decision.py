@@ -49,7 +49,7 @@ from raybench.analysis.verdict import (
 from raybench.metrics.image import ImageScores
 from raybench.metrics.intervals import percentile_interval
 from raybench.metrics.numbers import Estimate
-from raybench.metrics.ranking import sample_models
+from raybench.metrics.ranking import OPTIMISED_SEED_SD, sample_models
 
 MOST_IMAGES = 10_000
 """More images than this are not asked for."""
@@ -92,7 +92,10 @@ def collect_evidence(line: ScoredLine, settings: DecisionSettings) -> Evidence |
     finished = {row.model: row.finished for row in line.rows if row.finished}
     if not finished:
         return _no_verdict(line.name, "no model finished", failed)
-    sampled = sample_models({model: line.scores[model] for model in finished}, line.budget, line.held_out)
+    # What no seed shows of another training depends on whether there is an optimiser; see `docs/decision.md`.
+    optimised = {model: OPTIMISED_SEED_SD for model, found in finished.items() if found.steps}
+    scores = {model: line.scores[model] for model in finished}
+    sampled = sample_models(scores, line.budget, line.held_out, seed_sds=optimised)
     if isinstance(sampled, Estimate):
         return _no_verdict(line.name, sampled.reason or "", failed | dict.fromkeys(finished, "quality unknown"))
     timed = not any(found.measured.speed.is_disturbed for found in finished.values())

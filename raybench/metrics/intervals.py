@@ -120,14 +120,22 @@ def percentile_interval(samples: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def fraction_interval(value: float, offsets: Floats) -> tuple[float, float]:
+def fraction_interval(value: float, offsets: Floats, *, reflected: bool = False) -> tuple[float, float]:
     """Return the interval of a number from 0 to 1, from how far its resamples (B,) lie from it.
 
     At each end it is the wider of two: the percentiles of the resamples, and an interval that is symmetric in log-odds
     with their spread. Near 0 and 1 the percentiles alone are too narrow on the side of the middle: samples without hard
     images resample into samples without hard images.
+
+    Args:
+        value: The number.
+        offsets: How far its resamples lie from it, (B,).
+        reflected: Whether percentiles count on either side of the number. Where few images make a number too large,
+            resamples are too large once more, and their percentiles lie twice too high.
     """
     low, high = percentile_interval(offsets)
+    if reflected:
+        low, high = min(low, -high), max(high, -low)
     centre, drawn = special.logit(np.clip(value, *_ODDS)), special.logit(np.clip(value + offsets, *_ODDS))
     below, above = np.quantile(drawn, special.ndtr([-1.0, 1.0]))
     reach = NORMAL_QUANTILE * (above - below) / 2

@@ -240,7 +240,8 @@ class PixelSketch:
         whole = statistic(np.ones((1, len(ok))), np.ones((1, len(names))))
         strata = _numbers(ok, groups), _numbers(names, groups)
         samples = bootstrap(strata, statistic, seed, cells=4 * len(keys))
-        return _estimate(value, samples - whole, len(names))
+        # few OK images set thresholds too low, so the number is too large
+        return Estimate(value, *fraction_interval(value, samples - whole, reflected=True), len(names))
 
     def _top_keys(self, ok: Sequence[str], ng: Sequence[str]) -> tuple[npt.NDArray[np.intp], Floats, Floats]:
         """Return the highest points of OK images, as many as thresholds of AUPIMO may need in any resample.

@@ -27,6 +27,8 @@ from raybench.metrics.threshold import conformal_quantiles
 SEED_SD = 0.015
 """Standard deviation of image AUROC between trainings that is assumed at an AUROC of 0.5; it falls with
 sqrt(AUROC (1 - AUROC)) towards 0 and 1."""
+OPTIMISED_SEED_SD = 0.033
+"""The same of a model that takes optimiser steps from a random start: 0.02 at an AUROC of 0.9."""
 SEED_DEGREES = 3
 """Seeds that the assumption is worth. The seeds of a model that were run are counted beside them."""
 
@@ -77,6 +79,7 @@ def sample_models(
     false_alarm_rate: float,
     held_out: Mapping[str, Sequence[ImageScores]] | None = None,
     draws: int = RESAMPLES,
+    seed_sds: Mapping[str, float] | None = None,
 ) -> SampledModels | Estimate:
     """Resample the images that all models scored.
 
@@ -86,6 +89,7 @@ def sample_models(
         held_out: By model, the scores of held-back OK images of each of its seeds, in the order of `scores`. A model
             that is not in it has no threshold of its own.
         draws: Number of draws.
+        seed_sds: By model, the standard deviation between trainings that is assumed; SEED_SD of one that is not in it.
 
     Returns:
         The draws, or an undefined estimate with the reason why there are none.
@@ -107,7 +111,8 @@ def sample_models(
         for model, of_model in scores.items()
     }
     drawn = _draw([seed for of_model in seeds.values() for seed in of_model], groups, draws)
-    models = {model: _sampled(of_model, drawn, sizes, counts) for model, of_model in seeds.items()}
+    assumed = {model: (seed_sds or {}).get(model, SEED_SD) for model in seeds}
+    models = {model: _sampled(of_model, drawn, sizes, counts, assumed[model]) for model, of_model in seeds.items()}
     return SampledModels(models, *sizes, *counts)
 
 
@@ -166,7 +171,11 @@ class _Seed:
 
 
 def _sampled(
-    seeds: Sequence[_Seed], drawn_by: Mapping[_Seed, Floats], sizes: tuple[int, int], groups: tuple[int, int]
+    seeds: Sequence[_Seed],
+    drawn_by: Mapping[_Seed, Floats],
+    sizes: tuple[int, int],
+    groups: tuple[int, int],
+    seed_sd: float,
 ) -> SampledModel:
     by_seed = np.stack([seed.values for seed in seeds])  # (S, 2 or 4)
     drawn = np.mean([drawn_by[seed] for seed in seeds], axis=0)
@@ -174,7 +183,7 @@ def _sampled(
     found: list[tuple[float, Floats]] = []
     errors: list[float] = []
     for values, resampled, name in zip(by_seed.T.tolist(), drawn, _METRICS, strict=False):
-        error, degrees = seed_error(values)
+        error, degrees = seed_error(values, seed_sd)
         noise, retrained = rng.standard_normal(len(resampled)), rng.standard_t(degrees, len(resampled))
         variance = auroc_variance if name == "auroc" else share_variance
         of_class = {"auroc": slice(None), "own_false_alarm": slice(0, 1)}.get(name, slice(1, 2))
@@ -192,14 +201,19 @@ def _sampled(
     )
 
 
-def seed_error(values: Sequence[float]) -> tuple[float, int]:
+def seed_error(values: Sequence[float], seed_sd: float = SEED_SD) -> tuple[float, int]:
     """Return the standard error of the mean of a share over seeds, and its degrees of freedom.
 
-    The variance between seeds is estimated from their own spread and the assumed one (inverse-gamma prior).
+    The variance between seeds is estimated from their own spread and the assumed one (inverse-gamma prior). Those of
+    other models do not count, so that adding a model changes nothing.
+
+    Args:
+        values: The share of each seed.
+        seed_sd: Standard deviation that is assumed at a share of 0.5.
     """
     count = len(values)
     mean = sum(values) / count
-    assumed = SEED_SD**2 * max(0.0, 4 * mean * (1 - mean))  # rounding may lift a mean above 1
+    assumed = seed_sd**2 * max(0.0, 4 * mean * (1 - mean))  # rounding may lift a mean above 1
     found = sum((value - mean) ** 2 for value in values)
     degrees = SEED_DEGREES + count - 1
     return math.sqrt((SEED_DEGREES * assumed + found) / degrees / count), degrees

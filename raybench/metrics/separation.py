@@ -2,8 +2,9 @@
 
 Resampling alone fails where it matters most: every resample of a perfect ranking is perfect, and a single NG image is
 never varied. The variance of an AUROC that Newcombe (2006, *Statistics in Medicine* 25, method 5) derives from the two
-numbers of images does not vanish there. The wider of the two counts: where resampling finds more variance, as with
-groups of images, ties or outliers, Newcombe's is multiplied up to it.
+numbers of images does not vanish there, but is too large for most rankings that are nearly perfect. Where resampling
+finds more variance, as with groups of images, ties or outliers, Newcombe's is multiplied up to it. Where resampling
+finds less, the more errors the ranking has, the more resampling counts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from scipy import special
 from raybench.metrics.intervals import LEVEL, NORMAL_QUANTILE
 
 Floats = npt.NDArray[np.float64]
+MODEL_ERRORS = 2
+"""Independent errors of a ranking that Newcombe's variance is worth, where resampling finds less."""
 _LEAST_ODDS = 1e-6  # log-odds of 0 and 1 are those of this distance from them
 _LEAST_VARIANCE = 1e-10
 _ENDS = np.array([-NORMAL_QUANTILE, NORMAL_QUANTILE])
@@ -110,7 +113,12 @@ def _conditions(
     found = float(resampled.var())
     if found <= _LEAST_VARIANCE:
         return 1.0, groups  # nothing is known of the dependence within groups: each counts as one image
-    return max(1.0, found / _model_variance(value, images, variance)), images
+    factor = found / _model_variance(value, images, variance)
+    if factor < 1:
+        # a share that varies as one of so many errors does, and one error does not tell how errors vary
+        errors = min(max(0.0, min(value, 1 - value) ** 2 / found - 1), min(groups) - 1)
+        factor = (MODEL_ERRORS + errors * factor) / (MODEL_ERRORS + errors)
+    return factor, images
 
 
 def _model_variance(value: float, counts: tuple[int, ...], variance: Callable[..., Floats]) -> float:

@@ -25,9 +25,10 @@ from raybench.analysis.verdict import (
     Verdict,
 )
 from raybench.config.experiment import Costs, Limits, VerdictSettings
+from raybench.detectors.protocol import TrainSteps
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Estimate
-from raybench.metrics.ranking import SampledModels, sample_models
+from raybench.metrics.ranking import OPTIMISED_SEED_SD, SampledModels, sample_models
 from raybench.runs.records import ModelSize
 from tests.support.decisions import BUDGET, clear_evidence, drawn, held_back, scored, verdict_on
 from tests.support.results import SPEED, altered, done
@@ -514,3 +515,32 @@ def test_no_images_are_asked_for_where_training_is_what_varies() -> None:
     found = verdict_on(scores)
     assert found.grades["b"] == NOT_TOLD_APART
     assert found.more_ng is None
+
+
+def test_with_one_seed_an_optimised_model_is_judged_less_surely() -> None:
+    scores = one_of({"a": 3.0, "b": 2.5})
+    closed_form = verdict_on(scores)
+    optimised = verdict_on(scores, change=lambda row: altered(row, steps=TrainSteps(500, 500)))
+    assert (closed_form.run, optimised.run) == ("a", "a")
+    assert 0.5 < (optimised.sure or 0) < (closed_form.sure or 0)
+    assert (optimised.loss or 0) > (closed_form.loss or 0)
+
+
+def test_one_seed_of_optimised_models_is_called_as_sure_as_it_is_right() -> None:
+    """Four models, trainings that differ by 0.02, 80 + 80 images."""
+    rng, repeats = np.random.default_rng(0), 150
+    sure, right = [], []
+    for _ in range(repeats):
+        truths = dict(zip("abcd", np.clip(rng.normal(0.9, 0.04, 4), 0.6, 0.99).tolist(), strict=True))
+        common, scores = rng.normal(size=160), {}
+        for model, truth in truths.items():
+            trained = np.clip(truth + 0.02 * rng.standard_normal(), 0.6, 0.995)
+            own = np.sqrt(0.5) * (common + rng.normal(size=160))
+            scores[model] = [scored(own[:80], own[80:] + np.sqrt(2) * stats.norm.ppf(trained))]
+        sampled = sample_models(scores, BUDGET, draws=300, seed_sds=dict.fromkeys(truths, OPTIMISED_SEED_SD))
+        assert isinstance(sampled, SampledModels)
+        found = compare({m: Utility(v.auroc, v.auroc_draws, {}) for m, v in sampled.models.items()}, 0.02)
+        named = next(iter(found))
+        sure.append(found[named].best)
+        right.append(truths[named] == max(truths.values()))
+    assert np.mean(sure) == pytest.approx(np.mean(right), abs=0.05)

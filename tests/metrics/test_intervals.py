@@ -156,3 +156,14 @@ def test_no_change_is_known_as_well_as_the_images_allow() -> None:
     found = share_change(np.zeros(16), np.arange(16), "OK")
     assert (found.value, found.low) == (0.0, -(found.high or 0.0))
     assert found.high == pytest.approx(1 - 0.025 ** (1 / 16))
+
+
+@given(st.floats(0.05, 0.95), st.lists(st.floats(-0.2, 0.4), min_size=3, max_size=40))
+def test_a_reflected_interval_reaches_as_far_below_as_resamples_lie_above(value: float, offsets: list[float]) -> None:
+    drawn = np.array(offsets)
+    low, high = fraction_interval(value, drawn, reflected=True)
+    plain = fraction_interval(value, drawn)
+    below, above = percentile_interval(drawn)
+    assert low <= plain[0] <= plain[1] <= high
+    assert low <= max(0.0, value - above)
+    assert high >= min(1.0, value - below)

@@ -142,3 +142,33 @@ def test_the_interval_covers_the_truth_with_ties() -> None:
         low, high = interval(ok, ng, draws=200)
         hits += low <= truth <= high
     assert hits / repeats >= 0.91
+
+
+def test_with_many_errors_resampling_counts_and_with_few_the_numbers_of_images() -> None:
+    """Normal scores vary less than Newcombe assumes, which only a ranking with errors can show."""
+    rng = np.random.default_rng(0)
+    ratios = []
+    for auroc in (0.95, 0.98, 0.995):
+        gap = float(np.sqrt(2) * stats.norm.ppf(auroc))
+        ok, ng = (
+            stats.norm.ppf((np.arange(200) + 0.5) / 200),
+            gap + rng.permutation(stats.norm.ppf((np.arange(200) + 0.5) / 200)),
+        )
+        value, samples = resampled(ok, ng, draws=2000)
+        low, high = auroc_interval(value, samples, (200, 200), (200, 200))
+        of_resampling = 2 * stats.norm.ppf(0.975) * samples.std()
+        of_numbers = 2 * stats.norm.ppf(0.975) * np.sqrt(auroc_variance(np.array(value), 200, 200))
+        ratios.append(float((high - low - of_resampling) / (of_numbers - of_resampling)))
+    assert ratios == sorted(ratios)
+    assert ratios[0] < 0.3
+    assert ratios[-1] > 0.6
+
+
+def test_the_interval_is_not_too_wide_with_many_images() -> None:
+    """The wider of resampling and Newcombe covered 0.986."""
+    rng, truth, hits, repeats = np.random.default_rng(0), 0.98, 0, 300
+    gap = float(np.sqrt(2) * stats.norm.ppf(truth))
+    for _ in range(repeats):
+        low, high = interval(rng.normal(0, 1, 200), rng.normal(gap, 1, 200), draws=150)
+        hits += low <= truth <= high
+    assert 0.93 <= hits / repeats <= 0.98
