@@ -19,6 +19,7 @@ RaybenchError
 ├── RunStopped              a signal ended the run early; nothing is lost, and the same command resumes it
 ├── TimeLimit               a unit took longer than the experiment allows
 ├── GpuUnusable             a GPU of the cluster fails before anything is asked of it; names node, driver and remedy
+├── TrackerError            an experiment tracker, such as MLflow, does not answer or refuses
 ├── IntegrityError          stored bytes differ from what was written (size, digest, page checksum, schema)
 └── ModelError              a detector fails
     ├── WeightsMissing      required weights are missing; names the remedy
@@ -148,6 +149,10 @@ class TimeLimit(RaybenchError):
 
 class GpuUnusable(RaybenchError):
     """A GPU does not compute. The message names the node, the driver and the remedy."""
+
+
+class TrackerError(RaybenchError):
+    """An experiment tracker, such as MLflow, does not answer or refuses. The same command does the rest."""
 
 
 class IntegrityError(RaybenchError):

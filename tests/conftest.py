@@ -41,7 +41,8 @@ settings.register_profile("raybench", deadline=None)  # how long an example take
 settings.load_profile("raybench")
 _numbers = itertools.count()
 MADE_ONCE = {"test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py",
-             "test_placement.py", "test_readers.py", "test_queue_builder.py", "test_stored_types.py"}  # fmt: skip
+             "test_placement.py", "test_readers.py", "test_queue_builder.py", "test_stored_types.py",
+             "test_mlflow.py"}  # fmt: skip
 """Files whose tests share something that takes seconds to make or to import: one worker of pytest runs all of them."""
 FITTED_ONCE = {"test_detectors.py", "test_fidelity.py", "test_onnx_file.py"}
 """Files whose tests share detectors: one worker of pytest runs all tests of one detector."""

@@ -115,7 +115,7 @@ def analyze(plan: Plan, run: RunStore, created: str) -> Findings:
         [*results, *failed],
         scores,
         _context(plan, run, created, finished, {unit.unit_id for unit in plan.units} - _ids(units)),
-        list(_squash_baselines(plan, finished)),
+        list(squash_baselines(plan, finished)),
         {line: _line_scores(line, compared, inspections.get(line), choice) for line, choice in choices.items()},
     )
     verdicts = tuple(
@@ -324,7 +324,8 @@ def _drift(inspection: Inspection | Failure | None) -> str:
     )
 
 
-def _squash_baselines(plan: Plan, finished: Sequence[FinishedUnit]) -> Iterator[SquashBaseline]:
+def squash_baselines(plan: Plan, finished: Sequence[FinishedUnit]) -> Iterator[SquashBaseline]:
+    """Yield the finished units that were also run on squashed images, with these."""
     by_id = {unit.unit.unit_id: unit for unit in finished}
     for unit_id, squashed_id in plan.squashed.items():
         if unit_id in by_id and squashed_id in by_id:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from raybench.analysis.board import board_from_json
+from raybench.analysis.board import Board, board_from_json
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.errors import InputError, ObjectMissing, UnknownName
@@ -46,6 +46,14 @@ def first_results(run: RunStore, units: Iterable[Unit]) -> dict[str, tuple[UnitR
         if unit.model not in found and (result := run.result(unit)):
             found[unit.model] = result, ImageScores.from_bytes(run.get_blob(result.judged.images))
     return found
+
+
+def reported_board(run: RunStore) -> Board | None:
+    """Return the board of a run's report, None if it has none of this version."""
+    try:
+        return board_from_json(run.get_report("board.json"))
+    except (ObjectMissing, InputError):
+        return None
 
 
 def _named_model(run: RunStore, line: str) -> str:

@@ -24,6 +24,7 @@ from raybench.cli import (
     models,
     pack,
     predict,
+    publish,
     report,
     robustness,
     run,
@@ -61,6 +62,7 @@ app.command()(robustness.robustness)
 app.command()(annotate.annotate)
 app.add_typer(labels.app, name="labels")
 app.command()(export.export)
+app.command()(publish.publish)
 app.command()(verify.verify)
 app.command()(store.store)
 app.command()(demo.demo)

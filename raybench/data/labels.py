@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from raybench.data.card import write_card
 from raybench.data.corrections import Correction, put_corrections, read_corrections
 from raybench.data.decode import decode_mask
 from raybench.data.manifest import (
@@ -247,6 +248,7 @@ def _publish(lines: Store, manifest: Manifest) -> None:
     while following := _next(lines, manifest):
         while following:
             manifest, following = following, _next(lines, following)
+        write_card(lines, manifest)
         write_manifest(lines, manifest)
 
 

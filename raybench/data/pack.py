@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from raybench.data import layouts
+from raybench.data.card import card_key, write_card
 from raybench.data.corrections import read_corrections
 from raybench.data.labels import commit, kept_corrections, with_corrections
 from raybench.data.manifest import (
@@ -79,6 +80,7 @@ def pack(
     manifest = _with_labels(lines, packed, before)
     while before != (before := _packed_before(lines, line)):  # labels came back meanwhile
         manifest = _with_labels(lines, packed, before)
+    write_card(lines, manifest)
     write_manifest(lines, manifest)
     _drop_old_shards(lines, manifest)
     return manifest
@@ -275,7 +277,7 @@ def _reject_counts(rejects: Iterable[Reject]) -> str:
 
 def _drop_old_shards(lines: Store, manifest: Manifest) -> None:
     """Remove what rests on an earlier packing, but for labels that people gave and the history that names them."""
-    current = {manifest_key(manifest.line), *(shard.key for shard in manifest.shards)}
+    current = {manifest_key(manifest.line), card_key(manifest.line), *(shard.key for shard in manifest.shards)}
     kept = (f"{manifest.line}/labels/", f"{manifest.line}/history/")
     for item in list(lines.list(f"{manifest.line}/")):
         if item.key not in current and not item.key.startswith(kept):

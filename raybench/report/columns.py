@@ -445,6 +445,12 @@ HELP = {
 """What each header means."""
 
 
+def line_cells(board: Board, row: BoardRow) -> dict[str, Any]:
+    """Return the cells of a row of `board.csv` by their names."""
+    columns = (column for column in LINE_COLUMNS if Output.CSV in column.output)
+    return {name: value for column in columns for name, value in column.values(board, row).items()}
+
+
 def board_frame(board: Board) -> pd.DataFrame:
     """Return the numbers of a board as a table: exactly what `board.csv` holds.
 
@@ -456,6 +462,5 @@ def board_frame(board: Board) -> pd.DataFrame:
         `<name>_high` (95 % interval), most of them `<name>_n` and `<name>_reason` as well. The columns are the same for
         every board.
     """
-    csv = [column for column in LINE_COLUMNS if Output.CSV in column.output]
-    rows = [{name: value for column in csv for name, value in column.values(board, row).items()} for row in board.rows]
-    return pd.DataFrame(rows, columns=[name for column in csv for name in column.names])
+    names = [name for column in LINE_COLUMNS if Output.CSV in column.output for name in column.names]
+    return pd.DataFrame([line_cells(board, row) for row in board.rows], columns=names)

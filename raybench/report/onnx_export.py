@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from raybench.analysis.select import select_unit
+from raybench.analysis.findings import finished_on
+from raybench.analysis.rows import merge_seeds
+from raybench.analysis.select import reported_board, select_unit
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.decode import Pixels, decode_deep, eight_bit, is_grey, level_table
@@ -28,6 +30,7 @@ from raybench.errors import InputError, ModelError
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.roi import Roi
 from raybench.report.export_check import TOLERANCE, CheckImages, largest_difference
+from raybench.report.model_card import model_card
 from raybench.runs.records import TrainRecord
 from raybench.runs.run import RunStore
 from raybench.runs.thresholds import read_threshold
@@ -61,7 +64,7 @@ class Exported:
 def export(
     plan: Plan, line: str, model: str | None, folder: Path, cache_dir: Path, size: Size | None = None
 ) -> Exported:
-    """Write `<line>-<model>.onnx`, OpenVINO's `.xml` and `.bin` if it is installed, `.json` and `.check.npz`.
+    """Write `<line>-<model>.onnx`, OpenVINO's `.xml` and `.bin` if it is installed, `.json`, `.check.npz` and `.md`.
 
     Args:
         plan: The experiment.
@@ -116,8 +119,17 @@ def export(
         checked = {"images": len(images), "largest_relative_difference": difference}
         described = _about(unit, packed.manifest, trained, source) | {"checked": checked}
         about.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        files = [file.replace(folder / file.name) for file in (*files, check, about)]
+        card = onnx.with_suffix(".md")
+        card.write_text(_card(plan, unit, described), encoding="utf-8")
+        files = [file.replace(folder / file.name) for file in (*files, check, card, about)]
     return Exported(line, unit.model, tuple(files), difference, len(images), source.shape, source.dtype)
+
+
+def _card(plan: Plan, unit: Unit, about: Mapping[str, object]) -> str:
+    """Return the model card of an exported unit, with its numbers if it is finished and reported."""
+    finished = (each for each in finished_on(plan, unit.line) if each.unit.unit_id == unit.unit_id)
+    row = next((merge_seeds([each.result]) for each in finished), None)
+    return model_card(unit, row, reported_board(RunStore.of(plan)), about)
 
 
 def _unit_of_score(threshold: Threshold) -> float:

@@ -57,6 +57,21 @@ def publish_again(plan: Plan) -> Board:
     Raises:
         InputError: No unit of the plan has ended, as after labels came back; the report that is there stays.
     """
+    run, findings = _analyze_again(plan)
+    write(plan, run, findings)
+    return findings.board
+
+
+def bring_up_to_date(plan: Plan) -> tuple[RunStore, Findings]:
+    """Return what the run's commits mean, and write the report if it says anything else. Raises as `publish_again`."""
+    run, findings = _analyze_again(plan)
+    if cached_report(plan, run) is None:
+        write(plan, run, findings)
+        cache_report(plan, run, findings.board)
+    return run, findings
+
+
+def _analyze_again(plan: Plan) -> tuple[RunStore, Findings]:
     name = plan.experiment.name
     run = RunStore(plan.store, name, Ledger.read(RunStore(plan.store, name)))
     findings = analyze(plan, run, datetime.now(UTC).isoformat(timespec="seconds"))
@@ -65,8 +80,7 @@ def publish_again(plan: Plan) -> Board:
             f"no unit of {name} has ended on its lines as they are packed now; `raybench run` goes on with them, and "
             "trains nothing if only labels have changed"
         )
-    write(plan, run, findings)
-    return findings.board
+    return run, findings
 
 
 def cache_report(plan: Plan, run: RunStore, board: Board) -> None:

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import onnxruntime
 import pytest
+from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 from raybench.analysis.select import select_unit
@@ -93,7 +94,7 @@ def graph_made(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_winner_is_written_and_checked(done: Plan, exported: Exported) -> None:
     names = [path.name.removeprefix("strip-patchcore.") for path in exported.files]
-    assert names == ["onnx", "xml", "bin", "check.npz", "json"]
+    assert names == ["onnx", "xml", "bin", "check.npz", "md", "json"]
     assert all(path.is_file() for path in exported.files)
     assert 0 <= exported.difference < 1e-3
     assert exported.images == 8
@@ -101,6 +102,8 @@ def test_the_winner_is_written_and_checked(done: Plan, exported: Exported) -> No
     assert about["input"] == {"name": "image", "shape": [1, 200, 320, 1], "dtype": "uint16", "channels": "grey"}
     assert about["levels"] == {"black": 0, "white": 4095}
     assert about["threshold"]["value"] > 0
+    card = ModelCard(exported.files[-2].read_text(encoding="utf-8"))
+    assert "image_auroc" in {each.metric_type for each in card.data.eval_results}
 
 
 @pytest.mark.usefixtures("graph_made")
