@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ from raybench.config.experiment import (
     Experiment,
     InputChoice,
     ModelChoice,
-    Together,
     parse_experiment,
     split_line,
 )
+from raybench.config.together import idle_groups, units_together
 from raybench.config.unit import TrainingLine, Unit
 from raybench.data.catalog import find_lines
 from raybench.data.geometry import Input, is_square, plan_fit, plan_tiles
@@ -227,7 +227,7 @@ def _faults_of_the_rest(draft: Draft[Experiment]) -> list[str]:
             _manifests(found, _states(experiment, problems), problems)
             problems += _idle_overrides(experiment, list(found), draft.whole_overrides)
             if not draft.is_missing_lines:
-                problems += _idle_groups(experiment, list(found))
+                problems += idle_groups(experiment, list(found))
     except (InputError, StoreError) as error:
         problems.append(str(error))
     return problems
@@ -258,7 +258,7 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
             raise
         raise ExperimentError(where, [*problems, str(error)]) from error
     problems += _idle_overrides(experiment, list(manifests), experiment.overrides)
-    problems += _idle_groups(experiment, list(manifests))
+    problems += idle_groups(experiment, list(manifests))
     if problems:
         raise ExperimentError(where, problems)
     by_line = {line: experiment.on(line) for line in manifests}
@@ -270,7 +270,11 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
         if choice.shown == label
         for seed in by_line[line].seeds
     )
-    together = _together(experiment, by_line, manifests, specs, problems)
+
+    def unit_of(line: str, choice: ModelChoice, seed: int) -> Unit:
+        return _unit(by_line[line], manifests[line], choice, specs[choice.shown], seed)
+
+    together = units_together(experiment, by_line, manifests, unit_of, problems)
     if problems:
         raise ExperimentError(where, problems)
     units = (*alone, *together)
@@ -431,70 +435,6 @@ def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec:
         protocol=experiment.protocol,
         timed_on=experiment.timed_on,
     )
-
-
-def lines_of_group(group: Together, lines: Iterable[str]) -> list[str]:
-    """Return the lines that a group trains its models on together, by name."""
-    return sorted({line for line in lines if any(fnmatch.fnmatchcase(line, pattern) for pattern in group.lines)})
-
-
-def _idle_groups(experiment: Experiment, lines: Sequence[str]) -> Iterator[str]:
-    """Describe patterns of groups that fit no line, and groups of fewer than two."""
-    for name, group in experiment.together.items():
-        for pattern in group.lines:
-            if not fnmatch.filter(lines, pattern):
-                yield f"together: {name}: {pattern!r} fits no line of the experiment; {did_you_mean(pattern, lines)}"
-        found = lines_of_group(group, lines)
-        if len(found) == 1:
-            yield f"together: {name}: only {found[0]} matches; what is trained together are two lines at least"
-
-
-def _together(
-    experiment: Experiment,
-    by_line: Mapping[str, Experiment],
-    manifests: Mapping[str, Manifest],
-    specs: Mapping[str, ModelSpec],
-    problems: list[str],
-) -> tuple[Unit, ...]:
-    """Return the units of models that are trained on several lines together: by group, model, line and seed."""
-    labels = {choice.shown: choice for choice in experiment.all_models}
-    units: list[Unit] = []
-    for name, group in experiment.together.items():
-        lines = lines_of_group(group, manifests)
-        trained_on = tuple(
-            TrainingLine(line, manifests[line].training_digest, by_line[line].protocol) for line in lines
-        )
-        for label in group.models:
-            of_model = [
-                replace(_unit(by_line[line], manifests[line], choice, specs[label], seed), together=trained_on)
-                for line in lines
-                for choice in [next((own for own in by_line[line].models if own.shown == label), labels[label])]
-                for seed in by_line[line].seeds
-            ]
-            problems += [f"together: {name}: {label}: {text}" for text in _differences(of_model, by_line)]
-            units += [replace(unit, model=f"{label}@{name}") for unit in of_model]
-    return tuple(units)
-
-
-def _differences(units: Sequence[Unit], by_line: Mapping[str, Experiment]) -> Iterator[str]:
-    """Describe why these units of one model cannot share a detector."""
-    seeds = {unit.line: list(by_line[unit.line].seeds) for unit in units}
-    budgets = {unit.line: unit.protocol.train_budget_s for unit in units}
-    for what, found in (("seeds", seeds), ("train_budget_s", budgets)):
-        if len(set(map(str, found.values()))) > 1:
-            told = ", ".join(f"{line} {value}" for line, value in found.items())
-            yield f"its lines have different {what} by their overrides, and one detector has one: {told}"
-    inputs = {unit.line: (unit.input.height, unit.input.width, unit.input.tile, unit.input.mode) for unit in units}
-    if len(set(inputs.values())) > 1:
-        sizes = {unit.line: f"{unit.input.source_height}×{unit.input.source_width}" for unit in units}
-        told = ", ".join(
-            f"{line} {height}×{width} {mode} (images {sizes[line]})"
-            for line, (height, width, _, mode) in inputs.items()
-        )
-        yield (
-            f"its lines have different inputs, and one detector has one: {told}; `input: {{fit: squash}}` or "
-            "`{fit: letterbox}` makes them alike"
-        )
 
 
 def _squash_baseline(unit: Unit, experiment: Experiment, spec: ModelSpec) -> Unit | None:
