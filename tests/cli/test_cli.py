@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -272,7 +273,10 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "--version") == 0
-    assert capsys.readouterr().out == f"raybench {importlib.metadata.version('raybench')}\n"
+    assert capsys.readouterr().out == (told := f"raybench {importlib.metadata.version('raybench')}\n")
+    with pytest.raises(SystemExit):
+        runpy.run_module("raybench", run_name="__main__")  # python -m raybench, with the same arguments
+    assert capsys.readouterr().out == told
 
 
 def test_shells_complete_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
