@@ -34,7 +34,8 @@ from raybench.detectors.torch_detector import TorchDetector
 from raybench.detectors.training import train_loop
 from raybench.detectors.weights.files import unpacked
 
-_ANOMALOUS = 0.5  # share of images that get an anomaly, as in anomalib
+ANOMALOUS = 0.5
+"""Share of images that get an anomaly, as in anomalib."""
 _PERLIN_THRESHOLD = 0.5  # anomalib's
 _MAX_ROTATION = math.pi / 2  # anomalib's
 _OPACITY = (0.1, 1.0)  # anomalib's
@@ -101,7 +102,7 @@ class Anomalies:
     def add_to(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return images (B, 3, H, W), about half of them with an anomaly, and the masks (B, 1, H, W) of 0 and 1."""
         masks = images.new_zeros(len(images), 1, *images.shape[-2:])
-        chosen = torch.nonzero(torch.rand(len(images)) <= _ANOMALOUS).flatten()  # on the CPU: its number is needed
+        chosen = torch.nonzero(torch.rand(len(images)) <= ANOMALOUS).flatten()  # on the CPU: its number is needed
         if not len(chosen):
             return images, masks
         textures = self._textures.batch(torch.randint(len(self._textures), (len(chosen),)).tolist())

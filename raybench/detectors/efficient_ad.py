@@ -39,7 +39,8 @@ _HARD = 0.999  # anomalib's share of the features that are not hard
 _QUANTILES = {"qa": 0.9, "qb": 0.995}  # the paper's, to bring both maps to one scale
 _AUTOENCODER_SHARE, _JOINT_SHARE = 0.25, 0.75  # of the time budget
 _PENALTY_SHARE = 4  # of the last layer's patches of OK images, one for this number is of images that are not OK
-_NOT_OK_IMAGES = 20  # of which these patches are drawn
+NOT_OK_IMAGES = 20
+"""Images that are not OK, of which these patches are drawn."""
 _LEARNT = 0.6  # held-back loss of an autoencoder that counts; 1 is that of the mean
 
 
@@ -273,8 +274,8 @@ class StudentTraining:
                 targets = torch.cat([self.features[index : index + 1], self.model.ae(image, image.shape[-2:])], 1)
                 rows, drawn = self._draw_patches(image, pdn.ROWS // len(self.images))
                 ridge.add(rows, pdn.rows_of(targets)[drawn])
-            for _ in range(_NOT_OK_IMAGES):
-                rows, _ = self._draw_patches(not_ok(1), pdn.ROWS // _PENALTY_SHARE // _NOT_OK_IMAGES)
+            for _ in range(NOT_OK_IMAGES):
+                rows, _ = self._draw_patches(not_ok(1), pdn.ROWS // _PENALTY_SHARE // NOT_OK_IMAGES)
                 ridge.add(rows, rows.new_zeros(len(rows), 2 * self.features.shape[1]))
             fit_last(student.conv4, ridge, pdn.STRENGTH)
 

@@ -21,8 +21,9 @@ from raybench.detectors.weights.catalog import BACKBONES
 
 STRIDES = (8, 16)
 _BATCH = 8
-_CANDIDATES = 2048
-_CENTERS_PER_LOOK = {"cpu": 1, "cuda": 32}  # choices until a look whether they are proven, which waits for a GPU
+CANDIDATES = 2048
+CENTERS_PER_LOOK = {"cpu": 1, "cuda": 32}
+"""Choices until a look whether they are proven, which waits for a GPU."""
 _CENTERS_PER_UPDATE = 256  # bounds the distance matrix of an update to pool_rows x 256
 
 
@@ -111,12 +112,12 @@ def _shrink(gaps: Tensor, rows: Tensor, norms: Tensor, fresh: Tensor) -> None:
 
 def _farthest(rows: Tensor, norms: Tensor, gaps: Tensor, at_most: int) -> Tensor:
     """Return the next choices, as many as the outdated gaps prove."""
-    stale, order = gaps.topk(min(_CANDIDATES + 1, len(gaps)))
-    bound = stale[-1] if len(order) > _CANDIDATES else -torch.inf
+    stale, order = gaps.topk(min(CANDIDATES + 1, len(gaps)))
+    bound = stale[-1] if len(order) > CANDIDATES else -torch.inf
     near, near_norms, local = rows[order], norms[order], stale.clone()
     fresh: list[Tensor] = []
     proven: list[Tensor] = []
-    looks = _CENTERS_PER_LOOK.get(rows.device.type, _CENTERS_PER_LOOK["cuda"])
+    looks = CENTERS_PER_LOOK.get(rows.device.type, CENTERS_PER_LOOK["cuda"])
     while len(fresh) < at_most:
         best = local.argmax(0, keepdim=True)  # one dimension: an index of none would be read by the CPU
         proven.append(local[best] >= bound)

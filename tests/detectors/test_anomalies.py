@@ -42,7 +42,7 @@ def test_anomalies_are_where_the_masks_are_and_nowhere_else() -> None:
 
 
 def test_images_without_an_anomaly_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draem, "_ANOMALOUS", -1.0)  # the share of images with one: none
+    monkeypatch.setattr(draem, "ANOMALOUS", -1.0)  # the share of images with one: none
     images = torch.rand(2, 3, 64, 64)
     broken, masks = draem.Anomalies(DeviceImages(Images(3, 64, 64), CPU)).add_to(images)
     assert torch.equal(broken, images)

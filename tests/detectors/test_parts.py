@@ -104,8 +104,8 @@ def test_a_stream_of_any_batches_has_the_same_gaussian(sizes: list[int]) -> None
 @pytest.mark.parametrize("looks", [1, 32], ids=["cpu", "cuda"])
 @pytest.mark.parametrize("seed", range(5))
 def test_lazy_k_center_chooses_as_the_plain_greedy_does(monkeypatch: pytest.MonkeyPatch, seed: int, looks: int) -> None:
-    monkeypatch.setitem(patchcore._CENTERS_PER_LOOK, "cpu", looks)  # as often as on a GPU, without one
-    monkeypatch.setattr(patchcore, "_CANDIDATES", 50)  # fewer than there are rows, so that choices need a proof
+    monkeypatch.setitem(patchcore.CENTERS_PER_LOOK, "cpu", looks)  # as often as on a GPU, without one
+    monkeypatch.setattr(patchcore, "CANDIDATES", 50)  # fewer than there are rows, so that choices need a proof
     rows = torch.randn((300, 8), generator=torch.Generator().manual_seed(seed))
     chosen = [7]
     gaps = torch.cdist(rows, rows[7:8]).flatten()

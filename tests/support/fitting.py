@@ -76,7 +76,7 @@ def few_rows() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pdn, "ROWS", 400)
-        patch.setattr(efficient_ad, "_NOT_OK_IMAGES", 4)
+        patch.setattr(efficient_ad, "NOT_OK_IMAGES", 4)
         yield
 
 
