@@ -38,6 +38,7 @@ from tests.support.scraping import OFTEN_REPORTED
 plugins.install()
 
 settings.register_profile("raybench", deadline=None)  # how long an example takes is this machine's business
+settings.register_profile("fast", deadline=None, max_examples=25)
 settings.load_profile("raybench")
 _numbers = itertools.count()
 MADE_ONCE = {"test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py",
@@ -59,6 +60,12 @@ SLOW = MADE_ONCE | {
     "test_predict_cli.py", "test_heatmaps.py", "test_read.py", "test_perlin.py", "test_anomalies.py",
 }  # fmt: skip
 """Files with tests that take seconds each, or that import anomalib, which takes as long."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try fewer examples where slow tests are left out."""
+    if "not slow" in config.option.markexpr:
+        settings.load_profile("fast")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

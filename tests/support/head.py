@@ -69,7 +69,7 @@ class Head:
 
 @contextlib.contextmanager
 def ray_head() -> Iterator[Head]:
-    """Run `ray start --head` with two CPUs until the block ends; its workers have this environment and `fake`."""
+    """Run `ray start --head` with one CPU until the block ends; its workers have this environment and `fake`."""
     # Short, as Ray puts sockets below it; Ray's agents outlive the head by a moment and still write there.
     with tempfile.TemporaryDirectory(prefix="rb", ignore_cleanup_errors=True) as home:
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -88,7 +88,7 @@ def ray_head() -> Iterator[Head]:
             f"http://{HOST}:{ports['dashboard-port']}", f"http://{HOST}:{ports['metrics-export-port']}", environment
         )
         head.ray("get-auth-token", "--generate")
-        command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--object-store-memory=268435456"]
+        command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=1", "--object-store-memory=268435456"]
         command += [f"--node-ip-address={HOST}", f"--dashboard-host={HOST}", "--disable-usage-stats"]
         command += [f"--{name}={port}" for name, port in ports.items()]
         log = Path(home, "head.log")
