@@ -11,7 +11,7 @@ from raybench.errors import RunStopped
 from raybench.report.console import RunSummary
 from raybench.report.publish import cached_report
 from raybench.runs.at_work import working
-from raybench.runs.plans import changes_since
+from raybench.runs.plans import changes_since, record_plan
 from raybench.runs.run import RunStore
 
 
@@ -25,6 +25,7 @@ def execute(plan: Plan, address: str | None, console: Console | None, retry_fail
         retry_failed: Try units again that failed in as many commands as the experiment allows.
     """
     if board := cached_report(plan, RunStore.of(plan)):
+        record_plan(RunStore.of(plan), plan)
         return RunSummary(board, len(plan.units), len(plan.units))
     from raybench.scheduler.cluster import cluster_capacity, connected
     from raybench.scheduler.progress import shown

@@ -45,6 +45,7 @@ from raybench.report.publish import (
     publish_studies,
 )
 from raybench.runs.ledger import Ledger, unit_statuses
+from raybench.runs.plans import record_plan
 from raybench.runs.records import QualityRecord, TrainRecord
 from raybench.runs.run import RunStore
 from raybench.runs.thresholds import read_threshold
@@ -353,6 +354,7 @@ class Run:
             The path of `index.html`.
         """
         if cached_report(self.plan, self._store) is None:
+            record_plan(self._store, self.plan)
             cache_report(self.plan, self._store, publish_again(self.plan))
         return copy_report(self.plan, Path(folder))
 

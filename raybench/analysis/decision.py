@@ -98,7 +98,9 @@ def collect_evidence(line: ScoredLine, settings: DecisionSettings) -> Evidence |
     sampled = sample_models(scores, line.budget, line.held_out, seed_sds=optimised)
     if isinstance(sampled, Estimate):
         return _no_verdict(line.name, sampled.reason or "", failed | dict.fromkeys(finished, "quality unknown"))
-    timed = not any(found.measured.speed.is_disturbed for found in finished.values())
+    speeds = [found.measured.speed for found in finished.values()]
+    disturbed, devices = any(speed.is_disturbed for speed in speeds), {(each.device, each.threads) for each in speeds}
+    timed = not disturbed and len(devices) == 1
     refused = refused_thresholds(finished, line.scores, line.held_out) if line.test_thresholds else {}
     has_changed = len(refused) * 2 > len(finished)
     broken = {
@@ -110,7 +112,12 @@ def collect_evidence(line: ScoredLine, settings: DecisionSettings) -> Evidence |
     if has_changed and settings.costs:
         notes.append("Costs count for nothing in this verdict: they are about recall and false alarms.")
         settings = replace(settings, costs=None)
-    if not timed:
+    if len(devices) > 1:
+        notes.append(
+            "Models were timed on different devices, or by different numbers of threads: their times count for nothing "
+            "in this verdict. `timed_on: NAME` in the experiment times all of them anew."
+        )
+    elif disturbed:
         notes.append("Times were taken on a busy machine: they are estimates, and count for nothing in this verdict.")
     return Evidence(
         name=line.name,

@@ -85,7 +85,7 @@ def gc(
     older_s, store = age_s(older), open_store(name)
     _raise_unless_store(store, name)
     with removing(store, "raybench gc") if yes else contextlib.nullcontext(at_work_in(store)) as others:
-        for other in others:
+        for other in (other for other in others if not other.alone):
             out.print(f"at work, so what {other.run} uses stays: {other.text}", soft_wrap=True, highlight=False)
         waste = waste_of(store, older_s if keep_current else None)
         if yes:

@@ -97,11 +97,15 @@ def working(run: RunStore, what: str, plan: Plan | None = None) -> Iterator[list
         InputError: A process removes objects of the store.
     """
     mine = _at_work(run.name, what, alone=False)
-    run.store.put_if_absent(f"{run.root}/owner.json", encode(mine))
-    if plan:
-        record_plan(run, plan)
+    take_back = record_plan(run, plan) if plan else None
     with _said(run.store, mine) as others:
-        _raise_if_in_the_way(run.store.uri(run.root), [other for other in others if other.alone])
+        try:
+            _raise_if_in_the_way(run.store.uri(run.root), [other for other in others if other.alone])
+        except InputError:
+            if take_back:
+                take_back()
+            raise
+        run.store.put_if_absent(f"{run.root}/owner.json", encode(mine))
         yield [other for other in others if other.run == run.name]
 
 

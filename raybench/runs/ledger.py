@@ -5,7 +5,7 @@ runs/<name>/ledger/<sha256>.zip    results and image scores of finished units, u
 The commits remain the source of truth. A page contains only committed bytes, which never change, so a ledger is never
 wrong, however stale it is and whoever wrote it; anything it lacks is read from the store. It saves listing and reading
 every object of a long run. It holds the units of the present plan, and those of earlier ones since pages were merged.
-(To have a unit done again, delete `ledger/` together with the unit.)
+(To have a unit done again, delete it, its detector, and `ledger/` of every run that has it.)
 """
 
 from __future__ import annotations
@@ -92,13 +92,15 @@ class Ledger:
     def forget(self, unit_ids: Collection[str]) -> None:
         """Write the pages anew without these units. No driver may be at work on the run."""
         if self.done & set(unit_ids):
+            self.run.store.delete(f"{_root(self.run)}report.json")  # says that all is done
             self._keep(lambda unit_id: unit_id not in unit_ids)
 
     def _keep(self, wanted: Callable[[str], bool]) -> None:
         """Replace the pages by one with the wanted units."""
         start = len(self.run.key("", "")) - 1
-        kept = {name: page for name, page in self._page_of.items() if wanted(name[start:].partition("/")[0])}
-        written = _write(self.run, ((name, page.read(name)) for name, page in kept.items())) if kept else ""
+        kept = [name for name in self._page_of if wanted(name[start:].partition("/")[0])]
+        entries = [(name, data) for name in kept if (data := self.get(name)) is not None]
+        written = _write(self.run, entries) if entries else ""
         for key in self.pages.keys() - {written}:
             self.run.store.delete(key)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import asdict, dataclass
 
 from raybench.config.plan import Plan
@@ -84,11 +84,14 @@ class Uses:
         return self.current | self.past
 
 
-def record_plan(run: RunStore, plan: Plan) -> None:
-    """Make a plan the latest one of its run."""
+def record_plan(run: RunStore, plan: Plan) -> Callable[[], None]:
+    """Make a plan the latest one of its run. Returns what takes that back, if the run did not have it before."""
     units = tuple(PlannedUnit.of(unit) for unit in plan.units)
     record = PlanRecord(importlib.metadata.version("raybench"), ID_VERSION, units)
-    run.store.put(f"{_root(run)}{digest(sorted(record.folders))[:32]}.json", encode(record))
+    key = f"{_root(run)}{digest(sorted(record.folders))[:32]}.json"
+    is_new = not run.store.exists(key)
+    run.store.put(key, encode(record))
+    return lambda: run.store.delete(key) if is_new else None
 
 
 def uses_of(run: RunStore) -> Uses:
@@ -103,11 +106,11 @@ def uses_of(run: RunStore) -> Uses:
     return Uses(current, frozenset[str]().union(*folders.values()) - current)
 
 
-def forget_plans(run: RunStore, older_s: float) -> None:
-    """Forget the plans that the run had before its latest one, so long ago."""
+def forget_plans(run: RunStore, older_s: float, existing: Set[str] = frozenset()) -> None:
+    """Forget the plans that the run had before its latest one, so long ago, unless one of their folders exists."""
     items, now = list(run.store.list(_root(run))), run.store.clock()
     for item in set(items) - set(_latest(items)):
-        if now - item.modified > older_s:
+        if now - item.modified > older_s and not _folders(run.store, item) & existing:
             run.store.delete(item.key)
 
 

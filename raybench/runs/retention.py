@@ -21,12 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from raybench.errors import IntegrityError
+from raybench.errors import IntegrityError, ObjectMissing
 from raybench.runs.at_work import AtWork, at_work_in, owner_of
 from raybench.runs.costs import FOLDER as COSTS
 from raybench.runs.ledger import Ledger
 from raybench.runs.plans import forget_plans, uses_of
-from raybench.runs.run import RunStore
+from raybench.runs.run import PREDICTIONS, RunStore
 from raybench.store import Store
 from raybench.store.backend import ObjectInfo
 
@@ -158,7 +158,7 @@ def waste_of(store: Store, older_s: float | None = None) -> Waste:
     busy = _used_at_work(store)
     kept = set(folders)
     if older_s is not None:
-        current = busy.union(*(uses_of(run).current for run in runs))
+        current = busy.union(*(uses_of(run).current | _predicting(run) for run in runs))
         kept = {name for name, folder in folders.items() if name in current or now - folder.written < older_s}
     orphans = _orphans(store, kept, folders.keys(), busy)
     old = [item for item in orphans if now - item.modified > YOUNG_S]
@@ -166,22 +166,16 @@ def waste_of(store: Store, older_s: float | None = None) -> Waste:
 
 
 def waste_of_run(run: RunStore) -> Waste:
-    """Find the units that a run uses and no other run does.
-
-    Raises:
-        IntegrityError: A commit that is kept is damaged, so that it is not known what it names.
-    """
+    """Find the units that a run uses and no other run does."""
     folders = _folders(run.store)
-    others = [uses_of(other).all for other in runs_in(run.store) if other.name != run.name]
-    kept = {name for name in _used_at_work(run.store).union(*others) if name in folders}
-    _orphans(run.store, kept, folders.keys(), frozenset())
-    mine = uses_of(run).all | Ledger.read(run).done
-    return _waste(folders, (mine & folders.keys()) - kept, [])
+    others = [uses_of(other).all | _predicting(other) for other in runs_in(run.store) if other.name != run.name]
+    kept = _used_at_work(run.store).union(*others)
+    return _waste(folders, (uses_of(run).all & folders.keys()) - kept, [])
 
 
 def remove_waste(store: Store, waste: Waste) -> None:
     """Remove what `waste_of` has found, within `at_work.removing`."""
-    busy = {other.run for other in at_work_in(store)}
+    busy = _runs_at_work(store)
     for run in runs_in(store):
         if run.name not in busy:
             Ledger.read(run).forget(waste.units)
@@ -193,11 +187,11 @@ def remove_waste(store: Store, waste: Waste) -> None:
 
 
 def forget_past_plans(store: Store, older_s: float) -> None:
-    """Forget which units the plans of long ago had, except of runs at work, within `at_work.removing`."""
-    busy = {other.run for other in at_work_in(store)}
+    """Forget the plans of long ago of which no unit is left, except of runs at work, within `at_work.removing`."""
+    busy, existing = _runs_at_work(store), frozenset(store.folders(UNITS))
     for run in runs_in(store):
         if run.name not in busy:
-            forget_plans(run, older_s)
+            forget_plans(run, older_s, existing)
 
 
 def remove_run(run: RunStore) -> None:
@@ -205,18 +199,35 @@ def remove_run(run: RunStore) -> None:
 
     Call it within `at_work.removing`.
     """
+    _remove_below(run.store, [f"{run.root}/ledger/"])
     remove_waste(run.store, waste_of_run(run))
     below = [f"{run.root}/{name}/" for name in run.store.folders(f"{run.root}/")]
-    _remove_below(run.store, [f"{run.root}/ledger/"])
     _remove_below(run.store, below, lambda key: key.endswith(".json"))
     _remove_below(run.store, [*below, f"{run.root}/"])
     run.store.delete(f"{COSTS}{run.name}.json")
 
 
+def _runs_at_work(store: Store) -> set[str]:
+    """Return the names of the runs that something works on; what removes objects does not."""
+    return {other.run for other in at_work_in(store) if not other.alone}
+
+
+def _predicting(run: RunStore) -> frozenset[str]:
+    """Return the folders below `units/` whose detectors the run's predictions name."""
+    keys, others = set[str](), set[str]()
+    for name in run.store.folders(f"{run.root}{PREDICTIONS}"):
+        prediction = run.prediction(name)
+        for folder in run.store.folders(f"{prediction.units_root}/"):
+            try:
+                _refer(_parsed(run.store, prediction.key(folder, "train.json")), keys, others)
+            except ObjectMissing:  # a folder of scores
+                continue
+    return frozenset(_folder_of(key) for key in keys)
+
+
 def _used_at_work(store: Store) -> frozenset[str]:
     """Return the folders below `units/` that runs at work use, or have in their ledgers."""
-    busy = {other.run for other in at_work_in(store) if other.run and not other.alone}
-    runs = [RunStore(store, name) for name in busy]
+    runs = [RunStore(store, name) for name in _runs_at_work(store)]
     return frozenset[str]().union(*(uses_of(run).all | Ledger.read(run).done for run in runs))
 
 

@@ -48,10 +48,12 @@ from raybench.data.manifest import ShardInfo
 from raybench.errors import IntegrityError, ObjectMissing
 from raybench.runs.records import Blob, Failure, UnitResult
 from raybench.store import Store
+from raybench.store.backend import ObjectInfo
 
 PREDICTIONS = "/predictions/"
 LISTERS = 16
-KEYS_PER_FOLDER = 60  # a request lists a thousand keys, and sixteen of folders are under way at once
+FEW_FOLDERS = 256  # that are listed one by one; of more, all folders are, up to where that takes as long
+KEYS_PER_FOLDER = 60  # a request lists a thousand keys, and sixteen of single folders are under way at once
 PACKAGES = ("raybench", "anomalib", "torch", "timm", "ray", "pyarrow", "numpy")
 R = TypeVar("R")
 
@@ -164,8 +166,10 @@ class RunStore:
 
     def commits(self, folders: Collection[str]) -> dict[str, set[str]]:
         """List the names of the commits of units and detectors, by folder. A folder without any is left out."""
-        listed = list(itertools.islice(self.store.list(f"{self.units_root}/"), KEYS_PER_FOLDER * len(folders) + 1))
-        if len(listed) > KEYS_PER_FOLDER * len(folders):  # most are of other runs
+        listed, most = list[ObjectInfo](), KEYS_PER_FOLDER * len(folders)
+        if len(folders) > FEW_FOLDERS:
+            listed = list(itertools.islice(self.store.list(f"{self.units_root}/"), most + 1))
+        if len(folders) <= FEW_FOLDERS or len(listed) > most:  # most objects are of other runs
             with ThreadPoolExecutor(LISTERS) as pool:
                 found = pool.map(lambda folder: list(self.store.list(self.key(folder, ""))), folders)
                 listed = [item for items in found for item in items]

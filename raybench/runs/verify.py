@@ -243,6 +243,8 @@ def _blobs(record: Any) -> Iterator[tuple[str, Blob]]:
 
 def _blob_problems(store: Store, blob: Blob, sizes: Mapping[str, int]) -> list[str]:
     size = sizes.get(blob.key)
+    if size is None:  # of a detector that the run has no plan of any more, as a prediction names it
+        size = next((item.size for item in store.list(blob.key) if item.key == blob.key), None)
     if size is None:
         return ["is missing"]
     if size != blob.size:

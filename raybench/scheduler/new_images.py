@@ -79,7 +79,7 @@ def predict_images(
     plan.store.check()
     store, name = RunStore.of(plan), new.name or name_of(new.source)
     out = folder / plan.experiment.name / "predictions" / name / plain_name(unit.model)
-    with working(store, "raybench predict"):
+    with working(store, "raybench predict", plan):
         with pack_bar(new.line, console) as show:
             choice = plan.experiment.on(new.line).threshold
             prediction = prepare(store, unit, plan.line(new.line), images, name, show, choice)

@@ -71,7 +71,7 @@ def measure_robustness(
     ]
     waiting = [job for job in jobs if _committed(run, line, job) is None]
     failed: Failures = {}
-    with working(run, "raybench robustness"), task_bar("perturbed images", jobs, waiting, console) as done:
+    with working(run, "raybench robustness", plan), task_bar("perturbed images", jobs, waiting, console) as done:
 
         def ended(job: Job, failure: Failure | None) -> None:
             done()

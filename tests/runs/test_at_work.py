@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from raybench.runs.at_work import at_work_on, owner_of, removing, working
 from raybench.runs.plans import uses_of
 from raybench.runs.run import RunStore
 from raybench.store import Store, open_store
+from raybench.store.backend import ObjectInfo
 from tests.support.made_run import planned
 
 
@@ -55,12 +57,28 @@ def test_a_run_is_removed_while_nobody_works_on_it(run: RunStore) -> None:
             assert len(others) == 1
 
 
-def test_a_driver_says_what_it_uses_before_it_looks_who_removes_objects(strips: Path, tmp_path: Path) -> None:
+def test_a_driver_says_what_it_uses_before_it_looks_who_removes_objects(
+    strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = planned(tmp_path, strips, 8)
     run = RunStore.of(plan)
-    with removing(run.store, "raybench gc"), pytest.raises(InputError), working(run, "raybench run", plan):
-        pytest.fail("both at work")
-    assert uses_of(run).current == {folder for unit in plan.units for folder in unit.folders}
+    said = list[frozenset[str]]()
+    original = Store.list
+
+    def listed(store: Store, prefix: str = "") -> Iterator[ObjectInfo]:
+        if prefix == at_work.FOLDER:
+            said.append(uses_of(run).current)
+        return original(store, prefix)
+
+    with removing(run.store, "raybench gc"):
+        monkeypatch.setattr(Store, "list", listed)
+        with pytest.raises(InputError), working(run, "raybench run", plan):
+            pytest.fail("both at work")
+        monkeypatch.undo()
+    assert said == [{folder for unit in plan.units for folder in unit.folders}]
+    assert not list(run.store.list("runs/")), "a driver that is refused changes nothing"
+    with working(run, "raybench run", plan):
+        assert uses_of(run).current == said[0]
 
 
 def test_a_killed_process_is_forgotten_and_a_living_one_is_not(run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,18 @@ def test_a_ledger_does_not_grow_with_the_past(run: RunStore) -> None:
     assert after.commits(units(*names)).keys() == set(names), "what it lacks is looked up"
 
 
+def test_a_damaged_page_stops_nobody_who_forgets(run: RunStore) -> None:
+    for name in ("u1", "u2"):
+        finish(run, name)
+    append_to_ledger(run, ["u1", "u2"])
+    (page,) = run.store.list("runs/night/ledger/")
+    data = np.frombuffer(run.store.get(page.key), np.uint8).copy()
+    data[60:120] ^= 255
+    run.store.put(page.key, data.tobytes())
+    Ledger.read(run).forget({"u2"})
+    assert Ledger.read(run).done <= {"u1"}
+
+
 def test_the_same_units_make_the_same_page(run: RunStore) -> None:
     finish(run, "u1")
     append_to_ledger(run, ["u1"])

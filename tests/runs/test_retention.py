@@ -16,12 +16,21 @@ from raybench.cli import main, terminal
 from raybench.config.experiment import ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.errors import IntegrityError
-from raybench.runs.at_work import working
+from raybench.runs.at_work import removing, working
 from raybench.runs.ledger import Ledger, append_to_ledger
-from raybench.runs.retention import forget_past_plans, inventory, remove_waste, waste_of, waste_of_run
+from raybench.runs.plans import forget_plans, uses_of
+from raybench.runs.retention import (
+    forget_past_plans,
+    inventory,
+    remove_run,
+    remove_waste,
+    waste_of,
+    waste_of_run,
+)
 from raybench.runs.run import RunStore
 from raybench.runs.verify import verify_run
 from raybench.store import Store, open_store
+from raybench.worker.predict import prepare
 from tests.support.made_run import all_commits, begin, finish, planned, site_of
 
 OLD_S = 100 * 86400
@@ -151,10 +160,49 @@ def test_what_another_run_uses_stays(run: RunStore) -> None:
 
 def test_what_a_run_at_work_has_in_its_ledger_stays(run: RunStore) -> None:
     use(run, plan_with(run.store, MODELS[0]))
-    forget_past_plans(run.store, 0.0)
+    forget_plans(run, 0.0)
     with working(run, "raybench run"):
         assert waste_of(run.store, 0.0).objects == 0
     assert len(waste_of(run.store, 0.0).units) == 2
+
+
+def test_a_run_whose_removal_is_killed_does_not_say_that_it_is_done(
+    run: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted = list[str]()
+    original = Store.delete
+
+    def killed(store: Store, key: str) -> None:
+        if key.startswith("units/") and len(deleted) > 3:
+            raise KeyboardInterrupt
+        deleted.append(key)
+        original(store, key)
+
+    monkeypatch.setattr(Store, "delete", killed)
+    with pytest.raises(KeyboardInterrupt), removing(run.store, "raybench rm", "night"):
+        remove_run(run)
+    monkeypatch.undo()
+    assert Ledger.read(run).done == set()
+    assert any(key.startswith("units/") for key in deleted)
+
+
+def test_the_detector_of_a_prediction_stays(run: RunStore, strips: Path) -> None:
+    both = planned_again(run.store)
+    (past,) = (unit for unit in both.units if unit.model == "past")
+    prepare(run, past, both.line("strip"), open_store(str(strips / "test" / "good")), "new")
+    use(run, plan_with(run.store, MODELS[0]))
+    waste = waste_of(run.store, 0.0)
+    assert past.detector_id not in waste.units
+    assert past.unit_id in waste.units
+    remove_waste(run.store, waste)
+    assert verify_run(run).problems == []
+
+
+def test_a_plan_is_known_while_a_unit_of_it_is_left(run: RunStore) -> None:
+    both = planned_again(run.store)
+    use(run, plan_with(run.store, MODELS[0]))
+    forget_past_plans(run.store, 0.0)
+    assert uses_of(run).all == ids(both)
 
 
 def test_every_ledger_forgets_what_goes(run: RunStore) -> None:
@@ -164,7 +212,7 @@ def test_every_ledger_forgets_what_goes(run: RunStore) -> None:
     append_to_ledger(other, Ledger.read(run).done)
     for each in (run, other):
         use(each, plan_with(run.store, MODELS[0]))
-    forget_past_plans(run.store, 0.0)
+        forget_plans(each, 0.0)
     remove_waste(run.store, waste_of(run.store, 0.0))
     assert Ledger.read(other).done == Ledger.read(run).done == {plan_with(run.store, MODELS[0]).units[0].unit_id}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from raybench.errors import IntegrityError
+from raybench.runs import run as run_module
 from raybench.runs.records import Failure, MeasureRecord
 from raybench.runs.run import RunStore, score_name
 from raybench.store import open_store
@@ -56,8 +57,11 @@ def test_commits_lists_names_not_blobs(run: RunStore) -> None:
     assert run.commits(["u1", "u2"]) == {"u1": {"measure"}}
 
 
-@pytest.mark.parametrize("others", [0, 200])
-def test_commits_are_found_among_those_of_other_runs(run: RunStore, others: int) -> None:
+@pytest.mark.parametrize(("others", "few"), [(0, 256), (0, 1), (200, 1)])
+def test_commits_are_found_among_those_of_other_runs(
+    run: RunStore, others: int, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "FEW_FOLDERS", few)
     for number in range(others):
         run.store.put(run.key(f"a{number}", "train.json"), b"{}")
     RunStore(run.store, "another").commit("u1", "measure", measured(1.0))
