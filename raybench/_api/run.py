@@ -22,6 +22,7 @@ from raybench.analysis.run_comparison import RunComparison, compare_runs
 from raybench.analysis.select import select_unit
 from raybench.analysis.slices import slice_frame, slices_of
 from raybench.analysis.verdict import Verdict
+from raybench.analysis.watch import Watch, watch_line
 from raybench.config.experiment import Experiment
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
@@ -297,6 +298,7 @@ class Run:
         line: str,
         model: str | None = None,
         name: str | None = None,
+        at: str | None = None,
         folder: str | Path = "out",
         address: str | None = None,
         progress: bool = True,
@@ -308,6 +310,7 @@ class Run:
             line: The product line whose detector is used.
             model: Label of the model. None: the one that the verdict names.
             name: The prediction's name in the store. None: the last part of the folder's.
+            at: When the images were taken, for `watch`: ISO 8601, UTC without a zone. None: now.
             folder: Local folder for the table and a page of the most anomalous images.
             address: Ray cluster to score on. None: RAY_ADDRESS, else this process.
             progress: Whether to show a bar.
@@ -319,7 +322,7 @@ class Run:
         Raises:
             ModelError: Some images could not be scored. The rest is in the store.
         """
-        new = NewImages(str(images), line, model, name)
+        new = NewImages(str(images), line, model, name, at)
         scored = predict_images(self.plan, new, Path(folder), address, console_for(progress))
         if scored.failed:
             faults = "; ".join(
@@ -331,6 +334,24 @@ class Run:
         frame = pd.read_parquet(scored.folder / TABLE)
         frame.attrs["page"] = str(scored.folder / PAGE)
         return frame
+
+    def watch(self, line: str, model: str | None = None, *, since: str | None = None, defects: float = 0.0) -> Watch:
+        """Return what predictions found on a line over time: whether it has changed, and whether the threshold holds.
+
+        Args:
+            line: The product line.
+            model: Label of the model. None: the one that the verdict names.
+            since: Only batches from this time on: ISO 8601, UTC without a zone. After an alarm was seen to.
+            defects: Share of NG images that is usual, and may be flagged beside what the threshold promises.
+
+        Returns:
+            `changed`, `changes`, `threshold`; `to_frame()` has a row per batch.
+
+        Raises:
+            UnknownName: There is no such line or model.
+            InputError: There is no batch yet.
+        """
+        return watch_line(self.plan, self._known(line), model, since, defects)
 
     def export(
         self, line: str, folder: str | Path, model: str | None = None, size: tuple[int, int] | None = None

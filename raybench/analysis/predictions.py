@@ -22,6 +22,7 @@ from raybench.runs.records import Failure
 from raybench.runs.scores import Predicted
 
 TOP = 20
+SAMPLED = 100  # images whose light is measured
 FEWEST_SHIFTED = 8
 SHIFTED = 0.05  # share of held-back images beyond the median new one
 ODD_SIZE = 2.0  # a side this many times longer than the line's longest, or shorter than its shortest, is odd
@@ -65,11 +66,12 @@ class PredictionCounts:
     anomalous: int = 0
     odd_sizes: int = 0
     scores: array[float] = field(default_factory=lambda: array("d"))
+    _sample: list[tuple[int, str, str, str]] = field(default_factory=list)
     _top: list[tuple[float, int, Predicted, str]] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(0, -1))
 
-    def add(self, row: Predicted, shard_key: str) -> None:
-        """Count a row."""
+    def add(self, row: Predicted, shard_key: str, sha256: str) -> None:
+        """Count a row. sha256: hex digest of its image file."""
         self.images += 1
         self.scores.append(row.score)
         self.anomalous += bool(row.is_anomalous)
@@ -79,6 +81,13 @@ class PredictionCounts:
             heapq.heappush(self._top, entry)
         else:
             heapq.heappushpop(self._top, entry)
+        drawn = (-int(sha256, 16), sha256, row.image_id, shard_key)  # the lowest digests are a random sample
+        (heapq.heappush if len(self._sample) < SAMPLED else heapq.heappushpop)(self._sample, drawn)
+
+    @property
+    def sample(self) -> list[tuple[str, str, str]]:
+        """Digest, image ID and key of the shard of a random sample of SAMPLED rows, by digest."""
+        return sorted(drawn[1:] for drawn in self._sample)
 
     @property
     def top(self) -> list[tuple[Predicted, str]]:

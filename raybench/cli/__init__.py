@@ -1,7 +1,7 @@
 """The command line: one file per command, each parses its arguments, calls the package and prints.
 
 Exit codes are in `options`: 0 done, 1 done with failed units, damage found or a run that got worse, 2 unusable
-input, 3 stopped cleanly.
+input, 3 stopped cleanly, 4 done and a watched line has changed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from raybench.cli import (
     store,
     submit,
     verify,
+    watch,
     weights,
 )
 from raybench.cli.terminal import BAD_INPUT, err, out
@@ -57,6 +58,7 @@ app.command()(status.status)
 app.command()(report.report)
 app.command()(compare.compare)
 app.command()(predict.predict)
+app.command()(watch.watch)
 app.command("learning-curve")(learning_curve.learning_curve)
 app.command()(robustness.robustness)
 app.command()(annotate.annotate)

@@ -31,6 +31,9 @@ def predict(
     prediction: Annotated[
         str | None, typer.Option("--name", help="The prediction's name; default: the last part of the source's.")
     ] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="When the images were taken, for `raybench watch`; default: now.")
+    ] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Local folder for a copy of the result.")] = Path("out"),
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to score on; default RAY_ADDRESS, else in this process.")
@@ -43,7 +46,7 @@ def predict(
     plan = plan_of(name)
     try:
         with _stdout_is_ours(as_json):
-            scored = predict_images(plan, NewImages(source, line, model, prediction), out_folder, address, err)
+            scored = predict_images(plan, NewImages(source, line, model, prediction, at), out_folder, address, err)
     except (RunStopped, KeyboardInterrupt) as stopped:
         text = str(stopped) or "stopped: run the same command again to do the rest"
         err.print(text, style="yellow", markup=False, highlight=False)

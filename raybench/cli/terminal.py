@@ -31,6 +31,8 @@ BAD_INPUT = 2
 """The input, the store or the cluster cannot be used."""
 STOPPED = 3
 """Stopped cleanly by SIGTERM (`ray job stop`) or SIGINT (Ctrl-C): the same command does the rest."""
+CHANGED = 4
+"""The command is done, and a line that is watched has changed, or its threshold does not hold."""
 
 RunName = Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Local folder for a copy of the report.")]

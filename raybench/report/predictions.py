@@ -7,10 +7,15 @@ there are.
 from __future__ import annotations
 
 import csv
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+import numpy as np
+import pandas as pd
 
 from raybench.analysis.anomaly_types import AnomalyType
 from raybench.analysis.anomaly_types.stored import TypeClassifier
@@ -24,21 +29,25 @@ from raybench.analysis.predictions import (
     sentence,
 )
 from raybench.data.geometry import to_source
+from raybench.data.inspection.properties import join, measure_shard
 from raybench.data.line import decode_row
 from raybench.data.manifest import Manifest
 from raybench.data.roi import fill_outside, heat_inside, roi_of
 from raybench.data.shards import ImageRow, read_rows
-from raybench.errors import IntegrityError
+from raybench.errors import InputError, IntegrityError
 from raybench.metrics.image import ImageScores
 from raybench.report.gallery import image_uri, overlay_uri
 from raybench.report.html import part, template
+from raybench.runs.history import QUANTILES, SAMPLE, Batch, add_batch, utc_time
 from raybench.runs.records import Failure, ScoreRecord
-from raybench.runs.run import PREDICTIONS, encode, score_name
+from raybench.runs.run import PREDICTIONS, RunStore, encode, score_name
 from raybench.runs.scores import PREDICTIONS_SCHEMA, Predicted, ScoreRow, read_scores, write_predictions
 from raybench.runs.thresholds import TEST_OK
 from raybench.worker.context import fit_of
 from raybench.worker.predict import Prediction
 
+PROPERTIES = ("brightness", "contrast", "sharpness")
+"""Properties of images that the history of a line has, beside their scores."""
 TABLE, SHEET, SUMMARY, PAGE = "predictions.parquet", "predictions.csv", "summary.json", "index.html"
 
 
@@ -63,8 +72,11 @@ def publish(
     failed: Mapping[str, Failure],
     folder: Path,
     classify: TypeClassifier = lambda image: None,
+    at: str | None = None,
 ) -> PredictionSummary:
     """Write the table, the summary and the page of all scored images to a folder and to the store.
+
+    If all images are scored, the batch is added to the history of the line as well, see `runs.history`.
 
     Args:
         prediction: The prediction.
@@ -72,9 +84,11 @@ def publish(
         failed: Why shards could not be scored, by their keys.
         folder: Local folder for the files.
         classify: Classifies the anomalous images of the page.
+        at: When the images were taken, see `history.utc_time`. None for now.
 
     Raises:
         IntegrityError: A shard holds an image that was not scored.
+        InputError: The history has these images at another time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tally = PredictionCounts()
@@ -82,10 +96,59 @@ def publish(
         write_predictions(_noted(prediction, line, tally, sheet), folder / TABLE)
     summary = _summary(prediction, tally, failed)
     (folder / SUMMARY).write_bytes(summary_json(summary))
-    (folder / PAGE).write_text(render(summary, _cards(prediction, tally.top, classify)), encoding="utf-8")
+    cards = _cards(prediction, tally.top, classify)
+    (folder / PAGE).write_text(render(summary, cards), encoding="utf-8")
     for name in (TABLE, SHEET, SUMMARY, PAGE):
         prediction.run.store.put(f"{tables(prediction)}/{name}", (folder / name).read_bytes())
+    if summary.images and not summary.not_scored:
+        types = Counter(str(card.signal.kind) for card in cards if card.signal)
+        _remember(prediction, summary, tally, types, at)
     return summary
+
+
+def _remember(
+    prediction: Prediction,
+    summary: PredictionSummary,
+    tally: PredictionCounts,
+    types: Mapping[str, int],
+    at: str | None,
+) -> None:
+    """Add the batch to the history of its line."""
+    run = RunStore(prediction.run.store, summary.run)
+    measured = _measured(prediction, tally)
+    values = {"scores": list(tally.scores)} | {name: measured[name].tolist() for name in PROPERTIES if name in measured}
+    batch = Batch(
+        at=utc_time(at),
+        prediction=summary.prediction,
+        line=summary.line,
+        model=summary.model,
+        detector_id=prediction.detector_id,
+        unit_id=summary.unit_id,
+        images=summary.images,
+        threshold=summary.threshold,
+        flagged=summary.anomalous,
+        odd_sizes=summary.odd_sizes,
+        rejected=sum(summary.rejected.values()),
+        quantiles={name: tuple(np.quantile(found, QUANTILES).tolist()) for name, found in values.items()},
+        measured=len(measured),
+        types=types,
+        sample=tuple(digest for digest, _, _ in tally.sample[:SAMPLE]),
+    )
+    there = add_batch(run, batch)
+    if at and there.at != batch.at:
+        raise InputError(f"the history of {batch.line} has these images already, at {there.at}: that does not change")
+
+
+def _measured(prediction: Prediction, tally: PredictionCounts) -> pd.DataFrame:
+    """Measure the light and the sharpness of the sampled images. What cannot be decoded has no row."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for _, image_id, shard_key in tally.sample:
+        wanted[shard_key].add(image_id)
+    manifest, threads = prediction.manifest, os.cpu_count() or 1
+    shards = [shard for shard in manifest.shards if shard.key in wanted]
+    return join(
+        [measure_shard(prediction.images, manifest, shard, threads, only=wanted[shard.key]) for shard in shards]
+    ).table
 
 
 def tables(prediction: Prediction) -> str:
@@ -108,14 +171,14 @@ def _noted(prediction: Prediction, line: Manifest, tally: PredictionCounts, shee
     columns = PREDICTIONS_SCHEMA.names
     writer = csv.DictWriter(sheet, columns)
     writer.writeheader()
-    for row, shard_key in _rows(prediction, line):
-        tally.add(row, shard_key)
+    for row, shard_key, sha256 in _rows(prediction, line):
+        tally.add(row, shard_key, sha256)
         writer.writerow(vars(row))
         yield row
 
 
-def _rows(prediction: Prediction, line: Manifest) -> Iterator[tuple[Predicted, str]]:
-    """Every scored image and the key of its shard, in the order of the shards."""
+def _rows(prediction: Prediction, line: Manifest) -> Iterator[tuple[Predicted, str, str]]:
+    """Every scored image, the key of its shard and the digest of its file, in the order of the shards."""
     unit, threshold = prediction.unit, prediction.trained.threshold
     for shard in prediction.manifest.shards:
         record = _record(prediction, shard.key)
@@ -126,7 +189,7 @@ def _rows(prediction: Prediction, line: Manifest) -> Iterator[tuple[Predicted, s
         for row in read_rows(prediction.images, shard, images=False):
             if row.image_id not in scores:
                 raise IntegrityError(f"{row.image_id} of {shard.key} was not scored with its shard")
-            yield predict_image(row, scores[row.image_id], unit, threshold, line), shard.key
+            yield predict_image(row, scores[row.image_id], unit, threshold, line), shard.key, row.sha256
 
 
 def _record(prediction: Prediction, shard_key: str) -> ScoreRecord | None:

@@ -22,6 +22,7 @@ runs/<name>/signals/<line>.json                 types of anomaly of its flagged 
 runs/<name>/robustness/<line>.json              copies of its scores of perturbed images, for the report
 runs/<name>/forecast.json                       estimate for the latest command, and what it took
 runs/<name>/report/                             board, flags, index.html
+runs/<name>/watch/                              what each prediction found on a line, see `history`
 runs/<name>/predictions/<prediction>/           new images that a unit of the run has scored, see `worker.predict`
 
 What is below `units/` never changes, and two units of the same ID give the same numbers, so all runs of a store share

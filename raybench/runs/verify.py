@@ -17,6 +17,7 @@ from raybench.data.catalog import packed_lines
 from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
+from raybench.runs.history import FOLDER, Batch
 from raybench.runs.plans import uses_of
 from raybench.runs.records import (
     Blob,
@@ -29,7 +30,7 @@ from raybench.runs.records import (
     TrainRecord,
     UnitResult,
 )
-from raybench.runs.run import PREDICTIONS, RunStore
+from raybench.runs.run import PREDICTIONS, RunStore, decode
 from raybench.store import Store, open_store
 
 PIECE = 8 * 2**20
@@ -166,8 +167,8 @@ def _row_problems(lines: Store, shard: ShardInfo) -> list[str]:
 def verify_run(run: RunStore) -> Verified:
     """Verify a run: every commit, every blob against the digest in its commit, and that finished units are complete.
 
-    Verified are the units of all plans that the run has had, its predictions and their images. Reports and tables have
-    no digest and are not checked.
+    Verified are the units of all plans that the run has had, its predictions and their images, and the
+    history of its lines. Reports and tables have no digest and are not checked.
 
     Raises:
         InputError: The run has no commit.
@@ -178,6 +179,7 @@ def verify_run(run: RunStore) -> Verified:
             sizes |= {item.key: item.size for item in items}
     report = Verified()
     _check_units(run, sizes, report)
+    _check_history(run, sizes, report)
     if not report.tallies:
         raise InputError(f"{run.store.uri(run.root)}: nothing is committed there")
     start = f"{run.root}{PREDICTIONS}"
@@ -188,6 +190,16 @@ def verify_run(run: RunStore) -> Verified:
             _check_line(images, line, report)
         _check_units(prediction, sizes, report)
     return report
+
+
+def _check_history(run: RunStore, sizes: Mapping[str, int], report: Verified) -> None:
+    for key in (key for key in sizes if key.startswith(f"{run.root}/{FOLDER}/")):
+        problems = []
+        try:
+            decode(Batch, run.store.get(key), key)
+        except (IntegrityError, ObjectMissing) as error:
+            problems = [str(error)]
+        report.add("batch", sizes[key], run.store.uri(key), problems)
 
 
 def _check_units(run: RunStore, sizes: Mapping[str, int], report: Verified) -> None:

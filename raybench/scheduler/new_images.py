@@ -18,6 +18,7 @@ from raybench.data.source import name_of, plain_name
 from raybench.report.predictions import publish
 from raybench.report.progress import pack_bar, score_bar
 from raybench.runs.at_work import working
+from raybench.runs.history import utc_time
 from raybench.runs.records import Failure
 from raybench.runs.run import RunStore
 from raybench.store import open_store
@@ -37,6 +38,8 @@ class NewImages:
     """Label of the model. None for the one that the verdict names."""
     name: str | None = None
     """Name of the prediction in the store. None for the last part of the folder's."""
+    at: str | None = None
+    """When they were taken, for the history of the line: ISO 8601, UTC without a zone. None for now."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def predict_images(
         StoreError: The store fails.
         RunStopped: A signal ended the scoring on a cluster; the same call does the rest.
     """
+    utc_time(new.at)  # a mistake is told before anything is scored
     unit = select_unit(plan, new.line, new.model)
     if address := address or os.environ.get("RAY_ADDRESS"):
         from raybench.scheduler.handshake import check_answers  # Ray is not imported to score in this process
@@ -85,7 +89,7 @@ def predict_images(
             prediction = prepare(store, unit, plan.line(new.line), images, name, show, choice)
         failed = _score(prediction, plan.experiment.resources, address, console)
         classify = make_classifier(plan, store, new.line)
-        summary = publish(prediction, plan.manifests[new.line], failed, out, classify)
+        summary = publish(prediction, plan.manifests[new.line], failed, out, classify, new.at)
     return ScoredImages(prediction, summary, failed, out)
 
 

@@ -79,6 +79,8 @@ class Prediction:
     tested: Estimate | None
     """False-alarm rate of the threshold on the OK test images of the run. None if they were not scored, or have set the
     threshold."""
+    detector_id: str
+    """The detector as the run names it, whatever the threshold."""
 
     def scored(self) -> set[str]:
         """Return the names of the unit's commits."""
@@ -135,12 +137,13 @@ def prepare(
     manifest = _packed(prediction, images, origin, source, roi, progress)
     choice = choice or ThresholdChoice()
     threshold, tested = read_threshold(run, unit.unit_id, trained, choice)
+    detector_id = unit.detector_id
     unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
     if choice != ThresholdChoice():
         unit = replace(unit, training_digest=digest([unit.training_digest, asdict(threshold)]))
     copy = replace(trained, detector_id=unit.detector_id, threshold=threshold)
     trained = prediction.commit(unit.detector_id, "train", copy)
-    return Prediction(name, origin, prediction, images, manifest, unit, trained, choice, tested)
+    return Prediction(name, origin, prediction, images, manifest, unit, trained, choice, tested, detector_id)
 
 
 def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:

@@ -25,7 +25,7 @@ def test_the_highest_scores_are_kept_whatever_their_order() -> None:
     random.Random(1).shuffle(shuffled)
     tally = PredictionCounts()
     for at, one in enumerate(shuffled):
-        tally.add(one, f"shard-{at % 3}")
+        tally.add(one, f"shard-{at % 3}", f"{at:064x}")
     assert [found for found, _ in tally.top] == rows[: -TOP - 1 : -1]
     assert all(shard == f"shard-{shuffled.index(found) % 3}" for found, shard in tally.top)
     assert (tally.images, tally.anomalous, tally.odd_sizes) == (500, 399, 0)
@@ -34,7 +34,7 @@ def test_the_highest_scores_are_kept_whatever_their_order() -> None:
 def test_of_equal_scores_the_first_stays() -> None:
     tally = PredictionCounts()
     for at in range(3 * TOP):
-        tally.add(row(f"{at:03}", 2.0, odd_size=at == 0), "shard")
+        tally.add(row(f"{at:03}", 2.0, odd_size=at == 0), "shard", f"{at:064x}")
     assert [found.image_id for found, _ in tally.top] == [f"{at:03}" for at in range(TOP)]
     assert tally.odd_sizes == 1
 

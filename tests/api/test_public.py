@@ -32,8 +32,10 @@ SIGNATURES = {
     "address: 'str | None' = None, progress: 'bool' = True) -> 'pd.DataFrame'",
     "Run.flags": "(self, line: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.predict": "(self, images: 'str | Path', *, line: 'str', model: 'str | None' = None, "
-    "name: 'str | None' = None, folder: 'str | Path' = 'out', address: 'str | None' = None, "
-    "progress: 'bool' = True) -> 'pd.DataFrame'",
+    "name: 'str | None' = None, at: 'str | None' = None, folder: 'str | Path' = 'out', "
+    "address: 'str | None' = None, progress: 'bool' = True) -> 'pd.DataFrame'",
+    "Run.watch": "(self, line: 'str', model: 'str | None' = None, *, since: 'str | None' = None, "
+    "defects: 'float' = 0.0) -> 'Watch'",
     "Run.export": "(self, line: 'str', folder: 'str | Path', model: 'str | None' = None, "
     "size: 'tuple[int, int] | None' = None) -> 'Exported'",
     "check_export": "(file: 'str | Path', provider: 'str' = 'CPUExecutionProvider') -> 'ExportCheck'",

@@ -9,7 +9,7 @@ image.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +75,17 @@ def join(parts: Sequence[Properties]) -> Properties:
     )
 
 
-def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: int = 1) -> Properties:
-    """Measure all images of a shard. In memory are all encoded images of the shard and `threads` decoded ones.
+def measure_shard(
+    lines: Store, manifest: Manifest, shard: ShardInfo, threads: int = 1, only: Collection[str] | None = None
+) -> Properties:
+    """Measure images of a shard. In memory are all these images, encoded, and `threads` decoded ones.
+
+    Args:
+        lines: The store of lines.
+        manifest: Manifest of the line.
+        shard: The shard.
+        threads: Threads that decode.
+        only: IDs of the images to measure. None measures all.
 
     Raises:
         IntegrityError: The shard is damaged.
@@ -90,7 +99,7 @@ def measure_shard(lines: Store, manifest: Manifest, shard: ShardInfo, threads: i
             return Unreadable(row.image_id, row.split, error.detail)
 
     with ThreadPoolExecutor(threads) as pool:
-        results = list(pool.map(measure, read_rows(lines, shard)))
+        results = list(pool.map(measure, read_rows(lines, shard, only=only)))
     measured = [result for result in results if not isinstance(result, Unreadable)]
     return Properties(
         table=pd.DataFrame([values for values, _ in measured]),
