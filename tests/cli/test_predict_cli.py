@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -98,7 +100,7 @@ def test_new_images_by_the_chosen_model(
 ) -> None:
     images = Path(shutil.copytree(strips / "test", tmp_path / "day one"))
     (images / "empty.png").write_bytes(b"")
-    command = ("predict", experiment, images, "--line", "strip", "--out", tmp_path / "out")
+    command = ("predict", experiment, images, "--line", "strip", "--out", tmp_path.parent / "out")
     assert call(monkeypatch, *command) == 0
     out = capsys.readouterr().out
     assert "of 12 images are anomalous at the threshold that promises at most" in out
@@ -293,3 +295,30 @@ def test_names_after_folders(tmp_path: Path) -> None:
     (tmp_path / "bottle").symlink_to(tmp_path / "line-7")
     assert name_of(tmp_path / "bottle") == "bottle"
     assert name_of(f"{tmp_path}/bottle/../line-7/") == "line-7"
+
+
+def test_a_line_is_watched(
+    experiment: Path, strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--line", "strip", "--model", "two-words")
+    assert call(monkeypatch, "watch", experiment, *options, "--since", "2999-01-01") == 2
+    assert "has scored no new images of strip" in capsys.readouterr().err
+    for at in range(9):  # images that no other test has scored
+        cv2.imwrite(str(tmp_path / f"{at}.png"), np.full((64, 256, 3), 140 + at, np.uint8))
+    predict_day = ("predict", experiment, tmp_path, *options, "--out", tmp_path.parent / "out")
+    assert call(monkeypatch, *predict_day, "--at", "someday") == 2
+    for _ in range(2):
+        assert call(monkeypatch, *predict_day, "--name", "day", "--at", "2026-03-01") == 0
+    assert call(monkeypatch, *predict_day, "--name", "day", "--at", "2026-03-02") == 2
+    assert "at 2026-03-01T00:00:00+00:00: that does not change" in " ".join(capsys.readouterr().err.split())
+    file = tmp_path / "strip.prom"
+    assert call(monkeypatch, "watch", experiment, *options, "--prometheus", file, "--json") in {0, terminal.CHANGED}
+    found = told(capsys)
+    batch = found["batches"][0]
+    assert (batch["at"], batch["images"]) == ("2026-03-01T00:00:00+00:00", 9)
+    assert set(batch["quantiles"]) == {"scores", "brightness", "contrast", "sharpness"}
+    assert 'raybench_watch_batches{line="strip",model="two-words",run="night"}' in file.read_text()
+    assert call(monkeypatch, "watch", experiment, *options) in {0, terminal.CHANGED}
+    assert "2026-03-01 00:00" in capsys.readouterr().out
+    assert call(monkeypatch, "verify", experiment) == 0
+    assert "batch" in capsys.readouterr().out
