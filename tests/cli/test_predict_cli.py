@@ -100,7 +100,7 @@ def test_new_images_by_the_chosen_model(
 ) -> None:
     images = Path(shutil.copytree(strips / "test", tmp_path / "day one"))
     (images / "empty.png").write_bytes(b"")
-    command = ("predict", experiment, images, "--line", "strip", "--out", tmp_path.parent / "out")
+    command = ("predict", experiment, images, "--line", "strip", "--out", tmp_path / "out")
     assert call(monkeypatch, *command) == 0
     out = capsys.readouterr().out
     assert "of 12 images are anomalous at the threshold that promises at most" in out
