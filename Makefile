@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-decision bench-pipeline bench-peer bench-gpu gpu-kit chaos ten-models docs lock bundle bundle-check clean
+.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-decision bench-pipeline bench-peer bench-gpu gpu-kit chaos ten-models docs lock bundle bundle-check bundle-image kind-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -94,6 +94,13 @@ docs: $(READY) ## Build the documentation into out/docs; no network, and a broke
 
 bundle: $(READY) ## Pack wheels, weights and experiments for machines without internet; BUNDLE="--python 3.12 --weights FOLDER"
 	$(BIN)/python cluster/bundle.py $(BUNDLE)
+
+bundle-image: $(READY) ## Build the image for a Kubernetes without internet, with its digest and a list of what is in it (takes Docker)
+	mkdir -p dist && docker buildx build --file cluster/Dockerfile --output type=oci,dest=dist/image.tar .
+	$(BIN)/python cluster/image.py dist/image.tar
+
+kind-check: ## Try the overlay `kind` in a Kubernetes that is made for it; says so where kind, kubectl, helm or Docker is missing
+	cluster/kind_check.sh
 
 bundle-check: ## Install dist/raybench-bundle.tar into a clean environment with the network refused, and compare two models there
 	rm -rf out/bundle && mkdir -p out/bundle && tar -xf dist/raybench-bundle.tar -C out/bundle

@@ -89,7 +89,12 @@ def test_it_installs_without_a_network(bundle: Path, tmp_path: Path) -> None:
 def test_it_holds_what_it_should(bundle: Path) -> None:
     assert (bundle / "requirements.txt").read_text() == "part==0.1.0\nraybench==0.1.0\n"
     held = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-    assert {"jobs/evaluate.py", "cluster/kuberay/rayjob.yaml", "weights/resnet18/file.pth", "install.sh"} <= held
+    assert {
+        "jobs/evaluate.py",
+        "cluster/kuberay/base/raycluster.yaml",
+        "weights/resnet18/file.pth",
+        "install.sh",
+    } <= held
     assert "cluster/smoke.py" in held
     sums = {line.split()[1] for line in (bundle / "SHA256SUMS").read_text().splitlines()}
     assert sums == held - {"SHA256SUMS"}

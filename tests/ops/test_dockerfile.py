@@ -75,5 +75,6 @@ def test_the_manifests_use_the_version_of_the_package() -> None:
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)
     assert version
     for path in (ROOT / "cluster").rglob("*.yaml"):
-        images = re.findall(r"image: *(\S+)", path.read_text())
+        images = {image for image in re.findall(r"image: *(\S+)", path.read_text()) if "raybench" in image}
         assert {image.removesuffix("-launcher") for image in images} <= {f"REGISTRY/raybench:{version[1]}"}
+        assert set(re.findall(r'newTag: *"?([0-9.]+)', path.read_text())) <= {version[1]}

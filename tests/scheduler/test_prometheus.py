@@ -91,7 +91,9 @@ def test_the_dashboard_asks_for_what_is_exported_and_for_all_of_it() -> None:
 
 
 def test_the_alerts_ask_for_what_is_exported_and_the_monitor_scrapes_what_prometheus_yml_does() -> None:
-    monitor, rules = yaml.safe_load_all((DASHBOARDS.parent / "kuberay" / "monitoring.yaml").read_text())
+    monitor, rules = yaml.safe_load_all(
+        (DASHBOARDS.parent / "kuberay" / "components" / "monitoring" / "monitoring.yaml").read_text()
+    )
     alerts = rules["spec"]["groups"][0]["rules"]
     asked = {name for alert in alerts for name in re.findall(r"ray_\w+", alert["expr"])}
     assert {name for name in asked if "raybench" in name} <= EXPORTED
@@ -107,7 +109,7 @@ def test_prometheus_finds_the_port_of_the_manifests() -> None:
     config = yaml.safe_load((DASHBOARDS / "prometheus.yml").read_text())
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     assert set(jobs) == {"raybench-kubernetes", "raybench-machines"}
-    raycluster = (DASHBOARDS.parent / "kuberay" / "raycluster.yaml").read_text()
+    raycluster = (DASHBOARDS.parent / "kuberay" / "base" / "raycluster.yaml").read_text()
     assert raycluster.count("{containerPort: 8080, name: metrics}") == 2
     keep = jobs["raybench-kubernetes"]["relabel_configs"][0]
     assert keep["action"] == "keep"
