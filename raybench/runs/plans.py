@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
 
 from raybench.config.plan import Plan
@@ -172,9 +172,8 @@ def _names(units: Sequence[PlannedUnit], of: Callable[[PlannedUnit], str]) -> st
     return f"{', '.join(names[:FEW])}{more} ({len(units)} unit{'' if len(units) == 1 else 's'})"
 
 
-def _latest(items: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+def _latest(items: Sequence[ObjectInfo]) -> list[ObjectInfo]:
     """Return what was written last; several objects if the store's clock does not tell them apart."""
-    items = list(items)
     newest = max((item.modified for item in items), default=0.0)
     return [item for item in items if item.modified == newest]
 

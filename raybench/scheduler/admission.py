@@ -46,6 +46,7 @@ class Budget:
     """Hours used by each unit that has ended, by model."""
 
     def answer(self, unit: Unit) -> Answer:
+        """Return whether the unit begins, and reserve its hours, or `budget`."""
         expected = self._expected(unit)
         open_h = sum(max(0.0, hours - self._used[unit_id]) for unit_id, hours in self._reserved.items())
         if self.used_h + open_h + expected > self.limit_h:
@@ -55,6 +56,7 @@ class Budget:
         return "begin"
 
     def ended(self, unit: Unit) -> None:
+        """Free what the unit had reserved, and learn what units of its model use."""
         self._reserved.pop(unit.unit_id, None)
         self._ended[unit.model].append(self._used.pop(unit.unit_id, 0.0))
 
@@ -97,6 +99,7 @@ class Race:
                 self._open[unit.line, self._round[unit.unit_id]].add(unit.unit_id)
 
     def answer(self, unit: Unit) -> Answer:
+        """Return whether the unit begins, waits for the seeds before its own, or is left out of the race."""
         number = self._round[unit.unit_id]
         if not number:
             return "begin"
@@ -113,6 +116,7 @@ class Race:
         return "race"
 
     def ended(self, unit: Unit) -> None:
+        """Note that nothing waits for the unit any more."""
         self._open[unit.line, self._round[unit.unit_id]].discard(unit.unit_id)
 
     def chances(self, line: str, number: int) -> Mapping[str, float]:
