@@ -37,7 +37,7 @@ class BoardContext:
     digest: str
     """Digest of the experiment."""
     versions: Mapping[str, str]
-    """Installed versions by package."""
+    """Versions of the packages that made its units, several where they differ: `2.7.0 and 2.8.0`."""
     false_alarm_budget: float
     """The experiment's; a line with an override has its own in its rows' thresholds."""
     pending: int = 0

@@ -201,7 +201,7 @@ def _context(
         run=run.name,
         created=created,
         digest=experiment.digest,
-        versions=versions(),
+        versions=_versions(finished),
         false_alarm_budget=experiment.threshold.promised or experiment.false_alarm_budget,
         pending=sum(left_out.get(unit_id) != "race" for unit_id in waiting),
         lines={line: manifest.digest for line, manifest in plan.manifests.items()},
@@ -213,6 +213,16 @@ def _context(
         ),
         spending=CostReport(hours_of(unit.result for unit in finished), experiment.resources.price_per_hour, forecast),
     )
+
+
+def _versions(finished: Sequence[FinishedUnit]) -> Mapping[str, str]:
+    """Return the versions of the packages that trained and judged some units; without any, those that are installed."""
+    found: dict[str, set[str]] = {}
+    for unit in finished:
+        for made_by in (unit.result.trained.versions, unit.result.judged.versions):
+            for name, version in made_by.items():
+                found.setdefault(name, set()).add(version)
+    return {name: " and ".join(sorted(each)) for name, each in found.items()} or versions()
 
 
 def _line_scores(

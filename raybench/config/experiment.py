@@ -408,6 +408,9 @@ class Experiment(_Section):
     timed_on: str = Field(default="", pattern=rf"^$|{NAME}")
     """Name of the machine whose times count, such as that of the PC beside the line. Detectors are timed once for each
     name, and nothing is trained or scored again. If empty, whichever run of the store came first has timed them."""
+    revision: str = ""
+    """Any text. Another one computes everything anew, as may be wanted after an upgrade of torch or anomalib: results
+    that a store has are kept otherwise."""
     weights: str = ""
     """URI of the weights store. If empty, $RAYBENCH_WEIGHTS; if that is unset too, none."""
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)

@@ -434,6 +434,7 @@ def _unit(experiment: Experiment, manifest: Manifest, choice: ModelChoice, spec:
         seed=seed,
         protocol=experiment.protocol,
         timed_on=experiment.timed_on,
+        revision=experiment.revision,
     )
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from raybench.data.geometry import Input
 from raybench.store import digest
 
-ID_VERSION = 9
-ID_CHANGE = "the intervals of pixel metrics are wider"
+ID_VERSION = 10
+ID_CHANGE = "intervals of image AUROC and AUPIMO are computed in another way, and records say which packages made them"
 """Why units of the version before are done again."""
 
 
@@ -81,6 +81,8 @@ class Unit:
     """All lines that the detector is trained on together, this one included, by name. Empty: this line alone."""
     timed_on: str = ""
     """Name of the machine whose times count. Empty: whichever times it first."""
+    revision: str = ""
+    """What is changed to compute everything anew; it has no other meaning."""
 
     @functools.cached_property
     def unit_id(self) -> str:
@@ -108,6 +110,7 @@ class Unit:
             network,
             self.seed,
             self.protocol.train_budget_s,
+            self.revision,
         )
         return digest([ID_VERSION, [asdict(line) for line in self.together], *trained])[:20]
 
@@ -124,11 +127,7 @@ class Unit:
     def _identity(self, without: str) -> dict[str, Any]:
         identity = asdict(self) | {"id_version": ID_VERSION}
         del identity["model"], identity[without]
-        if self.protocol.train_images is None:  # units from before this field existed have identities without it
-            del identity["protocol"]["train_images"]
-        if not self.together:
-            del identity["together"]
-        if not self.timed_on or without == "line_digest":  # the detector is the same wherever it is timed
+        if without == "line_digest":  # the detector is the same wherever it is timed
             del identity["timed_on"]
         return identity
 

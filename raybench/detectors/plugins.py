@@ -11,7 +11,8 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Mapping
+import sysconfig
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +22,7 @@ from raybench.detectors.protocol import CODE, Detector, FitContext, ModelSpec
 from raybench.errors import InputError, ModelError, UnknownName
 
 GROUP = "raybench.detectors"
+_INSTALLED = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
 _METHODS = ("fit", "score", "save", "restore", "card")
 
 
@@ -91,20 +93,51 @@ class _Source:
 
     file: Path
     """The file of the module that holds the class."""
-    package: Path | None
-    """The folder of the top-level package. None for a module outside a package."""
+    top: Path
+    """The folder of its top-level package, or the file if it is outside a package."""
 
     def digest(self) -> str:
-        """Return the sha256 of the module, or of all modules of its top-level package with their relative paths."""
-        if self.package is None:
-            return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        """Return the sha256 of all modules of the top-level package, and of what is imported from beside it."""
         total = hashlib.sha256()
-        paths = {
-            path.relative_to(self.package).as_posix(): path for path in self.package.rglob("*.py") if path.is_file()
-        }
-        for name, path in sorted(paths.items()):
-            total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        for name, data in sorted(_modules(self.top).items()):
+            total.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\n".encode())
         return total.hexdigest()
+
+
+def _modules(top: Path) -> dict[str, bytes]:
+    """Return the bytes of a module or of all modules of a package, and of what they import from the same folder.
+
+    Names are relative to the folder. Of an installed package, which lies beside everything else that is installed, only
+    the package itself counts, and raybench has a version.
+    """
+    found: dict[str, bytes] = {}
+    waiting = [top]
+    while waiting:
+        place = waiting.pop()
+        files = {file.relative_to(top.parent).as_posix(): file for file in _python_files(place)}
+        new = {name: file for name, file in files.items() if name not in found}
+        found |= {name: file.read_bytes() for name, file in new.items()}
+        if top.parent not in _INSTALLED:
+            beside = {name for file in new.values() for name in _imported(file)} - {"raybench"}
+            waiting += [top.parent / name for name in beside] + [top.parent / f"{name}.py" for name in beside]
+    return found
+
+
+def _python_files(place: Path) -> list[Path]:
+    return [place] if place.is_file() else [path for path in place.rglob("*.py") if path.is_file()]
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """Yield the top-level names of what a module imports by absolute names, wherever in it."""
+    try:
+        nodes = list(ast.walk(_parse(file)))
+    except InputError:  # nothing can import it
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
 
 
 def _find_class(name: str) -> tuple[_Source, ast.ClassDef]:
@@ -138,7 +171,7 @@ def _find_source(module: str) -> _Source:
         found = None
     if found and all(map(str.isidentifier, inner)):
         if found.submodule_search_locations is None and not inner and found.origin and found.origin.endswith(".py"):
-            return _Source(Path(found.origin), None)
+            return _Source(Path(found.origin), Path(found.origin))
         for package in map(Path, found.submodule_search_locations or ()):
             path = package.joinpath(*inner)
             files = [path / "__init__.py", *([path.with_suffix(".py")] if inner else [])]

@@ -85,12 +85,12 @@ class HeatmapContrast:
 
     def to_bytes(self) -> bytes:
         """Serialise for the store."""
-        return npz.to_bytes("glow", _VERSION, vars(self))
+        return npz.to_bytes("contrast", _VERSION, vars(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> HeatmapContrast:
         """Read what `to_bytes` returned. Raises IntegrityError for other bytes."""
-        return cls(**npz.from_bytes("glow", _VERSION, data))
+        return cls(**npz.from_bytes("contrast", _VERSION, data))
 
 
 @dataclass(frozen=True)

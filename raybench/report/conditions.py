@@ -49,6 +49,11 @@ def conditions(board: Board) -> list[str]:
     texts += sorted(f"{model} cannot be exported: {why}" for model, why in unexportable)
     if context.pending:
         texts.append(f"{context.pending} units are still to be done; `raybench run` goes on with them")
+    if mixed := [f"{name} {version}" for name, version in context.versions.items() if " and " in version]:
+        texts.append(
+            f"units were made by {', '.join(mixed)}, which may not give the same numbers; another `revision` in the "
+            "experiment computes all of them anew"
+        )
     versions = ", ".join(f"{name} {version}" for name, version in context.versions.items())
     return [*texts, f"{context.created}, experiment {context.digest[:12]}, {versions}"]
 

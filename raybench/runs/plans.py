@@ -5,15 +5,14 @@ runs/<name>/plans/<digest>.json   the units of a plan and what they depend on; t
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections import defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 
 from raybench.config.plan import Plan
 from raybench.config.unit import ID_CHANGE, ID_VERSION, Unit
 from raybench.errors import ObjectMissing
-from raybench.runs.run import RunStore, decode, encode
+from raybench.runs.run import RunStore, decode, encode, versions
 from raybench.store import Store, digest
 from raybench.store.backend import ObjectInfo
 
@@ -38,6 +37,8 @@ class PlannedUnit:
     """Of the detector, its settings and weights, the size of its input, and how it is trained and judged."""
     timed_on: str
     """Name of the machine whose times count."""
+    revision: str
+    """The experiment's."""
 
     @classmethod
     def of(cls, unit: Unit) -> PlannedUnit:
@@ -52,6 +53,7 @@ class PlannedUnit:
                 [unit.detector, dict(unit.config), dict(unit.weights), asdict(unit.input), asdict(unit.protocol)]
             ),
             timed_on=unit.timed_on,
+            revision=unit.revision,
         )
 
 
@@ -59,8 +61,8 @@ class PlannedUnit:
 class PlanRecord:
     """A plan that a run has had."""
 
-    raybench: str
-    """Version of raybench."""
+    versions: Mapping[str, str]
+    """Installed versions by package."""
     id_version: int
     """Version of how units are identified, see `config.unit`."""
     units: tuple[PlannedUnit, ...]
@@ -87,7 +89,7 @@ class Uses:
 def record_plan(run: RunStore, plan: Plan) -> Callable[[], None]:
     """Make a plan the latest one of its run. Returns what takes that back, if the run did not have it before."""
     units = tuple(PlannedUnit.of(unit) for unit in plan.units)
-    record = PlanRecord(importlib.metadata.version("raybench"), ID_VERSION, units)
+    record = PlanRecord(versions(), ID_VERSION, units)
     key = f"{_root(run)}{digest(sorted(record.folders))[:32]}.json"
     is_new = not run.store.exists(key)
     run.store.put(key, encode(record))
@@ -125,7 +127,8 @@ def changes_since(run: RunStore, plan: Plan) -> list[str]:
         return []
     before = decode(PlanRecord, run.store.get(latest[0].key), run.store.uri(latest[0].key))
     if before.id_version != ID_VERSION:
-        return [f"raybench {before.raybench} made the units of this run; all are done again, because {ID_CHANGE}"]
+        made = before.versions["raybench"]
+        return [f"raybench {made} made the units of this run; all are done again, because {ID_CHANGE}"]
     was = {(unit.line, unit.model, unit.seed): unit for unit in before.units}
     now = {(unit.line, unit.model, unit.seed): PlannedUnit.of(unit) for unit in plan.units}
     groups: dict[str, list[PlannedUnit]] = defaultdict(list)
@@ -137,18 +140,26 @@ def changes_since(run: RunStore, plan: Plan) -> list[str]:
         texts.append(f"new: {_names(new, lambda unit: unit.model)}")
     if gone := [unit for key, unit in was.items() if key not in now]:
         texts.append(f"no longer in the experiment: {_names(gone, lambda unit: unit.model)}")
+    if upgraded := [
+        f"{name} {before.versions.get(name, 'none')} → {version}"
+        for name, version in versions().items()
+        if before.versions.get(name) != version
+    ]:
+        texts.append(f"{', '.join(upgraded)}; what is done stays as it is, another `revision` computes everything anew")
     return texts
 
 
-_TRAINING, _SETTINGS, _IMAGES, _TIMED = (
+_TRAINING, _SETTINGS, _REVISION, _IMAGES, _TIMED = (
     "other OK training images",
     "other settings",
+    "another revision",
     "other test images, labels or masks",
     "timed on another machine",
 )
 _REASONS: Sequence[tuple[str, Callable[[PlannedUnit], str]]] = (
     (_TRAINING, lambda unit: unit.line),
     (_SETTINGS, lambda unit: unit.model),
+    (_REVISION, lambda unit: unit.line),
     (_IMAGES, lambda unit: unit.line),
     (_TIMED, lambda unit: unit.line),
 )
@@ -161,6 +172,8 @@ def _reason(was: PlannedUnit, now: PlannedUnit) -> str:
         return _TRAINING
     if was.settings != now.settings:
         return _SETTINGS
+    if was.revision != now.revision:
+        return _REVISION
     if was.images != now.images:
         return _IMAGES
     return _TIMED if was.timed_on != now.timed_on else ""

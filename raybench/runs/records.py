@@ -97,6 +97,8 @@ class Blob:
     """Bytes."""
     sha256: str
     """Hexadecimal."""
+    offset: int | None = None
+    """Where it begins in an object that holds several, in bytes; None if it is a whole object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,8 @@ class FitRecord:
     """Wall time of `fit`, in seconds."""
     device: str
     """Torch name."""
+    versions: Mapping[str, str]
+    """Versions of the packages that trained it."""
     spent: ResourceUsage
     """Resources used for training. Of a detector for several lines, each line has an equal share of what fitting used,
     and what its own thresholds used."""
@@ -201,7 +205,7 @@ class ScoreRecord:
     """Mergeable sketch of the pixel metrics."""
     regions: Blob
     """Scores of the masks' regions."""
-    glow: Blob
+    contrast: Blob
     """Contrast of the heat maps, see `metrics.heatmap_contrast`."""
     traits: Blob
     """Image descriptors, see `metrics.descriptors`."""
@@ -234,6 +238,8 @@ class QualityRecord:
     """Number of scored images."""
     test: ImageCounts
     """Numbers of images that the quality is about."""
+    versions: Mapping[str, str]
+    """Versions of the packages that judged it."""
     spent: ResourceUsage | None
     """Resources used for scoring all shards; None on a line without images to score."""
 

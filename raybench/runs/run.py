@@ -1,6 +1,6 @@
 """A run in the store: the layout of its objects, and how commits are made.
 
-units/<id>/<blob>-<sha256>                      content-addressed bytes: model files, score shards, sketches
+units/<id>/<blobs>-<sha256>                     content-addressed bytes: model files, score shards, sketches
 units/<fit_id>/fit.json                         a detector for several lines, whose `train.json` name its files
 units/<detector_id>/train.json                  ┐ commits: written last, put-if-absent, naming their blobs
 units/<detector_id>/measure.json                │ with size and SHA-256. A blob without a commit does not exist.
@@ -35,7 +35,7 @@ import functools
 import hashlib
 import importlib.metadata
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -69,7 +69,8 @@ def scored_name(shard: ShardInfo) -> str:
     return f"scored-{shard.pixels[:16]}"
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Return the installed versions of the packages that affect results, from metadata and without importing them."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
@@ -122,13 +123,27 @@ class RunStore:
         self.store.put(blob.key, data, kind=name.partition("/")[0])
         return blob
 
+    def put_blobs(self, unit_id: str, name: str, parts: Mapping[str, bytes]) -> dict[str, Blob]:
+        """Store several blobs in one object, because a store's costs and its listings grow with its objects.
+
+        Returns:
+            The blobs by the names of their parts.
+        """
+        whole = self.put_blob(unit_id, name, b"".join(parts.values()))
+        offsets = itertools.accumulate(map(len, parts.values()), initial=0)
+        return {
+            part: Blob(whole.key, len(data), hashlib.sha256(data).hexdigest(), offset)
+            for (part, data), offset in zip(parts.items(), offsets, strict=False)
+        }
+
     def get_blob(self, blob: Blob) -> bytes:
         """Return the bytes of a blob.
 
         Raises:
             IntegrityError: The bytes are not the committed ones.
         """
-        data = self._fetch(blob.key)
+        whole = blob.offset is None
+        data = self._fetch(blob.key) if whole else self.store.get_range(blob.key, blob.offset or 0, blob.size)
         if len(data) != blob.size or hashlib.sha256(data).hexdigest() != blob.sha256:
             raise IntegrityError(f"{self.store.uri(blob.key)} is damaged: its bytes are not the committed ones")
         return data

@@ -18,6 +18,7 @@ from raybench.data.manifest import ShardInfo, manifest_key, read_manifest
 from raybench.data.shards import read_rows
 from raybench.errors import InputError, IntegrityError, LineError, ObjectMissing
 from raybench.runs.history import FOLDER, Batch
+from raybench.runs.ledger import Ledger
 from raybench.runs.plans import uses_of
 from raybench.runs.records import (
     Blob,
@@ -47,7 +48,6 @@ _KINDS: Mapping[str, type[Any]] = {
 }
 """Types of commits by the first word of their names."""
 _SCORES = ("scores", "shard")  # fields of the commits of a shard that name its scores
-_NEEDED = ("train", "measure")  # commits of its detector that a result is based on, by first words
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,10 @@ def verify_run(run: RunStore) -> Verified:
             sizes |= {item.key: item.size for item in items}
     report = Verified()
     _check_units(run, sizes, report)
+    for unit_id in sorted(Ledger.read(run).done):
+        key = run.key(unit_id, "finished.json")
+        if key not in sizes and not run.store.exists(key):
+            report.problems.append(Problem(run.store.uri(key), "is missing; the run's ledger has a copy"))
     _check_history(run, sizes, report)
     if not report.tallies:
         raise InputError(f"{run.store.uri(run.root)}: nothing is committed there")
@@ -212,17 +216,17 @@ def _check_units(run: RunStore, sizes: Mapping[str, int], report: Verified) -> N
         unit_id, _, name = key.removeprefix(prefix).partition("/")
         if name.endswith(".json") and "/" not in name:
             units.setdefault(unit_id, set()).add(name.removesuffix(".json"))
-    checked: set[str] = set()
+    checked: set[tuple[str, int | None]] = set()
     with ThreadPoolExecutor(READERS) as pool:
         for unit_id, names in units.items():
             records = _records(run, unit_id, names, sizes, report)
             named = (blob for record in records.values() for blob in _blobs(record))
-            blobs = [(kind, blob) for kind, blob in named if blob.key not in checked]
-            checked |= {blob.key for _, blob in blobs}
+            blobs = [(kind, blob) for kind, blob in named if (blob.key, blob.offset) not in checked]
+            checked |= {(blob.key, blob.offset) for _, blob in blobs}
             checks = pool.map(lambda blob: _blob_problems(run.store, blob, sizes), [blob for _, blob in blobs])
             for (kind, blob), problems in zip(blobs, checks, strict=True):
                 report.add(kind, blob.size, run.store.uri(blob.key), problems)
-            for problem in _unit_problems(records, units):
+            for problem in _unit_problems(run, records, units):
                 report.problems.append(Problem(run.store.uri(f"{prefix}{unit_id}"), problem))
 
 
@@ -259,27 +263,32 @@ def _blob_problems(store: Store, blob: Blob, sizes: Mapping[str, int]) -> list[s
         size = next((item.size for item in store.list(blob.key) if item.key == blob.key), None)
     if size is None:
         return ["is missing"]
-    if size != blob.size:
-        return [f"has {size} bytes, {blob.size} were written"]
+    begin = blob.offset or 0
+    end = begin + blob.size
+    if size < end or (blob.offset is None and size > end):
+        return [f"has {size} bytes, {end} were written"]
     sha256 = hashlib.sha256()
-    for start in range(0, size, PIECE):
-        sha256.update(store.get_range(blob.key, start, min(PIECE, size - start)))
+    for start in range(begin, end, PIECE):
+        sha256.update(store.get_range(blob.key, start, min(PIECE, end - start)))
     return [] if sha256.hexdigest() == blob.sha256 else ["its bytes are not those that were written"]
 
 
-def _unit_problems(records: Mapping[str, Any], units: Mapping[str, set[str]]) -> list[str]:
+def _unit_problems(run: RunStore, records: Mapping[str, Any], units: Mapping[str, set[str]]) -> list[str]:
     """Check that a finished unit has the commits its result is based on, and that every image was scored once.
 
     Args:
+        run: The run.
         records: The unit's commits by name.
         units: Names of all commits of the run, by unit and detector.
     """
     result = records.get("finished")
     if not isinstance(result, UnitResult):
         return []
-    names = units.get(result.trained.detector_id, set())
-    missing = [word for word in _NEEDED if word not in map(_first_word, names)]
-    problems = [f"its result is committed, {word} of its detector is not" for word in missing]
+    detector_id = result.trained.detector_id
+    names = units.get(detector_id, set())
+    problems = ["its result is committed, train of its detector is not"] * ("train" not in names)
+    if not _has_times(run, detector_id, names, result.measured):
+        problems.append("its result is committed, the times of its detector that it has are not")
     problems += ["its result is committed, quality is not"] * ("quality" not in records)
     quality = records.get("quality")
     scores = [record for record in records.values() if isinstance(record, ScoreRecord)]
@@ -287,6 +296,15 @@ def _unit_problems(records: Mapping[str, Any], units: Mapping[str, set[str]]) ->
     if isinstance(quality, QualityRecord) and rows != quality.scored:
         problems.append(f"its scored shards have {rows} images, its quality is of {quality.scored}")
     return problems
+
+
+def _has_times(run: RunStore, detector_id: str, names: set[str], measured: MeasureRecord) -> bool:
+    """Whether a detector's commits, these, include what was measured."""
+    times = [name for name in names if _first_word(name) == "measure"]
+    try:
+        return any(run.read(detector_id, name, MeasureRecord) == measured for name in times)
+    except IntegrityError:  # which is a problem of that commit
+        return True
 
 
 def _first_word(name: str) -> str:

@@ -163,7 +163,12 @@ class S3:
         byte_range = {} if start is None else {"Range": f"bytes={start}-{start + (length or 1) - 1}"}
 
         def read() -> bytes:
-            response = self.client.get_object(Bucket=self.bucket, Key=self._key(key), **byte_range)
+            try:
+                response = self.client.get_object(Bucket=self.bucket, Key=self._key(key), **byte_range)
+            except boto_errors.ClientError as error:
+                if error.response["Error"].get("Code") == "InvalidRange":  # it begins beyond the object's end
+                    return b""
+                raise
             data: bytes = response["Body"].read()
             return data
 

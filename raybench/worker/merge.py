@@ -22,7 +22,7 @@ from raybench.runs.records import (
     TrainRecord,
     UnitResult,
 )
-from raybench.runs.run import RunStore, score_name
+from raybench.runs.run import RunStore, score_name, versions
 
 R = TypeVar("R")
 
@@ -55,7 +55,7 @@ class Partials:
         self.images = self.images.merge(ImageScores.from_bytes(run.get_blob(record.images)))
         self.pixels.merge(PixelSketch.from_bytes(run.get_blob(record.pixels)))
         self.regions = self.regions.merge(Regions.from_bytes(run.get_blob(record.regions)))
-        self.contrast = self.contrast.merge(HeatmapContrast.from_bytes(run.get_blob(record.glow)))
+        self.contrast = self.contrast.merge(HeatmapContrast.from_bytes(run.get_blob(record.contrast)))
         self.rows += record.rows
         self.masks += record.masks
         self.spent = self.spent.plus(record.spent) if self.spent else record.spent
@@ -85,6 +85,7 @@ def merge(unit: Unit, manifest: Manifest, run: RunStore, partials: Partials) -> 
         images=run.put_blob(unit.unit_id, "images", images.to_bytes()),
         scored=partials.rows,
         test=ImageCounts(len(images.of_label("ok")), len(images.of_label("ng")), partials.masks, images.chosen),
+        versions=versions(),
         spent=partials.spent,
     )
     return run.commit(unit.unit_id, "quality", record)

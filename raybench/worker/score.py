@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from raybench.metrics.descriptors import Descriptors, describe
 from raybench.metrics.heatmap_contrast import HeatmapContrast
 from raybench.metrics.image import ImageScores
 from raybench.metrics.regions import Regions
-from raybench.runs.records import Blob, ResourceUsage, ScoredShard, ScoreRecord, TrainRecord
+from raybench.runs.records import ResourceUsage, ScoredShard, ScoreRecord, TrainRecord
 from raybench.runs.run import score_name, scored_name
 from raybench.runs.scores import ScoreRow, iter_scores, write_scores
 from raybench.worker import heatmaps
@@ -138,7 +139,7 @@ class _ShardJudging:
         described = Descriptors.from_bytes(run.get_blob(stored.traits))
         names = [types[image_id] for image_id in described.image_ids.tolist()]
         traits = replace(described, defect_types=np.array(names, np.str_)).to_bytes()
-        return self._commit(stored, run.put_blob(self.unit.unit_id, f"partial/{self._stem}-traits", traits))
+        return self._commit(stored, {"traits": traits})
 
     def _check_order(self, image_ids: Sequence[str], what: str) -> None:
         if [row["image_id"] for row in self.annotations.rows] != list(image_ids):
@@ -204,26 +205,18 @@ class _ShardJudging:
     def commit_scored(self, scores: bytes, spent: ResourceUsage) -> ScoreRecord:
         """Commit the scores of the shard, once all rows have been yielded, and what they are judged to be."""
         run, detector_id = self.context.run, self.unit.detector_id
-        traits = Descriptors.empty().merge(*self._descriptors).to_bytes()
-        put = functools.partial(run.put_blob, detector_id)
-        with ThreadPoolExecutor(2) as pool:  # a store answers after milliseconds, whatever the size
-            scored = pool.submit(put, f"scores/{self._stem}", scores)
-            described = pool.submit(put, f"traits/{self._stem}", traits)
-        record = ScoredShard(detector_id, len(self.scores), scored.result(), described.result(), spent)
+        parts = {"scores": scores, "traits": Descriptors.empty().merge(*self._descriptors).to_bytes()}
+        blobs = run.put_blobs(detector_id, f"scores/{self._stem}", parts)
+        record = ScoredShard(detector_id, len(self.scores), blobs["scores"], blobs["traits"], spent)
         stored = run.commit(detector_id, scored_name(self.shard), record)
         if stored != record:  # another driver was first, perhaps by other labels or with other rounding
             return _ShardJudging(self.unit, self.manifest, self.shard, self.trained, self.context).judge_stored(stored)
-        return self._commit(stored, stored.traits)
+        return self._commit(stored)
 
-    def _commit(self, stored: ScoredShard, traits: Blob) -> ScoreRecord:
-        """Put the partial metrics and commit the record."""
-        run, unit_id, partials = self.context.run, self.unit.unit_id, self._partials()
-
-        def put(name: str) -> Blob:
-            return run.put_blob(unit_id, f"partial/{self._stem}-{name}", partials[name])
-
-        with ThreadPoolExecutor(len(partials)) as pool:
-            blobs = dict(zip(partials, pool.map(put, partials), strict=True))
+    def _commit(self, stored: ScoredShard, traits: Mapping[str, bytes] = MappingProxyType({})) -> ScoreRecord:
+        """Put the partial metrics and commit the record. traits: those of labels that have changed since scoring."""
+        run, unit_id = self.context.run, self.unit.unit_id
+        blobs = run.put_blobs(unit_id, f"partial/{self._stem}", {**self._partials(), **traits})
         record = ScoreRecord(
             unit_id=unit_id,
             image_shard=self.shard.key,
@@ -233,8 +226,8 @@ class _ShardJudging:
             images=blobs["images"],
             pixels=blobs["pixels"],
             regions=blobs["regions"],
-            glow=blobs["glow"],
-            traits=traits,
+            contrast=blobs["contrast"],
+            traits=blobs.get("traits", stored.traits),
             spent=stored.spent,
         )
         return run.commit(unit_id, score_name(self.shard.key), record)
@@ -257,5 +250,5 @@ class _ShardJudging:
             "images": images.to_bytes(),
             "pixels": pixels.to_bytes(),
             "regions": Regions.empty().merge(*regions).to_bytes(),
-            "glow": HeatmapContrast.empty().merge(*contrasts).to_bytes(),
+            "contrast": HeatmapContrast.empty().merge(*contrasts).to_bytes(),
         }

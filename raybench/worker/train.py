@@ -31,7 +31,7 @@ from raybench.errors import IntegrityError
 from raybench.metrics.image import ImageScores
 from raybench.metrics.threshold import conformal_threshold
 from raybench.runs.records import Blob, FitRecord, TrainRecord
-from raybench.runs.run import RunStore
+from raybench.runs.run import RunStore, versions
 from raybench.worker import heatmaps
 from raybench.worker.batches import score_all
 from raybench.worker.context import UsageMeter, WorkerContext, cached_detector, fit_of, size_of
@@ -115,6 +115,7 @@ def _fit(unit: Unit, images: ImageSubset, meter: UsageMeter, context: WorkerCont
         train_ok=len(images),
         train_s=train_s,
         device=context.device,
+        versions=versions(),
         spent=meter.read(len(images), detector),
         details=dict(card.details),
         not_exportable=_not_exportable(card, unit),

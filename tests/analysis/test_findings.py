@@ -26,7 +26,8 @@ from raybench.report.annotations.read import import_labels
 from raybench.report.publish import write
 from raybench.runs.records import QualityRecord
 from raybench.runs.robustness import MeasuredRobustness, write_robustness
-from raybench.runs.run import RunStore
+from raybench.runs.run import RunStore, versions
+from raybench.worker import train
 from raybench.worker.robustness import score_perturbed
 from tests.support.made_run import all_commits, begin, finish, planned, site_of
 
@@ -117,6 +118,18 @@ def test_slices_and_robustness_have_the_thresholds_of_the_report(strips: Path, t
     good = [image_id for image_id in scores if "/good/" in image_id]
     assert points["noise 6 %"].false_alarm_rate.value == np.mean([scores[image_id] > limit for image_id in good])
     assert robustness_on(plan, "strip") == found.robustness["strip"]
+
+
+def test_the_versions_are_those_that_made_the_units(
+    strips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those that are installed where the report is written."""
+    plan = planned(tmp_path / "store", strips, 5)
+    installed = versions()
+    monkeypatch.setattr(train, "versions", lambda: {**installed, "torch": "1.0"})
+    finish(plan.units[0], plan.manifests["strip"], site_of(plan, tmp_path))
+    made_by = analyze(plan, RunStore.of(plan), "2026-11-28").board.context.versions
+    assert made_by == {**installed, "torch": f"1.0 and {installed['torch']}"}
 
 
 def test_learning_curves_are_found_by_the_names_of_their_runs(strips: Path, tmp_path: Path) -> None:

@@ -237,9 +237,9 @@ def test_unit_ids_without_overrides_are_what_they_were(plant: Experiment, tmp_pa
     small = InputChoice(pixels=64 * 64)
     found = ids(plant.model_copy(update={"lines": ("strip",), "seeds": (0, 1), "input": small}))
     assert {place: unit_id for place, unit_id in found.items() if "large" in place[1]} == {
-        ("strip", "large", 0): "619216f8ccbd54472fe0",
-        ("strip", "large", 1): "b24971498f1bf812b3bc",
-        ("strip", "large (squashed)", 0): "4f02db59332d9a3c7eb3",
+        ("strip", "large", 0): "eb5a492dddf7ff6b9c49",
+        ("strip", "large", 1): "a106371e75b6757b7097",
+        ("strip", "large (squashed)", 0): "82ddc9dc949cc959e2cb",
     }
 
 

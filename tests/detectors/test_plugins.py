@@ -277,6 +277,26 @@ def test_a_moved_or_added_helper_is_another_detector(package: Path) -> None:
     assert code_of("my_package.models.mine:Brightest") == codes[-1]
 
 
+def test_what_is_imported_from_beside_a_module_counts(module: Path) -> None:
+    def code() -> str:
+        return code_of("my_detectors:Brightest")["code"]
+
+    beside = module.parent / "beside.py"
+    module.write_text(f"import beside\n{MINE}")
+    codes = [code()]
+    beside.write_text("from deeper.inner import FACTOR")
+    codes.append(code())
+    deeper = module.parent / "deeper"
+    deeper.mkdir()
+    (deeper / "inner.py").write_text("FACTOR = 2")
+    codes.append(code())
+    (deeper / "inner.py").write_text("FACTOR = 3 +")
+    codes.append(code())
+    assert len(set(codes)) == 4
+    (module.parent / "unrelated.py").write_text("FACTOR = 4")
+    assert code() == codes[-1]
+
+
 def test_a_class_in_a_package_without_init_files(package: Path) -> None:
     for path in package.rglob("__init__.py"):
         path.unlink()

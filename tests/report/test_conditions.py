@@ -88,6 +88,14 @@ def test_lines_trained_on_cpus_and_gpus_are_told(board_of: BoardOf) -> None:
     assert not any("trained on" in text for text in alike)
 
 
+def test_units_of_several_versions_are_told(board_of: BoardOf) -> None:
+    board = board_of({"a": {"m": 2.0}})
+    assert not any("revision" in text for text in conditions(board))
+    mixed = replace(board.context, versions={"raybench": "0.1.0", "torch": "2.7.0 and 2.8.0"})
+    told = "units were made by torch 2.7.0 and 2.8.0, which may not give the same numbers; another `revision` in the"
+    assert any(text.startswith(told) for text in conditions(replace(board, context=mixed)))
+
+
 def test_undertrained_models_are_told_with_the_fewest_steps_of_each(board_of: BoardOf) -> None:
     board = board_of({"bottle": {"m": 2.0, "n": 2.0}, "cap": {"m": 2.0, "n": 2.0}})
     steps = {

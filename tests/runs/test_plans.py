@@ -78,6 +78,7 @@ def test_the_same_plan_has_no_changes(plan: Plan, run: RunStore) -> None:
         ({"training_digest": "t", "line_digest": "i"}, "other OK training images: strip (2 units)"),
         ({"line_digest": "i"}, "other test images, labels or masks: strip (2 units)"),
         ({"timed_on": "line-pc"}, "timed on another machine: strip (2 units)"),
+        ({"revision": "torch 2.8"}, "another revision: strip (2 units)"),
         ({"seed": 7}, "new: fake, past (2 units)"),
     ],
 )
@@ -113,6 +114,14 @@ def test_units_of_an_older_raybench_are_done_again(plan: Plan, run: RunStore, mo
     monkeypatch.setattr(plans, "ID_CHANGE", "ties count half")
     (text,) = changes_since(run, plan)
     assert text.endswith("made the units of this run; all are done again, because ties count half")
+
+
+def test_an_upgrade_is_said(plan: Plan, run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {**plans.versions(), "torch": "9.9"}
+    before = plans.versions()["torch"]
+    monkeypatch.setattr(plans, "versions", lambda: now)
+    told = f"torch {before} → 9.9; what is done stays as it is, another `revision` computes everything anew"
+    assert changes_since(run, plan) == [told]
 
 
 def test_many_names_are_counted(plan: Plan, run: RunStore) -> None:

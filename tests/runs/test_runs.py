@@ -37,6 +37,18 @@ def test_racing_writers_agree(run: RunStore) -> None:
     assert len(found) == 1
 
 
+def test_blobs_of_one_object_are_read_and_checked_one_by_one(run: RunStore) -> None:
+    parts = {"first": b"12345", "empty": b"", "last": b"678"}
+    blobs = run.put_blobs("u1", "partial/test-00000", parts)
+    assert {name: run.get_blob(blob) for name, blob in blobs.items()} == parts
+    (key,) = {blob.key for blob in blobs.values()}
+    for damaged in (b"1234567", b"123459678", b"1234"):
+        run.store.put(key, damaged)
+        assert run.get_blob(blobs["empty"]) == b""
+        with pytest.raises(IntegrityError, match="is damaged"):
+            run.get_blob(blobs["last"])
+
+
 def test_blobs_are_checked(run: RunStore) -> None:
     blob = run.put_blob("u1", "partial/a", b"good bytes")
     assert run.get_blob(blob) == b"good bytes"

@@ -9,6 +9,7 @@ import pytest
 from raybench.cli import main
 from raybench.errors import ExperimentError, InputError
 from raybench.runs import verify
+from raybench.runs.ledger import append_to_ledger
 from raybench.runs.run import RunStore
 from raybench.runs.verify import Verified, verify_line, verify_run
 from raybench.store import Store, open_store
@@ -68,7 +69,7 @@ def test_what_is_whole_has_no_problems(done: Store) -> None:
         ("lines/strip/test-00000", "shard"),
         ("/scores/test-00001", "scores shard"),
         ("/model/", "model file"),
-        ("/partial/test-00000-pixels", "partial metrics"),
+        ("/partial/test-00000-", "partial metrics"),
         ("/images-", "partial metrics"),
     ],
 )
@@ -89,7 +90,7 @@ def test_a_flipped_byte_is_found_and_named(
 
 def test_every_problem_is_listed(done: Store) -> None:
     done.delete(key_of(done, "/model/"))
-    cut = key_of(done, "/partial/test-00000-images")
+    cut = key_of(done, "/partial/test-00000-")
     done.put(cut, done.get(cut)[:-1])
     done.put(key_of(done, "measure.json"), b"{}")
     done.delete(key_of(done, "score-test-00002.json"))
@@ -106,6 +107,23 @@ def test_a_result_without_its_parts(done: Store) -> None:
     done.delete(key_of(done, "train.json"))
     said = [problem.what for problem in verify_run(RunStore(done, "night")).problems]
     assert said == ["its result is committed, train of its detector is not"]
+
+
+def test_a_result_without_the_times_that_it_has(done: Store) -> None:
+    key = key_of(done, "measure.json")
+    done.put(key.replace("measure", "measure-elsewhere"), done.get(key).replace(b'"p50_ms": ', b'"p50_ms": 1'))
+    done.delete(key)
+    said = [problem.what for problem in verify_run(RunStore(done, "night")).problems]
+    assert said == ["its result is committed, the times of its detector that it has are not"]
+
+
+def test_a_unit_that_only_the_ledger_has(done: Store) -> None:
+    run = RunStore(done, "night")
+    key = key_of(done, "finished.json")
+    append_to_ledger(run, [key.split("/")[1]])
+    done.delete(key)
+    (problem,) = verify_run(run).problems
+    assert (problem.uri, problem.what) == (done.uri(key), "is missing; the run's ledger has a copy")
 
 
 def test_a_damaged_manifest_is_a_problem_of_the_line(done: Store) -> None:

@@ -74,6 +74,7 @@ def test_ranges(store: Store) -> None:
     store.put("k", b"0123456789")
     assert store.get_range("k", 3, 4) == b"3456"
     assert store.get_range("k", 8, 100) == b"89"
+    assert store.get_range("k", 10, 5) == store.get_range("k", 99, 1) == b""
     assert store.get_range("k", 0, 0) == b""
 
 

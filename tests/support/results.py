@@ -22,6 +22,7 @@ from raybench.runs.records import (
     TrainRecord,
     UnitResult,
 )
+from raybench.runs.run import versions
 
 Whole = TypeVar("Whole")
 NONE = Estimate(None, reason="no masks")
@@ -52,6 +53,7 @@ UNIT = UnitResult(
         held_out_ok=20,
         train_s=3.0,
         device="cpu",
+        versions=versions(),
         held_out=BLOB,
         spent=NOTHING_SPENT,
     ),
@@ -63,6 +65,7 @@ UNIT = UnitResult(
         BLOB,
         80,
         ImageCounts(40, 40, 0, 0),
+        versions(),
         NOTHING_SPENT,
     ),
 )

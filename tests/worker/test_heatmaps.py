@@ -164,7 +164,7 @@ def test_a_unit_is_trained_and_scored_alike_on_host_and_device(
             assert getattr(found, name).sha256 == getattr(expected, name).sha256
         pairs = ((scored, found), (host.run, expected))
         assert_close(*(Regions.from_bytes(run.get_blob(record.regions)) for run, record in pairs))
-        assert_close(*(HeatmapContrast.from_bytes(run.get_blob(record.glow)) for run, record in pairs))
+        assert_close(*(HeatmapContrast.from_bytes(run.get_blob(record.contrast)) for run, record in pairs))
         for sketch, (run, record) in zip((on_device, on_host), pairs, strict=True):
             sketch.merge(PixelSketch.from_bytes(run.get_blob(record.pixels)))
     for field in fields(PixelQuality):

@@ -105,7 +105,7 @@ def test_pixels_outside_change_no_number(model: str, device: str, plans: tuple[P
     for (record, maps), (record_again, maps_again) in zip(
         scored(plan, unit, run), scored(other, again, run_again), strict=True
     ):
-        for name in ("images", "pixels", "regions", "glow", "traits"):
+        for name in ("images", "pixels", "regions", "contrast", "traits"):
             assert getattr(record, name).sha256 == getattr(record_again, name).sha256
         for ours, theirs in zip(maps, maps_again, strict=True):
             assert np.array_equal(ours, theirs)
@@ -160,7 +160,7 @@ def test_heat_maps_are_judged_inside_alone(device: str, plans: tuple[Plan, Plan]
     found, contrast, peaks = PixelSketch.empty(), HeatmapContrast.empty(), Regions.empty()
     for record, _ in scored(plan, unit, run):
         found.merge(PixelSketch.from_bytes(run.get_blob(record.pixels)))
-        contrast = contrast.merge(HeatmapContrast.from_bytes(run.get_blob(record.glow)))
+        contrast = contrast.merge(HeatmapContrast.from_bytes(run.get_blob(record.contrast)))
         peaks = peaks.merge(Regions.from_bytes(run.get_blob(record.regions)))
     ours, theirs = found.evaluate(intervals=False), expected.evaluate(intervals=False)
     for field in fields(PixelQuality):
@@ -202,7 +202,7 @@ def test_a_serial_number_outside_the_region_raises_no_alarm(strips: Path, tmp_pa
         trained, merged, run = judged(plan, plan.units[0], tmp_path, "cpu")
         alarms.append(merged.quality.false_alarm_rate.value)
         [(record, _)] = scored(plan, plan.units[0], run)
-        contrast = HeatmapContrast.from_bytes(run.get_blob(record.glow))
+        contrast = HeatmapContrast.from_bytes(run.get_blob(record.contrast))
         peaks.append(contrast.peaks[contrast.labels == "ok"].max() / (trained.heat_high or 0.0))
         region = np.zeros((200, 320), np.uint8)
         region[24:] = 255

@@ -387,7 +387,7 @@ def test_a_corrected_label_is_judged_again_from_the_stored_heat_maps(
     for old in judged:
         new = fresh.run.read(again.unit_id, score_name(old.image_shard), ScoreRecord)
         assert new is not None
-        for part in ("images", "pixels", "regions", "glow", "traits"):
+        for part in ("images", "pixels", "regions", "contrast", "traits"):
             assert getattr(old, part).sha256 == getattr(new, part).sha256, part
     rival, read = replace(again, line_digest="of a second driver"), RunStore.read
     with monkeypatch.context() as patch:  # the second driver began before the first had scored, by other labels
