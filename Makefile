@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-decision bench-pipeline bench-peer bench-gpu gpu-kit chaos ten-models docs lock bundle bundle-check bundle-image kind-check clean
+.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-decision bench-pipeline bench-peer bench-gpu gpu-kit chaos ten-models published docs lock bundle bundle-check bundle-image kind-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ gpu-kit: $(READY) ## Put the wheels that a GPU machine without network needs int
 
 ten-models: $(READY) ## Compare ten models on the lines below DATA (layout mvtec) and write docs/ten-models.md; about an hour
 	$(BIN)/python -m benchmarks.ten_models $(DATA)
+
+published: $(READY) ## Published numbers of MVTec AD beside raybench's, for what DATA (layout mvtec) and WEIGHTS (a store) have
+	TQDM_DISABLE=1 $(BIN)/python -W ignore -m benchmarks.published $(DATA) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 docs: $(READY) ## Build the documentation into out/docs; no network, and a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir out/docs

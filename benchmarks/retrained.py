@@ -1,7 +1,7 @@
 """Trained twice: our detectors beside anomalib's own classes and Engine, on the same backbone, images and steps.
 
-`python -m benchmarks.retrained FOLDER` trains on one line (layout mvtec) and prints the image AUROC of both. Only
-models whose class in anomalib takes our backbone.
+`python -m benchmarks.retrained FOLDER [MODEL ...]` trains on one line (layout mvtec) and prints the image AUROC of
+both. Only models whose class in anomalib takes our backbone.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Folder:
         return np.stack([_read(self._paths[at]) for at in indices])
 
 
-def main(line: Path) -> None:
+def main(line: Path, *models: str) -> None:
     train = Folder(sorted((line / "train" / "good").iterdir()))
     good = sorted((line / "test" / "good").iterdir())
     bad = sorted(path for path in (line / "test").glob("*/*") if path.parent.name != "good")
     test, labels = Folder([*good, *bad]), [0] * len(good) + [1] * len(bad)
     print(f"{line.name}, {len(train)} training images, {len(good)} OK and {len(bad)} NG test images, {SIDE}x{SIDE} px")
     print(f"{'':16}{'raybench':>10}{'s':>6}{'anomalib':>10}{'s':>6}{'difference':>12}")
-    for ours, chosen, theirs, arguments, remark in PAIRS:
+    for ours, chosen, theirs, arguments, remark in (pair for pair in PAIRS if not models or pair[0] in models):
         (a, a_s), (b, b_s) = (
             _auroc(name, config, train, test, labels)
             for name, config in ((ours, chosen), (f"anomalib:{theirs}", arguments))
@@ -92,4 +92,4 @@ def _read(path: Path) -> npt.NDArray[np.uint8]:
 
 if __name__ == "__main__":
     os.environ["TQDM_DISABLE"] = "1"
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
