@@ -82,7 +82,8 @@ def pack(
         manifest = _with_labels(lines, packed, before)
     write_card(lines, manifest)
     write_manifest(lines, manifest)
-    _drop_old_shards(lines, manifest)
+    if before is None or before.digest != manifest.digest:  # or the inspection of the same images would be lost
+        _drop_old_shards(lines, manifest)
     return manifest
 
 

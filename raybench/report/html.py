@@ -106,7 +106,7 @@ def _environment() -> jinja2.Environment:
     }
     environment.filters |= {
         "number": format_number,
-        "fixed": lambda value: _rounded(value, ".3f"),
+        "fixed": lambda value: _rounded(value, ".3f").replace("-", "−"),
         "brief": lambda value: "" if value is None else f"{value:.6g}",
         "excess": lambda value: format(value, "+.2f").replace("-", "−"),
         "signed": lambda value: _rounded(value, "+.3f").replace("-", "−"),

@@ -171,6 +171,15 @@ def test_shards_of_an_earlier_pack_are_removed(source: Path, lines: Store) -> No
     assert {item.key for item in lines.list()} == about | {shard.key for shard in manifest.shards}
 
 
+def test_an_inspection_outlives_packing_the_same_images_again(source: Path, lines: Store) -> None:
+    packed(source, lines)
+    lines.put("strip/quality.json", b"of these images")
+    packed(source, lines)
+    assert lines.get("strip/quality.json") == b"of these images"
+    packed(source, lines, PackOptions(shard_rows=2))
+    assert "strip/quality.json" not in {item.key for item in lines.list("strip/")}
+
+
 def test_nothing_is_written_when_nothing_can_be_packed(source: Path, lines: Store) -> None:
     for path in source.rglob("*.png"):
         path.write_bytes(b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -551,19 +552,82 @@ def test_markup_cannot_be_injected(browser: Browser, report: Path) -> None:
     assert refused == "TypeError"
 
 
+REACHABLE = """() => [...document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']")].filter(
+  (each) => each.tabIndex >= 0 && !each.disabled && each.checkVisibility({ visibilityProperty: true })).length"""
+"""How many elements the Tab key stops at."""
+FOCUSED = """() => {
+  const here = document.activeElement;
+  if (here === document.body) return "";
+  const box = here.getBoundingClientRect();
+  const isOutlined = getComputedStyle(here).outlineStyle !== "none";
+  const isInView = box.bottom > 0 && box.top < innerHeight && box.width > 0;
+  return isOutlined && isInView ? "" : `${here.outerHTML.slice(0, 80)} ${isOutlined} ${isInView}`;
+}"""
+"""What is wrong with the focused element; empty if it is in sight and outlined."""
+VIEWS = (
+    "v=overview",
+    fragment("line", line=HOSTILE),
+    fragment("line", line="line-2", by="promised", at="0.5"),
+    fragment("line", line="broken"),
+    fragment("image", line=HOSTILE),
+    "v=queue",
+    "v=conditions",
+)
+
+
+def dress(page: Page, scheme: str) -> None:
+    """Switch the page to its light or dark colours."""
+    while page.evaluate("document.documentElement.dataset.theme") != scheme:
+        page.locator("#theme").click()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_can_be_read(page: Page, scheme: str) -> None:
     contrasts = Path(__file__, "../../support/contrast.js").resolve().read_text(encoding="utf-8")
-    page.locator("#theme").click()
-    if page.evaluate("document.documentElement.dataset.theme") != scheme:
-        page.locator("#theme").click()
-    for address in (
-        "v=overview",
-        fragment("line", line=HOSTILE),
-        fragment("line", line="line-2", by="promised", at="0.5"),
-        fragment("image", line=HOSTILE),
-        "v=queue",
-        "v=conditions",
-    ):
+    dress(page, scheme)
+    for address in VIEWS:
         view(page, address)
         assert page.evaluate(contrasts) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_axe_finds_nothing(page: Page, width: int, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe is not installed: make setup")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.evaluate(axe.AXE_SCRIPT)
+    dress(page, scheme)
+    for address in VIEWS:
+        view(page, address)
+        found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], address
+
+
+def lightness(page: Page, selector: str) -> float:
+    """The lightness (CIE L*) of an element's fill as the browser draws it, beside its text."""
+    shot = cv2.imdecode(np.frombuffer(page.locator(selector).screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    assert shot is not None
+    light = cv2.cvtColor(shot[2:-3, 2:4].astype(np.float32) / 255, cv2.COLOR_BGR2LAB)[..., 0]
+    return float(light.mean())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_grades_are_told_apart_with_every_kind_of_colour_vision(page: Page, scheme: str) -> None:
+    dress(page, scheme)
+    protocol = page.context.new_cdp_session(page)
+    for vision in ("none", "protanopia", "deuteranopia", "tritanopia", "achromatopsia"):
+        protocol.send("Emulation.setEmulatedVisionDeficiency", {"type": vision})
+        cells = [f".legend.keys .c.{style}" for style in ("named.best", "best:not(.named)", "worse")]
+        fills = [lightness(page, cell) for cell in cells]
+        assert all(abs(a - b) >= 20 for a, b in itertools.pairwise(fills)), (vision, fills)
+
+
+def test_the_keyboard_reaches_everything_and_focus_can_be_seen(page: Page) -> None:
+    seen: list[str] = []
+    for address in ("v=overview", fragment("line", line="line-2"), fragment("image", line=HOSTILE), "v=queue"):
+        view(page, address)
+        page.evaluate("document.activeElement.blur()")
+        wanted = page.evaluate(REACHABLE)
+        for _ in range(wanted):
+            page.keyboard.press("Tab")
+            seen.append(page.evaluate(FOCUSED))
+        assert [each for each in seen if each] == [], address

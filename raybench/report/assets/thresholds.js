@@ -109,9 +109,10 @@ function experimentText(name, line, { by, at }) {
 // A dot with its interval on a scale, as `marks.html.j2` draws it.
 function dotMark(name, number, low, high, form) {
   const mark = make("span", "mark");
-  const svg = makeSvg("svg", { class: "dot", role: "img" });
-  const text = number?.value == null ? "–" : form(number.value);
-  if (number?.value != null) {
+  const isKnown = number?.value != null;
+  const svg = makeSvg("svg", { class: "dot", ...(isKnown ? { role: "img" } : { "aria-hidden": "true" }) });
+  const text = isKnown ? form(number.value) : "–";
+  if (isKnown) {
     const place = (value) => `${(100 * Math.min(Math.max((value - low) / (high - low), 0), 1)).toFixed(1)}%`;
     const title = makeSvg("title", {});
     title.textContent = `${name} ${text}${number.low === undefined ? "" : `, 95 % interval ${form(number.low)} to ${form(number.high)}`}${number.n ? `, n = ${number.n}` : ""}`;
@@ -161,6 +162,7 @@ function thresholdPanel(section) {
     const points = line.models.map((model) => operatingPoint(line, model, moved, costs()));
     const dearest = Math.max(...points.map((point) => point.cost?.high ?? 0)) || 1;
     part("rows").replaceChildren(...points.map((point) => row(point, dearest)));
+    part("rows").closest("table").classList.toggle("free", costs() === null);
     part("loose").hidden = moved.by === null ? line.models[0].promised !== null : moved.by === "promised";
     const text = moved.by === null ? null : experimentText(section.dataset.line, line, moved);
     part("keep").hidden = text === null;
@@ -228,6 +230,7 @@ function thresholdPanel(section) {
     element.title = id;
     if (figure) {
       element.href = one("a", figure).hash;
+      element.style.setProperty("--ratio", figure.style.getPropertyValue("--ratio"));
       const image = make("img");
       image.src = one("img", figure).src;
       image.alt = "";
