@@ -109,7 +109,7 @@ def _cells(board: Board, row: BoardRow) -> tuple[str, ...]:
         format_number(found.quality.recall),
         short(found.quality.false_alarm_rate),
         f"{found.measured.size.disk_mb:.1f}",
-        f"{found.measured.speed.p50_ms:.0f}",
+        f"{'~' * found.measured.speed.is_disturbed}{found.measured.speed.p50_ms:.0f}",
         f"{found.train_s:.0f}",
         _gain(found),
     )

@@ -3,7 +3,8 @@
 anomalib downloads its teacher and the ImageNette images that keep the student from generalising. Here both come from
 the weights store, or a truncated backbone teaches (see `pdn`) and scrambled crops replace ImageNette. After the
 optimiser's steps the student's last layer, which is linear, is solved in closed form, so that a short training still
-gives a usable student. An autoencoder that has not learnt the features has no part in the map.
+gives a usable student. An autoencoder that has not learnt the features has no part in the map; without any steps there
+is none.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
 
     def build(self) -> nn.Module:
         teacher = pdn.BackboneTeacher() if self.settings.teacher == LITE0 else pdn.Pdn(pdn.OFFICIAL_CHANNELS)
-        return Model(teacher).to(memory_format=torch.channels_last)
+        has_steps = self.settings.autoencoder_steps + self.settings.steps > 0
+        return Model(teacher, has_autoencoder=has_steps).to(memory_format=torch.channels_last)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         chosen, clock = self.settings, Clock(context.budget_s, context.device)
@@ -65,23 +67,35 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
         unseen = to_tensor(images.batch(held_back), self.device)
         seen = to_tensor(images.batch(kept[: chosen.remembered]), self.device)
         training = StudentTraining(module, seen, unseen, context.seed, chosen.lr)
-        alone, joint = training.autoencoder_stopping, training.joint_stopping
-        steps = alone.steps(clock.steps(chosen.autoencoder_steps, _AUTOENCODER_SHARE), chosen.autoencoder_steps)
-        self.details["autoencoder_steps"] = training.train_autoencoder(steps)
-        steps = joint.steps(clock.steps(chosen.steps, _JOINT_SHARE), chosen.steps)
         not_ok = self._not_ok(crops, context)
-        self.details["steps"] = training.train_jointly(steps, not_ok)
-        self.details["stopped_on_plateau"] = alone.reached or joint.reached
-        self.details["stopped_by_budget"] = clock.stopped_early
-        if planned := chosen.autoencoder_steps + chosen.steps:
-            done = self.details["autoencoder_steps"] + self.details["steps"]
-            budget_s = context.budget_s if clock.stopped_early else None
-            self.details["train_steps"] = asdict(TrainSteps(done, planned, budget_s))
-        self.details |= {"tf32": True} if has_tf32(context.device) else {}
-        self.details["autoencoder_loss"] = loss = training.autoencoder_loss()
-        module.autoencoder_share.fill_(0.5 if loss < _LEARNT else 0.0)
+        if module.ae is not None:
+            self.details |= self._optimise(training, clock, not_ok, context)
+            loss = self.details["autoencoder_loss"]
+            module.autoencoder_share.fill_(0.5 if loss < _LEARNT else 0.0)
         training.solve_last_layer(not_ok)
         _set_quantiles(module, unseen)
+
+    def _optimise(
+        self, training: StudentTraining, clock: Clock, not_ok: Callable[[int], Tensor], context: FitContext
+    ) -> dict[str, Any]:
+        """Take the optimiser's steps of both phases. Returns details for the card."""
+        chosen = self.settings
+        alone, joint = training.autoencoder_stopping, training.joint_stopping
+        steps = alone.steps(clock.steps(chosen.autoencoder_steps, _AUTOENCODER_SHARE), chosen.autoencoder_steps)
+        alone_steps = training.train_autoencoder(steps)
+        steps = joint.steps(clock.steps(chosen.steps, _JOINT_SHARE), chosen.steps)
+        joint_steps = training.train_jointly(steps, not_ok)
+        planned = chosen.autoencoder_steps + chosen.steps
+        budget_s = context.budget_s if clock.stopped_early else None
+        details = {
+            "autoencoder_steps": alone_steps,
+            "steps": joint_steps,
+            "stopped_on_plateau": alone.reached or joint.reached,
+            "stopped_by_budget": clock.stopped_early,
+            "train_steps": asdict(TrainSteps(alone_steps + joint_steps, planned, budget_s)),
+            "autoencoder_loss": training.autoencoder_loss(),
+        }
+        return details | ({"tf32": True} if has_tf32(context.device) else {})
 
     def _not_ok(self, crops: Crops, context: FitContext) -> Callable[[int], Tensor]:
         """Return a function that draws N images (N, 3, h, w) in [0, 1] that are not OK."""
@@ -102,7 +116,10 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
     def card(self) -> Card:
         not_ok = {"line": "scrambled crops of the line", "imagenette": "ImageNette"}[self.settings.not_ok]
         note = f"teacher: {self.details['teacher']}; images that are not OK: {not_ok}"
-        if (loss := self.details["autoencoder_loss"]) >= _LEARNT:
+        loss = self.details.get("autoencoder_loss")
+        if loss is None:
+            note += "; without an autoencoder, because no steps were asked for"
+        elif loss >= _LEARNT:
             note += f"; its autoencoder has not learnt (loss {loss:.2f} of 1), so the map is the student's alone"
         network, provenance = _TEACHERS[self.settings.teacher]
         return Card(
@@ -117,19 +134,27 @@ class EfficientAd(TorchDetector[EfficientAdSettings]):
 
 
 class Model(EfficientAdModel):
-    """anomalib's model, which does not copy constants to the device or read values of it in every step."""
+    """anomalib's model, which does not copy constants to the device or read values of it in every step.
+
+    Args:
+        teacher: Its teacher.
+        has_autoencoder: Without one the map is the student's alone, and the student imitates the teacher only.
+    """
+
+    ae: Any
+    """The autoencoder, or None."""
 
     autoencoder_share: Tensor
     """Weight of the autoencoder's map in the anomaly map, scalar: 0.5 in the paper, 0 if it has not learnt."""
 
-    def __init__(self, teacher: pdn.BackboneTeacher | pdn.Pdn) -> None:
+    def __init__(self, teacher: pdn.BackboneTeacher | pdn.Pdn, *, has_autoencoder: bool = True) -> None:
         nn.Module.__init__(self)  # anomalib's draws the weights of networks that are replaced here
         channels = teacher.channels
         self.pad_maps = True
         self.register_buffer("autoencoder_share", torch.tensor(0.5))
         self.teacher = teacher.eval()  # type: ignore[assignment]
-        self.student = pdn.Pdn(2 * channels)
-        self.ae = Autoencoder(channels)
+        self.student = pdn.Pdn(2 * channels if has_autoencoder else channels)
+        self.ae = Autoencoder(channels) if has_autoencoder else None
         self.teacher_out_channels = channels
         self.mean_std = nn.ParameterDict({name: torch.zeros(1, channels, 1, 1) for name in ("mean", "std")})
         names = [f"{name}_{kind}" for kind in ("st", "ae") for name in _QUANTILES]
@@ -143,9 +168,20 @@ class Model(EfficientAdModel):
         """Return the losses in training, and otherwise scores and maps of images (B, 3, H, W) in [0, 1]."""
         if self.training:
             return super().forward(batch, batch_imagenet, normalize)
-        student, autoencoder = self.get_maps(batch, normalize)
-        anomaly_map = student + self.autoencoder_share * (autoencoder - student)
+        if self.ae is None:
+            anomaly_map = self.student_map(batch, normalize)
+        else:
+            student, autoencoder = self.get_maps(batch, normalize)
+            anomaly_map = student + self.autoencoder_share * (autoencoder - student)
         return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)
+
+    def student_map(self, batch: Tensor, normalize: bool) -> Tensor:
+        """Return the first map of `get_maps`, the student's against the teacher: (B, 1, H, W)."""
+        _, distance = self.compute_student_teacher_distance(batch)
+        padded = F.pad(distance.mean(1, keepdim=True), (4, 4, 4, 4))
+        anomaly_map = F.interpolate(padded, size=batch.shape[-2:], mode="bilinear")
+        low, high = self.quantiles["qa_st"], self.quantiles["qb_st"]
+        return 0.1 * (anomaly_map - low) / (high - low) if normalize else anomaly_map
 
     def compute_losses(
         self, batch: Tensor, batch_imagenet: Tensor, distance_st: Tensor
@@ -271,12 +307,14 @@ class StudentTraining:
         with torch.no_grad():
             for index in range(len(self.images)):
                 image = self.images[index : index + 1]
-                targets = torch.cat([self.features[index : index + 1], self.model.ae(image, image.shape[-2:])], 1)
+                targets = self.features[index : index + 1]
+                if self.model.ae is not None:
+                    targets = torch.cat([targets, self.model.ae(image, image.shape[-2:])], 1)
                 rows, drawn = self._draw_patches(image, pdn.ROWS // len(self.images))
                 ridge.add(rows, pdn.rows_of(targets)[drawn])
             for _ in range(NOT_OK_IMAGES):
                 rows, _ = self._draw_patches(not_ok(1), pdn.ROWS // _PENALTY_SHARE // NOT_OK_IMAGES)
-                ridge.add(rows, rows.new_zeros(len(rows), 2 * self.features.shape[1]))
+                ridge.add(rows, rows.new_zeros(len(rows), student.conv4.out_channels))
             fit_last(student.conv4, ridge, pdn.STRENGTH)
 
     def _draw_patches(self, image: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -290,8 +328,11 @@ def _set_quantiles(model: Any, held_back: Tensor) -> None:
     """Set the quantiles of each map to those of OK images that no step saw."""
     quantiles: dict[str, Tensor] = {}
     with torch.no_grad():
-        pairs = [model.get_maps(image) for image in held_back.split(1)]  # type: ignore[no-untyped-call]
-        for index, kind in enumerate(("st", "ae")):
-            values = torch.cat([pair[index] for pair in pairs]).flatten()
+        of_images = [
+            model.get_maps(image) if model.ae is not None else (model.student_map(image, normalize=False),)
+            for image in held_back.split(1)  # type: ignore[no-untyped-call]
+        ]
+        for kind, maps in zip(("st", "ae"), zip(*of_images, strict=True), strict=False):
+            values = torch.cat(maps).flatten()
             quantiles |= {f"{name}_{kind}": values.quantile(share) for name, share in _QUANTILES.items()}
     model.quantiles.update(quantiles)

@@ -140,3 +140,22 @@ def test_an_autoencoder_that_has_not_learnt_has_no_part_in_the_map(teacher: Back
         model.autoencoder_share.fill_(0.0)
         assert torch.equal(model(images).anomaly_map, student)
         assert torch.equal(model(images).pred_score, student.amax((-2, -1)))
+
+
+def test_without_an_autoencoder_the_map_is_the_students(teacher: BackboneTeacher) -> None:
+    torch.manual_seed(0)
+    whole, lean = Model(teacher).eval(), Model(teacher, has_autoencoder=False).eval()
+    whole.autoencoder_share.fill_(0.0)
+    state = whole.state_dict() | {
+        name: whole.state_dict()[name][: teacher.channels] for name in ("student.conv4.weight", "student.conv4.bias")
+    }
+    lean.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("ae.")})
+    values = {"qa_st": 0.1, "qb_st": 0.6, "qa_ae": 0.2, "qb_ae": 0.4}
+    for model in (whole, lean):
+        model.mean_std.update({"mean": torch.zeros(1, 152, 1, 1), "std": torch.ones(1, 152, 1, 1)})
+        model.quantiles.update({name: torch.tensor(value) for name, value in values.items()})
+    images = torch.rand(2, 3, 256, 256)
+    with torch.no_grad():
+        expected, found = whole(images), lean(images)
+    torch.testing.assert_close(found.anomaly_map, expected.anomaly_map)
+    torch.testing.assert_close(found.pred_score, expected.pred_score)
