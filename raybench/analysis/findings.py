@@ -255,15 +255,15 @@ def _slices(plan: Plan, verdict: Verdict, finished: Iterable[FinishedUnit]) -> l
 
 def _robustness(plan: Plan, run: RunStore, finished: Sequence[FinishedUnit]) -> dict[str, list[RobustnessPoint]]:
     """Return by line how the first finished seed of each model does on perturbed images."""
-    models: dict[str, dict[str, JudgedModel]] = {}
-    for unit in finished:
-        judged = JudgedModel(unit.unit.detector_id, unit.images, unit.result.trained.threshold)
-        models.setdefault(unit.unit.line, {}).setdefault(unit.unit.model, judged)
     found = {}
-    for line in lines_with_robustness(run) & models.keys():
+    for line in lines_with_robustness(run) & {unit.unit.line for unit in finished}:
         if measured := read_robustness(run, line):
+            models: dict[str, JudgedModel] = {}
+            for unit in (unit for unit in finished if unit.unit.line == line):
+                judged = JudgedModel(unit.unit.detector_id, unit.images, unit.result.trained.threshold)
+                models.setdefault(unit.unit.model, judged)
             today = measured.of_today(plan.line(line).digests(measured.images, with_roi=True))
-            found[line] = robustness_points(models[line], today)
+            found[line] = robustness_points(models, today)
     return {line: points for line, points in found.items() if points}
 
 

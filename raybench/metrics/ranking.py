@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,12 +120,27 @@ def sample_models(
 def _draw(seeds: Sequence[_Seed], groups: tuple[Indices, Indices], count: int) -> Mapping[_Seed, Floats]:
     """Return the metrics of all seeds in the same `count` resamples, a few resamples at a time."""
     blocks: dict[_Seed, list[Floats]] = {seed: [] for seed in seeds}
-    start = 0
+    limits, start = _draw_limits(seeds), 0
     for ok, ng in resamples(groups, count):
         for seed in seeds:
-            blocks[seed].append(seed.metrics(ok, ng, start))
+            blocks[seed].append(seed.metrics(ok, ng, limits[seed][start : start + len(ok)]))
         start += len(ok)
     return {seed: np.concatenate(parts, axis=1) for seed, parts in blocks.items()}
+
+
+def _draw_limits(seeds: Sequence[_Seed]) -> Mapping[_Seed, Floats]:
+    """Return the thresholds of each seed in RESAMPLES resamples of its held-back images, which most seeds share."""
+    alike: dict[bytes, list[_Seed]] = defaultdict(list)
+    for seed in seeds:
+        alike[seed.held_out_groups.tobytes()].append(seed)
+    limits: dict[_Seed, Floats] = {}
+    for of_groups in alike.values():
+        drawn = resamples([of_groups[0].held_out_groups], RESAMPLES, seed=1)
+        blocks = [[seed.limits(held_out) for seed in of_groups] for (held_out,) in drawn]
+        limits |= {
+            seed: np.concatenate(parts) for seed, parts in zip(of_groups, zip(*blocks, strict=True), strict=True)
+        }
+    return limits
 
 
 class _Seed:
@@ -134,37 +150,27 @@ class _Seed:
         self.ok, self.ng = images.of_label("ok"), images.of_label("ng")
         self.ranked = Ranked(self.ok, self.ng)
         self.false_alarm_rate = false_alarm_rate
-        self.held_out = held_out if held_out is not None and len(held_out.scores) else None
+        self.held_out = held_out.scores if held_out is not None else np.zeros(0)
+        self.held_out_groups = held_out.groups_of("ok") if held_out is not None else np.zeros(0, np.int64)
         ranks = np.unique(images.scores, return_inverse=True)[1].astype(np.int64)
         self.noise_seed = zlib.crc32(ranks.tobytes())  # the metrics depend on nothing else
 
     @functools.cached_property
     def values(self) -> Floats:
         """AUROC, recall and, with held-back images, own recall and own false-alarm rate: (2,) or (4,)."""
-        held_out = np.ones((1, len(self.held_out.scores) if self.held_out else 0))
-        return self._metrics(np.ones((1, len(self.ok))), np.ones((1, len(self.ng))), self._limits(held_out))[:, 0]
+        limits = self.limits(np.ones((1, len(self.held_out))))
+        return self.metrics(np.ones((1, len(self.ok))), np.ones((1, len(self.ng))), limits)[:, 0]
 
-    def metrics(self, ok: Floats, ng: Floats, start: int) -> Floats:
-        """Return the metrics in resamples from number `start` on: (2 or 4, B)."""
-        return self._metrics(ok, ng, self._drawn_limits[start : start + len(ok)])
-
-    @functools.cached_property
-    def _drawn_limits(self) -> Floats:
-        if self.held_out is None:
-            return np.zeros(0)
-        groups = self.held_out.groups_of("ok")
-        return np.concatenate([self._limits(held_out) for (held_out,) in resamples([groups], RESAMPLES, seed=1)])
-
-    def _limits(self, held_out: Floats) -> Floats:
+    def limits(self, held_out: Floats) -> Floats:
         """Return the threshold of each resample of the held-back images, (B,); empty without them."""
-        if self.held_out is None:
+        if not len(self.held_out):
             return np.zeros(0)
-        groups = self.held_out.groups_of("ok")
-        return conformal_quantiles(self.held_out.scores, groups, held_out, self.false_alarm_rate)
+        return conformal_quantiles(self.held_out, self.held_out_groups, held_out, self.false_alarm_rate)
 
-    def _metrics(self, ok: Floats, ng: Floats, limits: Floats) -> Floats:
+    def metrics(self, ok: Floats, ng: Floats, limits: Floats) -> Floats:
+        """Return the metrics in resamples of all images, and of the held-back ones: (2 or 4, B)."""
         found = self.ranked.auroc_and_recall(ok, ng, self.false_alarm_rate)
-        if self.held_out is None:
+        if not len(self.held_out):
             return found
         own = [(of * (scores > limits[:, np.newaxis])).mean(axis=1) for of, scores in ((ng, self.ng), (ok, self.ok))]
         return np.concatenate([found, own])

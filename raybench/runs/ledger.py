@@ -1,6 +1,6 @@
 """The ledger: copies of the commits of a run's finished units, in few objects.
 
-runs/<name>/ledger/<sha256>.zip    results and image scores of finished units, under their own keys
+runs/<name>/ledger/<sha256>.zip    results of finished units, and their scores of test and held-back images, by key
 
 The commits remain the source of truth. A page contains only committed bytes, which never change, so a ledger is never
 wrong, however stale it is and whoever wrote it; anything it lacks is read from the store. It saves listing and reading
@@ -162,14 +162,15 @@ def _entries(run: RunStore, unit_id: str) -> Iterator[tuple[str, bytes]]:
         return
     key = run.key(unit_id, "finished.json")
     yield key, run.store.get(key)
-    yield result.judged.images.key, run.get_blob(result.judged.images)
+    for blob in (result.judged.images, result.trained.held_out):
+        yield blob.key, run.get_blob(blob)
 
 
 def _write(run: RunStore, entries: Iterable[tuple[str, bytes]]) -> str:
     """Write a page and return its key."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as page:
-        for key, data in entries:
+        for key, data in dict(entries).items():  # units that share a detector share its held-back images
             # Without a date in the entry, the same units make the same page.
             page.writestr(zipfile.ZipInfo(key), data, zipfile.ZIP_DEFLATED)
     data = sink.getvalue()

@@ -16,6 +16,9 @@ from raybench.store import Store, open_store
 from tests.support.backlog import unit
 from tests.support.results import NOTHING_SPENT, SPEED, made_unit
 
+HELD_OUT = ImageScores.of(["c"], ["ok"], [0.2])
+"""Of the detector that all units share."""
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunStore:
@@ -25,13 +28,13 @@ def run(tmp_path: Path) -> RunStore:
 def finish(run: RunStore, unit_id: str) -> None:
     scores = ImageScores.of(["a", "b"], ["ok", "ng"], [0.1, float(int(unit_id[1:]))])
     images = run.put_blob(unit_id, "images", scores.to_bytes())
-    result = result_of(unit_id, images)
+    result = result_of(unit_id, images, run.put_blob("detector", "held_out", HELD_OUT.to_bytes()))
     run.commit(unit_id, "quality", result.judged)
     run.commit(unit_id, "finished", result)
 
 
-def result_of(unit_id: str, images: Blob) -> UnitResult:
-    return made_unit(unit_id, "line", "fake", images=images)
+def result_of(unit_id: str, images: Blob, held_out: Blob) -> UnitResult:
+    return made_unit(unit_id, "line", "fake", images=images, held_out=held_out)
 
 
 def units(*names: str) -> list[Unit]:
@@ -72,7 +75,8 @@ def test_finished_units_are_known_without_touching_them(run: RunStore, monkeypat
     result = remembering.read("u3", "finished", UnitResult)
     assert result is not None
     assert ImageScores.from_bytes(remembering.get_blob(result.judged.images)).scores.tolist() == [0.1, 3.0]
-    assert result == result_of("u3", result.judged.images)
+    assert ImageScores.from_bytes(remembering.get_blob(result.trained.held_out)).scores.tolist() == [0.2]
+    assert result == result_of("u3", result.judged.images, result.trained.held_out)
 
 
 def test_a_stale_ledger_is_made_good_from_the_store(run: RunStore) -> None:
@@ -125,7 +129,7 @@ def test_a_flipped_bit_is_found(run: RunStore) -> None:
     remembering = RunStore(run.store, run.name, Ledger.read(run))
     result = remembering.read("u1", "finished", UnitResult)
     assert result is not None
-    assert result == result_of("u1", result.judged.images)
+    assert result == result_of("u1", result.judged.images, result.trained.held_out)
     assert remembering.get_blob(result.judged.images) == run.store.get(result.judged.images.key)
 
 
