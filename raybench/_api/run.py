@@ -54,6 +54,7 @@ from raybench.scheduler.new_images import NewImages, predict_images
 from raybench.worker.context import fit_of, node_cache
 
 if TYPE_CHECKING:
+    from raybench.report.mlflow import Published
     from raybench.report.onnx_export import Exported
 
 
@@ -367,6 +368,24 @@ class Run:
         from raybench.report.onnx_export import export
 
         return export(self.plan, line, model, Path(folder), node_cache(), size)
+
+    def publish(self, onnx: str | Path | None = None) -> Published:
+        """Show the run in the MLflow that $MLFLOW_TRACKING_URI names, in $MLFLOW_EXPERIMENT_NAME; again to update it.
+
+        Args:
+            onnx: Local folder of exported detectors. Those that the verdicts name are published from it, and exported
+                into it where it lacks them. None: no detector is published.
+
+        Returns:
+            What is there now; `not_exported` says why a line has no exported detector.
+
+        Raises:
+            InputError: MLflow is not installed, no URI is given, or no unit has ended.
+            TrackerError: MLflow fails.
+        """
+        from raybench.report.mlflow import publish_to_mlflow
+
+        return publish_to_mlflow(self.plan, None if onnx is None else Path(onnx), node_cache())
 
     def report(self, folder: str | Path = "out") -> Path:
         """Build the report of what is done so far, unless it is up to date, and copy it into `folder`.

@@ -262,6 +262,8 @@ def make_plan(experiment: Experiment, where: str = "experiment") -> Plan:
     if problems:
         raise ExperimentError(where, problems)
     by_line = {line: experiment.on(line) for line in manifests}
+    if experiment.race and all(len(of_line.seeds) == 1 for of_line in by_line.values()):
+        problems.append("race: no model has a further seed that could be left out; set `seeds: [0, 1, 2]`, for example")
     alone = tuple(
         _unit(by_line[line], manifest, choice, spec, seed)
         for label, spec in specs.items()

@@ -39,6 +39,7 @@ SIGNATURES = {
     "Run.export": "(self, line: 'str', folder: 'str | Path', model: 'str | None' = None, "
     "size: 'tuple[int, int] | None' = None) -> 'Exported'",
     "check_export": "(file: 'str | Path', provider: 'str' = 'CPUExecutionProvider') -> 'ExportCheck'",
+    "Run.publish": "(self, onnx: 'str | Path | None' = None) -> 'Published'",
     "Run.compare": "(self, earlier: 'Run') -> 'RunComparison'",
     "Run.report": "(self, folder: 'str | Path' = 'out') -> 'Path'",
     "Heatmap.plot": "(self) -> 'Image.Image'",

@@ -289,6 +289,13 @@ def test_overrides_that_change_nothing_are_listed_with_all_other_faults(plant: E
         assert part in said
 
 
+def test_a_race_needs_further_seeds_on_some_line(plant: Experiment) -> None:
+    racing = plant.model_copy(update={"race": 0.01, "seeds": (0,), "overrides": {"pcb-*": Override(seeds=(0, 1))}})
+    assert {unit.seed for unit in make_plan(racing).units} == {0, 1}
+    with pytest.raises(ExperimentError, match="race: no model has a further seed"):
+        make_plan(racing.model_copy(update={"overrides": {}}))
+
+
 def test_lines_of_several_stores(plant: Experiment, tmp_path: Path, put_line: PutLine) -> None:
     other = open_store(str(tmp_path / "other"))
     put_line(other, "can")

@@ -21,6 +21,7 @@ import pytest
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
+from raybench._api.run import Run
 from raybench.analysis.findings import analyze
 from raybench.analysis.rows import merge_seeds
 from raybench.cli import app
@@ -222,7 +223,7 @@ def test_a_folder_and_a_database_need_no_server(
     monkeypatch.chdir(tmp_path)
     tracked = _tracked(uri.format(folder=tmp_path), "night", monkeypatch)
     assert publish_to_mlflow(plan, None, tmp_path).created == 2
-    assert publish_to_mlflow(plan, None, tmp_path).unchanged == 2
+    assert Run(plan).publish().unchanged == 2
     assert len(tracked.runs()) == 3
 
 
