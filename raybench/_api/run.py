@@ -276,7 +276,7 @@ class Run:
         row, scored = found
         if scored.heatmap is None:
             raise InputError(f"{unit.model} makes no heat maps")
-        threshold, _ = read_threshold(self._store, unit.unit_id, trained, self.experiment.on(line).threshold)
+        threshold = read_threshold(self._store, unit.unit_id, trained, self.experiment.on(line).threshold).threshold
         return Heatmap(
             line=line,
             image_id=image_id,

@@ -33,6 +33,7 @@ def over_all(evidence: Sequence[Evidence], lines_of_run: int | None = None) -> V
         The verdict, or None if that table has fewer than two lines or no model that finished on any of them.
     """
     total = len(evidence) if lines_of_run is None else lines_of_run
+    conditions = _conditions(evidence)
     with_costs = [line for line in evidence if line.settings.costs]
     evidence = with_costs or evidence  # a changed line is decided without costs, in another unit
     models, lines = largest_table({line.name: {*line.utilities, *line.failed} for line in evidence})
@@ -69,7 +70,7 @@ def over_all(evidence: Sequence[Evidence], lines_of_run: int | None = None) -> V
                 model: _estimate([value for value, _ in values], [draws for _, draws in values])
                 for model, values in aurocs.items()
             },
-            notes=_missing_notes(missing),
+            notes=(*conditions, *_missing_notes(missing)),
         )
     )
     return replace(verdict, conclusions=dict(verdict.conclusions) | dict.fromkeys(sorted(rest), NOT_RUN))
@@ -100,6 +101,21 @@ def _missing_notes(missing: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         for lines, models in models_of.items()
         if lines
     )
+
+
+def _conditions(evidence: Sequence[Evidence]) -> list[str]:
+    """Say on which lines thresholds or times mean nothing."""
+    changed = sorted(line.name for line in evidence if line.has_changed)
+    untimed = sorted(line.name for line in evidence if not line.timed)
+    texts = []
+    if changed:
+        texts.append(
+            f"OK images of the test split differ from those trained on: {_few(changed)}. Most thresholds are refused "
+            "there, and exclude no model; recall and false alarms mean little."
+        )
+    if untimed:
+        texts.append(f"Times count for nothing, because of where or when they were taken: {_few(untimed)}.")
+    return texts
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

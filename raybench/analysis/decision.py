@@ -29,7 +29,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import special
 
-from raybench.analysis.admissibility import broken_limits, change_note, refused_thresholds
+from raybench.analysis.admissibility import (
+    broken_limits,
+    change_note,
+    count_distinct,
+    refused_thresholds,
+    unknown_times,
+)
 from raybench.analysis.comparison import SURE, Standing, compare, shrinkage, spread
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import conclusion, sentence
@@ -102,7 +108,7 @@ def collect_evidence(line: ScoredLine, settings: DecisionSettings) -> Evidence |
     disturbed, devices = any(speed.is_disturbed for speed in speeds), {(each.device, each.threads) for each in speeds}
     timed = not disturbed and len(devices) == 1
     refused = refused_thresholds(finished, line.scores, line.held_out) if line.test_thresholds else {}
-    has_changed = len(refused) * 2 > len(finished)
+    has_changed = count_distinct(refused, line.scores) * 2 > count_distinct(finished, line.scores)
     broken = {
         model: text
         for model, found in finished.items()
@@ -119,6 +125,10 @@ def collect_evidence(line: ScoredLine, settings: DecisionSettings) -> Evidence |
         )
     elif disturbed:
         notes.append("Times were taken on a busy machine: they are estimates, and count for nothing in this verdict.")
+    if text := unknown_times(finished, settings.limits):
+        notes.append(text)
+    if line.test_thresholds and line.held_out and (untested := sorted(finished.keys() - line.held_out.keys())):
+        notes.append(f"Nothing says whether thresholds hold: held-back scores are missing of {', '.join(untested)}.")
     return Evidence(
         name=line.name,
         settings=settings,
@@ -134,6 +144,8 @@ def collect_evidence(line: ScoredLine, settings: DecisionSettings) -> Evidence |
         ng=sampled.ng,
         seed_errors={model: found.seed_error for model, found in sampled.models.items()},
         notes=tuple(notes),
+        has_changed=has_changed,
+        timed=timed,
         reference=failed_utility(settings.verdict, settings.costs, line.budget),
     )
 

@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from raybench.analysis.admissibility import REFUSED
+from raybench.analysis.admissibility import refusal
 from raybench.config.unit import Unit
 from raybench.data.geometry import SQUARE_UP_TO
 from raybench.data.manifest import Manifest
 from raybench.data.shards import ImageRow
-from raybench.metrics.exchangeability import alarms_p_value
-from raybench.metrics.numbers import Estimate, Threshold
+from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import excess_of
 from raybench.runs.records import Failure
 from raybench.runs.scores import Predicted
+from raybench.runs.thresholds import UsedThreshold
 
 TOP = 20
 SAMPLED = 100  # images whose light is measured
@@ -140,15 +140,15 @@ def reasons(images: Manifest) -> dict[str, int]:
     return dict(sorted(Counter(reject.reason for reject in images.rejects).items()))
 
 
-def sentence(images: int, anomalous: int, threshold: Threshold, tested: Estimate | None = None) -> str:
+def sentence(images: int, anomalous: int, used: UsedThreshold) -> str:
     """Return a sentence with the number of anomalous images, and what is known of the threshold.
 
     Args:
         images: Number of scored images.
         anomalous: Number of images above the threshold.
-        threshold: The threshold.
-        tested: Its false-alarm rate on OK test images that did not set it.
+        used: The threshold.
     """
+    threshold, alarms = used.threshold, used.alarms
     if images == 0:
         return "no image is scored"
     if threshold.value is None:
@@ -156,13 +156,11 @@ def sentence(images: int, anomalous: int, threshold: Threshold, tested: Estimate
     are = "image is" if images == 1 else "images are"
     promises = "nothing" if threshold.promised >= 1 else f"at most {100 * threshold.promised:.3g} % false alarms"
     promise = f"{anomalous} of {images} {are} anomalous at the threshold that promises {promises}"
-    if tested is None or tested.value is None or tested.low is None or tested.high is None:
+    if alarms is None or alarms.value is None or alarms.low is None or alarms.high is None:
         return promise
-    found = f"{tested.value:.0%} ({tested.low:.0%}–{tested.high:.0%}) on {tested.n} OK test images"
-    alarms = round(tested.value * tested.n)
-    if threshold.groups == threshold.n and alarms_p_value(alarms, tested.n, threshold) <= REFUSED:
-        return f"{promise}, but had {found}: it does not hold"
-    return f"{promise}, and had {found}"
+    if text := refusal(threshold, alarms, used.test):
+        return f"{promise}, but {text}"
+    return f"{promise}, and had {alarms.value:.0%} ({alarms.low:.0%}–{alarms.high:.0%}) on {alarms.n} OK test images"
 
 
 def score_shift(scores: Sequence[float], held_out: Sequence[float]) -> str:

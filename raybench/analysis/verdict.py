@@ -111,6 +111,10 @@ class Evidence:
     """Number of NG images; 0 for several lines."""
     notes: tuple[str, ...] = ()
     """Conditions that a person must know."""
+    has_changed: bool = False
+    """Whether most thresholds are refused, so that they exclude no model."""
+    timed: bool = True
+    """Whether times count."""
     seed_errors: Mapping[str, float] = field(default_factory=dict)
     """Standard error of training of each finished model, in image AUROC, which more images do not reduce."""
     reference: float = 0.0

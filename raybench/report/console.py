@@ -131,8 +131,9 @@ def _verdicts(board: Board) -> list[Text]:
             *over_all,
         ]
     summaries = worst_first(board)
-    worst = [Text(board.verdict_on(summary.line).sentence) for summary in summaries[:WORST_TOLD]]
-    return [*over_all, Text(f"{poor_lines(summaries)} The worst {len(worst)} of {len(summaries)}:"), *worst]
+    worst = [text for summary in summaries[:WORST_TOLD] for text in _verdict(board.verdict_on(summary.line))]
+    told = min(WORST_TOLD, len(summaries))
+    return [*over_all, Text(f"{poor_lines(summaries)} The worst {told} of {len(summaries)}:"), *worst]
 
 
 def _verdict(verdict: Verdict, told: Container[str] = ()) -> list[Text]:

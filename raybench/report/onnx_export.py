@@ -84,7 +84,7 @@ def export(
     trained = run.read(unit.detector_id, "train", TrainRecord)
     if trained is None:
         raise InputError(f"{unit} is not trained yet; run the experiment first")
-    threshold, _ = read_threshold(run, unit.unit_id, trained, plan.experiment.on(line).threshold)
+    threshold = read_threshold(run, unit.unit_id, trained, plan.experiment.on(line).threshold).threshold
     trained = replace(trained, threshold=threshold)
     packed = plan.line(line)
     roi = _only_roi(packed)

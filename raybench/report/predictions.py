@@ -213,7 +213,7 @@ def _summary(prediction: Prediction, tally: PredictionCounts, failed: Mapping[st
         failed=failed,
         not_scored=sum(shard.rows for shard in prediction.manifest.shards) - tally.images,
         top=tuple(row for row, _ in tally.top),
-        sentence=sentence(tally.images, tally.anomalous, threshold, prediction.tested),
+        sentence=sentence(tally.images, tally.anomalous, prediction.used),
         shift=_shift(prediction, tally),
     )
 

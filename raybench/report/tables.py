@@ -11,6 +11,7 @@ import pandas as pd
 from raybench.analysis.board import Board
 from raybench.analysis.flags import Flag
 from raybench.analysis.line_summary import poor_lines, worst_first
+from raybench.analysis.verdict import Verdict
 from raybench.report.column import Column, Row, cells, headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS, SUMMARY_COLUMNS, board_frame
 from raybench.report.conditions import conditions
@@ -32,7 +33,7 @@ def board_md(board: Board) -> str:
     """
     parts = [f"# {board.context.run}", "", "## All lines", ""]
     if board.over_all:
-        parts += [board.over_all.sentence, ""]
+        parts += _verdict(board.over_all)
     parts += _markdown(OVERALL_COLUMNS, board, board.overall)
     summaries = worst_first(board)
     if len(summaries) > FEW_LINES:
@@ -40,7 +41,7 @@ def board_md(board: Board) -> str:
         parts += ["", "## Worst lines first", "", poor_lines(summaries), "", *table]
     for line in [summary.line for summary in summaries]:
         table = _markdown(LINE_COLUMNS, board, board.rows_of(line))
-        parts += ["", f"## {line}", "", board.verdict_on(line).sentence, "", *table]
+        parts += ["", f"## {line}", "", *_verdict(board.verdict_on(line)), *table]
         if payoff := board.payoff_on(line):
             parts += ["", payoff.sentence]
     return "\n".join([*parts, "", *(f"- {text}" for text in conditions(board)), ""])
@@ -55,6 +56,10 @@ def flags_parquet(flags: Sequence[Flag]) -> bytes:
     types = {"signal": "string", "signal_confidence": "float64", "signal_evidence": "string"}
     pd.DataFrame(rows, columns=columns).astype(types).to_parquet(sink, index=False)
     return sink.getvalue()
+
+
+def _verdict(verdict: Verdict) -> list[str]:
+    return [part for text in (verdict.sentence, *verdict.notes) for part in (text, "")]
 
 
 def _markdown(columns: Sequence[Column[Row]], board: Board, rows: Sequence[Row]) -> list[str]:

@@ -9,12 +9,13 @@ set itself. And a person may move it, in the report or in the experiment file. N
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from raybench.config.experiment import ThresholdChoice
 from raybench.errors import InputError
+from raybench.metrics.exchangeability import ThresholdTest, assess_threshold
 from raybench.metrics.image import ImageScores, share_above, share_of
 from raybench.metrics.numbers import Estimate, Threshold
 from raybench.metrics.threshold import conformal_threshold, cross_fitted_alarms, score_at_excess
@@ -88,20 +89,25 @@ def _false_alarm_rate(images: ImageScores, threshold: Threshold, choice: Thresho
     return share_of(cross_fitted_alarms(images.of_label("ok"), groups, threshold.budget), groups, "OK")
 
 
-def read_threshold(
-    run: RunStore, unit_id: str, trained: TrainRecord, choice: ThresholdChoice
-) -> tuple[Threshold, Estimate | None]:
-    """Return the threshold that a trained unit is used with, and the false-alarm rate that it had.
+@dataclass(frozen=True)
+class UsedThreshold:
+    """The threshold that a trained unit is used with, and what is known of it."""
+
+    threshold: Threshold
+    alarms: Estimate | None = None
+    """Its false-alarm rate on OK test images; None where they set the threshold themselves, or are not scored yet."""
+    test: ThresholdTest | None = None
+    """How improbable their scores are; None where nothing can be tested."""
+
+
+def read_threshold(run: RunStore, unit_id: str, trained: TrainRecord, choice: ThresholdChoice) -> UsedThreshold:
+    """Return the threshold that a trained unit is used with.
 
     Args:
         run: The run that trained the unit.
         unit_id: Its identity.
         trained: Its train record.
         choice: What the experiment says.
-
-    Returns:
-        The threshold, and the false-alarm rate on OK test images; None where they set the threshold themselves, or are
-        not scored yet.
 
     Raises:
         InputError: The test split sets the threshold, and is not scored yet.
@@ -115,4 +121,7 @@ def read_threshold(
         images = ImageScores.from_bytes(run.get_blob(merged.images))
     held_out = ImageScores.from_bytes(run.get_blob(trained.held_out))
     threshold = place_threshold(trained.threshold, choice, images, held_out)
-    return threshold, share_above(images, "ok", threshold) if merged and choice.source != TEST_OK else None
+    if merged is None or choice.source == TEST_OK:
+        return UsedThreshold(threshold)
+    test = None if choice.promises_nothing else assess_threshold(held_out, images, threshold)
+    return UsedThreshold(threshold, share_above(images, "ok", threshold), test)

@@ -26,10 +26,9 @@ from raybench.data.roi import shared_roi
 from raybench.data.roi_files import RoiFile
 from raybench.data.source import listing_digest
 from raybench.errors import InputError, ObjectMissing, StoreError
-from raybench.metrics.numbers import Estimate
 from raybench.runs.records import Failure, TrainRecord
 from raybench.runs.run import RunStore, decode, encode, score_name
-from raybench.runs.thresholds import read_threshold
+from raybench.runs.thresholds import UsedThreshold, read_threshold
 from raybench.store import Store, digest
 from raybench.worker.context import WorkerContext
 from raybench.worker.score import score
@@ -76,9 +75,8 @@ class Prediction:
     """The detector and its thresholds."""
     choice: ThresholdChoice
     """What set the threshold."""
-    tested: Estimate | None
-    """False-alarm rate of the threshold on the OK test images of the run. None if they were not scored, or have set the
-    threshold."""
+    used: UsedThreshold
+    """The threshold, and what the run knows of it."""
     detector_id: str
     """The detector as the run names it, whatever the threshold."""
 
@@ -136,14 +134,14 @@ def prepare(
     )
     manifest = _packed(prediction, images, origin, source, roi, progress)
     choice = choice or ThresholdChoice()
-    threshold, tested = read_threshold(run, unit.unit_id, trained, choice)
+    used = read_threshold(run, unit.unit_id, trained, choice)
     detector_id = unit.detector_id
     unit = replace(unit, line_digest=digest([unit.line_digest, manifest.digest]))
     if choice != ThresholdChoice():
-        unit = replace(unit, training_digest=digest([unit.training_digest, asdict(threshold)]))
-    copy = replace(trained, detector_id=unit.detector_id, threshold=threshold)
+        unit = replace(unit, training_digest=digest([unit.training_digest, asdict(used.threshold)]))
+    copy = replace(trained, detector_id=unit.detector_id, threshold=used.threshold)
     trained = prediction.commit(unit.detector_id, "train", copy)
-    return Prediction(name, origin, prediction, images, manifest, unit, trained, choice, tested, detector_id)
+    return Prediction(name, origin, prediction, images, manifest, unit, trained, choice, used, detector_id)
 
 
 def score_here(prediction: Prediction, context: WorkerContext, done: Callable[[ShardInfo], None]) -> dict[str, Failure]:

@@ -155,3 +155,16 @@ def test_the_note_on_a_changed_line_says_what_to_do() -> None:
 )
 def test_broken_limits_are_told(limits: Limits, changed: FinishedModel, said: str) -> None:
     assert broken_limits(changed, limits, {}) == said
+
+
+def test_a_copy_of_a_model_refuses_no_other_and_saves_none() -> None:
+    rng = np.random.default_rng(0)
+    for shift in np.linspace(0.0, 1.6, 30):
+        held, new = correlated(rng, 3, 40), correlated(rng, 3, 60)
+        new = new | {"m1": new["m1"] + shift}
+        copies = {f"copy {at}": "m0" for at in range(8)}
+        found = refused(
+            held | {copy: held[model] for copy, model in copies.items()},
+            new | {copy: new[model] for copy, model in copies.items()},
+        )
+        assert {model: text for model, text in found.items() if model in held} == refused(held, new)

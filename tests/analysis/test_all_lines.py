@@ -18,7 +18,7 @@ from raybench.analysis.verdict import (
     Verdict,
 )
 from raybench.config.experiment import Limits
-from tests.support.decisions import clear_evidence, drawn, scored
+from tests.support.decisions import clear_evidence, drawn, evidence_on, held_back, scored
 
 
 def line(name: str, gaps: Mapping[str, float | None], seed: int = 0) -> Evidence:
@@ -210,3 +210,30 @@ def test_many_perfect_lines_of_few_images_are_not_certain() -> None:
     assert found.expected.low < 0.97
     assert "(1.000–1.000)" not in found.sentence
     assert (found.standings["poor"].behind.low or 0.0) < (found.standings["poor"].behind.high or 0.0) - 0.02
+
+
+def test_lines_whose_thresholds_or_times_mean_nothing_are_told() -> None:
+    lines = [line(name, {"m": 3.0, "n": 2.4}, at) for at, name in enumerate("abc")]
+    assert decided(*lines).notes == ()
+    lines[1], lines[2] = replace(lines[1], has_changed=True), replace(lines[2], timed=False)
+    assert decided(*lines).notes == (
+        "OK images of the test split differ from those trained on: b. Most thresholds are refused there, and exclude "
+        "no model; recall and false alarms mean little.",
+        "Times count for nothing, because of where or when they were taken: c.",
+    )
+
+
+def test_a_line_with_85_percent_false_alarms_is_told_over_all_lines() -> None:
+    rng = np.random.default_rng(0)
+    held = {model: [held_back(rng.normal(0, 1, 40))] for model in "ab"}
+
+    def of(name: str, shift: float) -> Evidence:
+        scores = {model: [scored(rng.normal(shift, 1, 60), rng.normal(shift + 3, 1, 40))] for model in "ab"}
+        found = evidence_on(scores, held=held, line=name)
+        assert isinstance(found, Evidence)
+        return found
+
+    found = decided(of("quiet", 0.0), of("alarming", 2.5))
+    assert found.run is not None
+    [note] = found.notes
+    assert note.startswith("OK images of the test split differ from those trained on: alarming. ")

@@ -303,6 +303,40 @@ def test_a_leader_with_half_of_ok_images_alarmed_is_not_admissible_and_told() ->
     assert "leader" not in found.standings
 
 
+def test_copies_of_a_leader_with_many_alarms_do_not_make_it_the_rule() -> None:
+    rng = np.random.default_rng(0)
+    ok = rng.normal(0, 1, 60)
+    held = {model: [held_back(rng.normal(0, 1, 40))] for model in ("leader", "steady", "third")}
+    scores = {
+        "leader": [scored(ok + 1.6, rng.normal(5.1, 1, 40))],
+        "steady": [scored(ok, rng.normal(2.3, 1, 40))],
+        "third": [scored(ok, rng.normal(1.8, 1, 40))],
+    }
+    copies = ("copy 1", "copy 2", "copy 3")
+    found = verdict_on(
+        scores | dict.fromkeys(copies, scores["leader"]), held=held | dict.fromkeys(copies, held["leader"])
+    )
+    alone = verdict_on(scores, held=held)
+    assert (found.run, found.notes) == (alone.run, alone.notes) == ("steady", ())
+    assert {found.grades[model] for model in ("leader", *copies)} == {NOT_ADMISSIBLE}
+    assert found.conclusions["leader"] == alone.conclusions["leader"]
+
+
+def test_a_limit_of_time_that_a_busy_machine_leaves_open_is_told() -> None:
+    """Such times exclude nothing, and a model that is named although its time exceeds the limit is no surprise."""
+    scores, limits = one_of({"slow": 3.5, "quick": 2.0}), DecisionSettings(limits=Limits(p95_ms=50.0))
+
+    def busy(row: BoardRow) -> BoardRow:
+        p95_ms = {"slow": 1190.0, "quick": 40.0}[row.model]
+        return altered(row, speed=replace(SPEED, p95_ms=p95_ms, other_load=0.9))
+
+    found = verdict_on(scores, limits, change=busy)
+    assert found.run == "slow"
+    told = "Whether slow (1.19e+03 ms) keeps the limit of 50 ms is not known: times were taken on a busy machine, and"
+    assert [note for note in found.notes if note.startswith(told)]
+    assert not any("not known" in note for note in verdict_on(scores, change=busy).notes)
+
+
 def test_a_line_that_has_changed_is_told_loudly_and_has_a_verdict() -> None:
     rng = np.random.default_rng(0)
     held = {model: [held_back(rng.normal(0, 1, 40))] for model in "abc"}
@@ -463,6 +497,7 @@ def test_a_model_without_held_back_scores_is_compared_by_its_ranks() -> None:
         {"old": [drawn(3.0)], "new": [drawn(2.0, 1)]}, held={"new": [held_back(np.arange(-2.0, 2.0, 0.1))]}
     )
     assert found.run == "old"
+    assert found.notes == ("Nothing says whether thresholds hold: held-back scores are missing of old.",)
 
 
 def test_the_evidence_is_that_of_the_common_images() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from raybench.analysis.robustness import AS_TAKEN
 from raybench.analysis.slices import slice_frame
 from raybench.config.experiment import Costs, Override, ThresholdChoice
 from raybench.config.plan import Plan, make_plan
+from raybench.data.inspection.duplicates import Copy, Group
+from raybench.data.inspection.inspection import inspect, write_inspection
 from raybench.data.perturbations import Perturbation, PerturbedImages
 from raybench.data.shards import read_rows
 from raybench.metrics.image import share_above
@@ -30,6 +33,7 @@ from raybench.runs.run import RunStore, versions
 from raybench.worker import train
 from raybench.worker.robustness import score_perturbed
 from tests.support.made_run import all_commits, begin, finish, planned, site_of
+from tests.support.results import done
 
 COSTS = Costs(missed_defect=200, false_alarm=2, defect_rate=0.01)
 
@@ -130,6 +134,22 @@ def test_the_versions_are_those_that_made_the_units(
     finish(plan.units[0], plan.manifests["strip"], site_of(plan, tmp_path))
     made_by = analyze(plan, RunStore.of(plan), "2026-11-28").board.context.versions
     assert made_by == {**installed, "torch": f"1.0 and {installed['torch']}"}
+
+
+def test_duplicates_that_the_inspection_has_found_count_as_one_image(strips: Path, tmp_path: Path) -> None:
+    plan = planned(tmp_path / "store", strips, 5)
+    finish(plan.units[0], plan.manifests["strip"], site_of(plan, tmp_path))
+    run, lines, manifest = RunStore.of(plan), plan.lines_of("strip"), plan.manifests["strip"]
+    inspection = inspect(lines, manifest, 1)
+    write_inspection(lines, replace(inspection, groups=()))
+    (apart,) = analyze(plan, run, "2026-11-28").board.rows
+    copies = [Copy(name, "test", "ok") for name in analyze(plan, run, "2026-11-28").finished[0].images.image_ids]
+    pairs = [Group("near", 0.1, tuple(copies[at : at + 3])) for at in range(0, len(copies), 3)]
+    write_inspection(lines, replace(inspection, groups=tuple(pairs)))
+    (together,) = analyze(plan, run, "2026-11-28").board.rows
+    before, after = done(apart).quality.recall, done(together).quality.recall
+    assert (before.value, before.n) == (after.value, after.n)
+    assert after.high - after.low > before.high - before.low  # type: ignore[operator]
 
 
 def test_learning_curves_are_found_by_the_names_of_their_runs(strips: Path, tmp_path: Path) -> None:

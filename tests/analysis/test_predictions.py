@@ -6,8 +6,10 @@ import pytest
 
 from raybench.analysis.predictions import TOP, PredictionCounts, is_odd, score_shift, sentence
 from raybench.data.manifest import Manifest
+from raybench.metrics.exchangeability import ThresholdTest
 from raybench.metrics.numbers import Estimate, Threshold
 from raybench.runs.scores import Predicted
+from raybench.runs.thresholds import UsedThreshold
 
 
 def row(name: str, score: float, odd_size: bool = False) -> Predicted:
@@ -65,23 +67,30 @@ def test_a_line_of_many_sizes_allows_what_it_has() -> None:
 
 
 def test_the_sentence() -> None:
-    threshold = Threshold(1.0, 100, 0.05, 0.0495, 0.5, "note")
+    threshold = UsedThreshold(Threshold(1.0, 100, 0.05, 0.0495, 0.5, "note"))
     assert sentence(500, 37, threshold) == (
         "37 of 500 images are anomalous at the threshold that promises at most 4.95 % false alarms"
     )
     assert sentence(1, 1, threshold).startswith("1 of 1 image is anomalous")
     assert sentence(0, 0, threshold) == "no image is scored"
-    none = Threshold(None, 0, 0.05, 0.0, None, "no held-back OK images")
+    none = UsedThreshold(Threshold(None, 0, 0.05, 0.0, None, "no held-back OK images"))
     assert sentence(9, 0, none) == "9 images are scored; none can be called anomalous: no held-back OK images"
 
 
 def test_the_sentence_says_what_is_known_of_the_threshold() -> None:
     threshold = Threshold(1.0, 100, 0.05, 0.0495, 0.5, "note")
-    held = sentence(10, 1, threshold, Estimate(0.075, 0.016, 0.204, 40))
-    assert held.endswith("at most 4.95 % false alarms, and had 8% (2%–20%) on 40 OK test images")
-    refused = sentence(10, 1, threshold, Estimate(0.55, 0.38, 0.71, 40))
-    assert refused.endswith("false alarms, but had 55% (38%–71%) on 40 OK test images: it does not hold")
-    assert sentence(10, 1, threshold, Estimate(None, reason="no OK images")) == sentence(10, 1, threshold)
+
+    def told(alarms: Estimate, many: float = 0.5, low: float = 0.5) -> str:
+        return sentence(10, 1, UsedThreshold(threshold, alarms, ThresholdTest(many, low)))
+
+    held, all_alarms = Estimate(0.075, 0.016, 0.204, 40), Estimate(0.55, 0.38, 0.71, 40)
+    assert told(held).endswith("at most 4.95 % false alarms, and had 8% (2%–20%) on 40 OK test images")
+    assert told(all_alarms, many=1e-9).endswith(
+        "false alarms, but its threshold does not hold: 55% false alarms on 40 OK test images, 5% promised (p = 1e-09)"
+    )
+    assert "false alarms, but its threshold is too high: " in told(Estimate(0.0, 0.0, 0.1, 40), low=1e-9)
+    unknown = Estimate(None, reason="no OK images")
+    assert told(unknown) == sentence(10, 1, UsedThreshold(threshold))
 
 
 def test_new_images_that_score_unlike_those_of_the_line_are_told() -> None:

@@ -81,6 +81,13 @@ def test_the_end_of_many_lines_has_the_worst(many: Board) -> None:
     assert done == "4 units: 3 done now, 1 done before, 0 failed"
 
 
+def test_the_end_of_many_lines_has_the_notes_of_the_worst(many: Board) -> None:
+    noted = tuple(replace(verdict, notes=(f"{verdict.line} is dark.",)) for verdict in many.verdicts)
+    told = ended(replace(many, verdicts=noted))
+    assert "line-00 is dark." in told
+    assert "line-20 is dark." not in told
+
+
 def test_the_end_of_a_run_without_flags(board_of: BoardOf) -> None:
     board = board_of({"bottle": {"good": 3.0}})
     assert ended(replace(board, payoffs=(queue("bottle", 0, 0),)))[1] == "Nothing to annotate: no image is flagged."

@@ -76,6 +76,13 @@ def test_csv_has_a_row_per_line_and_model_failures_included(board: Board) -> Non
     assert padim["speed_p50_ms"] == 10.0
 
 
+def test_markdown_has_the_notes_of_each_verdict(board: Board) -> None:
+    noted = tuple(replace(verdict, notes=("It is dark.", "Times are old.")) for verdict in board.verdicts)
+    text = board_md(replace(board, verdicts=noted))
+    for verdict in noted:
+        assert f"{verdict.sentence}\n\nIt is dark.\n\nTimes are old.\n\n|" in text
+
+
 def test_markdown_tables_stay_tables(board: Board) -> None:
     rows = [line for line in board_md(board).splitlines() if line.startswith("|")]
     widths = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in rows]

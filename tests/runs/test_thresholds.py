@@ -8,10 +8,11 @@ import pytest
 
 from raybench.config.experiment import ThresholdChoice
 from raybench.errors import InputError
+from raybench.metrics.exchangeability import assess_threshold
 from raybench.metrics.image import ImageScores
 from raybench.metrics.numbers import Threshold
 from raybench.metrics.threshold import conformal_threshold, excess_of
-from raybench.runs.thresholds import judge_at, place_threshold, read_threshold
+from raybench.runs.thresholds import UsedThreshold, judge_at, place_threshold, read_threshold
 from raybench.worker.merge import Partials, merge
 from raybench.worker.score import score
 from raybench.worker.train import train
@@ -68,16 +69,20 @@ def test_the_threshold_of_a_trained_unit(strips: Path, tmp_path: Path) -> None:
         read_threshold(context.run, unit.unit_id, trained, FROM_TEST)
     with pytest.raises(InputError, match="not scored yet"):
         read_threshold(context.run, unit.unit_id, trained, ThresholdChoice(recall=0.9))
-    assert read_threshold(context.run, unit.unit_id, trained, ThresholdChoice()) == (trained.threshold, None)
+    assert read_threshold(context.run, unit.unit_id, trained, ThresholdChoice()) == UsedThreshold(trained.threshold)
     for shard in manifest.scored_shards:
         score(unit, manifest, shard, context)
     merged = merge(unit, manifest, context.run, Partials())
     scores = ImageScores.from_bytes(context.run.get_blob(merged.images))
     rate = merged.quality.false_alarm_rate
-    assert read_threshold(context.run, unit.unit_id, trained, ThresholdChoice()) == (trained.threshold, rate)
+    used = read_threshold(context.run, unit.unit_id, trained, ThresholdChoice())
+    assert (used.threshold, used.alarms) == (trained.threshold, rate)
+    held_out = ImageScores.from_bytes(context.run.get_blob(trained.held_out))
+    assert used.test == assess_threshold(held_out, scores, trained.threshold) is not None
+    assert read_threshold(context.run, unit.unit_id, trained, ThresholdChoice(recall=0.9)).test is None
     of_test = conformal_threshold(scores.of_label("ok"), unit.protocol.false_alarm_budget)
-    found, tested = read_threshold(context.run, unit.unit_id, trained, FROM_TEST)
-    assert (found.value, tested) == (of_test.value, None)
+    of_tests = read_threshold(context.run, unit.unit_id, trained, FROM_TEST)
+    assert (of_tests.threshold.value, of_tests.alarms, of_tests.test) == (of_test.value, None, None)
 
 
 def test_a_rate_sets_the_threshold_anew_on_what_was_held_back() -> None:
