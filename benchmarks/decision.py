@@ -40,7 +40,8 @@ from raybench.metrics.numbers import Estimate, Quality, Speed, Threshold
 from raybench.metrics.pixel import PixelMap, PixelQuality, PixelSketch
 from raybench.metrics.ranking import paired_difference
 from raybench.metrics.threshold import conformal_threshold
-from tests.support.results import altered, made_unit
+from raybench.runs.records import FailedUnit
+from tests.support.results import FAILURE, altered, done, made_unit
 
 BUDGET, HELD_BACK, ALIKE = 0.05, 40, 0.5  # ALIKE: share of the variance of scores that all models have in common
 SETTINGS = DecisionSettings()
@@ -72,6 +73,10 @@ class World:
     """Whether the scores are lognormal: outliers among OK images."""
     times: bool = False
     """Whether models take different times, from 5 to 500 ms."""
+    heat: bool = False
+    """Whether the worth of heat maps differs, from 0.3 to 0.9, with an error of 0.03."""
+    failures: int = 0
+    """Number of models that fail."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ def sample(world: World, rng: np.random.Generator, truths: Sequence[float] | Non
     drawn = rng.normal(world.mean, world.spread, world.models) if truths is None else np.array(truths)
     aurocs = dict(zip([f"m{number}" for number in range(world.models)], np.clip(drawn, 0.5, 0.9995), strict=True))
     ms = {model: float(np.exp(rng.uniform(np.log(5), np.log(500)))) if world.times else 10.0 for model in aurocs}
+    heat = {model: float(rng.uniform(0.3, 0.9)) if world.heat else 0.0 for model in aurocs}
     scores, held_out, rows, truth, utilities = {}, {}, [], {}, {}
     common = [_noise(rng, count, world.group) for count in (world.ok, world.ng)]
     for model, auroc in aurocs.items():
@@ -105,10 +111,16 @@ def sample(world: World, rng: np.random.Generator, truths: Sequence[float] | Non
         spread = world.seed_sd / slope
         truth[model] = float(stats.norm.cdf(shift_of(auroc) / np.sqrt(2 + spread**2)))
         recall = float(stats.norm.cdf((shift_of(auroc) - stats.norm.ppf(1 - BUDGET)) / np.sqrt(1 + spread**2)))
-        utilities[model] = truth[model] + SETTINGS.verdict.recall * recall - SETTINGS.verdict.ms * ms[model]
+        worth = SETTINGS.verdict.recall * recall - SETTINGS.verdict.ms * ms[model]
+        utilities[model] = truth[model] + worth + SETTINGS.verdict.heat_map * heat[model]
         scores[model] = [_images(world, common, shift, rng) for shift in trained]
         held_out[model] = [_held_out(world, rng) for _ in trained]
-        rows += [_row(model, scores[model][0], held_out[model][0], ms[model], world.optimised)]
+        row = _row(model, scores[model][0], held_out[model][0], ms[model], world.optimised)
+        seen = heat[model] + 0.03 * rng.standard_normal() if world.heat else None
+        rows += [altered(row, quality=_with_heat(done(row).quality, seen))]
+    for model in list(aurocs)[: world.failures]:
+        del scores[model], held_out[model], truth[model], utilities[model]
+        rows[int(model[1:])] = merge_seeds([FailedUnit(model, "line", model, 0, FAILURE)])
     return Line(scores, held_out, rows, truth, utilities)
 
 
@@ -137,6 +149,15 @@ def _held_out(world: World, rng: np.random.Generator) -> ImageScores:
     ids = [f"held/{number:04}" for number in range(HELD_BACK)]
     groups = [f"held-{number // world.group}" if world.group > 1 else ids[number] for number in range(HELD_BACK)]
     return ImageScores.of(ids, ["ok"] * HELD_BACK, (np.exp(values) if world.heavy else values).tolist(), groups)
+
+
+def _with_heat(quality: Quality, worth: float | None) -> Quality:
+    """Return a quality whose heat map has this worth, so that all three of its parts are that."""
+    if worth is None:
+        return quality
+    parts = {"au_pro": worth, "noise_around": 1 - worth, "noise_ok": 1 - worth}
+    errors = {name: Estimate(value, value - 0.1, value + 0.1, 50) for name, value in parts.items()}
+    return replace(quality, **errors)
 
 
 def _row(model: str, images: ImageScores, held_out: ImageScores, ms: float, optimised: bool) -> BoardRow:
@@ -175,6 +196,11 @@ CHOICES = (
     World("10 models, 200 + 200", 10, 200, 200),
     World("10 models, 40 OK, 3 NG", 10, 40, 3),
     World("10 models, 50 + 50, times differ", 10, 50, 50, times=True),
+    World("10 models, 50 + 50, heat maps differ", 10, 50, 50, heat=True),
+    World("10 models, 50 + 50, three fail", 10, 50, 50, failures=3),
+    World("5 models, 50 + 50, ties", 5, 50, 50, rounding=1.0),
+    World("5 models, 50 + 50, nearly perfect", 5, 50, 50, mean=0.995, spread=0.005),
+    World("5 models, 200 OK, 1 NG", 5, 200, 1),
     World("5 models, 100 + 100 in parts of 5", 5, 100, 100, group=5),
     World("5 models, 100 + 100, no optimiser, seeds differ by 0.01", 5, 100, 100, seed_sd=0.01),
     *(
