@@ -90,11 +90,14 @@ def test_the_interval_covers_the_mean_over_all_lines(lines: int, qualities: tupl
     rng, repeats = np.random.default_rng(0), 150
     models = "abc"[: len(qualities)]
     true = average_ranks(qualities + rng.normal(size=(200_000, len(qualities)))).mean(axis=0)
-    hits = 0
+    hits, of_winner = 0, 0
     for _ in range(repeats):
         found = mean_ranks(by_line((qualities + rng.normal(size=(lines, len(qualities)))).tolist()))
-        hits += sum((found[m].low or 0) <= true[at] <= (found[m].high or 0) for at, m in enumerate(models))
+        covered = {m: (found[m].low or 0) <= true[at] <= (found[m].high or 0) for at, m in enumerate(models)}
+        hits += sum(covered.values())
+        of_winner += covered[min(models, key=lambda model: found[model].value or 0.0)]
     assert hits / (repeats * len(models)) >= 0.91
+    assert of_winner / repeats >= 0.9
 
 
 # Demšar 2006, table 5a: critical values of the two-tailed Nemenyi test at 5 %.

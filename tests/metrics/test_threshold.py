@@ -210,7 +210,7 @@ def test_excess_keeps_the_order_of_scores_and_is_above_0_for_those_that_are_flag
     assert [excess > 0 for excess in found] == [score > value for score in scores]
 
 
-def test_the_same_rare_ok_image_has_a_like_excess_under_any_tail() -> None:
+def test_excess_is_less_unlike_between_tails_than_the_score_itself() -> None:
     """Of the image that one OK image in 1,000 exceeds; linear in the score it would be 0.9, 1.7 and 4.0."""
     rare = {}
     for name, scores in {"normal": stats.norm, "exponential": stats.expon, "lognormal": stats.lognorm(1.0)}.items():
