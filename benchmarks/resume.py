@@ -31,25 +31,27 @@ from raybench.store.server import embedded_server
 from tests.support import plugins
 
 UNITS = 10_000
-LINES = 10
+LINES, MODELS = 10, 10
 WRITERS = 32
 DRIVER = "from raybench.cli import main; main()"
 
 
-def prepare(folder: Path, units: int) -> Plan:
+def prepare(folder: Path, units: int, lines: int = LINES, uri: str = "s3://resume") -> Plan:
     """A run with `units` finished units: lines × 10 models × seeds."""
-    store = open_store("s3://resume")
+    store = open_store(uri)
     store.create()
     images = write_strips(folder / "images", Sizes(24, 6, 6, 0))
-    for number in range(LINES):
+    for number in range(lines):
         pack(open_store(str(images)), store.sub("lines"), f"line-{number}", PackOptions(shard_rows=12))
-    models = tuple(ModelChoice(name="fake", label=f"grid-{grid}", config={"grid": grid}) for grid in range(8, 18))
+    models = tuple(
+        ModelChoice(name="fake", label=f"grid-{grid}", config={"grid": grid}) for grid in range(8, 8 + MODELS)
+    )
     experiment = Experiment(
         name="long",
         store=store.uri(),
         lines=("line-*",),
         models=models,
-        seeds=tuple(range(units // LINES // len(models))),
+        seeds=tuple(range(units // lines // MODELS)),
         input=InputChoice(pixels=64 * 64),
         squashed_twins=False,
         annotation=Annotation(signals=0),

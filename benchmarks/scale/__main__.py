@@ -19,7 +19,7 @@ from raybench.cli.demo import Sizes
 from tests.support import plugins
 
 PAGE = Path("docs/scale.md")
-ALL = ("scheduler", "driver", "waiting", "unit", "decoding")  # in one process: those with torch come last
+ALL = ("scheduler", "driver", "report", "waiting", "unit", "decoding")  # in one process: those with torch come last
 
 
 def main() -> None:

@@ -95,15 +95,14 @@ def measure(lines: int, kind: str, nodes: int) -> Driver:
         with raylets(nodes, CPUS, GPUS, Path(name)):
             joined = time.process_time()
             summary = run_plan(plan, watch)
-            ended = time.perf_counter()
-        return _figures(summary, watch, load, (lines, kind, nodes), (planned - before, joined, ended))
+        return _figures(summary, watch, load, (lines, kind, nodes), (planned - before, joined))
 
 
 def _figures(
-    summary: RunSummary, watch: Watch, load: float, about: tuple[int, str, int], clocks: tuple[float, float, float]
+    summary: RunSummary, watch: Watch, load: float, about: tuple[int, str, int], clocks: tuple[float, float]
 ) -> Driver:
     lines, kind, nodes = about
-    plan_s, joined, ended = clocks
+    plan_s, joined = clocks
     first, last, units = watch.first or watch.last, watch.last, summary.units
     return Driver(
         lines=lines,
@@ -116,7 +115,6 @@ def _figures(
         gpus=GPUS,
         store=kind,
         wall_s=round(last[2] - first[2], 1),
-        report_s=round(ended - last[2], 1),
         plan_ms=round(plan_s / units * 1e3, 3),
         start_ms=round((first[0] - joined) / units * 1e3, 3),
         cpu_ms=round((last[0] - first[0]) / units * 1e3, 3),

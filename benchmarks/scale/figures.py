@@ -56,7 +56,6 @@ class Driver:
     gpus: int
     store: str
     wall_s: float
-    report_s: float
     plan_ms: float
     start_ms: float
     cpu_ms: float
@@ -64,6 +63,21 @@ class Driver:
     aggregator_ms: float
     load: float
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of a finished run of fake units, from a folder. cpu_s: of the process, on any thread. load: of the
+    machine when it started."""
+
+    lines: int
+    models: int
+    seeds: int
+    images: int
+    cpu_s: float
+    wall_s: float
+    page_mb: float
+    load: float
 
 
 @dataclass(frozen=True)
@@ -139,6 +153,7 @@ class Conditions:
 KINDS: Mapping[str, Any] = {
     "scheduler": Scheduler,
     "driver": Driver,
+    "report": Report,
     "waiting": tuple[Waiting, ...],
     "unit": Unit,
     "decoding": tuple[Decoding, ...],

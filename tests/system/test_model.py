@@ -11,7 +11,7 @@ from benchmarks.scale.model import Assumed, decodes, driver_ms, merging_ms, part
 from benchmarks.scale.page import page
 
 DRIVER = Driver(
-    lines=2, models=5, units=10, tasks=40, failed=0, nodes=1, cpus=1, gpus=1, store="folder", wall_s=1.0, report_s=1.0,
+    lines=2, models=5, units=10, tasks=40, failed=0, nodes=1, cpus=1, gpus=1, store="folder", wall_s=1.0,
     plan_ms=1.0, start_ms=1.0, cpu_ms=4.0, main_ms=2.0, aggregator_ms=3.0, load=0.0, samples=(Sample(1.0, 100.0),),
 )  # fmt: skip
 UNIT = Unit(
