@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-decision bench-pipeline bench-peer bench-gpu gpu-kit chaos ten-models published docs lock bundle bundle-check bundle-image kind-check clean
+.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-decision bench-pipeline bench-peer bench-watch bench-gpu gpu-kit chaos ten-models published docs lock bundle bundle-check bundle-image kind-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ bench-pipeline: $(READY) ## Scoring as a task does it, beside the bare loop over
 
 bench-peer: $(READY) ## The whole job of 1, 2 and 4 lines below DATA (layout mvtec), beside `anomalib benchmark`; on a quiet machine
 	$(BIN)/python -W ignore -m benchmarks.peer $(DATA)
+
+bench-watch: $(READY) ## A month of a line whose lamp ages, watched, and how often a stable line has an alarm; the line in DATA (layout mvtec)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.watch $(DATA)
 
 bench-gpu: $(READY) ## Check and measure raybench on this machine's GPU; GPU="train unit --models padim", or "--device cpu --quick"
 	$(BIN)/python -m benchmarks.gpu $(GPU)
