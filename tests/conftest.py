@@ -41,7 +41,7 @@ settings.register_profile("raybench", deadline=None)  # how long an example take
 settings.register_profile("fast", deadline=None, max_examples=25)
 settings.load_profile("raybench")
 _numbers = itertools.count()
-MADE_ONCE = {"test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py",
+MADE_ONCE = {"test_anomaly_types.py", "test_onnx_export.py", "test_predict.py", "test_browser.py", "test_firefox.py",
              "test_placement.py", "test_readers.py", "test_queue_builder.py", "test_stored_types.py",
              "test_mlflow.py"}  # fmt: skip
 """Files whose tests share something that takes seconds to make or to import: one worker of pytest runs all of them."""
@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.s3)
         if item.path.name in SLOW:
             item.add_marker(pytest.mark.slow)
-        if item.path.name == "test_browser.py":
+        if item.path.name in ("test_browser.py", "test_firefox.py"):
             item.add_marker(pytest.mark.browser)
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("cluster", "slow")])
 

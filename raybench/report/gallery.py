@@ -1,13 +1,14 @@
-"""Pictures for the page: an image, the outline of its mask, and the heat maps of all models, as data URIs.
+"""Pictures for the page: an image, the outline of its mask, and the heat maps of all models.
 
 Heat maps are grey: colour, opacity and "above the threshold only" are filters of the page. The heat maps of one image
-lie below each other in one picture, the strip.
+lie below each other in one picture, the strip. Of further images both lie in files beside the page.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ import numpy.typing as npt
 
 from raybench.metrics.roi import Roi
 
+FILES = "files"
+"""Folder of the pictures beside the page."""
 LONGEST_SIDE = 320
 THUMBNAIL_SIDE = 112
 HEAT_SIDE = 96
@@ -75,19 +78,38 @@ class Picture:
     """Hex digest of the image file. Empty if unknown."""
     is_thumbnail: bool = False
     """Whether it is only shown small, in the queue."""
+    is_beside: bool = False
+    """Whether its pixels are not in the page but in files beside it."""
 
-    @functools.cached_property
+    @property
     def image_uri(self) -> str:
         """The image."""
-        return uri(self.image)
+        return self._uri(self._image)
+
+    @property
+    def strip_uri(self) -> str:
+        """The heat maps below each other; empty without any."""
+        return self._uri(self._strip) if self.maps else ""
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """What lies beside the page, by path. Empty if all is in the page."""
+        return {_path(data): data for data in (self._image, self._strip) if data} if self.is_beside else {}
 
     @functools.cached_property
-    def strip_uri(self) -> str:
-        """The heat maps below each other; empty without any. Lossless, as codes are compared with thresholds."""
+    def _image(self) -> bytes:
+        return _webp(self.image)
+
+    @functools.cached_property
+    def _strip(self) -> bytes:
+        """Lossless, as codes are compared with thresholds."""
         if not self.maps:
-            return ""
+            return b""
         edge = ((HEAT_EDGE, HEAT_EDGE), (0, 0))
-        return uri(np.vstack([np.pad(_coarse(each), edge, mode="edge") for each in self.maps]), _LOSSLESS)
+        return _webp(np.vstack([np.pad(_coarse(each), edge, mode="edge") for each in self.maps]), _LOSSLESS)
+
+    def _uri(self, data: bytes) -> str:
+        return _path(data) if self.is_beside else _data_uri(data)
 
 
 def hatched(image: Rgb, roi: Roi | None) -> Rgb:
@@ -204,7 +226,19 @@ def _coarse(heat: HeatMap) -> npt.NDArray[np.uint8]:
     return np.maximum(steps, 0).astype(np.uint8)
 
 
-def uri(image: npt.NDArray[np.uint8], quality: int = _QUALITY) -> str:
+def uri(image: npt.NDArray[np.uint8]) -> str:
+    return _data_uri(_webp(image))
+
+
+def _webp(image: npt.NDArray[np.uint8], quality: int = _QUALITY) -> bytes:
     bgr = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
-    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
+    return cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+
+
+def _data_uri(data: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
+
+
+def _path(data: bytes) -> str:
+    """Where a picture lies beside the page. The name is that of its bytes, so browsers may keep it for ever."""
+    return f"{FILES}/{hashlib.sha256(data).hexdigest()[:20]}.webp"

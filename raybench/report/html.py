@@ -36,7 +36,7 @@ SCRIPTS = (
 )  # fmt: skip
 """Joined into the page's script, in this order."""
 POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; script-src {source}; base-uri 'none'; "
+    "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data: blob:; script-src {source}; base-uri 'none'; "
     "form-action 'none'; require-trusted-types-for 'script'"
 )
 NO_STUDIES = Studies()

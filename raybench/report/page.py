@@ -22,7 +22,7 @@ from raybench.report.charts import Curve, OperatingPoint, Strip, operating_point
 from raybench.report.column import cells, shown
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
 from raybench.report.conditions import conditions
-from raybench.report.gallery import HeatMap, Picture
+from raybench.report.gallery import FILES, HeatMap, Picture
 from raybench.report.inspection import Section
 from raybench.report.marks import Term, terms
 from raybench.report.models_table import STYLES, ModelsTable, line_table, overall_table
@@ -78,6 +78,8 @@ class PictureGroup:
 
     title: str
     pictures: tuple[PagePicture, ...]
+    is_closed: bool = False
+    """Whether it is shown on a click only."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,13 @@ class PageFlag:
     """All kinds that apply."""
     picture: Picture | None
     """None if the page has none."""
+    has_heat_maps: bool
+    """Whether the image has a place in the Images view."""
 
     @property
     def defect_type(self) -> str:
         """Empty if unknown."""
         return self.picture.defect_type if self.picture else ""
-
-    @property
-    def has_heat_maps(self) -> bool:
-        """Whether the image has a place in the Images view."""
-        return self.picture is not None and not self.picture.is_thumbnail
 
 
 @dataclass(frozen=True)
@@ -215,6 +214,11 @@ class PageModel:
     @property
     def has_pictures(self) -> bool:
         return any(line.groups for line in self.lines)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether pictures lie beside the page."""
+        return any(group.is_closed for line in self.lines for group in line.groups)
 
 
 def page_model(
@@ -440,7 +444,7 @@ def _voting(image: ScoredImage) -> str:
 
 
 def _groups(model: str, seen: Sequence[ScoredImage], pictures: Sequence[PagePicture]) -> tuple[PictureGroup, ...]:
-    """Group a line's pictures: what the named model misses, its false alarms, the rest. A picture is in one group."""
+    """Group a line's pictures: what the named model misses, its false alarms, the rest, and those beside the page."""
     wrong = Counter(mistake(image.label, image.excess.get(model)) for image in seen)
     titles = {
         "missed": f"NG images that {model} misses",
@@ -449,17 +453,25 @@ def _groups(model: str, seen: Sequence[ScoredImage], pictures: Sequence[PagePict
     }
     groups = []
     for kind, title in titles.items():
-        shown = tuple(each for each in pictures if each.mistake == kind)
+        shown = tuple(each for each in pictures if each.mistake == kind and not each.picture.is_beside)
         count = f": {wrong[kind]}" if kind else ""
         more = f", {len(shown)} shown" if kind and len(shown) < wrong[kind] else ""
         if shown:
             groups.append(PictureGroup(f"{title}{count}{more}", shown))
+    if beside := tuple(each for each in pictures if each.picture.is_beside):
+        groups.append(
+            PictureGroup(f"{len(beside)} further images, in the folder “{FILES}” beside this page", beside, True)
+        )
     return tuple(groups)
 
 
 def _page_flags(flags: Sequence[Flag], pictures: Sequence[Picture]) -> tuple[PageFlag, ...]:
-    picture_of = {picture.image_id: picture for picture in pictures}
-    return tuple(PageFlag(flag, flag.kinds or (flag.kind,), picture_of.get(flag.image_id)) for flag in flags)
+    picture_of = {picture.image_id: picture for picture in pictures if not picture.is_beside}
+    drawn = {picture.image_id for picture in pictures if not picture.is_thumbnail}
+    return tuple(
+        PageFlag(flag, flag.kinds or (flag.kind,), picture_of.get(flag.image_id), flag.image_id in drawn)
+        for flag in flags
+    )
 
 
 def _filters(lines: Sequence[PageLine]) -> Mapping[str, Sequence[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -42,6 +43,8 @@ from raybench.worker.context import fit_of
 
 PICTURES, PICTURES_PER_LINE = 400, 20
 """At most, so that a browser can open the page."""
+BESIDE, BESIDE_PER_LINE = 400, 200
+"""Further pictures, at most, whose pixels lie in files beside the page."""
 UNITS = 120
 """Units whose heat maps are read, at most one of each line more: a unit's heat maps take megabytes in the store."""
 FLAGS, FLAGS_PER_LINE = 600, 50
@@ -52,6 +55,11 @@ READERS = 4
 def pictures_per_line(lines: int) -> int:
     """Return how many images of each line are shown: fewer if there are many lines, but at least one."""
     return max(1, min(PICTURES_PER_LINE, PICTURES // max(1, lines)))
+
+
+def beside_per_line(lines: int) -> int:
+    """Return how many further images of each line lie beside the page: fewer if there are many lines."""
+    return min(BESIDE_PER_LINE, BESIDE // max(1, lines))
 
 
 def models_per_line(lines: int) -> int:
@@ -103,6 +111,8 @@ def read_pictures(
 ) -> Iterator[Picture]:
     """Read images of each line with the heat maps of its best models, and the other images of the queue as thumbnails.
 
+    Further images with their heat maps, those of the queue among them, are to lie beside the page.
+
     Args:
         plan: Where the lines lie.
         run: Where the heat maps are read from.
@@ -112,6 +122,7 @@ def read_pictures(
     """
     lines = len(board.lines)
     count, models, queued = pictures_per_line(lines), models_per_line(lines), queue_per_line(lines)
+    beside = beside_per_line(lines)
     by_line: dict[str, list[ScoredImage]] = {}
     for image in images:
         by_line.setdefault(image.line, []).append(image)
@@ -121,53 +132,75 @@ def read_pictures(
     for line in board.lines:
         queue = queues.get(line, [])[:queued]
         names = [flag.image_id for flag in queue]
-        wanted = chosen(by_line.get(line, []), board.verdict_on(line).run, count, names)
-        scoring = {model for image in wanted for model in image.excess}
+        run_named, scored = board.verdict_on(line).run, by_line.get(line, [])
+        inside = {image.image_id for image in chosen(scored, run_named, count, names)}
+        others = [image for image in scored if image.image_id not in inside]
+        wanted = inside | {image.image_id for image in chosen(others, run_named, beside, names)}
+        shown = [image for image in scored if image.image_id in wanted]
+        scoring = {model for image in shown for model in image.excess}
         ranked = [row.model for row in board.rows_of(line) if row.model in scoring][:models]
         units = [next(unit for unit in plan.units if (unit.line, unit.model) == (line, model)) for model in ranked]
         if units:
-            yield from _of_line(plan, run, units, wanted, queue)
+            yield from _of_line(plan, run, units, shown, inside, queue)
 
 
 def _of_line(
-    plan: Plan, run: RunStore, units: Sequence[Unit], wanted: Sequence[ScoredImage], queue: Sequence[Flag]
+    plan: Plan,
+    run: RunStore,
+    units: Sequence[Unit],
+    wanted: Sequence[ScoredImage],
+    inside: set[str],
+    queue: Sequence[Flag],
 ) -> Iterator[Picture]:
-    """The pictures of one line. units: whose heat maps are shown, at least one."""
-    manifest, lines = plan.manifests[units[0].line], plan.lines_of(units[0].line)
-    ids = {image.image_id for image in wanted}
-    small = [flag for flag in queue if flag.image_id not in ids]
-    scored = {flag.image_id for flag in small if TRAINING not in flag.kinds}
-    trained_on = {flag.image_id for flag in small} - scored
-    with ThreadPoolExecutor(READERS) as pool:
-        maps = list(pool.map(lambda unit: _heat_maps(run, unit, manifest, ids), units))
-    found = (read_rows(lines, shard, only=held) for shard, _, held in _shards(run, units[0], manifest, ids | scored))
-    rows = {row.image_id: row for of_shard in found for row in of_shard}
-    rows |= {row.image_id: row for row in _training_images(lines, manifest, trained_on)}
-    maps = [of_unit for of_unit in maps if of_unit.keys() >= ids & rows.keys()]  # all pictures show the same models
+    """The pictures of one line.
 
-    def picture(image: ScoredImage | Flag, **more: Any) -> Picture:
-        row = rows[image.image_id]
+    Args:
+        units: Those whose heat maps are shown, at least one.
+        inside: Images whose pixels are in the page; those of the others lie beside it.
+    """
+    manifest, lines = plan.manifests[units[0].line], plan.lines_of(units[0].line)
+    images = {image.image_id: image for image in wanted}
+    small = {flag.image_id: flag for flag in queue if flag.image_id not in inside}
+    trained_on = {image_id for image_id, flag in small.items() if TRAINING in flag.kinds}
+    shards = [(shard, held) for shard, _, held in _shards(run, units[0], manifest, images.keys() | small.keys())]
+    there = {image_id for _, held in shards for image_id in held}
+    with ThreadPoolExecutor(READERS) as pool:
+        maps = list(pool.map(lambda unit: _heat_maps(run, unit, manifest, set(images)), units))
+    maps = [of_unit for of_unit in maps if of_unit.keys() >= images.keys() & there]  # all pictures show the same models
+
+    def picture(row: ImageRow, image: ScoredImage | Flag, longest: int, **more: Any) -> Picture:
         pixels, roi = decode_row(row, manifest), roi_of(row)
         return Picture(
             line=image.line,
             image_id=image.image_id,
             label=image.label,
             excess=image.excess if isinstance(image, ScoredImage) else {},
-            image=hatched(shrink(pixels, THUMBNAIL_SIDE if isinstance(image, Flag) else LONGEST_SIDE), roi),
+            image=hatched(shrink(pixels, longest), roi),
             has_roi=roi is not None,
             defect_type=row.defect_type,
             sha256=row.sha256,
             **more,
         )
 
-    for image in (each for each in wanted if each.image_id in rows):
-        row = rows[image.image_id]
-        yield picture(
-            image,
-            outline=outline_path(decode_mask(row.mask, row.height, row.width)) if row.mask else "",
-            maps=tuple(_inside(of_unit[image.image_id], row) for of_unit in maps),
-        )
-    yield from (picture(flag, is_thumbnail=True) for flag in small if flag.image_id in rows)
+    large, thumbnails = {}, {}
+    scored = (row for shard, held in shards for row in read_rows(lines, shard, only=held))
+    for row in itertools.chain(
+        scored, _training_images(lines, manifest, trained_on)
+    ):  # each with its bytes, one by one
+        name = row.image_id
+        if name in images:
+            large[name] = picture(
+                row,
+                images[name],
+                LONGEST_SIDE,
+                outline=outline_path(decode_mask(row.mask, row.height, row.width)) if row.mask else "",
+                maps=tuple(_inside(of_unit[name], row) for of_unit in maps),
+                is_beside=name not in inside,
+            )
+        if name in small:
+            thumbnails[name] = picture(row, small[name], THUMBNAIL_SIDE, is_thumbnail=True)
+    for order, made in ((images, large), (small, thumbnails)):
+        yield from (made[name] for name in order if name in made)
 
 
 def _inside(heat: HeatMap, row: ImageRow) -> HeatMap:

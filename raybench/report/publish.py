@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from raybench.analysis.board import Board, board_from_json, board_json
 from raybench.analysis.findings import Findings, analyze
 from raybench.config.plan import Plan
 from raybench.errors import InputError, ObjectMissing
+from raybench.report.gallery import FILES
 from raybench.report.html import render
 from raybench.report.inspection import section
 from raybench.report.pictures import read_pictures
@@ -23,6 +25,8 @@ from raybench.runs.records import Failure
 from raybench.runs.run import RunStore, versions
 from raybench.store import digest
 from raybench.worker.inspect import inspections_in
+
+WRITERS = 8
 
 
 def publish(plan: Plan, run: RunStore, created: str) -> Board:
@@ -48,7 +52,13 @@ def write(plan: Plan, run: RunStore, findings: Findings) -> None:
     run.put_report("flags.parquet", flags_parquet(flags))
     studies = Studies(findings.slices, findings.curves, findings.robustness)
     page = render(board, flags, pictures, findings.images, sections, findings.held_out, studies)
+    files = {name: data for picture in pictures for name, data in picture.files.items()}
+    there = {item.key.removeprefix(f"{run.root}/report/") for item in run.store.list(f"{run.root}/report/{FILES}/")}
+    with ThreadPoolExecutor(WRITERS) as pool:  # before the page that shows them
+        list(pool.map(lambda name: run.put_report(name, files[name]), files.keys() - there))
     run.put_report("index.html", page.encode())
+    for name in there - files.keys():
+        run.store.delete(f"{run.root}/report/{name}")
 
 
 def publish_again(plan: Plan) -> Board:
@@ -129,15 +139,18 @@ def _key(run: RunStore) -> str:
 
 
 def download(run: RunStore, folder: Path) -> Path:
-    """Copy the report with its folders to a local folder, and return the folder.
+    """Copy the report with its folders to a local folder, and return the folder. Pictures that it has stay.
 
     Raises:
         InputError: A key leaves the report's folder; nothing is written for it.
     """
     prefix = f"{run.root}/report/"
     for item in run.store.list(prefix):
+        name = item.key.removeprefix(prefix)
+        path = folder / name
+        if name.startswith(f"{FILES}/") and path.is_file() and path.stat().st_size == item.size:
+            continue  # a picture's name is that of its bytes
         data = run.store.get(item.key)
-        path = folder / item.key.removeprefix(prefix)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder

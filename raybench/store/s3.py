@@ -30,6 +30,7 @@ LONGEST_PAUSE_S = 5.0
 _SHOWN = {  # without a type, browsers save a page instead of showing it
     ".html": {"ContentType": "text/html; charset=utf-8", "CacheControl": "no-cache"},
     ".json": {"ContentType": "application/json"},
+    ".webp": {"ContentType": "image/webp", "CacheControl": "public, max-age=31536000, immutable"},
     ".csv": {"ContentType": "text/csv; charset=utf-8"},
     ".md": {"ContentType": "text/markdown; charset=utf-8"},
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
+import http.server
 import itertools
 import math
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -498,6 +501,79 @@ def test_the_keys_of_the_images(page: Page) -> None:
     page.locator("#find").evaluate("input => input.blur()")
     page.keyboard.press("Escape")
     assert heading(page).startswith("<img src=x")
+
+
+@pytest.fixture(scope="module")
+def folder(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with a picture in the page and one beside it."""
+    place = tmp_path_factory.mktemp("beside")
+    maps = (HeatMap("padim", corner(0), 127),)
+    grey = np.full((60, 90, 3), 200, np.uint8)
+    inside = Picture("line-1", "inside", "ok", {"padim": -1.0}, grey, maps=maps)
+    pictures = [inside, replace(inside, image_id="beside", is_beside=True), replace(inside, is_thumbnail=True)]
+    flag = Flag("line-1", "beside", "ok", ("padim",), 1, 1.0, "models disagree", "", ("models disagree",))
+    pictures[2] = replace(pictures[2], image_id="beside")
+    (place / "index.html").write_text(render(board, [flag], pictures), encoding="utf-8")
+    for picture in pictures:
+        for name, data in picture.files.items():
+            (place / name).parent.mkdir(exist_ok=True)
+            (place / name).write_bytes(data)
+    return place
+
+
+class Untyped(http.server.SimpleHTTPRequestHandler):
+    """As a store that knows no type of pictures."""
+
+    extensions_map = {".html": "text/html"}  # noqa: RUF012
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(params=["file", "http"])
+def address(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """Where the report of `folder` is opened."""
+    if request.param == "file":
+        yield folder.as_uri()
+        return
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Untyped, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_pictures_beside_the_page_are_seen_by_all_models(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    said, asked = list[str](), set[str]()
+    page.on("console", lambda message: said.append(message.text))
+    page.on("request", lambda request: asked.add(request.url))
+    page.goto(f"{address}/index.html#{fragment('image', line='line-1', id='beside')}")
+    for _ in range(100):
+        if len([url for url in asked if "/files/" in url]) == 2:
+            break
+        page.wait_for_timeout(50)
+    assert (colours(page, "padim") > 40).tolist() == [[True, False], [False, False]]
+    assert page.locator("#alone").is_hidden()
+    view(page, "v=queue")
+    assert (page.locator("[data-item] img").get_attribute("src") or "").startswith("data:")
+    page.locator("[data-item] a.frame").click()
+    assert heading(page) == "beside"
+    assert {
+        url for url in asked if not url.startswith((f"{address}/index.html", f"{address}/files/", "data:"))
+    } == set()
+    assert said == []
+    page.close()
+
+
+def test_a_page_that_was_sent_alone_says_what_is_missing(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "index.html", tmp_path)
+    page = browser.new_page()
+    page.goto(f"{(tmp_path / 'index.html').as_uri()}#{fragment('image', line='line-1', id='inside')}")
+    assert (colours(page, "padim") > 40).tolist() == [[True, False], [False, False]]
+    page.keyboard.press("ArrowRight")
+    page.locator("#alone").wait_for(timeout=5000)
+    assert "beside this page" in page.locator("#alone").inner_text()
+    page.close()
 
 
 def test_a_very_tall_picture_fits_the_screen(page: Page) -> None:

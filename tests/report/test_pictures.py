@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from raybench.analysis.flags import ScoredImage
 from raybench.report.pictures import (
+    BESIDE,
     PICTURES,
     PICTURES_PER_LINE,
     UNITS,
+    beside_per_line,
     chosen,
     mistake,
     models_per_line,
@@ -45,4 +47,5 @@ def test_many_lines_show_less_of_each() -> None:
     assert (pictures_per_line(1), models_per_line(1)) == (PICTURES_PER_LINE, UNITS)
     assert pictures_per_line(50) * 50 <= PICTURES
     assert models_per_line(50) * 50 <= UNITS
+    assert beside_per_line(50) * 50 <= BESIDE
     assert (pictures_per_line(5000), models_per_line(5000)) == (1, 1)

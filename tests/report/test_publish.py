@@ -8,6 +8,7 @@ import pytest
 from raybench.analysis.findings import analyze
 from raybench.config import unit as unit_module
 from raybench.config.plan import Plan
+from raybench.report import pictures
 from raybench.report.publish import download, publish, write
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import RunStore
@@ -47,6 +48,25 @@ def test_writing_adds_the_report_and_the_costs(plan: Plan) -> None:
     assert set(written) == {f"{run.root}/report/{name}" for name in FILES} | {"costs/golden.json"}
     publish(plan, run, CREATED)
     assert objects(plan) == before | written
+
+
+def test_further_pictures_lie_beside_the_page(plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = RunStore(plan.store, "golden", Ledger.read(RunStore(plan.store, "golden")))
+    monkeypatch.setattr(pictures, "PICTURES_PER_LINE", 1)
+    publish(plan, run, CREATED)
+    copy = download(run, tmp_path)
+    files = sorted(path.name for path in (copy / "files").iterdir())
+    assert len(files) == 2 * 3  # an image and its heat maps each
+    page = (copy / "index.html").read_text(encoding="utf-8")
+    assert all(page.count(f"files/{name}") == 1 for name in files)
+    (copy / "files" / files[0]).write_bytes(b"\0" * (copy / "files" / files[0]).stat().st_size)
+    (copy / "files" / files[1]).write_bytes(b"cut off")
+    download(run, tmp_path)
+    assert not any((copy / "files" / files[0]).read_bytes()), "a picture that is there is fetched again"
+    assert (copy / "files" / files[1]).read_bytes() != b"cut off"
+    monkeypatch.undo()
+    publish(plan, run, CREATED)
+    assert not list(plan.store.list(f"{run.root}/report/files/")), "pictures that no page shows"
 
 
 def test_a_copy_has_the_folders_of_the_report(plan: Plan, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ function imageView(view) {
 
   function copy(picture) {
     const image = make("img");
+    image.loading = "lazy"; // or all pictures beside the page would be read for the film
     image.src = one("img", picture.figure).src;
     image.alt = "";
     return image;
@@ -210,7 +211,18 @@ function imageView(view) {
       circle.hidden = excess === null;
       circle.style.left = `${excessPlace(excess ?? 0)}%`;
     }
+    preload();
     say(`image ${state.at + 1} of ${state.order.length}, ${LABELS[label]}, ${picture.flagged} of ${picture.of} flag it${picture.voting ? `, ${picture.voting}` : ""}`);
+  }
+
+  // Fetch the next pictures that lie beside the page before they are asked for.
+  function preload() {
+    for (const picture of state.order.slice(Math.max(state.at - 2, 0), state.at + 3)) {
+      const maps = picture.figure.style.getPropertyValue("--maps").replace(/^url\("?|"?\)$/g, "");
+      for (const address of [one("img", picture.figure).getAttribute("src"), maps]) {
+        if (address && !address.startsWith("data:")) new Image().src = address;
+      }
+    }
   }
 
   // As many columns as fit, but no more than fill the rows evenly. Tall images are narrow, wide ones are broad.

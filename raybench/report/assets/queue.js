@@ -20,8 +20,8 @@ function queueView(view) {
   function picture(card) {
     watcher.unobserve(card);
     const figure = figures.get(keyOf(card.dataset.line, card.dataset.id));
-    if (!figure) return;
     const frame = one(".frame", card);
+    if (!figure || one("img", frame)) return;
     for (const name of ["--ratio", "--n", "--h", "--maps"]) frame.style.setProperty(name, figure.style.getPropertyValue(name));
     frame.replaceChildren(...[...one(".frame", figure).children].map((child) => child.cloneNode(true)));
   }

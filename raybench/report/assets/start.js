@@ -57,7 +57,14 @@ function keys(event) {
   event.preventDefault();
 }
 
+// Name pictures beside the page in full. Firefox shares equal style sheets among pages, and would look beside another report.
+function nameInFull(figure) {
+  const maps = /^url\((files\/.*)\)$/.exec(figure.style.getPropertyValue("--maps"));
+  if (maps) figure.style.setProperty("--maps", `url("${new URL(maps[1], document.baseURI)}")`);
+}
+
 document.documentElement.classList.add("scripted");
+all("[data-picture]").forEach(nameInFull);
 theme();
 all("table.sortable").forEach(sortable);
 all("[data-heat]").forEach(fader);
@@ -77,6 +84,9 @@ one("#moved [data-part=reset]").addEventListener("click", () => {
   rewrite({ by: "", at: "" });
 });
 one("#help button").addEventListener("click", help);
+addEventListener("error", (event) => { // of a picture beside the page, where the page was sent alone
+  if (event.target.tagName === "IMG" && one("#alone")) one("#alone").hidden = false;
+}, true);
 addEventListener("keydown", keys);
 addEventListener("hashchange", show);
 matchMedia("print").addEventListener("change", (event) => attach(event.matches));
