@@ -25,7 +25,7 @@ from raybench.metrics.image import ImageScores, Ranked
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
 from raybench.report.gallery import THUMBNAIL_SIDE, HeatMap, Picture, heat_codes, outline_path, shrink
 from raybench.report.html import render
-from raybench.report.pictures import models_per_line, pictures_per_line, queue_per_line
+from raybench.report.pictures import beside_per_line, models_per_line, pictures_per_line, queue_per_line
 from raybench.runs.records import FailedUnit, Failure, ImageCounts, ModelSize, UnitResult
 from raybench.runs.run import versions
 from tests.support.results import made_unit
@@ -82,13 +82,16 @@ def pictures(seen: list[ScoredImage], lines: int) -> Iterator[Picture]:
     heat[20:40, 30:50] = 3.0
     maps = tuple(HeatMap(model, heat_codes(heat, 0.0, 1.0), 127) for model in MODELS[: models_per_line(lines)])
     mask = outline_path(cv2.resize(heat, (WIDTH, HEIGHT)) > 1)
-    for one in top_images(seen, pictures_per_line(lines)):
-        yield Picture(one.line, one.image_id, one.label, one.excess, image, mask, maps)
+    count = pictures_per_line(lines)
+    for _, images in itertools.groupby(top_images(seen, count + beside_per_line(lines)), key=lambda one: one.line):
+        for place, one in enumerate(images):
+            beside = place >= count
+            yield Picture(one.line, one.image_id, one.label, one.excess, image, mask, maps, is_beside=beside)
 
 
 def thumbnails(flags: list[Flag], shown: list[Picture], lines: int) -> Iterator[Picture]:
     """Pictures of the queue that are not in the galleries."""
-    known = {(picture.line, picture.image_id) for picture in shown}
+    known = {(picture.line, picture.image_id) for picture in shown if not picture.is_beside}
     for _, queue in itertools.groupby(flags, key=lambda flag: flag.line):
         for flag in itertools.islice(queue, queue_per_line(lines)):
             if (flag.line, flag.image_id) not in known:
