@@ -102,8 +102,8 @@ def share_evidence(
     for start in range(len(flags)):
         hits, count = np.cumsum(flags[start:]), np.cumsum(sizes[start:])
         more, less = _with_defects(above, below, defects)
-        many[start, start:] = _log_evidence(count - hits, hits, less, more)
-        few[start, start:] = _log_evidence(hits, count - hits, above, below)
+        many[start, start:] = log_evidence(count - hits, hits, less, more)
+        few[start, start:] = log_evidence(hits, count - hits, above, below)
     return ShareEvidence(_highest(many), _highest(few))
 
 
@@ -117,7 +117,8 @@ def _highest(by_start: Floats) -> ChangeEvidence:
     return ChangeEvidence(np.maximum(highest, 0.0), starts, spans)
 
 
-def _log_evidence(rare: Floats, common: Floats, a: float, b: float) -> Floats:
+def log_evidence(rare: Floats, common: Floats, a: float, b: float) -> Floats:
+    """Return the logarithm of the evidence that a share has risen, whose mean is one where it has not."""
     ratios = [_log_ratio(rare, common, a, b, a / divisor) for divisor in _DIVISORS]
     evidence: Floats = special.logsumexp(ratios, axis=0) - math.log(len(ratios))
     return evidence

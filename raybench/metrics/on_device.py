@@ -23,7 +23,7 @@ from raybench.metrics.masks import Mask
 from raybench.metrics.pixel import PixelSketch, Summary
 from raybench.metrics.roi import Roi
 
-_MOST_PX = 2**24  # pixels that are sorted together; bounds memory
+MOST_PX = 2**24  # pixels that are sorted together; bounds memory
 _HALF, _LAST = 2**31, 2**31 - 1  # keys are signed here: those of `metrics.sketch` minus _HALF
 _SHIFTS = 33
 
@@ -109,7 +109,7 @@ class DeviceCounts:
     def add(self, image_ids: Sequence[str], maps: Tensor, masks: Sequence[Mask | None]) -> None:
         """See `heat.HeatCounts`."""
         buckets, points, heats = self._buckets or _Buckets.empty(maps.device), [], []
-        start, most = 0, max(1, _MOST_PX // (maps.shape[1] * maps.shape[2]))
+        start, most = 0, max(1, MOST_PX // (maps.shape[1] * maps.shape[2]))
         while start < len(maps):
             part = slice(start, start + most)
             flat = maps[part].flatten(1)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from numba import njit
 
 CAP = 65_536
-_PAGE_BITS, _PAGES = 6, 2**14  # of the table of buckets: it takes at most 17 MB per thread
+_PAGE_BITS, PAGES = 6, 2**14  # of the table of buckets: it takes at most 17 MB per thread
 _LEAST_TABLE_SHIFT = 6  # narrower buckets would need a large directory of pages
 _SIGN = np.int32(-(2**31))
 _LAST = np.uint32(2**32 - 1)
@@ -139,7 +139,7 @@ def _workspace() -> tuple[Keys, Keys, Keys]:
     """Return this thread's table: directory of pages, numbers of the pages, and pages (count, low, high, unused)."""
     if not hasattr(_local, "work"):
         directory = np.full(2 ** (32 - _LEAST_TABLE_SHIFT - _PAGE_BITS), _LAST)
-        _local.work = directory, np.empty(_PAGES, np.uint32), np.empty((_PAGES << _PAGE_BITS, 4), np.uint32)
+        _local.work = directory, np.empty(PAGES, np.uint32), np.empty((PAGES << _PAGE_BITS, 4), np.uint32)
     work: tuple[Keys, Keys, Keys] = _local.work
     return work
 

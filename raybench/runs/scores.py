@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
     ]
 )
 _HEATMAP = "heatmap.list.element"
-_PREDICTIONS_PER_GROUP = 2**15
+PREDICTIONS_PER_GROUP = 2**15
 PREDICTIONS_SCHEMA = pa.schema(
     [  # type: ignore[arg-type]
         ("image_id", pa.string()),
@@ -109,7 +109,7 @@ def write_predictions(rows: Iterable[Predicted], path: Path) -> None:
     """Write predictions to a Parquet file, with one row group in memory at a time."""
     rows = iter(rows)
     with pq.ParquetWriter(path, PREDICTIONS_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-        while group := list(itertools.islice(rows, _PREDICTIONS_PER_GROUP)):
+        while group := list(itertools.islice(rows, PREDICTIONS_PER_GROUP)):
             writer.write_table(pa.Table.from_pylist([vars(row) for row in group], PREDICTIONS_SCHEMA))
 
 

@@ -149,7 +149,7 @@ class _Dispatch:
         self._quiet_since = time.monotonic()
         self.plan, self.run, self.backlog = plan, run, backlog
         self.cluster, self.shares, self.gate = cluster, shares, gate
-        self.aggregator = _aggregator(self.cluster.capacity.cpu_node(0) or self.cluster.capacity.nodes[-1])
+        self.aggregator = aggregator_on(self.cluster.capacity.cpu_node(0) or self.cluster.capacity.nodes[-1])
         self.finished: list[str] = []
         """IDs of finished units that are not in the ledger."""
         self._appended_at = time.monotonic()
@@ -488,7 +488,7 @@ def _task(name: str, threads: int, gpus: float, node_id: str | None, soft: bool,
     )
 
 
-def _aggregator(node: Node) -> Any:
+def aggregator_on(node: Node) -> Any:
     """Return the driver's aggregation actor on `node`; elsewhere once that is lost.
 
     It asks for no CPU, so that Ray left to itself would start it on a head that has none to spare.

@@ -99,7 +99,7 @@ def submit(experiment: Experiment, file: Path, address: str, resources: dict[str
     for key, uri in (("store", experiment.store), ("weights", experiment.weights or "/")):
         if "://" not in uri and not Path(uri).is_absolute():
             raise InputError(f"{key}: {uri!r} is a path on this machine; name a store that all nodes reach")
-    client = _connected(address)
+    client = connected_client(address)
     job_id = f"{experiment.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     with tempfile.TemporaryDirectory(prefix="raybench-submit-") as folder:
         (Path(folder) / "experiment.yaml").write_bytes(file.read_bytes())
@@ -119,7 +119,8 @@ def submit(experiment: Experiment, file: Path, address: str, resources: dict[str
     return Job(client, job_id)
 
 
-def _connected(address: str) -> JobSubmissionClient:
+def connected_client(address: str) -> JobSubmissionClient:
+    """Return a client of a head that answers. Raises InputError for no such address, ClusterUnreachable without answer."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{address!r} is not where jobs are submitted; give http://HOST:{DASHBOARD_PORT}")

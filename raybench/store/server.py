@@ -39,7 +39,7 @@ _PORTS = (
     "admin.port",
     "admin.port.grpc",
 )
-_QUIET = (
+QUIET = (
     "-master.telemetry=false",
     "-webdav=false",
     "-admin.ui=false",
@@ -98,7 +98,7 @@ def embedded_server(folder: Path, export: bool = True, keys: tuple[str, str] | N
     (folder / "data").mkdir(parents=True, exist_ok=True)
     access_key, secret_key = keys or (secrets.token_hex(10), secrets.token_urlsafe(30))
     ports = free_ports(len(_PORTS))
-    command = [_weed(), "mini", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}", *_QUIET]
+    command = [_weed(), "mini", f"-dir={folder / 'data'}", f"-ip={HOST}", f"-ip.bind={HOST}", *QUIET]
     command += [f"-{name}={port}" for name, port in zip(_PORTS, ports, strict=True)]
     environment = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
     with (folder / "server.log").open("wb") as log:

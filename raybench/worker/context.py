@@ -94,7 +94,7 @@ def size_of(unit: Unit) -> registry.InputSize:
     return registry.InputSize(unit.input.height, unit.input.width, unit.input.tile)
 
 
-_loaded: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
+loaded_detectors: OrderedDict[tuple[str, ...], Detector] = OrderedDict()
 """The detectors in this process's memory, the least recently used first."""
 
 
@@ -105,7 +105,7 @@ def use_gpu(number: int) -> None:
     before = device.exact("cuda")
     device.use_gpu(number)
     if device.exact("cuda") != before:
-        _loaded.clear()
+        loaded_detectors.clear()
         device.give_back_memory("cuda")
 
 
@@ -119,15 +119,15 @@ def cached_detector(unit: Unit, trained: FitRecord, context: WorkerContext, *, a
         alone: Drop all other detectors, so that the memory in use is this one's.
     """
     key = (*sorted(blob.sha256 for blob in trained.model.values()), context.device, str(context.threads))
-    if key not in _loaded:
+    if key not in loaded_detectors:
         with tempfile.TemporaryDirectory(dir=context.cache_dir) as folder:
             for name, blob in trained.model.items():
                 Path(folder, name).write_bytes(context.run.get_blob(blob))
-            _loaded[key] = registry.load(Path(folder), context.device, context.threads)
-    _loaded.move_to_end(key)
-    while len(_loaded) > (1 if alone else CACHED_DETECTORS):
-        _loaded.popitem(last=False)
-    return _loaded[key]
+            loaded_detectors[key] = registry.load(Path(folder), context.device, context.threads)
+    loaded_detectors.move_to_end(key)
+    while len(loaded_detectors) > (1 if alone else CACHED_DETECTORS):
+        loaded_detectors.popitem(last=False)
+    return loaded_detectors[key]
 
 
 class UsageMeter:

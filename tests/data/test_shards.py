@@ -177,7 +177,7 @@ def test_many_maps_of_different_shapes() -> None:
 
 
 def test_predictions_stream_into_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "_PREDICTIONS_PER_GROUP", 10)  # several groups of few rows
+    monkeypatch.setattr(scores, "PREDICTIONS_PER_GROUP", 10)  # several groups of few rows
     rows = [Predicted(f"{at}é", "l", "m", at / 3, at > 9, 3.0, at / 3 - 3, 10, 20, at == 5) for at in range(25)]
     rows.append(Predicted("none", "l", "m", 1.0, None, None, None, 10, 20, False))
     write_predictions(iter(rows), tmp_path / "t.parquet")

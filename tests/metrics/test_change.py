@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import betabinom
 
 from raybench.analysis.watch import FALSE_ALARMS, LIMIT, YEAR
-from raybench.metrics.change import _log_evidence, change_evidence, share_evidence
+from raybench.metrics.change import change_evidence, log_evidence, share_evidence
 from raybench.metrics.numbers import Threshold
 
 
@@ -57,7 +57,7 @@ def test_only_the_order_of_values_counts(values: list[float]) -> None:
 @pytest.mark.parametrize(("a", "b", "n"), [(2.0, 19.0, 10), (95.0, 6.0, 40), (1.0, 5.0, 7)])
 def test_the_evidence_has_a_mean_of_one(a: float, b: float, n: int) -> None:
     rare = np.arange(n + 1.0)
-    factors = np.exp(_log_evidence(rare, n - rare, a, b))
+    factors = np.exp(log_evidence(rare, n - rare, a, b))
     assert (np.diff(factors) < 0).all()
     assert (betabinom.pmf(rare, n, a, b) * factors).sum() == pytest.approx(1)
 

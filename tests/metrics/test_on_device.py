@@ -98,7 +98,7 @@ def test_counts_are_those_of_the_host(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sketch, "CAP", cap)
-        patch.setattr(on_device_module, "_MOST_PX", most_px)  # in parts, although the maps are small
+        patch.setattr(on_device_module, "MOST_PX", most_px)  # in parts, although the maps are small
         patch.setattr(pixel, "STEPS", steps[0])
         patch.setattr(pixel, "LEAST_STEPS", steps[1])
         assert_same(parts, typical)
@@ -189,7 +189,7 @@ def test_a_batch_that_fails_is_counted_not_at_all(monkeypatch: pytest.MonkeyPatc
     counts = DeviceCounts(0.0)
     counts.add(first.image_ids, torch.from_numpy(first.maps), first.masks)
     with monkeypatch.context() as patch:
-        patch.setattr(on_device_module, "_MOST_PX", 900)  # an image a part
+        patch.setattr(on_device_module, "MOST_PX", 900)  # an image a part
         _run_out_of_memory(patch, *STEPS[1], calls=2)
         with pytest.raises(torch.OutOfMemoryError):
             counts.add(second.image_ids, torch.from_numpy(second.maps), second.masks)

@@ -102,7 +102,7 @@ def test_shift_for_is_the_smallest_that_spans_no_more_buckets(keys: Keys, bucket
 def test_a_table_counts_what_a_sort_counts(parts: list[tuple[Keys, int]], pages: int) -> None:
     """One after the other in the same table: narrow buckets, and a table that is too small, are sorted instead."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sketch_module, "_PAGES", pages)
+        patch.setattr(sketch_module, "PAGES", pages)
         patch.setattr(sketch_module, "_local", threading.local())  # a thread's table is kept, in its first size
         for keys, shift in parts:
             assert_same(tabulate(keys, shift), counted_exactly(keys, shift))
@@ -117,7 +117,7 @@ def test_the_table_is_used_unless_buckets_are_narrow_or_scattered(monkeypatch: p
         return counted_exactly(keys, shift)
 
     monkeypatch.setattr(sketch_module, "_sorted", watched)  # both ways count alike: only the time tells which it was
-    monkeypatch.setattr(sketch_module, "_PAGES", 3)
+    monkeypatch.setattr(sketch_module, "PAGES", 3)
     monkeypatch.setattr(sketch_module, "_local", threading.local())
     keys = np.arange(0, 3 * 64 << 6, 5, dtype=np.uint32)
     tabulate(keys, 6)

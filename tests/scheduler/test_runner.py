@@ -137,7 +137,7 @@ def test_the_driver_builds_the_report_where_the_node_of_the_aggregator_cannot(
     def deny(*arguments: object) -> None:
         raise StoreDenied("no credentials found")
 
-    monkeypatch.setattr(runner, "_aggregator", lambda node: Denied())
+    monkeypatch.setattr(runner, "aggregator_on", lambda node: Denied())
     assert run(finished.experiment).board.rows == finished.summary.board.rows
 
 

@@ -84,7 +84,7 @@ def test_a_job_brings_its_experiment_and_own_detectors_and_nothing_else(
             folder = Path(environment["working_dir"])
             sent.update(options, files={path.relative_to(folder).as_posix() for path in folder.rglob("*")})
 
-    monkeypatch.setattr(module, "_connected", lambda address: Client())
+    monkeypatch.setattr(module, "connected_client", lambda address: Client())
     job = submit(experiment, file, "http://head:8265", {"helper": 0.1})
     assert isinstance(job, Job)
     assert sent["files"] == {"experiment.yaml", "own", "own/models.py", "single.py"}

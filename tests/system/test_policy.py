@@ -52,7 +52,7 @@ FORBIDDEN: dict[str, Callable[[Any], object]] = {
 def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A server of its own, whose users can be changed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_server, "_QUIET", (*store_server._QUIET, "-s3.iam.readOnly=false"))
+        patch.setattr(store_server, "QUIET", (*store_server.QUIET, "-s3.iam.readOnly=false"))
         with embedded_server(tmp_path_factory.mktemp("policy")) as running:
             for name in ("raybench", "other"):
                 open_store(f"s3://{name}").create()

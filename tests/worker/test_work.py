@@ -276,7 +276,7 @@ def test_a_hot_detector_is_loaded_once_but_for_each_number_of_threads(
         return load(folder, device, threads)
 
     monkeypatch.setattr(registry, "load", counted)
-    monkeypatch.setattr(context_module, "_loaded", OrderedDict())  # what other tests have loaded is not there
+    monkeypatch.setattr(context_module, "loaded_detectors", OrderedDict())  # what other tests have loaded is not there
     other = replace(context, threads=2)
     for place in (context, context, other, context, other):
         cached_detector(unit, trained, place)
@@ -322,11 +322,11 @@ def test_a_worker_that_changes_its_gpu_keeps_nothing_on_the_other(monkeypatch: p
     monkeypatch.setattr(device_module, "use_gpu", chosen.append)
     monkeypatch.setattr(device_module, "give_back_memory", given_back.append)
     # To have one there by public means would take a training.
-    monkeypatch.setattr(context_module, "_loaded", OrderedDict({("digest",): "a detector"}))
+    monkeypatch.setattr(context_module, "loaded_detectors", OrderedDict({("digest",): "a detector"}))
     context_module.use_gpu(0)
-    assert (len(context_module._loaded), given_back) == (1, [])
+    assert (len(context_module.loaded_detectors), given_back) == (1, [])
     context_module.use_gpu(3)
-    assert (len(context_module._loaded), given_back) == (0, ["cuda"])
+    assert (len(context_module.loaded_detectors), given_back) == (0, ["cuda"])
 
 
 def test_few_training_images_are_whole_groups_and_among_those_of_a_larger_number() -> None:
@@ -371,7 +371,7 @@ def test_a_corrected_label_is_judged_again_from_the_stored_heat_maps(
     with monkeypatch.context() as patch:
         for name in ("create", "load"):
             patch.setattr(registry, name, lambda *_: pytest.fail("a detector is not needed"))
-        patch.setattr(context_module, "_loaded", OrderedDict())  # the one that was trained is not there
+        patch.setattr(context_module, "loaded_detectors", OrderedDict())  # the one that was trained is not there
         train(again, corrected, context)
         judged = [score(again, corrected, shard, context) for shard in corrected.scored_shards]
         quality = merge(again, corrected, context.run, Partials())
