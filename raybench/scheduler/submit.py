@@ -120,7 +120,7 @@ def submit(experiment: Experiment, file: Path, address: str, resources: dict[str
 
 
 def connected_client(address: str) -> JobSubmissionClient:
-    """Return a client of a head that answers. Raises InputError for no such address, ClusterUnreachable without answer."""
+    """Return a client of a head that answers. Raises InputError for a wrong address, or ClusterUnreachable."""
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"{address!r} is not where jobs are submitted; give http://HOST:{DASHBOARD_PORT}")
