@@ -31,8 +31,8 @@ from raybench.report.page import page_model
 from raybench.report.studies import Studies
 
 SCRIPTS = (
-    "dom.js", "stats.js", "tables.js", "filters.js", "route.js", "image.js", "thresholds.js", "decisions.js",
-    "queue.js", "start.js",
+    "dom.js", "stats.js", "tables.js", "filters.js", "route.js", "image.js", "thresholds.js", "disagreement.js",
+    "decisions.js", "queue.js", "start.js",
 )  # fmt: skip
 """Joined into the page's script, in this order."""
 POLICY = (

@@ -416,6 +416,26 @@ def test_moved_thresholds_are_computed_as_the_board_is(page: Page) -> None:
                     assert ends == pytest.approx(false_alarm_interval(40, rank), abs=1e-6)
 
 
+def test_disagreement_is_counted(page: Page) -> None:
+    seen, _ = scored()
+    flags = {name: np.array([image.excess[name] > 0.715 for image in seen]) for name in ("padim", HOSTILE)}
+    found = page.evaluate(
+        """() => { const line = scoresOf(views.find((view) => view.dataset.line === "line-2"));
+        const { images, pairs } = disagreement(line, { by: "excess", at: 0.715 });
+        return [line.models.map(({ model }) => model), images.map(({ id }) => id), pairs]; }"""
+    )
+    differ = flags["padim"] != flags[HOSTILE]
+    assert 0 < differ.sum() < 80
+    assert found[2] == [[0, differ.sum()], [differ.sum(), 0]]
+    assert set(found[1]) == {image.image_id for image, is_divided in zip(seen, differ, strict=True) if is_divided}
+    view(page, fragment("line", line="line-2", by="excess", at="0.715"))
+    rows = page.locator("[data-part=images]:visible tr")
+    assert rows.count() == min(differ.sum(), 40)
+    first = seen[int(np.flatnonzero(differ)[0])]
+    cells = rows.first.locator(".flagged, .passed").evaluate_all("cells => cells.map(cell => cell.className)")
+    assert cells == ["flagged" if first.excess[name] > 0.715 else "passed" for name in found[0]]
+
+
 def test_a_moved_threshold_is_marked_until_it_is_reset(page: Page) -> None:
     view(page, fragment("line", line="line-2"))
     rows = page.locator("[data-part=rows]:visible tr")

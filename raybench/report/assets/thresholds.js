@@ -168,6 +168,7 @@ function thresholdPanel(section) {
     part("keep").hidden = text === null;
     part("yaml").textContent = text ?? "";
     wrong(points.find((point) => point.model === chosen));
+    drawDisagreement(section, line, moved, figures);
     for (const lane of all(".lane", section)) {
       one(".moved-to", lane)?.remove();
       const point = points.find((each) => each.model === lane.dataset.model);
