@@ -120,7 +120,8 @@ def test_hostile_names_are_text(plan: Plan, prediction: Prediction) -> None:
 
 def test_a_model_without_threshold_calls_nothing_anomalous(plan: Plan, prediction: Prediction, tmp_path: Path) -> None:
     none = Threshold(None, 0, 0.05, 0.0, None, "no held-back OK images")
-    blind = replace(prediction, trained=replace(prediction.trained, threshold=none, heat_low=None, heat_high=None))
+    trained = replace(prediction.trained, threshold=none, heat_low=None, heat_high=None)
+    blind = replace(prediction, trained=trained, used=replace(prediction.used, threshold=none))
     summary = publish(blind, plan.manifests["strip"], {}, tmp_path / "out")
     assert summary.anomalous is None
     table = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
