@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raybench._api.run import Run
+from raybench import Run
 from raybench.analysis.findings import Findings, analyze, robustness_on
 from raybench.analysis.learning_curve import plan_curve, read_curve
 from raybench.analysis.robustness import AS_TAKEN

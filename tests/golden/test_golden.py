@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raybench._api.run import Run
+from raybench import Run
 from raybench.analysis.board import Board, board_from_json, board_json
 from raybench.analysis.findings import analyze
 from raybench.analysis.flags import Flag, Kind

@@ -130,7 +130,7 @@ def test_the_table_is_used_unless_buckets_are_narrow_or_scattered(monkeypatch: p
 def test_a_count_that_is_interrupted_leaves_nothing_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = np.arange(0, 2**16, 3, dtype=np.uint32)
     monkeypatch.setattr(sketch_module, "_local", threading.local())  # a fault stays in this test
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:  # a signal comes between two steps, which have no public names
         patch.setattr(sketch_module, "_collect", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             tabulate(keys, 6)

@@ -21,7 +21,7 @@ import pytest
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
-from raybench._api.run import Run
+from raybench import Run
 from raybench.analysis.findings import analyze
 from raybench.analysis.rows import merge_seeds
 from raybench.cli import app

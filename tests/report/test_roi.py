@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from raybench._api.run import Run
+from raybench import Run
 from raybench.config.experiment import ModelChoice
 from raybench.config.plan import Plan
 from raybench.data.decode import encode_mask

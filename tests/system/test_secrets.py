@@ -39,7 +39,7 @@ def command_lines() -> Iterator[tuple[str, bytes]]:
 
 
 def ray_records() -> Iterator[tuple[str, bytes]]:
-    """Jobs with their runtime environments, nodes, actors and tasks' events, as Ray keeps them."""
+    """Jobs with their runtime environments, nodes, actors and tasks, as Ray keeps them: its private state as well."""
     state = ray._private.state
     for name in ("jobs", "actors"):
         yield f"ray {name}", str(getattr(state, name)()).encode()

@@ -107,6 +107,7 @@ def test_the_self_test_bears_a_lost_answer(store: Store, proxy: FaultProxy) -> N
 def test_a_listing_is_whole_though_a_page_failed(store: Store, proxy: FaultProxy) -> None:
     for number in range(5):
         store.put(f"a/{number}", b"x")
+    # A page has 1000 items, which nothing public changes; it takes two pages.
     client = store._backend.client  # type: ignore[attr-defined]
     whole = client.list_objects_v2
     client.list_objects_v2 = lambda **wanted: whole(**wanted, MaxKeys=2)
