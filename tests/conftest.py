@@ -38,6 +38,7 @@ from tests.support.scraping import OFTEN_REPORTED
 plugins.install()
 
 settings.register_profile("raybench", deadline=None)  # how long an example takes is this machine's business
+settings.register_profile("usual", deadline=None, max_examples=50)
 settings.register_profile("fast", deadline=None, max_examples=25)
 settings.load_profile("raybench")
 _numbers = itertools.count()
@@ -63,9 +64,10 @@ SLOW = MADE_ONCE | {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Try fewer examples where slow tests are left out."""
-    if "not slow" in config.option.markexpr:
-        settings.load_profile("fast")
+    """Try half the examples where long tests are left out, and a quarter where slow ones are: they are random."""
+    for marker, profile in (("not long", "usual"), ("not slow", "fast")):
+        if marker in config.option.markexpr:
+            settings.load_profile(profile)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
