@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import io
-import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,9 @@ def to_bytes(kind: str, version: int, arrays: Arrays) -> bytes:
 def from_bytes(kind: str, version: int, data: bytes) -> dict[str, npt.NDArray[Any]]:
     """Unpack arrays. Raises IntegrityError unless `data` is an undamaged archive of this kind and version."""
     try:
-        arrays = dict(_arrays(data))
-    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error, struct.error) as error:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            arrays = {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in archive.infolist()}
+    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise IntegrityError(f"these bytes are not {kind}: {error}") from error
     actual = arrays.pop(_VERSION, np.array([])).tolist()
     if actual != [kind, str(version)]:
@@ -41,23 +41,8 @@ def from_bytes(kind: str, version: int, data: bytes) -> dict[str, npt.NDArray[An
     return arrays
 
 
-def _arrays(data: bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """Yield the arrays of an archive: what `np.load` returns, in a fifth of its time where they are small."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = archive.infolist()
-    for entry in entries:
-        signature, name_length, extra_length = struct.unpack_from("<4s22xHH", data, entry.header_offset)
-        name_start = entry.header_offset + 30
-        start = name_start + name_length + extra_length
-        name, content = data[name_start : name_start + name_length], data[start : start + entry.compress_size]
-        if entry.compress_type == zipfile.ZIP_DEFLATED:
-            content = zlib.decompress(content, -zlib.MAX_WBITS, max(entry.file_size, 1))
-        if signature != b"PK\3\4" or name != entry.filename.encode() or zlib.crc32(content) != entry.CRC:
-            raise zipfile.BadZipFile(f"{entry.filename} is damaged")
-        yield entry.filename.removesuffix(".npy"), _array(content)
-
-
 def _array(content: bytes) -> npt.NDArray[Any]:
+    """Return the array of an `.npy` file: what `np.load` returns, in a third of its time where arrays are small."""
     start = 10 + int.from_bytes(content[8:10], "little")  # of version 1.0, the only one that arrays of plain types have
     shape, is_fortran, dtype = _header(content[:start])
     return np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if is_fortran else "C").copy("K")
