@@ -59,8 +59,6 @@ def test_workers_are_used_again() -> None:
     assert vars(execute)["_max_calls"] == REUSE_WORKER == 0
 
 
-# A cluster of its own. Tasks of test_gpu_runs.py choose the GPU of their node, and `position` is tested above.
-@pytest.mark.long
 @pytest.mark.cluster
 def test_each_task_chooses_its_own_gpu_among_all_of_the_node() -> None:
     """In a process of its own: the session's cluster has no GPU. The node may use two of eight."""
