@@ -52,7 +52,7 @@ SERVERS = {"test_server.py", "test_tls.py", "test_store_faults.py"}
 """Files whose tests start S3 servers of their own."""
 SLOW = MADE_ONCE | {
     "test_fidelity.py",
-    "test_weights.py", "test_onnx_file.py", "test_efficient_ad.py", "test_training.py",
+    "test_own_backbone.py", "test_weights.py", "test_onnx_file.py", "test_efficient_ad.py", "test_training.py",
     "test_parts.py", "test_plugins.py", "test_write.py",
     "test_inspection.py", "test_bundle.py", "test_hostile.py",
     "test_prediction_page.py", "test_store_faults.py", "test_chaos.py", "test_pixel.py",

@@ -64,7 +64,7 @@ class Published:
 
     def lacks(self, weights: Collection[str], has_gpu: bool) -> list[str]:
         """Return what is missing to run it, but for the images. weights: names of the files in the weights store."""
-        missing = [f"the weights {name}" for name in self.settings.weights() if name not in weights]
+        missing = [f"the weights {asset.name}" for asset in self.settings.weights() if asset.name not in weights]
         trains = "steps" in type(self.settings).model_fields
         return [*missing, *["a GPU"] * (trains and not has_gpu)]
 

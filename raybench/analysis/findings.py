@@ -209,7 +209,7 @@ def _context(
             experiment.verdict,
             experiment.costs,
             experiment.limits,
-            {model: registry.licences(unit.detector, unit.weights) for model, unit in by_model.items()},
+            {model: registry.licences(unit.detector, unit.weights, unit.config) for model, unit in by_model.items()},
         ),
         spending=CostReport(hours_of(unit.result for unit in finished), experiment.resources.price_per_hour, forecast),
     )

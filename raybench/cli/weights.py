@@ -11,7 +11,7 @@ from rich.table import Table
 
 from raybench.cli.terminal import DAMAGED
 from raybench.detectors import weights
-from raybench.detectors.weights.catalog import ASSETS
+from raybench.detectors.weights.catalog import ASSETS, own_asset
 from raybench.store import Store, open_store
 
 app = typer.Typer(help="Pretrained files by name and sha256, for machines without internet.", no_args_is_help=True)
@@ -26,7 +26,8 @@ def list_(to: To) -> None:
     """List the files in the store, and the files that models may ask for."""
     held = weights.stored(open_store(to))
     table = Table("name", "file", "in the store", "what it is", box=None, header_style="bold")
-    for name, asset in ASSETS.items():
+    own = {name: own_asset(name, file.file) for name, file in held.items() if name not in ASSETS}
+    for name, asset in {**ASSETS, **own}.items():
         here = held.get(name)
         table.add_row(name, asset.file, f"{here.size / 1e6:.1f} MB, {here.sha256[:12]}" if here else "–", asset.about)
     out.print(table)
@@ -38,9 +39,11 @@ def add(
     file: Annotated[Path, typer.Argument(help="The file.", exists=True, dir_okay=False)],
     to: To,
     replace: Replace = False,
+    own: Annotated[bool, typer.Option("--own", help="A network of your own, under a name of your choice.")] = False,
 ) -> None:
     """Put a file into the store."""
-    _print_file(weights.add(_created(to), name, file.read_bytes(), replace=replace), to)
+    own_file = file.name if own else ""
+    _print_file(weights.add(_created(to), name, file.read_bytes(), replace=replace, own_file=own_file), to)
 
 
 @app.command()

@@ -9,30 +9,79 @@ timm and anomalib are imported when a network is built: that takes seconds, whic
 from __future__ import annotations
 
 import functools
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raybench.detectors import weights
 from raybench.detectors.device import own_draws
 from raybench.detectors.protocol import FitContext
-from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256
-from raybench.errors import WeightsCorrupt
+from raybench.detectors.settings import OnBackbone, TimmBackbone
+from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256, Backbone
+from raybench.errors import InputError, WeightsCorrupt, WeightsMissing
 
 if TYPE_CHECKING:
     from raybench.detectors.anomalib_parts import TimmFeatureExtractor
 
+Choice = str | TimmBackbone
+_BLOCK = re.compile(r"blocks\.(\d+)")
+_FLAT = re.compile(r"^(\w+)_(\d+)\.")
 _COUNTERS = "num_batches_tracked"  # of batch norm; older files lack them, and scoring does not read them
 
 
-def extractor(name: str, *strides: int, trainable: bool = False) -> TimmFeatureExtractor:
+def layout(chosen: Choice) -> Backbone:
+    """Return the layers and the normalisation of a backbone."""
+    if isinstance(chosen, str):
+        return BACKBONES[chosen]
+    mean, std = chosen.mean, chosen.std
+    return Backbone(
+        chosen.timm_name,
+        _layers(chosen.timm_name),
+        (mean[0], mean[1], mean[2]),
+        (std[0], std[1], std[2]),
+        chosen.weights,
+        "own",
+    )
+
+
+@functools.cache
+def _layers(timm_name: str) -> Mapping[int, tuple[str, int]]:
+    """Return timm's names of a network's layers and their channels, by stride. The last layer of a stride counts.
+
+    Raises InputError if its features are no maps.
+    """
+    import timm
+
+    with own_draws(), torch.device("meta"):
+        network = timm.create_model(timm_name, pretrained=False)
+    if getattr(network, "output_fmt", "NCHW") != "NCHW":
+        raise InputError(f"the features of {timm_name} are not (channels, height, width); name a convolutional network")
+    return {info["reduction"]: (info["module"], info["num_chs"]) for info in getattr(network, "feature_info", ())}
+
+
+def check(settings: OnBackbone, context: FitContext) -> None:
+    """Build a backbone of the user's own and load its file, as training would.
+
+    Raises:
+        InputError: The network has no features of a stride.
+        WeightsMissing: The file is not on this node.
+        WeightsCorrupt: The file is not that of the network.
+    """
+    pretrain(extractor(settings.backbone, *settings.strides), settings.backbone, context)
+
+
+def extractor(name: Choice, *strides: int, trainable: bool = False) -> TimmFeatureExtractor:
     """Return anomalib's feature extractor on a backbone with random weights, cut after the last of `strides`."""
     from raybench.detectors.anomalib_parts import TimmFeatureExtractor
 
-    chosen = BACKBONES[name]
+    chosen = layout(name)
     feature_extractor = TimmFeatureExtractor(
         chosen.timm_name, chosen.names(*strides), pre_trained=False, requires_grad=trainable
     ).eval()
@@ -43,12 +92,12 @@ def extractor(name: str, *strides: int, trainable: bool = False) -> TimmFeatureE
 def trim(feature_extractor: TimmFeatureExtractor) -> None:
     """Drop the blocks of an EfficientNet after the last layer that is read; timm runs them all."""
     features = feature_extractor.feature_extractor
-    if hasattr(features, "blocks"):
-        last = max(int(str(layer).removeprefix("blocks.")) for layer in feature_extractor.layers)
-        features.blocks = features.blocks[: last + 1]
+    blocks = [int(found[1]) for layer in feature_extractor.layers if (found := _BLOCK.fullmatch(str(layer)))]
+    if hasattr(features, "blocks") and blocks:
+        features.blocks = features.blocks[: max(blocks) + 1]
 
 
-def pretrain(feature_extractor: TimmFeatureExtractor, name: str, context: FitContext) -> None:
+def pretrain(feature_extractor: TimmFeatureExtractor, name: Choice, context: FitContext) -> None:
     """Load the backbone's weights into an extractor, except for "random". Raises WeightsMissing, WeightsCorrupt."""
     _fill(feature_extractor.feature_extractor, name, context)
 
@@ -60,24 +109,46 @@ def whole(name: str, context: FitContext) -> nn.Module:
     return model
 
 
-def _fill(target: nn.Module, name: str, context: FitContext) -> None:
-    asset = BACKBONES[name].asset
-    if not asset:
+def _fill(target: nn.Module, name: Choice, context: FitContext) -> None:
+    chosen = layout(name)
+    if not chosen.asset:
         return
-    state = _read(context.weights[asset].path, name) if asset in context.weights else lite0_state()
+    if chosen.asset in context.weights:
+        state = _read(context.weights[chosen.asset].path, name)
+    elif name == LITE0:
+        state = lite0_state()
+    else:
+        raise WeightsMissing(f"weights {chosen.asset!r} were not fetched to this node")
     expected = target.state_dict()
-    missing = [key for key in expected if key not in state and not key.endswith(_COUNTERS)]
+    # timm names the parts of a cut network "stages_0" that a whole one and its file name "stages.0".
+    keys = {key: key if key in state else _FLAT.sub(r"\1.\2.", key) for key in expected}
+    missing = [key for key in keys.values() if key not in state and not key.endswith(_COUNTERS)]
     if missing:
-        raise WeightsCorrupt(f"the weights of {name} lack {', '.join(missing[:3])} and {len(missing)} tensors in all")
+        raise WeightsCorrupt(
+            f"the weights {chosen.asset!r} lack {', '.join(missing[:3])} and {len(missing)} tensors in all of timm's "
+            f"{chosen.timm_name}; a file holds the state_dict of the network itself"
+        )
     try:
-        target.load_state_dict({key: state.get(key, initial) for key, initial in expected.items()})
+        target.load_state_dict({key: state.get(keys[key], initial) for key, initial in expected.items()})
     except RuntimeError as error:
-        raise WeightsCorrupt(f"the weights of {name} do not fit timm's {BACKBONES[name].timm_name}: {error}") from error
+        raise WeightsCorrupt(f"the weights {chosen.asset!r} do not fit timm's {chosen.timm_name}: {error}") from error
 
 
-def _read(path: Path, name: str) -> Mapping[str, Tensor]:
-    state: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+def _read(path: Path, name: Choice) -> Mapping[str, Tensor]:
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+    except (pickle.UnpicklingError, RuntimeError, SafetensorError, EOFError) as error:
+        raise WeightsCorrupt(
+            f"{path.name} is no file of tensors (torch.save of a state_dict, or safetensors): {error}"
+        ) from error
     return remap(state, classifier().state_dict()) if name == LITE0 else state
+
+
+def _unpickled(path: Path) -> Mapping[str, Tensor]:
+    found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(found, Mapping):
+        raise WeightsCorrupt(f"{path.name} holds a {type(found).__name__}, not the state_dict of a network")
+    return found
 
 
 class Normalised(nn.Module):
@@ -86,10 +157,10 @@ class Normalised(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, model: nn.Module, name: Choice) -> None:
         super().__init__()
         self.model = model
-        chosen = BACKBONES[name]
+        chosen = layout(name)
         self.register_buffer("mean", torch.tensor(chosen.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(chosen.std).view(3, 1, 1), persistent=False)
 
@@ -101,8 +172,13 @@ class Normalised(nn.Module):
         return self.model(self.normalise(images))
 
 
-def note(name: str, context: FitContext) -> str:
+def note(name: Choice, context: FitContext) -> str:
     """Describe the origin of the weights in words."""
+    if isinstance(name, TimmBackbone):
+        return (
+            f"weights {name.weights!r} of {name.timm_name} from the weights store, sha256 {name.sha256[:12]}, "
+            f"a file of its user's own; licence: {name.licence}"
+        )
     asset = BACKBONES[name].asset
     if not asset:
         return f"random weights of {BACKBONES[name].timm_name}: a control, not a detector"

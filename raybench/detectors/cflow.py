@@ -22,9 +22,7 @@ from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import CflowSettings
 from raybench.detectors.torch_detector import TorchDetector
 from raybench.detectors.training import train_loop_with
-from raybench.detectors.weights.catalog import BACKBONES
 
-STRIDES = (8, 16, 32)
 _CONDITION = 128  # numbers that encode a position
 _BATCH = 8
 
@@ -80,25 +78,25 @@ class Likelihood(nn.Module):
 
     def __init__(self, chosen: CflowSettings, height: int, width: int) -> None:
         super().__init__()
-        layout = BACKBONES[chosen.backbone]
-        names = layout.names(*STRIDES)
+        layout = backbone.layout(chosen.backbone)
+        self.strides = chosen.strides
         self.flow = CflowModel(
             layout.timm_name,
-            names,
+            layout.names(*self.strides),
             pre_trained=False,
             coupling_blocks=chosen.coupling_blocks,
             condition_vector=_CONDITION,
         )
         backbone.trim(self.flow.encoder)
-        self.register_buffer("highest", torch.full((len(STRIDES),), -torch.inf))
-        for stride in STRIDES:
+        self.register_buffer("highest", torch.full((len(self.strides),), -torch.inf))
+        for stride in self.strides:
             places = positional_encoding_2d(_CONDITION, height // stride, width // stride).flatten(1).T
             self.register_buffer(f"places_{stride}", places, persistent=False)
 
     def levels(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return for each level features (B * h * w, C) and the encodings of their positions (B * h * w, 128)."""
         levels = []
-        for stride, features in zip(STRIDES, self.flow.encoder(images).values(), strict=True):
+        for stride, features in zip(self.strides, self.flow.encoder(images).values(), strict=True):
             places = self.get_buffer(f"places_{stride}").repeat(len(features), 1)
             levels.append((features.flatten(2).mT.flatten(0, 1), places))
         return levels
@@ -119,8 +117,8 @@ class Likelihood(nn.Module):
         size = images.shape[-2:]
         likelihood = images.new_zeros(len(images), *size)
         for level, (features, places) in enumerate(self.levels(images)):
-            shape = (len(images), 1, size[0] // STRIDES[level], size[1] // STRIDES[level])
+            shape = (len(images), 1, size[0] // self.strides[level], size[1] // self.strides[level])
             relative = (self.of(level, features, places) - self.highest[level]).clamp(max=0).exp().view(shape)
             likelihood += F.interpolate(relative, size=size, mode="bilinear", align_corners=True)[:, 0]
-        anomaly_map = len(STRIDES) - likelihood
+        anomaly_map = len(self.strides) - likelihood
         return InferenceBatch(pred_score=anomaly_map.amax((-2, -1)), anomaly_map=anomaly_map)

@@ -17,9 +17,7 @@ from raybench.detectors.device_images import in_batches
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import DfmSettings
 from raybench.detectors.torch_detector import TorchDetector
-from raybench.detectors.weights.catalog import BACKBONES
 
-STRIDE = 16
 _BATCH = 16
 
 
@@ -29,13 +27,13 @@ class Dfm(TorchDetector[DfmSettings]):
     scores_by_peak = True
 
     def build(self) -> nn.Module:
-        chosen = self.settings
-        layout = BACKBONES[chosen.backbone]
+        chosen, [stride] = self.settings, self.settings.strides
+        layout = backbone.layout(chosen.backbone)
         model = DFMModel(
             layout.timm_name,
-            layout.names(STRIDE)[0],
+            layout.names(stride)[0],
             pre_trained=False,
-            pooling_kernel_size=min(chosen.pooling, self.height // STRIDE, self.width // STRIDE),
+            pooling_kernel_size=min(chosen.pooling, self.height // stride, self.width // stride),
             n_comps=chosen.variance,
         )
         backbone.trim(model.feature_extractor)

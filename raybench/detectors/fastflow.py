@@ -16,9 +16,6 @@ from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import FastflowSettings
 from raybench.detectors.torch_detector import TorchDetector
 from raybench.detectors.training import train_loop
-from raybench.detectors.weights.catalog import BACKBONES
-
-STRIDES = (4, 8, 16)
 
 
 class Fastflow(TorchDetector[FastflowSettings]):
@@ -27,7 +24,7 @@ class Fastflow(TorchDetector[FastflowSettings]):
     scores_by_peak = True
 
     def build(self) -> nn.Module:
-        flow = Flow(self.settings.backbone, (self.height, self.width), self.settings.flow_steps)
+        flow = Flow(self.settings, (self.height, self.width))
         return backbone.Normalised(flow, self.settings.backbone)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
@@ -51,16 +48,17 @@ class Fastflow(TorchDetector[FastflowSettings]):
 class Flow(nn.Module):
     """A frozen feature pyramid and a normalizing flow per level."""
 
-    def __init__(self, name: str, size: tuple[int, int], flow_steps: int) -> None:
+    def __init__(self, chosen: FastflowSettings, size: tuple[int, int]) -> None:
         super().__init__()
-        self.teacher = backbone.extractor(name, *STRIDES).requires_grad_(False)
+        self.teacher = backbone.extractor(chosen.backbone, *chosen.strides).requires_grad_(False)
+        channels_of = backbone.layout(chosen.backbone).channels(*chosen.strides)
         shapes = [
             [channels, size[0] // stride, size[1] // stride]
-            for channels, stride in zip(BACKBONES[name].channels(*STRIDES), STRIDES, strict=True)
+            for channels, stride in zip(channels_of, chosen.strides, strict=True)
         ]
         self.norms = nn.ModuleList(nn.LayerNorm(shape) for shape in shapes)
         self.blocks = nn.ModuleList(
-            create_fast_flow_block(shape, conv3x3_only=False, hidden_ratio=1.0, flow_steps=flow_steps)
+            create_fast_flow_block(shape, conv3x3_only=False, hidden_ratio=1.0, flow_steps=chosen.flow_steps)
             for shape in shapes
         )
         self.to_map = FastflowAnomalyMap(size)

@@ -17,9 +17,7 @@ from raybench.detectors.device_images import in_batches
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import PadimSettings
 from raybench.detectors.torch_detector import TorchDetector
-from raybench.detectors.weights.catalog import BACKBONES
 
-STRIDES = (4, 8, 16)
 _BATCH = 16
 _POSITIONS_PER_INVERSION = 256
 _RIDGE = 0.01 + 1e-5  # anomalib's regularisation of the covariance: 0.01 (the paper's), then 1e-5 before inversion
@@ -32,9 +30,9 @@ class Padim(TorchDetector[PadimSettings]):
 
     def build(self) -> nn.Module:
         chosen = self.settings
-        layout = BACKBONES[chosen.backbone]
-        kept = min(chosen.n_features, sum(layout.channels(*STRIDES)))
-        model = PadimModel(layout.timm_name, layout.names(*STRIDES), pre_trained=False, n_features=kept)
+        layout = backbone.layout(chosen.backbone)
+        kept = min(chosen.n_features, sum(layout.channels(*chosen.strides)))
+        model = PadimModel(layout.timm_name, layout.names(*chosen.strides), pre_trained=False, n_features=kept)
         backbone.trim(model.feature_extractor)
         return backbone.Normalised(model, chosen.backbone)
 

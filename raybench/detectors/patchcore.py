@@ -17,9 +17,7 @@ from raybench.detectors.device_images import in_batches
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import PatchcoreSettings
 from raybench.detectors.torch_detector import TorchDetector
-from raybench.detectors.weights.catalog import BACKBONES
 
-STRIDES = (8, 16)
 _BATCH = 8
 CANDIDATES = 2048
 CENTERS_PER_LOOK = {"cpu": 1, "cuda": 32}
@@ -34,8 +32,8 @@ class Patchcore(TorchDetector[PatchcoreSettings]):
 
     def build(self) -> nn.Module:
         chosen = self.settings
-        layout = BACKBONES[chosen.backbone]
-        names = layout.names(*STRIDES)
+        layout = backbone.layout(chosen.backbone)
+        names = layout.names(*chosen.strides)
         model = PatchcoreModel(names, layout.timm_name, pre_trained=False, num_neighbors=chosen.neighbours)
         backbone.trim(model.feature_extractor)
         return backbone.Normalised(model, chosen.backbone)

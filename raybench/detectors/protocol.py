@@ -18,8 +18,8 @@ import numpy.typing as npt
 from raybench.detectors.array_state import load_attributes, save_attributes
 from raybench.errors import BadScores
 
-Provenance = Literal["imagenet", "official", "random", "none"]
-"""The origin of a backbone's weights."""
+Provenance = Literal["imagenet", "official", "own", "random", "none"]
+"""The origin of a backbone's weights. "own" is a file of the user's."""
 
 CODE = "code"
 """Key among a spec's weights for the sha256 of a plug-in's source code. The weights store has no file of this name."""

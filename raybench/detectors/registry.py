@@ -20,9 +20,9 @@ from pydantic_core import ErrorDetails
 
 from raybench.detectors import plugins
 from raybench.detectors.protocol import Detector, FitContext, ModelSpec, OnDevice
-from raybench.detectors.settings import MODELS, AnomalibSettings, Model, Settings
+from raybench.detectors.settings import MODELS, NAMED, OWN, AnomalibSettings, Model, OnBackbone, Settings, TimmBackbone
 from raybench.detectors.tiled import DeviceTiled, Tiled
-from raybench.detectors.weights.catalog import ASSETS
+from raybench.detectors.weights.catalog import ASSETS, UNKNOWN
 from raybench.errors import ExperimentError, InputError, IntegrityError, UnknownName, did_you_mean
 
 FORMAT_VERSION = 2
@@ -64,7 +64,7 @@ def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> Mode
         name=name,
         summary=model.summary,
         config=chosen,
-        weights={asset: ASSETS[asset].sha256 for asset in checked.weights()},
+        weights={asset.name: asset.sha256 for asset in checked.weights()},
         stride=chosen.get("stride", model.stride),
         min_side=chosen.get("min_side", model.min_side),
     )
@@ -107,14 +107,29 @@ def create(spec: ModelSpec, size: InputSize, context: FitContext) -> Detector:
     return _create(spec, size.height, size.width, context)
 
 
-def licences(name: str, weights: Iterable[str]) -> dict[str, str]:
+def licences(name: str, weights: Iterable[str], config: Mapping[str, Any]) -> dict[str, str]:
     """Return the licences of a model's code and weights by what they are of: SPDX identifiers, or words.
 
-    A class of the user's own states its licence as a literal `licence`; it is "unknown" otherwise.
+    A class of the user's own states its licence as a literal `licence`, and a backbone of the user's own in its
+    settings; it is "unknown" otherwise.
     """
     if name not in MODELS and not name.startswith(ANOMALIB):
         return {"its code": plugins.licence(name)}
-    return {"its code": "Apache-2.0"} | {f"its weights `{asset}`": ASSETS[asset].licence for asset in weights}
+    own = config["backbone"].get("licence", UNKNOWN) if own_backbone(name, config) else UNKNOWN
+    stated = {asset: ASSETS[asset].licence if asset in ASSETS else own for asset in weights}
+    return {"its code": "Apache-2.0"} | {f"its weights `{asset}`": licence for asset, licence in stated.items()}
+
+
+def own_backbone(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a model computes features by a network of the user's own."""
+    return name in MODELS and isinstance(config.get("backbone"), Mapping)
+
+
+def check_backbone(name: str, config: Mapping[str, Any], context: FitContext) -> None:
+    """Build a model's backbone and load its file. Raises InputError, WeightsMissing or WeightsCorrupt, as training."""
+    from raybench.detectors import backbone  # torch takes seconds to import
+
+    backbone.check(cast(OnBackbone, MODELS[name].settings(**config)), context)
 
 
 def uses_torch(name: str) -> bool:
@@ -202,7 +217,12 @@ def _anomalib_names() -> frozenset[str]:
 
 
 def _problem(fault: ErrorDetails, settings: type[Settings]) -> str:
-    key, message = str(fault["loc"][0]), fault["msg"]
+    path = [str(part) for part in fault["loc"] if part not in (NAMED, OWN)]
+    key, message = ".".join(path), fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        return f"unknown setting {key!r}; {did_you_mean(key, settings.model_fields)}"
-    return f"{key}: {message[0].lower()}{message[1:]}, not {fault['input']!r}"
+        known = settings.model_fields if len(path) == 1 else TimmBackbone.model_fields
+        return f"unknown setting {key!r}; {did_you_mean(path[-1], known)}"
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    found = "" if fault["type"] == "value_error" else f", not {fault['input']!r}"
+    return ": ".join(filter(None, (key, f"{message[0].lower()}{message[1:]}{found}")))

@@ -23,9 +23,7 @@ from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import ReverseDistillationSettings
 from raybench.detectors.torch_detector import TorchDetector
 from raybench.detectors.training import train_loop
-from raybench.detectors.weights.catalog import BACKBONES
 
-STRIDES = (4, 8, 16)
 _BETAS = (0.5, 0.999)  # the paper's
 _SIGMA = 4.0  # of the blur of the map, in pixels: anomalib's
 
@@ -65,8 +63,8 @@ class Distiller(nn.Module):
 
     def __init__(self, chosen: ReverseDistillationSettings, size: tuple[int, int]) -> None:
         super().__init__()
-        self.teacher = backbone.extractor(chosen.backbone, *STRIDES).requires_grad_(False)
-        channels = BACKBONES[chosen.backbone].channels(*STRIDES)
+        self.teacher = backbone.extractor(chosen.backbone, *chosen.strides).requires_grad_(False)
+        channels = backbone.layout(chosen.backbone).channels(*chosen.strides)
         self.bottleneck = Bottleneck(channels, chosen.width)
         self.decoder = MirrorDecoder(chosen.width, channels)
         self.size = size

@@ -9,21 +9,30 @@ about 240 images.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from raybench.detectors.weights.catalog import BACKBONES, DINOV2, BackboneName
+from raybench.detectors.weights.catalog import ASSETS, BACKBONES, DINOV2, UNKNOWN, Asset, BackboneName, own_asset
+from raybench.errors import InputError, UnknownName
 
 PRESETS = ("paper", "cpu")
+MOST_STRIDE = 32
+"""Inputs are multiples of it, so features of every stride cover them exactly."""
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Settings(BaseModel):
     """Base of all settings. Strict: no unknown keys, no conversions (an int counts as a float), no NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = _STRICT
     CPU: ClassVar[Mapping[str, Any]] = {}
     """Values of the preset "cpu" that differ from the defaults."""
     ENOUGH_STEPS: ClassVar[int] = 0
@@ -32,8 +41,8 @@ class Settings(BaseModel):
     FROM_STORE: ClassVar[Mapping[str, str]] = {}
     """Names of weights that take the place of defaults wherever the weights store holds them."""
 
-    def weights(self) -> Iterator[str]:
-        """Yield the names of the weights that a detector with these settings loads."""
+    def weights(self) -> Iterator[Asset]:
+        """Yield the weights that a detector with these settings loads."""
         return iter(())
 
 
@@ -75,15 +84,94 @@ def register(
     return add
 
 
+class TimmBackbone(BaseModel):
+    """A network of timm with a file of your own from the weights store."""
+
+    model_config = _STRICT
+    timm_name: str
+    """timm's name of the network, without the tag of its weights: "resnet50"."""
+    weights: str
+    """Name of the file in the weights store."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Digest of the file."""
+    strides: list[int] = Field(default_factory=list)
+    """Strides of the features that the model uses, in pixels, fine to coarse. Empty: those that the model uses of any
+    backbone."""
+    mean: list[float] = Field([0.485, 0.456, 0.406], min_length=3, max_length=3)
+    """Mean of each channel of the images that it was trained on, in [0, 1]."""
+    std: list[Annotated[float, Field(gt=0)]] = Field([0.229, 0.224, 0.225], min_length=3, max_length=3)
+    """Standard deviation of each channel of these images, in [0, 1]."""
+    licence: str = UNKNOWN
+    """Licence of the file: an SPDX identifier, or words."""
+
+    @field_validator("timm_name")
+    @classmethod
+    def _known_to_timm(cls, name: str) -> str:
+        if name not in timm_names():
+            raise ValueError(str(UnknownName("network of timm", name, timm_names())))
+        if "vit" in name:  # anomalib takes another way for them, without a pyramid
+            raise ValueError("vision transformers have no pyramid of features; name a convolutional network")
+        return name
+
+    @field_validator("strides")
+    @classmethod
+    def _fine_to_coarse(cls, strides: list[int]) -> list[int]:
+        if any(not 1 <= stride <= MOST_STRIDE for stride in strides) or strides != sorted(set(strides)):
+            raise ValueError(f"strides rise and are 1 to {MOST_STRIDE} px")
+        return strides
+
+    @model_validator(mode="after")
+    def _name_is_free(self) -> TimmBackbone:
+        try:
+            self.asset()
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def asset(self) -> Asset:
+        """Return its file as an entry of the catalogue."""
+        return own_asset(self.weights, sha256=self.sha256, licence=self.licence)
+
+
+@functools.cache
+def timm_names() -> frozenset[str]:
+    """Return the networks of the installed timm, read from its source: its import takes seconds and torch."""
+    module = importlib.util.find_spec("timm")
+    if module is None or module.origin is None:
+        raise InputError("timm is not installed")
+    sources = (Path(module.origin).parent / "models").glob("*.py")
+    found = (re.findall(r"^@register_model\ndef (\w+)\(", path.read_text("utf-8"), re.MULTILINE) for path in sources)
+    return frozenset(itertools.chain.from_iterable(found))
+
+
+NAMED, OWN = "a name", "a network of timm"
+BackboneChoice = Annotated[
+    Annotated[BackboneName, Tag(NAMED)] | Annotated[TimmBackbone, Tag(OWN)],
+    Discriminator(lambda value: OWN if isinstance(value, dict | TimmBackbone) else NAMED),
+]
+"""A backbone of raybench's by name, or one of your own."""
+
+
 class OnBackbone(Settings):
     """Settings of a model on a pretrained backbone."""
 
-    backbone: BackboneName = "efficientnet-lite0"
-    """The network that computes features. "random" is a control with random weights."""
+    backbone: BackboneChoice = "efficientnet-lite0"
+    """The network that computes features. "random" is a control with random weights; a mapping names a network of timm
+    with a file of your own (docs/models.md)."""
+    STRIDES: ClassVar[tuple[int, ...]] = (4, 8, 16)
+    """Strides of the features that it uses, in pixels."""
 
-    def weights(self) -> Iterator[str]:
-        if asset := BACKBONES[self.backbone].asset:
-            yield asset
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Strides of the features that it uses, fine to coarse, in pixels."""
+        own = self.backbone.strides if isinstance(self.backbone, TimmBackbone) else ()
+        return tuple(own) or self.STRIDES
+
+    def weights(self) -> Iterator[Asset]:
+        if isinstance(self.backbone, TimmBackbone):
+            yield self.backbone.asset()
+        elif asset := BACKBONES[self.backbone].asset:
+            yield ASSETS[asset]
 
 
 class Steps(Settings):
@@ -118,6 +206,7 @@ class PatchcoreSettings(OnBackbone):
     """The most patches in the memory bank."""
     neighbours: int = Field(9, ge=1)
     """Neighbours that re-weight the image score. 1 turns re-weighting off."""
+    STRIDES = (8, 16)
     CPU = {"coreset_ratio": 0.05, "pool_rows": 60_000, "bank_rows": 10_000}
 
 
@@ -129,6 +218,13 @@ class DfmSettings(OnBackbone):
     """Side of the cells that are averaged, in features of stride 16."""
     variance: float = Field(0.97, gt=0, lt=1)
     """Share of the variance that the principal components explain."""
+    STRIDES = (16,)
+
+    @model_validator(mode="after")
+    def _one_stride(self) -> DfmSettings:
+        if len(self.strides) != 1:
+            raise ValueError("dfm reads one layer: name one stride")
+        return self
 
 
 @register("stfpm", "a student learns the teacher's features on OK images; where it cannot is the defect", "stfpm:Stfpm")
@@ -159,6 +255,13 @@ class ReverseDistillationSettings(OnBackbone, Steps):
     lr: float = Field(0.005, gt=0)
     width: int = Field(256, ge=8)
     """Channels of the bottleneck."""
+
+    @model_validator(mode="after")
+    def _doubling_strides(self) -> ReverseDistillationSettings:
+        if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(self.strides)) or self.strides[-1] > 16:
+            raise ValueError("its decoder doubles the size level by level: strides double and end at 16 or before")
+        return self
+
     CPU = {"steps": 20, "batch": 8, "width": 128}
 
 
@@ -190,10 +293,10 @@ class EfficientAdSettings(Settings):
     FROM_STORE = {"teacher": "pdn-official", "not_ok": "imagenette"}
     CPU = {"autoencoder_steps": 0, "steps": 0, "remembered": 24}
 
-    def weights(self) -> Iterator[str]:
-        yield self.teacher
+    def weights(self) -> Iterator[Asset]:
+        yield ASSETS[self.teacher]
         if self.not_ok != "line":
-            yield self.not_ok
+            yield ASSETS[self.not_ok]
 
 
 @register("fastflow", "normalizing flows over feature maps: how likely is what is seen", "fastflow:Fastflow")
@@ -219,6 +322,7 @@ class CflowSettings(OnBackbone, Steps):
     """Positions per optimiser step. One batch of images gives many such steps."""
     coupling_blocks: int = Field(8, ge=1)
     """Coupling blocks per level."""
+    STRIDES = (8, 16, 32)
     CPU = {"steps": 40, "batch": 4, "lr": 1e-3, "fibers": 512}
 
 
@@ -235,6 +339,7 @@ class SupersimplenetSettings(OnBackbone, Steps):
     noise: float = Field(0.5, gt=0)
     """Standard deviation of the noise that makes anomalies, in units of that of OK features."""
     ENOUGH_STEPS = 120
+    STRIDES = (8, 16)
     CPU = {"steps": 120, "batch": 4, "lr": 3e-4}
 
 
@@ -253,9 +358,9 @@ class DraemSettings(Steps):
     ENOUGH_STEPS = 2000
     CPU = {"steps": 60, "batch": 4, "lr": 1e-3, "width": 16}
 
-    def weights(self) -> Iterator[str]:
+    def weights(self) -> Iterator[Asset]:
         if self.textures != "line":
-            yield self.textures
+            yield ASSETS[self.textures]
 
 
 class AnomalibSettings(Settings):
@@ -276,6 +381,6 @@ class AnomalibSettings(Settings):
     """The least height and width, in pixels."""
     CPU = {"steps": 60, "batch": 4}
 
-    def weights(self) -> Iterator[str]:
+    def weights(self) -> Iterator[Asset]:
         if asset := DINOV2 if self.backbone == DINOV2 else BACKBONES[self.backbone].asset:
-            yield asset
+            yield ASSETS[asset]

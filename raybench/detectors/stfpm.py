@@ -18,8 +18,6 @@ from raybench.detectors.settings import StfpmSettings
 from raybench.detectors.torch_detector import TorchDetector
 from raybench.detectors.training import train_loop
 
-STRIDES = (4, 8, 16)
-
 
 class Stfpm(TorchDetector[StfpmSettings]):
     """STFPM."""
@@ -27,7 +25,7 @@ class Stfpm(TorchDetector[StfpmSettings]):
     scores_by_peak = True
 
     def build(self) -> nn.Module:
-        return backbone.Normalised(Pair(self.settings.backbone), self.settings.backbone)
+        return backbone.Normalised(Pair(self.settings), self.settings.backbone)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         pair: Pair = module.model
@@ -50,10 +48,10 @@ class Stfpm(TorchDetector[StfpmSettings]):
 class Pair(nn.Module):
     """A frozen teacher and a student of the same shape."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, chosen: StfpmSettings) -> None:
         super().__init__()
-        self.teacher = backbone.extractor(name, *STRIDES).requires_grad_(False)
-        self.student = backbone.extractor(name, *STRIDES, trainable=True)
+        self.teacher = backbone.extractor(chosen.backbone, *chosen.strides).requires_grad_(False)
+        self.student = backbone.extractor(chosen.backbone, *chosen.strides, trainable=True)
         self.to_map = STFPMAnomalyMap()
 
     def features(self, images: Tensor) -> tuple[dict[Any, Tensor], dict[Any, Tensor]]:

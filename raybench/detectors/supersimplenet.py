@@ -24,9 +24,7 @@ from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import SupersimplenetSettings
 from raybench.detectors.torch_detector import Draws, TorchDetector, to_tensor
 from raybench.detectors.training import train_loop
-from raybench.detectors.weights.catalog import BACKBONES
 
-STRIDES = (8, 16)
 _PERLIN_THRESHOLD = 0.2  # anomalib's
 _ANOMALOUS = 0.5  # share of masks that are not empty
 _TRUNCATION = 0.5  # logits beyond it, on the right side, cost nothing
@@ -78,8 +76,8 @@ class Heads(nn.Module):
 
     def __init__(self, chosen: SupersimplenetSettings) -> None:
         super().__init__()
-        self.teacher = backbone.extractor(chosen.backbone, *STRIDES).requires_grad_(False)
-        channels = sum(BACKBONES[chosen.backbone].channels(*STRIDES))
+        self.teacher = backbone.extractor(chosen.backbone, *chosen.strides).requires_grad_(False)
+        channels = sum(backbone.layout(chosen.backbone).channels(*chosen.strides))
         self.pooler = nn.AvgPool2d(3, stride=1, padding=1)
         self.register_buffer("centre", torch.zeros(channels, 1, 1))
         self.register_buffer("spread", torch.ones(channels, 1, 1))

@@ -28,7 +28,6 @@ from raybench.detectors.protocol import (
     TrainSteps,
     checked,
 )
-from raybench.detectors.weights.catalog import BACKBONES
 from raybench.errors import IntegrityError, LineError, ModelError, is_out_of_memory
 
 TENSORS_FILE = "model.safetensors"
@@ -177,7 +176,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
         """
         chosen = self.settings.backbone
         weights_note = "; ".join(filter(None, (self.details["weights_note"], note)))
-        layout = BACKBONES[chosen]
+        layout = backbone.layout(chosen)
         return Card(
             name,
             layout.timm_name,

@@ -28,7 +28,7 @@ def model_card(unit: Unit, row: BoardRow | None, board: Board | None, about: Map
         about: What describes the exported file; see `onnx_export`. None: the detector is not exported.
     """
     numbers = estimates(board, row) if board and row else {}
-    licences = registry.licences(unit.detector, unit.weights)
+    licences = registry.licences(unit.detector, unit.weights, unit.config)
     header: dict[str, Any] = {
         **({"library_name": "onnx"} if about else {}),
         "license": _licence(set(licences.values())),

@@ -1,4 +1,4 @@
-"""Check the GPUs of all nodes before anything is trained.
+"""Check the GPUs of all nodes, and backbones of the user's own, before anything is trained.
 
 A driver that is missing or too old, or a GPU that fell off the bus, fails every unit that it is given in milliseconds,
 so that such a node would take unit after unit and fail the run. Nodes that join later are found out by the check that
@@ -7,11 +7,19 @@ each process makes before its first task, see `gpus.prepare`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raybench.config.plan import Plan
+from raybench.config.unit import Unit
+from raybench.detectors import registry, weights
+from raybench.detectors.protocol import FitContext
+from raybench.errors import ExperimentError, InputError, ModelError
 from raybench.scheduler import gpus
 from raybench.scheduler.capacity import Cluster
+from raybench.store import Store
 
 LIMIT_S = 120.0  # importing torch from a slow disk takes a minute
 
@@ -53,3 +61,32 @@ def leave_out_unusable(cluster: Cluster) -> None:
         if fault:
             cluster.leave_out(asked[reference].node_id, fault)
     cluster.raise_if_all_left_out()
+
+
+@ray.remote(num_cpus=1, max_calls=1)
+def check_backbone(unit: Unit, weights_store: Store | None) -> str:
+    """Build a unit's backbone on a CPU and load its file.
+
+    Returns:
+        What is wrong; empty when all is well.
+    """
+    from raybench.worker.context import node_cache
+
+    try:
+        files = weights.fetch(unit.weights, weights_store, node_cache())
+        registry.check_backbone(unit.detector, unit.config, FitContext(weights=files))
+    except (InputError, ModelError) as error:
+        return str(error)
+    return ""
+
+
+def check_backbones(units: Iterable[Unit], plan: Plan) -> None:
+    """Check the networks that users bring themselves: what timm says of them is known where torch is.
+
+    Raises:
+        ExperimentError: Some cannot be used.
+    """
+    own = {unit.model: unit for unit in units if registry.own_backbone(unit.detector, unit.config)}
+    faults = ray.get([check_backbone.remote(unit, plan.weights) for unit in own.values()])
+    if problems := [f"models: {model}: {fault}" for model, fault in zip(own, faults, strict=True) if fault]:
+        raise ExperimentError(f"experiment {plan.experiment.name!r}", problems)

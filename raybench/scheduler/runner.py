@@ -39,7 +39,7 @@ from raybench.scheduler.gpu_share import GpuShares
 from raybench.scheduler.health import ALIKE, Breaker, NodeHealth
 from raybench.scheduler.inspector import Inspector
 from raybench.scheduler.prefetch import Prefetcher, wanted
-from raybench.scheduler.preflight import leave_out_unusable
+from raybench.scheduler.preflight import check_backbones, leave_out_unusable
 from raybench.scheduler.prometheus import watched
 from raybench.scheduler.retries import Retries, RetryReason
 from raybench.scheduler.stop import Stop, stoppable
@@ -97,6 +97,7 @@ def run_plan(
         backlog = Backlog(schedule.units, plan.manifests, commits, per_job, gate.answer)
         if cluster.capacity.device != "cpu" and any(registry.uses_torch(unit.detector) for unit in schedule.units):
             leave_out_unusable(cluster)
+        check_backbones((unit for unit in schedule.units if "finished" not in commits.get(unit.unit_id, ())), plan)
         dispatch = _Dispatch(plan, run, backlog, commits, cluster, shares, gate, tell, attempts)
         done = (unit_id for unit_id, names in commits.items() if "finished" in names)
         dispatch.finished += [unit_id for unit_id in done if unit_id not in entered]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from raybench.detectors import backbone, patchcore, registry, weights
 from raybench.detectors.anomalib_parts import PadimModel
 from raybench.detectors.crops import Crops
-from raybench.detectors.padim import STRIDES, GaussianStream
+from raybench.detectors.padim import GaussianStream
 from raybench.detectors.patchcore import k_center
 from raybench.detectors.pdn import Ridge
 from raybench.detectors.protocol import Detector
@@ -63,7 +63,7 @@ def test_padim_fits_and_scores_as_anomalibs_own() -> None:
     module = ours.detector.module.model  # type: ignore[attr-defined]
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        theirs = PadimModel(lite0.timm_name, lite0.names(*STRIDES), pre_trained=False, n_features=16)
+        theirs = PadimModel(lite0.timm_name, lite0.names(4, 8, 16), pre_trained=False, n_features=16)
     backbone.trim(theirs.feature_extractor)
     backbone.pretrain(theirs.feature_extractor, LITE0, CONTEXT)
     normalised = backbone.Normalised(theirs, LITE0)

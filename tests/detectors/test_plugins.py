@@ -106,11 +106,11 @@ def test_a_class_of_ones_own(module: Path, tmp_path: Path) -> None:
 
 
 def test_the_licences_of_models(module: Path) -> None:
-    assert registry.licences("my_detectors:Brightest", {}) == {"its code": "unknown"}
-    assert registry.licences("not_here:Brightest", {}) == {"its code": "unknown"}
+    assert registry.licences("my_detectors:Brightest", {}, {}) == {"its code": "unknown"}
+    assert registry.licences("not_here:Brightest", {}, {}) == {"its code": "unknown"}
     module.write_text(MINE.replace("stride = 4", 'licence = "MIT"'), encoding="utf-8")
-    assert registry.licences("my_detectors:Brightest", {}) == {"its code": "MIT"}
-    found = registry.licences("draem", ["efficientnet-lite0", "dtd"])
+    assert registry.licences("my_detectors:Brightest", {}, {}) == {"its code": "MIT"}
+    found = registry.licences("draem", ["efficientnet-lite0", "dtd"], {})
     assert list(found.values()) == ["Apache-2.0", "Apache-2.0", "for research only"]
 
 

@@ -16,7 +16,8 @@ from raybench.analysis.board import board_from_json
 from raybench.config.experiment import Experiment, ModelChoice, Override, Resources
 from raybench.config.plan import experiment_of, make_plan
 from raybench.data.pack import PackOptions, pack
-from raybench.errors import InputError, RunStopped, StoreDenied
+from raybench.detectors import weights
+from raybench.errors import ExperimentError, InputError, RunStopped, StoreDenied
 from raybench.report.annotations.read import import_labels
 from raybench.report.console import RunSummary
 from raybench.report.publish import cached_report
@@ -285,6 +286,20 @@ def test_too_much_is_asked_of_the_cluster() -> None:
 
 
 @pytest.mark.long  # test_api.py has padim alone
+def test_a_network_that_cannot_be_used_is_told_before_anything_is_trained(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "weights"))
+    store.create()
+    here = weights.add(store, "press", b"no network", own_file="press.pth")
+    backbone = {"timm_name": "test_resnet", "weights": "press", "sha256": here.sha256}
+    models = (ModelChoice(name="padim", config={"backbone": backbone}),)
+    plan = make_plan(experiment.model_copy(update={"models": models, "weights": str(tmp_path / "weights")}))
+    with pytest.raises(ExperimentError, match=r"models: padim: press\.pth is no file of tensors"):
+        run_plan(plan)
+    assert not RunStore.of(plan).failures()
+
+
 def test_real_models_through_the_whole_way(experiment: Experiment) -> None:
     chosen = with_models(experiment, ModelChoice(name="padim"), ModelChoice(name="patchcore"))
     summary = run(chosen)

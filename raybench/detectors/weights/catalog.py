@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from raybench.detectors.protocol import Provenance
+from raybench.detectors.protocol import CODE, Provenance
+from raybench.errors import InputError
 
 BackboneName = Literal["efficientnet-lite0", "resnet18", "wide_resnet50_2", "random"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PERMISSIVE = frozenset({"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "Unlicense"})
 """Licences that allow commercial use and ask for little more than to be named."""
+UNKNOWN = "unknown"
+"""Licence of a file that nobody has stated."""
 DINOV2, DINOV2_TIMM_NAME = "dinov2", "vit_small_patch14_dinov2"
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -94,6 +99,15 @@ ASSETS: Mapping[str, Asset] = {
 }
 
 
+def own_asset(name: str, file: str = "its file", sha256: str = "", licence: str = UNKNOWN) -> Asset:
+    """Return an entry for a file of the user's. Raises InputError if the name is taken or not fit for a key."""
+    if name in ASSETS or name == CODE:
+        raise InputError(f"weights {name!r}: raybench uses this name itself; choose another for a file of your own")
+    if not _NAME.fullmatch(name):
+        raise InputError(f"weights {name!r}: a name has letters, digits, '.', '-' and '_' only")
+    return Asset(name, file, "a network of your own", licence, sha256)
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A network whose features the models use."""
@@ -112,12 +126,21 @@ class Backbone:
     """Origin of the weights."""
 
     def names(self, *strides: int) -> list[str]:
-        """Return the names of the layers with these strides."""
-        return [self.layers[stride][0] for stride in strides]
+        """Return the names of the layers with these strides. Raises InputError if it lacks one."""
+        return [self._layer(stride)[0] for stride in strides]
 
     def channels(self, *strides: int) -> list[int]:
-        """Return the number of channels of the layers with these strides."""
-        return [self.layers[stride][1] for stride in strides]
+        """Return the number of channels of the layers with these strides. Raises InputError if it lacks one."""
+        return [self._layer(stride)[1] for stride in strides]
+
+    def _layer(self, stride: int) -> tuple[str, int]:
+        if stride not in self.layers:
+            has = ", ".join(map(str, self.layers))
+            raise InputError(
+                f"{self.timm_name} has no features of stride {stride}, but those of {has}: name some of them, "
+                "backbone: {strides: [...]}"
+            )
+        return self.layers[stride]
 
 
 _LITE0_LAYERS = {

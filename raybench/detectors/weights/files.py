@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybench.detectors.protocol import CODE, WeightsFile
-from raybench.detectors.weights.catalog import ASSETS, LITE0, LITE0_SHA256, Asset
+from raybench.detectors.weights.catalog import ASSETS, LITE0, LITE0_SHA256, Asset, own_asset
 from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
 from raybench.store import Store, open_store
 
@@ -72,15 +72,22 @@ def stored(store: Store) -> dict[str, Stored]:
     return files
 
 
-def add(store: Store, name: str, data: bytes, *, replace: bool = False) -> Stored:
-    """Put a file into the weights store under a name of the catalogue.
+def add(store: Store, name: str, data: bytes, *, replace: bool = False, own_file: str = "") -> Stored:
+    """Put a file into the weights store under a name of the catalogue, or under one of your own.
+
+    Args:
+        store: The weights store.
+        name: The name that settings ask for.
+        data: Content of the file.
+        replace: Whether to take the place of another file of this name.
+        own_file: File name of a network of your own. Empty for a name of the catalogue.
 
     Raises:
         UnknownName: The catalogue has no such name.
         WeightsCorrupt: The digest is not the published one.
         InputError: The store has another file of this name, and `replace` is false.
     """
-    asset = asset_of(name)
+    asset = own_asset(name, own_file) if own_file else asset_of(name)
     sha256 = hashlib.sha256(data).hexdigest()
     if not sha256.startswith(asset.sha256):
         raise WeightsCorrupt(f"this is not {asset.file}: its sha256 is {sha256}, expected {asset.sha256}…")
@@ -138,19 +145,23 @@ def resolve(wanted: Mapping[str, str], store: Store | None) -> dict[str, str]:
         elif name == CODE:
             resolved[name] = digits
         else:
-            raise WeightsMissing(_missing(asset_of(name), store))
+            raise WeightsMissing(_missing(name, store))
         if not resolved[name].startswith(digits):
-            raise WeightsCorrupt(f"weights {name!r} in the store have sha256 {resolved[name]}, expected {digits}…")
+            problem = f"weights {name!r} in the store have sha256 {resolved[name]}, expected {digits}…"
+            remedy = "" if name in ASSETS else "; name the sha256 of the file you mean, or add that file with --replace"
+            raise WeightsCorrupt(problem + remedy)
     return resolved
 
 
-def _missing(asset: Asset, store: Store | None) -> str:
+def _missing(name: str, store: Store | None) -> str:
+    asset = ASSETS.get(name) or own_asset(name)
     where = f"in {store.uri()}" if store else "anywhere: no weights store is named (experiment key `weights`)"
     to = store.uri() if store else "STORE"
-    remedy = f"raybench weights add {asset.name} FILE --to {to}"
+    own = "" if name in ASSETS else " --own"
+    remedy = f"raybench weights add {name} FILE{own} --to {to}"
     if asset.official:
-        remedy += f", or where there is internet: raybench weights mirror {asset.name} --to {to}"
-    return f"weights {asset.name!r} ({asset.file}) are not {where}; add them: {remedy}"
+        remedy += f", or where there is internet: raybench weights mirror {name} --to {to}"
+    return f"weights {name!r} ({asset.file}) are not {where}; add them: {remedy}"
 
 
 def fetch(wanted: Mapping[str, str], store: Store | None, cache_dir: Path) -> dict[str, WeightsFile]:
@@ -169,7 +180,7 @@ def fetch(wanted: Mapping[str, str], store: Store | None, cache_dir: Path) -> di
 def _fetched(held: Mapping[str, Stored], name: str, sha256: str, store: Store | None, cache_dir: Path) -> Path:
     file = held.get(name)
     if store is None or file is None or file.sha256 != sha256:
-        raise WeightsMissing(_missing(asset_of(name), store))
+        raise WeightsMissing(_missing(name, store))
     folder = cache_dir / "weights" / sha256
     target = folder / file.file
     folder.mkdir(parents=True, exist_ok=True)
