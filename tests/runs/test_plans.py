@@ -14,7 +14,7 @@ from raybench.config.unit import TrainingLine
 from raybench.errors import IntegrityError
 from raybench.runs import plans
 from raybench.runs.plans import Uses, changes_since, forget_plans, record_plan, uses_of
-from raybench.runs.run import RunStore
+from raybench.runs.run import RunStore, versions
 from raybench.store import Store
 from tests.support.made_run import planned
 
@@ -117,8 +117,8 @@ def test_units_of_an_older_raybench_are_done_again(plan: Plan, run: RunStore, mo
 
 
 def test_an_upgrade_is_said(plan: Plan, run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = {**plans.versions(), "torch": "9.9"}
-    before = plans.versions()["torch"]
+    now = {**versions(), "torch": "9.9"}
+    before = versions()["torch"]
     monkeypatch.setattr(plans, "versions", lambda: now)
     told = f"torch {before} → 9.9; what is done stays as it is, another `revision` computes everything anew"
     assert changes_since(run, plan) == [told]
