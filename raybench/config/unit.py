@@ -105,7 +105,7 @@ class Unit:
         network = (self.input.mode, self.input.height, self.input.width, self.input.tile)
         trained = (
             self.detector,
-            dict(self.config),
+            self.deciding_config,
             dict(self.weights),
             network,
             self.seed,
@@ -124,8 +124,16 @@ class Unit:
         """Where its commits, its detector's, and those of the fit that the detector is from lie in a store."""
         return self.unit_id, self.detector_id, self.fit_id
 
+    @property
+    def deciding_config(self) -> dict[str, Any]:
+        """The settings that can change a number: all but the licence of a backbone."""
+        backbone = self.config.get("backbone")
+        if not isinstance(backbone, Mapping):
+            return dict(self.config)
+        return {**self.config, "backbone": {key: value for key, value in backbone.items() if key != "licence"}}
+
     def _identity(self, without: str) -> dict[str, Any]:
-        identity = asdict(self) | {"id_version": ID_VERSION}
+        identity = asdict(self) | {"id_version": ID_VERSION, "config": self.deciding_config}
         del identity["model"], identity[without]
         if without == "line_digest":  # the detector is the same wherever it is timed
             del identity["timed_on"]

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Choice = str | TimmBackbone
 _BLOCK = re.compile(r"blocks\.(\d+)")
-_FLAT = re.compile(r"^(\w+)_(\d+)\.")
 _COUNTERS = "num_batches_tracked"  # of batch norm; older files lack them, and scoring does not read them
 
 
@@ -63,7 +62,10 @@ def _layers(timm_name: str) -> Mapping[int, tuple[str, int]]:
         network = timm.create_model(timm_name, pretrained=False)
     if getattr(network, "output_fmt", "NCHW") != "NCHW":
         raise InputError(f"the features of {timm_name} are not (channels, height, width); name a convolutional network")
-    return {info["reduction"]: (info["module"], info["num_chs"]) for info in getattr(network, "feature_info", ())}
+    infos = list(getattr(network, "feature_info", ()))
+    if len({info["module"] for info in infos}) < len(infos):
+        raise InputError(f"levels of {timm_name} share a module, so that none can be read alone; name another network")
+    return {info["reduction"]: (info["module"], info["num_chs"]) for info in infos}
 
 
 def check(settings: OnBackbone, context: FitContext) -> None:
@@ -119,9 +121,7 @@ def _fill(target: nn.Module, name: Choice, context: FitContext) -> None:
         state = lite0_state()
     else:
         raise WeightsMissing(f"weights {chosen.asset!r} were not fetched to this node")
-    expected = target.state_dict()
-    # timm names the parts of a cut network "stages_0" that a whole one and its file name "stages.0".
-    keys = {key: key if key in state else _FLAT.sub(r"\1.\2.", key) for key in expected}
+    expected, keys = target.state_dict(), _keys(state, target)
     missing = [key for key in keys.values() if key not in state and not key.endswith(_COUNTERS)]
     if missing:
         raise WeightsCorrupt(
@@ -132,6 +132,21 @@ def _fill(target: nn.Module, name: Choice, context: FitContext) -> None:
         target.load_state_dict({key: state.get(keys[key], initial) for key, initial in expected.items()})
     except RuntimeError as error:
         raise WeightsCorrupt(f"the weights {chosen.asset!r} do not fit timm's {chosen.timm_name}: {error}") from error
+
+
+def _keys(state: Mapping[str, Tensor], target: nn.Module) -> dict[str, str]:
+    """Return the key in `state` of each tensor of a network that timm has cut.
+
+    timm names parts of it "stages_0" or "model.stages_0" that a whole network and its file name "stages.0".
+    """
+    flat: dict[str, list[str]] = {}
+    for key in state:
+        flat.setdefault(key.replace(".", "_"), []).append(key)
+    keys = {}
+    for key in target.state_dict():
+        found = flat.get(key.removeprefix("model.").removeprefix("body.").replace(".", "_"), [])
+        keys[key] = found[0] if key not in state and len(found) == 1 else key
+    return keys
 
 
 def _read(path: Path, name: Choice) -> Mapping[str, Tensor]:

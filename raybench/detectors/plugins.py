@@ -11,7 +11,6 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -22,7 +21,8 @@ from raybench.detectors.protocol import CODE, Detector, FitContext, ModelSpec
 from raybench.errors import InputError, ModelError, UnknownName
 
 GROUP = "raybench.detectors"
-_INSTALLED = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+_INSTALLED = {"site-packages", "dist-packages"}
+"""Names of the folders of installed packages."""
 _METHODS = ("fit", "score", "save", "restore", "card")
 
 
@@ -99,16 +99,22 @@ class _Source:
     def digest(self) -> str:
         """Return the sha256 of all modules of the top-level package, and of what is imported from beside it."""
         total = hashlib.sha256()
-        for name, data in sorted(_modules(self.top).items()):
+        for name, data in sorted(modules_of(self.top).items()):
             total.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\n".encode())
         return total.hexdigest()
 
 
-def _modules(top: Path) -> dict[str, bytes]:
+def modules_of(top: Path) -> dict[str, bytes]:
     """Return the bytes of a module or of all modules of a package, and of what they import from the same folder.
 
-    Names are relative to the folder. Of an installed package, which lies beside everything else that is installed, only
-    the package itself counts, and raybench has a version.
+    Of an installed package, which lies beside everything else that is installed, only the package itself counts, and
+    raybench has a version.
+
+    Args:
+        top: The module's file or the package's folder.
+
+    Returns:
+        Bytes by the names of the files, relative to the folder that holds `top`.
     """
     found: dict[str, bytes] = {}
     waiting = [top]
@@ -117,9 +123,10 @@ def _modules(top: Path) -> dict[str, bytes]:
         files = {file.relative_to(top.parent).as_posix(): file for file in _python_files(place)}
         new = {name: file for name, file in files.items() if name not in found}
         found |= {name: file.read_bytes() for name, file in new.items()}
-        if top.parent not in _INSTALLED:
+        if top.parent.name not in _INSTALLED:
             beside = {name for file in new.values() for name in _imported(file)} - {"raybench"}
-            waiting += [top.parent / name for name in beside] + [top.parent / f"{name}.py" for name in beside]
+            waiting += [top.parent / f"{name}.py" for name in beside]
+            waiting += [top.parent / name for name in beside if any(top.parent.glob(f"{name}/*.py"))]
     return found
 
 

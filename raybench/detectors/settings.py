@@ -109,8 +109,8 @@ class TimmBackbone(BaseModel):
     def _known_to_timm(cls, name: str) -> str:
         if name not in timm_names():
             raise ValueError(str(UnknownName("network of timm", name, timm_names())))
-        if "vit" in name:  # anomalib takes another way for them, without a pyramid
-            raise ValueError("vision transformers have no pyramid of features; name a convolutional network")
+        if "vit" in name:
+            raise ValueError("anomalib takes a network with `vit` in its name for a vision transformer; name another")
         return name
 
     @field_validator("strides")

@@ -27,6 +27,8 @@ from raybench.store import digest
 from raybench.worker.inspect import inspections_in
 
 WRITERS = 8
+KEPT_S = 24 * 3600
+"""How long pictures are kept that the page no longer shows: another driver's page, or an open one, may show them."""
 
 
 def publish(plan: Plan, run: RunStore, created: str) -> Board:
@@ -53,12 +55,14 @@ def write(plan: Plan, run: RunStore, findings: Findings) -> None:
     studies = Studies(findings.slices, findings.curves, findings.robustness)
     page = render(board, flags, pictures, findings.images, sections, findings.held_out, studies)
     files = {name: data for picture in pictures for name, data in picture.files.items()}
-    there = {item.key.removeprefix(f"{run.root}/report/") for item in run.store.list(f"{run.root}/report/{FILES}/")}
+    root = f"{run.root}/report/"
+    there = {item.key.removeprefix(root): item.modified for item in run.store.list(f"{root}{FILES}/")}
     with ThreadPoolExecutor(WRITERS) as pool:  # before the page that shows them
-        list(pool.map(lambda name: run.put_report(name, files[name]), files.keys() - there))
+        list(pool.map(lambda name: run.put_report(name, files[name]), files.keys() - there.keys()))
     run.put_report("index.html", page.encode())
-    for name in there - files.keys():
-        run.store.delete(f"{run.root}/report/{name}")
+    now = run.store.clock()
+    for name in (name for name, written in there.items() if name not in files and now - written > KEPT_S):
+        run.store.delete(f"{root}{name}")
 
 
 def publish_again(plan: Plan) -> Board:

@@ -81,13 +81,13 @@ class Ledger:
                 commits[unit.unit_id] = names
         return commits
 
-    def merge(self, unit_ids: Collection[str]) -> None:
-        """Replace many pages by one with these units, those of the present plan: a ledger is read as a whole.
+    def merge(self, folders: Collection[str]) -> None:
+        """Replace many pages by one with what lies in these folders, of units and detectors of the present plan.
 
-        Safe if several drivers merge at once.
+        A ledger is read as a whole. Safe if several drivers merge at once.
         """
         if len(self.pages) > FEW_PAGES:
-            self._keep(lambda unit_id: unit_id in unit_ids)
+            self._keep(lambda folder: folder in folders)
 
     def forget(self, unit_ids: Collection[str]) -> None:
         """Write the pages anew without these units. No driver may be at work on the run."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from raybench.config.plan import Plan
 from raybench.config.unit import ID_CHANGE, ID_VERSION, Unit
@@ -37,7 +37,7 @@ class PlannedUnit:
     """Of the detector, its settings and weights, the size of its input, and how it is trained and judged."""
     timed_on: str
     """Name of the machine whose times count."""
-    revision: str
+    revision: str = ""
     """The experiment's."""
 
     @classmethod
@@ -50,7 +50,7 @@ class PlannedUnit:
             training=digest([each.training_digest for each in unit.together] or unit.training_digest),
             images=unit.line_digest,
             settings=digest(
-                [unit.detector, dict(unit.config), dict(unit.weights), asdict(unit.input), asdict(unit.protocol)]
+                [unit.detector, unit.deciding_config, dict(unit.weights), asdict(unit.input), asdict(unit.protocol)]
             ),
             timed_on=unit.timed_on,
             revision=unit.revision,
@@ -61,11 +61,11 @@ class PlannedUnit:
 class PlanRecord:
     """A plan that a run has had."""
 
-    versions: Mapping[str, str]
-    """Installed versions by package."""
     id_version: int
     """Version of how units are identified, see `config.unit`."""
     units: tuple[PlannedUnit, ...]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Installed versions by package. Empty of a plan of raybench before 0.2.0."""
 
     @property
     def folders(self) -> frozenset[str]:
@@ -89,7 +89,7 @@ class Uses:
 def record_plan(run: RunStore, plan: Plan) -> Callable[[], None]:
     """Make a plan the latest one of its run. Returns what takes that back, if the run did not have it before."""
     units = tuple(PlannedUnit.of(unit) for unit in plan.units)
-    record = PlanRecord(versions(), ID_VERSION, units)
+    record = PlanRecord(ID_VERSION, units, versions())
     key = f"{_root(run)}{digest(sorted(record.folders))[:32]}.json"
     is_new = not run.store.exists(key)
     run.store.put(key, encode(record))
@@ -127,7 +127,7 @@ def changes_since(run: RunStore, plan: Plan) -> list[str]:
         return []
     before = decode(PlanRecord, run.store.get(latest[0].key), run.store.uri(latest[0].key))
     if before.id_version != ID_VERSION:
-        made = before.versions["raybench"]
+        made = before.versions.get("raybench", "of before")
         return [f"raybench {made} made the units of this run; all are done again, because {ID_CHANGE}"]
     was = {(unit.line, unit.model, unit.seed): unit for unit in before.units}
     now = {(unit.line, unit.model, unit.seed): PlannedUnit.of(unit) for unit in plan.units}

@@ -37,6 +37,6 @@ def build_report(run: RunStore, plan: Plan, created: str) -> Board:
     read = RunStore(plan.store, run.name, ledger)
     board = publish(plan, read, created)
     cache_report(plan, read, board)
-    ledger.merge({unit.unit_id for unit in plan.units})
+    ledger.merge({folder for unit in plan.units for folder in unit.folders})
     clear(read)
     return board

@@ -7,6 +7,7 @@ each process makes before its first task, see `gpus.prepare`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import ray
@@ -63,9 +64,9 @@ def leave_out_unusable(cluster: Cluster) -> None:
     cluster.raise_if_all_left_out()
 
 
-@ray.remote(num_cpus=1, max_calls=1)
+@ray.remote(num_cpus=0, max_calls=1, max_retries=0)
 def check_backbone(unit: Unit, weights_store: Store | None) -> str:
-    """Build a unit's backbone on a CPU and load its file.
+    """Build a unit's backbone on a CPU and load its file. Takes no resources, as `check_node`.
 
     Returns:
         What is wrong; empty when all is well.
@@ -83,10 +84,20 @@ def check_backbone(unit: Unit, weights_store: Store | None) -> str:
 def check_backbones(units: Iterable[Unit], plan: Plan) -> None:
     """Check the networks that users bring themselves: what timm says of them is known where torch is.
 
+    What does not answer within LIMIT_S, or fails for another reason, is left to training, which says so.
+
     Raises:
         ExperimentError: Some cannot be used.
     """
     own = {unit.model: unit for unit in units if registry.own_backbone(unit.detector, unit.config)}
-    faults = ray.get([check_backbone.remote(unit, plan.weights) for unit in own.values()])
-    if problems := [f"models: {model}: {fault}" for model, fault in zip(own, faults, strict=True) if fault]:
-        raise ExperimentError(f"experiment {plan.experiment.name!r}", problems)
+    asked = {check_backbone.remote(unit, plan.weights): model for model, unit in own.items()}
+    answered, waiting = ray.wait(list(asked), num_returns=len(asked), timeout=LIMIT_S) if asked else ([], [])
+    for reference in waiting:
+        ray.cancel(reference, force=True)
+    problems = []
+    for reference in answered:
+        with contextlib.suppress(ray.exceptions.RayError):
+            if fault := ray.get(reference):
+                problems.append(f"models: {asked[reference]}: {fault}")
+    if problems:
+        raise ExperimentError(f"experiment {plan.experiment.name!r}", sorted(problems))

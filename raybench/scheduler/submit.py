@@ -22,6 +22,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raybench.config.experiment import Experiment
+from raybench.detectors.plugins import modules_of
 from raybench.errors import ClusterUnreachable, InputError
 from raybench.scheduler.handshake import ANSWER_S, LET_IN
 
@@ -140,7 +141,12 @@ def connected_client(address: str) -> JobSubmissionClient:
 
 
 def _own_modules(experiment: Experiment, folder: Path) -> Iterator[Path]:
-    """Yield the modules and packages of detectors named `package.module:Class` that lie in a folder."""
+    """Yield the modules and packages of detectors named `package.module:Class` that lie in a folder.
+
+    What they import from the folder is part of a detector's identity, and goes with them.
+    """
     names = {choice.name for choice in experiment.all_models if ":" in choice.name}
-    for top in sorted({name.partition(":")[0].partition(".")[0] for name in names}):
-        yield from (path for path in (folder / top, folder / f"{top}.py") if path.exists())
+    tops = {name.partition(":")[0].partition(".")[0] for name in names}
+    paths = [path for top in tops for path in (folder / top, folder / f"{top}.py") if path.exists()]
+    for name in sorted({Path(file).parts[0] for path in paths for file in modules_of(path)}):
+        yield folder / name

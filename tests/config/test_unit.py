@@ -45,6 +45,16 @@ def test_another_machine_to_be_timed_on_makes_another_unit_of_the_same_detector(
     assert (there.measure_name, UNIT.measure_name) == ("measure-line-pc", "measure")
 
 
+def test_the_licence_of_a_backbone_changes_no_number() -> None:
+    own = {"timm_name": "resnet50", "weights": "press", "sha256": "0" * 64}
+    found = [
+        replace(UNIT, config={"backbone": own | change})
+        for change in ({"licence": "unknown"}, {"licence": "MIT"}, {"sha256": "1" * 64})
+    ]
+    assert found[0].unit_id == found[1].unit_id != found[2].unit_id
+    assert found[0].fit_id == found[1].fit_id != found[2].fit_id
+
+
 def test_the_label_on_the_board_does_not() -> None:
     assert replace(UNIT, model="other label").unit_id == UNIT.unit_id
 

@@ -81,7 +81,10 @@ def test_models_take_any_network_of_timm(name: str, timm_name: str, tmp_path: Pa
     np.testing.assert_allclose(exported.score, scored.scores[0], rtol=1e-3)
 
 
-@pytest.mark.parametrize("timm_name", ["test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext"])
+@pytest.mark.parametrize(
+    "timm_name",
+    ["test_resnet", "test_efficientnet", "mobilenetv3_small_050", "test_convnext", "densenet121", "resnetv2_18"],
+)
 def test_features_are_those_of_the_whole_network(timm_name: str, tmp_path: Path) -> None:
     setting, context = held(timm_name, tmp_path)
     chosen = TimmBackbone(**setting)
@@ -144,7 +147,7 @@ FULL = {"timm_name": "test_resnet", "weights": "press", "sha256": "0" * 64}
     [
         ("padim", {"timm_name": "test_resnett"}, "did you mean 'test_resnet'"),
         ("padim", {"timm_name": "hf-hub:someone/net"}, "unknown network of timm"),
-        ("padim", {"timm_name": "vit_tiny_patch16_224"}, "vision transformers have no pyramid"),
+        ("padim", {"timm_name": "vit_tiny_patch16_224"}, "for a vision transformer"),
         ("padim", {"sha256": "abc"}, r"backbone\.sha256"),
         ("padim", {"stride": [4]}, r"unknown setting 'backbone\.stride'; did you mean 'strides'"),
         ("padim", {"strides": [8, 4]}, "strides rise"),
@@ -209,3 +212,6 @@ def test_the_command_line_takes_a_file_of_ones_own(tmp_path: Path) -> None:
     added = runner.invoke(app, ["weights", "add", "press", str(file), "--own", "--to", shelf])
     assert hashlib.sha256(file.read_bytes()).hexdigest() in added.output
     assert "press" in runner.invoke(app, ["weights", "list", "--to", shelf]).output
+    renamed = file.rename(tmp_path / "renamed.safetensors")
+    assert runner.invoke(app, ["weights", "add", "press", str(renamed), "--own", "--to", shelf]).exit_code == 0
+    assert [held.file for held in weights.stored(open_store(shelf)).values()] == ["renamed.safetensors"]

@@ -9,6 +9,7 @@ from raybench.analysis.findings import analyze
 from raybench.config import unit as unit_module
 from raybench.config.plan import Plan
 from raybench.report import pictures
+from raybench.report import publish as publish_module
 from raybench.report.publish import download, publish, write
 from raybench.runs.ledger import Ledger
 from raybench.runs.run import RunStore
@@ -65,6 +66,9 @@ def test_further_pictures_lie_beside_the_page(plan: Plan, monkeypatch: pytest.Mo
     assert not any((copy / "files" / files[0]).read_bytes()), "a picture that is there is fetched again"
     assert (copy / "files" / files[1]).read_bytes() != b"cut off"
     monkeypatch.undo()
+    publish(plan, run, CREATED)
+    assert len(list(plan.store.list(f"{run.root}/report/files/"))) == len(files), "an open page may show them"
+    monkeypatch.setattr(publish_module, "KEPT_S", -1)
     publish(plan, run, CREATED)
     assert not list(plan.store.list(f"{run.root}/report/files/")), "pictures that no page shows"
 

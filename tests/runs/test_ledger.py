@@ -149,6 +149,22 @@ def test_two_drivers_that_merge_at_once_lose_nothing(run: RunStore) -> None:
     assert len(after.pages) == 2
 
 
+def test_merged_pages_keep_the_scores_of_held_back_images(run: RunStore) -> None:
+    """They lie in the folders of detectors, the results in those of units."""
+    held = {}
+    for number in range(FEW_PAGES + 1):
+        finish(run, f"u{number}")
+        append_to_ledger(run, [f"u{number}"])
+        result = run.read(f"u{number}", "finished", UnitResult)
+        assert result is not None
+        held[f"u{number}"] = result.trained.held_out.key
+    folders = {key.split("/")[1] for key in held.values()} | held.keys()
+    Ledger.read(run).merge(folders)
+    after = Ledger.read(run)
+    assert len(after.pages) == 1
+    assert all(after.get(key) is not None for key in held.values())
+
+
 def test_a_ledger_does_not_grow_with_the_past(run: RunStore) -> None:
     names = [f"u{number}" for number in range(FEW_PAGES + 1)]
     for name in names:

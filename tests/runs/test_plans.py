@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from raybench.config.experiment import InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan
-from raybench.config.unit import TrainingLine
+from raybench.config.unit import ID_CHANGE, TrainingLine
 from raybench.errors import IntegrityError
 from raybench.runs import plans
 from raybench.runs.plans import Uses, changes_since, forget_plans, record_plan, uses_of
@@ -114,6 +115,19 @@ def test_units_of_an_older_raybench_are_done_again(plan: Plan, run: RunStore, mo
     monkeypatch.setattr(plans, "ID_CHANGE", "ties count half")
     (text,) = changes_since(run, plan)
     assert text.endswith("made the units of this run; all are done again, because ties count half")
+
+
+def test_plans_of_a_raybench_before_are_read(plan: Plan, run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    (item,) = run.store.list("runs/night/plans/")
+    record = json.loads(run.store.get(item.key))
+    del record["versions"]
+    for unit in record["units"]:
+        del unit["revision"]
+    run.store.put(item.key, json.dumps(record | {"raybench": "0.1.0", "id_version": 9}).encode())
+    assert uses_of(run).current
+    assert changes_since(run, plan) == [
+        f"raybench of before made the units of this run; all are done again, because {ID_CHANGE}"
+    ]
 
 
 def test_an_upgrade_is_said(plan: Plan, run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:

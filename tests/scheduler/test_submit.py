@@ -26,7 +26,9 @@ def file(tmp_path: Path) -> Path:
     )
     (tmp_path / "own" / "__pycache__").mkdir(parents=True)
     (tmp_path / "own" / "models.py").touch()
-    (tmp_path / "single.py").touch()
+    (tmp_path / "single.py").write_text("import helper_of_single")
+    (tmp_path / "helper_of_single.py").touch()
+    (tmp_path / "unrelated.py").touch()
     (tmp_path / "photo.png").touch()
     return path
 
@@ -87,7 +89,7 @@ def test_a_job_brings_its_experiment_and_own_detectors_and_nothing_else(
     monkeypatch.setattr(module, "connected_client", lambda address: Client())
     job = submit(experiment, file, "http://head:8265", {"helper": 0.1})
     assert isinstance(job, Job)
-    assert sent["files"] == {"experiment.yaml", "own", "own/models.py", "single.py"}
+    assert sent["files"] == {"experiment.yaml", "own", "own/models.py", "single.py", "helper_of_single.py"}
     assert sent["entrypoint"] == "raybench run experiment.yaml"
     assert sent["submission_id"] == job.id
     assert job.id.startswith("night-2")

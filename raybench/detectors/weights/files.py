@@ -96,7 +96,7 @@ def add(store: Store, name: str, data: bytes, *, replace: bool = False, own_file
     if before and before.sha256 != sha256 and not replace:
         raise InputError(f"{store.uri(before.key)} is already there; --replace takes its place")
     store.put(file.key, data)
-    if before and before.sha256 != sha256:
+    if before and before.key != file.key:
         store.delete(before.key)
     return file
 
