@@ -1,8 +1,9 @@
 """Published numbers beside raybench's: `python -m benchmarks.published DATA [--weights STORE]`.
 
-`mvtec_ad.csv` holds the numbers that anomalib publishes with its models, on MVTec AD, at 256×256 pixels and its
-defaults. A row is run if DATA has its category (a folder `bottle` or `mvtec_bottle`, layout mvtec), the weights store
-has its files and, where an optimiser trains, there is a GPU. What cannot be run is listed with what is missing.
+`mvtec_ad.csv` holds the numbers that anomalib publishes with its models, on MVTec AD. It states backbone and seed, and
+not the size of the images, which is 256×256 pixels here. A row is run if DATA has its category (a folder `bottle` or
+`mvtec_bottle`, layout mvtec), the weights store has its files and, where an optimiser trains, there is a GPU. What
+cannot be run is listed with what is missing.
 
 raybench trains on the images that DATA has, and holds two of them back.
 """

@@ -127,8 +127,8 @@ def changes_since(run: RunStore, plan: Plan) -> list[str]:
         return []
     before = decode(PlanRecord, run.store.get(latest[0].key), run.store.uri(latest[0].key))
     if before.id_version != ID_VERSION:
-        made = before.versions.get("raybench", "of before")
-        return [f"raybench {made} made the units of this run; all are done again, because {ID_CHANGE}"]
+        made = f"raybench {before.versions['raybench']}" if before.versions else "an earlier raybench"
+        return [f"{made} made the units of this run; all are done again, because {ID_CHANGE}"]
     was = {(unit.line, unit.model, unit.seed): unit for unit in before.units}
     now = {(unit.line, unit.model, unit.seed): PlannedUnit.of(unit) for unit in plan.units}
     groups: dict[str, list[PlannedUnit]] = defaultdict(list)

@@ -126,7 +126,7 @@ def test_plans_of_a_raybench_before_are_read(plan: Plan, run: RunStore, monkeypa
     run.store.put(item.key, json.dumps(record | {"raybench": "0.1.0", "id_version": 9}).encode())
     assert uses_of(run).current
     assert changes_since(run, plan) == [
-        f"raybench of before made the units of this run; all are done again, because {ID_CHANGE}"
+        f"an earlier raybench made the units of this run; all are done again, because {ID_CHANGE}"
     ]
 
 
