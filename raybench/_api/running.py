@@ -102,7 +102,9 @@ def _packed_experiment(
     """The experiment over a folder of images, which is packed when this returns."""
     line = name_of(source)
     keys = {"name": name or line, "store": open_store(store).uri(), "lines": (line,)}
-    experiment = Experiment.model_validate(keys | {"models": tuple(models or registry.names())} | dict(settings))
+    experiment = Experiment.model_validate(
+        keys | {"models": tuple(models or registry.default_names())} | dict(settings)
+    )
     check_models(experiment)
     lines = open_experiment_store(experiment).sub("lines")
     with pack_bar(line, console) as show:

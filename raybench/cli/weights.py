@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from raybench.cli.terminal import DAMAGED
-from raybench.detectors import weights
-from raybench.detectors.weights.catalog import ASSETS, own_asset
+from raybench.detectors import registry, weights
+from raybench.detectors.settings import PRESETS
+from raybench.detectors.weights.catalog import ASSETS, TRANSFORMERS, own_asset
 from raybench.store import Store, open_store
 
 app = typer.Typer(help="Pretrained files by name and sha256, for machines without internet.", no_args_is_help=True)
 out = Console()
+MODERN = "modern"
+"""Stands for the files of `modern`."""
 
 To = Annotated[str, typer.Option("--to", envvar="RAYBENCH_WEIGHTS", help="The weights store: a folder or s3:// URI.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Take the place of another file of that name.")]
@@ -40,10 +44,12 @@ def add(
     to: To,
     replace: Replace = False,
     own: Annotated[bool, typer.Option("--own", help="A network of your own, under a name of your choice.")] = False,
+    sha256: Annotated[str, typer.Option(help="Refuse the file if this is not its digest.")] = "",
 ) -> None:
     """Put a file into the store."""
     own_file = file.name if own else ""
-    _print_file(weights.add(_created(to), name, file.read_bytes(), replace=replace, own_file=own_file), to)
+    data = file.read_bytes()
+    _print_file(weights.add(_created(to), name, data, replace=replace, own_file=own_file, sha256=sha256), to)
 
 
 @app.command()
@@ -60,13 +66,27 @@ def verify(to: To) -> None:
 @app.command()
 def mirror(
     to: To,
-    names: Annotated[list[str] | None, typer.Argument(help="Names; all that are published when none is given.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Names; `modern` for all that raybench's models on vision transformers need; all that are published "
+            "when none is given."
+        ),
+    ] = None,
     replace: Replace = False,
 ) -> None:
     """Fetch files from their publishers, where there is internet."""
     store = _created(to)
-    for name in names or [name for name, asset in ASSETS.items() if asset.official]:
+    asked = names or [name for name, asset in ASSETS.items() if asset.official]
+    groups = (modern() if name == MODERN else [name] for name in asked)
+    for name in dict.fromkeys(itertools.chain.from_iterable(groups)):
         _print_file(weights.add(store, name, weights.published(name), replace=replace), to)
+
+
+def modern() -> list[str]:
+    """Return the vision transformers that the models take by the defaults of any preset."""
+    specs = [registry.resolve(name, {}, preset) for name in registry.names() for preset in PRESETS]
+    return [name for name in TRANSFORMERS if any(name in spec.weights for spec in specs)]
 
 
 def _created(uri: str) -> Store:

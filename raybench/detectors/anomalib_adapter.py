@@ -35,7 +35,7 @@ from raybench.detectors.anomalib_parts import (
 from raybench.detectors.protocol import Card, FitContext, TrainImages, TrainSteps
 from raybench.detectors.settings import AnomalibSettings
 from raybench.detectors.torch_detector import Draws, TorchDetector, to_tensor
-from raybench.detectors.weights.catalog import BACKBONES, DINOV2, DINOV2_TIMM_NAME
+from raybench.detectors.weights.catalog import BACKBONES, TRANSFORMERS
 from raybench.errors import BadScores, ModelError
 
 PREFIX = "anomalib:"
@@ -84,12 +84,12 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
     def _offline_arguments(self, model_class: type, folder: Path) -> dict[str, Any]:
         """Return constructor arguments that replace a backbone that would be downloaded."""
         parameters, chosen = inspect.signature(model_class).parameters, self.settings.backbone
-        argument = "encoder_name" if chosen == DINOV2 else "backbone"
+        argument = "encoder_name" if chosen in TRANSFORMERS else "backbone"
         if argument not in parameters or argument in self.settings.init:
             return {}
         location = f"local-dir:{as_timm_folder(folder, chosen, self.context if self._pretrained else None)}"
         arguments: dict[str, Any] = {argument: location}
-        if chosen == DINOV2:
+        if chosen in TRANSFORMERS:
             return arguments
         layout = BACKBONES[chosen]
         if "layers" in parameters:
@@ -119,11 +119,7 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
         self.details = {"anomalib_model": self.name}
         if not isinstance(module.inner, MemoryBankMixin):
             self.details["train_steps"] = asdict(TrainSteps(engine.trainer.global_step, self.settings.steps))
-        if self.settings.backbone == DINOV2:
-            digest = context.weights[DINOV2].sha256[:12]
-            self.details["weights_note"] = f"DINOv2 weights from the weights store, sha256 {digest}"
-        else:
-            self.describe_weights(context)
+        self.describe_weights(context)
 
     def fit(self, images: TrainImages, context: FitContext) -> None:
         """Train, and check that a saved copy scores the same. Raises ModelError if the model keeps state elsewhere."""
@@ -140,17 +136,6 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
             )
 
     def card(self) -> Card:
-        if self.settings.backbone == DINOV2:
-            note = self.details["weights_note"]
-            return Card(
-                f"{PREFIX}{self.name}",
-                DINOV2,
-                "official",
-                note,
-                self.parameters(),
-                details=self.details,
-                steps=self.train_steps(),
-            )
         return self.backbone_card(f"{PREFIX}{self.name}")
 
 
@@ -231,21 +216,18 @@ def as_timm_folder(folder: Path, name: str, context: FitContext | None) -> Path:
     Returns:
         The backbone's folder. It has the network's name, because some models look for "vit" or "small" in it.
     """
-    timm_name = DINOV2_TIMM_NAME if name == DINOV2 else BACKBONES[name].timm_name
+    timm_name = BACKBONES[name].timm_name
     target = folder / timm_name
     target.mkdir()
     tensors = {key: tensor.contiguous() for key, tensor in _state(name, context).items()}
     (target / "model.safetensors").write_bytes(save(tensors))
-    classes = 0 if name == DINOV2 else 1000
-    description = {"architecture": timm_name, "num_classes": classes, "pretrained_cfg": {"num_classes": classes}}
+    shape: dict[str, Any] = {"num_classes": 1000}
+    if name in TRANSFORMERS:  # the size that the encodings of positions are of; timm would resample them to another
+        shape = {"num_classes": 0, "input_size": (3, 518, 518), "fixed_input_size": True}
+    description = {"architecture": timm_name, "num_classes": shape["num_classes"], "pretrained_cfg": shape}
     (target / "config.json").write_text(json.dumps(description))
     return target
 
 
 def _state(name: str, context: FitContext | None) -> Mapping[str, Tensor]:
-    if name == DINOV2:
-        if context is None:
-            return backbone.random_state(DINOV2_TIMM_NAME)
-        state: Mapping[str, Tensor] = torch.load(context.weights[DINOV2].path, map_location="cpu", weights_only=True)
-        return state
     return (backbone.classifier(name) if context is None else backbone.whole(name, context)).state_dict()

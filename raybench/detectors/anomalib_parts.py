@@ -14,7 +14,8 @@ with warnings.catch_warnings():
     from anomalib.data import ImageBatch, InferenceBatch
     from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator, generate_perlin_noise
     from anomalib.engine import Engine
-    from anomalib.models.components import GaussianBlur2d, MemoryBankMixin, TimmFeatureExtractor
+    from anomalib.models.components import DynamicBufferMixin, GaussianBlur2d, MemoryBankMixin, TimmFeatureExtractor
+    from anomalib.models.image.anomaly_dino.torch_model import AnomalyDINOModel
     from anomalib.models.image.cflow.torch_model import CflowModel
     from anomalib.models.image.cflow.utils import get_logp, positional_encoding_2d
     from anomalib.models.image.dfm.torch_model import DFMModel
@@ -30,6 +31,7 @@ with warnings.catch_warnings():
     from anomalib.models.image.fastflow.loss import FastflowLoss
     from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
     from anomalib.models.image.padim.torch_model import PadimModel
+    from anomalib.models.image.patchcore.anomaly_map import AnomalyMapGenerator as PatchcoreMap
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
     from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss
     from anomalib.models.image.stfpm.anomaly_map import AnomalyMapGenerator as STFPMAnomalyMap
@@ -40,11 +42,13 @@ with warnings.catch_warnings():
     from anomalib.pre_processing import PreProcessor
 
 __all__ = [
+    "AnomalyDINOModel",
     "AutoEncoder",
     "CflowModel",
     "DFMModel",
     "DiscriminativeSubNetwork",
     "DraemLoss",
+    "DynamicBufferMixin",
     "EfficientAdModel",
     "Engine",
     "FastflowAnomalyMap",
@@ -56,6 +60,7 @@ __all__ = [
     "MemoryBankMixin",
     "ModelCheckpoint",
     "PadimModel",
+    "PatchcoreMap",
     "PatchcoreModel",
     "PerlinAnomalyGenerator",
     "PreProcessor",

@@ -24,7 +24,7 @@ from raybench.detectors import weights
 from raybench.detectors.device import own_draws
 from raybench.detectors.protocol import FitContext
 from raybench.detectors.settings import OnBackbone, TimmBackbone
-from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256, Backbone
+from raybench.detectors.weights.catalog import BACKBONES, LITE0, LITE0_SHA256, TRANSFORMERS, Backbone
 from raybench.errors import InputError, WeightsCorrupt, WeightsMissing
 
 if TYPE_CHECKING:
@@ -99,6 +99,22 @@ def trim(feature_extractor: TimmFeatureExtractor) -> None:
         features.blocks = features.blocks[: max(blocks) + 1]
 
 
+def transformer(name: Choice, *blocks: int, **options: bool) -> TimmFeatureExtractor:
+    """Return anomalib's extractor of the tokens after some blocks of a vision transformer, with random weights.
+
+    Args:
+        name: One of `TRANSFORMERS`.
+        blocks: Numbers of the blocks, the first is 0. Later ones than these are dropped.
+        options: `return_class_token` and `norm` of anomalib's extractor.
+    """
+    from raybench.detectors.anomalib_parts import TimmFeatureExtractor
+
+    layers = [f"blocks.{block}" for block in blocks]
+    found = TimmFeatureExtractor(layout(name).timm_name, layers, pre_trained=False, output_fmt="NLC", **options)
+    trim(found)
+    return found
+
+
 def pretrain(feature_extractor: TimmFeatureExtractor, name: Choice, context: FitContext) -> None:
     """Load the backbone's weights into an extractor, except for "random". Raises WeightsMissing, WeightsCorrupt."""
     _fill(feature_extractor.feature_extractor, name, context)
@@ -117,6 +133,11 @@ def _fill(target: nn.Module, name: Choice, context: FitContext) -> None:
         return
     if chosen.asset in context.weights:
         state = _read(context.weights[chosen.asset].path, name)
+        if name in TRANSFORMERS:
+            from timm.models.vision_transformer import checkpoint_filter_fn
+
+            vit: Any = target
+            state = checkpoint_filter_fn(dict(state), vit)  # from its publisher's names of tensors to timm's
     elif name == LITE0:
         state = lite0_state()
     else:
@@ -198,7 +219,8 @@ def note(name: Choice, context: FitContext) -> str:
     if not asset:
         return f"random weights of {BACKBONES[name].timm_name}: a control, not a detector"
     if asset in context.weights:
-        return f"ImageNet weights of {name} from the weights store, sha256 {context.weights[asset].sha256[:12]}"
+        of = "DINOv2's" if name in TRANSFORMERS else "ImageNet"
+        return f"{of} weights of {name} from the weights store, sha256 {context.weights[asset].sha256[:12]}"
     return f"ImageNet weights of {name} from its pip package, sha256 {LITE0_SHA256[:12]}"
 
 
@@ -215,14 +237,6 @@ def classifier(name: str = LITE0) -> nn.Module:
 
     with own_draws():
         return timm.create_model(BACKBONES[name].timm_name, pretrained=False).eval()
-
-
-def random_state(timm_name: str) -> Mapping[str, Tensor]:
-    """Return the tensors of a network with random weights, without a trace in the random state."""
-    import timm
-
-    with own_draws():
-        return timm.create_model(timm_name, pretrained=False, num_classes=0).state_dict()
 
 
 def remap(original: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ anomalib's model scores. The memory bank is filled here, from a bounded pool and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,26 +44,40 @@ class Patchcore(TorchDetector[PatchcoreSettings]):
         backbone.pretrain(model.feature_extractor, self.settings.backbone, context)
         draw = torch.Generator().manual_seed(context.seed)
         with torch.no_grad():
-            pool = self._pool(module, images, draw)
+            rows = self.settings.pool_rows
+            pool = draw_rows(
+                images, lambda batch: embed(module.model, module.normalise(batch)), rows, draw, self.device
+            )
             count = max(1, min(round(len(pool) * self.settings.coreset_ratio), self.settings.bank_rows))
             first = int(torch.randint(len(pool), (1,), generator=draw))
             model.memory_bank = pool[k_center(pool, count, first)]
         self.details = {"pool_rows": len(pool)}
         self.describe_weights(context)
 
-    def _pool(self, module: Any, images: TrainImages, draw: torch.Generator) -> Tensor:
-        """Return patch features (N, C) float32: as many random ones of each image, about `pool_rows` in all."""
-        rows_per_image = max(1, self.settings.pool_rows // len(images))
-        rows = []
-        for batch in in_batches(images, _BATCH, self.device):
-            for patches in embed(module.model, module.normalise(batch)):
-                kept = torch.randperm(len(patches), generator=draw)[:rows_per_image].sort().values
-                rows.append(patches[upload(kept, self.device)])
-        return torch.cat(rows)
-
     def card(self) -> Card:
         bank = self.module.get_buffer("model.memory_bank")
         return self.backbone_card("patchcore", bank=len(bank))
+
+
+def draw_rows(
+    images: TrainImages, embed: Callable[[Tensor], Tensor], most: int, draw: torch.Generator, device: torch.device
+) -> Tensor:
+    """Return features of random patches, as many of each image: (N, C) float32.
+
+    Args:
+        images: OK images.
+        embed: Maps images (B, 3, H, W) in [0, 1] to features (B, patches, C).
+        most: About the most patches of all images.
+        draw: Draws the patches.
+        device: Device of the features.
+    """
+    rows_per_image = max(1, most // len(images))
+    rows = []
+    for batch in in_batches(images, _BATCH, device):
+        for patches in embed(batch):
+            kept = torch.randperm(len(patches), generator=draw)[:rows_per_image].sort().values
+            rows.append(patches[upload(kept, device)])
+    return torch.cat(rows)
 
 
 def embed(model: PatchcoreModel, images: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from raybench.detectors import plugins
 from raybench.detectors.protocol import Detector, FitContext, ModelSpec, OnDevice
 from raybench.detectors.settings import MODELS, NAMED, OWN, AnomalibSettings, Model, OnBackbone, Settings, TimmBackbone
 from raybench.detectors.tiled import DeviceTiled, Tiled
-from raybench.detectors.weights.catalog import ASSETS, UNKNOWN
+from raybench.detectors.weights.catalog import ASSETS, LITE0, UNKNOWN
 from raybench.errors import ExperimentError, InputError, IntegrityError, UnknownName, did_you_mean
 
 FORMAT_VERSION = 2
@@ -33,8 +33,13 @@ ANOMALIB = "anomalib:"
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the ten built-in models, sorted."""
+    """Return the names of the built-in models, sorted."""
     return tuple(sorted(MODELS))
+
+
+def default_names() -> tuple[str, ...]:
+    """Return the models that run where an experiment names none: the ten whose weights come with the installation."""
+    return tuple(name for name in names() if set(resolve(name, {}).weights) <= {LITE0})
 
 
 def resolve(name: str, config: Mapping[str, Any], preset: str = "paper") -> ModelSpec:

@@ -20,7 +20,16 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from raybench.detectors.weights.catalog import ASSETS, BACKBONES, DINOV2, UNKNOWN, Asset, BackboneName, own_asset
+from raybench.detectors.weights.catalog import (
+    ASSETS,
+    BACKBONES,
+    PATCH,
+    UNKNOWN,
+    Asset,
+    BackboneName,
+    TransformerName,
+    own_asset,
+)
 from raybench.errors import InputError, UnknownName
 
 PRESETS = ("paper", "cpu")
@@ -363,12 +372,42 @@ class DraemSettings(Steps):
             yield ASSETS[self.textures]
 
 
+class OnTransformer(Settings):
+    """Settings of a model on a vision transformer, whose file has to be in the weights store."""
+
+    backbone: TransformerName = "dinov2_vitb14_reg"
+    """The network that computes features."""
+
+    def weights(self) -> Iterator[Asset]:
+        yield ASSETS[self.backbone]
+
+
+@register(
+    "anomaly_dino",
+    "nearest neighbour in a memory of DINOv2's patches; no training, and one OK image will do",
+    "anomaly_dino:AnomalyDino",
+    stride=PATCH,
+    min_side=4 * PATCH,
+)
+class AnomalyDinoSettings(OnTransformer):
+    """Settings of AnomalyDINO."""
+
+    backbone: TransformerName = "dinov2_vits14"
+    shots: int = Field(0, ge=0)
+    """OK images that fill the memory, drawn at random. 0: all."""
+    pool_rows: int = Field(400_000, ge=100)
+    """The most patches in the pool from which the coreset is chosen, over all images."""
+    bank_rows: int = Field(40_000, ge=10)
+    """The most patches in the memory bank. A smaller pool is kept whole."""
+    CPU = {"pool_rows": 60_000, "bank_rows": 10_000}
+
+
 class AnomalibSettings(Settings):
     """Settings of a model that anomalib trains."""
 
-    backbone: BackboneName | Literal["dinov2"] = "efficientnet-lite0"
-    """The backbone of a model whose constructor takes one, unless `init` names another. "dinov2" suits models that take
-    an `encoder_name`; their stride is 14."""
+    backbone: BackboneName | TransformerName = "efficientnet-lite0"
+    """The backbone of a model whose constructor takes one, unless `init` names another. A vision transformer suits
+    models that take an `encoder_name`; their stride is 14."""
     steps: int = Field(1000, ge=1)
     """Steps of anomalib's trainer."""
     batch: int = Field(8, ge=1)
@@ -382,5 +421,5 @@ class AnomalibSettings(Settings):
     CPU = {"steps": 60, "batch": 4}
 
     def weights(self) -> Iterator[Asset]:
-        if asset := DINOV2 if self.backbone == DINOV2 else BACKBONES[self.backbone].asset:
+        if asset := BACKBONES[self.backbone].asset:
             yield ASSETS[asset]

@@ -42,7 +42,7 @@ def test_masks_lie_on_the_defects(strips: Path) -> None:
 
 
 def test_all_models_so_far_are_compared() -> None:
-    assert set(MODELS) == set(registry.names())
+    assert set(MODELS) == set(registry.default_names())
     assert {model.name for model in experiment("s3://b").models} == set(MODELS)
 
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from raybench.cli.models import known_models
+from raybench.cli.models import GPU, MIRROR, OFFLINE, known_models
 from raybench.config.experiment import Experiment, InputChoice, ModelChoice
 from raybench.config.plan import Plan, make_plan, planned_units
 from raybench.data.pack import PackOptions, pack
+from raybench.detectors import registry
 from raybench.runs.ledger import unit_statuses
 from raybench.runs.run import scored_name
 from raybench.store import open_store
@@ -72,3 +73,10 @@ def test_models_with_the_defaults_of_a_preset() -> None:
     paper, cpu = ({model.name: model for model in known_models(preset)} for preset in ("paper", "cpu"))
     assert paper.keys() == cpu.keys()
     assert paper["draem"].settings != cpu["draem"].settings
+
+
+def test_models_are_grouped_by_what_they_take() -> None:
+    paper, cpu = ({model.name: model.group for model in known_models(preset)} for preset in ("paper", "cpu"))
+    assert {name for name, group in cpu.items() if group == OFFLINE} == set(registry.default_names())
+    assert GPU not in cpu.values()
+    assert (paper["padim"], paper["anomaly_dino"], paper["draem"]) == (OFFLINE, MIRROR, GPU)

@@ -170,6 +170,14 @@ def test_weights_that_no_store_holds(experiment: Experiment, tmp_path: Path) -> 
 PutLine = Callable[[Store, str], Manifest]
 
 
+def test_a_model_whose_weights_are_missing_names_the_remedy(experiment: Experiment, tmp_path: Path) -> None:
+    bad = experiment.model_copy(update={"models": (ModelChoice(name="anomaly_dino"),), "weights": str(tmp_path)})
+    with pytest.raises(
+        ExperimentError, match=r"add them: .*weights add dinov2_vits14.*weights mirror dinov2_vits14 --to"
+    ):
+        make_plan(bad)
+
+
 def test_what_the_weights_store_decides_is_written_into_the_plan(
     plant: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,7 +98,7 @@ def test_another_size_is_refused(fitted: Fitted) -> None:
 def test_the_card_says_where_the_weights_come_from(fitted: Fitted) -> None:
     card = fitted.detector.card()
     assert card.name == ("Fake" if fitted.name == "fake" else fitted.name)  # a class of one's own has its own name
-    expected = {"draem": "none", "fake": "none"}
+    expected = {"draem": "none", "fake": "none", "anomaly_dino": "official"}
     assert card.provenance == expected.get(fitted.name, "imagenet")
     assert card.weights_note
     assert card.parameters > 0
@@ -139,11 +139,12 @@ def test_a_defect_scores_higher_where_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", REAL)
 def test_too_few_images_are_said(name: str) -> None:
     spec = registry.resolve(name, {})
-    detector = registry.create(spec, InputSize(256, 256), CONTEXT)
+    side = 256 // spec.stride * spec.stride
+    detector = registry.create(spec, InputSize(side, side), CONTEXT)
     with pytest.raises(LineError, match="at least"):
-        detector.fit(Images(0, 256, 256), CONTEXT)
+        detector.fit(Images(0, side, side), CONTEXT)
     with pytest.raises(ModelError, match="neither fitted nor restored"):
-        detector.score(np.zeros((1, 256, 256, 3), np.uint8))
+        detector.score(np.zeros((1, side, side, 3), np.uint8))
 
 
 def test_scores_that_are_not_numbers_are_refused() -> None:

@@ -83,16 +83,27 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return as_timm_folder(tmp_path_factory.mktemp("lite0"), LITE0, CONTEXT)
 
 
-def engines_scores(model: Any, images: Tensor, folder: Path) -> Scored:
-    """What `Engine.predict` says of images (B, 3, H, W) in [0, 1], one by one."""
+def engine_in(folder: Path) -> Engine:
+    """anomalib's Engine without a word."""
     for name in ("lightning.pytorch", "lightning_fabric.utilities.rank_zero", "anomalib"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    return Engine(
+        accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[ModelCheckpoint(save_top_k=0)], default_root_dir=folder,
+    )  # fmt: skip
+
+
+def batches_of(images: Images) -> Any:
+    """Training images for the Engine, one by one."""
+    batches: Any = [ImageBatch(image=to_tensor(images.batch([at]), torch.device("cpu"))) for at in range(len(images))]
+    return torch.utils.data.DataLoader(batches, batch_size=None)
+
+
+def engines_scores(model: Any, images: Tensor, folder: Path) -> Scored:
+    """What `Engine.predict` says of images (B, 3, H, W) in [0, 1], one by one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        engine = Engine(
-            accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
-            callbacks=[ModelCheckpoint(save_top_k=0)], default_root_dir=folder,
-        )  # fmt: skip
+        engine = engine_in(folder)
         batches: Any = [ImageBatch(image=image) for image in torch.split(images, 1)]
         loader: Any = torch.utils.data.DataLoader(batches, batch_size=None)
         found: Any = engine.predict(model, dataloaders=loader, return_predictions=True)
@@ -208,7 +219,6 @@ def test_dfm_is_fitted_as_anomalibs_engine_fits_it(backbone_folder: Path, tmp_pa
     images = Images(8, 64, 96)
     detector: Any = registry.create(registry.resolve("dfm", {}), InputSize(64, 96), CONTEXT)
     detector.fit(images, CONTEXT)
-    batches: Any = [ImageBatch(image=to_tensor(images.batch([at]), torch.device("cpu"))) for at in range(8)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = image_models.Dfm(
@@ -216,11 +226,7 @@ def test_dfm_is_fitted_as_anomalibs_engine_fits_it(backbone_folder: Path, tmp_pa
             pre_processor=PreProcessor(transform=Compose([NORMALISE])), post_processor=False, evaluator=False,
             visualizer=False,
         )  # fmt: skip
-        engine = Engine(
-            accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-            callbacks=[ModelCheckpoint(save_top_k=0)], default_root_dir=tmp_path,
-        )  # fmt: skip
-        engine.fit(theirs, train_dataloaders=torch.utils.data.DataLoader(batches, batch_size=None))
+        engine_in(tmp_path).fit(theirs, train_dataloaders=batches_of(images))
     unseen = Images(3, 64, 96, seed=1).pixels
     expected = engines_scores(theirs, to_tensor(unseen, torch.device("cpu")), tmp_path / "predict")
     np.testing.assert_allclose(detector.score(unseen).scores, expected.scores, rtol=1e-4)

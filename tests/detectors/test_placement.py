@@ -14,12 +14,11 @@ import pytest
 import torch
 
 from raybench.detectors import backbone, device_images, registry
-from raybench.detectors.protocol import FitContext
 from raybench.detectors.registry import InputSize
 from tests.support.fake_device import DEVICE, FakeDevice
-from tests.support.fitting import CONFIG, REAL, SIZE, Images
+from tests.support.fitting import CONFIG, REAL, SIZE, Images, context_of
 
-TRAINED = tuple(name for name in REAL if name not in {"padim", "patchcore", "dfm"})
+TRAINED = tuple(name for name in REAL if name not in {"padim", "patchcore", "dfm", "anomaly_dino"})
 UPLOADS = {"cflow": 6, "draem": 12, "efficient_ad": 20}
 """The most copies to the device per step: new images, indices, and draws of the CPU."""
 
@@ -38,8 +37,9 @@ def fit(name: str, steps: int) -> tuple[Any, FakeDevice]:
     if name == "patchcore":
         config["coreset_ratio"] = 0.01
     height, width = SIZE.get(name, (64, 96))
-    context = FitContext(seed=3, device=DEVICE, threads=1)
-    detector = registry.create(registry.resolve(name, config, "cpu"), InputSize(height, width), context)
+    spec = registry.resolve(name, config, "cpu")
+    context = context_of(spec, device=DEVICE)
+    detector = registry.create(spec, InputSize(height, width), context)
     with FakeDevice() as device:
         detector.fit(Images(4, height, width), context)
     return detector, device

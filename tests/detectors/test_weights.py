@@ -18,13 +18,16 @@ import torch
 from typer.testing import CliRunner
 
 from raybench.cli import app
+from raybench.cli.weights import modern
 from raybench.detectors import backbone, pdn, registry, weights
 from raybench.detectors.anomalib_parts import SmallPatchDescriptionNetwork
 from raybench.detectors.registry import InputSize
-from raybench.detectors.weights import catalog
+from raybench.detectors.settings import PRESETS
+from raybench.detectors.weights import catalog, files
 from raybench.detectors.weights.catalog import LITE0
 from raybench.errors import InputError, UnknownName, WeightsCorrupt, WeightsMissing
 from raybench.store import Store, open_store
+from tests.support.dinov2 import random_bytes
 from tests.support.fitting import CONTEXT, Images, few_rows
 
 
@@ -92,14 +95,14 @@ def test_files_go_in_and_come_out_by_name(shelf: Store, tmp_path: Path) -> None:
 
 
 def test_a_name_has_one_file(shelf: Store) -> None:
-    first = weights.add(shelf, "dinov2", b"one")
-    assert weights.add(shelf, "dinov2", b"one") == first
+    first = weights.add(shelf, "dinov2_vits14", b"one")
+    assert weights.add(shelf, "dinov2_vits14", b"one") == first
     with pytest.raises(InputError, match="--replace"):
-        weights.add(shelf, "dinov2", b"two")
-    second = weights.add(shelf, "dinov2", b"two", replace=True)
-    assert weights.stored(shelf) == {"dinov2": second}
+        weights.add(shelf, "dinov2_vits14", b"two")
+    second = weights.add(shelf, "dinov2_vits14", b"two", replace=True)
+    assert weights.stored(shelf) == {"dinov2_vits14": second}
     shelf.put(first.key, b"one")
-    with pytest.raises(WeightsCorrupt, match="two files named 'dinov2'"):
+    with pytest.raises(WeightsCorrupt, match="two files named 'dinov2_vits14'"):
         weights.stored(shelf)
 
 
@@ -199,12 +202,12 @@ def test_the_command_line(shelf: Store, tmp_path: Path) -> None:
     runner, uri = CliRunner(), shelf.uri()
     file = tmp_path / "any.pth"
     file.write_bytes(b"weights")
-    assert runner.invoke(app, ["weights", "add", "dinov2", str(file), "--to", uri]).exit_code == 0
+    assert runner.invoke(app, ["weights", "add", "dinov2_vits14", str(file), "--to", uri]).exit_code == 0
     shown = runner.invoke(app, ["weights", "list", "--to", uri])
-    assert "dinov2" in shown.output
+    assert "dinov2_vits14" in shown.output
     assert hashlib.sha256(b"weights").hexdigest()[:12] in shown.output
     assert runner.invoke(app, ["weights", "verify", "--to", uri]).exit_code == 0
-    shelf.put(weights.stored(shelf)["dinov2"].key, b"other")
+    shelf.put(weights.stored(shelf)["dinov2_vits14"].key, b"other")
     damaged = runner.invoke(app, ["weights", "verify", "--to", uri])
     assert (damaged.exit_code, "DAMAGED" in damaged.output) == (1, True)
 
@@ -218,26 +221,47 @@ def test_mirror_asks_the_publisher(shelf: Store, tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(catalog.ASSETS, "resnet18", asset)
     assert CliRunner().invoke(app, ["weights", "mirror", "resnet18", "--to", shelf.uri()]).exit_code == 0
     assert shelf.get(weights.stored(shelf)["resnet18"].key) == b"published"
+    monkeypatch.setitem(catalog.ASSETS, "resnet18", replace(asset, official=""))
     with pytest.raises(InputError, match="no publisher's address"):
-        weights.published("dinov2")
+        weights.published("resnet18")
+
+
+def test_mirror_modern_fetches_what_the_models_need(shelf: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "published", str.encode)
+    assert CliRunner().invoke(app, ["weights", "mirror", "modern", "--to", shelf.uri()]).exit_code == 0
+    held = weights.stored(shelf)
+    assert set(held) == set(modern())
+    for preset in PRESETS:
+        needed = {file for name in registry.names() for file in registry.resolve(name, {}, preset).weights}
+        assert needed - {LITE0} <= set(held)
+
+
+def test_a_digest_that_only_the_user_knows_is_checked(shelf: Store, tmp_path: Path) -> None:
+    """The catalogue has none for files whose publisher states none."""
+    runner, file, uri = CliRunner(), tmp_path / "any.pth", shelf.uri()
+    file.write_bytes(b"weights")
+    add, digest = ["weights", "add", "dinov2_vits14", str(file), "--to", uri], hashlib.sha256(b"weights").hexdigest()
+    refused = runner.invoke(app, [*add, "--sha256", "0" * 64])
+    assert refused.exit_code != 0
+    assert isinstance(refused.exception, WeightsCorrupt)
+    assert weights.stored(shelf) == {}
+    assert runner.invoke(app, [*add, "--sha256", digest]).exit_code == 0
 
 
 def test_published_addresses_exist_where_the_catalogue_says() -> None:
     """Looked up in the publishers' code, without fetching."""
-    import importlib
-
     for asset in catalog.ASSETS.values():
         if asset.official:
-            module, _, path = asset.official.partition(":")
-            url = functools.reduce(getattr, path.split("."), importlib.import_module(module))
-            assert str(url).endswith(asset.file)
+            assert files.address(asset).endswith(f"/{asset.file}")
 
 
 def test_dino_models_of_anomalib_take_dinov2_from_the_store(near: Store, tmp_path: Path) -> None:
-    here = weights.add(near, "dinov2", saved(dict(backbone.random_state(catalog.DINOV2_TIMM_NAME))))
-    spec = registry.resolve("anomalib:AnomalyDINO", {"backbone": "dinov2", "stride": 14, "min_side": 56, "batch": 2})
-    assert set(spec.weights) == {"dinov2"}
-    context = replace(CONTEXT, weights=weights.fetch({"dinov2": here.sha256}, near, tmp_path))
+    here = weights.add(near, "dinov2_vits14", random_bytes("dinov2_vits14"))
+    spec = registry.resolve(
+        "anomalib:AnomalyDINO", {"backbone": "dinov2_vits14", "stride": 14, "min_side": 56, "batch": 2}
+    )
+    assert set(spec.weights) == {"dinov2_vits14"}
+    context = replace(CONTEXT, weights=weights.fetch({"dinov2_vits14": here.sha256}, near, tmp_path))
     detector = registry.create(spec, InputSize(56, 84), context)
     detector.fit(Images(4, 56, 84), context)
     assert detector.card().provenance == "official"

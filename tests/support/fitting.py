@@ -6,15 +6,18 @@ import contextlib
 import functools
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from raybench.detectors import registry
-from raybench.detectors.protocol import Detector, FitContext, ModelSpec, Scored
+from raybench.detectors.protocol import Detector, FitContext, ModelSpec, Scored, WeightsFile
 from raybench.detectors.registry import InputSize
+from raybench.detectors.weights.catalog import TRANSFORMERS
+from tests.support.dinov2 import random_file
 
 REAL = registry.names()
 CONFIG: dict[str, dict[str, float]] = {
@@ -28,12 +31,19 @@ CONFIG: dict[str, dict[str, float]] = {
     "cflow": {"steps": 2, "batch": 2, "fibers": 64, "coupling_blocks": 2},
     "supersimplenet": {"steps": 3, "batch": 2},
     "draem": {"steps": 2, "batch": 2, "width": 8},
+    "anomaly_dino": {"pool_rows": 150, "bank_rows": 100},
     "fake": {},
 }
-SIZE = {"efficient_ad": (256, 256), "supersimplenet": (128, 160)}
+SIZE = {"efficient_ad": (256, 256), "supersimplenet": (128, 160), "anomaly_dino": (56, 84)}
 COUNT = {"efficient_ad": 4}
 """Images to fit on; 8 if not named. EfficientAD takes no smaller ones than these, and seconds for a few."""
 CONTEXT = FitContext(seed=3, device="cpu", threads=1)
+
+
+def context_of(spec: ModelSpec, **changes: Any) -> FitContext:
+    """Return CONTEXT with random weights for the files of a spec that are not installed."""
+    held: dict[str, WeightsFile] = {name: random_file(name) for name in spec.weights if name in TRANSFORMERS}
+    return replace(CONTEXT, weights=held, **changes)
 
 
 class Images:
@@ -102,7 +112,7 @@ def _refused(self: object, address: object) -> None:
 def fit(name: str, seed: int = 3) -> Fitted:
     spec = registry.resolve(name, CONFIG[name], "cpu")
     height, width = SIZE.get(name, (64, 96))
-    context = FitContext(seed=seed, device="cpu", threads=1)
+    context = context_of(spec, seed=seed)
     detector = registry.create(spec, InputSize(height, width), context)
     detector.fit(Images(COUNT.get(name, 8), height, width), context)
     return Fitted(name, spec, detector, height, width, Images(3, height, width, seed=1).pixels)

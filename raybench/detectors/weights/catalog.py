@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from raybench.detectors.protocol import CODE, Provenance
 from raybench.errors import InputError
 
 BackboneName = Literal["efficientnet-lite0", "resnet18", "wide_resnet50_2", "random"]
+TransformerName = Literal["dinov2_vits14", "dinov2_vits14_reg", "dinov2_vitb14", "dinov2_vitb14_reg"]
+"""Vision transformers, by their publisher's names. "reg" is short for registers, four tokens besides the patches."""
+TRANSFORMERS: tuple[TransformerName, ...] = get_args(TransformerName)
+PATCH = 14
+"""Side of the patches of all `TRANSFORMERS`, in pixels."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PERMISSIVE = frozenset({"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "Unlicense"})
 """Licences that allow commercial use and ask for little more than to be named."""
 UNKNOWN = "unknown"
 """Licence of a file that nobody has stated."""
-DINOV2, DINOV2_TIMM_NAME = "dinov2", "vit_small_patch14_dinov2"
 LITE0 = "efficientnet-lite0"
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -36,7 +40,24 @@ class Asset:
     sha256: str = ""
     """Digest of its bytes, or as many leading hex digits as its publisher states. Empty if it is not known."""
     official: str = ""
-    """Where the publisher's code keeps the address, as `module:attribute.attribute`. Only `weights mirror` reads it."""
+    """Where the address is kept in an installed package's code, as `module:attribute.attribute`; an attribute of a
+    mapping is a key. Only `weights mirror` reads it."""
+
+
+def _dinov2(name: TransformerName, kind: str) -> Asset:
+    """Return the entry of a file that Meta publishes without a digest. timm keeps its address."""
+    return Asset(
+        name,
+        f"{name.replace('_reg', '_reg4')}_pretrain.pth",
+        f"DINOv2 {kind}",
+        "Apache-2.0",
+        official=f"timm.models.vision_transformer:default_cfgs.{_timm_name(name)}.default.url",
+    )
+
+
+def _timm_name(name: TransformerName) -> str:
+    size, registers = ("base" if "vitb" in name else "small"), ("_reg4" if name.endswith("_reg") else "")
+    return f"vit_{size}_patch{PATCH}{registers}_dinov2"
 
 
 ASSETS: Mapping[str, Asset] = {
@@ -73,12 +94,10 @@ ASSETS: Mapping[str, Asset] = {
             "c09aeaa2b33f244b3261a5efdaeae8f8284a949470a4c5a526c61275fe62684a",
             "anomalib.models.image.efficient_ad.lightning_model:WEIGHTS_DOWNLOAD_INFO.url",
         ),
-        Asset(
-            DINOV2,
-            "dinov2_vits14_pretrain.pth",
-            "DINOv2 ViT-S/14, for anomalib's DINO models",
-            "Apache-2.0",
-        ),
+        _dinov2("dinov2_vits14", "ViT-S/14, 22 million parameters"),
+        _dinov2("dinov2_vits14_reg", "ViT-S/14 with registers, 22 million parameters"),
+        _dinov2("dinov2_vitb14", "ViT-B/14, 87 million parameters"),
+        _dinov2("dinov2_vitb14_reg", "ViT-B/14 with registers, 87 million parameters"),
         Asset(
             "dtd",
             "dtd-r1.0.1.tar.gz",
@@ -162,9 +181,15 @@ def _resnet(name: str, *channels: int) -> Backbone:
     return Backbone(name, layers, *_IMAGENET, asset=name)
 
 
+def _transformer(name: TransformerName) -> Backbone:
+    layers = {PATCH: ("blocks.11", 768 if "vitb" in name else 384)}
+    return Backbone(_timm_name(name), layers, *_IMAGENET, asset=name, provenance="official")
+
+
 BACKBONES: Mapping[str, Backbone] = {
     LITE0: Backbone("tf_efficientnet_lite0", _LITE0_LAYERS, _HALF, _HALF, LITE0),
     "resnet18": _resnet("resnet18", 64, 128, 256, 512),
     "wide_resnet50_2": _resnet("wide_resnet50_2", 256, 512, 1024, 2048),
     "random": Backbone("tf_efficientnet_lite0", _LITE0_LAYERS, _HALF, _HALF, "", "random"),
+    **{name: _transformer(name) for name in TRANSFORMERS},
 }

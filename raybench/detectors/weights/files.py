@@ -19,6 +19,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raybench.detectors.protocol import CODE, WeightsFile
 from raybench.detectors.weights.catalog import ASSETS, LITE0, LITE0_SHA256, Asset, own_asset
@@ -72,7 +73,7 @@ def stored(store: Store) -> dict[str, Stored]:
     return files
 
 
-def add(store: Store, name: str, data: bytes, *, replace: bool = False, own_file: str = "") -> Stored:
+def add(store: Store, name: str, data: bytes, *, replace: bool = False, own_file: str = "", sha256: str = "") -> Stored:
     """Put a file into the weights store under a name of the catalogue, or under one of your own.
 
     Args:
@@ -81,19 +82,21 @@ def add(store: Store, name: str, data: bytes, *, replace: bool = False, own_file
         data: Content of the file.
         replace: Whether to take the place of another file of this name.
         own_file: File name of a network of your own. Empty for a name of the catalogue.
+        sha256: Digest that the file must have, where the catalogue has none.
 
     Raises:
         UnknownName: The catalogue has no such name.
-        WeightsCorrupt: The digest is not the published one.
+        WeightsCorrupt: The digest is not the published one, or not `sha256`.
         InputError: The store has another file of this name, and `replace` is false.
     """
     asset = own_asset(name, own_file) if own_file else asset_of(name)
-    sha256 = hashlib.sha256(data).hexdigest()
-    if not sha256.startswith(asset.sha256):
-        raise WeightsCorrupt(f"this is not {asset.file}: its sha256 is {sha256}, expected {asset.sha256}…")
-    file = Stored(name, sha256, asset.file, len(data))
+    found = hashlib.sha256(data).hexdigest()
+    for expected in (asset.sha256, sha256.lower()):
+        if not found.startswith(expected):
+            raise WeightsCorrupt(f"this is not {asset.file}: its sha256 is {found}, expected {expected}…")
+    file = Stored(name, found, asset.file, len(data))
     before = stored(store).get(name)
-    if before and before.sha256 != sha256 and not replace:
+    if before and before.sha256 != found and not replace:
         raise InputError(f"{store.uri(before.key)} is already there; --replace takes its place")
     store.put(file.key, data)
     if before and before.key != file.key:
@@ -118,10 +121,17 @@ def published(name: str) -> bytes:
     asset = asset_of(name)
     if not asset.official:
         raise InputError(f"no publisher's address of {name!r} is known; fetch {asset.file} yourself and add it")
-    module, _, path = asset.official.partition(":")
-    url = functools.reduce(getattr, path.split("."), importlib.import_module(module))
-    folder, _, file = str(url).rpartition("/")
+    folder, _, file = address(asset).rpartition("/")
     return open_store(folder).get(file)
+
+
+def address(asset: Asset) -> str:
+    """Return a publisher's address from the code that keeps it."""
+    module, _, path = asset.official.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = found[part] if isinstance(found, Mapping) else getattr(found, part)
+    return str(found)
 
 
 def resolve(wanted: Mapping[str, str], store: Store | None) -> dict[str, str]:

@@ -1,0 +1,108 @@
+"""The models on vision transformers: equal to anomalib's Engine at three sizes of input, on random weights."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+from torchvision.transforms.v2 import Compose, Normalize
+
+from raybench.detectors import registry
+from raybench.detectors.anomalib_adapter import neutral_folder
+from raybench.detectors.anomalib_parts import PreProcessor, image_models
+from raybench.detectors.registry import InputSize
+from raybench.detectors.torch_detector import to_tensor
+from raybench.detectors.weights.catalog import BACKBONES
+from raybench.errors import WeightsMissing
+from tests.detectors.test_fidelity import batches_of, engine_in, engines_scores
+from tests.support.dinov2 import random_file
+from tests.support.fitting import CONTEXT, Images, assert_same, context_of
+
+SIZES = ((56, 56), (56, 84), (112, 70))
+THROUGH_ANOMALIB = {"backbone": "dinov2_vits14", "stride": 14, "min_side": 56}
+OFF = {"post_processor": False, "evaluator": False, "visualizer": False}
+
+
+@pytest.fixture(scope="module")
+def folders() -> Iterator[dict[str, str]]:
+    """The random files as local networks of timm, which reads its publisher's names of tensors itself."""
+    with neutral_folder() as parent:
+        found = {}
+        for name in ("dinov2_vits14", "dinov2_vits14_reg"):
+            folder = Path(parent) / BACKBONES[name].timm_name
+            folder.mkdir()
+            state = torch.load(random_file(name).path, weights_only=True)
+            (folder / "model.safetensors").write_bytes(save({key: part.contiguous() for key, part in state.items()}))
+            shape = {"num_classes": 0, "input_size": (3, 518, 518), "fixed_input_size": True}  # timm's of this network
+            config = {"architecture": folder.name, "num_classes": 0, "pretrained_cfg": shape}
+            (folder / "config.json").write_text(json.dumps(config))
+            found[name] = f"local-dir:{folder}"
+        yield found
+
+
+def anomalibs(class_name: str, backbone: str, **arguments: Any) -> Any:
+    normalise: Any = Normalize(BACKBONES["dinov2_vits14"].mean, BACKBONES["dinov2_vits14"].std)
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        processor = PreProcessor(transform=Compose([normalise]))
+        return getattr(image_models, class_name)(encoder_name=backbone, pre_processor=processor, **OFF, **arguments)
+
+
+def assert_scores_as(theirs: Any, detector: Any, height: int, width: int, folder: Path) -> None:
+    unseen = Images(3, height, width, seed=1).pixels
+    expected = engines_scores(theirs, to_tensor(unseen, torch.device("cpu")), folder)
+    found = detector.score(unseen)
+    assert expected.heatmaps is not None
+    scale = np.abs(expected.heatmaps).max()
+    assert np.ptp(expected.heatmaps) > 1e-3 * scale
+    np.testing.assert_allclose(found.heatmaps, expected.heatmaps, rtol=1e-4, atol=1e-4 * scale)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_anomaly_dino_is_fitted_and_scores_as_anomalibs_engine(
+    height: int, width: int, folders: dict[str, str], tmp_path: Path
+) -> None:
+    spec = registry.resolve("anomaly_dino", {})
+    images = Images(3, height, width)
+    detector = registry.create(spec, InputSize(height, width), context_of(spec))
+    detector.fit(images, context_of(spec))
+    theirs = anomalibs("AnomalyDINO", folders["dinov2_vits14"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine_in(tmp_path / "fit").fit(theirs, train_dataloaders=batches_of(images))
+    assert detector.card().memory_bank == len(theirs.model.memory_bank) == 3 * height * width // 14**2
+    assert_scores_as(theirs, detector, height, width, tmp_path)
+
+
+def test_it_scores_as_anomalibs_class_by_name() -> None:
+    found = []
+    for name, config in (("anomaly_dino", {}), ("anomalib:AnomalyDINO", THROUGH_ANOMALIB)):
+        spec = registry.resolve(name, config)
+        detector = registry.create(spec, InputSize(56, 84), context_of(spec))
+        detector.fit(Images(2, 56, 84), context_of(spec))
+        found.append(detector.score(Images(2, 56, 84, seed=1).pixels))
+    assert_same(*found)
+
+
+def test_one_ok_image_fills_a_memory() -> None:
+    spec = registry.resolve("anomaly_dino", {"shots": 1})
+    detector = registry.create(spec, InputSize(56, 84), context_of(spec))
+    detector.fit(Images(5, 56, 84), context_of(spec))
+    card = detector.card()
+    assert (card.memory_bank, card.details["images"]) == (24, 1)
+    assert card.weights_note.startswith("DINOv2's weights of dinov2_vits14 from the weights store, sha256 ")
+
+
+def test_a_missing_file_is_an_error_before_training() -> None:
+    spec = registry.resolve("anomaly_dino", {})
+    assert spec.weights == {"dinov2_vits14": ""}
+    with pytest.raises(WeightsMissing, match="were not fetched"):
+        registry.create(spec, InputSize(56, 56), CONTEXT).fit(Images(1, 56, 56), CONTEXT)
