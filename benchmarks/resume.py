@@ -73,13 +73,14 @@ def _copy(plan: Plan, source: Unit, unit: Unit) -> None:
     if result is None:
         raise RuntimeError("the one real unit has no result")
     images = there.put_blob(unit.unit_id, "images", here.get_blob(result.judged.images))
+    held_out = there.put_blob(unit.detector_id, "held_out", here.get_blob(result.trained.held_out))
     copy = replace(
         result,
         unit_id=unit.unit_id,
         line=unit.line,
         model=unit.model,
         seed=unit.seed,
-        trained=replace(result.trained, detector_id=unit.detector_id),
+        trained=replace(result.trained, detector_id=unit.detector_id, held_out=held_out),
         measured=replace(result.measured, detector_id=unit.detector_id),
         judged=replace(result.judged, unit_id=unit.unit_id, images=images),
     )

@@ -45,7 +45,7 @@ from raybench.report.publish import (
     publish_again,
     publish_studies,
 )
-from raybench.runs.ledger import Ledger, unit_statuses
+from raybench.runs.ledger import read_statuses, with_ledger
 from raybench.runs.plans import record_plan
 from raybench.runs.records import QualityRecord, TrainRecord
 from raybench.runs.run import RunStore
@@ -106,10 +106,14 @@ class Run:
             raise InputError(f"the report of {self.uri} has no results on {line}; run the experiment first")
         return board.verdict_on(line)
 
-    def status(self) -> pd.DataFrame:
-        """Return how far each unit is: waiting, trained, failed or done."""
-        ledger = Ledger.read(self._store)
-        units = unit_statuses(self.plan, ledger.commits(self.plan.units))
+    def status(self, line: str | None = None) -> pd.DataFrame:
+        """Return how far each unit is: waiting, trained, failed or done.
+
+        Args:
+            line: Only the units of this line.
+        """
+        of = self.plan.manifests if line is None else (self._known(line),)
+        units = read_statuses(self.plan, [unit for unit in self.plan.units if unit.line in of])
         columns = ("line", "model", "seed", "state", "scored_shards", "shards", "unit_id")
         frame = pd.DataFrame([vars(unit) for unit in units], columns=list(columns))
         return frame.set_index(["line", "model", "seed"])
@@ -405,7 +409,7 @@ class Run:
             `to_frame()` has a row per line, `check("recall drops")` what holds for sure.
         """
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        found = [analyze(run.plan, run._store, created) for run in (earlier, self)]
+        found = [analyze(run.plan, with_ledger(run._store, run.plan.units), created) for run in (earlier, self)]
         shared = [line for line in earlier.lines if line in self.plan.manifests]
         rewritten = {line: rewritten_images(earlier.plan.line(line), self.plan.line(line)) for line in shared}
         manifests = [(line, earlier.plan.manifests[line], self.plan.manifests[line]) for line in shared]

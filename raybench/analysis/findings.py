@@ -27,6 +27,7 @@ from raybench.metrics.numbers import Threshold
 from raybench.metrics.sampling import LEAST_SAMPLE
 from raybench.metrics.threshold import excess_of
 from raybench.runs.cost_model import read_forecast
+from raybench.runs.ledger import with_ledger
 from raybench.runs.records import FailedUnit, Failure, UnitResult
 from raybench.runs.robustness import lines_with_robustness, read_robustness
 from raybench.runs.run import RunStore, versions
@@ -146,8 +147,8 @@ def finished_on(plan: Plan, line: str) -> list[FinishedUnit]:
 
     Raises IntegrityError when a commit is damaged.
     """
-    run = RunStore.of(plan)
     units = [unit for unit in plan.compared if unit.line == line]
+    run = with_ledger(RunStore.of(plan), units)
     inspection = inspection_in(run, plan.lines_of(line), plan.manifests[line])
     choice = plan.experiment.on(line).threshold
     with ThreadPoolExecutor(READERS) as pool:

@@ -6,17 +6,16 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from raybench.cli.terminal import Json, RunName, out, print_json
+from raybench.cli.terminal import Json, Lines, RunName, matching, out, print_json
 from raybench.config.plan import plan_of
-from raybench.runs.ledger import Ledger, unit_statuses
-from raybench.runs.run import RunStore
+from raybench.runs.ledger import read_statuses
 
 
-def status(name: RunName, as_json: Json = False) -> None:
+def status(name: RunName, lines: Lines = None, as_json: Json = False) -> None:
     """Show which units are done, under way, failed and waiting."""
     plan = plan_of(name)
-    ledger = Ledger.read(RunStore.of(plan))
-    units = unit_statuses(plan, ledger.commits(plan.units))
+    shown = set(matching([*plan.manifests], lines) or plan.manifests)
+    units = read_statuses(plan, [unit for unit in plan.units if unit.line in shown])
     done = sum(unit.state == "done" for unit in units)
     if as_json:
         print_json({"run": plan.experiment.name, "done": done, "units": list(map(asdict, units))})

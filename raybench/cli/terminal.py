@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from rich.console import Console
 from raybench.data.line import Line
 from raybench.data.manifest import Manifest
 from raybench.data.packing import EIGHT_BITS
-from raybench.errors import RejectedImage
+from raybench.errors import RejectedImage, UnknownName
 from raybench.report.contact_sheet import write_contact_sheet
 
 OK = 0
@@ -37,6 +39,7 @@ CHANGED = 4
 RunName = Annotated[str, typer.Argument(help="An experiment file, or the run's URI: STORE/runs/NAME.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Local folder for a copy of the report.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and all else on stderr.")]
+Lines = Annotated[list[str] | None, typer.Option("--line", help="Show this line only (name or pattern).")]
 
 SHOWN_REJECTS = 20
 LOG_COLUMNS = 160
@@ -49,6 +52,14 @@ if not out.is_terminal:
 def labels_of(text: str) -> list[str]:
     """Split an option with labels of models, with commas between."""
     return [label.strip() for label in text.split(",") if label.strip()]
+
+
+def matching(lines: Sequence[str], patterns: Sequence[str] | None) -> list[str]:
+    """Return the lines that a pattern matches. Raises UnknownName for a pattern that matches none."""
+    for pattern in patterns or ():
+        if not fnmatch.filter(lines, pattern):
+            raise UnknownName("line", pattern, lines)
+    return [line for line in lines if any(fnmatch.fnmatchcase(line, pattern) for pattern in patterns or ())]
 
 
 def print_packed(manifest: Manifest, console: Console = out) -> None:

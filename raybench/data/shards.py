@@ -21,6 +21,7 @@ from raybench.data.corrections import Correction, read_corrections
 from raybench.data.manifest import Label, ShardInfo, Split
 from raybench.errors import IntegrityError
 from raybench.store import Store, digest
+from raybench.store.sparse import SparseFile
 
 ROW_GROUP_MB = 16
 _TAIL = 8  # bytes at the end of a Parquet file: footer length and magic
@@ -216,7 +217,7 @@ class _RangedFile:
         chunks = [group.column(index) for index in range(group.num_columns)]
         wanted = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns]
         parts = {start: self._lines.get_range(self._shard.key, start, end - start) for start, end in _spans(wanted)}
-        source = pa.PythonFile(_SparseFile(self._shard.size, parts), mode="r")
+        source = pa.PythonFile(SparseFile(self._shard.size, parts), mode="r")
         # With pre_buffer, pyarrow would also read small gaps between the wanted columns, which were not fetched.
         file = pq.ParquetFile(source, metadata=self._metadata, page_checksum_verification=True, pre_buffer=False)
         return file.read_row_group(number, columns=columns, use_threads=False)
@@ -233,35 +234,6 @@ def _spans(chunks: Sequence[Any]) -> list[tuple[int, int]]:
         else:
             spans.append((start, end))
     return spans
-
-
-class _SparseFile(io.RawIOBase):
-    """A file with the bytes of some ranges only. Reading outside them is an error."""
-
-    def __init__(self, size: int, parts: dict[int, bytes]) -> None:
-        self._size, self._parts, self._position = size, parts, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        for start, data in self._parts.items():
-            if start <= self._position and self._position + size <= start + len(data):
-                chunk = data[self._position - start : self._position - start + size]
-                self._position += len(chunk)
-                return chunk
-        raise OSError(f"bytes {self._position}..{self._position + size} were not fetched")
 
 
 def _groups(rows: Sequence[ImageRow], limit: int) -> Iterator[list[ImageRow]]:

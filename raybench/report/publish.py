@@ -87,7 +87,7 @@ def bring_up_to_date(plan: Plan) -> tuple[RunStore, Findings]:
 
 def _analyze_again(plan: Plan) -> tuple[RunStore, Findings]:
     name = plan.experiment.name
-    run = RunStore(plan.store, name, Ledger.read(RunStore(plan.store, name)))
+    run = RunStore(plan.store, name, Ledger.read(RunStore.of(plan), whole=True))
     findings = analyze(plan, run, datetime.now(UTC).isoformat(timespec="seconds"))
     if not findings.board.rows:
         raise InputError(

@@ -145,10 +145,10 @@ def read_costs(run: RunStore, ledger: Ledger, units: Sequence[Unit]) -> Costs:
 
 def _own(run: RunStore, ledger: Ledger, units: Sequence[Unit]) -> Iterator[CostRow]:
     done = ledger.done
-    cached_run = RunStore(run.store, run.name, ledger)
     finished = [unit for unit in units if unit.unit_id in done]
-    step = -(-len(finished) // OWN_UNITS) or 1
-    for unit in finished[::step]:
+    finished = finished[:: -(-len(finished) // OWN_UNITS) or 1]
+    cached_run = RunStore(run.store, run.name, ledger.fetch(finished, scores=False))
+    for unit in finished:
         if result := cached_run.result(unit):
             yield from _rows(unit, result)
 

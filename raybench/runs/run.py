@@ -144,6 +144,21 @@ class RunStore:
         """
         whole = blob.offset is None
         data = self._fetch(blob.key) if whole else self.store.get_range(blob.key, blob.offset or 0, blob.size)
+        return self._checked(blob, data)
+
+    def get_blobs(self, *blobs: Blob) -> list[bytes]:
+        """Return the bytes of blobs that `put_blobs` has put side by side into one object, with one request.
+
+        Raises:
+            IntegrityError: Some bytes are not the committed ones.
+        """
+        starts = [blob.offset or 0 for blob in blobs]
+        first, end = min(starts), max(start + blob.size for start, blob in zip(starts, blobs, strict=True))
+        data = self.store.get_range(blobs[0].key, first, end - first)
+        parts = (data[start - first :][: blob.size] for start, blob in zip(starts, blobs, strict=True))
+        return [self._checked(blob, part) for blob, part in zip(blobs, parts, strict=True)]
+
+    def _checked(self, blob: Blob, data: bytes) -> bytes:
         if len(data) != blob.size or hashlib.sha256(data).hexdigest() != blob.sha256:
             raise IntegrityError(f"{self.store.uri(blob.key)} is damaged: its bytes are not the committed ones")
         return data

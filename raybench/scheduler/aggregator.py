@@ -33,10 +33,10 @@ class Aggregator:
 
 def build_report(run: RunStore, plan: Plan, created: str) -> Board:
     """Build the comparison of everything committed and write the report into the store."""
-    ledger = Ledger.read(run)
+    ledger = Ledger.read(run, whole=True)
     read = RunStore(plan.store, run.name, ledger)
     board = publish(plan, read, created)
     cache_report(plan, read, board)
-    ledger.merge({folder for unit in plan.units for folder in unit.folders})
+    ledger.merge(plan.units)
     clear(read)
     return board

@@ -52,10 +52,11 @@ class Partials:
         """Merge the partial metrics of one scored shard; a shard that is merged already is skipped."""
         if record.image_shard in self.shards:
             return
-        self.images = self.images.merge(ImageScores.from_bytes(run.get_blob(record.images)))
-        self.pixels.merge(PixelSketch.from_bytes(run.get_blob(record.pixels)))
-        self.regions = self.regions.merge(Regions.from_bytes(run.get_blob(record.regions)))
-        self.contrast = self.contrast.merge(HeatmapContrast.from_bytes(run.get_blob(record.contrast)))
+        images, pixels, regions, contrast = run.get_blobs(record.images, record.pixels, record.regions, record.contrast)
+        self.images = self.images.merge(ImageScores.from_bytes(images))
+        self.pixels.merge(PixelSketch.from_bytes(pixels))
+        self.regions = self.regions.merge(Regions.from_bytes(regions))
+        self.contrast = self.contrast.merge(HeatmapContrast.from_bytes(contrast))
         self.rows += record.rows
         self.masks += record.masks
         self.spent = self.spent.plus(record.spent) if self.spent else record.spent

@@ -229,6 +229,7 @@ def test_status_and_plan(run: rb.Run) -> None:
     assert (status["scored_shards"] == status["shards"]).all()
     assert status.index.equals(run.plan.to_frame().index)
     assert {("bottle", "padim", 0), ("bottle", "padim (squashed)", 0)} <= set(status.index)
+    assert run.status("bottle").equals(status.loc[["bottle"]])
 
 
 @pytest.mark.cluster

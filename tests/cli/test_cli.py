@@ -205,6 +205,9 @@ def test_run_status_report_and_run_again(
     path = write(tmp_path, EXPERIMENT.format(store=packed.uri()))
     assert call(monkeypatch, "status", path) == 0
     assert "0 of 2 units done" in capsys.readouterr().out
+    assert call(monkeypatch, "status", path, "--line", "str*") == 0
+    assert call(monkeypatch, "status", path, "--line", "stripe") == terminal.BAD_INPUT
+    assert "did you mean 'strip'" in capsys.readouterr().err
     assert call(monkeypatch, "run", path, "--out", tmp_path / "out") == terminal.UNITS_FAILED
     first = capsys.readouterr()
     assert "2 units: 1 done now, 0 done before, 1 failed" in first.out

@@ -51,7 +51,7 @@ def test_how_far_it_is(plan: Plan) -> None:
         trained.unit_id: {"train", shards[0]},
         failed.unit_id: {"train", shards[0], "failure"},
     }
-    found = unit_statuses(plan, commits)
+    found = unit_statuses(plan, plan.units, commits)
     assert [unit.unit_id for unit in found] == [one.unit_id for one in (done, trained, failed, waiting)]
     assert [(unit.state, unit.scored_shards, unit.shards) for unit in found] == [
         ("done", 3, 3),
@@ -65,7 +65,9 @@ def test_how_far_it_is(plan: Plan) -> None:
         "failed; the same command tries it again",
         "waiting",
     ]
-    relabelled = unit_statuses(plan, {done.unit_id: {"train", *shards}})[0]  # of the detector, not of the unit
+    relabelled = unit_statuses(plan, plan.units, {done.unit_id: {"train", *shards}})[
+        0
+    ]  # of the detector, not of the unit
     assert relabelled.text == "scored, to be judged"
 
 

@@ -41,12 +41,16 @@ def test_blobs_of_one_object_are_read_and_checked_one_by_one(run: RunStore) -> N
     parts = {"first": b"12345", "empty": b"", "last": b"678"}
     blobs = run.put_blobs("u1", "partial/test-00000", parts)
     assert {name: run.get_blob(blob) for name, blob in blobs.items()} == parts
+    assert run.get_blobs(blobs["last"], blobs["empty"]) == [b"678", b""]
+    assert run.get_blobs(*blobs.values()) == [*parts.values()]
     (key,) = {blob.key for blob in blobs.values()}
     for damaged in (b"1234567", b"123459678", b"1234"):
         run.store.put(key, damaged)
         assert run.get_blob(blobs["empty"]) == b""
         with pytest.raises(IntegrityError, match="is damaged"):
             run.get_blob(blobs["last"])
+        with pytest.raises(IntegrityError, match="is damaged"):
+            run.get_blobs(*blobs.values())
 
 
 def test_blobs_are_checked(run: RunStore) -> None:
