@@ -384,7 +384,8 @@ class Run:
             What is there now; `not_exported` says why a line has no exported detector.
 
         Raises:
-            InputError: MLflow is not installed, no URI is given, or no unit has ended.
+            InputError: MLflow is not installed, no URI is given, no unit has ended, or another process publishes the
+                run.
             TrackerError: MLflow fails.
         """
         from raybench.report.mlflow import publish_to_mlflow

@@ -36,6 +36,7 @@ from raybench.metrics.threshold import excess_of
 from raybench.report.columns import INTERVAL, SUMMARY_COLUMNS, line_cells
 from raybench.report.model_card import model_card
 from raybench.report.publish import bring_up_to_date, download
+from raybench.runs.at_work import working
 from raybench.runs.records import FailedUnit
 from raybench.runs.run import RunStore, versions
 from raybench.store import digest
@@ -119,10 +120,15 @@ def publish_to_mlflow(plan: Plan, onnx: Path | None, cache_dir: Path) -> Publish
         cache_dir: Cache of the node.
 
     Raises:
-        InputError: MLflow is not installed, no URI is given, or no unit has ended.
+        InputError: MLflow is not installed, no URI is given, no unit has ended, or another process publishes the run.
         TrackerError: MLflow fails.
     """
     uri = _tracking_uri()
+    with working(RunStore.of(plan), "raybench publish", only_one=True):  # two would both create what is not there
+        return _publish_to(uri, plan, onnx, cache_dir)
+
+
+def _publish_to(uri: str, plan: Plan, onnx: Path | None, cache_dir: Path) -> Published:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 

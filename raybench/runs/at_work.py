@@ -82,25 +82,27 @@ def at_work_in(store: Store) -> list[AtWork]:
 
 
 @contextlib.contextmanager
-def working(run: RunStore, what: str, plan: Plan | None = None) -> Iterator[list[AtWork]]:
+def working(run: RunStore, what: str, plan: Plan | None = None, only_one: bool = False) -> Iterator[list[AtWork]]:
     """Tell others, while the block runs, that this process works on the run.
 
     Args:
         run: The run.
         what: The command.
         plan: Its plan from now on. None if that stays the same.
+        only_one: Whether no two processes may run the command on the run at once.
 
     Yields:
         The other processes at work on the run.
 
     Raises:
-        InputError: A process removes objects of the store.
+        InputError: A process removes objects of the store, or runs a command of which there may be only one.
     """
     mine = _at_work(run.name, what, alone=False)
     take_back = record_plan(run, plan) if plan else None
     with _said(run.store, mine) as others:
         try:
-            _raise_if_in_the_way(run.store.uri(run.root), [other for other in others if other.alone])
+            same = [other for other in others if only_one and (other.run, other.what) == (run.name, what)]
+            _raise_if_in_the_way(run.store.uri(run.root), [*same, *(other for other in others if other.alone)])
         except InputError:
             if take_back:
                 take_back()

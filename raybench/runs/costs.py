@@ -3,7 +3,8 @@
 costs/<run>.json    per model, settings, input size, device, CPUs and number of images: seconds per phase, GPU memory
 
 Costs of a run's own finished units are read from its ledger, costs of other runs from these objects, so the store's
-units are never listed. Costs only order and estimate work; no number of the comparison depends on them.
+units are never listed. Costs only order and estimate work; no number of the comparison depends on them. A unit that
+several runs have is in the object of each: it weighs more among its own kind, whose mean it hardly moves.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Removed are
 - bytes that no commit names: of attempts that were repeated, or of workers that died before their commit;
 - on request, units that no run's latest plan has and that nothing has been written to for long: those of images,
-  settings or models of the past;
+  settings or models of the past, and their failures;
 - a whole run, with the units that no other run uses.
 
 Nothing that a kept commit names is removed, nor anything that a run at work uses. The ledgers forget units first, then
@@ -16,9 +16,10 @@ from __future__ import annotations
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from raybench.errors import IntegrityError, ObjectMissing
@@ -33,7 +34,7 @@ from raybench.store.backend import ObjectInfo
 THREADS = 16
 DAY_S = 86400.0
 YOUNG_S = DAY_S  # bytes without a commit may be of a task that is about to commit
-KINDS = ("commits", "heat maps", "detectors", "other bytes")
+KINDS = ("commits", "heat maps", "detectors", "other bytes", "failures")
 UNITS = "units/"
 
 
@@ -89,7 +90,7 @@ class Waste:
     units: Set[str] = frozenset()
     """Folders below `units/` that go as a whole."""
     orphans: list[ObjectInfo] = field(default_factory=list)
-    """Objects without a commit in the folders that stay."""
+    """Objects without a commit in the folders that stay, and old failures of units that their run has no more."""
     shares: dict[str, Share] = field(default_factory=lambda: {kind: Share() for kind in KINDS})
     """How much it is, by kind."""
 
@@ -137,7 +138,9 @@ def _info(
 
 
 def kind_of(key: str) -> str:
-    """Return the kind of an object below `units/`, by its key."""
+    """Return the kind of an object below `units/`, or of a failure, by its key."""
+    if not key.startswith(UNITS):
+        return "failures"
     if key.endswith(".json"):
         return "commits"
     return {"scores": "heat maps", "model": "detectors"}.get(key.split("/")[2], "other bytes")
@@ -162,6 +165,8 @@ def waste_of(store: Store, older_s: float | None = None) -> Waste:
         kept = {name for name, folder in folders.items() if name in current or now - folder.written < older_s}
     orphans = _orphans(store, kept, folders.keys(), busy)
     old = [item for item in orphans if now - item.modified > YOUNG_S]
+    if older_s is not None:
+        old += [item for item in _past_failures(store, runs) if now - item.modified > older_s]
     return _waste(folders, folders.keys() - kept, old)
 
 
@@ -210,6 +215,15 @@ def remove_run(run: RunStore) -> None:
 def _runs_at_work(store: Store) -> set[str]:
     """Return the names of the runs that something works on; what removes objects does not."""
     return {other.run for other in at_work_in(store) if not other.alone}
+
+
+def _past_failures(store: Store, runs: Iterable[RunStore]) -> Iterator[ObjectInfo]:
+    """List the failures of units that are not in their run's latest plan; of runs at work none."""
+    busy = _runs_at_work(store)
+    for run in (run for run in runs if run.name not in busy):
+        current = uses_of(run).current
+        failures = store.list(f"{run.root}/failures/")
+        yield from (item for item in failures if PurePosixPath(item.key).stem not in current)
 
 
 def _predicting(run: RunStore) -> frozenset[str]:

@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,17 @@ from raybench.config.experiment import ModelChoice
 from raybench.config.plan import Plan, make_plan
 from raybench.errors import InputError, TrackerError
 from raybench.report.columns import line_cells
-from raybench.report.mlflow import DEFAULTS, DIGEST, EXPERIMENT, OUTDATED, PARENT, SCORES, URI, publish_to_mlflow
+from raybench.report.mlflow import (
+    DEFAULTS,
+    DIGEST,
+    EXPERIMENT,
+    OUTDATED,
+    PARENT,
+    SCORES,
+    URI,
+    Published,
+    publish_to_mlflow,
+)
 from raybench.runs.run import RunStore
 from raybench.store.server import free_ports
 from tests.support.made_run import begin, finish, planned, site_of
@@ -115,6 +126,22 @@ def _tracked(uri: str, experiment: str, monkeypatch: pytest.MonkeyPatch) -> Trac
     for name, value in {**DEFAULTS, URI: uri, EXPERIMENT: experiment}.items():
         monkeypatch.setenv(name, value)
     return Tracked(experiment)
+
+
+def test_of_two_publishers_at_once_one_is_refused(plan: Plan, tracked: Tracked, tmp_path: Path) -> None:
+    def publish(_: int) -> Published | InputError:
+        try:
+            return publish_to_mlflow(plan, None, tmp_path)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(publish, range(2)))
+    refused = [each for each in ended if isinstance(each, InputError)]
+    assert refused, "or they came one after the other"
+    assert all("is in use: raybench publish by" in str(each) for each in refused)
+    publish_to_mlflow(plan, None, tmp_path)
+    assert len(tracked.runs()) == 1 + len(plan.units)
 
 
 def test_numbers_scores_and_files_of_a_run_are_on_the_server(plan: Plan, tracked: Tracked, tmp_path: Path) -> None:

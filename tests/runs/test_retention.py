@@ -32,6 +32,7 @@ from raybench.runs.verify import verify_run
 from raybench.store import Store, open_store
 from raybench.worker.predict import prepare
 from tests.support.made_run import all_commits, begin, finish, planned, site_of
+from tests.support.results import FAILURE
 
 OLD_S = 100 * 86400
 MODELS = (ModelChoice(name="fake"), ModelChoice(name="fake", label="past", config={"grid": 4}))
@@ -125,6 +126,10 @@ def test_units_of_the_past_go_and_what_is_kept_is_whole(run: RunStore) -> None:
     store, plan = run.store, plan_with(run.store, MODELS[0])
     use(run, plan)
     kept, past = plan.units[0].unit_id, (set(all_commits(run)) - ids(plan)).pop()
+    for unit_id in (kept, past):
+        run.record_failure(unit_id, FAILURE)
+        age(path_of(store, f"{run.root}/failures/{unit_id}.json"))
+    run.record_failure("young", FAILURE)
     before = {key: store.get(key) for key in keys(store)}
     assert waste_of(store).objects == 0, "not asked for"
     assert waste_of(store, OLD_S + 86400).objects == 0, "not old enough"
@@ -134,12 +139,13 @@ def test_units_of_the_past_go_and_what_is_kept_is_whole(run: RunStore) -> None:
     remove_waste(store, waste)
     after = keys(store)
     assert not [key for key in after if past in key]
+    assert run.failures() == {kept, "young"}
     assert all(store.get(key) == data for key, data in before.items() if kept in key)
     assert verify_run(run).problems == []
-    ledger = Ledger.read(run)
+    ledger = Ledger.read(run, whole=True)
     assert ledger.done == {kept}
     assert ledger.get(run.key(kept, "finished.json")) == before[run.key(kept, "finished.json")]
-    assert waste_of(store, 0.0).objects == 0
+    assert waste_of(store, 86400).objects == 0
 
 
 def ids(plan: Plan) -> set[str]:
@@ -151,7 +157,7 @@ def test_what_another_run_uses_stays(run: RunStore) -> None:
     store, both = run.store, planned_again(run.store)
     use(RunStore(store, "other"), both)
     use(run, plan_with(store, MODELS[0]))
-    assert waste_of(store, 0.0).objects == 0
+    assert waste_of(store, 86400).objects == 0
     assert waste_of_run(run).objects == 0
     use(RunStore(store, "other"), plan_with(store, MODELS[0]))
     assert waste_of(store, 0.0).units == ids(both) - ids(plan_with(store, MODELS[0]))
