@@ -135,6 +135,9 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
                 f"{PREFIX}{self.name} scores otherwise once loaded: its state_dict is not all of its state"
             )
 
+    def arrange(self, module: nn.Module) -> nn.Module:
+        return module  # it may hold what cannot be copied
+
     def card(self) -> Card:
         return self.backbone_card(f"{PREFIX}{self.name}")
 

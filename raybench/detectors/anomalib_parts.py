@@ -30,6 +30,7 @@ with warnings.catch_warnings():
     from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator as FastflowAnomalyMap
     from anomalib.models.image.fastflow.loss import FastflowLoss
     from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
+    from anomalib.models.image.padim.anomaly_map import AnomalyMapGenerator as PadimAnomalyMap
     from anomalib.models.image.padim.torch_model import PadimModel
     from anomalib.models.image.patchcore.anomaly_map import AnomalyMapGenerator as PatchcoreMap
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
@@ -59,6 +60,7 @@ __all__ = [
     "InferenceBatch",
     "MemoryBankMixin",
     "ModelCheckpoint",
+    "PadimAnomalyMap",
     "PadimModel",
     "PatchcoreMap",
     "PatchcoreModel",

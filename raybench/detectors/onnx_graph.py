@@ -127,7 +127,7 @@ class ExportedModel(nn.Module):
         self.height, self.width = whole.height, whole.width
         self.tile, self.places = (tiled.tile, tiled.places) if tiled else (0, [])
         self.to_network = ToNetwork(source, self.height, self.width)
-        self.module = inner.module
+        self.module = inner.scorer
         self.to_source = ToSource(source)
         self.register_buffer("scored", None if source.scored is None else torch.from_numpy(source.scored.copy()))
         self.threshold = nn.Buffer(torch.tensor(math.nan if threshold is None else threshold, dtype=torch.float64))

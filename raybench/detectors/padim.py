@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raybench.detectors import backbone
-from raybench.detectors.anomalib_parts import PadimModel
+from raybench.detectors.anomalib_parts import PadimAnomalyMap, PadimModel
 from raybench.detectors.device_images import in_batches
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import PadimSettings
@@ -34,6 +34,7 @@ class Padim(TorchDetector[PadimSettings]):
         kept = min(chosen.n_features, sum(layout.channels(*chosen.strides)))
         model = PadimModel(layout.timm_name, layout.names(*chosen.strides), pre_trained=False, n_features=kept)
         backbone.trim(model.feature_extractor)
+        model.anomaly_map_generator = HeatMap()
         return backbone.Normalised(model, chosen.backbone)
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
@@ -49,6 +50,25 @@ class Padim(TorchDetector[PadimSettings]):
 
     def card(self) -> Card:
         return self.backbone_card("padim")
+
+
+class HeatMap(PadimAnomalyMap):
+    """anomalib's heat map, its distances in half the time for one image."""
+
+    @staticmethod
+    def compute_distance(embedding: Tensor, stats: list[Tensor]) -> Tensor:
+        """Return the Mahalanobis distance (B, 1, H, W) of every patch.
+
+        Args:
+            embedding: (B, C, H, W).
+            stats: Mean (C, H*W) and inverse of the covariance (H*W, C, C).
+        """
+        batch, _, height, width = embedding.shape
+        mean, inverse = stats
+        # The product would copy rows that are not contiguous one by one.
+        delta = (embedding.flatten(2) - mean).permute(2, 0, 1).contiguous()
+        squares = (torch.matmul(delta, inverse) * delta).sum(2).T
+        return squares.reshape(batch, 1, height, width).clamp(0).sqrt()
 
 
 class GaussianStream:

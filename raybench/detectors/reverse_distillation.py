@@ -19,6 +19,7 @@ from raybench.detectors.anomalib_parts import (
     InferenceBatch,
     ReverseDistillationLoss,
 )
+from raybench.detectors.inference import SeparableBlur
 from raybench.detectors.protocol import Card, FitContext, TrainImages
 from raybench.detectors.settings import ReverseDistillationSettings
 from raybench.detectors.torch_detector import TorchDetector
@@ -58,9 +59,6 @@ class ReverseDistillation(TorchDetector[ReverseDistillationSettings]):
 class Distiller(nn.Module):
     """A frozen feature pyramid (the teacher), a one-class bottleneck and a decoder that rebuilds the pyramid."""
 
-    blur: Tensor
-    """(1, 1, 33, 33) float32: the Gaussian kernel."""
-
     def __init__(self, chosen: ReverseDistillationSettings, size: tuple[int, int]) -> None:
         super().__init__()
         self.teacher = backbone.extractor(chosen.backbone, *chosen.strides).requires_grad_(False)
@@ -68,7 +66,7 @@ class Distiller(nn.Module):
         self.bottleneck = Bottleneck(channels, chosen.width)
         self.decoder = MirrorDecoder(chosen.width, channels)
         self.size = size
-        self.register_buffer("blur", GaussianBlur2d(_SIGMA).kernel, persistent=False)
+        self.blur = SeparableBlur(GaussianBlur2d(_SIGMA))
 
     def features(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the features of teacher and decoder, fine to coarse, of normalised images."""
@@ -76,13 +74,12 @@ class Distiller(nn.Module):
         return features, self.decoder(self.bottleneck(features))
 
     def to_map(self, features: Sequence[Tensor], rebuilt: Sequence[Tensor]) -> Tensor:
-        """Return anomalib's map (B, 1, H, W), blurred by a kernel that is not built and copied for each batch."""
+        """Return anomalib's map (B, 1, H, W)."""
         anomaly_map = features[0].new_zeros(len(features[0]), 1, *self.size)
         for one, other in zip(features, rebuilt, strict=True):
             distances = 1 - F.cosine_similarity(one, other)[:, None]
             anomaly_map += F.interpolate(distances, size=self.size, mode="bilinear", align_corners=True)
-        edge = self.blur.shape[-1] // 2
-        return F.conv2d(F.pad(anomaly_map, (edge, edge, edge, edge), mode="reflect"), self.blur)
+        return self.blur(anomaly_map)  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> InferenceBatch:
         anomaly_map = self.to_map(*self.features(images))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from raybench.detectors import backbone
+from raybench.detectors import backbone, inference
 from raybench.detectors.device import own_draws, synchronize, upload
 from raybench.detectors.protocol import (
     Card,
@@ -64,6 +64,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
         self.details: dict[str, Any] = {}
         self._chunk_px = _CHUNK_PX.get(self.device.type, _CHUNK_PX["cpu"])
         self._module: nn.Module | None = None
+        self._scorer: nn.Module | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -71,6 +72,11 @@ class TorchDetector(Detector, Generic[SettingsT]):
         if self._module is None:
             raise ModelError(f"{type(self).__name__} is neither fitted nor restored")
         return self._module
+
+    @property
+    def scorer(self) -> nn.Module:
+        """The fitted module as it computes scores. Raises ModelError before `fit` or `restore`."""
+        return self.module if self._scorer is None else self._scorer
 
     def build(self) -> nn.Module:
         """Return the module with random weights."""
@@ -90,7 +96,15 @@ class TorchDetector(Detector, Generic[SettingsT]):
             torch.manual_seed(context.seed)
             module = self.build().to(self.device)
             self.train(module, images, context)
+        self._finish(module)
+
+    def _finish(self, module: nn.Module) -> None:
         self._module = module.eval().requires_grad_(False)
+        self._scorer = self.arrange(self._module)
+
+    def arrange(self, module: nn.Module) -> nn.Module:
+        """Return what computes scores in place of the fitted module."""
+        return inference.arranged(module, self.device)
 
     def score(self, images: Images) -> Scored:
         """Return raw scores and heat maps. Raises ModelError for another size, BadScores for NaN or infinity."""
@@ -114,7 +128,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
             while start < len(images):
                 part = images[start : start + self._chunk(self.height * self.width)]
                 try:
-                    output: ModelOutput = self.module(to_float(part))
+                    output: ModelOutput = self.scorer(to_float(part))
                 except (RuntimeError, MemoryError) as error:
                     if not self._halve_chunk(error, len(part)):
                         raise
@@ -160,7 +174,7 @@ class TorchDetector(Detector, Generic[SettingsT]):
                 module.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (OSError, SafetensorError, RuntimeError) as error:
             raise IntegrityError(f"{folder / TENSORS_FILE}: {error}") from error
-        self._module = module.to(self.device).eval().requires_grad_(False)
+        self._finish(module.to(self.device))
 
     def describe_weights(self, context: FitContext) -> None:
         """Note the origin of the backbone's weights for the card."""
