@@ -83,7 +83,7 @@ class Speed:
     peak_memory_mb: float | None = None
     """Peak memory of the device in 10^6 bytes. None if the device does not report it."""
     other_load: float = 0.0
-    """Share of the machine's cores that other programs used meanwhile. It should be close to 0."""
+    """Share of the measurement's cores that other programs used meanwhile. It should be close to 0."""
     wall_p50_ms: float | None = None
     """The measured median where `p50_ms` is an estimate from CPU time. None where `p50_ms` was measured."""
 

@@ -191,7 +191,7 @@ def admission(
         seconds = {phase: seconds_left(schedule, unit, phase) for phase in phases if with_fit or phase != "fit"}
         if capacity.gpus:
             return sum(value * share_of(unit, phase) for phase, value in seconds.items()) / HOUR_S
-        cores = {phase: capacity.most_cpus if phase == "measure" else capacity.cpus for phase in seconds}
+        cores = {phase: capacity.timing_cpus if phase == "measure" else capacity.cpus for phase in seconds}
         return sum(value * cores[phase] for phase, value in seconds.items()) / HOUR_S
 
     done = {unit_id for unit_id, names in schedule.commits.items() if "finished" in names}

@@ -47,10 +47,19 @@ class Capacity:
         """Tasks that the CPUs allow at once."""
         return sum(node.cpus // self.cpus for node in self.nodes)
 
+    def timings(self, node: Node) -> int:
+        """Return how many detectors a node times at once: one on each GPU, with its share of the cores; on CPUs one."""
+        return max(1, min(node.gpus, node.cpus)) if self.gpus else 1
+
     @property
-    def most_cpus(self) -> int:
-        """CPU cores of the largest node."""
-        return max((node.cpus for node in self.nodes), default=self.cpus)
+    def timing_slots(self) -> int:
+        """Detectors that are timed at once."""
+        return sum(map(self.timings, self.nodes))
+
+    @property
+    def timing_cpus(self) -> int:
+        """CPU cores with which a detector is timed, at most."""
+        return max((node.cpus // self.timings(node) for node in self.nodes), default=self.cpus)
 
     def cpu_node(self, number: int) -> Node | None:
         """A node without a GPU for merging or the report: in turns, the largest first. None where there are none."""

@@ -94,7 +94,7 @@ def estimate_schedule(schedule: Schedule, capacity: Capacity, shares: GpuShares)
             return ResourceRequest(0.0, 0)
         seconds = seconds_left(schedule, job.unit, job.phase, job.shards)
         if job.phase == "measure":
-            return ResourceRequest(seconds, capacity.most_cpus, 1.0 if capacity.gpus else 0.0)
+            return ResourceRequest(seconds, capacity.timing_cpus, 1.0 if capacity.gpus else 0.0)
         return ResourceRequest(seconds, capacity.cpus, shares.of(job.unit, job.phase) if capacity.gpus else 0.0)
 
     backlog = Backlog(schedule.units, schedule.manifests, schedule.commits)
@@ -183,12 +183,12 @@ class FreeCapacity:
     """Train and score tasks that the CPUs allow at once."""
     gpus: float
     """GPUs that tasks share."""
-    nodes: int
-    """Timing tasks at once: one for each node."""
+    timings: int
+    """Timing tasks at once."""
 
     @classmethod
     def of(cls, capacity: Capacity) -> FreeCapacity:
-        return cls(capacity.cpu_slots, float(capacity.all_gpus), len(capacity.nodes))
+        return cls(capacity.cpu_slots, float(capacity.all_gpus), capacity.timing_slots)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def simulate(backlog: Backlog, free: FreeCapacity, request_of: Callable[[Job], R
         while job := held or backlog.take(busy=working > 0):
             request, held = request_of(job), job
             if job.phase == "measure":
-                full = len(running) >= free.nodes
+                full = len(running) >= free.timings
             else:
                 full = working >= free.tasks or used + request.gpus > free.gpus + 1e-9
             if running and full and job.phase != "aggregate":

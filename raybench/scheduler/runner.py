@@ -123,7 +123,7 @@ class _Flight:
     attempt: Attempt
     """The resources that it has."""
     node: Node | None
-    """The node that it has to itself, if any."""
+    """The node on which it times a detector, if it does."""
     avoided: frozenset[str]
     """Nodes on which it must not run while another one is alive."""
     since: float = field(default_factory=time.monotonic)
@@ -244,9 +244,9 @@ class _Dispatch:
             self._submit(*task)
 
     def _next(self) -> tuple[Job, Node | None] | None:
-        """Take the next job, with the node that it has to itself: for timing only."""
+        """Take the next job, for timing with the node to time on, where nothing else runs."""
         busy = self.inspector.busy or any(flight.job.phase != "measure" for flight in self._running)
-        free = [] if busy else self._free_nodes()
+        free = [] if busy else self._nodes_to_time_on()
         job = self.backlog.take(busy=not free)
         if job is None:
             return None
@@ -255,13 +255,14 @@ class _Dispatch:
         avoided = self._avoided(job)
         return job, ([node for node in free if node.node_id not in avoided] or free)[-1]
 
-    def _free_nodes(self) -> list[Node]:
-        """Living nodes on which nothing is measured; none while the cluster has lost all that fit."""
-        taken = {flight.node.node_id for flight in self._running if flight.node}
-        return [node for node in self.cluster.capacity.nodes if node.node_id not in taken]
+    def _nodes_to_time_on(self) -> list[Node]:
+        """Living nodes that can time one detector more, the emptiest last."""
+        capacity, timed = self.cluster.capacity, Counter(flight.node.node_id for flight in self._running if flight.node)
+        free = [node for node in capacity.nodes if timed[node.node_id] < capacity.timings(node)]
+        return sorted(free, key=lambda node: -timed[node.node_id])
 
     def _submit(self, job: Job, node: Node | None) -> None:
-        """node: that the task has to itself."""
+        """node: on which it times a detector."""
         merging = job.phase == "aggregate"
         place = self.cluster.capacity.cpu_node(next(self._merges)) if merging else node
         avoided = self._avoided(job)
@@ -323,14 +324,15 @@ class _Dispatch:
         self._tell(f"no task has ended for {duration(QUIET_S)}; submitted: {', '.join(named)}{more}")
 
     def _attempt(self, job: Job, node: Node | None) -> Attempt:
-        """node: of timing, which has it and a GPU, where there are any, to itself; of merging, which prefers it."""
+        """node: of timing, which has a GPU of it with its share of the cores, or all its cores; of merging, which
+        prefers it."""
         number, capacity = self._number(job), self.cluster.capacity
         again = number > 1 or self._retries.again(job) or bool(self._health.failed_on(job))
         if job.phase == "aggregate":  # fits a slot, so that no more workers run than slots; nothing limits its time
             return Attempt(number, min(capacity.cpus, node.cpus) if node else capacity.cpus, again=again)
         return Attempt(
             number=number,
-            threads=node.cpus if node else capacity.cpus,
+            threads=node.cpus // capacity.timings(node) if node else capacity.cpus,
             limit_s=self._left_s(job),
             halvings=self._retries.halvings(job),
             again=again,

@@ -1,7 +1,8 @@
 """Measure one trained detector: its speed with the device to itself, and its size.
 
-The caller keeps the device idle. Programs outside raybench may still use the CPU: their share of it is recorded, and a
-measurement that they disturbed is repeated. If all attempts on a CPU are disturbed, times are estimated from CPU time.
+The caller keeps the device idle; on further GPUs of the machine others may be timed, each with cores of its own.
+Programs outside raybench may still use the CPU: what they take of this process's cores is recorded, and a measurement
+that they disturbed is repeated. If all attempts on a CPU are disturbed, times are estimated from CPU time.
 """
 
 from __future__ import annotations
@@ -34,15 +35,22 @@ ATTEMPTS = 3
 
 
 class BackgroundLoad:
-    """Share of the machine's cores that programs other than this process use, measured from construction on."""
+    """Share of this process's cores that other programs use, measured from construction on.
 
-    def __init__(self) -> None:
+    Args:
+        cores: Cores of this process. Others may use the rest, as those do that time detectors on further GPUs of the
+            machine. None: all of the machine.
+    """
+
+    def __init__(self, cores: int | None = None) -> None:
+        self._all = psutil.cpu_count() or 1
+        self._own = min(cores or self._all, self._all)
         self._started, self._before = time.monotonic(), _other_cpu_s()
 
     def share(self) -> float:
-        """Return the share so far: 0 if this process had the machine to itself, 1 if others used all cores."""
-        available_s = (time.monotonic() - self._started) * (psutil.cpu_count() or 1)
-        return min(1.0, max(0.0, (_other_cpu_s() - self._before) / available_s))
+        """Return the share so far: 0 if this process had its cores to itself, 1 if others used all of them."""
+        used = (_other_cpu_s() - self._before) / (time.monotonic() - self._started)
+        return min(1.0, max(0.0, (used - (self._all - self._own)) / self._own))
 
 
 def measure(unit: Unit, manifest: Manifest, context: WorkerContext) -> MeasureRecord:
@@ -102,6 +110,7 @@ def _options(context: WorkerContext) -> TimingOptions:
         device=device.describe(context.device),
         synchronize=lambda: device.synchronize(context.device),
         peak_memory_mb=lambda: device.peak_memory_mb(context.device),
+        watch_load=lambda: BackgroundLoad(context.threads).share,
     )
 
 

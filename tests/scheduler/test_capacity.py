@@ -43,6 +43,14 @@ def test_what_fits(resources: dict[str, object], nodes: list[Node], count: int, 
     assert (found.count, found.device) == (count, device)
 
 
+def test_each_gpu_times_a_detector_with_its_share_of_the_cores() -> None:
+    eight, one = Node("eight", 64, 8), Node("one", 16, 1)
+    on_gpus, on_cpus = capacity_of(Resources(), [eight, one]), capacity_of(Resources(gpus=0), [eight, one])
+    assert [on_gpus.timings(node) for node in (eight, one, Node("few cores", 2, 4))] == [8, 1, 2]
+    assert (on_gpus.timing_slots, on_gpus.timing_cpus) == (9, 16)
+    assert (on_cpus.timing_slots, on_cpus.timing_cpus) == (2, 64)
+
+
 def test_nodes_without_gpus_help_where_gpus_train() -> None:
     found = capacity_of(Resources(), [CPU, GPU, Node("head", 0, 0)])
     assert found.nodes == (GPU,)

@@ -153,7 +153,7 @@ def test_the_simulation_by_hand() -> None:
     assert simulate(Backlog(units, LINES, {}), FreeCapacity(8, 99.0, 2), seconds_of).wall_s == 15.0
 
 
-def test_timing_has_a_whole_gpu_and_a_whole_node() -> None:
+def test_timing_has_a_whole_gpu_and_its_share_of_the_node() -> None:
     one = unit("a", 0)
     phases: dict[Phase, float] = {"train": 100.0, "score": 40.0, "measure": 10.0}
     ahead = Schedule([one], LINES, {}, {one.unit_id: CostEstimate(phases, "recorded", True)})
@@ -162,6 +162,15 @@ def test_timing_has_a_whole_gpu_and_a_whole_node() -> None:
     assert found is not None
     assert found.wall_s == pytest.approx(120.0)
     assert [found.cpu_s, found.gpu_s] == pytest.approx([2 * 140 + 8 * 10, 0.25 * 140 + 10])
+
+
+def test_as_many_detectors_are_timed_at_once_as_there_are_gpus() -> None:
+    units = [unit("a", seed) for seed in range(8)]
+    cost = CostEstimate({"train": 0.0, "score": 0.0, "measure": 10.0}, "recorded", True)
+    ahead = Schedule(units, LINES, {}, {each.unit_id: cost for each in units})
+    found = estimate_schedule(ahead, capacity_of(Resources(gpus=1), [Node("g", 8, 4)]), GpuShares(1.0)).predicted
+    assert found is not None
+    assert [found.wall_s, found.cpu_s, found.gpu_s] == pytest.approx([20.0, 2 * 80.0, 80.0])
 
 
 COSTS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 500)), max_size=20)

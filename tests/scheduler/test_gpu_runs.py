@@ -29,6 +29,7 @@ LINES, SHARD_ROWS = ("strip-0", "strip-1"), 8
 RUN = """
 import json, sys
 from pathlib import Path
+import ray
 from benchmarks.scale.raylets import raylets
 from raybench.config.experiment import Annotation, Experiment, InputChoice, ModelChoice, Resources
 from raybench.config.plan import make_plan
@@ -78,20 +79,53 @@ def shared():
     }
 
 
-with raylets(1, 2, 1, folder, cpu_nodes=1):
-    print(json.dumps({"helped": helped(), "shared": shared()}))
+def timed():
+    plan, used = plan_of("timed", ("strip-0",), 4, {"gpus": 1}), []
+
+    def watch(backlog):
+        if backlog.tallies["aggregate"].done == 4:
+            used.append(2 - ray.available_resources().get("GPU", 0))
+
+    plan = make_plan(plan.experiment.model_copy(update={"resources": Resources(gpus=1, measure_s=4.0)}))
+    summary = run_plan(plan, watch)
+    results = [RunStore(plan.store, "timed").read(unit.unit_id, "finished", UnitResult) for unit in plan.units]
+    measured = [result.measured for result in results]
+    return {
+        "failed": len(summary.failed), "most": max(used), "threads": [each.speed.threads for each in measured],
+        "gpus": [each.spent.gpu_s / each.spent.seconds for each in measured],
+    }
+
+
+if sys.argv[5] == "several":
+    with raylets(1, 6, 2, folder):
+        print(json.dumps(timed()))
+else:
+    with raylets(1, 2, 1, folder, cpu_nodes=1):
+        print(json.dumps({"helped": helped(), "shared": shared()}))
 """
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What comes of both runs."""
-    folder = tmp_path_factory.mktemp("gpu")
+    return run_on(tmp_path_factory.mktemp("gpu"), "one")
+
+
+def run_on(folder: Path, gpus: str) -> dict[str, Any]:
+    """Run on a node with "one" GPU and one without, or on a node with "several"."""
     store = open_store(str(folder / "store"))
     strips = write_strips(folder / "strips", Sizes(24, 3, 3, 0))
     for line in LINES:
         pack(open_store(str(strips)), store.sub("lines"), line, PackOptions(shard_rows=SHARD_ROWS))
-    return answer(RUN, store.uri(), str(folder), str(PEAK_MB), str(DEVICE_MB), environment=ENVIRONMENT)
+    return answer(RUN, store.uri(), str(folder), str(PEAK_MB), str(DEVICE_MB), gpus, environment=ENVIRONMENT)
+
+
+def test_a_detector_is_timed_on_each_gpu_at_once(tmp_path: Path) -> None:
+    timed = run_on(tmp_path, "several")
+    assert timed["failed"] == 0
+    assert timed["most"] == 2
+    assert timed["threads"] == [3] * 4
+    assert timed["gpus"] == pytest.approx([1.0] * 4)
 
 
 def test_a_node_without_a_gpu_decodes_ahead(found: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from raybench.metrics.numbers import IDLE_LOAD, Speed
+from raybench.worker import timing
 from raybench.worker.timing import ATTEMPTS, BackgroundLoad, time_when_idle
 
 SPEED = Speed(1.0, 2.0, 1.0, 3.0, 4.0, 1, "cpu", "float32", 1)
@@ -35,6 +36,17 @@ def test_another_process_counts() -> None:
         other.kill()
         other.wait()
     assert share >= expected - 0.05
+
+
+def test_what_the_other_cores_take_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 cores others use 5: all of what this process has if that is all 8, a quarter of the 4 that it has to 5."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 8)
+    monkeypatch.setattr(timing, "_other_cpu_s", lambda: 5 * now[0])
+    loads = [BackgroundLoad(cores) for cores in (None, 8, 4, 3, 2, 16)]
+    now[0] = 2.0
+    assert [load.share() for load in loads] == [5 / 8, 5 / 8, 1 / 4, 0.0, 0.0, 5 / 8]
 
 
 @pytest.mark.parametrize(("shares", "kept"), [((0.05, 0.0), 0.05), ((0.5, 0.02), 0.02), ((0.5, 0.3, 0.4), 0.3)])
