@@ -21,9 +21,9 @@ OBJECT_STORE_MB = 100
 
 
 @contextlib.contextmanager
-def raylets(nodes: int, cpus: int, gpus: int, folder: Path, cpu_nodes: int = 0) -> Iterator[None]:
+def raylets(nodes: int, cpus: int, gpus: int, folder: Path, cpu_nodes: int = 0) -> Iterator[Any]:
     """A head without CPUs and so many equal nodes, joined by this process. cpu_nodes: those without a GPU. folder:
-    of the decode caches, one that the nodes share and one that the cpu_nodes share."""
+    of the decode caches, one that the nodes share and one that the cpu_nodes share. Yields Ray's cluster."""
     cache, theirs = folder / "cache", folder / "cache-of-helpers"
     for path in (cache, theirs):
         path.mkdir(mode=0o700, exist_ok=True)
@@ -43,7 +43,7 @@ def raylets(nodes: int, cpus: int, gpus: int, folder: Path, cpu_nodes: int = 0) 
             cluster.add_node(**node | {"num_cpus": cpus, "env_vars": {"RAYBENCH_CACHE": str(theirs)}})
         stack.callback(ray.shutdown)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        yield
+        yield cluster
 
 
 def object_store_mb() -> float:

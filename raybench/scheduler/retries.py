@@ -16,14 +16,24 @@ PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 IDLE_S = 60.0  # after its last task, a process that holds memory of a GPU ends
 GPU_PAUSE_S = IDLE_S + 5.0
+MAX_LOST_NODES = 10  # under a task, before it may be the cause itself
 MAX_HALVINGS = 5  # from the largest batch, 32 images on a GPU, down to one
 _SCORING = ("score", "robustness")  # phases with a batch
 
 RetryReason = Literal[
-    "worker_died", "oom", "shared_oom", "gpu_oom", "infrastructure", "node", "gpu_lost", "gpu_unusable", "not_begun"
+    "worker_died",
+    "node_lost",
+    "oom",
+    "shared_oom",
+    "gpu_oom",
+    "infrastructure",
+    "node",
+    "gpu_lost",
+    "gpu_unusable",
+    "not_begun",
 ]
-"""Why to try a task again. "oom" is of the host, "gpu_oom" of a whole GPU. "node": perhaps it would not fail on another
-node, see `health`. "gpu_lost": the process cannot use its GPU
+"""Why to try a task again. "node_lost": its whole node is gone, as spot machines go. "oom" is of the host, "gpu_oom" of
+a whole GPU. "node": perhaps it would not fail on another node, see `health`. "gpu_lost": the process cannot use its GPU
 any more; "gpu_unusable": it never could, and the task did not begin. "not_begun": the process had to end first."""
 Key = tuple[str, str, str]
 
@@ -36,6 +46,7 @@ class Retries:
         self.limit = limit
         self._tries: Counter[Key] = Counter()
         self._halvings: Counter[Key] = Counter()
+        self._lost_nodes: Counter[Key] = Counter()
         self._ending = 0
 
     def expect_end(self) -> None:
@@ -45,7 +56,8 @@ class Retries:
     def pause_s(self, job: Job, reason: RetryReason) -> float | None:
         """Count a try; return the seconds until `job` is tried again, or None when it has failed.
 
-        Halving the batch after "oom" does not count against the limit, nor does a task that has not begun.
+        Halving the batch after "oom" does not count against the limit, nor does a node that was lost, nor a task that
+        has not begun.
         """
         key = key_of(job)
         if reason == "worker_died" and self._ending:
@@ -53,6 +65,9 @@ class Retries:
             return 0.0
         if reason == "not_begun":
             return 0.0
+        if reason == "node_lost" and self._lost_nodes[key] < MAX_LOST_NODES:
+            self._lost_nodes[key] += 1
+            return _pause_s(self._lost_nodes[key])  # Ray may still offer the node that is gone
         if reason == "oom" and job.phase in _SCORING and self._halvings[key] < MAX_HALVINGS:
             self._halvings[key] += 1
             return 0.0
@@ -61,15 +76,21 @@ class Retries:
         self._tries[key] += 1
         if reason == "gpu_oom":
             return GPU_PAUSE_S
-        return min(PAUSE_S * 2 ** (self._tries[key] - 1), LONGEST_PAUSE_S) if reason == "infrastructure" else 0.0
+        return _pause_s(self._tries[key]) if reason == "infrastructure" else 0.0
 
     def again(self, job: Job) -> bool:
         """Return whether `job` has been tried before."""
-        return bool(self._tries[key_of(job)] or self._halvings[key_of(job)])
+        key = key_of(job)
+        return bool(self._tries[key] or self._halvings[key] or self._lost_nodes[key])
 
     def halvings(self, job: Job) -> int:
         """Return how often the batch of `job` has been halved."""
         return self._halvings[key_of(job)]
+
+
+def _pause_s(number: int) -> float:
+    """Return the pause before a task is tried again for the so-many-th time."""
+    return min(PAUSE_S * 2 ** (number - 1), LONGEST_PAUSE_S)
 
 
 def key_of(job: Job) -> Key:

@@ -416,7 +416,7 @@ class _Dispatch:
         if reason == "gpu_unusable" and outcome.failure:
             self._note_fault(outcome.node_id, outcome.failure.message)
             reason = "not_begun"
-        if reason == "worker_died":
+        if reason in {"worker_died", "node_lost"}:
             self.cluster.look_again()
         if reason == "shared_oom":
             self.shares.out_of_memory_when_shared(job.unit, job.phase)

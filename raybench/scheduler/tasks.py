@@ -248,6 +248,8 @@ def retry_reason(error: BaseException, share: float = 0.0) -> RetryReason | None
     """
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "oom"
+    if isinstance(error, ray.exceptions.NodeDiedError):
+        return "node_lost"
     if isinstance(error, ray.exceptions.RayError):
         return "worker_died"
     if isinstance(error, StoreUnreachable) or (isinstance(error, OSError) and error.errno in _DISK):

@@ -18,7 +18,7 @@ from raybench.errors import (
 )
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.gpus import NotBegun
-from raybench.scheduler.retries import IDLE_S, LONGEST_PAUSE_S, MAX_HALVINGS, Retries
+from raybench.scheduler.retries import IDLE_S, LONGEST_PAUSE_S, MAX_HALVINGS, MAX_LOST_NODES, Retries
 from raybench.scheduler.tasks import retry_reason
 from raybench.worker.batches import MAX_BATCH
 from tests.support.backlog import drain, manifest, unit
@@ -32,6 +32,18 @@ def test_a_dead_worker_is_replaced_at_once_and_not_for_ever() -> None:
     retries = Retries(2)
     assert [retries.pause_s(TRAIN, "worker_died") for _ in range(3)] == [0.0, 0.0, None]
     assert retries.pause_s(SCORE, "worker_died") == 0.0
+
+
+def test_a_lost_node_is_no_try_of_its_tasks() -> None:
+    retries = Retries(1)
+    pauses = [retries.pause_s(TRAIN, "node_lost") for _ in range(MAX_LOST_NODES)]
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, *[LONGEST_PAUSE_S] * (MAX_LOST_NODES - 5)]
+    assert retries.again(TRAIN)
+    assert retries.pause_s(TRAIN, "worker_died") == 0.0
+    assert retries.pause_s(TRAIN, "node_lost") is None, "so many nodes lost under one task may be its own work"
+    lost = ray.exceptions.NodeDiedError("preempted")  # type: ignore[no-untyped-call]
+    assert retry_reason(lost) == "node_lost"
+    assert retry_reason(ray.exceptions.WorkerCrashedError()) == "worker_died"
 
 
 def test_trouble_around_is_given_time() -> None:
