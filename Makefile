@@ -101,9 +101,10 @@ docs: $(READY) ## Build the documentation into out/docs; no network, and a broke
 bundle: $(READY) ## Pack wheels, weights and experiments for machines without internet; BUNDLE="--python 3.12 --weights FOLDER"
 	$(BIN)/python cluster/bundle.py $(BUNDLE)
 
-bundle-image: $(READY) ## Build the image for a Kubernetes without internet, with its digest and a list of what is in it (takes Docker)
-	mkdir -p dist && docker buildx build --file cluster/Dockerfile --output type=oci,dest=dist/image.tar .
+bundle-image: $(READY) ## Build the image for a Kubernetes without internet, with its digest and what is in it; scan and sign it (takes Docker)
+	mkdir -p dist && docker buildx build --file cluster/Dockerfile $(if $(PLATFORM),--platform $(PLATFORM)) --output type=oci,dest=dist/image.tar .
 	$(BIN)/python cluster/image.py dist/image.tar
+	cluster/image_check.sh dist/raybench-image
 
 kind-check: ## Try the overlay `kind` in a Kubernetes that is made for it; says so where kind, kubectl, helm or Docker is missing
 	cluster/kind_check.sh

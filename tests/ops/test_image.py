@@ -69,6 +69,36 @@ def describe(archive: Path, to: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize(
+    ("tools", "called", "said"),
+    [
+        ((), [], ["not scanned", "not signed"]),
+        (("trivy", "cosign"), ["trivy image --input {}/raybench-image.tar", "cosign sign-blob --yes"], ["signed;"]),
+        (("grype",), ["grype oci-archive:{}/raybench-image.tar --only-fixed --fail-on high"], ["not signed"]),
+    ],
+)
+def test_a_bundle_is_scanned_and_signed_with_what_is_at_hand(
+    tmp_path: Path, tools: tuple[str, ...], called: list[str], said: list[str]
+) -> None:
+    for name in tools:  # stand-ins, as none of them is here
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\n')
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(
+        [str(ROOT / "cluster" / "image_check.sh"), str(tmp_path)],
+        env={"PATH": path, "COSIGN_KEY": "cosign.key", "SEVERITY": "HIGH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines() if tools else []
+    assert [call.startswith(start.format(tmp_path)) for call, start in zip(calls, called, strict=True)] == [
+        True for _ in called
+    ]
+    assert all(text in done.stdout for text in said)
+
+
 @pytest.mark.parametrize("attested", [False, True])
 def test_the_list_is_what_the_layers_hold(tmp_path: Path, attested: bool) -> None:
     base = {"./var/lib/dpkg/status": DPKG.encode()} | wheel("Old_Tool", "1.0") | wheel("pip", "23.0")

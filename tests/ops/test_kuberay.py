@@ -297,6 +297,37 @@ def test_gpus_on_spot_nodes_and_nothing_else(tmp_path: Path) -> None:
     assert (head, gpu, helper) == ("on-demand", "spot", "on-demand")
 
 
+def test_pods_are_spread_by_their_own_labels(tmp_path: Path) -> None:
+    head, *workers = templates(cluster_of(with_components(tmp_path, "spread")))
+    assert "topologySpreadConstraints" not in head["spec"]
+    found = [template["spec"]["topologySpreadConstraints"] for template in workers]
+    assert [each["topologyKey"] for (each,) in found] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+    for template, (each,) in zip(workers, found, strict=True):
+        assert each["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert each["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+def test_without_static_keys_workers_have_a_token_and_the_head_none(tmp_path: Path) -> None:
+    objects = with_components(tmp_path, "workload-identity")
+    head, *workers = templates(cluster_of(objects))
+    settings = objects["ConfigMap", "raybench-store"]["data"]
+    assert {"AWS_ROLE_ARN", "AWS_ENDPOINT_URL_STS"} <= settings.keys()
+    for template in (head, *workers):
+        (container,) = template["spec"]["containers"]
+        assert container["envFrom"] == [{"configMapRef": {"name": "raybench-store"}}]
+    assert "serviceAccountName" not in head["spec"], "KubeRay gives it one that may ask for pods"
+    for template in workers:
+        spec, (container,) = template["spec"], template["spec"]["containers"]
+        assert ("ServiceAccount", spec["serviceAccountName"]) in objects
+        (volume,) = [each for each in spec["volumes"] if "projected" in each]
+        (mount,) = [each for each in container["volumeMounts"] if each["name"] == volume["name"]]
+        (source,) = volume["projected"]["sources"]
+        assert (
+            f"{mount['mountPath']}/{source['serviceAccountToken']['path']}" == settings["AWS_WEB_IDENTITY_TOKEN_FILE"]
+        )
+        assert mount["readOnly"] is True
+
+
 def test_a_plants_own_authority_is_required_where_it_is_air_gapped(tmp_path: Path) -> None:
     objects = with_components(tmp_path, "air-gapped")
     bundle = objects["ConfigMap", "raybench-store"]["data"]["AWS_CA_BUNDLE"]
