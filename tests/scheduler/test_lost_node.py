@@ -59,7 +59,7 @@ with raylets(2, 1, 0, folder) as cluster:
 """
 
 
-@pytest.mark.long  # Ray takes minutes to give up a node; test_retries.py has the rule, test_chaos.py a node that is lost
+@pytest.mark.long  # Ray takes minutes to give up a node; test_retries.py has the rule, test_chaos.py a lost node
 @pytest.mark.timeout(600)
 def test_its_tasks_are_done_elsewhere_without_a_try_being_counted(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
