@@ -90,7 +90,7 @@ class Retries:
 
 def _pause_s(number: int) -> float:
     """Return the pause before a task is tried again for the so-many-th time."""
-    return min(PAUSE_S * 2 ** (number - 1), LONGEST_PAUSE_S)
+    return min(PAUSE_S * 2.0 ** (number - 1), LONGEST_PAUSE_S)
 
 
 def key_of(job: Job) -> Key:
