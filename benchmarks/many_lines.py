@@ -23,7 +23,8 @@ from raybench.analysis.flags import Flag, ScoredImage, build_flags, collect_scor
 from raybench.data.geometry import Input
 from raybench.metrics.image import ImageScores, Ranked
 from raybench.metrics.numbers import Estimate, Quality, RegionRecall, Speed, Threshold
-from raybench.report.gallery import THUMBNAIL_SIDE, HeatMap, Picture, heat_codes, outline_path, shrink
+from raybench.metrics.small_maps import heat_codes
+from raybench.report.gallery import THUMBNAIL_SIDE, HeatMap, Picture, outline_path, shrink
 from raybench.report.html import render
 from raybench.report.pictures import beside_per_line, models_per_line, pictures_per_line, queue_per_line
 from raybench.runs.records import FailedUnit, Failure, ImageCounts, ModelSize, UnitResult

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.metrics.roi import Roi
+from raybench.metrics.small_maps import small_size
 
 FILES = "files"
 """Folder of the pictures beside the page."""
 LONGEST_SIDE = 320
 THUMBNAIL_SIDE = 112
-HEAT_SIDE = 96
 HEAT_EDGE = 2
 """Rows above and below each heat map of a strip that repeat its edge, so that smoothing mixes no two maps."""
 _QUALITY, _LOSSLESS = 75, 101
@@ -30,8 +30,6 @@ _STEP = 4  # of heat codes in strips
 _COLOURS = cv2.COLORMAP_INFERNO  # perceptually even, and readable with every kind of colour vision
 _STRONGEST = 0.75
 _NO_SPAN = 1e-30  # if all OK images have the same heat, everything hotter is bright
-_HALF = 127  # heat code of the hottest OK image
-_OCTAVES = 5  # of heat above it, up to the highest code
 _POINTS, _OUTLINES = 48, 40
 _HATCH_PX = 8  # from stripe to stripe
 
@@ -45,7 +43,7 @@ class HeatMap:
 
     model: str
     codes: npt.NDArray[np.uint8]
-    """(h, w) uint8, see `heat_codes`."""
+    """(h, w) uint8, see `metrics.small_maps`."""
     limit: int | None
     """Heat code of the model's pixel threshold. None without one."""
 
@@ -128,29 +126,6 @@ def hatched(image: Rgb, roi: Roi | None) -> Rgb:
     dark = image // 4 + np.where(stripes, np.uint8(64), np.uint8(24))
     shown: Rgb = np.where(inside[..., np.newaxis], image, dark).astype(np.uint8)
     return shown
-
-
-def heat_codes(heat: Heat, low: float, high: float) -> npt.NDArray[np.uint8]:
-    """Encode heat in 8 bits, so that neither a faint nor a very hot place is lost.
-
-    Args:
-        heat: Of any shape, float32.
-        low: Heat with code 0: the median of OK images.
-        high: Heat with code 127: the highest of OK images.
-
-    Returns:
-        uint8: in proportion up to `high`, logarithmic above, up to 32 times as far from `low` as `high` is.
-    """
-    share = np.maximum((heat.astype(np.float64) - low) / max(high - low, _NO_SPAN), 0)
-    above = np.log2(np.maximum(share, 1)) / _OCTAVES * (255 - _HALF)
-    codes: npt.NDArray[np.uint8] = np.rint(np.minimum(np.minimum(share, 1) * _HALF + above, 255)).astype(np.uint8)
-    return codes
-
-
-def small_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Return height and width of an image made so small that no side is longer than `longest`."""
-    scale = min(longest / max(height, width), 1)
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def outline_path(mask: npt.NDArray[np.bool_]) -> str:

@@ -17,36 +17,24 @@ from raybench.analysis.flags import Flag, ScoredImage
 from raybench.config.plan import Plan
 from raybench.config.unit import Unit
 from raybench.data.decode import decode_mask
-from raybench.data.geometry import to_source
 from raybench.data.line import decode_row
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.roi import roi_of
 from raybench.data.shards import ImageRow, read_rows
 from raybench.metrics.image import ImageScores
-from raybench.report.gallery import (
-    HEAT_SIDE,
-    LONGEST_SIDE,
-    THUMBNAIL_SIDE,
-    HeatMap,
-    Picture,
-    hatched,
-    heat_codes,
-    outline_path,
-    shrink,
-    small_size,
-)
+from raybench.metrics.small_maps import SmallMaps, heat_codes
+from raybench.report.gallery import LONGEST_SIDE, THUMBNAIL_SIDE, HeatMap, Picture, hatched, outline_path, shrink
 from raybench.runs.records import ScoreRecord, TrainRecord
 from raybench.runs.run import RunStore, score_name
 from raybench.runs.scores import ScoreRow, read_scores
 from raybench.store import Store
-from raybench.worker.context import fit_of
 
 PICTURES, PICTURES_PER_LINE = 400, 20
 """At most, so that a browser can open the page."""
 BESIDE, BESIDE_PER_LINE = 400, 200
 """Further pictures, at most, whose pixels lie in files beside the page."""
 UNITS = 120
-"""Units whose heat maps are read, at most one of each line more: a unit's heat maps take megabytes in the store."""
+"""Units whose heat maps are shown, at most one of each line more: they take a third of a page of many lines."""
 FLAGS, FLAGS_PER_LINE = 600, 50
 """Flagged images in the page, at most: of all lines together, and of each line."""
 READERS = 4
@@ -184,9 +172,7 @@ def _of_line(
 
     large, thumbnails = {}, {}
     scored = (row for shard, held in shards for row in read_rows(lines, shard, only=held))
-    for row in itertools.chain(
-        scored, _training_images(lines, manifest, trained_on)
-    ):  # each with its bytes, one by one
+    for row in itertools.chain(scored, _training_images(lines, manifest, trained_on)):  # one by one, for their bytes
         name = row.image_id
         if name in images:
             large[name] = picture(
@@ -227,13 +213,11 @@ def _heat_maps(run: RunStore, unit: Unit, manifest: Manifest, ids: set[str]) -> 
         return {}
     low, high, limit = trained.heat_low, trained.heat_high, trained.pixel_threshold.value
     code = None if limit is None else int(heat_codes(np.array([limit], np.float32), low, high)[0])
-    found = {}
+    found: dict[str, HeatMap] = {}
     for _, record, held in _shards(run, unit, manifest, ids):
-        for scored in read_scores(run.get_blob(record.shard), only=held):
-            if scored.heatmap is not None:
-                size = small_size(scored.height, scored.width, HEAT_SIDE)
-                heat = to_source(scored.heatmap, fit_of(unit), *size)
-                found[scored.image_id] = HeatMap(unit.model, heat_codes(heat, low, high), code)
+        if record.small_maps is not None:
+            drawn = SmallMaps.from_bytes(run.get_blob(record.small_maps)).only(held)
+            found |= {name: HeatMap(unit.model, codes, code) for name, codes in drawn.items()}
     return found
 
 

@@ -166,6 +166,8 @@ class ScoredShard:
     """The scores shard."""
     traits: Blob
     """Image descriptors, see `metrics.descriptors`."""
+    small_maps: Blob | None
+    """Heat maps drawn small, see `metrics.small_maps`. None if the detector has none to compare with OK images."""
     spent: ResourceUsage
     """Resources used for scoring."""
 
@@ -209,6 +211,8 @@ class ScoreRecord:
     """Contrast of the heat maps, see `metrics.heatmap_contrast`."""
     traits: Blob
     """Image descriptors, see `metrics.descriptors`."""
+    small_maps: Blob | None
+    """Heat maps drawn small; see `ScoredShard`."""
     spent: ResourceUsage
     """Resources used for scoring."""
 

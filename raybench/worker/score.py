@@ -17,9 +17,11 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from raybench.config.unit import Unit
 from raybench.data.cache import CachedShard
+from raybench.data.geometry import to_source
 from raybench.data.manifest import Manifest, ShardInfo
 from raybench.data.masks import Annotation, open_annotations
 from raybench.detectors.protocol import Detector
@@ -28,6 +30,7 @@ from raybench.metrics.descriptors import Descriptors, describe
 from raybench.metrics.heatmap_contrast import HeatmapContrast
 from raybench.metrics.image import ImageScores
 from raybench.metrics.regions import Regions
+from raybench.metrics.small_maps import Codes, SmallMaps, heat_codes, small_size
 from raybench.runs.records import ResourceUsage, ScoredShard, ScoreRecord, TrainRecord
 from raybench.runs.run import score_name, scored_name
 from raybench.runs.scores import ScoreRow, iter_scores, write_scores
@@ -99,6 +102,7 @@ class _ShardJudging:
         self.masks = 0
         self.scores: list[float] = []
         self._descriptors: list[Descriptors] = []
+        self._drawn: list[Codes] = []
 
     @property
     def typical(self) -> float:
@@ -181,6 +185,7 @@ class _ShardJudging:
             values = [describe(heat, image, self.typical) for heat, image in zip(maps, batch.pixels, strict=True)]
             types = [self.annotations.rows[position]["defect_type"] for position in batch.positions]
             self._descriptors.append(Descriptors.of(image_ids, types, values))
+            self._draw(maps, batch.positions)
         scores = scored.scores.tolist()
         self.scores += scores
         return [
@@ -198,6 +203,15 @@ class _ShardJudging:
             for row, position in enumerate(batch.positions)
         ]
 
+    def _draw(self, maps: npt.NDArray[np.float32], positions: Sequence[int]) -> None:
+        """Draw heat maps small, if OK images say what is hot."""
+        low, high, index = self.trained.heat_low, self.trained.heat_high, self.images.index
+        if low is None or high is None:
+            return
+        for heat, position in zip(maps, positions, strict=True):
+            size = small_size(index.heights[position], index.widths[position])
+            self._drawn.append(heat_codes(to_source(heat, fit_of(self.unit), *size), low, high))
+
     @property
     def _stem(self) -> str:
         return Path(self.shard.key).stem
@@ -206,8 +220,11 @@ class _ShardJudging:
         """Commit the scores of the shard, once all rows have been yielded, and what they are judged to be."""
         run, detector_id = self.context.run, self.unit.detector_id
         parts = {"scores": scores, "traits": Descriptors.empty().merge(*self._descriptors).to_bytes()}
+        if self._drawn:
+            parts["small_maps"] = SmallMaps.of(self.images.image_ids, self._drawn).to_bytes()
         blobs = run.put_blobs(detector_id, f"scores/{self._stem}", parts)
-        record = ScoredShard(detector_id, len(self.scores), blobs["scores"], blobs["traits"], spent)
+        drawn = blobs.get("small_maps")
+        record = ScoredShard(detector_id, len(self.scores), blobs["scores"], blobs["traits"], drawn, spent)
         stored = run.commit(detector_id, scored_name(self.shard), record)
         if stored != record:  # another driver was first, perhaps by other labels or with other rounding
             return _ShardJudging(self.unit, self.manifest, self.shard, self.trained, self.context).judge_stored(stored)
@@ -228,6 +245,7 @@ class _ShardJudging:
             regions=blobs["regions"],
             contrast=blobs["contrast"],
             traits=blobs.get("traits", stored.traits),
+            small_maps=stored.small_maps,
             spent=stored.spent,
         )
         return run.commit(unit_id, score_name(self.shard.key), record)

@@ -6,36 +6,15 @@ import re
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from raybench.report.gallery import (
     HEAT_EDGE,
     HeatMap,
     Picture,
     colour_tables,
-    heat_codes,
     outline_path,
     shrink,
-    small_size,
 )
-
-FINITE = st.floats(-1e6, 1e6, width=32)
-
-
-def test_codes_are_proportional_below_the_hottest_ok_image_and_logarithmic_above() -> None:
-    heat = np.array([-1, 0, 0.5, 1, 2, 4, 32, 1000], np.float32)
-    assert heat_codes(heat, 0.0, 1.0).tolist() == [0, 0, 64, 127, 153, 178, 255, 255]
-
-
-def test_without_a_span_everything_hotter_is_bright() -> None:
-    assert heat_codes(np.array([1, 1.5], np.float32), 1.0, 1.0).tolist() == [0, 255]
-
-
-@given(st.lists(FINITE, min_size=2), FINITE, st.floats(0, 1e6, width=32))
-def test_hotter_is_never_darker(heat: list[float], low: float, span: float) -> None:
-    codes = heat_codes(np.array(sorted(heat), np.float32), low, low + span)
-    assert (np.diff(codes.astype(int)) >= 0).all()
 
 
 def test_a_strip_holds_each_map_within_its_edges() -> None:
@@ -74,11 +53,6 @@ def test_an_outline_surrounds_the_mask() -> None:
     assert np.allclose(large.max(axis=0), [500, 500], atol=8)
     assert np.allclose(small, [950, 900], atol=8)
     assert outline_path(np.zeros((4, 4), bool)) == ""
-
-
-def test_no_side_vanishes() -> None:
-    assert small_size(1, 4000, 96) == (1, 96)
-    assert small_size(10, 20, 96) == (10, 20)
 
 
 def test_colours_run_from_black_to_bright() -> None:

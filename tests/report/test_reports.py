@@ -23,9 +23,10 @@ from raybench.analysis.slices import Slice
 from raybench.analysis.verdict import DecisionSettings
 from raybench.config.experiment import Costs
 from raybench.metrics.numbers import Estimate
+from raybench.metrics.small_maps import heat_codes
 from raybench.report.column import headers
 from raybench.report.columns import LINE_COLUMNS, OVERALL_COLUMNS
-from raybench.report.gallery import HeatMap, Picture, heat_codes, outline_path, overlay
+from raybench.report.gallery import HeatMap, Picture, outline_path, overlay
 from raybench.report.html import SCRIPTS, part, render
 from raybench.report.studies import Studies
 from raybench.report.tables import board_csv, board_md, flags_parquet

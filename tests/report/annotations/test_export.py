@@ -77,7 +77,7 @@ def leave_results(plan: Plan) -> None:
         run.commit(
             unit.unit_id,
             score_name(shard.key),
-            ScoreRecord(unit.unit_id, shard.key, len(rows), 0, blob, blob, blob, blob, blob, blob, NOTHING_SPENT),
+            ScoreRecord(unit.unit_id, shard.key, len(rows), 0, blob, blob, blob, blob, blob, blob, None, NOTHING_SPENT),
         )
     board = Board(
         context=BoardContext("night", "2026-01-01T00:00:00+00:00", "d" * 64, {}, 0.05),
