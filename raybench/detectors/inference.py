@@ -19,18 +19,22 @@ _PROBE_PX = 64  # side of the image on which folded features are compared
 def arranged(module: nn.Module, device: torch.device) -> nn.Module:
     """Return a copy of a fitted module that scores sooner. It shares all tensors that stay as they are.
 
-    Heat maps are blurred along columns, then along rows. On a CPU feature extractors compute with channels last, and
-    their batch norms become part of the convolutions before them.
+    Heat maps are blurred along columns, then along rows. On a CPU convolutional feature extractors compute with
+    channels last, and their batch norms become part of the convolutions before them.
     """
     copied = _copy(module)
     for part in list(copied.modules()):
         for name, child in list(part.named_children()):
             if isinstance(child, GaussianBlur2d):
                 setattr(part, name, SeparableBlur(child))
-            elif isinstance(child, TimmFeatureExtractor) and device.type == "cpu":
+            elif isinstance(child, TimmFeatureExtractor) and device.type == "cpu" and _has_norms(child):
                 setattr(part, name, _folded(child).to(memory_format=torch.channels_last))
                 part.get_submodule(name).register_forward_hook(_contiguous)
     return copied
+
+
+def _has_norms(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
 
 
 def _copy(module: nn.Module) -> nn.Module:
