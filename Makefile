@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-decision bench-pipeline bench-peer bench-watch bench-gpu gpu-kit chaos ten-models published docs lock bundle bundle-check bundle-image kind-check clean
+.PHONY: help setup demo browser test test-fast test-all check audit format bench bench-metrics bench-resume bench-scale bench-decision bench-pipeline bench-speed bench-peer bench-watch bench-gpu gpu-kit chaos ten-models published docs lock bundle bundle-check bundle-image kind-check clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ bench-decision: $(READY) ## Check the decision against known truth: coverage, ca
 
 bench-pipeline: $(READY) ## Scoring as a task does it, beside the bare loop over the model, on one core; PIPELINE="--sides 1024 --models dfm"
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.pipeline $(PIPELINE)
+
+bench-speed: $(READY) ## Scoring one image: anomalib's module, raybench, and the exported file; the line in DATA (layout mvtec)
+	$(BIN)/python -W ignore -m benchmarks.speed $(DATA)
 
 bench-peer: $(READY) ## The whole job of 1, 2 and 4 lines below DATA (layout mvtec), beside `anomalib benchmark`; on a quiet machine
 	$(BIN)/python -W ignore -m benchmarks.peer $(DATA)

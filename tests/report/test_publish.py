@@ -12,7 +12,8 @@ from raybench.report import pictures
 from raybench.report import publish as publish_module
 from raybench.report.publish import download, publish, write
 from raybench.runs.ledger import Ledger
-from raybench.runs.run import RunStore
+from raybench.runs.records import Blob, ScoreRecord
+from raybench.runs.run import RunStore, score_name
 from tests.golden.make import CREATED, ID_VERSION, STORED, plan_of
 
 FILES = {"board.csv", "board.json", "board.md", "flags.parquet", "index.html"}
@@ -49,6 +50,23 @@ def test_writing_adds_the_report_and_the_costs(plan: Plan) -> None:
     assert set(written) == {f"{run.root}/report/{name}" for name in FILES} | {"costs/golden.json"}
     publish(plan, run, CREATED)
     assert objects(plan) == before | written
+
+
+def test_heat_maps_are_drawn_without_reading_them(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only their small copies are read."""
+    run = RunStore(plan.store, "golden", Ledger.read(RunStore(plan.store, "golden")))
+    read: list[Blob] = []
+    get = RunStore.get_blob
+
+    def watched(self: RunStore, blob: Blob) -> bytes:
+        read.append(blob)
+        return get(self, blob)
+
+    monkeypatch.setattr(RunStore, "get_blob", watched)
+    publish(plan, run, CREATED)
+    shards = [shard.key for manifest in plan.manifests.values() for shard in manifest.scored_shards]
+    records = [run.read(unit.unit_id, score_name(key), ScoreRecord) for unit in plan.units for key in shards]
+    assert all(record and record.small_maps in read and record.shard not in read for record in records)
 
 
 def test_further_pictures_lie_beside_the_page(plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
