@@ -25,17 +25,27 @@ from raybench.analysis.board import Board
 from raybench.analysis.findings import HeldOut
 from raybench.analysis.flags import Flag, Kind, ScoredImage
 from raybench.analysis.line_summary import worst_first
+from raybench.analysis.predictions import PredictionSummary
 from raybench.analysis.sentences import format_number
+from raybench.cli.demo import Sizes, write_strips
 from raybench.config.experiment import ThresholdChoice, parse_experiment
+from raybench.data.line import Line
+from raybench.data.pack import PackOptions, pack
 from raybench.metrics.image import share_of
 from raybench.metrics.intervals import group_numbers
 from raybench.metrics.numbers import Estimate, Threshold
 from raybench.metrics.threshold import conformal_threshold, false_alarm_interval
-from raybench.report.gallery import HeatMap, Picture
+from raybench.report import predictions
+from raybench.report.contact_sheet import write_contact_sheet
+from raybench.report.gallery import HeatMap, Picture, image_uri
 from raybench.report.html import render
 from raybench.report.inspection import Finding, Section
 from raybench.report.models_table import STYLES
 from raybench.report.overview import fragment
+from raybench.report.predictions import PredictionCard
+from raybench.runs.records import Failure
+from raybench.runs.scores import Predicted
+from raybench.store import open_store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -696,6 +706,33 @@ def test_axe_finds_nothing(page: Page, width: int, scheme: str) -> None:
         view(page, address)
         found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
         assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], address
+
+
+def test_axe_finds_nothing_on_the_pages_of_predictions_and_of_lines(browser: Browser, tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe is not installed: make setup")
+    row = Predicted(HOSTILE, HOSTILE, HOSTILE, 2.0, True, 1.0, 1.0, 10, 10, True)
+    summary = PredictionSummary(
+        run="night", prediction="today", source=HOSTILE, line="strip", model="padim", unit_id="u", images=3,
+        anomalous=1, threshold=Threshold(1.0, 9, 0.1, 0.1, 0.5), odd_sizes=1, rejected={HOSTILE: 1}, not_scored=0,
+        failed={"shard": Failure("score", "BadScores", HOSTILE, HOSTILE, 1)}, top=(row,), sentence="One.",
+    )  # fmt: skip
+    picture = image_uri(np.full((60, 90, 3), 200, np.uint8))
+    pages = [tmp_path / "predictions.html"]
+    pages[0].write_text(predictions.render(summary, [PredictionCard(row, picture, picture)]), encoding="utf-8")
+    images = write_strips(tmp_path / "images", Sizes(6, 2, 2, 0))
+    (images / "train" / "good" / "cut off.png").write_bytes(b"cut off")
+    lines = open_store(str(tmp_path / "store")).sub("lines")
+    manifest = pack(open_store(str(images)), lines, "strip", PackOptions())
+    pages.append(write_contact_sheet(Line(lines, manifest), tmp_path / "sheet"))
+    for path in pages:
+        opened = browser.new_page(viewport={"width": 390, "height": 900})
+        opened.goto(path.as_uri())
+        for scheme in ("light", "dark"):
+            opened.emulate_media(color_scheme=scheme)
+            opened.evaluate(axe.AXE_SCRIPT)
+            found = opened.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
+            assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], (path, scheme)
+        opened.close()
 
 
 def lightness(page: Page, selector: str) -> float:
