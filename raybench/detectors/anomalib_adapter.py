@@ -84,7 +84,7 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
     def _offline_arguments(self, model_class: type, folder: Path) -> dict[str, Any]:
         """Return constructor arguments that replace a backbone that would be downloaded."""
         parameters, chosen = inspect.signature(model_class).parameters, self.settings.backbone
-        argument = "encoder_name" if chosen in TRANSFORMERS else "backbone"
+        argument = "encoder_name" if chosen in TRANSFORMERS and "encoder_name" in parameters else "backbone"
         if argument not in parameters or argument in self.settings.init:
             return {}
         location = f"local-dir:{as_timm_folder(folder, chosen, self.context if self._pretrained else None)}"
@@ -93,7 +93,7 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
             return arguments
         layout = BACKBONES[chosen]
         if "layers" in parameters:
-            default = parameters["layers"].default
+            default = parameters["layers"].default or _STRIDES[1:]  # Glass chooses its two by itself
             arguments["layers"] = layout.names(*_STRIDES[-min(len(default), len(_STRIDES)) :])
         if "layer" in parameters:
             arguments["layer"] = layout.names(_STRIDES[-1])[0]

@@ -402,6 +402,46 @@ class AnomalyDinoSettings(OnTransformer):
     CPU = {"pool_rows": 60_000, "bank_rows": 10_000}
 
 
+@register(
+    "dinomaly",
+    "a decoder learns to rebuild DINOv2's features of OK images; where it fails is the defect; wants a GPU",
+    "dinomaly:Dinomaly",
+    stride=PATCH,
+    min_side=4 * PATCH,
+)
+class DinomalySettings(OnTransformer, Steps):
+    """Settings of Dinomaly."""
+
+    steps: int = Field(5000, ge=1)
+    batch: int = Field(16, ge=1)
+    lr: float = Field(2e-3, gt=0)
+    """Learning rate after the warm-up. It falls to a tenth."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Share of the bottleneck's inputs that are dropped in training."""
+    ENOUGH_STEPS = 500
+    CPU = {"backbone": "dinov2_vits14_reg", "steps": 100, "batch": 4}
+
+
+@register(
+    "inp_former",
+    "a decoder learns to rebuild DINOv2's features from prototypes of each image's own normal patches; wants a GPU",
+    "inp_former:InpFormer",
+    stride=PATCH,
+    min_side=4 * PATCH,
+)
+class InpFormerSettings(OnTransformer, Steps):
+    """Settings of INP-Former."""
+
+    steps: int = Field(3000, ge=1)
+    batch: int = Field(16, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    """Learning rate after the warm-up. It falls to a tenth."""
+    prototypes: int = Field(6, ge=1)
+    """Prototypes of normal patches of each image."""
+    ENOUGH_STEPS = 300
+    CPU = {"backbone": "dinov2_vits14_reg", "steps": 100, "batch": 4}
+
+
 class AnomalibSettings(Settings):
     """Settings of a model that anomalib trains."""
 

@@ -160,7 +160,8 @@ class TorchDetector(Detector, Generic[SettingsT]):
 
     def save(self, folder: Path) -> None:
         """Write the module's tensors and the details of training into one safetensors file."""
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
+        # Copies, because safetensors refuses tensors that share memory: anomalib's SuperADD holds its network twice.
+        state = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in self.module.state_dict().items()}
         # `save_file` raises an error of its own for a full disk, not OSError.
         (folder / TENSORS_FILE).write_bytes(save(state, metadata={"details": json.dumps(self.details)}))
 

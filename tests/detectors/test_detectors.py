@@ -98,7 +98,7 @@ def test_another_size_is_refused(fitted: Fitted) -> None:
 def test_the_card_says_where_the_weights_come_from(fitted: Fitted) -> None:
     card = fitted.detector.card()
     assert card.name == ("Fake" if fitted.name == "fake" else fitted.name)  # a class of one's own has its own name
-    expected = {"draem": "none", "fake": "none", "anomaly_dino": "official"}
+    expected = {"draem": "none", "fake": "none"} | dict.fromkeys(("anomaly_dino", "dinomaly", "inp_former"), "official")
     assert card.provenance == expected.get(fitted.name, "imagenet")
     assert card.weights_note
     assert card.parameters > 0
@@ -110,7 +110,14 @@ def test_the_card_counts_the_optimisers_steps(fitted: Fitted) -> None:
     planned = sum(
         int(count) for key, count in settings.items() if key in ("steps", "distil_steps", "autoencoder_steps")
     )
-    enough = {"stfpm": 50, "supersimplenet": 120, "fastflow": 450, "draem": 2000}.get(fitted.name, 0)
+    enough = {
+        "stfpm": 50,
+        "supersimplenet": 120,
+        "fastflow": 450,
+        "draem": 2000,
+        "dinomaly": 500,
+        "inp_former": 300,
+    }.get(fitted.name, 0)
     assert fitted.detector.card().steps == (TrainSteps(planned, planned, enough=enough) if planned else None)
 
 

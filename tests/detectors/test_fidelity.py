@@ -83,13 +83,13 @@ def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return as_timm_folder(tmp_path_factory.mktemp("lite0"), LITE0, CONTEXT)
 
 
-def engine_in(folder: Path) -> Engine:
+def engine_in(folder: Path, **options: Any) -> Engine:
     """anomalib's Engine without a word."""
     for name in ("lightning.pytorch", "lightning_fabric.utilities.rank_zero", "anomalib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return Engine(
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[ModelCheckpoint(save_top_k=0)], default_root_dir=folder,
+        callbacks=[ModelCheckpoint(save_top_k=0)], default_root_dir=folder, **options,
     )  # fmt: skip
 
 

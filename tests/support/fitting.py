@@ -32,9 +32,13 @@ CONFIG: dict[str, dict[str, float]] = {
     "supersimplenet": {"steps": 3, "batch": 2},
     "draem": {"steps": 2, "batch": 2, "width": 8},
     "anomaly_dino": {"pool_rows": 150, "bank_rows": 100},
+    "dinomaly": {"steps": 2, "batch": 2},
+    "inp_former": {"steps": 2, "batch": 2},
     "fake": {},
 }
-SIZE = {"efficient_ad": (256, 256), "supersimplenet": (128, 160), "anomaly_dino": (56, 84)}
+SIZE = {"efficient_ad": (256, 256), "supersimplenet": (128, 160)} | dict.fromkeys(
+    ("anomaly_dino", "dinomaly", "inp_former"), (56, 84)
+)
 COUNT = {"efficient_ad": 4}
 """Images to fit on; 8 if not named. EfficientAD takes no smaller ones than these, and seconds for a few."""
 CONTEXT = FitContext(seed=3, device="cpu", threads=1)
