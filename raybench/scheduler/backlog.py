@@ -110,6 +110,8 @@ class Backlog:
         self._answer = answer
         self.left_out: dict[str, LeftOut] = {}
         """What units are left out for, by unit_id."""
+        self.step_s: Mapping[Phase, float] = {}
+        """Estimated seconds of a step of each phase, on average; empty if nothing on record tells."""
         self._images_per_job = images_per_job
         self._commits = commits
         self.manifests = manifests
@@ -152,6 +154,12 @@ class Backlog:
         """Queue `job` again, to be taken after a pause at the earliest."""
         self._under_way[job.unit.unit_id].left.insert(0, job)
         heapq.heappush(self._paused, (time.monotonic() + pause_s, next(self._numbers), job))
+
+    def work_s(self) -> tuple[float, float]:
+        """Return the estimated seconds of the steps that are done, and of those that are left; 0 if nothing tells."""
+        steps = [(self.step_s.get(phase, 0.0), tally) for phase, tally in self.tallies.items()]
+        done_s = sum(seconds * tally.done for seconds, tally in steps)
+        return done_s, sum(seconds * (tally.total - tally.done - tally.failed) for seconds, tally in steps)
 
     @property
     def units_open(self) -> int:

@@ -123,6 +123,20 @@ def seconds_left(schedule: Schedule, unit: Unit, phase: Phase, shards: Sequence[
     return seconds * ("train" not in names and (phase != "fit" or "fit" not in names))
 
 
+def step_seconds(schedule: Schedule, forecast: Forecast, backlog: Backlog) -> dict[Phase, float]:
+    """Return the estimated seconds of a step of each phase, on average over what is left; empty if nothing tells."""
+    if forecast.predicted is None:
+        return {}
+    todo = [unit for unit in schedule.units if "finished" not in schedule.commits.get(unit.unit_id, ())]
+    phases: tuple[Phase, ...] = ("train", "score", "measure")
+    steps = {phase: backlog.tallies[phase].total - backlog.tallies[phase].done for phase in phases}
+    return {
+        phase: sum(seconds_left(schedule, unit, phase) for unit in todo) / steps[phase]
+        for phase in phases
+        if steps[phase]
+    }
+
+
 def round_of(units: Sequence[Unit]) -> dict[str, int]:
     """Return by unit_id the place of a unit's seed among those of its line, from 0."""
     seeds: defaultdict[str, set[int]] = defaultdict(set)

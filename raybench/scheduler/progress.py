@@ -17,12 +17,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from raybench.analysis.cost_report import duration
 from raybench.report.progress import is_live
 from raybench.runs.records import Phase
 from raybench.scheduler.backlog import Backlog
 from raybench.scheduler.runner import Watcher
 
 LOG_EVERY_S = 30.0
+LEAST_SHARE = 0.02  # of the work that has to be done before the time left is told
 _PHASES: tuple[Phase, ...] = ("inspect", "fit", "train", "score", "measure")
 
 
@@ -65,19 +67,37 @@ class _Bars:
 class _Log:
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._rate = _Rate()
+        self._rate, self._left = _Rate(), _TimeLeft()
         self._next = 0.0
         self._last_text = ""
 
     def __call__(self, backlog: Backlog) -> None:
-        parts = [f"{phase} {tally.done}/{tally.total}" for phase, tally in backlog.tallies.items()]
+        tallies = {phase: backlog.tallies[phase] for phase in _PHASES if phase in backlog.tallies}
+        parts = [f"{phase} {tally.done}/{tally.total}" for phase, tally in tallies.items()]
         failed = sum(tally.failed for tally in backlog.tallies.values())
         text = ", ".join(parts) + (f", {failed} failed" if failed else "")
         finished = all(tally.done + tally.failed >= tally.total for tally in backlog.tallies.values())
         if text == self._last_text or (time.monotonic() < self._next and not finished):
             return
-        self._console.print(f"{text}, {self._rate.of(backlog):.1f} img/s", highlight=False, soft_wrap=True)
+        left_s = self._left.of(backlog)
+        left = f", about {duration(left_s)} left" if left_s else ""
+        self._console.print(f"{text}, {self._rate.of(backlog):.1f} img/s{left}", highlight=False, soft_wrap=True)
         self._last_text, self._next = text, time.monotonic() + LOG_EVERY_S
+
+
+class _TimeLeft:
+    """How long a run still takes, at the speed since the first call."""
+
+    def __init__(self) -> None:
+        self._start: tuple[float, float] | None = None
+
+    def of(self, backlog: Backlog) -> float | None:
+        """Return the seconds; None before there is a speed, or where nothing on record tells what is left."""
+        now, (done_s, left_s) = time.monotonic(), backlog.work_s()
+        if self._start is None:
+            self._start = (now, done_s)
+        since, worked_s = now - self._start[0], done_s - self._start[1]
+        return since * left_s / worked_s if worked_s >= LEAST_SHARE * (worked_s + left_s) > 0 else None
 
 
 class _Rate:

@@ -34,7 +34,7 @@ from raybench.scheduler.aggregator import Aggregator, build_report
 from raybench.scheduler.backlog import Backlog, Job
 from raybench.scheduler.capacity import Cluster, Node
 from raybench.scheduler.cluster import alive
-from raybench.scheduler.estimate import estimate_schedule, plan_schedule
+from raybench.scheduler.estimate import estimate_schedule, plan_schedule, step_seconds
 from raybench.scheduler.gpu_share import GpuShares
 from raybench.scheduler.health import ALIKE, Breaker, NodeHealth
 from raybench.scheduler.inspector import Inspector
@@ -95,6 +95,7 @@ def run_plan(
         exhausted = set() if retry_failed else {unit_id for unit_id, count in attempts.items() if count >= most}
         gate = admission(plan, run, schedule, cluster.capacity, shares.of, exhausted)
         backlog = Backlog(schedule.units, plan.manifests, commits, per_job, gate.answer)
+        backlog.step_s = step_seconds(schedule, forecast, backlog)
         if cluster.capacity.device != "cpu" and any(registry.uses_torch(unit.detector) for unit in schedule.units):
             leave_out_unusable(cluster)
         check_backbones((unit for unit in schedule.units if "finished" not in commits.get(unit.unit_id, ())), plan)
