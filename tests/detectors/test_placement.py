@@ -51,12 +51,12 @@ def fit(name: str, steps: int) -> tuple[Any, FakeDevice]:
 @pytest.mark.parametrize("name", REAL)
 def test_training_and_scoring_stay_on_the_device(name: str) -> None:
     detector, device = fit(name, 1)
-    state = [*detector.module.parameters(), *detector.module.buffers()]
+    state = [*detector.scorer.parameters(), *detector.scorer.buffers()]
     assert {str(tensor.device) for tensor in state} == {DEVICE}
     pixels = torch.from_numpy(Images(3, detector.height, detector.width).pixels).permute(0, 3, 1, 2) / 255
     uploads, waits = device.uploads, device.waits.total()
     with device, torch.no_grad():
-        output = detector.module(pixels.to(DEVICE))
+        output = detector.scorer(pixels.to(DEVICE))
     assert (str(output.pred_score.device), str(output.anomaly_map.device)) == (DEVICE, DEVICE)
     assert device.uploads == uploads + 1
     assert device.waits.total() == waits

@@ -61,14 +61,14 @@ def test_chunks_are_halved_when_memory_runs_out_and_stay_so() -> None:
     assert found.heatmaps is not None
     assert expected.heatmaps is not None
     assert np.array_equal(found.heatmaps, expected.heatmaps)
-    assert plenty.module.batches == [32, 8]
-    assert scarce.module.batches == [32, 16, 8, 8, 8, 8, 8]
+    assert plenty.scorer.batches == [32, 8]
+    assert scarce.scorer.batches == [32, 16, 8, 8, 8, 8, 8]
     scarce.score(images[:16])
-    assert scarce.module.batches[-2:] == [8, 8]
+    assert scarce.scorer.batches[-2:] == [8, 8]
 
 
 def test_an_image_that_does_not_fit_alone_is_an_error() -> None:
     detector = fitted(limit=0)
     with pytest.raises(torch.OutOfMemoryError, match="1 images"):
         detector.score(Images(4, SIDE, SIDE).pixels)
-    assert detector.module.batches == [4, 2, 1]
+    assert detector.scorer.batches == [4, 2, 1]
