@@ -6,13 +6,14 @@ if its constructor takes a backbone, it gets one of raybench's.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
         super().restore(folder)
 
     def build(self) -> nn.Module:
-        with neutral_folder() as folder, warnings.catch_warnings():
+        with neutral_folder() as folder, self._no_download(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model_class = getattr(image_models, self.name)
             offline = self._offline_arguments(model_class, Path(folder))
@@ -66,6 +67,20 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
             processor = PreProcessor(transform=Compose(transforms))
             model = model_class(pre_processor=processor, **_SWITCHES, **(offline | dict(self.settings.init)))
             return Wrapped(model, self.size)
+
+    @contextlib.contextmanager
+    def _no_download(self) -> Iterator[None]:
+        """Let torch's hub refuse what it does not hold while the block runs. Raises ModelError."""
+
+        def refuse(url: str, dst: str, hash_prefix: str | None = None, progress: bool = True) -> None:
+            raise ModelError(f"{PREFIX}{self.name} needs {url}, and downloads nothing: put the file at {dst}")
+
+        download = torch.hub.download_url_to_file
+        torch.hub.download_url_to_file = refuse
+        try:
+            yield
+        finally:
+            torch.hub.download_url_to_file = download
 
     @property
     def size(self) -> tuple[int, int]:
@@ -84,8 +99,8 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
     def _offline_arguments(self, model_class: type, folder: Path) -> dict[str, Any]:
         """Return constructor arguments that replace a backbone that would be downloaded."""
         parameters, chosen = inspect.signature(model_class).parameters, self.settings.backbone
-        argument = "encoder_name" if chosen in TRANSFORMERS and "encoder_name" in parameters else "backbone"
-        if argument not in parameters or argument in self.settings.init:
+        argument = self._backbone_argument(model_class)
+        if argument is None:
             return {}
         location = f"local-dir:{as_timm_folder(folder, chosen, self.context if self._pretrained else None)}"
         arguments: dict[str, Any] = {argument: location}
@@ -98,6 +113,13 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
         if "layer" in parameters:
             arguments["layer"] = layout.names(_STRIDES[-1])[0]
         return arguments
+
+    def _backbone_argument(self, model_class: type) -> str | None:
+        """Return the constructor's argument that takes raybench's backbone. None for a network of the model's own."""
+        parameters = inspect.signature(model_class).parameters
+        names = ("encoder_name", "backbone") if self.settings.backbone in TRANSFORMERS else ("backbone",)
+        argument = next((name for name in names if name in parameters), None)
+        return None if argument in self.settings.init else argument
 
     def train(self, module: Any, images: TrainImages, context: FitContext) -> None:
         for name in ("lightning", "lightning.pytorch", "lightning_fabric.utilities.rank_zero", "timm", "anomalib"):
@@ -139,7 +161,11 @@ class AnyAnomalib(TorchDetector[AnomalibSettings]):
         return module  # it may hold what cannot be copied
 
     def card(self) -> Card:
-        return self.backbone_card(f"{PREFIX}{self.name}")
+        card = self.backbone_card(f"{PREFIX}{self.name}")
+        if self._backbone_argument(getattr(image_models, self.name)) is None:
+            note = "what anomalib's class or its arguments name; raybench does not know it"
+            return replace(card, backbone="anomalib's own", provenance="own", weights_note=note)
+        return card
 
 
 def _duration(inner: Any, steps: int) -> dict[str, int]:

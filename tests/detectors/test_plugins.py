@@ -367,6 +367,34 @@ def test_anomalibs_other_models_by_name(tmp_path: Path) -> None:
         registry.resolve("anomalib:Dinomali", {})
 
 
+def test_glass_of_anomalib_on_the_default_backbone() -> None:
+    spec = registry.resolve("anomalib:Glass", {"steps": 1, "batch": 2, "init": {"input_shape": [64, 64]}})
+    detector = registry.create(spec, InputSize(64, 64), CONTEXT)
+    detector.fit(Images(2, 64, 64), CONTEXT)
+    found = detector.score(Images(2, 64, 64, seed=1).pixels)
+    assert np.isfinite(found.scores).all()
+    assert detector.card().backbone == "tf_efficientnet_lite0"
+
+
+def test_a_network_of_anomalibs_own_is_not_called_raybenchs() -> None:
+    spec = registry.resolve(
+        "anomalib:Ganomaly", {"steps": 1, "batch": 2, "init": {"n_features": 4, "latent_vec_size": 4}}
+    )
+    detector = registry.create(spec, InputSize(64, 64), CONTEXT)
+    detector.fit(Images(2, 64, 64), CONTEXT)
+    assert detector.card().backbone == "anomalib's own"
+    assert "ImageNet" not in detector.card().weights_note
+
+
+def test_a_model_of_anomalib_that_fetches_its_backbone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    detector = registry.create(registry.resolve("anomalib:UniNet", {}), InputSize(64, 64), CONTEXT)
+    with pytest.raises(ModelError, match=r"downloads nothing: put the file at .*wide_resnet50_2"):
+        detector.fit(Images(2, 64, 64), CONTEXT)
+
+
 def test_a_backbone_of_anomalib_lies_in_a_folder_that_names_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
