@@ -53,8 +53,8 @@ from raybench.store.backend import ObjectInfo
 
 PREDICTIONS = "/predictions/"
 LISTERS = 16
-FEW_FOLDERS = 256  # that are listed one by one; of more, all folders are, up to where that takes as long
-KEYS_PER_FOLDER = 60  # a request lists a thousand keys, and sixteen of single folders are under way at once
+FEW_FOLDERS = 256  # that are listed one by one; of more, all folders are, unless most objects are of other runs
+KEYS_PER_FOLDER = 12  # about as many as a run of its own has: 24 objects of a unit, in two folders
 PACKAGES = ("raybench", "anomalib", "torch", "timm", "ray", "pyarrow", "numpy")
 R = TypeVar("R")
 
