@@ -39,8 +39,10 @@ def scored(detector: Detector, images: np.ndarray) -> tuple[np.ndarray, np.ndarr
 SISTERS = {
     "cflow": "fastflow", "reverse_distillation": "stfpm", "dfm": "padim", "padim": "padim on tiles, below",
     "patchcore": "patchcore of a run, in tests/report/test_onnx_export.py",
+    "anomaly_dino": "dinomaly", "inp_former": "dinomaly",
 }  # fmt: skip
-"""Models that `make test` does not export here, since one of their kind is: flows, students, Gaussians, memories."""
+"""Models that `make test` does not export here, since one of their kind is: flows, students, Gaussians, memories,
+transformers."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The ten models on a device without values (see `tests.support.fake_device`): nothing is left on the CPU.
+"""The models on a device without values (see `tests.support.fake_device`): nothing is left on the CPU.
 
 A real GPU would also refuse to mix devices, but it would not complain about a step that waits for it or that copies
 constants to it.
