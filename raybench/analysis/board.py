@@ -130,7 +130,7 @@ class Board:
 
 
 def _best_first(rows: Iterable[BoardRow], verdict: Verdict) -> tuple[BoardRow, ...]:
-    leaders = (verdict.run, *(model for model in verdict.standings if model != verdict.run))
+    leaders = tuple(verdict.standings)
 
     def sort_key(row: BoardRow) -> tuple[int, float, str]:
         position = leaders.index(row.model) if row.model in leaders else len(leaders)

@@ -14,15 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special  # scipy.stats takes most of a second to import
 
-from raybench.metrics.intervals import percentile_interval
+from raybench.metrics.intervals import percentile_interval, spread
 from raybench.metrics.numbers import Estimate
 
 PRIOR_SD = 0.1
 SURE = 0.95
 _ROUNDING = 1e-12
-_NORMAL_SPREAD = float(special.ndtri(0.84) - special.ndtri(0.16))
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,7 +48,7 @@ class Standing:
     loss: float
     """Expected utility of the best model, whichever it is, minus that of this one."""
     behind: Estimate
-    """Utility of the model with the lowest loss minus that of this one, shrunk. `value` is its expectation."""
+    """Utility of the model with the highest measured one minus that of this one, shrunk. `value` is its expectation."""
     places: tuple[int, int]
     """Best and worst rank of the middle 95 % of draws."""
 
@@ -77,18 +75,15 @@ def compare(utilities: Mapping[str, Utility], margin: float, prior_sd: float = P
         Standings by model, the highest expected utility first.
     """
     leader = max(utilities, key=lambda model: (utilities[model].value, float(utilities[model].draws.mean())))
-    gaps = np.stack(  # (M, B), 0 for the leader
-        [_shrunk(utilities[leader].draws - utility.draws, prior_sd) for utility in utilities.values()]
-    )
+    gaps = np.stack([_shrunk(utilities[leader], utility, prior_sd) for utility in utilities.values()])  # (M, B)
     lost = gaps - gaps.min(axis=0)
-    behind = gaps - gaps[lost.mean(axis=1).argmin()]
     rounded = np.round(gaps, 12)
     standings = {
         model: Standing(
             best=float((lost[index] <= _ROUNDING).mean()),
             within_margin=float((lost[index] <= margin + _ROUNDING).mean()),
             loss=float(lost[index].mean()),
-            behind=Estimate(float(behind[index].mean()), *percentile_interval(behind[index])),
+            behind=Estimate(float(gaps[index].mean()), *percentile_interval(gaps[index])),
             places=_places(1 + (rounded < rounded[index]).sum(axis=0)),
         )
         for index, model in enumerate(utilities)
@@ -96,23 +91,23 @@ def compare(utilities: Mapping[str, Utility], margin: float, prior_sd: float = P
     return dict(sorted(standings.items(), key=lambda item: (item[1].loss, item[0])))
 
 
-def _shrunk(difference: Floats, prior_sd: float) -> Floats:
-    """Return draws of the posterior of a difference of which (B,) `difference` is the likelihood."""
+def _shrunk(leader: Utility, other: Utility, prior_sd: float) -> Floats:
+    """Return draws of how much further the leader is, after shrinkage.
+
+    They lie around the measured difference, alike on either side: each quantile is the mean of its own distance and
+    that of its opposite. The draws themselves do not where one of two confidence distributions reaches further down.
+    """
+    difference = leader.draws - other.draws
+    ordered = np.sort(difference)
+    errors = (ordered - ordered[::-1])[np.argsort(np.argsort(difference, kind="stable"))] / 2
     kept = shrinkage(spread(difference) ** 2, prior_sd)
-    mean = difference.mean()
-    shrunk: Floats = kept * mean + np.sqrt(kept) * (difference - mean)
+    shrunk: Floats = kept * (leader.value - other.value) + np.sqrt(kept) * errors
     return shrunk
 
 
 def shrinkage(variance: float, prior_sd: float = PRIOR_SD) -> float:
     """Return the part of a difference of utilities that is kept, given the variance of its measurement."""
     return 2 * prior_sd**2 / (2 * prior_sd**2 + variance)
-
-
-def spread(draws: Floats) -> float:
-    """Return the standard deviation of (B,) draws by quantiles; trainings of few seeds need not have a finite one."""
-    low, high = np.quantile(draws, [0.16, 0.84])
-    return float(high - low) / _NORMAL_SPREAD
 
 
 def _places(ranks: npt.NDArray[np.float64]) -> tuple[int, int]:

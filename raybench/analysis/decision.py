@@ -36,7 +36,7 @@ from raybench.analysis.admissibility import (
     refused_thresholds,
     unknown_times,
 )
-from raybench.analysis.comparison import SURE, Standing, compare, shrinkage, spread
+from raybench.analysis.comparison import SURE, Standing, compare, shrinkage
 from raybench.analysis.rows import BoardRow
 from raybench.analysis.sentences import conclusion, sentence
 from raybench.analysis.utility import failed_utility, utility
@@ -53,7 +53,7 @@ from raybench.analysis.verdict import (
     Verdict,
 )
 from raybench.metrics.image import ImageScores
-from raybench.metrics.intervals import percentile_interval
+from raybench.metrics.intervals import percentile_interval, spread
 from raybench.metrics.numbers import Estimate
 from raybench.metrics.ranking import OPTIMISED_SEED_SD, sample_models
 
@@ -175,8 +175,8 @@ def decide(evidence: Evidence) -> Verdict:
     compared = {model: found for model, found in admissible.items() if model in good or model in maybe}
     standings = compare(compared, settings.verdict.margin, settings.prior_sd)
     grades = {model: _grade(standing) if model in good else NOT_GOOD_ENOUGH for model, standing in standings.items()}
-    highest = min(GRADES.index(grade) for grade in grades.values())
-    run = next(model for model, grade in grades.items() if GRADES.index(grade) == highest)
+    standings = dict(sorted(standings.items(), key=lambda item: GRADES.index(grades[item[0]])))  # keeps order of losses
+    run = next(iter(standings))
     others = tuple(model for model, standing in standings.items() if model in good - {run} and not standing.is_worse)
     weak = dict.fromkeys((model for model in admissible if model not in standings), NOT_GOOD_ENOUGH)
     expected = _expected(evidence, {model: standings[model] for model in good or standings}, run)
@@ -213,16 +213,16 @@ def _expected(evidence: Evidence, standings: Mapping[str, Standing], run: str) -
     """Estimate the image AUROC of the named model on new images.
 
     Where several models may be the best, the one that came out ahead was lucky: its luck is its utility minus the mean
-    of all utilities, weighted by the probability that each model is the best (bagging, Breiman 1996).
+    of all utilities, weighted by the probability that each model is the best (bagging, Breiman 1996). It may have had
+    none, so the upper end of the interval stays.
     """
     if evidence.settings.costs:
         return Estimate(None, reason="utility is about costs")
     total = sum(standing.best for standing in standings.values())
     mean = sum(standing.best / total * evidence.utilities[model].value for model, standing in standings.items())
     luck = max(0.0, evidence.utilities[run].value - mean)
-    low, high = percentile_interval(evidence.auroc_draws[run] - luck)
-    value = max(0.0, evidence.aurocs[run] - luck)
-    return Estimate(value, max(0.0, low), min(1.0, high), evidence.numbers[run].n)
+    low, high = percentile_interval(evidence.auroc_draws[run])
+    return Estimate(max(0.0, evidence.aurocs[run] - luck), max(0.0, low - luck), high, evidence.numbers[run].n)
 
 
 def _images_to_settle(

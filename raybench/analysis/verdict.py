@@ -44,7 +44,7 @@ class Verdict:
     run: str | None
     """Model to run; None if no model is admissible or nothing can be compared."""
     tied: tuple[str, ...]
-    """Other models that are best or not told apart, the lowest expected loss first."""
+    """Other models that are best or not told apart, in the order of `standings`."""
     sentence: str
     """The verdict for a person."""
     grades: Mapping[str, str] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Verdict:
     conclusions: Mapping[str, str] = field(default_factory=dict)
     """Reason of the grade by model."""
     standings: Mapping[str, Standing] = field(default_factory=dict)
-    """How each compared model stands, the lowest expected loss first."""
+    """How each compared model stands, the highest grade first, of a grade the lowest expected loss."""
     terms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Summands of the utility of each finished model, by name."""
     expected: Estimate = field(default_factory=lambda: Estimate(None))

@@ -114,6 +114,16 @@ def _concentration(number: int) -> float:
     return float(max(((number - 1) / widening**2 - 1) / number, _LEAST_CONCENTRATION))
 
 
+def spread(draws: Floats) -> float:
+    """Return the standard deviation of (B,) draws by the quantiles that a normal distribution has at ±1.
+
+    Tails of draws do not count: trainings of few seeds need not have a finite standard deviation, and confidence
+    distributions near 1 reach far down.
+    """
+    low, high = np.quantile(draws, special.ndtr([-1.0, 1.0]))
+    return float(high - low) / 2
+
+
 def percentile_interval(samples: Floats) -> tuple[float, float]:
     """Return the ends of the middle 95 % of (B,) resampled values."""
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from raybench.metrics.image import ImageScores, Ranked, missing
-from raybench.metrics.intervals import RESAMPLES, Indices, percentile_interval, resamples
+from raybench.metrics.intervals import NORMAL_QUANTILE, RESAMPLES, Indices, resamples, spread
 from raybench.metrics.numbers import Estimate
 from raybench.metrics.separation import auroc_variance, confidence_draws, share_variance
 from raybench.metrics.threshold import conformal_quantiles
@@ -228,7 +228,9 @@ def seed_error(values: Sequence[float], seed_sd: float = SEED_SD) -> tuple[float
 def paired_difference(first: Sequence[ImageScores], second: Sequence[ImageScores], draws: int = RESAMPLES) -> Estimate:
     """Return the image AUROC of `first` minus that of `second` on their common images, resampled together.
 
-    The difference is that of these trained detectors: what another training would give does not count.
+    The difference is that of these trained detectors: what another training would give does not count. The interval is
+    symmetric. Confidence distributions of AUROCs near 1 reach far down, one further than the other by chance, so
+    percentiles of their difference lie beside it.
 
     Args:
         first: Scores of one seed, or of several, whose AUROCs are averaged.
@@ -251,4 +253,5 @@ def paired_difference(first: Sequence[ImageScores], second: Sequence[ImageScores
         noise = np.random.default_rng(noise_seeds if len(seeds) > 1 else noise_seeds[0]).standard_normal(draws)
         resampled = np.mean([drawn[seed][0] for seed in seeds], axis=0)
         samples.append(confidence_draws(values[-1], resampled, sizes, counts, noise))
-    return Estimate(values[0] - values[1], *percentile_interval(samples[0] - samples[1]), sum(sizes))
+    value, reach = values[0] - values[1], NORMAL_QUANTILE * spread(samples[0] - samples[1])
+    return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach), sum(sizes))

@@ -52,7 +52,8 @@ def confidence_draws(
     """Return draws from the confidence distribution of an AUROC, or of a share of images.
 
     They keep the order of the resampled values, so draws of several models on the same resamples stay dependent as the
-    models are. What resampling cannot know of the variance comes from `noise`.
+    models are. Resampling says nothing of how models agree on a class of one group, which it never varies, and a little
+    where groups are few: of the variance that it does not find, one part in as many as there are groups is `noise`.
 
     Args:
         value: AUROC or share on all images.
@@ -63,8 +64,9 @@ def confidence_draws(
         variance: `auroc_variance` or `share_variance`.
     """
     inflation, counts = _conditions(value, resampled, images, groups, variance)
-    known = resampled.var() / (inflation * _model_variance(value, counts, variance))
-    share = min(1.0, float(known)) if resampled.var() > _LEAST_VARIANCE else 0.0
+    found = float(resampled.var())
+    known = min(1.0, found / (inflation * _model_variance(value, counts, variance)))
+    share = 1 - (1 - known) / min(groups) if found > _LEAST_VARIANCE else 0.0
     _, place, ties = np.unique(resampled, return_inverse=True, return_counts=True)
     ranks = np.cumsum(ties) - (ties - 1) / 2  # equal values share their mean rank
     ordered = special.ndtri((ranks[place] - 0.5) / len(resampled))

@@ -147,6 +147,6 @@ def test_rows_of_a_line_come_best_first(board: Board) -> None:
     standing = board.verdict_on(line).standings["good"]
     values = {"a": 0.8, "b": 0.99, "c": 0.9, "d": None, "e": 0.95}
     rows = [*(with_auroc(*item) for item in values.items()), replace(row, model="f", finished=None)]
-    verdict = replace(board.verdict_on(line), run="c", tied=("e",), standings={"e": standing, "c": standing})
+    verdict = replace(board.verdict_on(line), run="c", tied=("e",), standings={"c": standing, "e": standing})
     found = replace(board, rows=tuple(rows), verdicts=(verdict,)).rows_of(line)
     assert [one.model for one in found] == ["c", "e", "b", "a", "d", "f"]

@@ -21,7 +21,7 @@ def test_every_part_prints_a_table(part: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_a_world_says_is_in_its_samples() -> None:
-    line = sample(World("", 4, 6, 6, heat=True, failures=1), np.random.default_rng(0))
+    line = sample(World("", 4, 6, 6, real=True, failures=1), np.random.default_rng(0))
     failed, *rows = line.rows
     assert failed.finished is None
     assert list(line.scores) == list(line.utilities) == [row.model for row in rows] == ["m1", "m2", "m3"]

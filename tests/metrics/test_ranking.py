@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from raybench.metrics.image import ImageScores
 from raybench.metrics.intervals import percentile_interval
@@ -190,6 +190,27 @@ def test_paired_difference_sees_what_single_intervals_cannot() -> None:
     assert ends[1][1] > ends[0][0]
     assert paired_difference([second], [first]).value == pytest.approx(-gap.value)
     assert paired_difference([first], [first]) == Estimate(0.0, 0.0, 0.0, 120)
+
+
+@pytest.mark.parametrize(
+    ("ok", "ng", "auroc", "hidden"), [(200, 25, 0.98, 0.1), (50, 50, 0.98, 0.0), (20, 20, 0.9, 0.0)]
+)
+def test_differences_of_good_models_are_covered(ok: int, ng: int, auroc: float, hidden: float) -> None:
+    """Models that miss the same defects, models without many errors, and few images."""
+    rng, repeats, hits = np.random.default_rng(0), 150, 0
+    gap = np.sqrt(2) * special.ndtri(auroc)
+    for _ in range(repeats):
+        is_seen = rng.random(ng) >= hidden
+        common = rng.normal(size=ok + ng)
+        first, second = (np.sqrt(0.5) * (common + rng.normal(size=ok + ng)) for _ in "ab")
+        models = [[scored(of[:ok], of[ok:] + gap * is_seen)] for of in (first, second)]
+        found = paired_difference(*models, draws=300)
+        assert found.value is not None
+        assert found.low is not None
+        assert found.high is not None
+        assert found.high - found.value == pytest.approx(found.value - found.low)
+        hits += found.low <= 0 <= found.high
+    assert hits / repeats >= 0.93
 
 
 def test_the_difference_of_equally_good_models_is_covered() -> None:
