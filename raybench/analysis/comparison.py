@@ -72,23 +72,24 @@ def compare(utilities: Mapping[str, Utility], margin: float, prior_sd: float = P
         prior_sd: Standard deviation of the true utilities of models.
 
     Returns:
-        Standings by model, the highest expected utility first.
+        Standings by model, the lowest expected loss first.
     """
     leader = max(utilities, key=lambda model: (utilities[model].value, float(utilities[model].draws.mean())))
     gaps = np.stack([_shrunk(utilities[leader], utility, prior_sd) for utility in utilities.values()])  # (M, B)
     lost = gaps - gaps.min(axis=0)
     rounded = np.round(gaps, 12)
+    losses, means = (np.round(of.mean(axis=1), 12) + 0.0 for of in (lost, gaps))  # equal ones are, and none is -0
     standings = {
         model: Standing(
             best=float((lost[index] <= _ROUNDING).mean()),
             within_margin=float((lost[index] <= margin + _ROUNDING).mean()),
-            loss=float(lost[index].mean()),
-            behind=Estimate(float(gaps[index].mean()), *percentile_interval(gaps[index])),
+            loss=float(losses[index]),
+            behind=Estimate(float(means[index]), *percentile_interval(gaps[index])),
             places=_places(1 + (rounded < rounded[index]).sum(axis=0)),
         )
         for index, model in enumerate(utilities)
     }
-    return dict(sorted(standings.items(), key=lambda item: (item[1].loss, item[0])))
+    return dict(sorted(standings.items(), key=lambda item: (item[1].loss, -item[1].best, item[0])))
 
 
 def _shrunk(leader: Utility, other: Utility, prior_sd: float) -> Floats:
