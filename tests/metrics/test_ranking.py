@@ -203,8 +203,8 @@ def test_differences_of_good_models_are_covered(ok: int, ng: int, auroc: float, 
         is_seen = rng.random(ng) >= hidden
         common = rng.normal(size=ok + ng)
         first, second = (np.sqrt(0.5) * (common + rng.normal(size=ok + ng)) for _ in "ab")
-        models = [[scored(of[:ok], of[ok:] + gap * is_seen)] for of in (first, second)]
-        found = paired_difference(*models, draws=300)
+        one, two = ([scored(of[:ok], of[ok:] + gap * is_seen)] for of in (first, second))
+        found = paired_difference(one, two, draws=300)
         assert found.value is not None
         assert found.low is not None
         assert found.high is not None
