@@ -205,9 +205,9 @@ def _with_heat(quality: Quality, worth: float, ng: int, rng: np.random.Generator
 def _row(model: str, images: ImageScores, held_out: ImageScores, ms: float, optimised: bool) -> BoardRow:
     threshold = conformal_threshold(held_out.scores, BUDGET, held_out.groups)
     found = image_quality(images, threshold, draws=300)
-    quality = {"image_auroc": found.image_auroc, "false_alarm_rate": found.false_alarm_rate}
+    auroc, alarms = found.image_auroc, found.false_alarm_rate
     speed = Speed(ms, ms, 0.0, ms, 1.0, 1, "", "", 1)
-    unit = made_unit(model, "line", model, threshold=threshold, speed=speed, **quality)
+    unit = made_unit(model, "line", model, threshold=threshold, speed=speed, image_auroc=auroc, false_alarm_rate=alarms)
     unit = altered(unit, steps=TrainSteps(1000, 1000) if optimised else None)
     return merge_seeds([unit])
 
@@ -274,8 +274,7 @@ def intervals(repeats: int) -> Iterator[str]:
     for world in (*SMALL, *LARGE):
         rng = np.random.default_rng(1)
         hits = np.array([_covered(world, rng, named=at % 5 == 0) for at in range(5 * repeats)], np.float64)
-        known = ~np.isnan(hits).all(axis=0)
-        shares = [f"{np.nanmean(hits[:, at]):.3f}" if known[at] else "–" for at in range(len(known))]
+        shares = ["–" if np.isnan(found).all() else f"{np.nanmean(found):.3f}" for found in hits.T]
         yield f"| {world.name} | " + " | ".join(shares) + " |"
 
 
@@ -458,7 +457,7 @@ def _lines_outcome(count: int, rng: np.random.Generator) -> list[float]:
     truths = [_true_aurocs(rng) for _ in range(count)]
     # What a model is beside its image AUROC is the same on all lines.
     traits = {f"m{at}": replace(_real_traits(0.9 + part, 0.9, rng), ng_sd=1.0) for at, part in enumerate(_DIFFERENCES)}
-    sampled = [sample(world, rng, truth, traits) for truth in truths]
+    sampled = [sample(world, rng, truth.tolist(), traits) for truth in truths]
     evidence = [judge(line, f"line-{number}") for number, line in enumerate(sampled)]
     verdict = over_all([one for one in evidence if isinstance(one, Evidence)])
     assert verdict is not None
