@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 20
 """Values of an attribute, at most: one that names a time or a part of its own for each image makes no slices."""
+FEW = 10
+"""Images below which a slice says little."""
 Attributes = Mapping[str, Mapping[str, str]]
 """By image ID: the value of each attribute that the image has."""
 
@@ -50,6 +52,11 @@ class Slice:
     p: float | None = None
     """Probability of false alarms that differ as much from those on all other OK images, if there is no difference;
     corrected over the model's slices. None where it cannot be tested."""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it has fewer than `FEW` images."""
+        return self.ok + self.ng < FEW
 
 
 def slices_of(line: str, model: str, images: ImageScores, threshold: Threshold, attributes: Attributes) -> list[Slice]:

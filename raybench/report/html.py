@@ -19,6 +19,7 @@ from raybench.analysis.board import Board
 from raybench.analysis.findings import HeldOut
 from raybench.analysis.flags import Flag, ScoredImage
 from raybench.analysis.sentences import format_number, format_probability
+from raybench.analysis.slices import FEW
 from raybench.analysis.verdict import Verdict
 from raybench.report.charts import excess_ticks, place_of_threshold
 from raybench.report.column import headers
@@ -68,6 +69,7 @@ def render(
         overall_headers=headers(OVERALL_COLUMNS),
         line_headers=headers(LINE_COLUMNS),
         excess_ticks=excess_ticks(),
+        few=FEW,
         threshold_at=place_of_threshold(),
         colours=colour_tables(),
         style=part("base.css") + part("page.css"),

@@ -36,6 +36,7 @@ from raybench.metrics.intervals import group_numbers
 from raybench.metrics.numbers import Estimate, Threshold
 from raybench.metrics.threshold import conformal_threshold, false_alarm_interval
 from raybench.report import predictions
+from raybench.report.comparison import render_comparison
 from raybench.report.contact_sheet import write_contact_sheet
 from raybench.report.gallery import HeatMap, Picture, image_uri
 from raybench.report.html import render
@@ -46,6 +47,7 @@ from raybench.report.predictions import PredictionCard
 from raybench.runs.records import Failure
 from raybench.runs.scores import Predicted
 from raybench.store import open_store
+from tests.analysis import test_run_comparison as made
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -272,6 +274,13 @@ def test_only_the_shown_view_is_in_the_document(page: Page) -> None:
     page.locator("#find").fill("line-1")
     page.locator("#find").press("Enter")
     assert heading(page) == "line-1"
+
+
+def test_images_near_the_threshold_come_first(page: Page) -> None:
+    view(page, fragment("image", line=HOSTILE, sort="near"))
+    order = page.locator("[data-part=film] button")
+    names = [order.nth(at).get_attribute("title") for at in range(order.count())]
+    assert [name[-1] for name in names if name] == ["2", "1", "3", "0", "4", "5"]  # excess 0, -1, 1, -2, 2, 3
 
 
 def test_an_unknown_line_is_said(page: Page) -> None:
@@ -704,11 +713,12 @@ def test_axe_finds_nothing(page: Page, width: int, scheme: str) -> None:
     dress(page, scheme)
     for address in VIEWS:
         view(page, address)
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
         assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], address
 
 
-def test_axe_finds_nothing_on_the_pages_of_predictions_and_of_lines(browser: Browser, tmp_path: Path) -> None:
+def test_axe_finds_nothing_on_the_other_pages(browser: Browser, tmp_path: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe is not installed: make setup")
     row = Predicted(HOSTILE, HOSTILE, HOSTILE, 2.0, True, 1.0, 1.0, 10, 10, True)
     summary = PredictionSummary(
@@ -724,14 +734,18 @@ def test_axe_finds_nothing_on_the_pages_of_predictions_and_of_lines(browser: Bro
     lines = open_store(str(tmp_path / "store")).sub("lines")
     manifest = pack(open_store(str(images)), lines, "strip", PackOptions())
     pages.append(write_contact_sheet(Line(lines, manifest), tmp_path / "sheet"))
+    pages.append(tmp_path / "comparison.html")
+    before, now = (made.found(name, {"cap": made.scores(gap)}) for name, gap in (("then", 4.0), ("now", 1.0)))
+    pages[-1].write_text(render_comparison(made.compared(before, now), {}), encoding="utf-8")
     for path in pages:
         opened = browser.new_page(viewport={"width": 390, "height": 900})
         opened.goto(path.as_uri())
+        opened.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
         for scheme in ("light", "dark"):
             opened.emulate_media(color_scheme=scheme)
             opened.evaluate(axe.AXE_SCRIPT)
-            found = opened.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
-            assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], (path, scheme)
+            violations = opened.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
+            assert [(each["id"], each["nodes"][0]["html"]) for each in violations] == [], (path, scheme)
         opened.close()
 
 

@@ -38,8 +38,12 @@ function picturesOf(line) {
   return { line, name: line.dataset.line, models, drawn, limits, pictures };
 }
 
+// From the threshold of the first model, which is the one that the verdict names.
+const distance = (picture) => Math.abs(picture.excess[0] ?? Number.MAX_VALUE);
+
 const ORDERS = {
   "": (a, b) => a.place - b.place,
+  near: (a, b) => distance(a) - distance(b) || a.place - b.place,
   disagree: (a, b) => Math.abs(a.flagged / a.of - 0.5) - Math.abs(b.flagged / b.of - 0.5) || a.place - b.place,
   label: (a, b) => a.label.localeCompare(b.label) || a.place - b.place,
 };
