@@ -27,7 +27,7 @@ from raybench.runs.scores import read_scores
 
 from .make import CREATED, ID_VERSION, STORED, plan_of
 
-UNIT_IDS = {"padim": "640ecc1a9815fb499405", "dfm": "2a2752a8eac0254df72a"}
+UNIT_IDS = {"padim": "3b9aeb520b97e812ce28", "dfm": "93185260e4060239683a"}
 LINE_DIGEST = "dcc467d8aaeb00e2cecdd274cdc7d1351975b258a9f8762301cd2f3ef65abcd8"
 
 
