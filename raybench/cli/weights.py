@@ -44,7 +44,9 @@ def add(
     to: To,
     replace: Replace = False,
     own: Annotated[bool, typer.Option("--own", help="A network of your own, under a name of your choice.")] = False,
-    sha256: Annotated[str, typer.Option(help="Refuse the file if this is not its digest.")] = "",
+    sha256: Annotated[
+        str | None, typer.Option(help="Refuse the file if this is not its digest, 64 hexadecimal digits.")
+    ] = None,
 ) -> None:
     """Put a file into the store."""
     own_file = file.name if own else ""

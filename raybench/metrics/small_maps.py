@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from raybench.errors import IntegrityError
 from raybench.metrics import npz
 
 SIDE_PX = 96
@@ -36,7 +37,9 @@ class SmallMaps:
 
     @classmethod
     def of(cls, image_ids: Sequence[str], maps: Sequence[Codes]) -> SmallMaps:
-        """Pack maps (h, w) of heat codes."""
+        """Pack maps (h, w) of heat codes, one of each image. Raises IntegrityError for another number of maps."""
+        if len(maps) != len(image_ids):
+            raise IntegrityError(f"{len(maps)} small heat maps of {len(image_ids)} images")
         heights, widths = (np.array([each.shape[axis] for each in maps], np.int32) for axis in (0, 1))
         codes = np.concatenate([each.ravel() for each in maps]) if maps else np.empty(0, np.uint8)
         return cls(np.array(image_ids, np.str_), heights, widths, codes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from raybench.detectors import backbone
 from raybench.detectors.anomalib_parts import GaussianBlur2d
 from raybench.detectors.inference import SeparableBlur, arranged
+from raybench.detectors.settings import TimmBackbone
 from raybench.detectors.torch_detector import TorchDetector, to_tensor
 from raybench.detectors.weights.catalog import BACKBONES
 from tests.support.fitting import REAL, fitted_once
@@ -53,7 +56,17 @@ def test_every_backbone_gives_the_same_features_without_its_batch_norms(name: st
         assert found[layer].is_contiguous()
     assert not [part for part in copied.modules() if isinstance(part, nn.BatchNorm2d)]
     after = extractor.state_dict()
+    assert all(tensor.is_contiguous() for tensor in after.values())
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+
+
+def test_a_network_that_takes_other_sizes_only_stays_as_it_is() -> None:
+    own = TimmBackbone(timm_name="botnet26t_256", weights="own", sha256="0" * 64)
+    extractor = backbone.extractor(own, 4, 8, 16)
+    copied = arranged(nn.Sequential(extractor), CPU)
+    images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(copied(images), extractor(images))
 
 
 def test_a_norm_that_is_not_of_the_convolution_before_it_stays() -> None:
@@ -65,7 +78,7 @@ def test_a_norm_that_is_not_of_the_convolution_before_it_stays() -> None:
         def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
             return [self.conv(self.norm(images))]
 
-    extractor = backbone.extractor("resnet18", 4)
+    extractor: Any = backbone.extractor("resnet18", 4)
     extractor.feature_extractor = Crossed()
     extractor.layers = ["one"]
     nn.init.constant_(extractor.feature_extractor.norm.bias, 2.0)

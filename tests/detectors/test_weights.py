@@ -272,3 +272,10 @@ def test_dino_models_of_anomalib_take_dinov2_from_the_store(near: Store, tmp_pat
     images = Images(2, 56, 84, seed=1).pixels
     again = registry.load(saved_to, "cpu", 1).score(images)  # needs no weights store
     np.testing.assert_allclose(again.scores, detector.score(images).scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("digest", ["", "e", "0" * 63, "z" * 64])
+def test_a_digest_is_whole(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(InputError, match="64 hexadecimal digits"):
+        files.add(open_store(str(tmp_path)), "dinov2_vits14", b"content", sha256=digest)
+    assert not list(tmp_path.iterdir())

@@ -24,6 +24,11 @@ def test_maps_of_all_sizes_come_back(sizes: list[tuple[int, int]], order: Random
     assert all(np.array_equal(found[name], maps[name]) for name in found)
 
 
+def test_every_image_has_one() -> None:
+    with pytest.raises(IntegrityError, match="1 small heat maps of 2 images"):
+        SmallMaps.of(["a", "b"], [np.zeros((2, 2), np.uint8)])
+
+
 def test_other_bytes_are_refused() -> None:
     with pytest.raises(IntegrityError, match="small heat maps"):
         SmallMaps.from_bytes(b"PK")

@@ -3,17 +3,22 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raybench.analysis.findings import analyze
 from raybench.config import unit as unit_module
 from raybench.config.plan import Plan
+from raybench.data.geometry import to_source
+from raybench.metrics.small_maps import SmallMaps, heat_codes
 from raybench.report import pictures
 from raybench.report import publish as publish_module
 from raybench.report.publish import download, publish, write
 from raybench.runs.ledger import Ledger
-from raybench.runs.records import Blob, ScoreRecord
+from raybench.runs.records import Blob, ScoreRecord, TrainRecord
 from raybench.runs.run import RunStore, score_name
+from raybench.runs.scores import read_scores
+from raybench.worker.context import fit_of
 from tests.golden.make import CREATED, ID_VERSION, STORED, plan_of
 
 FILES = {"board.csv", "board.json", "board.md", "flags.parquet", "index.html"}
@@ -67,6 +72,29 @@ def test_heat_maps_are_drawn_without_reading_them(plan: Plan, monkeypatch: pytes
     shards = [shard.key for manifest in plan.manifests.values() for shard in manifest.scored_shards]
     records = [run.read(unit.unit_id, score_name(key), ScoreRecord) for unit in plan.units for key in shards]
     assert all(record and record.small_maps in read and record.shard not in read for record in records)
+
+
+def test_each_image_has_its_own_heat_map_drawn(plan: Plan) -> None:
+    run = RunStore.of(plan)
+    drawn = []
+    for unit in plan.units:
+        trained = run.read(unit.detector_id, "train", TrainRecord)
+        assert trained is not None
+        assert trained.heat_low is not None
+        assert trained.heat_high is not None
+        for shard in plan.manifests[unit.line].scored_shards:
+            record = run.read(unit.unit_id, score_name(shard.key), ScoreRecord)
+            assert record is not None
+            assert record.small_maps is not None
+            small = SmallMaps.from_bytes(run.get_blob(record.small_maps))
+            for row in read_scores(run.get_blob(record.shard)):
+                assert row.heatmap is not None
+                codes = small.only({row.image_id})[row.image_id]
+                heat = to_source(row.heatmap, fit_of(unit), *codes.shape)
+                expected = heat_codes(heat, trained.heat_low, trained.heat_high)
+                assert np.abs(codes.astype(int) - expected).max() <= 1  # stored heat is rounded
+                drawn.append(codes.tobytes())
+    assert len(set(drawn)) == len(drawn) > 4
 
 
 def test_further_pictures_lie_beside_the_page(plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import re
 import shutil
 import tarfile
 import uuid
@@ -73,7 +74,9 @@ def stored(store: Store) -> dict[str, Stored]:
     return files
 
 
-def add(store: Store, name: str, data: bytes, *, replace: bool = False, own_file: str = "", sha256: str = "") -> Stored:
+def add(
+    store: Store, name: str, data: bytes, *, replace: bool = False, own_file: str = "", sha256: str | None = None
+) -> Stored:
     """Put a file into the weights store under a name of the catalogue, or under one of your own.
 
     Args:
@@ -82,16 +85,18 @@ def add(store: Store, name: str, data: bytes, *, replace: bool = False, own_file
         data: Content of the file.
         replace: Whether to take the place of another file of this name.
         own_file: File name of a network of your own. Empty for a name of the catalogue.
-        sha256: Digest that the file must have, where the catalogue has none.
+        sha256: Digest that the file must have, 64 hexadecimal digits. None: that of the catalogue, if it has one.
 
     Raises:
         UnknownName: The catalogue has no such name.
         WeightsCorrupt: The digest is not the published one, or not `sha256`.
-        InputError: The store has another file of this name, and `replace` is false.
+        InputError: `sha256` is no digest; or the store has another file of this name, and `replace` is false.
     """
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise InputError(f"{sha256!r} is no sha256: that has 64 hexadecimal digits")
     asset = own_asset(name, own_file) if own_file else asset_of(name)
     found = hashlib.sha256(data).hexdigest()
-    for expected in (asset.sha256, sha256.lower()):
+    for expected in (asset.sha256, (sha256 or "").lower()):
         if not found.startswith(expected):
             raise WeightsCorrupt(f"this is not {asset.file}: its sha256 is {found}, expected {expected}…")
     file = Stored(name, found, asset.file, len(data))
