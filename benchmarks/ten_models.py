@@ -82,8 +82,8 @@ ratio, about 256×256 pixels and seed 0. The lines are subsets of MVTec AD (bott
 DeepPCB; their images are not part of this repository. Models named `…-random-weights` are controls: the same detector
 with an untrained backbone. The CPU preset trains for seconds to minutes, so models trained by gradient descent are not
 at their best.
-`train s` is measured on one core, with one or two units running at a time; `ms/image` alone, on all cores, with a ~ where another program
-used the machine and it is an estimate from CPU time.
+`train s` is measured on one core, with one or two units running at a time; `ms/image` alone, on all cores, with a ~
+where another program used the machine and it is an estimate from CPU time.
 
 {verdicts}
 
