@@ -24,7 +24,7 @@ SIGNATURES = {
     "Run.verdict": "(self, line: 'str') -> 'Verdict'",
     "Run.images": "(self, line: 'str') -> 'pd.DataFrame'",
     "Run.heatmap": "(self, line: 'str', image_id: 'str', model: 'str | None' = None) -> 'Heatmap'",
-    "Run.status": "(self) -> 'pd.DataFrame'",
+    "Run.status": "(self, line: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.slices": "(self, line: 'str', model: 'str | None' = None) -> 'pd.DataFrame'",
     "Run.learning_curve": "(self, line: 'str', sizes: 'Sequence[int]' = (10, 25, 50, 100), *, "
     "models: 'Sequence[str]' = (), address: 'str | None' = None, progress: 'bool' = True) -> 'pd.DataFrame'",

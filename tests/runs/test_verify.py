@@ -59,7 +59,7 @@ def test_what_is_whole_has_no_problems(done: Store) -> None:
     assert {kind: tally.objects for kind, tally in run.tallies.items()}.items() >= {
         "commit": 10,
         "scores shard": 3,
-        "partial metrics": 17,
+        "partial metrics": 20,
     }.items()
 
 
