@@ -281,6 +281,7 @@ def test_images_near_the_threshold_come_first(page: Page) -> None:
     order = page.locator("[data-part=film] button")
     names = [order.nth(at).get_attribute("title") for at in range(order.count())]
     assert [name[-1] for name in names if name] == ["2", "1", "3", "0", "4", "5"]  # excess 0, -1, 1, -2, 2, 3
+    assert heading(page).endswith("2")
 
 
 def test_an_unknown_line_is_said(page: Page) -> None:

@@ -60,7 +60,8 @@ function imageView(view) {
 
   function open(names) {
     const line = lines.find((each) => each.name === names.get("line")) ?? (names.get("line") === null ? lines[0] : null);
-    const found = line && (names.get("id") === null ? line.pictures[0] : line.pictures.find((each) => each.id === names.get("id")));
+    const sort = Object.hasOwn(ORDERS, names.get("sort")) ? names.get("sort") : "";
+    const found = line && (names.get("id") === null ? [...line.pictures].sort(ORDERS[sort])[0] : line.pictures.find((each) => each.id === names.get("id")));
     if (!found) {
       lost(names, line ? `There is no picture of “${names.get("id")}” in this report.` : "");
       const shown = line ?? lines[0];
@@ -68,7 +69,7 @@ function imageView(view) {
       return;
     }
     state.solo = line.models.includes(names.get("solo")) ? names.get("solo") : "";
-    openLine(line, found, Object.hasOwn(ORDERS, names.get("sort")) ? names.get("sort") : "");
+    openLine(line, found, sort);
   }
 
   function openLine(line, picture, sort) {
