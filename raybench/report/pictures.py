@@ -34,7 +34,7 @@ PICTURES, PICTURES_PER_LINE = 400, 20
 BESIDE, BESIDE_PER_LINE = 400, 200
 """Further pictures, at most, whose pixels lie in files beside the page."""
 UNITS = 120
-"""Units whose heat maps are shown, at most one of each line more: they take a third of a page of many lines."""
+"""Units whose heat maps are shown, at most one of each line more: those of all would make the page too large."""
 FLAGS, FLAGS_PER_LINE = 600, 50
 """Flagged images in the page, at most: of all lines together, and of each line."""
 READERS = 4
